@@ -1,0 +1,32 @@
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint clean
+
+help:  ## show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# The stamp makes setting up a matter of one pip call per change of the dependencies.
+$(READY): pyproject.toml constraints.txt
+	python3 -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## train on the embedded digits over a simulated internet, every round sealed on an embedded EVM
+	$(BIN)/hypergpu run --config configs/demo.toml --name demo --replace
+	$(BIN)/hypergpu ledger verify demo
+
+lint: $(READY)  ## ruff, mypy --strict and the import floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint  ## lint, then every test that needs no GPU
+	$(BIN)/python -m pytest --cov --cov-fail-under=90
+
+clean:  ## remove everything that make made
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage contracts/node_modules contracts/out contracts/cache

@@ -1,0 +1,86 @@
+"""Every error a user can meet, as one tree.
+
+```
+HyperGPUError                   one line of cause, one line of remedy, an exit code
+├── UsageError (exit 2)         what the user asked for cannot be
+│   ├── ConfigError             configuration refused; lists every fault at once
+│   ├── TaskError               unknown model, dataset, partitioner; data missing
+│   └── RunNotFound             no such run under the runs directory
+├── CodecError                  a blob that must not be decoded
+├── NetworkError                a probe or a peer that does not answer
+├── LedgerError                 the books are not in order
+│   └── VerificationError       recomputation differs; names the first round
+├── ChainError                  the chain refused, or is not what was configured
+├── CheckpointError             a checkpoint is missing, torn or of another model
+└── RunFailed                   a Flower run ended otherwise than completed
+```
+
+`strategies` lies below this package and raises its own errors; see `strategies.errors`.
+"""
+
+from __future__ import annotations
+
+
+class HyperGPUError(Exception):
+    """Base of all errors shown to a user.
+
+    Parameters
+    ----------
+    cause : str
+        What is wrong, with the offending value.
+    remedy : str
+        The next step for the user.
+    """
+
+    exit_code = 1
+
+    def __init__(self, cause: str, remedy: str = "") -> None:
+        super().__init__(cause)
+        self.cause = cause
+        self.remedy = remedy
+
+
+class UsageError(HyperGPUError):
+    """What the user asked for cannot be done."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """Configuration refused."""
+
+
+class TaskError(UsageError):
+    """A model, dataset or partitioner that cannot be had."""
+
+
+class RunNotFound(UsageError):
+    """No such run."""
+
+
+class CodecError(HyperGPUError):
+    """A blob that must not be decoded."""
+
+
+class NetworkError(HyperGPUError):
+    """A probe or a peer that does not answer."""
+
+
+class LedgerError(HyperGPUError):
+    """The books are not in order."""
+
+
+class VerificationError(LedgerError):
+    """Recomputation of the ledger differs from what is recorded."""
+
+
+class ChainError(HyperGPUError):
+    """The chain refused, or is not what was configured."""
+
+
+class CheckpointError(HyperGPUError):
+    """A checkpoint is missing, torn or belongs to another model."""
+
+
+class RunFailed(HyperGPUError):
+    """A Flower run ended otherwise than completed."""

@@ -1,0 +1,58 @@
+"""Errors of the strategy engine.
+
+```
+StrategyError
+├── LayoutError        arrays that do not match the model's layout
+├── Refused            one reply that must not count, with its reason; the round goes on
+└── NoNodes            nothing to train on
+```
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class StrategyError(Exception):
+    """Base of the engine's errors."""
+
+
+class LayoutError(StrategyError):
+    """Arrays do not match the layout they claim to have."""
+
+
+class NoNodes(StrategyError):
+    """No node is known or reachable, so there is nothing to train on."""
+
+
+class Reason(StrEnum):
+    """Why a reply was refused; the value is what is stored and shown."""
+
+    ERROR_REPLY = "error reply"
+    MALFORMED = "malformed"
+    NON_FINITE = "non-finite"
+    NORM_OUTLIER = "norm outlier"
+    WRONG_MODEL = "wrong model"
+    UNKNOWN_BASE = "unknown base"
+    TOO_LARGE = "too large"
+    DUPLICATE = "duplicate"
+    BAD_SIGNATURE = "bad signature"
+    NOT_ALLOWED = "not allowed"
+    TOO_LATE = "too late"
+
+
+class Refused(StrategyError):
+    """A reply that must not count.
+
+    Parameters
+    ----------
+    reason : Reason
+        The class of refusal, for counters.
+    detail : str
+        The offending value and the next step.
+    """
+
+    def __init__(self, reason: Reason, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else str(reason))
+        self.reason = reason
+        self.detail = detail

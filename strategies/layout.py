@@ -1,0 +1,107 @@
+"""The model as one flat vector.
+
+Names used here: P = number of floating-point values of the model. Everything that computes on updates
+(aggregation, server optimiser, codec) sees one contiguous float32 vector ``model_P``; integer and boolean
+buffers travel beside it, unchanged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strategies.errors import LayoutError
+
+Vector = NDArray[np.float32]
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One array of the model: its name, shape, numpy dtype name, and offset in ``model_P`` (-1 for buffers)."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    offset: int
+
+    @property
+    def size(self) -> int:
+        """Number of elements; 1 for a 0-d array."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the entry lies in the flat vector."""
+        return self.offset >= 0
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Order, shapes and dtypes of a model's arrays."""
+
+    entries: tuple[Entry, ...]
+
+    @classmethod
+    def of(cls, arrays: Arrays) -> Layout:
+        """Layout of ``arrays`` in their own order. Floats of any width count as float32 in the vector."""
+        entries: list[Entry] = []
+        offset = 0
+        for name, array in arrays.items():
+            floating = np.issubdtype(array.dtype, np.floating)
+            entries.append(Entry(name, tuple(array.shape), array.dtype.name, offset if floating else -1))
+            offset += array.size if floating else 0
+        return cls(tuple(entries))
+
+    @cached_property
+    def size(self) -> int:
+        """P, the length of the flat vector."""
+        return sum(entry.size for entry in self.entries if entry.is_float)
+
+    @cached_property
+    def hash(self) -> bytes:
+        """SHA-256 of names, shapes and dtypes: 32 bytes that name the model's architecture."""
+        text = "\n".join(f"{e.name}|{','.join(map(str, e.shape))}|{e.dtype}" for e in self.entries)
+        return hashlib.sha256(text.encode()).digest()
+
+    def flatten(self, arrays: Arrays) -> Vector:
+        """Copy the floating-point arrays into one float32 vector of length P.
+
+        Raises
+        ------
+        LayoutError
+            If names or shapes differ from the layout.
+        """
+        if list(arrays) != [entry.name for entry in self.entries]:
+            raise LayoutError(f"expected arrays {[e.name for e in self.entries]}, got {list(arrays)}")
+        vector = np.empty(self.size, dtype=np.float32)
+        for entry in self.entries:
+            array = arrays[entry.name]
+            if tuple(array.shape) != entry.shape:
+                raise LayoutError(
+                    f"array {entry.name!r} has shape {tuple(array.shape)}, expected {entry.shape}"
+                )
+            if entry.is_float:
+                vector[entry.offset : entry.offset + entry.size] = array.reshape(-1)
+        return vector
+
+    def buffers(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
+        """Integer and boolean arrays, which are not part of the vector."""
+        return {e.name: np.asarray(arrays[e.name]) for e in self.entries if not e.is_float}
+
+    def restore(self, vector: Vector, buffers: Arrays) -> dict[str, NDArray[Any]]:
+        """Inverse of ``flatten`` and ``buffers``: arrays in the layout's order, shapes and dtypes."""
+        if vector.shape != (self.size,):
+            raise LayoutError(f"vector has shape {vector.shape}, expected ({self.size},)")
+        return {
+            e.name: vector[e.offset : e.offset + e.size].reshape(e.shape).astype(e.dtype, copy=False)
+            if e.is_float
+            else np.asarray(buffers[e.name])
+            for e in self.entries
+        }

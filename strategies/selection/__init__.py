@@ -1,0 +1,1 @@
+"""Client-selection policies, one a file, behind one Protocol."""

@@ -1,0 +1,71 @@
+"""Every record name and key that server and client share.
+
+A message to a node carries ``ArrayRecord[MODEL]`` with one uint8 array ``BLOB`` (a codec blob of the model, or
+of its change since the version the node holds) and ``ConfigRecord[PLAN]``. A reply carries
+``ArrayRecord[UPDATE]`` with one ``BLOB``, ``MetricRecord[METRICS]``, ``MetricRecord[LINK]`` (what the node
+measured) and ``ConfigRecord[CONTRIBUTION]`` (its signed claim). ``strategies.arrivals`` adds
+``MetricRecord[TIMING]`` to each reply it hands over: what the server measured. A node cannot set TIMING, since
+the server overwrites it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# records
+MODEL: Final = "model"
+PLAN: Final = "plan"
+UPDATE: Final = "update"
+METRICS: Final = "metrics"
+LINK: Final = "link"
+CONTRIBUTION: Final = "contribution"
+TIMING: Final = "timing"
+HELLO: Final = "hello"
+
+# the one array of MODEL and UPDATE
+BLOB: Final = "blob"
+
+# PLAN (server -> node)
+ROUND: Final = "round"
+BASE: Final = "base"  # version of the global model the blob brings the node to
+VIEW: Final = "view"  # version the blob is a change against; -1: the blob is a whole model
+LOCAL_STEPS: Final = "local-steps"
+BATCH_SIZE: Final = "batch-size"
+CODEC: Final = "codec"
+DEADLINE_S: Final = "deadline-s"
+SEED: Final = "seed"
+SESSION: Final = "session"
+ACK: Final = "ack"  # round whose update of this node was used; -1: none since the last message
+RECEIPT: Final = "receipt"  # JSON receipt of an earlier, settled contribution
+
+# METRICS (node -> server)
+EXAMPLES: Final = "num-examples"  # size of the node's data set
+SAMPLES: Final = "samples"  # samples processed in this round
+STEPS: Final = "steps"
+LOSS: Final = "loss"  # mean training loss over the steps
+SQUARED_LOSS: Final = "squared-loss"  # mean squared sample loss (Oort's statistical utility)
+COMPUTE_S: Final = "compute-s"  # node's own monotonic clock
+BYTES_DOWN: Final = "bytes-down"
+BYTES_UP: Final = "bytes-up"
+
+# LINK (node -> server, optional: a probe's findings) and TIMING (server's own measurement)
+RTT_S: Final = "rtt-s"
+JITTER_S: Final = "jitter-s"
+LOSS_RATE: Final = "loss-rate"
+UPLINK_BPS: Final = "uplink-bps"
+DOWNLINK_BPS: Final = "downlink-bps"
+SENT_S: Final = "sent-s"
+ARRIVED_S: Final = "arrived-s"
+DOWNLOAD_S: Final = "download-s"
+UPLOAD_S: Final = "upload-s"
+
+# CONTRIBUTION (node -> server)
+ADDRESS: Final = "address"
+UPDATE_HASH: Final = "update-hash"
+BASE_MODEL: Final = "base-model"
+METRICS_HASH: Final = "metrics-hash"
+SIGNATURE: Final = "signature"
+
+# HELLO (node -> server, answer to a query)
+PARTITION: Final = "partition-id"
+DEVICE: Final = "device"

@@ -70,13 +70,9 @@ class Network(Section):
         "tifl",
         "power_of_choice",
     ] = "network_aware"
-    mode: Literal["sync", "async"] = Field(
-        "async", description="synchronous rounds, or buffered asynchronous"
-    )
+    mode: Literal["sync", "async"] = Field("async", description="synchronous rounds, or buffered asynchronous")
     cohort: Annotated[int, Field(ge=0)] = Field(0, description="nodes at work; 0: half of the known nodes")
-    quota: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.8, description="share of the cohort that ends a round"
-    )
+    quota: Annotated[float, Field(gt=0, le=1)] = Field(0.8, description="share of the cohort that ends a round")
     deadline_s: NonNegative = Field(0.0, description="longest round; 0: adapts by itself")
     codec: str = Field("auto", description="a codec level for every node, or 'auto': the planner chooses")
     downlink_codec: str = Field("auto", description="likewise, for the model sent to nodes")
@@ -86,15 +82,11 @@ class Blockchain(Section):
     """Where each round is sealed."""
 
     enabled: bool = True
-    kind: Literal["embedded", "rpc"] = Field(
-        "embedded", description="an EVM inside the process, or a real chain"
-    )
+    kind: Literal["embedded", "rpc"] = Field("embedded", description="an EVM inside the process, or a real chain")
     chain_id: Annotated[int, Field(ge=0)] = Field(0, description="expected chain id; 0: the embedded EVM's")
     rpc_url: str = Field("", description="RPC addresses, comma-separated")
     contract: str = Field("", description="address of the ledger contract; empty: deploy one")
-    budget_wei: Annotated[int, Field(ge=0)] = Field(
-        10**15, description="reward shared by a round's contributors"
-    )
+    budget_wei: Annotated[int, Field(ge=0)] = Field(10**15, description="reward shared by a round's contributors")
     max_fee_gwei: Positive = Field(500.0, description="no transaction is ever sent with a higher fee a gas")
     allow_list: str = Field("", description="addresses that may contribute, comma-separated; empty: everyone")
     keystore: str = Field("", description="coordinator's keystore file")

@@ -84,9 +84,7 @@ class Layout:
         for entry in self.entries:
             array = arrays[entry.name]
             if tuple(array.shape) != entry.shape:
-                raise LayoutError(
-                    f"array {entry.name!r} has shape {tuple(array.shape)}, expected {entry.shape}"
-                )
+                raise LayoutError(f"array {entry.name!r} has shape {tuple(array.shape)}, expected {entry.shape}")
             if entry.is_float:
                 vector[entry.offset : entry.offset + entry.size] = array.reshape(-1)
         return vector

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from flwr.app import RecordDict
+
 # records
 MODEL: Final = "model"
 PLAN: Final = "plan"
@@ -20,7 +22,7 @@ METRICS: Final = "metrics"
 LINK: Final = "link"
 CONTRIBUTION: Final = "contribution"
 TIMING: Final = "timing"
-HELLO: Final = "hello"
+HELLO: Final = "hello"  # MetricRecord: PARTITION, EXAMPLES; ConfigRecord DEVICE: what it runs on
 
 # the one array of MODEL and UPDATE
 BLOB: Final = "blob"
@@ -68,4 +70,10 @@ SIGNATURE: Final = "signature"
 
 # HELLO (node -> server, answer to a query)
 PARTITION: Final = "partition-id"
-DEVICE: Final = "device"
+DEVICE: Final = "device"  # ConfigRecord: device name, memory, driver, address
+
+
+def numbers(content: RecordDict, record: str) -> dict[str, float]:
+    """The scalar entries of a MetricRecord; empty when the record is missing. Lists are left out."""
+    found = content.metric_records.get(record)
+    return {key: float(value) for key, value in found.items() if not isinstance(value, list)} if found else {}

@@ -1,0 +1,27 @@
+"""Predicted seconds of a node's round under a plan."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from strategies.fleet import Floats
+
+ROUND_TRIPS = 3.0  # connection, request, acknowledgement of the last byte
+
+
+def round_s(
+    *,
+    bytes_down: Floats | float,
+    bytes_up: Floats | float,
+    samples: Floats | float,
+    sample_s: Floats,
+    uplink_bps: Floats,
+    downlink_bps: Floats,
+    rtt_s: Floats,
+) -> Floats:
+    """``samples * sample_s + 8 down / downlink + 8 up / uplink + 3 rtt`` in seconds, for every node at once.
+
+    First-order model: slow start and queueing are ignored, so it is a lower bound on a shared link.
+    """
+    transfer_s = 8 * bytes_down / downlink_bps + 8 * bytes_up / uplink_bps
+    return np.asarray(samples * sample_s + transfer_s + ROUND_TRIPS * rtt_s, dtype=np.float64)

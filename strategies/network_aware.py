@@ -364,7 +364,7 @@ class NetworkAware(Strategy):
 
     def _learn(self, row: int, reply: Message, flight: Flight, metrics: Mapping[str, float]) -> None:
         """Fold what this round trip showed into the node's row."""
-        timing = metrics | wire.numbers(reply.content, wire.TIMING)
+        timing = {**metrics, **wire.numbers(reply.content, wire.TIMING)}
         probed = wire.numbers(reply.content, wire.LINK)
 
         def rate_bps(size: str, seconds: str) -> float | None:

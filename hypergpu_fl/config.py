@@ -49,7 +49,7 @@ class Network(Section):
     """Simulated links, and how rounds are planned over simulated or real ones."""
 
     enable_simulation: bool = True
-    profile: Literal["lan", "broadband", "intercontinental", "mobile", "flaky", "custom"] = Field(
+    profile: Literal["lan", "broadband", "intercontinental", "mobile", "flaky", "silo", "custom"] = Field(
         "broadband", description="simulated links; custom: the five values below"
     )
     links_file: str = Field("", description="CSV of devices: client,compute_ms_per_sample,bandwidth_kbps")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -46,7 +47,7 @@ class Settings:
     batch_size: int = 32
     codec: str = "auto"
     seed: int = 0
-    session: str = ""
+    session: bytes = bytes(32)
     reply_patience: float = 10.0  # a message lives this many deadlines
 
 
@@ -92,6 +93,8 @@ class RoundOutcome:
     late: int
     bytes_down: int
     bytes_up: int
+    base_hash: bytes
+    model_hash: bytes
     model_P: Vector
     buffers: Arrays
 
@@ -119,6 +122,7 @@ class _Round:
     number: int
     started_s: float
     plan: FleetPlan
+    base_hash: bytes
     selected: list[int] = field(default_factory=list)
     accepted: list[Accepted] = field(default_factory=list)
     refused: list[RefusedReply] = field(default_factory=list)
@@ -174,6 +178,7 @@ class NetworkAware(Strategy):
         self._acknowledged: dict[int, int] = {}
         self._norms = NormHistory()
         self._model_P: Vector = np.zeros(0, dtype=np.float32)
+        self._model_hash = b""
         self._buffers: Arrays = {}
         self._grid: Arrivals | None = None
         self._open: _Round | None = None
@@ -214,7 +219,7 @@ class NetworkAware(Strategy):
         self.enrol(grid)
         if not self.fleet.online.any():
             raise NoNodes("no node is connected; start SuperNodes or raise training.num_nodes")
-        self._open = _Round(number, grid.now_s, self._plan())
+        self._open = _Round(number, grid.now_s, self._plan(), self._model_hash)
         quota = max(1, math.ceil(self.settings.quota * min(self.settings.cohort, len(self.fleet))))
         asynchronous = self.settings.mode == "async"
         grid.terms = Terms(
@@ -260,14 +265,17 @@ class NetworkAware(Strategy):
 
     def set_model(self, arrays: Arrays) -> None:
         """Start from these arrays, at the current version."""
-        self._model_P = self.layout.flatten(arrays)
-        self._buffers = self.layout.buffers(arrays)
-        self.payload.publish(self.version, self._model_P, self._buffers)
+        self._publish(self.layout.flatten(arrays), self.layout.buffers(arrays))
 
     def arrays(self) -> ArrayRecord:
         """The global model as Flower's record."""
         restored = self.layout.restore(self._model_P, self._buffers)
         return ArrayRecord({name: Array(np.ascontiguousarray(array)) for name, array in restored.items()})
+
+    def _publish(self, model_P: Vector, buffers: Arrays) -> None:
+        self._model_P, self._buffers = model_P, buffers
+        self._model_hash = hashlib.sha256(model_P.data).digest()
+        self.payload.publish(self.version, model_P, buffers)
 
     def _plan(self) -> FleetPlan:
         steps = np.maximum(1, -(-self.fleet.examples // self.settings.batch_size)) * self.settings.epochs
@@ -309,6 +317,7 @@ class NetworkAware(Strategy):
                 wire.DEADLINE_S: work.deadline_s,
                 wire.SEED: self.settings.seed,
                 wire.SESSION: self.settings.session,
+                wire.BASE_MODEL: self._model_hash,
                 wire.ACK: self._acknowledged.get(row, -1),
             }
         )
@@ -386,10 +395,8 @@ class NetworkAware(Strategy):
     def _close(self, open_: _Round, mean: StreamingMean, now_s: float) -> None:
         normalised = self.accounts.book(self.fleet, [a.row for a in open_.accepted], open_.weights)
         if mean.count:
-            self._model_P = self.optimizer.step(self._model_P, mean.mean())
-            self._buffers = {**self._buffers, **mean.buffers}
             self.version += 1
-            self.payload.publish(self.version, self._model_P, self._buffers)
+            self._publish(self.optimizer.step(self._model_P, mean.mean()), {**self._buffers, **mean.buffers})
         accepted = [replace(a, weight=w) for a, w in zip(open_.accepted, normalised, strict=True)]
         outcome = RoundOutcome(
             round=open_.number,
@@ -401,6 +408,8 @@ class NetworkAware(Strategy):
             late=open_.late,
             bytes_down=open_.bytes_down,
             bytes_up=open_.bytes_up,
+            base_hash=open_.base_hash,
+            model_hash=self._model_hash,
             model_P=self._model_P,
             buffers=self._buffers,
         )

@@ -36,7 +36,8 @@ BATCH_SIZE: Final = "batch-size"
 CODEC: Final = "codec"
 DEADLINE_S: Final = "deadline-s"
 SEED: Final = "seed"
-SESSION: Final = "session"
+SESSION: Final = "session"  # 32 bytes: what contributions are signed for
+BASE_MODEL: Final = "base-model"  # 32 bytes: hash of the global model of version BASE
 ACK: Final = "ack"  # round whose update of this node was used; -1: none since the last message
 RECEIPT: Final = "receipt"  # JSON receipt of an earlier, settled contribution
 
@@ -63,9 +64,6 @@ UPLOAD_S: Final = "upload-s"
 
 # CONTRIBUTION (node -> server)
 ADDRESS: Final = "address"
-UPDATE_HASH: Final = "update-hash"
-BASE_MODEL: Final = "base-model"
-METRICS_HASH: Final = "metrics-hash"
 SIGNATURE: Final = "signature"
 
 # HELLO (node -> server, answer to a query)

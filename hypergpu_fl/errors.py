@@ -12,13 +12,25 @@ HyperGPUError                   one line of cause, one line of remedy, an exit c
 │   └── VerificationError       recomputation differs; names the first round
 ├── ChainError                  the chain refused, or is not what was configured
 ├── CheckpointError             a checkpoint is missing, torn or of another model
-└── RunFailed                   a Flower run ended otherwise than completed
+├── RunFailed                   a Flower run ended otherwise than completed
+└── Interrupted (exit 130)      the user stopped it; says how to go on
 ```
 
 `strategies` lies below this package and raises its own errors; see `strategies.errors`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong: a line of cause with the offending value, and a line with the next step."""
+
+    cause: str
+    remedy: str
 
 
 class HyperGPUError(Exception):
@@ -39,6 +51,11 @@ class HyperGPUError(Exception):
         self.cause = cause
         self.remedy = remedy
 
+    @property
+    def faults(self) -> Sequence[Fault]:
+        """What is wrong, one entry a fault; more than one only where all are found at once."""
+        return (Fault(self.cause, self.remedy),)
+
 
 class UsageError(HyperGPUError):
     """What the user asked for cannot be done."""
@@ -47,7 +64,22 @@ class UsageError(HyperGPUError):
 
 
 class ConfigError(UsageError):
-    """Configuration refused."""
+    """Configuration refused, with every fault that was found.
+
+    Parameters
+    ----------
+    faults : Sequence[Fault]
+        At least one; ``cause`` and ``remedy`` are those of the first.
+    """
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        super().__init__(faults[0].cause, faults[0].remedy)
+        self._faults = tuple(faults)
+
+    @property
+    def faults(self) -> Sequence[Fault]:
+        """Every fault, in the order of the configuration's fields."""
+        return self._faults
 
 
 class TaskError(UsageError):
@@ -84,3 +116,9 @@ class CheckpointError(HyperGPUError):
 
 class RunFailed(HyperGPUError):
     """A Flower run ended otherwise than completed."""
+
+
+class Interrupted(HyperGPUError):
+    """The user stopped it; nothing is left running."""
+
+    exit_code = 130

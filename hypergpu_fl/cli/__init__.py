@@ -1,1 +1,126 @@
-"""cli."""
+"""The ``hypergpu`` command.
+
+Sub-commands live in modules of this package and are imported only when they are asked for, so that ``--help`` and
+``config check`` do not wait for torch, web3 or Flower. An error is two lines on standard error, cause and remedy,
+and an exit code; a traceback appears only with ``--debug``.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Final
+
+import click
+
+from hypergpu_fl import __version__
+from hypergpu_fl.errors import Fault, HyperGPUError
+from hypergpu_fl.redaction import redact
+
+# command -> (module:attribute with its Typer app, one line of help)
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "run": ("run:app", "Check the configuration, then train through Flower."),
+    "config": ("config:app", "Check a configuration, show effective values, print the JSON Schema."),
+    "doctor": ("doctor:app", "Check this machine: Python, torch, GPU, SuperLink, chain, clock, disk."),
+    "bench": ("bench:app", "Measure against the peers, with the peer in the same process run."),
+    "nodes": ("nodes:app", "The nodes of a run: links, quality, success rate."),
+    "ledger": ("ledger:app", "List, show, verify, prove and export the books of a run."),
+    "rewards": ("rewards:app", "What each node of a run earned."),
+    "claim": ("claim:app", "Claim a node's rewards on chain."),
+    "chain": ("chain:app", "Deploy the contract, see its state, start a local chain."),
+    "keys": ("keys:app", "Make and show keystores of nodes and the coordinator."),
+    "watch": ("watch:app", "Follow a run in the terminal."),
+    "dashboard": ("dashboard:app", "Follow runs in the browser."),
+}
+
+
+class Commands(click.Group):
+    """Group that imports a command's module when it is invoked, and lists those whose modules exist."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Commands in the order of the table, not of the alphabet."""
+        return [name for name, (target, _) in COMMANDS.items() if find_spec(_module(target))]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import the command's module and turn its Typer app into a Click command."""
+        if name not in self.list_commands(ctx):
+            return None
+        from typer.main import get_command
+
+        target, help_ = COMMANDS[name]
+        app = getattr(import_module(_module(target)), target.partition(":")[2])
+        command = get_command(app)
+        command.name = name
+        command.help = command.help or help_
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Like Click's, with a did-you-mean."""
+        from hypergpu_fl.config.faults import did_you_mean
+
+        if args and not args[0].startswith("-") and args[0] not in self.list_commands(ctx):
+            raise click.UsageError(f"No such command {args[0]!r}{did_you_mean(args[0], self.list_commands(ctx))}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List commands from the table, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
+
+
+def _module(target: str) -> str:
+    return f"{__name__}.{target.partition(':')[0]}"
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="hypergpu %(version)s")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def hypergpu(debug: bool) -> None:
+    """Train one model on GPUs spread over the internet, and seal every round on Monad."""
+
+
+def invoke(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; errors are written to standard error."""
+    arguments = list(arguments)
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    debug = "--debug" in arguments[:end]
+    arguments = [word for i, word in enumerate(arguments) if i >= end or word != "--debug"]
+    try:
+        result = hypergpu.main(arguments, prog_name="hypergpu", standalone_mode=False)
+    except HyperGPUError as error:
+        return _fail(error.faults, error.exit_code, debug)
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "hypergpu"
+        cause, _, hint = error.format_message().partition("; ")
+        return _fail([Fault(cause.rstrip("."), hint or f"see `{path} --help`")], 2, debug)
+    except click.ClickException as error:
+        return _fail([Fault(error.format_message(), "see `hypergpu --help`")], error.exit_code, debug)
+    except (click.Abort, KeyboardInterrupt):
+        return _fail([Fault("stopped by the user", "run the command again to start over")], 130, debug)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader went away (`| head`); Python would complain once more at exit
+        return 141
+    except Exception as error:  # noqa: BLE001 - the last resort: two lines instead of a traceback
+        cause = f"unexpected {type(error).__name__}: {error}"
+        return _fail([Fault(cause, "run it again with --debug and report the traceback")], 1, debug)
+    return result if isinstance(result, int) else 0
+
+
+def _fail(faults: Sequence[Fault], code: int, debug: bool) -> int:
+    if debug:
+        sys.stderr.write(redact(traceback.format_exc()))
+    for fault in faults:
+        for label, text in (("error", fault.cause), ("remedy", fault.remedy)):
+            if text:
+                sys.stderr.write(f"{label}: {redact(' '.join(text.split()))}\n")
+    return code
+
+
+def main() -> None:
+    """Entry point of the ``hypergpu`` script."""
+    sys.exit(invoke(sys.argv[1:]))

@@ -2,10 +2,67 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from hypergpu_fl.config.faults import did_you_mean
+
+MODELS: Final = ("mlp", "simple_cnn", "resnet18")
+DATASETS: Final = ("digits", "mnist", "fashion_mnist", "cifar10", "folder")
+
+_PLUGIN: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+_RUN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_ADDRESS: Final = re.compile(r"0x[0-9a-fA-F]{40}")
+
+
+def _known_model(name: str) -> str:
+    if name not in MODELS and not _PLUGIN.fullmatch(name):
+        raise ValueError(f"must be one of {', '.join(MODELS)}, or 'pkg.module:name'{did_you_mean(name, MODELS)}")
+    return name
+
+
+def _known_dataset(name: str) -> str:
+    if name not in DATASETS:
+        raise ValueError(f"must be one of {', '.join(DATASETS)}{did_you_mean(name, DATASETS)}")
+    return name
+
+
+def _plugin(name: str) -> str:
+    if name and not _PLUGIN.fullmatch(name):
+        raise ValueError("must be 'pkg.module:name', or empty for the built-in task")
+    return name
+
+
+def run_name(name: str) -> str:
+    """Return ``name`` if it may be a run's folder.
+
+    Raises
+    ------
+    ValueError
+        If it is not 1-64 letters, digits, dots, dashes and underscores, or is ``latest``.
+    """
+    if not _RUN_NAME.fullmatch(name) or name == "latest":
+        raise ValueError(
+            "must be up to 64 letters, digits, '.', '-' or '_', starting with a letter or digit, and not 'latest'"
+        )
+    return name
+
+
+def _addresses(text: str) -> str:
+    for address in filter(None, text.split(",")):
+        if not _ADDRESS.fullmatch(address.strip()):
+            raise ValueError("must be empty, or addresses of 0x and 40 hexadecimal digits, comma-separated")
+    return text
+
+
+def _urls(text: str) -> str:
+    for url in filter(None, text.split(",")):
+        if not re.match(r"(https?|wss?)://[^\s/]", url.strip()):
+            raise ValueError("must be empty, or http(s):// or ws(s):// addresses, comma-separated")
+    return text
+
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -16,16 +73,22 @@ Count = Annotated[int, Field(ge=1)]
 class Section(BaseModel):
     """Base of all sections: immutable, unknown keys refused, values not coerced silently."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
 class Training(Section):
     """What is trained, on what, and how a node trains."""
 
-    task: str = Field("", description="'pkg.module:name' of a user's own Task; empty: the built-in one")
-    model_architecture: str = Field("mlp", description="mlp, simple_cnn, resnet18, or 'pkg.module:name'")
+    task: Annotated[str, AfterValidator(_plugin)] = Field(
+        "", description="'pkg.module:name' of a user's own Task; empty: the built-in one"
+    )
+    model_architecture: Annotated[str, AfterValidator(_known_model)] = Field(
+        "mlp", description="mlp, simple_cnn, resnet18, or 'pkg.module:name'"
+    )
     normalization: Literal["group", "batch"] = Field("group", description="normalisation of resnet18")
-    dataset: str = Field("digits", description="digits, mnist, fashion_mnist, cifar10, or folder")
+    dataset: Annotated[str, AfterValidator(_known_dataset)] = Field(
+        "digits", description="digits, mnist, fashion_mnist, cifar10, or folder"
+    )
     data_root: str = Field("", description="where the data set lies, or is downloaded to")
     partitioner: Literal["iid", "dirichlet", "pathological", "shard"] = "dirichlet"
     alpha: Positive = Field(0.3, description="concentration of the Dirichlet partitioner")
@@ -43,6 +106,12 @@ class Training(Section):
     server_momentum: Fraction = 0.9
     target_accuracy: Fraction = Field(0.0, description="stop when reached; 0: run all rounds")
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _folder_needs_root(self) -> Self:
+        if self.dataset == "folder" and not self.data_root:
+            raise ValueError("data_root: is empty, but dataset 'folder' reads the images below it")
+        return self
 
 
 class Network(Section):
@@ -84,31 +153,40 @@ class Blockchain(Section):
     enabled: bool = True
     kind: Literal["embedded", "rpc"] = Field("embedded", description="an EVM inside the process, or a real chain")
     chain_id: Annotated[int, Field(ge=0)] = Field(0, description="expected chain id; 0: the embedded EVM's")
-    rpc_url: str = Field("", description="RPC addresses, comma-separated")
-    contract: str = Field("", description="address of the ledger contract; empty: deploy one")
+    rpc_url: Annotated[str, AfterValidator(_urls)] = Field("", description="RPC addresses, comma-separated")
+    contract: Annotated[str, AfterValidator(_addresses)] = Field(
+        "", description="address of the ledger contract; empty: deploy one"
+    )
     budget_wei: Annotated[int, Field(ge=0)] = Field(10**15, description="reward shared by a round's contributors")
     max_fee_gwei: Positive = Field(500.0, description="no transaction is ever sent with a higher fee a gas")
-    allow_list: str = Field("", description="addresses that may contribute, comma-separated; empty: everyone")
+    allow_list: Annotated[str, AfterValidator(_addresses)] = Field(
+        "", description="addresses that may contribute, comma-separated; empty: everyone"
+    )
     keystore: str = Field("", description="coordinator's keystore file")
+
+    @model_validator(mode="after")
+    def _rpc_needs_an_address(self) -> Self:
+        if self.enabled and self.kind == "rpc":
+            if not self.rpc_url:
+                raise ValueError("rpc_url: is empty, but kind 'rpc' needs the address of a node")
+            if not self.chain_id:
+                raise ValueError("chain_id: is 0, but kind 'rpc' needs the id of the chain that is meant")
+        return self
 
 
 class System(Section):
     """Where things lie on this machine, and how it reports."""
 
     runs_dir: str = Field("", description="root of the runs; empty: HYPERGPU_RUNS, else ./runs")
-    run_name: str = Field("", description="name of the run; empty: made from dataset, model and a number")
+    run_name: Annotated[str, AfterValidator(lambda name: name and run_name(name))] = Field(
+        "", description="name of the run; empty: made from dataset, model and a number"
+    )
+    resume: bool = Field(False, description="go on with the named run from its last checkpoint")
     log_level: Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_file: str = Field("run.log", description="inside the run's folder; empty: console only")
     log_rotation_mb: Positive = 10.0
     log_retention: Count = Field(5, description="rotated log files kept")
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-
-
-class Secrets(Section):
-    """From the environment or a keystore only; never in run-config, which every node can read."""
-
-    coordinator_key: SecretStr | None = None
-    keystore_password: SecretStr | None = None
 
 
 class Config(Section):
@@ -118,8 +196,3 @@ class Config(Section):
     network: Network = Network()
     blockchain: Blockchain = Blockchain()
     system: System = System()
-
-
-def runs_root(system: System, environ: dict[str, str]) -> Path:
-    """Folder that holds all runs: the config's, else ``HYPERGPU_RUNS``, else ``./runs``."""
-    return Path(system.runs_dir or environ.get("HYPERGPU_RUNS") or "runs").expanduser().resolve()

@@ -1,0 +1,42 @@
+"""Options that several commands share, so that they are spelled and explained alike."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hypergpu_fl.config import System, runs_root
+from hypergpu_fl.errors import UsageError
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="JSON or TOML file")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="one setting, such as training.rounds=5")
+]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="name of a run, or 'latest'")]
+Runs = Annotated[Path | None, typer.Option("--runs", help="folder of all runs (HYPERGPU_RUNS, else ./runs)")]
+
+
+def overrides(settings: Sequence[str] | None) -> dict[str, str]:
+    """``--set`` options as dotted name -> text.
+
+    Raises
+    ------
+    UsageError
+        If one is not of the form ``key=value``.
+    """
+    flat: dict[str, str] = {}
+    for setting in settings or ():
+        name, equals, value = setting.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--set {setting!r} is not KEY=VALUE", "write --set training.rounds=5")
+        flat[name.strip()] = value
+    return flat
+
+
+def root_of(runs: Path | None) -> Path:
+    """Root of the runs: ``--runs``, else ``HYPERGPU_RUNS``, else ``./runs``."""
+    return runs_root(System(runs_dir=str(runs) if runs else ""), os.environ)

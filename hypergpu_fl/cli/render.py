@@ -1,0 +1,69 @@
+"""Rows and mappings to the terminal, as a table or as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from hypergpu_fl.redaction import redact
+
+Row = Mapping[str, Any]
+
+
+class Format(StrEnum):
+    """How a command answers."""
+
+    DEFAULT = "default"
+    JSON = "json"
+
+
+FormatOption = Annotated[Format, typer.Option("--format", help="'default' for a table, 'json' for programs")]
+
+
+def render(content: Row | Sequence[Row], format: Format = Format.DEFAULT, *, title: str = "") -> None:
+    """Write ``content`` to standard output.
+
+    A mapping becomes two columns, a sequence of mappings one row each under the union of their keys. JSON keeps
+    numbers as they are; a table shows floats with four significant digits.
+    """
+    if format is Format.JSON:
+        text = json.dumps(content, indent=2, default=str, allow_nan=False)
+        sys.stdout.write(redact(text) + "\n")
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", show_header=True)
+    if isinstance(content, Mapping):
+        table.show_header = False
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, value in content.items():
+            table.add_row(name, cell(value))
+    else:
+        columns = list(dict.fromkeys(name for row in content for name in row))
+        for name in columns:
+            numeric = all(isinstance(row.get(name), int | float | None) for row in content)
+            table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        for row in content:
+            table.add_row(*(cell(row.get(name)) for name in columns))
+    # A pipe has no width; rich would fold rows at 80 columns and make them hard to cut.
+    console = Console() if sys.stdout.isatty() else Console(width=240, soft_wrap=False)
+    console.print(table, markup=False)
+
+
+def cell(value: Any) -> str:
+    """One value as a table shows it."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return redact(str(value))

@@ -1,0 +1,96 @@
+"""Faults of a configuration in words: dotted path, offending value, next step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from hypergpu_fl.errors import Fault
+from hypergpu_fl.redaction import redact
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+_SHOWN = 60  # characters of an offending value
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"``, or nothing when no known word is near."""
+    near = get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def shown(value: object) -> str:
+    """Value on one line, at bounded length and without credentials, fit for a message."""
+    text = redact(repr(value))
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+
+
+def _requirement(kind: str, context: Mapping[str, Any], message: str) -> str:
+    """Say what the field wanted, in a plain phrase that follows ``must``."""
+    bounds = {
+        "greater_than": ("above", "gt"),
+        "greater_than_equal": ("at least", "ge"),
+        "less_than": ("below", "lt"),
+        "less_than_equal": ("at most", "le"),
+    }
+    if kind in bounds:
+        words, bound = bounds[kind]
+        return f"be {words} {context[bound]:g}"
+    if kind == "literal_error":
+        return f"be one of {context['expected'].replace(' or ', ', ')}"
+    if kind == "value_error":
+        return str(context["error"]).removeprefix("must ")
+    names = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "text"}
+    for name, words in names.items():
+        if kind.startswith((f"{name}_type", f"{name}_parsing", f"{name}_from")):
+            return f"be {words}"
+    return {"model_type": "be a table of settings", "finite_number": "be a finite number"}.get(kind, message)
+
+
+def faults(error: ValidationError, origins: Mapping[str, str], known: Iterable[str]) -> list[Fault]:
+    """Faults of a Pydantic ``error``, each with its dotted path, value, origin and remedy.
+
+    Parameters
+    ----------
+    error : ValidationError
+        As raised by the ``Config`` model.
+    origins : Mapping[str, str]
+        Dotted path -> layer it came from, for the message.
+    known : Iterable[str]
+        All dotted paths there are, for the did-you-mean.
+    """
+    known = list(known)
+    found: list[Fault] = []
+    for entry in error.errors(include_url=False):
+        path = ".".join(str(part) for part in entry["loc"])
+        kind, value, context = entry["type"], entry["input"], entry.get("ctx", {})
+        if kind == "extra_forbidden":
+            origin = next((o for p, o in origins.items() if p == path or p.startswith(f"{path}.")), "")
+            where = f" (in {origin})" if origin else ""
+            name = path if path.isprintable() and path.strip() else repr(path)
+            found.append(Fault(f"{name} is not a setting{where}", _unknown_remedy(path, known)))
+            continue
+        requirement = _requirement(kind, context, entry["msg"])
+        if kind == "value_error" and not requirement.startswith("be "):
+            # A check across fields names the field at fault itself: "rpc_url: is empty, but ...".
+            field, cause = requirement.split(": ", 1)
+            path = f"{path}.{field}"
+            found.append(Fault(f"{path} {cause}", f"set {path}; `hypergpu config schema` explains it"))
+            continue
+        origin = f" (in {origins[path]})" if path in origins else ""
+        requirement, _, hint = requirement.partition("; ")
+        remedy = hint or f"give {path} a value that is {requirement.removeprefix('be ')}"
+        found.append(Fault(f"{path} is {shown(value)}{origin}, but must {requirement}", remedy))
+    return found
+
+
+def _unknown_remedy(path: str, known: list[str]) -> str:
+    leaf = path.rsplit(".", 1)[-1]
+    elsewhere = [name for name in known if name.rsplit(".", 1)[-1] == leaf]  # the right field in the wrong section
+    sections = sorted({name.split(".")[0] for name in known})
+    guess = elsewhere[:1] or get_close_matches(path, [*known, *sections], n=1)
+    if guess:
+        return f"did you mean {guess[0]}?"
+    return "remove it; `hypergpu config show` lists every setting"

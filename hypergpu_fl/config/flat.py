@@ -1,0 +1,63 @@
+"""The tree as a flat table of dotted names, which is what Flower's run-config is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from hypergpu_fl.config.models import Config
+
+Scalar = bool | int | float | str
+
+
+def fields(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every leaf of the tree as ``(dotted name, field)``, in the order of the models."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from fields(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables to dotted names; ``{}`` stays a value, so that nothing disappears."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Inverse of ``flatten``. A name that is both value and table keeps the value, for validation to refuse."""
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *tables, leaf = path.split(".")
+        node = tree
+        for table in tables:
+            below = node.setdefault(table, {})
+            if not isinstance(below, dict):
+                break
+            node = below
+        else:
+            if isinstance(node.get(leaf), dict) and node[leaf] and value == {}:
+                continue
+            node[leaf] = value
+    return tree
+
+
+def from_text(field: FieldInfo, text: str) -> Any:
+    """``text`` (an environment variable, ``--set``) as the field's type, or as it stands if it is not one.
+
+    Bounds are not checked here: validation of the whole tree does that, and reports all faults at once.
+    """
+    try:
+        annotation: Any = field.annotation
+        return TypeAdapter(annotation).validate_strings(text.strip())
+    except ValidationError:
+        return text

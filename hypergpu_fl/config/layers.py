@@ -1,0 +1,267 @@
+"""Layers of configuration, last wins: defaults, file, run-config, environment over ``.env``."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from hypergpu_fl.config.faults import faults, shown
+from hypergpu_fl.config.flat import Scalar, fields, flatten, from_text, unflatten
+from hypergpu_fl.config.models import Config, System
+from hypergpu_fl.errors import ConfigError, Fault
+from hypergpu_fl.redaction import has_credentials, looks_secret
+
+PREFIX: Final = "HYPERGPU_"
+SECRETS: Final = ("HYPERGPU_COORDINATOR_KEY", "HYPERGPU_KEYSTORE_PASSWORD")
+PATHS: Final = (
+    "training.data_root",
+    "network.links_file",
+    "network.rtt_file",
+    "blockchain.keystore",
+    "system.runs_dir",
+)
+_FILES: Final = ("network.links_file", "network.rtt_file", "blockchain.keystore")
+_LARGEST_FILE_BYTES: Final = 1 << 20
+_INT64: Final = range(-(2**63), 2**63)
+_FIELDS: Final = dict(fields())
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The effective configuration, and where each value that is not a default came from."""
+
+    config: Config
+    origins: Mapping[str, str]
+
+
+def load(
+    file: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Loaded:
+    """Read, merge and check all layers.
+
+    Parameters
+    ----------
+    file : Path, optional
+        JSON or TOML, by its ending.
+    overrides : Mapping, optional
+        Dotted name -> value (run-config, ``--set``); text is read as the field's type.
+    environ : Mapping, optional
+        ``HYPERGPU_<SECTION>__<FIELD>`` variables; ``os.environ`` and ``.env`` as `environment` joins them.
+
+    Returns
+    -------
+    Loaded
+        Paths in it are absolute (relative ones count from the working directory).
+
+    Raises
+    ------
+    ConfigError
+        With every fault of every layer.
+    """
+    layers: list[tuple[str, dict[str, Any]]] = []
+    if file is not None:
+        layers.append((file.name, flatten(read(file))))
+    layers.append(("--set", _typed(overrides or {})))
+    found: list[Fault] = []
+    for origin, layer in layers:
+        found += _misplaced_secrets(layer, origin)
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for origin, layer in [*layers, *_environment_layers(environ or {})]:
+        for path, value in layer.items():
+            values[path], origins[path] = value, origin
+    found += _make_absolute(values)
+    config, faulty = _validate({p: v for p, v in values.items() if not looks_secret(p)}, origins)
+    if config is None or found:
+        raise ConfigError([*found, *faulty])
+    return Loaded(config, origins)
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Content of a JSON or TOML file.
+
+    Raises
+    ------
+    ConfigError
+        Missing or unreadable, of another type, too large, or broken; the latter with line and column.
+    """
+    kind = file.suffix.lower()
+    if kind not in (".json", ".toml"):
+        raise _error(f"{file} is neither .json nor .toml", "give the configuration one of these endings")
+    try:
+        if file.stat().st_size > _LARGEST_FILE_BYTES:
+            raise _error(f"{file} is larger than 1 MiB", "is it a configuration? keep only settings in it")
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise _error(f"there is no file {file}", "check the path; configs/ holds examples") from None
+    except UnicodeDecodeError as error:
+        raise _error(f"{file} is not UTF-8 text (byte {error.start})", "save it as UTF-8") from None
+    except OSError as error:
+        raise _error(f"cannot read {file}: {error.strerror}", "check its type and permissions") from None
+    try:
+        tree = json.loads(text, object_pairs_hook=_no_duplicates) if kind == ".json" else tomllib.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno} column {error.colno}"
+        raise _error(f"{file} is not valid JSON at {where}: {error.msg}", f"correct {where}") from None
+    except tomllib.TOMLDecodeError as error:
+        reason, where = _toml_position(str(error), text)
+        raise _error(f"{file} is not valid TOML at {where}: {reason}", f"correct {where}") from None
+    except _DuplicateKey as error:
+        raise _error(f"{file} gives {error.args[0]!r} twice", "keep one of the two") from None
+    except RecursionError:
+        raise _error(
+            f"{file} is nested too deeply", "use the four tables training, network, blockchain, system"
+        ) from None
+    if not isinstance(tree, dict):
+        raise _error(f"{file} holds {type(tree).__name__}, not a table", 'start with {"training": {...}}')
+    return tree
+
+
+def environment(environ: Mapping[str, str], dotenv: Path | None = Path(".env")) -> dict[str, str]:
+    """``environ`` over the ``HYPERGPU_*`` lines of a ``.env`` file, if there is one."""
+    values: dict[str, str] = {}
+    if dotenv is not None and dotenv.is_file():
+        from dotenv import dotenv_values
+
+        lines = dotenv_values(dotenv, interpolate=False)
+        values = {name: value for name, value in lines.items() if name.startswith(PREFIX) and value is not None}
+    return values | dict(environ)
+
+
+def from_run_config(run_config: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Config:
+    """Read Flower's flattened run-config, inside a ServerApp or ClientApp.
+
+    Parameters
+    ----------
+    run_config : Mapping[str, Scalar]
+        ``context.run_config``.
+    environ : Mapping[str, str], optional
+        Variables of the machine the app runs on, which win: its device, data root or RPC address.
+
+    Raises
+    ------
+    ConfigError
+        With every fault.
+    """
+    values = {path: _from_int64(value, path) for path, value in run_config.items()}
+    origins = dict.fromkeys(values, "run-config")
+    found = _misplaced_secrets(values, "run-config")
+    for origin, layer in _environment_layers(environ or {}):
+        for path, value in layer.items():
+            values[path], origins[path] = value, origin
+    config, faulty = _validate({p: v for p, v in values.items() if not looks_secret(p)}, origins)
+    if config is None or found:
+        raise ConfigError([*found, *faulty])
+    return config
+
+
+def to_run_config(config: Config) -> dict[str, Scalar]:
+    """Every setting as a flat table of scalars; inverse of `from_run_config`.
+
+    Integers beyond 64 bits travel as text. Addresses with credentials are left out, since every node can read a
+    run-config: the ServerApp finds them in its environment.
+    """
+    flat: dict[str, Scalar] = {}
+    for path, value in flatten(config.model_dump()).items():
+        if isinstance(value, str) and any(has_credentials(url) for url in value.split(",")):
+            value = ""
+        flat[path] = str(value) if isinstance(value, int) and value not in _INT64 else value
+    return flat
+
+
+def runs_root(system: System, environ: Mapping[str, str] | None = None) -> Path:
+    """Folder that holds all runs: the config's, else ``HYPERGPU_RUNS``, else ``./runs``."""
+    environ = os.environ if environ is None else environ
+    return Path(system.runs_dir or environ.get("HYPERGPU_RUNS") or "runs").expanduser().resolve()
+
+
+class _DuplicateKey(Exception):
+    pass
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in tree:
+            raise _DuplicateKey(name)
+        tree[name] = value
+    return tree
+
+
+def _error(cause: str, remedy: str) -> ConfigError:
+    return ConfigError([Fault(cause, remedy)])
+
+
+def _toml_position(message: str, text: str) -> tuple[str, str]:
+    """Split tomllib's ``reason (at line L, column C)``; at the end of the document it gives no numbers."""
+    reason, _, position = message.partition(" (at ")
+    if not position.startswith("line"):
+        lines = text.split("\n")
+        return reason, f"line {len(lines)} column {len(lines[-1]) + 1}"
+    return reason, position.rstrip(")").replace(",", "")
+
+
+def _typed(layer: Mapping[str, Any]) -> dict[str, Any]:
+    return {p: from_text(_FIELDS[p], v) if isinstance(v, str) and p in _FIELDS else v for p, v in layer.items()}
+
+
+def _environment_layers(environ: Mapping[str, str]) -> list[tuple[str, dict[str, Any]]]:
+    """One layer a variable, so that a fault names the variable. Only names with ``__`` are settings."""
+    layers = []
+    for name, text in sorted(environ.items()):
+        if name.startswith(PREFIX) and "__" in name:
+            path = name.removeprefix(PREFIX).lower().replace("__", ".", 1)
+            layers.append((name, _typed({path: text})))
+    return layers
+
+
+def _misplaced_secrets(layer: Mapping[str, Any], origin: str) -> list[Fault]:
+    found = []
+    for path, value in layer.items():
+        if looks_secret(path):
+            remedy = f"remove it from there; set one of {', '.join(SECRETS)} in the environment, or use a keystore"
+            found.append(Fault(f"{path} looks like a secret (in {origin}), which every node could read", remedy))
+        elif isinstance(value, str) and any(has_credentials(url) for url in value.split(",")):
+            variable = PREFIX + path.upper().replace(".", "__")
+            remedy = f"remove it from there and set {variable} in the environment or .env"
+            found.append(Fault(f"{path} holds credentials (in {origin}), which every node could read", remedy))
+    return found
+
+
+def _make_absolute(values: dict[str, Any]) -> list[Fault]:
+    """Resolve paths in place, since the app runs elsewhere; return a fault for each that cannot be or is not there."""
+    found = []
+    for path in PATHS:
+        if isinstance(given := values.get(path), str) and given:
+            try:
+                values[path] = str(Path(given).expanduser().resolve())
+                there = path not in _FILES or Path(values[path]).is_file()
+            except (OSError, RuntimeError, ValueError) as error:
+                found.append(Fault(f"{path} is {shown(given)}, which is no path: {error}", f"correct {path}"))
+                continue
+            if not there:
+                found.append(Fault(f"{path} is {shown(given)}, but there is no such file", f"correct {path}"))
+    return found
+
+
+def _from_int64(value: Any, path: str) -> Any:
+    if isinstance(value, str) and path in _FIELDS and _FIELDS[path].annotation is int:
+        number = from_text(_FIELDS[path], value)
+        return number if isinstance(number, int) and number not in _INT64 else value
+    return value
+
+
+def _validate(values: Mapping[str, Any], origins: Mapping[str, str]) -> tuple[Config | None, list[Fault]]:
+    try:
+        return Config.model_validate(unflatten(values), strict=True), []
+    except ValidationError as error:
+        return None, faults(error, origins, _FIELDS)

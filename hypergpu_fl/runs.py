@@ -1,0 +1,65 @@
+"""Folders of runs: ``<root>/<name>/``, and ``<root>/latest``, a link to the newest."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from hypergpu_fl.config import run_name
+from hypergpu_fl.config.faults import did_you_mean
+from hypergpu_fl.errors import ConfigError, Fault, RunNotFound
+
+LATEST: Final = "latest"
+
+
+def open_run_folder(root: Path, name: str) -> Path:
+    """Make ``<root>/<name>`` if it is not there, let ``latest`` point to it, and return it.
+
+    Raises
+    ------
+    ConfigError
+        If the name may not be a folder's.
+    """
+    try:
+        folder = root / run_name(name)
+    except ValueError as error:
+        raise ConfigError([Fault(f"the run name {name!r} {error}", "choose another name")]) from None
+    folder.mkdir(parents=True, exist_ok=True)
+    link = root / LATEST
+    fresh = root / f".{LATEST}.{os.getpid()}"
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(name)
+    fresh.replace(link)  # atomic: a reader sees the old run or the new one, never none
+    return folder
+
+
+def find_run(root: Path, name: str = LATEST) -> Path:
+    """Folder of a run, or of the newest one for ``latest``.
+
+    Raises
+    ------
+    RunNotFound
+        If there is none of this name under ``root``.
+    """
+    folder = root / name
+    names = run_names(root)
+    if name in names or (name == LATEST and folder.is_dir()):
+        return folder.resolve()
+    if not names:
+        raise RunNotFound(f"there is no run under {root}", "start one with `hypergpu run`, or give --runs")
+    hint = did_you_mean(name, names).removeprefix("; ")
+    raise RunNotFound(f"there is no run {name!r} under {root}", hint or f"the runs there are: {', '.join(names[:9])}")
+
+
+def run_names(root: Path) -> list[str]:
+    """Names of all runs under ``root``, sorted."""
+    if not root.is_dir():
+        return []
+    return sorted(p.name for p in root.iterdir() if p.is_dir() and not p.is_symlink() and p.name[0] != ".")
+
+
+def free_run_name(root: Path, stem: str) -> str:
+    """``stem-1``, ``stem-2``, ...: the first that no run has."""
+    taken = set(run_names(root))
+    return next(name for n in range(1, len(taken) + 2) if (name := f"{stem}-{n}") not in taken)

@@ -1,0 +1,157 @@
+"""Where image sets come from: scikit-learn's digits, torchvision's sets, and a folder of images.
+
+N = images, C H W = channels, height and width. Pixels are uint8 here; their normalisation is kept beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hypergpu_fl.errors import TaskError
+
+FOLDER_SIDE = 64  # images of a folder come in all sizes; they are scaled to this many pixels a side
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Images and their labels; the pixels may be a read-only map of a file."""
+
+    pixels_NCHW: NDArray[np.uint8]
+    labels_N: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels_N)
+
+    def take(self, indices: NDArray[np.int64]) -> Images:
+        """Copy of some of the images."""
+        return Images(self.pixels_NCHW[indices], self.labels_N[indices])
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a source yields: its own training and test images and the number of classes."""
+
+    train: Images
+    test: Images
+    classes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A data set: how to read it, and its pixels' scale.
+
+    ``files`` must lie under the data root, and ``download`` brings them there. A pixel ``p`` of channel c becomes
+    ``(p / white - mean[c]) / std[c]``.
+    """
+
+    read: Callable[[Path], Reading]
+    white: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    files: tuple[str, ...] = ()
+    download: Callable[[Path], None] | None = None
+    validation_from: str = "train"
+
+
+def deal_by_class(labels_N: NDArray[np.int64], share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the indices of the rest and of a stratified ``share``: of every class the rounded share, at random."""
+    rng = np.random.default_rng(seed)
+    chosen = [np.empty(0, dtype=np.int64)]
+    for label in np.unique(labels_N):
+        members = rng.permutation(np.flatnonzero(labels_N == label))
+        chosen.append(members[: round(share * len(members))])
+    picked = np.sort(np.concatenate(chosen))
+    return np.setdiff1d(np.arange(len(labels_N)), picked), picked
+
+
+def _digits(root: Path) -> Reading:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    whole = Images(bunch.images.astype(np.uint8)[:, None], bunch.target.astype(np.int64))
+    train, test = deal_by_class(whole.labels_N, 0.2, seed=0)
+    return Reading(whole.take(train), whole.take(test), classes=10)
+
+
+def _torchvision(name: str, root: Path, *, download: bool) -> Reading:
+    import torchvision.datasets
+
+    parts: list[Images] = []
+    for is_train in (True, False):
+        part: Any = getattr(torchvision.datasets, name)(str(root), train=is_train, download=download)
+        pixels = np.asarray(part.data)
+        # MNIST and its kin come as (N, H, W), CIFAR-10 as (N, H, W, C).
+        pixels = pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2)
+        parts.append(Images(pixels.astype(np.uint8), np.asarray(part.targets, dtype=np.int64)))
+    train, test = parts
+    return Reading(train, test, classes=10)
+
+
+def _from_torchvision(
+    name: str, folder: str, files: tuple[str, ...], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Source:
+    def download(root: Path) -> None:
+        _torchvision(name, root, download=True)
+
+    return Source(
+        read=lambda root: _torchvision(name, root, download=False),
+        white=255,
+        mean=mean,
+        std=std,
+        files=tuple(f"{folder}/{file}" for file in files),
+        download=download,
+    )
+
+
+def _image_folder(root: Path) -> tuple[Images, int]:
+    from PIL import Image
+    from torchvision.datasets import ImageFolder
+
+    def pixels_CHW(file: str) -> NDArray[np.uint8]:
+        with Image.open(file) as image:
+            scaled = image.convert("RGB").resize((FOLDER_SIDE, FOLDER_SIDE), Image.Resampling.BILINEAR)
+        return np.asarray(scaled, dtype=np.uint8).transpose(2, 0, 1)
+
+    # Nodes number the classes by their folders, so one that lacks a class keeps its folder, empty.
+    listed: Any = ImageFolder(str(root), allow_empty=True, loader=pixels_CHW)
+    if not listed.samples:
+        return Images(np.empty((0, 3, FOLDER_SIDE, FOLDER_SIDE), np.uint8), np.empty(0, np.int64)), len(listed.classes)
+    pixels = np.stack([pixels_CHW(file) for file, _ in listed.samples])
+    return Images(pixels, np.array(listed.targets, dtype=np.int64)), len(listed.classes)
+
+
+def _folder(root: Path) -> Reading:
+    if (root / "test").is_dir():
+        test, classes = _image_folder(root / "test")
+        if not (root / "train").is_dir():  # a server holds test images only
+            return Reading(test.take(np.empty(0, dtype=np.int64)), test, classes)
+        train, train_classes = _image_folder(root / "train")
+        if train_classes != classes:
+            raise TaskError(
+                f"{root}/train has {train_classes} class folders, {root}/test has {classes}",
+                "give both the same class folders; one without images stays empty",
+            )
+        return Reading(train, test, classes)
+    whole, classes = _image_folder(root)
+    kept, held_out = deal_by_class(whole.labels_N, 0.2, seed=0)
+    return Reading(whole.take(kept), whole.take(held_out), classes)
+
+
+_IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+_BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
+
+SOURCES: dict[str, Source] = {
+    "digits": Source(_digits, white=16, mean=(0.3053,), std=(0.3760,)),
+    "mnist": _from_torchvision("MNIST", "MNIST/raw", _IDX, (0.1307,), (0.3081,)),
+    "fashion_mnist": _from_torchvision("FashionMNIST", "FashionMNIST/raw", _IDX, (0.2860,), (0.3530,)),
+    "cifar10": _from_torchvision(
+        "CIFAR10", "cifar-10-batches-py", _BATCHES, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+    ),
+    "folder": Source(_folder, 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), validation_from="test"),
+}

@@ -1,1 +1,126 @@
-"""logs."""
+"""Where log records go: the terminal and a rotating file, with Flower's and the standard library's records among them.
+
+Every record is redacted after it is formatted, so that tracebacks are covered too; local variables are never printed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from loguru import logger
+
+from hypergpu_fl.config import System
+from hypergpu_fl.redaction import redact, register
+
+if TYPE_CHECKING:
+    from loguru import Record
+
+SECRETS: Final = ("HYPERGPU_COORDINATOR_KEY", "HYPERGPU_KEYSTORE_PASSWORD")
+_COLOURS: Final = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "red"}
+
+
+def configure(system: System, folder: Path | None = None) -> None:
+    """Send the records of this process to standard error and, if ``folder`` is given, to a file in it.
+
+    Parameters
+    ----------
+    system : System
+        ``log_level``, ``log_file``, ``log_rotation_mb`` (megabytes after which a new file is begun) and
+        ``log_retention`` (rotated files that are kept).
+    folder : Path, optional
+        The run's folder. Only one process may write a file, since rotation renames it; a ClientApp gives none.
+    """
+    for name in SECRETS:
+        if secret := os.environ.get(name):
+            register(secret)
+    logger.remove()
+    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    logger.add(_to_stderr, level=system.log_level, format=_console, colorize=colour, backtrace=False, diagnose=False)
+    if folder is not None and system.log_file:
+        logger.add(
+            folder / system.log_file,
+            level=system.log_level,
+            format=_file,
+            rotation=int(system.log_rotation_mb * 1e6),
+            retention=system.log_retention,
+            encoding="utf-8",
+            backtrace=False,
+            diagnose=False,
+        )
+    _route_standard_library(system.log_level)
+
+
+def _to_stderr(message: str) -> None:
+    # Looked up on each call: Flower replaces sys.stderr to forward what an app prints.
+    sys.stderr.write(message)
+
+
+def _console(record: Record) -> str:
+    """``HH:MM:SS  message``, coloured by level; the level is named where it matters."""
+    level = record["level"].name
+    record["extra"]["redacted"] = _text(record)
+    name = f"{level.lower()}: " if record["level"].no >= logging.WARNING else ""
+    line = f"{{time:HH:mm:ss}}  {name}{{extra[redacted]}}\n"
+    return f"<{_COLOURS[level]}>{line}</>" if level in _COLOURS else line
+
+
+def _file(record: Record) -> str:
+    """``YYYY-MM-DD HH:MM:SS.mmm | LEVEL | module:line | message``."""
+    record["extra"]["redacted"] = _text(record)
+    return "{time:YYYY-MM-DD HH:mm:ss.SSS} | {level:<8} | {name}:{line} | {extra[redacted]}\n"
+
+
+def _text(record: Record) -> str:
+    """Message and traceback, redacted. A record is formatted once a sink, so nothing is kept between them."""
+    text = str(record["message"])
+    if record["exception"] is not None:
+        kind, value, frames = record["exception"]
+        text = "\n".join([text, "".join(traceback.format_exception(kind, value, frames)).rstrip()])
+    return redact(text)
+
+
+class _ToLoguru(logging.Handler):
+    """Hands a record of the standard library to loguru, under the name of the module that made it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level: str | int = record.levelname if record.levelname in _LEVELS else record.levelno
+
+        def name_it(target: Record) -> None:
+            target["name"], target["line"], target["function"] = record.name, record.lineno, record.funcName
+
+        logger.patch(name_it).opt(exception=record.exc_info).log(level, "{}", record.getMessage())
+
+
+_LEVELS: Final = {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}
+
+
+def _route_standard_library(level: str) -> None:
+    # Libraries' own DEBUG records (numba, urllib3, web3) would bury ours; TRACE asks for them.
+    threshold = logging.DEBUG if level == "TRACE" else max(logging.INFO, logger.level(level).no)
+    logging.captureWarnings(True)
+    root = logging.getLogger()
+    root.handlers[:] = [_ToLoguru()]
+    root.setLevel(threshold)
+    flower = logging.getLogger("flwr")
+    flower.handlers.clear()
+    flower.propagate = True
+    if flower.level > threshold or flower.level == logging.NOTSET:
+        flower.setLevel(threshold)
+
+
+def shutdown() -> None:
+    """Close all sinks; files are complete afterwards."""
+    logger.remove()
+
+
+def parse(line: str) -> dict[str, Any] | None:
+    """Fields ``time, level, module, message`` of a line of the file, or None for one that goes on from the last."""
+    fields = line.rstrip("\n").split(" | ", 3)
+    if len(fields) != 4 or not line[:4].isdigit():
+        return None
+    return dict(zip(("time", "level", "module", "message"), (field.strip() for field in fields), strict=True))

@@ -6,23 +6,28 @@ hexadecimal digits as private keys are, and must stay readable.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Final
+from urllib.parse import quote
 
 MASK: Final = "***"
-_SHORTEST: Final = 6  # characters; a shorter "secret" would blank ordinary words
+_SHORTEST: Final = 4  # characters; a shorter "secret" would blank ordinary words
 
 _SECRET_NAME: Final = re.compile(
     r"private_?key|secret|passw(or)?d|passphrase|mnemonic|seed_?phrase|coordinator_?key|api_?key|token|credential", re.I
 )
+_HEX_KEY: Final = re.compile(r"(0x)?[0-9a-fA-F]{64}")
 _URL: Final = re.compile(r"\b(?:https?|wss?)://[^\s'\"<>`|\\^{}]+", re.I)
 _USERINFO: Final = re.compile(r"(?<=://)[^/@?#]*@")
 _KEY_QUERY: Final = re.compile(
     r"(?<=[?&;])((?:[\w-]*key|[\w-]*token|auth|[\w-]*secret|passw(?:or)?d|signature|sig)=)[^&;#]*", re.I
 )
-# A path segment that is a key: long, and mixed of letters and digits, as providers issue them (/v2/<key>, /v3/<key>).
-_KEY_SEGMENT: Final = re.compile(r"(?<=/)(?=[\w.-]*\d)(?=[\w.-]*[A-Za-z])[\w-]{16,}(?=[/?#]|$)")
-_VERSIONED_SEGMENT: Final = re.compile(r"(?<=/)(v\d+/)(?!\*)[\w-]{8,}", re.I)
+# A path segment that is a key, as providers issue them: letters and digits mixed, 16 or more without a dash or 32 or
+# more with (a UUID). After a version (/v2/<key>) a shorter one counts too. 0x... is an address or hash: public.
+_MIXED: Final = r"(?=[\w-]*\d)(?=[\w-]*[A-Za-z])"
+_KEY_SEGMENT: Final = re.compile(rf"(?<=/)(?!0x){_MIXED}(?:\w{{16,}}|[\w-]{{32,}})(?=[/?#,]|$)")
+_VERSIONED_SEGMENT: Final = re.compile(r"(?<=/)(v\d+/)(?:(?=[\w-]*\d)[\w-]{8,}|[\w-]{20,})", re.I)
 
 _registered: set[str] = set()
 
@@ -33,13 +38,17 @@ def looks_secret(name: str) -> bool:
 
 
 def register(secret: str) -> None:
-    """Take ``secret`` out of all text from now on: as given, and if it is hexadecimal in either case, bare or 0x.
+    """Take ``secret`` out of all text from now on, in any case.
 
-    A mnemonic or password is matched as it stands. Anything shorter than six characters is ignored.
+    A hexadecimal key is matched with or without 0x, as decimal number and as Python prints its bytes; a mnemonic or
+    password as it stands, quoted in a URL, and escaped in JSON. Anything shorter than four characters is ignored.
     """
-    for form in (secret.strip(), secret.strip().removeprefix("0x").removeprefix("0X")):
-        if len(form) >= _SHORTEST:
-            _registered.add(form)
+    bare = secret.strip()
+    forms = {bare, quote(bare, safe=""), json.dumps(bare)[1:-1]}
+    if _HEX_KEY.fullmatch(bare):
+        digits = bare[-64:]
+        forms = {digits, str(int(digits, 16)), repr(bytes.fromhex(digits))[2:-1]}
+    _registered.update(form for form in forms if len(form) >= _SHORTEST)
 
 
 def forget() -> None:

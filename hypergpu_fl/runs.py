@@ -16,15 +16,18 @@ LATEST: Final = "latest"
 def open_run_folder(root: Path, name: str) -> Path:
     """Make ``<root>/<name>`` if it is not there, let ``latest`` point to it, and return it.
 
+    Without a name (``flwr run .``) the first free ``run-N`` is taken.
+
     Raises
     ------
     ConfigError
         If the name may not be a folder's.
     """
     try:
-        folder = root / run_name(name)
+        name = run_name(name) if name else free_run_name(root, "run")
     except ValueError as error:
         raise ConfigError([Fault(f"the run name {name!r} {error}", "choose another name")]) from None
+    folder = root / name
     folder.mkdir(parents=True, exist_ok=True)
     link = root / LATEST
     fresh = root / f".{LATEST}.{os.getpid()}"

@@ -1,0 +1,47 @@
+"""Folders of runs and the link to the newest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hypergpu_fl.errors import ConfigError, RunNotFound
+from hypergpu_fl.runs import find_run, free_run_name, open_run_folder, run_names
+
+
+def test_latest_is_the_run_opened_last_and_survives_moving_the_root(tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    for name in ("a", "b", "a"):
+        open_run_folder(root, name)
+        assert find_run(root) == (root / name).resolve()
+    assert run_names(root) == ["a", "b"]
+    moved = root.rename(tmp_path / "elsewhere")
+    assert find_run(moved, "latest") == moved / "a"
+
+
+def test_a_run_without_a_name_gets_the_first_free_one(tmp_path: Path) -> None:
+    assert [open_run_folder(tmp_path, "").name for _ in range(3)] == ["run-1", "run-2", "run-3"]
+    (tmp_path / "run-2").rmdir()
+    assert free_run_name(tmp_path, "run") == "run-2"
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc", "latest", ".x", "a\nb"])
+def test_a_name_that_leaves_the_root_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError):
+        open_run_folder(tmp_path, name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
+    with pytest.raises(RunNotFound, match="no run under"):
+        find_run(tmp_path / "none")
+    open_run_folder(tmp_path, "demo")
+    with pytest.raises(RunNotFound) as near:
+        find_run(tmp_path, "dmeo")
+    assert near.value.remedy == "did you mean 'demo'?"
+    with pytest.raises(RunNotFound) as far:
+        find_run(tmp_path, "../demo")
+    assert "demo" in far.value.remedy
+    with pytest.raises(RunNotFound):
+        find_run(tmp_path, "..")

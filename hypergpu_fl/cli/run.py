@@ -1,0 +1,262 @@
+"""``hypergpu run``: check everything first, submit through Flower, follow, and leave nothing running."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, Final
+
+import typer
+
+from hypergpu_fl.cli.follow import Tail, worth_showing
+from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides
+from hypergpu_fl.cli.render import Format, FormatOption, render
+from hypergpu_fl.cli.submission import COMPLETED, Submission, app_folder, root_cause, simulation_resources, submit
+from hypergpu_fl.cli.superlink import LocalSuperLink, flower_environment, free_port, require_free
+from hypergpu_fl.config import Config, environment, load, read_secrets, runs_root, to_run_config, unflatten
+from hypergpu_fl.errors import Interrupted, RunFailed, UsageError
+from hypergpu_fl.redaction import redact
+from hypergpu_fl.runs import find_run, free_run_name, open_run_folder, run_names
+
+_POLL_S: Final = 10.0  # asking Flower starts a Python process, which would compete with training
+_LOOK_S: Final = 0.5
+
+app = typer.Typer(help="Check the configuration, then train through Flower.")
+Say = Callable[[str], None]
+
+
+@app.command()
+def run(
+    config: ConfigFile = None,
+    name: Annotated[str, typer.Option(help="name of the run; default: data set, model and a number")] = "",
+    resume: Annotated[str, typer.Option(metavar="RUN", help="go on with a run from its last checkpoint")] = "",
+    replace: Annotated[bool, typer.Option("--replace", help="remove a run of the same name first")] = False,
+    superlink: Annotated[str, typer.Option(metavar="NAME", help="deployment: a connection in Flower's config")] = "",
+    settings: Overrides = None,
+    runs: Runs = None,
+    app_dir: Annotated[Path | None, typer.Option("--app", help="folder of the Flower app; default: this one")] = None,
+    port: Annotated[int, typer.Option(help="port of the local SuperLink; 0: a free one")] = 0,
+    format: FormatOption = Format.DEFAULT,
+) -> None:
+    """Check the configuration, then train through Flower: simulated, or on a deployment with --superlink."""
+    if resume and (name or replace):
+        raise UsageError("--resume goes with neither --name nor --replace", "leave out the one or the others")
+    environ = environment(os.environ)
+    read_secrets()
+    given = overrides(settings)
+    resumed = (
+        find_run(runs or runs_root(load(config, given, environ).config.system, environ), resume) if resume else None
+    )
+    if resumed is not None and config is None:
+        config = resumed / "config.json"
+    effective = load(config, given, environ).config
+    root = (runs or runs_root(effective.system, environ)).expanduser().resolve()
+    chosen = resumed.name if resumed else name or effective.system.run_name or _default_name(root, effective)
+    effective = _for_this_run(effective, root, chosen, resume=bool(resume), deployed=bool(superlink))
+    _check_data(effective, root)
+    app_dir = app_dir or app_folder()
+    if port and not superlink:
+        require_free(port)
+
+    say: Say = lambda text: typer.echo(redact(text), err=format is Format.JSON)  # noqa: E731
+    with _stoppable(), _run_folder(root, chosen, replace=replace, resume=bool(resume)) as folder:
+        _write_config(folder, effective)
+        training = effective.training
+        say(
+            f"run {chosen}: {training.model_architecture} on {training.dataset}, {training.num_nodes} nodes, "
+            f"{training.rounds} rounds -> {folder}"
+        )
+        try:
+            if superlink:
+                _deploy(effective, app_dir, superlink, folder, environ, say)
+            else:
+                _simulate(effective, app_dir, folder, port or free_port(), environ, say)
+        except KeyboardInterrupt:
+            raise Interrupted(f"run {chosen} was stopped", _how_to_go_on(folder)) from None
+    _conclude(folder, chosen, format)
+
+
+def _simulate(config: Config, app_dir: Path, folder: Path, port: int, environ: Mapping[str, str], say: Say) -> None:
+    """Run on a SuperLink of our own, which ends with the run."""
+    scratch = folder / ".flower"
+    resources = simulation_resources(config.training.num_nodes, config.system.device)
+    with contextlib.closing(Tail(folder / (config.system.log_file or "run.log"))) as tail:
+        tail.skip()
+        with LocalSuperLink(scratch, folder / "superlink.log", port, environ) as link:
+            submission = submit(
+                config, app=app_dir, connection="local", environ=link.environ, scratch=scratch, resources=resources
+            )
+            status, details, started, ask_at_s = "", "", False, time.monotonic() + _POLL_S
+            while not status.startswith("finished"):
+                time.sleep(_LOOK_S)
+                _show(tail, say)
+                if not link.is_alive():
+                    raise RunFailed("Flower's SuperLink ended before the run", f"see {folder / 'superlink.log'}")
+                working = link.simulations() > 0
+                if (started and not working) or time.monotonic() >= ask_at_s:
+                    status, details = submission.status()
+                    ask_at_s = time.monotonic() + _POLL_S
+                started = started or working
+            _show(tail, say)
+            _check_status(submission, status, details, folder)
+
+
+def _deploy(config: Config, app_dir: Path, connection: str, folder: Path, environ: Mapping[str, str], say: Say) -> None:
+    """Run on a SuperLink that others started; its log comes through Flower, since the files may be elsewhere."""
+    submission = submit(config, app=app_dir, connection=connection, environ=flower_environment(environ), scratch=folder)
+    stream = submission.follow()
+    try:
+        assert stream.stdout is not None
+        reader = threading.Thread(target=_copy, args=(stream.stdout, say), daemon=True)
+        reader.start()
+        status, details = submission.status()
+        while not status.startswith("finished"):
+            time.sleep(3.0)
+            status, details = submission.status()
+        reader.join(timeout=5.0)
+    except KeyboardInterrupt:
+        submission.stop()
+        raise
+    finally:
+        stream.kill()
+        stream.wait()
+    _check_status(submission, status, details, folder)
+
+
+def _copy(lines: Any, say: Say) -> None:
+    for line in lines:
+        say(line.rstrip("\n"))
+
+
+def _show(tail: Tail, say: Say) -> None:
+    for line in tail.lines():
+        if text := worth_showing(line):
+            say(text)
+
+
+def _check_status(submission: Submission, status: str, details: str, folder: Path) -> None:
+    """Keep Flower's log of a run that failed and raise its cause."""
+    if status == COMPLETED:
+        return
+    log = redact(submission.log())
+    (folder / "flower.log").write_text(log, encoding="utf-8")
+    cause = root_cause(log) or details or status
+    raise RunFailed(
+        f"the run ended as {status}: {cause}", f"see {folder / 'flower.log'}; then run again with --replace"
+    )
+
+
+def _conclude(folder: Path, name: str, format: Format) -> None:
+    """Print the final table from ``report.json``."""
+    try:
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        report = {}  # on a deployment the report is written where the SuperLink runs
+    if format is Format.JSON:
+        render({"run": name, "status": "completed", "folder": str(folder), "report": report}, format)
+        return
+    chain = report.get("chain") or {}
+    table: dict[str, Any] = {
+        "accuracy": report.get("accuracy"),
+        "loss": report.get("loss"),
+        "rounds": report.get("rounds"),
+        f"seconds ({report.get('clock', 'wall')} clock)": report.get("seconds"),
+        "megabytes up, down": f"{report.get('bytes_up', 0) / 1e6:.2f}, {report.get('bytes_down', 0) / 1e6:.2f}",
+    }
+    if chain:
+        table["sealed on"] = f"chain {chain.get('chain_id')} ({chain.get('kind')}), contract {chain.get('contract')}"
+        table["commits, finalized"] = f"{chain.get('commits')}, {chain.get('finalized')}"
+    render(table | {"files": str(folder)} if report else {"status": "completed", "files": "where the SuperLink runs"})
+
+
+def _default_name(root: Path, config: Config) -> str:
+    model = re.sub(r"[^A-Za-z0-9_-]+", "-", config.training.model_architecture.rpartition(":")[2])
+    return free_run_name(root, f"{config.training.dataset}-{model}"[:48])
+
+
+def _for_this_run(config: Config, root: Path, name: str, *, resume: bool, deployed: bool) -> Config:
+    """The configuration as submitted. Links are measured, not simulated, on a deployment."""
+    system = {"runs_dir": str(root), "run_name": name, "resume": resume}
+    tree = config.model_dump()
+    tree["system"] |= system
+    if deployed:
+        tree["network"]["enable_simulation"] = False
+    return Config.model_validate(tree)
+
+
+def _check_data(config: Config, root: Path) -> None:
+    """Find the data set, or download it, before anything is started: a node would only fail in the first round."""
+    if not config.training.task:
+        from hypergpu_fl.task.data import load_images
+
+        load_images(config.training.dataset, config.training.data_root, root / ".cache")
+
+
+@contextlib.contextmanager
+def _run_folder(root: Path, name: str, *, replace: bool, resume: bool) -> Iterator[Path]:
+    """Folder of the run, locked while the run is at work."""
+    if name in run_names(root) and not resume:
+        if not replace:
+            raise UsageError(f"there is a run {name!r} under {root}", "give --replace, --resume or another --name")
+        with _locked(root / name):
+            shutil.rmtree(root / name)
+    folder = open_run_folder(root, name)
+    with _locked(folder):
+        yield folder
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise UsageError(f"run {folder.name!r} is at work in another process", "wait for it, or give --name") from None
+    finally:
+        os.close(descriptor)
+
+
+def _write_config(folder: Path, config: Config) -> None:
+    """Keep what was submitted, for ``--resume`` and for people."""
+    flat = to_run_config(config)
+    del flat["system.resume"], flat["system.run_name"], flat["system.runs_dir"]
+    (folder / "config.json").write_text(json.dumps(unflatten(flat), indent=1) + "\n", encoding="utf-8")
+
+
+def _how_to_go_on(folder: Path) -> str:
+    checkpoints = folder / "checkpoints"
+    if checkpoints.is_dir() and any(checkpoints.iterdir()):
+        return f"go on with `hypergpu run --resume {folder.name}`"
+    return f"no round was finished; start again with `hypergpu run --name {folder.name} --replace`"
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Treat SIGTERM and SIGHUP as Ctrl-C; after the first of them the clean-up is not to be interrupted."""
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in signals:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {each: signal.signal(each, stop) for each in signals}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

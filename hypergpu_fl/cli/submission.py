@@ -1,0 +1,208 @@
+"""One run submitted through ``flwr run``, its status, and its log; the programs of Flower, not its internals."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import hypergpu_fl
+from hypergpu_fl.config import Config, to_run_config, unflatten
+from hypergpu_fl.errors import RunFailed, UsageError
+
+COMPLETED: Final = "finished:completed"
+_COMMAND_LIMIT_S: Final = 120.0
+_EXCEPTION: Final = re.compile(r"^(?:[\w]+\.)*([A-Z]\w*): ?(.*)$")
+_ANSI: Final = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A run that Flower accepted.
+
+    ``connection`` is the name of a SuperLink in Flower's configuration; ``environ`` that of its programs.
+    """
+
+    run_id: str
+    connection: str
+    environ: Mapping[str, str]
+
+    def status(self) -> tuple[str, str]:
+        """Ask for status and details, such as ``("finished:failed", "...")``."""
+        answer = _flwr(["ls", self.connection, "--run-id", self.run_id], self.environ)
+        (run,) = answer["runs"]
+        return run["status"], run["status-details"]
+
+    def log(self) -> str:
+        """All that the run has printed so far, without colours."""
+        done = subprocess.run(
+            [_program("flwr"), "log", self.run_id, self.connection, "--show"],
+            env=dict(self.environ),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_COMMAND_LIMIT_S,
+            check=False,
+        )
+        return _ANSI.sub("", done.stdout)
+
+    def follow(self) -> subprocess.Popen[str]:
+        """Process whose standard output is the run's log, until the run ends."""
+        return subprocess.Popen(
+            [_program("flwr"), "log", self.run_id, self.connection, "--stream"],
+            env=dict(self.environ) | {"PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def stop(self) -> None:
+        """Ask Flower to stop the run. ClientApps that are training finish their step; their SuperNodes drop it."""
+        _flwr(["stop", self.run_id, self.connection], self.environ)
+
+
+def submit(
+    config: Config, *, app: Path, connection: str, environ: Mapping[str, str], scratch: Path, resources: str = ""
+) -> Submission:
+    """Build the app's bundle and submit it.
+
+    Parameters
+    ----------
+    app : Path
+        Folder of the app, see `app_folder`.
+    connection : str
+        Name of a SuperLink in Flower's configuration, ``local`` in simulation.
+    environ : Mapping[str, str]
+        Environment of ``flwr``.
+    scratch : Path
+        Folder for the run-config file.
+    resources : str, optional
+        ``--federation-config``, for simulation only.
+
+    Raises
+    ------
+    RunFailed
+        If Flower does not accept it, with Flower's reason.
+    """
+    overrides = scratch / "run-config.toml"
+    overrides.write_text(as_toml(to_run_config(config)), encoding="utf-8")
+    command = ["run", str(app), connection, "--run-config", str(overrides)]
+    answer = _flwr(command + (["--federation-config", resources] if resources else []), environ)
+    return Submission(str(answer["run-id"]), connection, environ)
+
+
+def as_toml(run_config: Mapping[str, Any]) -> str:
+    """Flat table of scalars as TOML. JSON's notation of scalars is TOML's too, but for DEL."""
+    lines = []
+    for section, values in unflatten(run_config).items():
+        lines.append(f"[{section}]")
+        lines += [
+            f"{name} = {json.dumps(value).replace(chr(127), chr(92) + 'u007f')}" for name, value in values.items()
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def simulation_resources(nodes: int, device: str) -> str:
+    """``--federation-config`` of a simulation: a CPU core a node at work, and its share of the GPUs if there are any.
+
+    Ray hides the GPUs from actors that claim none, and waits for ever for GPUs that are not there.
+    """
+    resources = f"num-supernodes={nodes} client-resources-num-cpus=1"
+    if device in ("auto", "cuda") and (gpus := gpu_count()):
+        at_once = max(1, min(nodes, os.cpu_count() or 1, 8 * gpus))
+        resources += f" client-resources-num-gpus={gpus / at_once:.4f}"
+    return resources
+
+
+def gpu_count() -> int:
+    """NVIDIA GPUs that this process may use, asked of the driver, which is faster than importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and not visible.strip("-1 "):
+        return 0
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        found = int(pynvml.nvmlDeviceGetCount())
+        pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return 0
+    return found if visible is None else min(found, len(visible.split(",")))
+
+
+def app_folder() -> Path:
+    """Folder whose ``pyproject.toml`` declares the Flower app: the sources of this package, else the working directory.
+
+    Raises
+    ------
+    UsageError
+        If neither is, as after an installation from a wheel and outside a clone.
+    """
+    package = Path(hypergpu_fl.__file__).resolve().parents[1]
+    here = Path.cwd()
+    for folder in (package, here, *here.parents):
+        try:
+            project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
+            if "hypergpu_fl" in project["tool"]["flwr"]["app"]["components"]["serverapp"]:
+                return folder
+        except (OSError, KeyError, TypeError, ValueError):
+            continue
+    raise UsageError(
+        f"no pyproject.toml of the Flower app in {package} or from {here} upwards",
+        "run inside a clone of the repository, or name one with --app",
+    )
+
+
+def root_cause(log: str) -> str:
+    """First exception of the last traceback in ``log``, or the empty string.
+
+    Python prints a chain of exceptions oldest first; those that Flower wraps around it only say that it failed.
+    """
+    lines = log.splitlines()
+    starts = [i for i, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
+    chained = {i for i in starts if i >= 2 and "exception" in "".join(lines[max(0, i - 3) : i])}
+    last = max((i for i in starts if i not in chained), default=None)
+    if last is None:
+        return ""
+    for line in lines[last + 1 :]:
+        if (match := _EXCEPTION.match(line)) is not None:
+            return f"{match[1]}: {match[2]}" if match[2] else match[1]
+    return ""
+
+
+def _program(name: str) -> str:
+    return str(Path(sys.executable).with_name(name))
+
+
+def _flwr(arguments: list[str], environ: Mapping[str, str]) -> dict[str, Any]:
+    """Answer of ``flwr <arguments> --format json``."""
+    try:
+        done = subprocess.run(
+            [_program("flwr"), *arguments, "--format", "json"],
+            env=dict(environ),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_COMMAND_LIMIT_S,
+            check=False,
+        )
+        answer = json.loads(done.stdout)
+    except subprocess.TimeoutExpired:
+        raise RunFailed(
+            f"`flwr {arguments[0]}` gave no answer within {_COMMAND_LIMIT_S:.0f} s", "is the SuperLink reachable?"
+        ) from None
+    except ValueError:
+        said = (_ANSI.sub("", done.stderr) or done.stdout).strip().splitlines() or ["nothing"]
+        raise RunFailed(f"`flwr {arguments[0]}` answered: {said[-1]}", "check the SuperLink connection") from None
+    if not answer.get("success"):
+        reason = str(answer.get("error-message") or answer).strip()
+        raise RunFailed(f"`flwr {arguments[0]}` failed: {reason}", "check the SuperLink connection and its version")
+    return dict(answer)

@@ -1,0 +1,229 @@
+"""A SuperLink of our own for one simulated run, and the end of every process below it.
+
+Flower would start one by itself, detached and never stopped, with its files in the home folder. Here it belongs to
+the run: its state, Ray's files and all caches lie in the run's folder, and nothing outlives it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import psutil
+
+from hypergpu_fl.errors import RunFailed, UsageError
+
+START_LIMIT_S: Final = 60.0
+STOP_LIMIT_S: Final = 8.0
+# Ray's sockets are at <RAY_TMPDIR>/ray/session_<date>_<time>_<pid>/sockets/plasma_store, and a socket's path may have
+# 107 bytes (103 on macOS).
+_RAY_PREFIX_LIMIT: Final = 103 - len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1")
+
+
+def free_port() -> int:
+    """Port on the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def require_free(port: int) -> int:
+    """Return ``port`` if nobody listens on it.
+
+    Raises
+    ------
+    UsageError
+        If it is in use, reserved, or no port number.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not between 0 and 65535"
+            raise UsageError(
+                f"port {port} cannot be used: {reason}", "give another --port, or none for a free one"
+            ) from None
+    return port
+
+
+def flower_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """``environ`` with this interpreter's programs first, and Flower kept from calling home or installing."""
+    programs = str(Path(sys.executable).parent)
+    return dict(environ) | {
+        "PATH": os.pathsep.join([programs, environ.get("PATH", os.defpath)]),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    }
+
+
+class LocalSuperLink:
+    """SuperLink in simulation mode on the loopback interface; a context manager.
+
+    Parameters
+    ----------
+    folder : Path
+        Home of its files, made on entry and removed on exit.
+    log : Path
+        Its log file, which stays.
+    port : int
+        Its port.
+    environ : Mapping[str, str]
+        Environment of it and of all it starts.
+    """
+
+    def __init__(self, folder: Path, log: Path, port: int, environ: Mapping[str, str]) -> None:
+        self.port = port
+        self._folder, self._log, self._environ = folder, log, environ
+        self._sessions: set[int] = set()
+        self._exits = contextlib.ExitStack()
+        self.environ: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as undo:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            undo.callback(shutil.rmtree, self._folder, ignore_errors=True)
+            ray = undo.enter_context(_short_path(_made(self._folder / "ray")))
+            self.environ = self._own_environment(ray)
+            self._process = subprocess.Popen(
+                [
+                    *(str(Path(sys.executable).with_name("flower-superlink")), "--insecure", "--simulation"),
+                    *("--host", "127.0.0.1", "--port", str(self.port), "--log-file", str(self._log)),
+                    "--disable-runtime-dependency-installation",
+                ],
+                env=self.environ,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C reaches us alone, and we stop the rest in order
+            )
+            undo.callback(self._stop)
+            self._wait_until_healthy()
+            self._exits = undo.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
+    ) -> None:
+        self._exits.close()
+
+    def simulations(self) -> int:
+        """Count the simulation processes that live; call it now and then, it also notes what is to be stopped."""
+        return sum(map(_is_simulation, self._descendants()))
+
+    def is_alive(self) -> bool:
+        """Whether the SuperLink itself still runs."""
+        return self._process.poll() is None
+
+    def _own_environment(self, ray: str) -> dict[str, str]:
+        cache = str(_made(self._folder / "cache"))
+        return flower_environment(self._environ) | {
+            "FLWR_HOME": str(_made(self._folder / "home")),
+            "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(self.port),
+            "RAY_TMPDIR": ray,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+            "TMPDIR": str(_made(self._folder / "tmp")),
+            "XDG_CACHE_HOME": cache,
+            "HF_HOME": str(Path(cache) / "huggingface"),
+            "MPLCONFIGDIR": str(Path(cache) / "matplotlib"),
+            "TORCHINDUCTOR_CACHE_DIR": str(Path(cache) / "inductor"),
+            "TRITON_CACHE_DIR": str(Path(cache) / "triton"),
+        }
+
+    def _wait_until_healthy(self) -> None:
+        deadline_s = time.monotonic() + START_LIMIT_S
+        while time.monotonic() < deadline_s:
+            if not self.is_alive():
+                raise RunFailed(
+                    f"Flower's SuperLink ended while starting (code {self._process.returncode})", self._see_log()
+                )
+            # OSError covers refused connections and HTTP errors while it starts
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=1),
+            ):
+                return
+            time.sleep(0.1)
+        raise RunFailed(f"Flower's SuperLink did not answer within {START_LIMIT_S:.0f} s", self._see_log())
+
+    def _see_log(self) -> str:
+        return f"see {self._log}"
+
+    def _descendants(self) -> list[psutil.Process]:
+        try:
+            below: list[psutil.Process] = psutil.Process(self._process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            below = []
+        for process in below:
+            with contextlib.suppress(OSError):
+                self._sessions.add(os.getsid(process.pid))
+        return below
+
+    def _stop(self) -> None:
+        """End the SuperLink and everything in the sessions that it and its children opened.
+
+        ``flwr stop`` leaves ClientApps at work, and Ray's processes lose their parent when the driver dies; but no
+        process leaves its session unless it opens one, so sessions find what the tree of parents no longer does.
+        """
+        own = self._sessions | {self._process.pid}
+        below = {process.pid: process for process in self._descendants()}
+        own |= self._sessions
+        for process in psutil.process_iter():
+            with contextlib.suppress(OSError):
+                if os.getsid(process.pid) in own:
+                    below[process.pid] = process
+        below.pop(os.getpid(), None)
+        for process in below.values():
+            with contextlib.suppress(psutil.Error):
+                process.terminate()
+        _, stubborn = psutil.wait_procs(below.values(), timeout=STOP_LIMIT_S)
+        for process in stubborn:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(stubborn, timeout=STOP_LIMIT_S)
+        self._process.wait()
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _is_simulation(process: psutil.Process) -> bool:
+    try:
+        return any(word.endswith("flwr-simulation") for word in process.cmdline()[:2])
+    except psutil.Error:
+        return False
+
+
+@contextlib.contextmanager
+def _short_path(folder: Path) -> Iterator[str]:
+    """Path of ``folder`` that is short enough for the sockets below it.
+
+    On Linux an open descriptor has one, ``/proc/<pid>/fd/<n>``, as long as this process lives. Elsewhere a long
+    path needs a folder in the system's temporary one, removed afterwards.
+    """
+    if len(os.fsencode(folder)) <= _RAY_PREFIX_LIMIT:
+        yield str(folder)
+    elif sys.platform == "linux":
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            yield f"/proc/{os.getpid()}/fd/{descriptor}"
+        finally:
+            os.close(descriptor)
+    else:
+        with tempfile.TemporaryDirectory(prefix="hg-", dir="/tmp", ignore_cleanup_errors=True) as short:
+            yield short

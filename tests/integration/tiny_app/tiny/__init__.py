@@ -1,0 +1,1 @@
+"""Smallest Flower app that reads this project's run-config."""

@@ -1,0 +1,93 @@
+"""Bytes to an update that can be weighed, checked and summed as it is.
+
+Whoever sent the bytes may be hostile. Every size comes from the layout, which is ours; a blob that says otherwise
+is refused before anything is allocated for it. Beyond the blob itself, decoding takes no more memory than the model's
+float32 size plus one frame a thread.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hypergpu_fl.codec.blob import RESEND, Buffer, Reader
+from hypergpu_fl.codec.encoder import buffer_dtype
+from hypergpu_fl.codec.errors import Malformed, UnknownFormat
+from hypergpu_fl.codec.levels import BY_CODE, read_words
+from hypergpu_fl.codec.parts import Dense, Part, Sparse
+from hypergpu_fl.codec.spans import Spans, spans
+from strategies.layout import Layout, Vector
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A decoded update or model; ``size`` is P."""
+
+    size: int
+    base: int
+    level: str
+    buffers: Mapping[str, NDArray[Any]]
+    main: Part
+    statistics: Part
+    spans: Spans
+
+    def norm(self) -> float:
+        """L2 norm of the P values, in float64."""
+        return math.sqrt(self.main.square() + self.statistics.square())
+
+    def finite(self) -> bool:
+        """Whether no value is NaN or Inf."""
+        return self.main.finite() and self.statistics.finite()
+
+    def add_to(self, total_P: Vector, weight: float) -> None:
+        """``total += weight * update``, touching only what the update holds."""
+        self.main.add_to(total_P, self.spans.main, weight)
+        self.statistics.add_to(total_P, self.spans.statistics, weight)
+
+    def dense(self) -> Vector:
+        """All P values as float32."""
+        if isinstance(self.main, Dense) and not self.spans.statistics:
+            return self.main.values.copy()
+        vector_P = np.zeros(self.size, dtype=np.float32)
+        self.add_to(vector_P, 1.0)
+        return vector_P
+
+
+def decode(blob: Buffer, layout: Layout) -> Decoded:
+    """Update in ``blob``, which must be of this layout.
+
+    Raises
+    ------
+    CodecError
+        One of `hypergpu_fl.codec.errors`, if the blob is damaged, of another model or not what an encoder writes.
+    """
+    body = Reader(blob, layout.hash)
+    level = BY_CODE.get(body.level)
+    if level is None:
+        raise UnknownFormat(f"blob is of level {body.level}", "run the same release on server and nodes")
+    parts = spans(layout)
+    main = level.read(body, parts.n_main)
+    if isinstance(main, Sparse):
+        main = Sparse(parts.positions(main.index), main.value)
+    statistics = Dense(read_words(body, parts.n_statistics, level.statistics))
+    buffers = _read_buffers(body, layout)
+    body.finish()
+    return Decoded(layout.size, body.base, level.name, buffers, main, statistics, parts)
+
+
+def _read_buffers(body: Reader, layout: Layout) -> dict[str, NDArray[Any]]:
+    entries = [(entry, buffer_dtype(entry.dtype)) for entry in layout.entries if not entry.is_float]
+    content = body.raw_bytes(sum(entry.size * dtype.itemsize for entry, dtype in entries))
+    buffers, at = {}, 0
+    for entry, dtype in entries:
+        part = content[at : at + entry.size * dtype.itemsize]
+        at += part.size
+        if dtype.kind == "b" and part.size and part.max() > 1:
+            raise Malformed(f"buffer {entry.name!r} holds a boolean that is neither 0 nor 1", RESEND)
+        buffers[entry.name] = part.copy().view(dtype).reshape(entry.shape)
+    return buffers

@@ -1,0 +1,228 @@
+"""How much smaller: the levels, from lossless to one value in 128.
+
+Each level is a small class behind one protocol: it says what it costs, so that the planner can price it, turns
+values into a body and reads the body back. Chunked top-k with two magnitudes follows SparseLoCo
+(arXiv:2508.15706) and Deep Gradient Compression (arXiv:1712.01887); what it leaves out is kept by error feedback
+(arXiv:1901.09847), see `hypergpu_fl.codec.encoder`.
+
+``expected_ratio`` is logical float32 bytes over wire bytes, measured on updates of ResNet-18 by
+`hypergpu_fl.bench.codec`; a model of some thousand parameters reaches less, for its headers weigh more.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hypergpu_fl.codec.blob import FRAME_BYTES, RESEND, Reader, Writer
+from hypergpu_fl.codec.errors import Malformed
+from hypergpu_fl.codec.parts import Blocks, Dense, Part, Sparse
+from hypergpu_fl.codec.threads import ordered_map
+from hypergpu_fl.codec.values import Values, Word, from_word, kept_in
+from hypergpu_fl.errors import UsageError
+from strategies.layout import Vector
+
+CHUNK = 8192
+BF16_INFINITY = 0x7F80
+
+
+class Level(Protocol):
+    """One way to encode main values."""
+
+    @property
+    def name(self) -> str:
+        """Name in configurations and plans."""
+        ...
+
+    @property
+    def code(self) -> int:
+        """Number in the blob's header."""
+        ...
+
+    @property
+    def expected_ratio(self) -> float:
+        """Logical float32 bytes over wire bytes."""
+        ...
+
+    @property
+    def statistics(self) -> Word:
+        """How BatchNorm statistics travel."""
+        ...
+
+    def write(self, values: Values, body: Writer) -> None:
+        """Encode; the values become the residual."""
+        ...
+
+    def read(self, body: Reader, size: int) -> Part:
+        """Decode ``size`` values; refuses with a `CodecError`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Every value, as float32 (lossless), float16 or bfloat16."""
+
+    name: str
+    code: int
+    expected_ratio: float
+    word: Word
+    statistics: Word = Word.FP16
+
+    def write(self, values: Values, body: Writer) -> None:
+        """See `Level.write`."""
+        body.words(values.size, lambda start, stop: values.words(start, stop, self.word))
+
+    def read(self, body: Reader, size: int) -> Part:
+        """See `Level.read`."""
+        return Dense(read_words(body, size, self.word))
+
+
+@dataclass(frozen=True, slots=True)
+class Integers:
+    """Integers of 8 or 4 bits with a bfloat16 scale a block."""
+
+    name: str
+    code: int
+    expected_ratio: float
+    bits: int
+    block: int
+    statistics: Word = Word.FP16
+
+    @property
+    def largest(self) -> int:
+        """Largest code: 127 or 7; the most negative number stays unused."""
+        return (1 << (self.bits - 1)) - 1
+
+    def write(self, values: Values, body: Writer) -> None:
+        """See `Level.write`."""
+        span = FRAME_BYTES * 8 // self.bits
+        parts = list(
+            ordered_map(
+                lambda s: values.blocks(s, min(s + span, values.size), self.block, self.largest),
+                range(0, values.size, span),
+            )
+        )
+        scales = np.concatenate([scales for _, scales in parts]) if parts else np.empty(0, dtype=np.uint16)
+        body.words(scales.size, lambda start, stop: scales[start:stop])
+        for codes, _ in parts:
+            body.raw_bytes(self._pack(codes))
+
+    def read(self, body: Reader, size: int) -> Part:
+        """See `Level.read`."""
+        scales = np.empty(-(-size // self.block), dtype=np.uint16)
+        body.words(scales.size, 2, lambda start, words: np.copyto(scales[start : start + words.size], words))
+        _check_scales(scales)
+        packed = body.raw_bytes(-(-size * self.bits // 8))
+        codes = packed.view(np.int8) if self.bits == 8 else self._unpack(packed, size)
+        return Blocks(codes, scales, self.block)
+
+    def _pack(self, codes: NDArray[np.int8]) -> NDArray[np.uint8]:
+        if self.bits == 8:
+            return codes.view(np.uint8)
+        even = np.zeros(codes.size + codes.size % 2, dtype=np.uint8)
+        even[: codes.size] = codes.view(np.uint8) & 15
+        packed: NDArray[np.uint8] = even[0::2] | (even[1::2] << 4)
+        return packed
+
+    def _unpack(self, packed: NDArray[np.uint8], size: int) -> NDArray[np.int8]:
+        codes = np.empty(2 * packed.size, dtype=np.int8)
+        codes[0::2] = (packed << 4).view(np.int8) >> 4
+        codes[1::2] = packed.view(np.int8) >> 4
+        return codes[:size]
+
+
+@dataclass(frozen=True, slots=True)
+class TopK:
+    """The largest of every chunk of 8192 values: sign and one of two magnitudes each."""
+
+    name: str
+    code: int
+    expected_ratio: float
+    share: int
+    chunk: int = CHUNK
+    statistics: Word = Word.FP16
+
+    @property
+    def k(self) -> int:
+        """Values kept a chunk."""
+        return self.chunk // self.share
+
+    def write(self, values: Values, body: Writer) -> None:
+        """See `Level.write`."""
+        kept = values.topk(self.chunk, self.k)
+        scales = np.concatenate([kept.low, kept.high])
+        body.words(scales.size, lambda start, stop: scales[start:stop])
+        body.raw_bytes(kept.signs, compress=False)
+        body.raw_bytes(kept.marks)
+        body.number(kept.gaps.size)
+        body.raw_bytes(kept.gaps)
+
+    def read(self, body: Reader, size: int) -> Part:
+        """See `Level.read`."""
+        from hypergpu_fl.codec import kernels
+
+        n_chunks, n_kept = -(-size // self.chunk), kept_in(size, self.chunk, self.k)
+        scales = np.empty(2 * n_chunks, dtype=np.uint16)
+        body.words(scales.size, 2, lambda start, words: np.copyto(scales[start : start + words.size], words))
+        _check_scales(scales)
+        signs, marks = body.raw_bytes(-(-n_kept // 8)), body.raw_bytes(-(-n_kept // 8))
+        n_gaps = body.number()
+        if not n_kept <= n_gaps <= n_kept + size // 255:
+            raise Malformed(f"{n_gaps} gap bytes for {n_kept} of {size} values", RESEND)
+        gaps = body.raw_bytes(n_gaps)
+        index, value = np.empty(n_kept, dtype=np.uint32), np.empty(n_kept, dtype=np.float32)
+        low, high = scales[:n_chunks], scales[n_chunks:]
+        if kernels.untopk(gaps, signs, marks, low, high, size, self.chunk, self.k, index, value) != n_gaps:
+            raise Malformed("gaps leave their chunk or do not end with it", RESEND)
+        return Sparse(index, value)
+
+
+def read_words(body: Reader, size: int, word: Word) -> Vector:
+    """Float32 values from *words*."""
+    values = np.empty(size, dtype=np.float32)
+    body.words(
+        size, word.width, lambda start, words: np.copyto(values[start : start + words.size], from_word(words, word))
+    )
+    return values
+
+
+def _check_scales(scales: NDArray[np.uint16]) -> None:
+    if scales.size and scales.max() >= BF16_INFINITY:
+        raise Malformed("a scale is negative, infinite or not a number", RESEND)
+
+
+_ALL: tuple[Level, ...] = (
+    Words("fp32", 1, 1.1, Word.FP32, statistics=Word.FP32),
+    Words("fp16", 2, 2.3, Word.FP16),
+    Words("bf16", 3, 2.8, Word.BF16),
+    Integers("int8", 4, 4.2, bits=8, block=256),
+    Integers("int4", 5, 8.5, bits=4, block=128),
+    TopK("top16", 6, 66.0, 16),
+    TopK("top32", 7, 120.0, 32),
+    TopK("top64", 8, 205.0, 64),
+    TopK("top128", 9, 350.0, 128),
+)
+LEVELS: Mapping[str, Level] = {level.name: level for level in _ALL}
+BY_CODE: Mapping[int, Level] = {level.code: level for level in _ALL}
+
+
+def level(name: str) -> Level:
+    """Level of this name.
+
+    Raises
+    ------
+    UsageError
+        If there is none; names the closest one.
+    """
+    if name in LEVELS:
+        return LEVELS[name]
+    close = difflib.get_close_matches(name, LEVELS, n=1)
+    raise UsageError(
+        f"unknown codec level {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""),
+        f"choose one of {', '.join(LEVELS)}",
+    )

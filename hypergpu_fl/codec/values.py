@@ -1,0 +1,167 @@
+"""Values to encode, and what a backend must do with them.
+
+A backend holds ``p = delta + old residual`` and turns it into integers; as it does, the place of every value comes
+to hold what was not encoded, the new residual. `HostValues` works in memory with compiled kernels;
+`hypergpu_fl.codec.device.DeviceValues` does the same on a GPU, with the same result to the last bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hypergpu_fl.codec.errors import NotFinite
+from hypergpu_fl.codec.threads import ordered_map
+from strategies.layout import Vector
+
+HALF_MAX = 65504.0
+CHUNKS_A_TASK = 64
+
+
+class Word(StrEnum):
+    """A floating-point format sent as it is."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+
+    @property
+    def width(self) -> int:
+        """Bytes a value."""
+        return 4 if self is Word.FP32 else 2
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Top-k values of all chunks: see `hypergpu_fl.codec.blob` for the meaning of the fields."""
+
+    gaps: NDArray[np.uint8]
+    signs: NDArray[np.uint8]
+    marks: NDArray[np.uint8]
+    low: NDArray[np.uint16]
+    high: NDArray[np.uint16]
+
+
+class Values(Protocol):
+    """What a level asks of a backend. Every value is encoded exactly once."""
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        ...
+
+    def words(self, start: int, stop: int, word: Word) -> NDArray[Any]:
+        """Values as unsigned integers holding ``word``'s bits."""
+        ...
+
+    def blocks(self, start: int, stop: int, block: int, largest: int) -> tuple[NDArray[np.int8], NDArray[np.uint16]]:
+        """Codes and one bfloat16 scale a block; ``start`` is a multiple of ``block``."""
+        ...
+
+    def topk(self, chunk: int, k: int) -> Kept:
+        """Keep the k largest of every chunk."""
+        ...
+
+
+def kept_in(size: int, chunk: int, k: int) -> int:
+    """How many values are kept of ``size``: k a chunk, ``ceil(n k / chunk)`` of a last one of n values."""
+    whole, rest = divmod(size, chunk)
+    return whole * k + -(-rest * k // chunk)
+
+
+def unfit() -> NotFinite:
+    """Error for values that no level takes."""
+    return NotFinite("values to encode hold NaN, Inf or a magnitude of 2**120 or more", "lower the learning rate")
+
+
+def to_word(values: Vector, word: Word) -> NDArray[Any]:
+    """Bits of the nearest value in ``word``; float16 saturates. The error stays in the residual."""
+    if word is Word.FP32:
+        return values.view(np.uint32)
+    if word is Word.FP16:
+        return np.clip(values, -HALF_MAX, HALF_MAX).astype(np.float16).view(np.uint16)
+    bits = values.view(np.uint32)
+    return ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
+
+
+def from_word(bits: NDArray[Any], word: Word) -> Vector:
+    """Float32 values of `to_word`'s bits."""
+    if word is Word.FP32:
+        return bits.view(np.float32)
+    if word is Word.FP16:
+        return bits.view(np.float16).astype(np.float32)
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+class HostValues:
+    """Values in memory.
+
+    Parameters
+    ----------
+    delta : Vector
+        The update.
+    old : Vector or None
+        The residual so far.
+    out : Vector
+        Becomes the new residual; may be ``old`` itself.
+    """
+
+    def __init__(self, delta: Vector, old: Vector | None, out: Vector) -> None:
+        self._delta = delta
+        self._old = np.empty(0, dtype=np.float32) if old is None else old
+        self._out = out
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return self._out.size
+
+    def words(self, start: int, stop: int, word: Word) -> NDArray[Any]:
+        """See `Values.words`."""
+        from hypergpu_fl.codec import kernels
+
+        if not kernels.load(self._delta, self._old, self._out, start, stop):
+            raise unfit()
+        part = self._out[start:stop]
+        if word is Word.FP32:
+            bits = part.view(np.uint32).copy()
+            part[:] = 0
+            return bits
+        bits = to_word(part, word)
+        part -= from_word(bits, word)
+        return bits
+
+    def blocks(self, start: int, stop: int, block: int, largest: int) -> tuple[NDArray[np.int8], NDArray[np.uint16]]:
+        """See `Values.blocks`."""
+        from hypergpu_fl.codec import kernels
+
+        codes = np.empty(stop - start, dtype=np.int8)
+        scales = np.empty(-(-(stop - start) // block), dtype=np.uint16)
+        if not kernels.blocks(self._delta, self._old, self._out, start, stop, block, largest, codes, scales):
+            raise unfit()
+        return codes, scales
+
+    def topk(self, chunk: int, k: int) -> Kept:
+        """See `Values.topk`."""
+        from hypergpu_fl.codec import kernels
+
+        n_chunks = -(-self.size // chunk)
+        n_bits = -(-kept_in(self.size, chunk, k) // 8)
+        signs, marks = np.zeros(n_bits, dtype=np.uint8), np.zeros(n_bits, dtype=np.uint8)
+        low, high = np.empty(n_chunks, dtype=np.uint16), np.empty(n_chunks, dtype=np.uint16)
+
+        def encode(first: int) -> NDArray[np.uint8]:
+            last = min(first + CHUNKS_A_TASK, n_chunks)
+            gaps = np.empty((last - first) * (k + chunk // 255 + 1), dtype=np.uint8)
+            used = kernels.topk(self._delta, self._old, self._out, chunk, k, first, last, gaps, signs, marks, low, high)
+            if used < 0:
+                raise unfit()
+            return gaps[:used]
+
+        # k is a multiple of 8, so tasks never share a byte of the bit planes
+        parts = list(ordered_map(encode, range(0, n_chunks, CHUNKS_A_TASK)))
+        return Kept(np.concatenate(parts or [np.empty(0, dtype=np.uint8)]), signs, marks, low, high)

@@ -58,7 +58,7 @@ def _choose_cache() -> bool:
     except OSError:
         return False
     if folder is not None:
-        numba.config.CACHE_DIR = str(folder)
+        setattr(numba.config, "CACHE_DIR", str(folder))  # noqa: B010 - numba makes its settings at import
     return True
 
 

@@ -6,7 +6,8 @@ arXiv:1901.09847). With ``p = delta + e`` (one float32 addition)
 .. math:: \text{decode(wire)} + e' = p
 
 holds to 1e-8 relative, because e' is computed from the very integers that are sent, scales already rounded to
-their wire format: ``p - q`` is exact in float32 whenever q lies between ``p / 2**16`` and ``2 p``.
+their wire format, and because no level sends more than ``2 p`` or, other than 0, less than ``p / 2**16`` for a
+value p: within those bounds ``p - q`` is exact in float32.
 """
 
 from __future__ import annotations

@@ -32,7 +32,8 @@ from hypergpu_fl.codec.compiled import (
 Array = NDArray[Any]
 _MAGNITUDE = np.int32(0x7FFFFFFF)
 _TOO_LARGE = np.int32((127 + 120) << 23)  # bits of 2**120: NaN and Inf lie above as well
-_SUM_BITS = 40  # a magnitude becomes an integer below 2**41, so 2**9 of them stay exact in float64
+_SUM_BITS = 40  # a magnitude becomes an integer below 2**41, so sums of 2**9 of them are exact in float64
+_HUGE = 1 << 50
 
 
 @inlined
@@ -133,7 +134,9 @@ def _quantise(values: Array, index: Array, k: int, top: np.int32, whole: Array) 
     """Two magnitudes for k values: means below and above a split, found by two steps of Lloyd's iteration.
 
     Magnitudes are truncated to multiples of 2**-40 of the largest one's binade and summed as integers, so the
-    sums do not depend on the order of addition. Returns both means as bfloat16 bits and the split.
+    sums do not depend on the order of addition. A mean is lowered to 15/8 of the least magnitude it stands for,
+    and to 0 where it would vanish beside the split: so ``p - q`` is exact in float32, whatever the input.
+    Returns both magnitudes as bfloat16 bits, and the split.
     """
     exponent = max(int(top >> 23), 1) - 127
     scale = math.ldexp(1.0, _SUM_BITS - exponent)
@@ -141,21 +144,29 @@ def _quantise(values: Array, index: Array, k: int, top: np.int32, whole: Array) 
     for i in range(k):
         whole[i] = np.int64(abs(np.float64(values[index[i]])) * scale)
         total += whole[i]
-    split = total // k
+    split, following = total // k, total // k
+    mean_low, mean_high, least_low, least_high = 0.0, 0.0, _HUGE, _HUGE
     for _ in range(2):
-        above, n_above = 0, 0
+        split = following
+        above, n_above, least_low, least_high = 0, 0, _HUGE, _HUGE
         for i in range(k):
             if whole[i] > split:
                 above += whole[i]
                 n_above += 1
+                least_high = min(least_high, whole[i])
+            else:
+                least_low = min(least_low, whole[i])
+        mean_low = np.float64(total - above) / np.float64(k - n_above)
         if n_above == 0:
-            mean = _bf16(np.float64(total) / np.float64(k) / scale)
-            return mean, mean, split
-        last = split
-        split = ((total - above) // (k - n_above) + above // n_above) // 2
-    low = np.float64(total - above) / np.float64(k - n_above) / scale
-    high = np.float64(above) / np.float64(n_above) / scale
-    return _bf16(low), _bf16(high), last
+            mean_high, least_high = mean_low, least_low
+            break
+        mean_high = np.float64(above) / np.float64(n_above)
+        following = ((total - above) // (k - n_above) + above // n_above) // 2
+    mean_low = min(mean_low, np.float64(15 * least_low) / 8.0)
+    mean_high = min(mean_high, np.float64(15 * least_high) / 8.0)
+    if mean_low * 16384.0 < np.float64(split):
+        mean_low = 0.0
+    return _bf16(mean_low / scale), _bf16(mean_high / scale), split
 
 
 @kernel(types.int64, F32_IN, F32_IN, F32, types.int64, types.int64, types.int64, types.int64, U8, U8, U8, U16, U16)

@@ -125,8 +125,8 @@ class Integers:
         if self.bits == 8:
             return codes.view(np.uint8)
         even = np.zeros(codes.size + codes.size % 2, dtype=np.uint8)
-        even[: codes.size] = codes.view(np.uint8) & 15
-        packed: NDArray[np.uint8] = even[0::2] | (even[1::2] << 4)
+        np.bitwise_and(codes.view(np.uint8), 15, out=even[: codes.size])
+        packed: NDArray[np.uint8] = np.bitwise_or(even[0::2], even[1::2] << 4)
         return packed
 
     def _unpack(self, packed: NDArray[np.uint8], size: int) -> NDArray[np.int8]:

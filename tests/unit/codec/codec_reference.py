@@ -87,17 +87,17 @@ def encode_topk(p: np.ndarray, share: int, chunk: int = 8192) -> tuple[bytes, np
         top = int(np.abs(part).max().view(np.int32))
         scale = 2.0 ** (40 - (max(top >> 23, 1) - 127))
         whole = [int(abs(float(part[i])) * scale) for i in index]
-        split = sum(whole) // k
+        split = following = sum(whole) // k
         for _ in range(2):
+            split = following
             above, below = [w for w in whole if w > split], [w for w in whole if w <= split]
             if not above:
+                above = below
                 break
-            last, split = split, (sum(below) // len(below) + sum(above) // len(above)) // 2
-        if above:
-            split = last
-            pair = bf16(sum(below) / len(below) / scale), bf16(sum(above) / len(above) / scale)
-        else:
-            pair = (bf16(sum(whole) / k / scale),) * 2
+            following = (sum(below) // len(below) + sum(above) // len(above)) // 2
+        means = [min(sum(g) / len(g), 15 * min(g) / 8) for g in (below, above)]
+        means[0] *= means[0] * 2**14 >= split
+        pair = bf16(means[0] / scale), bf16(means[1] / scale)
         low.append(pair[0])
         high.append(pair[1])
         previous = -1

@@ -1,1 +1,1 @@
-"""ledger."""
+"""Contribution record, Merkle tree, rewards, run database, exported bundle and its verification."""

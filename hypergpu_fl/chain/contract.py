@@ -1,0 +1,87 @@
+"""The ledger contract as Python calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from eth_abi.exceptions import DecodingError
+
+from hypergpu_fl.chain import abi
+from hypergpu_fl.chain.client import Client, Tag
+from hypergpu_fl.chain.errors import Unavailable
+
+
+class Status(IntEnum):
+    """Status of a session, as in the contract."""
+
+    NONE = 0
+    OPEN = 1
+    PAUSED = 2
+    CLOSED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SessionState:
+    """A session as the contract holds it; amounts in wei, `next` is the round it expects."""
+
+    coordinator: str
+    next: int
+    last_activity: int
+    status: Status
+    pool: int
+    owed: int
+    head: bytes
+    rewards: bytes
+    paid: int
+    pending_coordinator: str
+
+
+class LedgerContract:
+    """Reads of the contract at an address."""
+
+    def __init__(self, client: Client, address: str) -> None:
+        self._client = client
+        self.address = address
+
+    def session(self, session: bytes, tag: Tag = "latest") -> SessionState:
+        """State of a session; status NONE if it does not exist."""
+        ((coordinator, upcoming, activity, status, pool, owed, head, rewards, paid, pending),) = self._read(
+            "session", session, tag=tag
+        )
+        return SessionState(
+            _checksummed(coordinator), upcoming, activity, Status(status), pool, owed, head, rewards, paid,
+            _checksummed(pending),
+        )  # fmt: skip
+
+    def claimed(self, session: bytes, account: str) -> int:
+        """Wei that an account has been paid so far."""
+        (amount,) = self._read("claimed", session, account)
+        return int(amount)
+
+    def verify_contribution(
+        self,
+        contribution: tuple[Any, ...],
+        proof: list[bytes],
+        before: bytes,
+        commitments: list[tuple[int, bytes, bytes, bytes, int]],
+    ) -> bool:
+        """Whether the contract accepts a contribution's proof against its head."""
+        (accepted,) = self._read("verifyContribution", contribution, proof, before, commitments)
+        return bool(accepted)
+
+    def _read(self, function: str, *arguments: Any, tag: Tag = "latest") -> tuple[Any, ...]:
+        answer = self._client.call(self.address, abi.encode_call(function, *arguments), tag)
+        try:
+            return abi.decode_result(function, answer)
+        except (DecodingError, ValueError):
+            raise Unavailable(
+                f"{self.address} answers {function} with something else", "check the contract's address and the RPC"
+            ) from None
+
+
+def _checksummed(address: str) -> str:
+    from eth_utils.address import to_checksum_address
+
+    return str(to_checksum_address(address))

@@ -1,0 +1,47 @@
+"""What a transaction may cost: pure functions over gas and fees, all in integers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from hypergpu_fl.chain.client import Fees
+
+GAS_MARGIN_PERCENT: Final = 5
+"""Added to the estimate. Monad charges the limit, not the use, so the margin is paid for on every round."""
+
+_BUMP_PERCENT: Final = 10  # what geth and anvil ask of a replacement; Monad takes any higher fee
+
+
+@dataclass(frozen=True, slots=True)
+class Bid:
+    """Fees of one EIP-1559 transaction, in wei a gas."""
+
+    max_fee: int
+    priority_fee: int
+
+
+def gas_limit(estimate: int) -> int:
+    """Limit to set for an estimate: `GAS_MARGIN_PERCENT` above, rounded down."""
+    return estimate + estimate * GAS_MARGIN_PERCENT // 100
+
+
+def first_bid(fees: Fees, cap: int) -> Bid | None:
+    """Twice the base fee plus the tip, so that six full blocks cannot price it out; None if `cap` is below the price.
+
+    EIP-1559 lets the base fee rise by 1/8 a block: ``1.125 ** 6 > 2``.
+    """
+    if fees.base + fees.tip > cap:
+        return None
+    return Bid(min(2 * fees.base + fees.tip, cap), fees.tip)
+
+
+def raised_bid(bid: Bid, fees: Fees, cap: int) -> Bid | None:
+    """At least 10 % above `bid` in both fees, and at least what is asked now; None if that would pass `cap`."""
+    max_fee = max(_raised(bid.max_fee), fees.base + fees.tip)
+    priority_fee = max(_raised(bid.priority_fee), fees.tip)
+    return Bid(max_fee, priority_fee) if max(max_fee, priority_fee) <= cap else None
+
+
+def _raised(fee: int) -> int:
+    return fee + fee * _BUMP_PERCENT // 100 + 1

@@ -1,0 +1,153 @@
+"""What a node signs, and what the coordinator seals of it.
+
+A node signs a `Contribution` (EIP-712). The coordinator adds weight, score and reward, which are its own word,
+and seals the `SealedContribution` as one leaf of the round's Merkle tree. Addresses are EIP-55 strings; hashes
+are 32 bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from eth_hash.auto import keccak
+
+WEIGHT_UNIT: Final = 10**9
+"""A weight of 1 (the whole mean) as the integer that is sealed."""
+
+_DOMAIN_TYPE: Final = b"EIP712Domain(string name,string version)"
+_CONTRIBUTION_TYPE: Final = (
+    b"Contribution(bytes32 session,uint64 round,bytes32 baseModel,bytes32 updateHash,uint64 examples,"
+    b"bytes32 metricsHash)"
+)
+_CONTRIBUTION_TYPEHASH: Final = keccak(_CONTRIBUTION_TYPE)
+# No chainId and verifyingContract here: the session id is a hash over chain, contract and coordinator already,
+# and a node that is handed only a session id has nothing else to check them against.
+_DOMAIN_SEPARATOR: Final = keccak(keccak(_DOMAIN_TYPE) + keccak(b"HyperGPU") + keccak(b"1"))
+
+
+def word(value: int) -> bytes:
+    """ABI encoding of an unsigned integer: 32 bytes, big-endian."""
+    return value.to_bytes(32, "big")
+
+
+def address_word(address: str) -> bytes:
+    """ABI encoding of an address: its 20 bytes, left-padded."""
+    return bytes.fromhex(address[2:]).rjust(32, b"\0")
+
+
+def hash_blob(blob: bytes | memoryview) -> bytes:
+    """SHA-256 of an update's or a model's bytes: `updateHash`, `baseModel`."""
+    return hashlib.sha256(blob).digest()
+
+
+def hash_metrics(metrics: Mapping[str, int | float]) -> bytes:
+    """Keccak-256 of the metrics as JSON with sorted keys: `metricsHash`."""
+    return keccak(json.dumps(dict(metrics), sort_keys=True, separators=(",", ":")).encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """One node's claim to have trained one update, as it is signed.
+
+    Parameters
+    ----------
+    session : bytes
+        Session id, 32 bytes; binds chain, contract and coordinator.
+    round : int
+        The round the node worked for; a late update may be sealed in a later one.
+    base_model : bytes
+        Hash of the model the update starts from.
+    update_hash : bytes
+        Hash of the update blob.
+    examples : int
+        Examples the node says it holds.
+    metrics_hash : bytes
+        `hash_metrics` of what the node reports.
+    """
+
+    session: bytes
+    round: int
+    base_model: bytes
+    update_hash: bytes
+    examples: int
+    metrics_hash: bytes
+
+    def digest(self) -> bytes:
+        """EIP-712 digest: ``keccak(0x1901 || domainSeparator || hashStruct)``."""
+        struct = (
+            _CONTRIBUTION_TYPEHASH
+            + self.session
+            + word(self.round)
+            + self.base_model
+            + self.update_hash
+            + word(self.examples)
+            + self.metrics_hash
+        )
+        return keccak(b"\x19\x01" + _DOMAIN_SEPARATOR + keccak(struct))
+
+
+@dataclass(frozen=True, slots=True)
+class CreditedContribution:
+    """A verified contribution with what the coordinator makes of it.
+
+    Parameters
+    ----------
+    contribution : Contribution
+        What the node signed.
+    node : str
+        EIP-55 address of the signer.
+    signature : bytes
+        65 bytes: r, s, v (27 or 28).
+    weight : int
+        Normalised weight in the round's mean, in parts per `WEIGHT_UNIT`.
+    score : int
+        Share of the round's reward is ``score / sum of scores``; 0 earns nothing.
+    duplicate_of : str
+        Node whose update this one nearly equals; empty if none. Reported, not sealed.
+    """
+
+    contribution: Contribution
+    node: str
+    signature: bytes
+    weight: int
+    score: int
+    duplicate_of: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SealedContribution:
+    """One leaf of a round's tree: a credited contribution, its place and its reward in wei."""
+
+    index: int
+    credited: CreditedContribution
+    reward: int
+
+    def leaf(self) -> bytes:
+        """OpenZeppelin `standard-v1` leaf: ``keccak(keccak(abi.encode(fields)))``.
+
+        The fields are those of the contract's ``Contribution`` struct, in its order.
+        """
+        signed = self.credited.contribution
+        encoded = (
+            signed.session
+            + word(signed.round)
+            + word(self.index)
+            + address_word(self.credited.node)
+            + signed.base_model
+            + signed.update_hash
+            + word(signed.examples)
+            + signed.metrics_hash
+            + word(self.credited.weight)
+            + word(self.credited.score)
+            + word(self.reward)
+        )
+        return keccak(keccak(encoded))
+
+
+def reward_leaf(session: bytes, account: str, cumulative: int) -> bytes:
+    """Leaf of the reward tree: ``keccak(keccak(abi.encode(session, account, cumulative)))``."""
+    return keccak(keccak(session + address_word(account) + word(cumulative)))

@@ -1,0 +1,287 @@
+"""The run database: sessions, rounds, contributions, refusals and rewards, kept as history.
+
+SQLite in WAL mode by default, PostgreSQL by URL. Every writer passes its own connection, so that a round, its
+contributions and the outbox entry that will commit it go into one transaction.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Connection,
+    Dialect,
+    Engine,
+    ForeignKeyConstraint,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    TypeDecorator,
+    UniqueConstraint,
+    create_engine,
+    event,
+    insert,
+    select,
+)
+
+from hypergpu_fl.ledger.contribution import Contribution, CreditedContribution, SealedContribution
+from hypergpu_fl.ledger.rewards import RewardDistribution
+from hypergpu_fl.ledger.sealing import Refusal, RoundSeal, SealedRound
+
+
+class Uint256(TypeDecorator[int]):
+    """Integer up to 256 bits as decimal text: no SQL integer is wide enough for wei."""
+
+    impl = String(78)
+    cache_ok = True
+
+    def process_bind_param(self, value: int | None, dialect: Dialect) -> str | None:
+        """Convert Python to SQL."""
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> int | None:
+        """Convert SQL to Python."""
+        return None if value is None else int(value)
+
+
+metadata = MetaData()
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", LargeBinary(32), primary_key=True),
+    Column("salt", LargeBinary(32), nullable=False),
+    Column("chain_id", BigInteger, nullable=False),
+    Column("contract", String(42), nullable=False),
+    Column("coordinator", String(42), nullable=False),
+    Column("budget", Uint256, nullable=False),  # wei a round
+    Column("simulated_keys", Integer, nullable=False),  # 1: nodes' keys derive from a public seed
+)
+
+rounds = Table(
+    "rounds",
+    metadata,
+    Column("session", LargeBinary(32), primary_key=True),
+    Column("round", Integer, primary_key=True, autoincrement=False),
+    Column("base_model", LargeBinary(32), nullable=False),
+    Column("model", LargeBinary(32), nullable=False),
+    Column("root", LargeBinary(32), nullable=False),
+    Column("rewards_root", LargeBinary(32), nullable=False),
+    Column("owed", Uint256, nullable=False),
+    Column("before", LargeBinary(32), nullable=False),
+    Column("head", LargeBinary(32), nullable=False),
+    Column("stats", JSON, nullable=False),
+    ForeignKeyConstraint(["session"], ["sessions.id"]),
+)
+
+contributions = Table(
+    "contributions",
+    metadata,
+    Column("session", LargeBinary(32), primary_key=True),
+    Column("sealed_round", Integer, primary_key=True, autoincrement=False),
+    Column("index", Integer, primary_key=True, autoincrement=False),
+    Column("round", Integer, nullable=False),  # the round it was made for
+    Column("node", String(42), nullable=False, index=True),
+    Column("base_model", LargeBinary(32), nullable=False),
+    Column("update_hash", LargeBinary(32), nullable=False),
+    Column("examples", BigInteger, nullable=False),
+    Column("metrics_hash", LargeBinary(32), nullable=False),
+    Column("signature", LargeBinary(65), nullable=False),
+    Column("weight", BigInteger, nullable=False),
+    Column("score", Uint256, nullable=False),
+    Column("reward", Uint256, nullable=False),
+    Column("duplicate_of", String(42), nullable=False),
+    UniqueConstraint("session", "round", "node"),  # one round's work counts once, whenever it arrives
+    ForeignKeyConstraint(["session", "sealed_round"], ["rounds.session", "rounds.round"]),
+)
+
+refusals = Table(
+    "refusals",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("session", LargeBinary(32), nullable=False),
+    Column("round", Integer, nullable=False),
+    Column("node", String(42), nullable=False),
+    Column("reason", String(64), nullable=False),
+    Column("detail", String, nullable=False),
+    ForeignKeyConstraint(["session", "round"], ["rounds.session", "rounds.round"]),
+)
+
+rewards = Table(
+    "rewards",
+    metadata,
+    Column("session", LargeBinary(32), primary_key=True),
+    Column("round", Integer, primary_key=True, autoincrement=False),
+    Column("account", String(42), primary_key=True),
+    Column("reward", Uint256, nullable=False),
+    Column("cumulative", Uint256, nullable=False),
+    ForeignKeyConstraint(["session", "round"], ["rounds.session", "rounds.round"]),
+)
+
+
+def connect(location: Path | str) -> Engine:
+    """Engine on a SQLite file, or on any database by URL.
+
+    SQLite runs in WAL mode, so the dashboard reads while a round is written, with full synchronisation: a round
+    that was reported sealed survives a power cut.
+    """
+    if isinstance(location, str) and "://" in location:
+        return create_engine(location)
+    engine = create_engine(f"sqlite:///{location}", connect_args={"timeout": 30.0})
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: sqlite3.Connection, _record: object) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    return engine
+
+
+class Books:
+    """Reads and writes of one session's history.
+
+    Parameters
+    ----------
+    session : bytes
+        Session id; its row is written by `open_session`.
+    """
+
+    def __init__(self, session: bytes) -> None:
+        self.session = session
+
+    def record(self, connection: Connection, sealed: SealedRound) -> None:
+        """Write a sealed round with its contributions, refusals and rewards."""
+        seal, session = sealed.seal, self.session
+        connection.execute(
+            insert(rounds),
+            dict(
+                session=session,
+                round=seal.round,
+                base_model=seal.base_model,
+                model=seal.model,
+                root=sealed.root,
+                rewards_root=sealed.rewards_root,
+                owed=sealed.owed,
+                before=sealed.before,
+                head=sealed.head,
+                stats=dict(seal.stats),
+            ),
+        )
+        earned: dict[str, int] = {}
+        for contribution in sealed.contributions:
+            node = contribution.credited.node
+            earned[node] = earned.get(node, 0) + contribution.reward
+        for table, rows in (
+            (contributions, [_row(session, seal.round, contribution) for contribution in sealed.contributions]),
+            (
+                refusals,
+                [
+                    dict(session=session, round=seal.round, node=r.node, reason=r.reason, detail=r.detail)
+                    for r in seal.refused
+                ],
+            ),
+            (
+                rewards,
+                [
+                    dict(
+                        session=session,
+                        round=seal.round,
+                        account=account,
+                        reward=reward,
+                        cumulative=sealed.rewards.cumulative[account],
+                    )
+                    for account, reward in earned.items()
+                    if reward
+                ],
+            ),
+        ):
+            if rows:
+                connection.execute(insert(table), rows)
+
+    def last(self, connection: Connection) -> tuple[int, bytes]:
+        """Return number and head of the last sealed round; 0 and the session id before the first."""
+        row = connection.execute(
+            select(rounds.c.round, rounds.c.head)
+            .where(rounds.c.session == self.session)
+            .order_by(rounds.c.round.desc())
+            .limit(1)
+        ).first()
+        return (row.round, row.head) if row else (0, self.session)
+
+    def distribution(self, connection: Connection, *, upto: int | None = None) -> RewardDistribution:
+        """Cumulative earnings after round `upto`, the last one if None."""
+        query = select(rewards.c.account, rewards.c.reward).where(rewards.c.session == self.session)
+        if upto is not None:
+            query = query.where(rewards.c.round <= upto)
+        return RewardDistribution(self.session, {}).after(
+            (row.account, row.reward) for row in connection.execute(query)
+        )
+
+    def sealed_rounds(self, connection: Connection) -> list[SealedRound]:
+        """Read the whole history, in order."""
+        distribution = RewardDistribution(self.session, {})
+        history: list[SealedRound] = []
+        for row in connection.execute(
+            select(rounds).where(rounds.c.session == self.session).order_by(rounds.c.round)
+        ).all():
+            sealed = [_sealed(r) for r in self._rows(connection, contributions, row.round).all()]
+            refused = [Refusal(r.node, r.reason, r.detail) for r in self._rows(connection, refusals, row.round)]
+            distribution = distribution.after((s.credited.node, s.reward) for s in sealed)
+            seal = RoundSeal(row.round, row.base_model, row.model, [s.credited for s in sealed], refused, row.stats)
+            history.append(SealedRound(seal, sealed, distribution, row.root, row.rewards_root, row.before, row.head))
+        return history
+
+    def of_node(self, connection: Connection, node: str) -> list[tuple[int, SealedContribution]]:
+        """All sealed contributions of a node, each with the round that sealed it."""
+        query = select(contributions).where(contributions.c.session == self.session, contributions.c.node == node)
+        return [(r.sealed_round, _sealed(r)) for r in connection.execute(query.order_by(contributions.c.sealed_round))]
+
+    def _rows(self, connection: Connection, table: Table, number: int) -> Any:
+        column = table.c.sealed_round if table is contributions else table.c.round
+        order = table.c.index if table is contributions else table.c.id
+        return connection.execute(
+            select(table).where(table.c.session == self.session, column == number).order_by(order)
+        )
+
+
+def open_session(connection: Connection, session: Mapping[str, Any]) -> bool:
+    """Write a session's row unless it is there already; whether it is new."""
+    known = connection.execute(select(sessions.c.id).where(sessions.c.id == session["id"])).first()
+    if known is None:
+        connection.execute(insert(sessions), dict(session))
+    return known is None
+
+
+def _row(session: bytes, sealed_round: int, sealed: SealedContribution) -> dict[str, Any]:
+    credited, signed = sealed.credited, sealed.credited.contribution
+    return dict(
+        session=session,
+        sealed_round=sealed_round,
+        index=sealed.index,
+        round=signed.round,
+        node=credited.node,
+        base_model=signed.base_model,
+        update_hash=signed.update_hash,
+        examples=signed.examples,
+        metrics_hash=signed.metrics_hash,
+        signature=credited.signature,
+        weight=credited.weight,
+        score=credited.score,
+        reward=sealed.reward,
+        duplicate_of=credited.duplicate_of,
+    )
+
+
+def _sealed(row: Any) -> SealedContribution:
+    signed = Contribution(row.session, row.round, row.base_model, row.update_hash, row.examples, row.metrics_hash)
+    credited = CreditedContribution(signed, row.node, row.signature, row.weight, row.score, row.duplicate_of)
+    return SealedContribution(row.index, credited, row.reward)

@@ -1,0 +1,93 @@
+"""Sealing a round: the pure step from verified contributions to roots, rewards and the next head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from eth_hash.auto import keccak
+
+from hypergpu_fl.ledger.contribution import CreditedContribution, SealedContribution, word
+from hypergpu_fl.ledger.merkle import MerkleTree
+from hypergpu_fl.ledger.rewards import RewardDistribution, split_budget
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A reply that did not count: who, why (`strategies.errors.Reason`), and the offending value."""
+
+    node: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundSeal:
+    """What the strategy hands over at the end of a round.
+
+    Parameters
+    ----------
+    round : int
+        Number of the round, from 1, without gaps.
+    base_model, model : bytes
+        Hash of the global model before and after the round, 32 bytes each.
+    contributions : Sequence[CreditedContribution]
+        All that counted; their order gives the leaves' indices.
+    refused : Sequence[Refusal]
+        All that did not.
+    stats : Mapping[str, int | float | str]
+        What else the round's record should show; not sealed.
+    """
+
+    round: int
+    base_model: bytes
+    model: bytes
+    contributions: Sequence[CreditedContribution]
+    refused: Sequence[Refusal] = ()
+    stats: Mapping[str, int | float | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SealedRound:
+    """A round as it goes into the books, the bundle and the contract."""
+
+    seal: RoundSeal
+    contributions: Sequence[SealedContribution]
+    rewards: RewardDistribution
+    root: bytes
+    rewards_root: bytes
+    before: bytes
+    head: bytes
+
+    @property
+    def owed(self) -> int:
+        """What all rounds so far earned together, in wei."""
+        return self.rewards.owed
+
+
+def next_head(head: bytes, *, round: int, root: bytes, model: bytes, rewards_root: bytes, owed: int) -> bytes:
+    """Contract's hash chain: ``keccak(head, round, root, model, rewards, owed)``; a session's first head is its id."""
+    return keccak(head + word(round) + root + model + rewards_root + word(owed))
+
+
+def seal_round(seal: RoundSeal, *, before: bytes, rewards: RewardDistribution, budget: int) -> SealedRound:
+    """Share the budget, build both trees and chain the head.
+
+    Parameters
+    ----------
+    seal : RoundSeal
+        The round.
+    before : bytes
+        Head before it.
+    rewards : RewardDistribution
+        Earnings before it.
+    budget : int
+        Reward in wei that the round's contributions share.
+    """
+    shares = split_budget([credited.score for credited in seal.contributions], budget)
+    sealed = [SealedContribution(i, c, r) for i, (c, r) in enumerate(zip(seal.contributions, shares, strict=True))]
+    root = MerkleTree([contribution.leaf() for contribution in sealed]).root
+    after = rewards.after((contribution.credited.node, contribution.reward) for contribution in sealed)
+    rewards_root = after.tree()[0].root
+    head = next_head(before, round=seal.round, root=root, model=seal.model, rewards_root=rewards_root, owed=after.owed)
+    return SealedRound(seal, sealed, after, root, rewards_root, before, head)

@@ -1,0 +1,99 @@
+"""Offline verification: recompute leaves, signatures, roots, rewards and heads from a bundle alone.
+
+What this proves: the history is one chain of rounds that ends in the given head, every contribution in it was
+signed by its node, and rewards follow from the scores. What it cannot prove: that the scores are fair. They are the
+coordinator's word. Whether the chain holds the same head is for whoever can ask the chain (`settlement`).
+"""
+
+from __future__ import annotations
+
+from hypergpu_fl.errors import LedgerError, VerificationError
+from hypergpu_fl.ledger.bundle import Bundle, ContributionRecord, RoundRecord
+from hypergpu_fl.ledger.identity import recover
+from hypergpu_fl.ledger.merkle import MerkleTree, proven_root
+from hypergpu_fl.ledger.rewards import RewardDistribution, split_budget
+from hypergpu_fl.ledger.sealing import next_head
+
+_REMEDY = "the file was altered, or its writer is dishonest; take it from its source again and compare with the chain"
+
+
+class _Differs(Exception):
+    """What differs in the round at hand."""
+
+
+def verify_bundle(bundle: Bundle) -> bytes:
+    """Recompute the whole bundle.
+
+    Returns
+    -------
+    bytes
+        Head after the last round; the session id if there is none.
+
+    Raises
+    ------
+    VerificationError
+        At the first difference; names the round.
+    """
+    session = bundle.session
+    if session.id != session.expected_id():
+        raise VerificationError("session id is not the hash of chain, contract, coordinator and salt", _REMEDY)
+    head = session.id
+    rewards = RewardDistribution(session.id, {})
+    counted: set[tuple[int, str]] = set()
+    for position, record in enumerate(bundle.rounds, start=1):
+        try:
+            if record.round != position:
+                raise _Differs(f"found round {record.round} in its place")
+            rewards = _verify_round(record, session.id, session.budget, rewards, counted)
+            head = next_head(
+                head,
+                round=record.round,
+                root=record.root,
+                model=record.model,
+                rewards_root=record.rewards_root,
+                owed=record.owed,
+            )
+            if head != record.head:
+                raise _Differs("head differs from the chained hash of the rounds so far")
+        except _Differs as difference:
+            raise VerificationError(f"round {position}: {difference}", _REMEDY) from None
+    return head
+
+
+def _verify_round(
+    record: RoundRecord, session: bytes, budget: int, before: RewardDistribution, counted: set[tuple[int, str]]
+) -> RewardDistribution:
+    for index, entry in enumerate(record.contributions):
+        _verify_contribution(entry, index, session, record.root)
+        if entry.round > record.round or (entry.round, entry.node) in counted:
+            raise _Differs(
+                f"contribution {index} of {entry.node} for round {entry.round} is counted twice or too early"
+            )
+        counted.add((entry.round, entry.node))
+    if MerkleTree([entry.leaf for entry in record.contributions]).root != record.root:
+        raise _Differs("root differs from the tree of its leaves")
+    shares = split_budget([entry.score for entry in record.contributions], budget)
+    if shares != [entry.reward for entry in record.contributions]:
+        raise _Differs("rewards differ from the budget shared by score")
+    after = before.after((entry.node, entry.reward) for entry in record.contributions)
+    if after.tree()[0].root != record.rewards_root:
+        raise _Differs("rewards root differs from the tree of cumulative rewards")
+    if after.owed != record.owed:
+        raise _Differs(f"owed is {record.owed} wei, the rewards so far add up to {after.owed}")
+    return after
+
+
+def _verify_contribution(entry: ContributionRecord, index: int, session: bytes, root: bytes) -> None:
+    sealed = entry.sealed(session)
+    if entry.index != index:
+        raise _Differs(f"contribution {index} calls itself number {entry.index}")
+    if sealed.leaf() != entry.leaf:
+        raise _Differs(f"contribution {index} of {entry.node}: leaf differs from the hash of its fields")
+    if proven_root(entry.leaf, entry.proof) != root:
+        raise _Differs(f"contribution {index} of {entry.node}: proof does not lead to the round's root")
+    try:
+        signer = recover(sealed.credited.contribution, entry.signature)
+    except LedgerError as error:
+        raise _Differs(f"contribution {index} of {entry.node}: {error.cause}") from None
+    if signer != entry.node:
+        raise _Differs(f"contribution {index}: signed by {signer}, not by {entry.node}")

@@ -1,1 +1,171 @@
-"""client_app."""
+"""The ClientApp: says who it is, trains its share on the local GPU, and sends a small signed update.
+
+Flower starts a process a message on real machines, so nothing heavy is imported before it is used.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from hypergpu_fl.config import Config, from_run_config, runs_root
+from hypergpu_fl.errors import UsageError
+from strategies import wire
+from strategies.layout import Layout, Vector
+
+if TYPE_CHECKING:
+    import torch
+
+    from hypergpu_fl.ledger.identity import NodeKey
+    from hypergpu_fl.task import Task
+
+app = ClientApp()
+
+
+@app.query()
+def hello(message: Message, context: Context) -> Message:
+    """Answer who this node is: its share of the data, its device, and the address it signs with."""
+    config, partition = _config(context), _partition(context)
+    task, device = _task(config), _device(config)
+    content = RecordDict(
+        {
+            wire.HELLO: MetricRecord({wire.PARTITION: partition, wire.EXAMPLES: task.examples(partition)}),
+            wire.DEVICE: ConfigRecord({wire.DEVICE: str(device), wire.ADDRESS: _key(config, context).address}),
+        }
+    )
+    return Message(content, reply_to=message)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train the planned steps from the model in ``message`` and reply with the compressed, signed change."""
+    from hypergpu_fl.codec import decode, encode_with_feedback
+
+    config, partition = _config(context), _partition(context)
+    plan: dict[str, Any] = dict(message.content.config_records[wire.PLAN])
+    task, device = _task(config), _device(config)
+    model = task.model()
+    arrays = task.arrays(model)
+    layout = Layout.of(arrays)
+
+    received = decode(message.content.array_records[wire.MODEL][wire.BLOB].numpy().data, layout)
+    base_P = received.dense()
+    task.load(model, layout.restore(base_P, received.buffers or layout.buffers(arrays)))
+
+    began_s = time.monotonic()
+    result = task.train(
+        model,
+        partition,
+        steps=plan[wire.LOCAL_STEPS],
+        batch_size=plan[wire.BATCH_SIZE],
+        seed=int(np.random.SeedSequence([plan[wire.SEED], plan[wire.ROUND]]).generate_state(1)[0]),
+        device=device,
+    )
+    trained = task.arrays(model)
+    delta_P: Vector = layout.flatten(trained) - base_P
+    blob, _ = encode_with_feedback(
+        plan[wire.CODEC], delta_P, None, layout, layout.buffers(trained), base=plan[wire.BASE]
+    )
+    metrics: dict[str, Any] = {
+        wire.EXAMPLES: task.examples(partition),
+        wire.SAMPLES: result.samples,
+        wire.STEPS: result.steps,
+        wire.LOSS: result.loss,
+        wire.SQUARED_LOSS: result.squared_loss,
+    }
+    if not config.network.enable_simulation:  # a simulated node's time is the simulated link's to tell
+        metrics[wire.COMPUTE_S] = time.monotonic() - began_s
+    content = RecordDict(
+        {
+            wire.UPDATE: ArrayRecord({wire.BLOB: Array(np.frombuffer(blob, dtype=np.uint8))}),
+            wire.METRICS: MetricRecord(metrics),
+        }
+    )
+    content[wire.CONTRIBUTION] = _sign(_key(config, context), plan, blob, wire.numbers(content, wire.METRICS))
+    return Message(content, reply_to=message)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Evaluate the model in ``message`` on this node's share."""
+    from hypergpu_fl.codec import decode
+
+    config, partition = _config(context), _partition(context)
+    task, device = _task(config), _device(config)
+    model = task.model()
+    arrays = task.arrays(model)
+    layout = Layout.of(arrays)
+    received = decode(message.content.array_records[wire.MODEL][wire.BLOB].numpy().data, layout)
+    task.load(model, layout.restore(received.dense(), received.buffers or layout.buffers(arrays)))
+    result = task.evaluate(model, device=device, partition=partition)
+    metrics = MetricRecord({wire.EXAMPLES: result.examples, wire.LOSS: result.loss, "accuracy": result.accuracy})
+    return Message(RecordDict({wire.METRICS: metrics}), reply_to=message)
+
+
+def _sign(key: NodeKey, plan: dict[str, Any], blob: bytes, metrics: dict[str, float]) -> ConfigRecord:
+    from hypergpu_fl.ledger.contribution import Contribution, hash_blob, hash_metrics
+    from hypergpu_fl.ledger.identity import sign_contribution
+
+    contribution = Contribution(
+        session=plan[wire.SESSION],
+        round=plan[wire.ROUND],
+        base_model=plan[wire.BASE_MODEL],
+        update_hash=hash_blob(blob),
+        examples=int(metrics[wire.EXAMPLES]),
+        metrics_hash=hash_metrics(metrics),
+    )
+    return ConfigRecord({wire.ADDRESS: key.address, wire.SIGNATURE: sign_contribution(key, contribution)})
+
+
+def _config(context: Context) -> Config:
+    return from_run_config(context.run_config)
+
+
+def _partition(context: Context) -> int:
+    try:
+        return int(context.node_config[wire.PARTITION])
+    except (KeyError, ValueError) as error:
+        raise UsageError(
+            "this node does not know which share of the data is its own",
+            "start the SuperNode with --node-config 'partition-id=0 num-partitions=N'",
+        ) from error
+
+
+@lru_cache(maxsize=4)
+def _task(config: Config) -> Task:
+    from hypergpu_fl.task import load_task
+
+    return load_task(config.training, config.system)
+
+
+def _device(config: Config) -> torch.device:
+    from hypergpu_fl.task.device import resolve_device
+
+    return resolve_device(config.system.device)
+
+
+def _key(config: Config, context: Context) -> NodeKey:
+    from hypergpu_fl.ledger.identity import derive_simulated_key, load_keystore
+
+    if config.network.enable_simulation:
+        return derive_simulated_key(config.training.seed, _partition(context))
+    path = context.node_config.get("keystore")
+    if not path:
+        raise UsageError(
+            "this node has no key to sign with", "start the SuperNode with --node-config 'keystore=\"FILE\"'"
+        )
+    return load_keystore(Path(str(path)), os.environ.get("HYPERGPU_KEYSTORE_PASSWORD", ""))
+
+
+def _node_folder(config: Config, context: Context) -> Path:
+    """Where this node keeps what must outlive a message."""
+    if folder := context.node_config.get("state-dir"):
+        return Path(str(folder))
+    return runs_root(config.system, dict(os.environ)) / config.system.run_name / "nodes" / str(_partition(context))

@@ -1,1 +1,172 @@
-"""server_app."""
+"""The ServerApp: builds the parts that the configuration names, joins them, and starts the strategy."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from flwr.app import Array, ArrayRecord, Context, MetricRecord
+from flwr.serverapp import Grid, ServerApp
+from loguru import logger
+
+from hypergpu_fl import logs
+from hypergpu_fl.accounting import Accounting
+from hypergpu_fl.codec.payload import CodecPayload
+from hypergpu_fl.config import Config, from_run_config, read_secrets, runs_root, to_run_config
+from hypergpu_fl.errors import NetworkError
+from hypergpu_fl.network.traces import links_from_traces
+from hypergpu_fl.network.wan import PROFILES, SimulatedLink, SimulatedWan, draw
+from hypergpu_fl.report import Report, write_json
+from hypergpu_fl.runs import open_run_folder
+from hypergpu_fl.settlement import Settlement
+from hypergpu_fl.task import Task, load_task
+from hypergpu_fl.task.device import resolve_device
+from strategies.arrivals import Arrivals, VirtualArrivals, WallArrivals
+from strategies.layout import Layout
+from strategies.network_aware import NetworkAware, RoundHook, Settings
+from strategies.selection.network_aware import NetworkAwareSelection
+from strategies.server_optimizer import ServerOptimizer
+
+NODES_WAIT_S = 120.0
+DRAIN_S = 60.0
+
+app = ServerApp()
+
+
+class TargetReached(Exception):
+    """The model is accurate enough; Flower's loop has no other way out."""
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Train as configured, seal every round, and leave the run's folder complete."""
+    config = from_run_config(context.run_config)
+    folder = open_run_folder(runs_root(config.system, dict(os.environ)), config.system.run_name)
+    logs.configure(config.system, folder)
+    wait_for_nodes(grid, config.training.num_nodes)
+    task = load_task(config.training, config.system)
+    report = Report(config, clock="virtual" if config.network.enable_simulation else "wall")
+    settlement = Settlement.open(
+        folder,
+        config.blockchain,
+        read_secrets(),
+        salt=run_salt(config),
+        rounds=config.training.rounds,
+        simulated_keys=config.network.enable_simulation,
+    )
+    try:
+        allowed = [address.strip() for address in config.blockchain.allow_list.split(",") if address.strip()]
+        accounting = Accounting(
+            task, settlement, device=resolve_device(config.system.device), allowed=allowed, tell=report.sealed
+        )
+        strategy = build_strategy(config, task, session=settlement.session, hooks=[report, accounting])
+        try:
+            train(config, task, strategy, open_arrivals(config, grid, strategy), report)
+        except TargetReached:
+            logger.info("target accuracy {} reached", config.training.target_accuracy)
+        if not settlement.drain(DRAIN_S):
+            logger.warning("not every round is final on chain yet; a later run sends the rest")
+        settlement.export_bundle()
+        chain = asdict(settlement.status())
+        for number, commit in chain.pop("rounds").items():
+            report.sealed(number, **commit)
+    finally:
+        settlement.close()
+    drift = strategy.accounts.drift(strategy.fleet)
+    write_json(folder / "report.json", report.document(nodes=len(strategy.fleet), chain=chain, max_abs_drift=drift))
+
+
+def train(config: Config, task: Task, strategy: NetworkAware, arrivals: Arrivals, report: Report) -> None:
+    """Run all rounds, evaluating each on the test set. Raises ``TargetReached`` when there is a target and it is."""
+    model, device = task.model(), resolve_device(config.system.device)
+
+    def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+        if server_round == 0:
+            return None
+        task.load(model, {name: array.numpy() for name, array in arrays.items()})
+        result = task.evaluate(model, device=device)
+        report.evaluated(accuracy=result.accuracy, loss=result.loss)
+        if 0 < config.training.target_accuracy <= result.accuracy:
+            raise TargetReached
+        return MetricRecord({"accuracy": result.accuracy, "loss": result.loss})
+
+    strategy.start(
+        arrivals,
+        ArrayRecord({name: Array(array) for name, array in task.arrays(model).items()}),
+        num_rounds=config.training.rounds,
+        evaluate_fn=evaluate,
+    )
+
+
+def build_strategy(config: Config, task: Task, *, session: bytes, hooks: Sequence[RoundHook]) -> NetworkAware:
+    """The network-aware strategy as configured."""
+    training, network = config.training, config.network
+    layout = Layout.of(task.arrays(task.model()))
+    return NetworkAware(
+        layout=layout,
+        payload=CodecPayload(layout),
+        selection=NetworkAwareSelection(),
+        optimizer=ServerOptimizer(training.server_optimizer, training.server_learning_rate, training.server_momentum),
+        settings=Settings(
+            cohort=network.cohort or max(1, training.num_nodes // 2),
+            quota=network.quota,
+            deadline_s=network.deadline_s,
+            mode=network.mode,
+            epochs=training.epochs,
+            batch_size=training.batch_size,
+            codec=network.codec,
+            seed=training.seed,
+            session=session,
+        ),
+        hooks=hooks,
+    )
+
+
+def open_arrivals(config: Config, grid: Grid, strategy: NetworkAware) -> Arrivals:
+    """Virtual clock and simulated links in simulation, else the wall clock."""
+    if not config.network.enable_simulation:
+        return WallArrivals(grid)
+    wan = SimulatedWan(simulated_links(config), strategy.rows.get, seed=config.training.seed)
+    return VirtualArrivals(grid, wan)
+
+
+def simulated_links(config: Config) -> list[SimulatedLink]:
+    """One link a node: from traces if there are files, alike if the profile is custom, else drawn from the profile."""
+    network, nodes, seed = config.network, config.training.num_nodes, config.training.seed
+    if network.links_file:
+        round_trips = Path(network.rtt_file) if network.rtt_file else None
+        return links_from_traces(Path(network.links_file), round_trips, nodes, seed=seed)
+    if network.profile != "custom":
+        return draw(PROFILES[network.profile], nodes, seed=seed)
+    link = SimulatedLink(
+        rtt_s=network.base_latency_ms / 1e3,
+        jitter_s=network.jitter_ms / 1e3,
+        loss=network.packet_loss_rate,
+        uplink_bps=network.uplink_mbps * 1e6,
+        downlink_bps=network.downlink_mbps * 1e6,
+        sample_s=PROFILES["broadband"].sample_s,
+    )
+    return [link] * nodes
+
+
+def run_salt(config: Config) -> bytes:
+    """32 bytes that name this run among the coordinator's: what is trained and how, but not where files lie."""
+    settings = {key: value for key, value in to_run_config(config).items() if not key.startswith("system.")}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).digest()
+
+
+def wait_for_nodes(grid: Grid, wanted: int) -> None:
+    """Wait until ``wanted`` nodes are connected: Flower starts the ServerApp before they are."""
+    deadline_s = time.monotonic() + NODES_WAIT_S
+    while (connected := len(list(grid.get_node_ids()))) < wanted:
+        if time.monotonic() > deadline_s:
+            raise NetworkError(
+                f"{connected} of {wanted} nodes connected within {NODES_WAIT_S:.0f} s",
+                "start more SuperNodes, or lower training.num_nodes",
+            )
+        time.sleep(0.2)

@@ -19,8 +19,15 @@ BLOCK = 262_144  # float32 values; 1 MiB stays in the second-level cache between
 class Update(Protocol):
     """A decoded change of the model, dense or sparse."""
 
-    size: int
-    buffers: Mapping[str, NDArray[Any]]
+    @property
+    def size(self) -> int:
+        """P."""
+        ...
+
+    @property
+    def buffers(self) -> Mapping[str, NDArray[Any]]:
+        """Integer and boolean buffers, as they are."""
+        ...
 
     def norm(self) -> float:
         """L2 norm over the P values."""

@@ -33,9 +33,12 @@ class ModelBlob:
 
 
 class Payload(Protocol):
-    """Encodes models for nodes and decodes their updates. ``levels`` run from fattest to thinnest."""
+    """Encodes models for nodes and decodes their updates."""
 
-    levels: Sequence[Level]
+    @property
+    def levels(self) -> Sequence[Level]:
+        """All levels, from fattest to thinnest."""
+        ...
 
     def publish(self, version: int, model_P: Vector, buffers: Arrays) -> None:
         """Make ``version`` of the model the one that ``model_for`` sends."""

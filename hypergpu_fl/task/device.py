@@ -15,12 +15,12 @@ def resolve_device(name: str) -> torch.device:
     TaskError
         If the device asked for is not there: a run that was to use a GPU does not fall back to the CPU.
     """
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if name == "auto":
-        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
-    if (name.startswith("cuda") and not cuda) or (name == "mps" and not mps):
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    chosen = next(kind for kind in there if there[kind]) if name == "auto" else name
+    if not there.get(chosen):
         raise TaskError(f"system.device = {name!r}, but torch {torch.__version__} finds none", "use 'auto' or 'cpu'")
-    return torch.device(name)
+    # With its index, so that it equals the device of the tensors that lie on it.
+    return torch.device(chosen, torch.cuda.current_device()) if chosen == "cuda" else torch.device(chosen)
 
 
 def describe(device: torch.device) -> str:

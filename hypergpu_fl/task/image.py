@@ -172,13 +172,10 @@ def _state(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _place(model: nn.Module, device: torch.device) -> bool:
-    """Move the model to the device, and say whether it has convolutions, which then are channels-last."""
-    channels_last = False
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            channels_last = True
-            break
-    parameter = next(model.parameters(), None)
-    if parameter is not None and parameter.device != device:
+    """Move the model to the device; whether it has convolutions, which then are channels-last."""
+    kernels = [module.weight for module in model.modules() if isinstance(module, nn.Conv2d)]
+    if kernels and not all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels):
+        model.to(memory_format=torch.channels_last)
+    if any(parameter.device != device for parameter in model.parameters()):
         model.to(device)
-    return channels_last
+    return bool(kernels)

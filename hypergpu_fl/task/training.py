@@ -142,8 +142,8 @@ def train(
     began_s = clock()
     device = share.labels_N.device
     B = min(batch_size, len(share))
-    rng = np.random.default_rng(seed)
-    order = SampleOrder(len(share), rng)
+    order = SampleOrder(len(share), np.random.default_rng(seed))
+    model_seed = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
     parameters = [p for p in model.parameters() if p.requires_grad]
     step = optimizer.start(parameters)
     precision = _precision(model, device)
@@ -151,7 +151,7 @@ def train(
     slope_B = torch.full((B,), 1 / B, device=device)
     total = squared = 0.0
     model.train()
-    with _seeded(device, int(rng.integers(2**63))):
+    with _seeded(device, model_seed):
         for inputs_SB, labels_SB in _gathers(share, order, steps, B):
             losses = []
             for inputs_B, labels_B in zip(torch.split(inputs_SB, B), torch.split(labels_SB, B), strict=True):

@@ -25,7 +25,7 @@ def test_federated_averaging_on_the_digits_learns_them(task: ImageTask) -> None:
     model = task.model()
     base = task.arrays(model)
     sizes = [task.examples(node) for node in range(4)]
-    for number in range(10):
+    for number in range(5):
         mean = {name: np.zeros_like(array) for name, array in base.items()}
         for node, size in enumerate(sizes):
             task.load(model, base)
@@ -36,7 +36,7 @@ def test_federated_averaging_on_the_digits_learns_them(task: ImageTask) -> None:
         base = mean
     task.load(model, base)
     test, validation = task.evaluate(model, device=CPU), task.validate(model, device=CPU)
-    assert test.accuracy > 0.8 and validation.accuracy > 0.8
+    assert test.accuracy > 0.7 and validation.accuracy > 0.7
     assert test.examples == sum(test.class_examples) == 359  # a fifth of every class, rounded
 
 

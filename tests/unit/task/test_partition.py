@@ -29,7 +29,7 @@ def cases(draw: st.DrawFn) -> tuple[np.ndarray, Split]:
     return label_N, split
 
 
-@settings(max_examples=80)
+@settings(max_examples=60)
 @given(cases())
 def test_every_sample_goes_to_exactly_one_node_and_every_node_has_one_or_the_split_is_refused(
     tmp_path_factory: pytest.TempPathFactory, case: tuple[np.ndarray, Split]
@@ -92,7 +92,7 @@ def test_a_cached_partition_is_read_and_not_computed_again(tmp_path: Path, monke
     assert np.array_equal(first.order_N, again.order_N) and np.array_equal(first.offsets, again.offsets)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(position=st.integers(0, 10_000), flip=st.integers(1, 255), cut=st.booleans())
 def test_a_damaged_cache_never_changes_the_partition(
     tmp_path_factory: pytest.TempPathFactory, position: int, flip: int, cut: bool

@@ -125,7 +125,12 @@ def _sign(key: NodeKey, plan: dict[str, Any], blob: bytes, metrics: dict[str, fl
 
 
 def _config(context: Context) -> Config:
-    return from_run_config(context.run_config)
+    config = from_run_config(context.run_config)
+    nodes = context.node_config.get("num-partitions")
+    if config.network.enable_simulation and nodes and int(nodes) != config.training.num_nodes:
+        training = config.training.model_copy(update={"num_nodes": int(nodes)})  # Flower's word on how many there are
+        return config.model_copy(update={"training": training})
+    return config
 
 
 def _partition(context: Context) -> int:

@@ -46,7 +46,7 @@ contract HyperGPULedger {
     struct Session {
         address coordinator;
         uint48 next;
-        uint40 lastActivity;
+        uint40 lastCommit;
         Status status;
         uint128 pool;
         uint128 owed;
@@ -56,7 +56,7 @@ contract HyperGPULedger {
         address pendingCoordinator;
     }
 
-    /// @notice Time after the last commit or top-up until the coordinator may take back what nobody claimed.
+    /// @notice Time after the last commit until the coordinator may take back what nobody claimed.
     uint256 public constant CLAIM_WINDOW = 90 days;
 
     mapping(bytes32 id => Session) private _sessions;
@@ -103,7 +103,7 @@ contract HyperGPULedger {
         if (s.status != Status.None) revert LedgerSessionExists(id);
         s.coordinator = msg.sender;
         s.next = 1;
-        s.lastActivity = uint40(block.timestamp);
+        s.lastCommit = uint40(block.timestamp);
         s.status = Status.Open;
         s.pool = _toUint128(msg.value);
         s.head = id;
@@ -121,7 +121,7 @@ contract HyperGPULedger {
         if (owed > s.pool) revert LedgerPoolTooSmall(owed, s.pool);
         bytes32 head = _chained(s.head, Commitment(round, root, model, rewards, owed));
         s.next = uint48(round) + 1;
-        s.lastActivity = uint40(block.timestamp);
+        s.lastCommit = uint40(block.timestamp);
         s.owed = owed;
         s.head = head;
         s.rewards = rewards;
@@ -136,7 +136,6 @@ contract HyperGPULedger {
         if (msg.value == 0) revert LedgerZeroAmount();
         uint128 pool = _toUint128(s.pool + msg.value);
         s.pool = pool;
-        s.lastActivity = uint40(block.timestamp);
         emit SessionFunded(id, msg.sender, msg.value, pool);
     }
 
@@ -176,7 +175,7 @@ contract HyperGPULedger {
         Session storage s = _sessions[id];
         _onlyCoordinator(id, s);
         if (s.status == Status.Closed) revert LedgerSessionNotOpen(id, s.status);
-        uint256 until = s.lastActivity + CLAIM_WINDOW;
+        uint256 until = s.lastCommit + CLAIM_WINDOW;
         if (block.timestamp < until) revert LedgerClaimsStillOpen(until);
         amount = s.pool - s.paid;
         s.status = Status.Closed;

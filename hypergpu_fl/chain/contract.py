@@ -28,7 +28,7 @@ class SessionState:
 
     coordinator: str
     next: int
-    last_activity: int
+    last_commit: int
     status: Status
     pool: int
     owed: int
@@ -47,11 +47,11 @@ class LedgerContract:
 
     def session(self, session: bytes, tag: Tag = "latest") -> SessionState:
         """State of a session; status NONE if it does not exist."""
-        ((coordinator, upcoming, activity, status, pool, owed, head, rewards, paid, pending),) = self._read(
+        ((coordinator, upcoming, committed_at, status, pool, owed, head, rewards, paid, pending),) = self._read(
             "session", session, tag=tag
         )
         return SessionState(
-            _checksummed(coordinator), upcoming, activity, Status(status), pool, owed, head, rewards, paid,
+            _checksummed(coordinator), upcoming, committed_at, Status(status), pool, owed, head, rewards, paid,
             _checksummed(pending),
         )  # fmt: skip
 

@@ -20,12 +20,14 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Connection,
+    Engine,
     ForeignKey,
     Integer,
     LargeBinary,
     MetaData,
     String,
     Table,
+    func,
     insert,
     select,
     update,
@@ -62,7 +64,6 @@ _entries = Table(
     Column("after", LargeBinary(32), nullable=False),
     Column("pool", String(78), nullable=False),
     Column("state", String(9), nullable=False, index=True),
-    Column("nonce", BigInteger),
     Column("block", BigInteger),
     Column("gas_used", BigInteger),
     Column("included_hash", LargeBinary(32)),
@@ -89,8 +90,8 @@ class Intent:
     Parameters
     ----------
     purpose : Purpose
-        ``deploy`` creates `contract`; ``open`` makes the session exist; ``fund`` lifts its pool to `pool`;
-        ``commit`` moves its head from `before` to `after`.
+        ``deploy`` creates `contract`, so it is signed with the nonce that gives this address; ``open`` makes the
+        session exist; ``fund`` lifts its pool to `pool`; ``commit`` moves its head from `before` to `after`.
     contract : str
         EIP-55 address of the ledger contract.
     session : bytes
@@ -105,8 +106,6 @@ class Intent:
         Heads around a commit.
     pool : int
         Pool that a ``fund`` must lead to, in wei.
-    nonce : int | None
-        Fixed beforehand for a ``deploy``, since it decides the contract's address.
     """
 
     purpose: Purpose
@@ -118,7 +117,6 @@ class Intent:
     before: bytes = b""
     after: bytes = b""
     pool: int = 0
-    nonce: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +153,27 @@ class Entry:
 
 
 class Outbox:
-    """Reads and writes of one key's entries on one chain, on connections that the caller owns."""
+    """One key's entries on one chain, in one database.
 
-    def __init__(self, sender: str, chain_id: int) -> None:
+    Parameters
+    ----------
+    engine : Engine
+        The database; its tables are made if need be.
+    sender : str
+        EIP-55 address of the key.
+    chain_id : int
+        The chain.
+    """
+
+    def __init__(self, engine: Engine, sender: str, chain_id: int) -> None:
         self.sender = sender
         self.chain_id = chain_id
+        self._engine = engine
+        self._mine = (_entries.c.sender == sender) & (_entries.c.chain_id == chain_id)
+        metadata.create_all(engine)
 
     def put(self, connection: Connection, intent: Intent) -> None:
-        """Append an intent, PREPARED."""
+        """Append an intent, PREPARED, within the caller's transaction."""
         connection.execute(
             insert(_entries).values(
                 sender=self.sender,
@@ -177,77 +188,74 @@ class Outbox:
                 after=intent.after,
                 pool=str(intent.pool),
                 state=State.PREPARED,
-                nonce=intent.nonce,
             )
         )
 
-    def entries(self, connection: Connection, *, unfinished: bool = False) -> list[Entry]:
+    def entries(self, *, unfinished: bool = False) -> list[Entry]:
         """All entries, or those that are not FINALIZED, in their order."""
-        mine = (_entries.c.sender == self.sender) & (_entries.c.chain_id == self.chain_id)
-        if unfinished:
-            mine &= _entries.c.state != State.FINALIZED
-        rows = connection.execute(select(_entries).where(mine).order_by(_entries.c.id)).all()
-        attempts: dict[int, list[Attempt]] = {row.id: [] for row in rows}
-        for a in connection.execute(select(_attempts).join(_entries).where(mine).order_by(_attempts.c.id)):
-            attempts[a.entry].append(Attempt(a.nonce, a.raw, a.hash, a.gas_limit, a.max_fee, a.priority_fee))
-        return [_entry(row, tuple(attempts[row.id])) for row in rows]
+        which = self._mine & (_entries.c.state != State.FINALIZED) if unfinished else self._mine
+        attempts: dict[int, list[Attempt]] = {}
+        with self._engine.connect() as connection:
+            rows = connection.execute(select(_entries).where(which).order_by(_entries.c.id)).all()
+            for a in connection.execute(select(_attempts).join(_entries).where(which).order_by(_attempts.c.id)):
+                attempt = Attempt(a.nonce, a.raw, a.hash, a.gas_limit, a.max_fee, a.priority_fee)
+                attempts.setdefault(a.entry, []).append(attempt)
+        return [_entry(row, tuple(attempts.get(row.id, ()))) for row in rows]
 
-    def highest_nonce(self, connection: Connection) -> int:
+    def highest_nonce(self) -> int:
         """Highest nonce ever signed here; -1 if none."""
-        query = (
-            select(_attempts.c.nonce)
-            .join(_entries)
-            .where(_entries.c.sender == self.sender, _entries.c.chain_id == self.chain_id)
-            .order_by(_attempts.c.nonce.desc())
-            .limit(1)
-        )
-        found = connection.execute(query).scalar()
+        with self._engine.connect() as connection:
+            found = connection.execute(select(func.max(_attempts.c.nonce)).join(_entries).where(self._mine)).scalar()
         return -1 if found is None else int(found)
 
-    def head_after(self, connection: Connection, session: bytes, number: int) -> bytes | None:
+    def head_after(self, session: bytes, number: int) -> bytes | None:
         """Head that the session must have after round `number`; None if that round is not here."""
-        found: bytes | None = connection.execute(
-            select(_entries.c.after).where(
-                _entries.c.session == session, _entries.c.purpose == "commit", _entries.c.round == number
-            )
-        ).scalar()
+        query = select(_entries.c.after).where(
+            self._mine, _entries.c.session == session, _entries.c.purpose == "commit", _entries.c.round == number
+        )
+        with self._engine.connect() as connection:
+            found: bytes | None = connection.execute(query).scalar()
         return found
 
-    def signed(self, connection: Connection, entry: Entry, attempt: Attempt) -> None:
-        """Store raw bytes and nonce; must be durable before they are broadcast."""
-        connection.execute(
-            insert(_attempts).values(
-                entry=entry.id,
-                nonce=attempt.nonce,
-                raw=attempt.raw,
-                hash=attempt.hash,
-                gas_limit=attempt.gas_limit,
-                max_fee=attempt.max_fee,
-                priority_fee=attempt.priority_fee,
+    def signed(self, entry: Entry, attempt: Attempt) -> None:
+        """Store raw bytes and nonce; durable on return, so that they may be broadcast."""
+        with self._engine.begin() as connection:
+            connection.execute(
+                insert(_attempts).values(
+                    entry=entry.id,
+                    nonce=attempt.nonce,
+                    raw=attempt.raw,
+                    hash=attempt.hash,
+                    gas_limit=attempt.gas_limit,
+                    max_fee=attempt.max_fee,
+                    priority_fee=attempt.priority_fee,
+                )
             )
-        )
-        self._set(connection, entry, state=State.SIGNED, nonce=attempt.nonce)
+            _set(connection, entry, state=State.SIGNED)
 
-    def sent(self, connection: Connection, entry: Entry) -> None:
+    def sent(self, entry: Entry) -> None:
         """Note that an endpoint took the latest attempt, or that an inclusion was undone."""
-        self._set(connection, entry, state=State.SENT, block=None, gas_used=None, included_hash=None)
+        with self._engine.begin() as connection:
+            _set(connection, entry, state=State.SENT, block=None, gas_used=None, included_hash=None)
 
-    def included(
-        self, connection: Connection, entry: Entry, *, block: int | None, gas_used: int | None, tx_hash: bytes | None
-    ) -> None:
+    def included(self, entry: Entry, *, block: int | None, gas_used: int | None, tx_hash: bytes | None) -> None:
         """Note an inclusion; all None when the contract's state shows it but no endpoint has the receipt."""
-        self._set(connection, entry, state=State.INCLUDED, block=block, gas_used=gas_used, included_hash=tx_hash)
+        with self._engine.begin() as connection:
+            _set(connection, entry, state=State.INCLUDED, block=block, gas_used=gas_used, included_hash=tx_hash)
 
-    def finalized(self, connection: Connection, entry: Entry) -> None:
+    def finalized(self, entry: Entry) -> None:
         """Note that the inclusion cannot be undone."""
-        self._set(connection, entry, state=State.FINALIZED)
+        with self._engine.begin() as connection:
+            _set(connection, entry, state=State.FINALIZED)
 
-    def prepared_again(self, connection: Connection, entry: Entry) -> None:
+    def prepared_again(self, entry: Entry) -> None:
         """Start over with a new nonce, after the last one was used up without effect."""
-        self._set(connection, entry, state=State.PREPARED, nonce=None)
+        with self._engine.begin() as connection:
+            _set(connection, entry, state=State.PREPARED)
 
-    def _set(self, connection: Connection, entry: Entry, **values: Any) -> None:
-        connection.execute(update(_entries).where(_entries.c.id == entry.id).values(**values))
+
+def _set(connection: Connection, entry: Entry, **values: Any) -> None:
+    connection.execute(update(_entries).where(_entries.c.id == entry.id).values(**values))
 
 
 def _entry(row: Any, attempts: tuple[Attempt, ...]) -> Entry:
@@ -261,6 +269,5 @@ def _entry(row: Any, attempts: tuple[Attempt, ...]) -> Entry:
         row.before,
         row.after,
         int(row.pool),
-        row.nonce,
     )
     return Entry(row.id, intent, State(row.state), row.block, row.gas_used, row.included_hash, attempts)

@@ -2,26 +2,26 @@
 
 The next entry is signed when the one before is included, not when it is final. Before each signature the chain is
 asked for its id, the contract's code, the session's coordinator and its head: an entry whose effect is there already
-is not sent again, whoever sent it; a finalized history other than ours stops everything.
+is not sent again, whoever sent it, and a finalized history other than ours stops the commits. Bytes that were signed
+are sent, and sent again, until their nonce is used up; only then is an entry signed anew.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from eth_hash.auto import keccak
-from sqlalchemy import Engine
 
 from hypergpu_fl.chain.client import Client, Receipt, Tag
-from hypergpu_fl.chain.errors import ForkAlarm, Misconfigured, Unavailable
+from hypergpu_fl.chain.errors import ForkAlarm, Misconfigured, Unavailable, Underpriced
 from hypergpu_fl.chain.fees import Bid, first_bid, gas_limit, raised_bid
 from hypergpu_fl.chain.outbox import Attempt, Entry, Outbox, State
 from hypergpu_fl.chain.progress import Progress, check_chain_id, check_code, check_coordinator, progress
-from hypergpu_fl.chain.signer import Signer, Transaction
+from hypergpu_fl.chain.signer import Signer, Transaction, created_address
 from hypergpu_fl.errors import ChainError
 
 log = logging.getLogger(__name__)
@@ -49,19 +49,20 @@ class Pace:
     retry_s: float = 2.0
 
 
+DEFAULT_PACE: Final = Pace()
+
+
 class Sender:
-    """One writer for one key on one chain.
+    """One writer for one key on one chain; `step` does the next thing.
 
     Parameters
     ----------
-    engine : Engine
-        Database that holds the outbox.
-    outbox : Outbox
-        What to send.
-    client : Callable[[], Client]
-        Opens access to the chain; called once, on the sender's own thread.
+    outboxes : Sequence[Outbox]
+        What to send: what earlier runs left first, this run's last.
+    client : Client
+        Access to the chain.
     signer : Signer
-        Key of the outbox's address.
+        Key of the outboxes' address.
     max_fee : int
         Wei a gas that is never exceeded.
     pace : Pace
@@ -72,79 +73,33 @@ class Sender:
 
     def __init__(
         self,
-        engine: Engine,
-        outbox: Outbox,
-        client: Callable[[], Client],
+        outboxes: Sequence[Outbox],
+        client: Client,
         signer: Signer,
         *,
         max_fee: int,
-        pace: Pace = Pace(),  # noqa: B008 - frozen
+        pace: Pace = DEFAULT_PACE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._engine = engine
-        self._outbox = outbox
-        self._open_client = client
-        self._client: Client | None = None
+        self._outboxes = outboxes
+        self._client = client
         self._signer = signer
         self._max_fee = max_fee
         self._pace = pace
         self._clock = clock
-        self._sent_at: dict[int, float] = {}  # entry -> first or last broadcast in this process
-        self._used_up_at: dict[int, float] = {}  # entry -> its nonce was seen used without a receipt
-        self._wake = threading.Event()
-        self._stop = threading.Event()
-        self._idle = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._first_sent_at: dict[tuple[Outbox, int], float] = {}
+        self._last_sent_at: dict[tuple[Outbox, int], float] = {}
+        self._used_up_at: dict[tuple[Outbox, int], float] = {}
         self.problem: ChainError | None = None
-
-    # the thread
-
-    def start(self) -> None:
-        """Start sending in the background."""
-        self._thread = threading.Thread(target=self._loop, name="outbox", daemon=True)
-        self._thread.start()
-
-    def wake(self) -> None:
-        """Say that there is something new in the outbox."""
-        self._idle.clear()
-        self._wake.set()
-
-    def drain(self, timeout_s: float) -> bool:
-        """Wait until everything is final, at most so long; whether it is. Gives up early on a fork alarm."""
-        deadline = time.monotonic() + timeout_s
-        while not self._idle.wait(min(0.05, max(deadline - time.monotonic(), 0.0))):
-            if time.monotonic() >= deadline or isinstance(self.problem, ForkAlarm):
-                return False
-        return True
-
-    def stop(self) -> None:
-        """Stop after the step at hand; what is not final stays in the outbox for the next start."""
-        self._stop.set()
-        self._wake.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-
-    def _loop(self) -> None:
-        while not self._stop.is_set():
-            self._wake.clear()
-            pause = self.step()
-            if pause is None:
-                self._idle.set()
-            self._wake.wait(pause)
-
-    # one step
+        self.finalized_s: dict[int, float] = {}  # round -> seconds from first broadcast to finality, this run's
 
     def step(self) -> float | None:
-        """Do the next thing; seconds until there may be more to do, None if all is final."""
+        """Do the next thing; seconds until there may be more to do, None if all of this run is final."""
         try:
-            if self._client is None:
-                self._client = self._open_client()
-            pause = self._advance(self._client)
+            pause = self._advance()
         except Unavailable as error:
             self._report(error)
-            if self._client is not None:
-                self._client.rotate()
+            self._client.rotate()
             return self._pace.retry_s
         except ChainError as error:
             self._report(error)
@@ -160,83 +115,85 @@ class Sender:
             log.info("outbox: sending again")
         self.problem = problem
 
-    def _advance(self, client: Client) -> float | None:
-        with self._engine.connect() as connection:
-            entries = self._outbox.entries(connection, unfinished=True)
-        moved = self._finalize(client, [entry for entry in entries if entry.state is State.INCLUDED])
-        front = next((entry for entry in entries if entry.state not in (State.INCLUDED, State.FINALIZED)), None)
-        if front is not None:
-            moved |= self._push(client, front)
-        elif moved == len(entries):
+    def _advance(self) -> float | None:
+        unfinished = [(outbox, outbox.entries(unfinished=True)) for outbox in self._outboxes]
+        if not unfinished[-1][1]:
             return None
+        moved = False
+        blocked: ChainError | None = None
+        for outbox, entries in unfinished:
+            try:
+                moved |= self._finalize(outbox, [entry for entry in entries if entry.state is State.INCLUDED])
+            except ForkAlarm as error:
+                blocked = error
+        for outbox, entry in self._fronts(unfinished):
+            try:
+                moved |= self._push(outbox, entry)
+            except (Unavailable, Underpriced):
+                raise
+            except ChainError as error:  # what is wrong with one run's entry need not stop another's
+                blocked = error
+                if entry.state is not State.PREPARED:
+                    break
+            else:
+                break
+        if blocked is not None and not moved:
+            raise blocked
         return 0.0 if moved else self._pace.poll_s
 
-    def _finalize(self, client: Client, included: list[Entry]) -> int:
-        """Settle what can no longer be undone; undo what was undone. Returns how many became final."""
-        if not included:
-            return 0
-        finalized = client.block_number("finalized")
-        moved = 0
-        for entry in included:
-            if entry.block is not None and entry.block > finalized:
-                break
-            if self._progress(client, entry, "finalized") is not Progress.DONE:
-                self._undo_if_lost(client, entry)
-                break
-            with self._engine.begin() as connection:
-                self._outbox.finalized(connection, entry)
-            moved += 1
-        return moved
+    def _fronts(self, unfinished: Sequence[tuple[Outbox, list[Entry]]]) -> list[tuple[Outbox, Entry]]:
+        """What may be pushed, best first: a nonce that is signed goes before any new signature, the lowest first."""
+        fronts = []
+        for outbox, entries in unfinished:
+            waiting = [entry for entry in entries if entry.state is not State.INCLUDED]
+            if waiting:
+                fronts.append((outbox, waiting[0]))
+        signed = [front for front in fronts if front[1].state is not State.PREPARED]
+        return [min(signed, key=lambda front: front[1].attempts[-1].nonce)] if signed else fronts
 
-    def _undo_if_lost(self, client: Client, entry: Entry) -> None:
-        """Send again what a reorganisation threw out: no receipt, though its block's height is final."""
-        if entry.block is not None and self._receipt(client, entry) is None:
-            log.warning("outbox: the inclusion of %s was undone", _name(entry))
-            self._sent_at.pop(entry.id, None)
-            with self._engine.begin() as connection:
-                self._outbox.sent(connection, entry)
-
-    def _push(self, client: Client, entry: Entry) -> bool:
+    def _push(self, outbox: Outbox, entry: Entry) -> bool:
         """Bring an entry one state further; whether it moved."""
         if entry.state is State.PREPARED:
-            return self._sign(client, entry)
-        if entry.state is State.SIGNED or entry.id not in self._sent_at:
-            return self._send(client, entry)
-        return self._watch(client, entry)
+            return self.sign(outbox, entry)
+        if entry.state is State.SIGNED or (outbox, entry.id) not in self._last_sent_at:
+            return self._send(outbox, entry)
+        return self._watch(outbox, entry)
 
-    def _sign(self, client: Client, entry: Entry) -> bool:
+    def sign(self, outbox: Outbox, entry: Entry) -> bool:
+        """Check the chain, then sign a PREPARED entry and store its bytes; False if the chain lags behind."""
         intent = entry.intent
-        check_chain_id(client, self._outbox.chain_id)
+        check_chain_id(self._client, outbox.chain_id)
         if intent.purpose != "deploy":
-            check_code(client, intent.contract)
-        found = self._progress(client, entry, "latest")
+            check_code(self._client, intent.contract)
+        found = self._progress(outbox, entry, "latest")
         if found is Progress.DONE:
-            self._note_inclusion(client, entry)
+            self._note_inclusion(outbox, entry)
             return True
         if found is Progress.BEHIND:
-            client.rotate()
+            self._client.rotate()
             return False
         if intent.purpose == "commit":
-            check_coordinator(client, intent, self._signer.address)
-        bid = first_bid(client.fees(), self._max_fee)
+            check_coordinator(self._client, intent, self._signer.address)
+        nonce = self.next_nonce()
+        if intent.purpose == "deploy" and created_address(self._signer.address, nonce) != intent.contract:
+            raise Misconfigured(
+                f"nonce {nonce} no longer gives the contract the address {intent.contract}", "start a new run"
+            )
+        bid = first_bid(self._client.fees(), self._max_fee)
         if bid is None:
-            raise Misconfigured(
-                f"gas costs more than the cap of {self._max_fee / 1e9:g} gwei", "wait, or raise blockchain.max_fee_gwei"
-            )
+            raise self._too_dear()
         to = None if intent.purpose == "deploy" else intent.contract
-        limit = gas_limit(client.estimate_gas(self._signer.address, to, intent.data, intent.value))
-        with self._engine.connect() as connection:
-            nonce = max(client.nonce(self._signer.address), self._outbox.highest_nonce(connection) + 1)
-        if intent.nonce is not None and nonce != intent.nonce:
-            raise Misconfigured(
-                f"nonce {intent.nonce}, which the contract's address rests on, is used up", "start a new run"
-            )
-        self._sign_and_store(client, entry, Bid(bid.max_fee, bid.priority_fee), nonce, limit)
+        limit = gas_limit(self._client.estimate_gas(self._signer.address, to, intent.data, intent.value))
+        self._sign_and_store(outbox, entry, bid, nonce, limit)
         return True
 
-    def _sign_and_store(self, client: Client, entry: Entry, bid: Bid, nonce: int, limit: int) -> None:
+    def next_nonce(self) -> int:
+        """First nonce that neither the chain nor any outbox has used. The chain's count may lag behind ours."""
+        return max(self._client.nonce(self._signer.address), *(outbox.highest_nonce() + 1 for outbox in self._outboxes))
+
+    def _sign_and_store(self, outbox: Outbox, entry: Entry, bid: Bid, nonce: int, limit: int) -> None:
         intent = entry.intent
-        needed, balance = limit * bid.max_fee + intent.value, client.balance(self._signer.address)
+        needed, balance = limit * bid.max_fee + intent.value, self._client.balance(self._signer.address)
         if balance < needed:
             raise Misconfigured(
                 f"account {self._signer.address} holds {balance} wei, {_name(entry)} may cost {needed}",
@@ -244,90 +201,121 @@ class Sender:
             )
         to = None if intent.purpose == "deploy" else intent.contract
         raw = self._signer.sign(
-            Transaction(
-                self._outbox.chain_id, nonce, to, intent.data, intent.value, limit, bid.max_fee, bid.priority_fee
-            )
+            Transaction(outbox.chain_id, nonce, to, intent.data, intent.value, limit, bid.max_fee, bid.priority_fee)
         )
-        with self._engine.begin() as connection:
-            self._outbox.signed(
-                connection, entry, Attempt(nonce, raw, keccak(raw), limit, bid.max_fee, bid.priority_fee)
-            )
+        outbox.signed(entry, Attempt(nonce, raw, keccak(raw), limit, bid.max_fee, bid.priority_fee))
 
-    def _send(self, client: Client, entry: Entry) -> bool:
-        client.send_raw(entry.attempts[-1].raw)
-        self._sent_at[entry.id] = self._clock()
-        with self._engine.begin() as connection:
-            self._outbox.sent(connection, entry)
-        return True
-
-    def _watch(self, client: Client, entry: Entry) -> bool:
-        """Look for a receipt; raise the fee, send again or give up on the nonce when there is none for too long."""
-        found = self._receipt(client, entry)
-        if found is not None:
-            attempt, receipt = found
-            with self._engine.begin() as connection:
-                if receipt.succeeded:
-                    self._outbox.included(
-                        connection, entry, block=receipt.block, gas_used=receipt.gas_used, tx_hash=attempt.hash
-                    )
-                else:  # the nonce is gone; sign again with a new estimate, if it still needs doing
-                    self._outbox.prepared_again(connection, entry)
+    def _send(self, outbox: Outbox, entry: Entry) -> bool:
+        try:
+            self._client.send_raw(entry.attempts[-1].raw)
+        except Underpriced:
+            if not self._raise_bid(outbox, entry):
+                raise self._too_dear() from None
             return True
-        attempt, now = entry.attempts[-1], self._clock()
-        if client.nonce(self._signer.address) > attempt.nonce:
-            return self._give_up_nonce(client, entry, now)
-        if now - self._sent_at[entry.id] < self._pace.bump_after_s:
-            return False
-        bid = raised_bid(Bid(attempt.max_fee, attempt.priority_fee), client.fees(), self._max_fee)
-        if bid is None:  # at the cap: the same bytes again, in case the pool dropped them
-            return self._send(client, entry)
-        self._sign_and_store(client, entry, bid, attempt.nonce, attempt.gas_limit)
+        key = (outbox, entry.id)
+        self._last_sent_at[key] = self._clock()
+        self._first_sent_at.setdefault(key, self._last_sent_at[key])
+        outbox.sent(entry)
         return True
 
-    def _give_up_nonce(self, client: Client, entry: Entry, now: float) -> bool:
-        """Decide what to do when some transaction used the nonce, but no endpoint knows a receipt of ours."""
-        if now - self._used_up_at.setdefault(entry.id, now) < self._pace.lost_after_s:
-            client.rotate()
+    def _watch(self, outbox: Outbox, entry: Entry) -> bool:
+        """Look for a receipt; raise the fee, send again or give up on the nonce when there is none for too long."""
+        key, attempt, now = (outbox, entry.id), entry.attempts[-1], self._clock()
+        found = self._receipt(entry)
+        if found is not None:
+            if found[1].succeeded:
+                self._note_inclusion(outbox, entry)
+            else:  # the nonce is gone; sign again with a new estimate, if it still needs doing
+                log.warning("outbox: %s was included but reverted", _name(entry))
+                self._start_over(outbox, entry)
+            return True
+        if self._client.nonce(self._signer.address) > attempt.nonce:
+            return self._without_receipt(outbox, entry, now)
+        self._used_up_at.pop(key, None)
+        if now - self._last_sent_at[key] < self._pace.bump_after_s:
             return False
-        del self._used_up_at[entry.id]
-        found = self._progress(client, entry, "finalized")
+        # At the cap the same bytes go out again, in case the pool dropped them.
+        return self._raise_bid(outbox, entry) or self._send(outbox, entry)
+
+    def _raise_bid(self, outbox: Outbox, entry: Entry) -> bool:
+        """Sign the same nonce at a higher fee; False if the cap forbids it."""
+        attempt = entry.attempts[-1]
+        bid = raised_bid(Bid(attempt.max_fee, attempt.priority_fee), self._client.fees(), self._max_fee)
+        if bid is None:
+            return False
+        self._sign_and_store(outbox, entry, bid, attempt.nonce, attempt.gas_limit)
+        return True
+
+    def _without_receipt(self, outbox: Outbox, entry: Entry, now: float) -> bool:
+        """Some transaction used the nonce, but no endpoint knows a receipt of ours: ask all, then the contract."""
+        if now - self._used_up_at.setdefault((outbox, entry.id), now) < self._pace.lost_after_s:
+            self._client.rotate()
+            return False
+        found = self._progress(outbox, entry, "finalized")
         if found is Progress.DONE:
-            self._note_inclusion(client, entry)
+            self._note_inclusion(outbox, entry)
         elif found is Progress.DUE:
-            with self._engine.begin() as connection:
-                self._outbox.prepared_again(connection, entry)
-        return True
+            log.warning("outbox: the nonce of %s was used by another transaction", _name(entry))
+            self._start_over(outbox, entry)
+        return found is not Progress.BEHIND
 
-    def _receipt(self, client: Client, entry: Entry) -> tuple[Attempt, Receipt] | None:
-        """Receipt of whichever attempt was included, a successful one first."""
-        failed = None
-        for attempt in reversed(entry.attempts):
-            receipt = client.receipt(attempt.hash)
+    def _start_over(self, outbox: Outbox, entry: Entry) -> None:
+        for times in (self._first_sent_at, self._last_sent_at, self._used_up_at):
+            times.pop((outbox, entry.id), None)
+        outbox.prepared_again(entry)
+
+    def _note_inclusion(self, outbox: Outbox, entry: Entry) -> None:
+        """Note where it was included, or only that it was: its effect may be there without a known receipt."""
+        found = self._receipt(entry)
+        if found is not None and found[1].succeeded:
+            attempt, receipt = found
+            outbox.included(entry, block=receipt.block, gas_used=receipt.gas_used, tx_hash=attempt.hash)
+        else:
+            outbox.included(entry, block=None, gas_used=None, tx_hash=None)
+
+    def _receipt(self, entry: Entry) -> tuple[Attempt, Receipt] | None:
+        """Receipt of whichever attempt succeeded; of the latest one if it failed."""
+        receipts = [(attempt, self._client.receipt(attempt.hash)) for attempt in reversed(entry.attempts)]
+        for attempt, receipt in receipts:
             if receipt is not None and receipt.succeeded:
                 return attempt, receipt
-            if receipt is not None and attempt.nonce == entry.attempts[-1].nonce:
-                failed = (attempt, receipt)
-        return failed
+        current = entry.attempts[-1].nonce if entry.attempts else None
+        for attempt, receipt in receipts:
+            if receipt is not None and attempt.nonce == current:
+                return attempt, receipt
+        return None
 
-    def _note_inclusion(self, client: Client, entry: Entry) -> None:
-        found = self._receipt(client, entry)
-        attempt, receipt = found if found is not None and found[1].succeeded else (None, None)
-        with self._engine.begin() as connection:
-            self._outbox.included(
-                connection,
-                entry,
-                block=receipt.block if receipt else None,
-                gas_used=receipt.gas_used if receipt else None,
-                tx_hash=attempt.hash if attempt else None,
-            )
+    def _finalize(self, outbox: Outbox, included: Sequence[Entry]) -> bool:
+        """Settle what can no longer be undone, send again what was undone; whether anything became final."""
+        if not included:
+            return False
+        height, moved = self._client.block_number("finalized"), False
+        for entry in included:
+            if entry.block is not None and entry.block > height:
+                break
+            if self._progress(outbox, entry, "finalized") is not Progress.DONE:
+                if entry.block is not None and self._receipt(entry) is None:
+                    log.warning("outbox: the inclusion of %s was undone", _name(entry))
+                    self._last_sent_at.pop((outbox, entry.id), None)
+                    outbox.sent(entry)
+                break
+            outbox.finalized(entry)
+            moved = True
+            sent_at = self._first_sent_at.get((outbox, entry.id))
+            if sent_at is not None and entry.intent.purpose == "commit" and outbox is self._outboxes[-1]:
+                self.finalized_s[entry.intent.round] = self._clock() - sent_at
+        return moved
 
-    def _progress(self, client: Client, entry: Entry, tag: Tag) -> Progress:
+    def _progress(self, outbox: Outbox, entry: Entry, tag: Tag) -> Progress:
         """How far the chain is; waits out what may be an old block, and raises the alarm on what is final."""
-        found = progress(client, entry.intent, tag, self._head_after(entry))
+
+        def head_after(number: int) -> bytes | None:
+            return outbox.head_after(entry.intent.session, number)
+
+        found = progress(self._client, entry.intent, tag, head_after)
         if found is Progress.FOREIGN and tag == "latest":
-            found = progress(client, entry.intent, "finalized", self._head_after(entry))
-            if found is not Progress.FOREIGN:
-                found = Progress.BEHIND
+            found = progress(self._client, entry.intent, "finalized", head_after)
+            found = found if found is Progress.FOREIGN else Progress.BEHIND
         if found is Progress.FOREIGN:
             raise ForkAlarm(
                 f"the chain holds another history of the session than ours, at or before round {entry.intent.round}",
@@ -335,12 +323,10 @@ class Sender:
             )
         return found
 
-    def _head_after(self, entry: Entry) -> Callable[[int], bytes | None]:
-        def head_after(number: int) -> bytes | None:
-            with self._engine.connect() as connection:
-                return self._outbox.head_after(connection, entry.intent.session, number)
-
-        return head_after
+    def _too_dear(self) -> Misconfigured:
+        return Misconfigured(
+            f"gas costs more than the cap of {self._max_fee / 10**9:g} gwei", "wait, or raise blockchain.max_fee_gwei"
+        )
 
 
 def _name(entry: Entry) -> str:

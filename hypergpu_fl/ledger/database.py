@@ -226,13 +226,15 @@ class Books:
             (row.account, row.reward) for row in connection.execute(query)
         )
 
-    def sealed_rounds(self, connection: Connection) -> list[SealedRound]:
-        """Read the whole history, in order."""
+    def sealed_rounds(self, connection: Connection, *, only: int | None = None) -> list[SealedRound]:
+        """Read the history in order, or only one round of it."""
         distribution = RewardDistribution(self.session, {})
+        which = rounds.c.session == self.session
+        if only is not None:
+            which &= rounds.c.round == only
+            distribution = self.distribution(connection, upto=only - 1)
         history: list[SealedRound] = []
-        for row in connection.execute(
-            select(rounds).where(rounds.c.session == self.session).order_by(rounds.c.round)
-        ).all():
+        for row in connection.execute(select(rounds).where(which).order_by(rounds.c.round)).all():
             sealed = [_sealed(r) for r in self._rows(connection, contributions, row.round).all()]
             refused = [Refusal(r.node, r.reason, r.detail) for r in self._rows(connection, refusals, row.round)]
             distribution = distribution.after((s.credited.node, s.reward) for s in sealed)
@@ -253,12 +255,15 @@ class Books:
         )
 
 
-def open_session(connection: Connection, session: Mapping[str, Any]) -> bool:
-    """Write a session's row unless it is there already; whether it is new."""
-    known = connection.execute(select(sessions.c.id).where(sessions.c.id == session["id"])).first()
-    if known is None:
-        connection.execute(insert(sessions), dict(session))
-    return known is None
+def read_session(connection: Connection) -> dict[str, Any] | None:
+    """Return the fields of the database's session; None before one was opened."""
+    row = connection.execute(select(sessions)).mappings().first()
+    return {**row, "simulated_keys": bool(row["simulated_keys"])} if row is not None else None
+
+
+def open_session(connection: Connection, session: Mapping[str, Any]) -> None:
+    """Write the session's row."""
+    connection.execute(insert(sessions), dict(session))
 
 
 def _row(session: bytes, sealed_round: int, sealed: SealedContribution) -> dict[str, Any]:

@@ -1,0 +1,73 @@
+"""One transaction sent while a person waits: deploying, claiming. Rounds go through the outbox instead."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from eth_hash.auto import keccak
+
+from hypergpu_fl.chain.client import Client, Receipt
+from hypergpu_fl.chain.errors import Misconfigured, Reverted, Unavailable
+from hypergpu_fl.chain.fees import first_bid, gas_limit
+from hypergpu_fl.chain.signer import Signer, Transaction
+
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A transaction that is final; `nonce` as it was signed with."""
+
+    tx_hash: bytes
+    nonce: int
+    receipt: Receipt
+
+
+def send_and_wait(
+    client: Client,
+    signer: Signer,
+    *,
+    to: str | None,
+    data: bytes,
+    value: int = 0,
+    max_fee: int,
+    timeout_s: float = 60.0,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Sent:
+    """Estimate, sign, send, and wait until the transaction is final.
+
+    Raises
+    ------
+    Reverted
+        If the contract refuses; nothing is sent when the estimate already shows it.
+    Misconfigured
+        If the account cannot pay, or gas costs more than `max_fee` wei.
+    Unavailable
+        If it is not final within `timeout_s`; it may become so later.
+    """
+    bid = first_bid(client.fees(), max_fee)
+    if bid is None:
+        raise Misconfigured(f"gas costs more than {max_fee / 10**9:g} gwei", "wait, or raise blockchain.max_fee_gwei")
+    limit = gas_limit(client.estimate_gas(signer.address, to, data, value))
+    balance, needed = client.balance(signer.address), limit * bid.max_fee + value
+    if balance < needed:
+        raise Misconfigured(
+            f"account {signer.address} holds {balance} wei, the transaction may cost {needed}", "send it funds"
+        )
+    nonce = client.nonce(signer.address)
+    raw = signer.sign(Transaction(client.chain_id(), nonce, to, data, value, limit, bid.max_fee, bid.priority_fee))
+    client.send_raw(raw)
+    deadline = clock() + timeout_s
+    while clock() < deadline:
+        receipt = client.receipt(keccak(raw))
+        if receipt is not None and not receipt.succeeded:
+            raise Reverted(f"transaction 0x{keccak(raw).hex()} was included but reverted")
+        if receipt is not None and receipt.block <= client.block_number("finalized"):
+            return Sent(keccak(raw), nonce, receipt)
+        sleep(_POLL_S)
+    raise Unavailable(
+        f"transaction 0x{keccak(raw).hex()} is not final after {timeout_s:g} s", "look it up before sending again"
+    )

@@ -1,0 +1,207 @@
+"""JSON-RPC over HTTP, to several endpoints in rotation. Answers are hostile until proven otherwise.
+
+web3's own provider is not used here: it retries broadcasts, adds 100,000 gas and waits on speculative blocks, and it
+neither bounds an answer's size and time nor turns to a second endpoint.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+import urllib3
+
+from hypergpu_fl.chain import abi
+from hypergpu_fl.chain.client import Fees, Receipt, Tag
+from hypergpu_fl.chain.errors import Misconfigured, Reverted, Unavailable, Underpriced
+from hypergpu_fl.redaction import redact_url
+
+_MAX_ANSWER_BYTES: Final = 4 << 20
+_KNOWN: Final = ("already known", "already imported", "known transaction", "already exists", "nonce too low")
+_UNDERPRICED: Final = ("underpriced", "less than block base fee", "fee too low", "feecap too low")
+
+
+class HttpChain:
+    """A chain behind one or more JSON-RPC endpoints.
+
+    Parameters
+    ----------
+    urls : Sequence[str]
+        Endpoints; one is asked until it fails, then the next.
+    timeout_s : float
+        Longest wait for one answer.
+    """
+
+    def __init__(self, urls: Sequence[str], *, timeout_s: float = 5.0) -> None:
+        if not urls:
+            raise Misconfigured("no RPC address is given", "set blockchain.rpc_url")
+        self._urls = tuple(urls)
+        self._current = 0
+        self._timeout_s = timeout_s
+        self._pool = urllib3.PoolManager(timeout=urllib3.Timeout(total=timeout_s), retries=False)
+        self._ids = itertools.count(1)
+
+    def chain_id(self) -> int:
+        """``eth_chainId``."""
+        return _integer(self._ask("eth_chainId"))
+
+    def block_number(self, tag: Tag) -> int:
+        """Return the number of ``eth_getBlockByNumber(tag)``."""
+        return _integer(self._block(tag).get("number"))
+
+    def code(self, address: str) -> bytes:
+        """``eth_getCode``."""
+        return _data(self._ask("eth_getCode", address, "latest"))
+
+    def balance(self, address: str) -> int:
+        """``eth_getBalance``."""
+        return _integer(self._ask("eth_getBalance", address, "latest"))
+
+    def nonce(self, address: str) -> int:
+        """``eth_getTransactionCount`` at ``latest``; ``pending`` means the same on Monad."""
+        return _integer(self._ask("eth_getTransactionCount", address, "latest"))
+
+    def fees(self) -> Fees:
+        """Return base fee of the latest block and ``eth_maxPriorityFeePerGas``."""
+        return Fees(
+            _integer(self._block("latest").get("baseFeePerGas")), _integer(self._ask("eth_maxPriorityFeePerGas"))
+        )
+
+    def call(self, to: str, data: bytes, tag: Tag = "latest") -> bytes:
+        """``eth_call``."""
+        return _data(self._ask("eth_call", {"to": to, "data": "0x" + data.hex()}, tag))
+
+    def estimate_gas(self, sender: str, to: str | None, data: bytes, value: int) -> int:
+        """``eth_estimateGas``."""
+        call = {"from": sender, "data": "0x" + data.hex(), "value": hex(value), **({"to": to} if to else {})}
+        return _integer(self._ask("eth_estimateGas", call))
+
+    def send_raw(self, raw: bytes) -> None:
+        """``eth_sendRawTransaction``; "already known" and "nonce too low" leave the verdict to the receipt."""
+        try:
+            self._ask("eth_sendRawTransaction", "0x" + raw.hex())
+        except _Refused as refused:
+            text = refused.message.lower()
+            if any(known in text for known in _KNOWN):
+                return
+            if any(known in text for known in _UNDERPRICED):
+                raise Underpriced(refused.cause, refused.remedy) from None
+            raise
+
+    def receipt(self, tx_hash: bytes) -> Receipt | None:
+        """``eth_getTransactionReceipt``."""
+        answer = self._ask("eth_getTransactionReceipt", "0x" + tx_hash.hex())
+        if answer is None:
+            return None
+        if not isinstance(answer, dict) or answer.get("transactionHash") != "0x" + tx_hash.hex():
+            raise _garbage("a receipt")
+        status, block, used = (_integer(answer.get(key)) for key in ("status", "blockNumber", "gasUsed"))
+        return Receipt(status == 1, block, used)
+
+    def rotate(self) -> None:
+        """Ask the next endpoint from now on."""
+        self._current = (self._current + 1) % len(self._urls)
+
+    def _block(self, tag: Tag) -> dict[str, Any]:
+        answer = self._ask("eth_getBlockByNumber", tag, False)
+        if not isinstance(answer, dict):
+            raise _garbage("a block")
+        return answer
+
+    def _ask(self, method: str, *params: Any) -> Any:
+        """Result of one call, from the first endpoint that gives one."""
+        for _ in self._urls[1:]:
+            try:
+                return self._ask_one(self._urls[self._current], method, params)
+            except _Refused:
+                raise
+            except Unavailable:
+                self.rotate()
+        return self._ask_one(self._urls[self._current], method, params)
+
+    def _ask_one(self, url: str, method: str, params: Sequence[Any]) -> Any:
+        number = next(self._ids)
+        body = json.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
+        status, content = self._post(url, body.encode())
+        try:
+            answer = json.loads(content)
+        except (ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, dict) or answer.get("id") not in (number, None):
+            raise Unavailable(f"{redact_url(url)} answers {method} with HTTP {status} and no JSON-RPC", _NEXT)
+        if isinstance(answer.get("error"), dict):
+            raise _refusal(url, method, answer["error"])
+        if "result" not in answer:
+            raise Unavailable(f"{redact_url(url)} answers {method} without a result", _NEXT)
+        return answer["result"]
+
+    def _post(self, url: str, body: bytes) -> tuple[int, bytes]:
+        """Status and content of one answer, bounded in size and in time however slowly it trickles in."""
+        deadline = time.monotonic() + self._timeout_s
+        headers = {"Content-Type": "application/json"}
+        try:
+            response = self._pool.request("POST", url, body=body, headers=headers, preload_content=False)
+            try:
+                content = bytearray()
+                while part := response.read1(1 << 16):
+                    content += part
+                    if len(content) > _MAX_ANSWER_BYTES or time.monotonic() > deadline:
+                        response.close()
+                        raise Unavailable(f"{redact_url(url)} answers too much or too slowly", _NEXT)
+            finally:
+                response.release_conn()
+        except urllib3.exceptions.HTTPError as error:
+            raise Unavailable(f"{redact_url(url)} does not answer: {type(error).__name__}", _NEXT) from None
+        return response.status, bytes(content)
+
+
+_NEXT: Final = "check blockchain.rpc_url; training goes on, and sending by itself once an endpoint answers"
+
+
+class _Refused(Unavailable):
+    """A JSON-RPC error object that is none of ours."""
+
+    def __init__(self, cause: str, message: str) -> None:
+        super().__init__(cause, _NEXT)
+        self.message = message
+
+
+def _refusal(url: str, method: str, error: dict[str, Any]) -> Exception:
+    message, data = str(error.get("message", ""))[:200], error.get("data")
+    if isinstance(data, dict):
+        data = data.get("data")
+    if error.get("code") == 3 or "revert" in message.lower():
+        try:
+            return Reverted(abi.decode_error(_data(data)) if isinstance(data, str) else message)
+        except Unavailable:
+            return Reverted(message)
+    if "insufficient funds" in message.lower():
+        return Misconfigured("the account cannot pay for a transaction", "send it funds; sending goes on by itself")
+    if error.get("code") in (-32005, -32016, 429) or method != "eth_sendRawTransaction":  # busy: ask another
+        return Unavailable(f"{redact_url(url)} refuses {method}: {message}", _NEXT)
+    return _Refused(f"{redact_url(url)} refuses {method}: {message}", message)
+
+
+def _garbage(what: str) -> Unavailable:
+    return Unavailable(f"the RPC answers with something that is not {what}", _NEXT)
+
+
+def _integer(value: Any) -> int:
+    if not isinstance(value, str) or not value.startswith("0x") or len(value) > 66:
+        raise _garbage("a number")
+    try:
+        return int(value, 16)
+    except ValueError:
+        raise _garbage("a number") from None
+
+
+def _data(value: Any) -> bytes:
+    if not isinstance(value, str) or not value.startswith("0x"):
+        raise _garbage("data")
+    try:
+        return bytes.fromhex(value[2:])
+    except ValueError:
+        raise _garbage("data") from None

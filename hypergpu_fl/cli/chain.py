@@ -1,0 +1,161 @@
+"""``hypergpu chain``: deploy the contract, see its state, start a local chain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hypergpu_fl.cli.ledger import Rpc
+from hypergpu_fl.cli.options import Runs, root_of
+from hypergpu_fl.cli.place import books_of
+from hypergpu_fl.cli.render import Format, FormatOption, render
+from hypergpu_fl.errors import UsageError
+
+if TYPE_CHECKING:
+    from hypergpu_fl.chain.http import HttpChain
+
+app = typer.Typer(no_args_is_help=True, help="Deploy the contract, see its state, start a local chain.")
+
+Preset = Annotated[str, typer.Option("--preset", help="monad-mainnet or monad-testnet, instead of --rpc")]
+
+
+def _client(rpc: str, preset: str, chain_id: int = 0) -> HttpChain:
+    """Client of the addresses given, of the preset, or of the known chain with this id."""
+    from hypergpu_fl.chain.http import HttpChain
+    from hypergpu_fl.chain.presets import PRESETS, preset_of
+    from hypergpu_fl.chain.progress import check_chain_id
+    from hypergpu_fl.settlement.opening import rpc_urls
+
+    if preset and preset not in PRESETS:
+        raise UsageError(f"there is no preset {preset!r}", f"the presets are {', '.join(PRESETS)}")
+    known = PRESETS[preset] if preset else preset_of(chain_id)
+    urls = rpc_urls(rpc) or list(known.rpc_urls if known else ())
+    if not urls:
+        raise UsageError("no RPC address is given", "give --rpc URL or --preset NAME")
+    client = HttpChain(urls)
+    if known is not None:
+        check_chain_id(client, known.chain_id)
+    return client
+
+
+@app.command()
+def deploy(
+    rpc: Rpc = "",
+    preset: Preset = "",
+    keystore: Annotated[str, typer.Option("--keystore", help="deployer's keystore file")] = "",
+    max_fee_gwei: Annotated[float, typer.Option("--max-fee-gwei", help="most that a gas may cost")] = 500.0,
+    runs: Runs = None,
+    format: FormatOption = Format.DEFAULT,
+) -> None:
+    """Deploy the ledger contract; the key comes from --keystore or HYPERGPU_COORDINATOR_KEY."""
+    from hypergpu_fl.chain import abi
+    from hypergpu_fl.chain.direct import send_and_wait
+    from hypergpu_fl.chain.lock import KeyLock
+    from hypergpu_fl.chain.presets import preset_of
+    from hypergpu_fl.chain.progress import check_code
+    from hypergpu_fl.chain.signer import created_address
+    from hypergpu_fl.config import Blockchain, read_secrets
+    from hypergpu_fl.settlement.opening import coordinator_signer
+
+    client = _client(rpc, preset)
+    signer = coordinator_signer(Blockchain(keystore=keystore), read_secrets())
+    chain_id = client.chain_id()
+    with KeyLock(root_of(runs) / ".locks", chain_id, signer.address):
+        sent = send_and_wait(client, signer, to=None, data=abi.bytecode(), max_fee=int(max_fee_gwei * 10**9))
+    contract, tx = created_address(signer.address, sent.nonce), "0x" + sent.tx_hash.hex()
+    check_code(client, contract)
+    row: dict[str, Any] = {
+        "chain_id": chain_id,
+        "contract": contract,
+        "deployer": signer.address,
+        "tx": tx,
+        "block": sent.receipt.block,
+        "gas_used": sent.receipt.gas_used,
+    }
+    known = preset_of(chain_id)
+    if known is not None:
+        row["link"] = known.transaction_link(tx)
+    render(row, format)
+
+
+@app.command()
+def status(
+    run: Annotated[str, typer.Argument(metavar="[RUN]", help="name of a run, or 'latest'; none: only the chain")] = "",
+    rpc: Rpc = "",
+    preset: Preset = "",
+    runs: Runs = None,
+    format: FormatOption = Format.DEFAULT,
+) -> None:
+    """Show the chain's heights and, for a run, its session: rounds, head, pool, balances."""
+    bundle = books_of(run, runs) if run else None
+    row: dict[str, Any] = {}
+    if bundle is not None:
+        session = bundle.session
+        states = [record.commit.state if record.commit else "PREPARED" for record in bundle.rounds]
+        row = {
+            "session": "0x" + session.id.hex(),
+            "chain_id": session.chain_id,
+            "contract": session.contract,
+            "coordinator": session.coordinator,
+            "rounds": len(bundle.rounds),
+            "finalized": states.count("FINALIZED"),
+            "waiting": sum(state not in ("INCLUDED", "FINALIZED") for state in states),
+        }
+    from hypergpu_fl.chain.embedded import CHAIN_ID
+    from hypergpu_fl.chain.presets import preset_of
+
+    online = bundle is None or rpc or preset or preset_of(bundle.session.chain_id)
+    if online and not (bundle is not None and bundle.session.chain_id == CHAIN_ID and not (rpc or preset)):
+        client = _client(rpc, preset, bundle.session.chain_id if bundle else 0)
+        fees = client.fees()
+        row |= {
+            "chain_id": client.chain_id(),
+            "latest": client.block_number("latest"),
+            "finalized_block": client.block_number("finalized"),
+            "base_fee_gwei": fees.base / 10**9,
+        }
+        if bundle is not None:
+            row |= _session_on_chain(client, bundle.session.contract, bundle.session.id, bundle.session.coordinator)
+    render(row, format)
+
+
+def _session_on_chain(client: HttpChain, contract: str, session: bytes, coordinator: str) -> dict[str, Any]:
+    from hypergpu_fl.chain.contract import LedgerContract
+    from hypergpu_fl.chain.progress import check_code
+
+    check_code(client, contract)
+    state = LedgerContract(client, contract).session(session)
+    return {
+        "status": state.status.name.lower(),
+        "rounds_on_chain": max(state.next - 1, 0),
+        "head": "0x" + state.head.hex(),
+        "pool_wei": str(state.pool),
+        "owed_wei": str(state.owed),
+        "paid_wei": str(state.paid),
+        "coordinator_balance_wei": str(client.balance(coordinator)),
+    }
+
+
+@app.command()
+def dev(
+    port: Annotated[int, typer.Option("--port", help="port on this machine")] = 8545,
+    state: Annotated[Path, typer.Option("--state", help="file that keeps the chain between starts")] = Path(
+        "runs/.anvil.json"
+    ),
+) -> None:
+    """Run a local anvil in Monad's shape until interrupted: a block each 0.3 s, final two blocks later."""
+    from hypergpu_fl.chain.anvil import CHAIN_ID, FUNDED_SECRET, Anvil, check_port, find_anvil
+
+    check_port(port)
+    state.parent.mkdir(parents=True, exist_ok=True)
+    contracts = [Path("contracts"), Path(__file__).resolve().parents[2] / "contracts"]
+    with Anvil(find_anvil(contracts), port=port, state=state) as anvil:
+        typer.echo(f"anvil on {anvil.url}, chain id {CHAIN_ID}, state in {state}; Ctrl-C ends it")
+        typer.echo("funded test key, known to everyone and worthless elsewhere:")
+        typer.echo(f"  export HYPERGPU_COORDINATOR_KEY={FUNDED_SECRET.hex()}")
+        try:
+            anvil.process.wait()
+        except KeyboardInterrupt:
+            typer.echo("stopped; the state is kept")

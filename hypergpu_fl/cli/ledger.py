@@ -1,0 +1,146 @@
+"""``hypergpu ledger``: the books of a run, their verification, and proofs from them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hypergpu_fl.cli.options import Run, Runs
+from hypergpu_fl.cli.place import books_of, place_of
+from hypergpu_fl.cli.render import Format, FormatOption, render
+from hypergpu_fl.errors import LedgerError
+
+if TYPE_CHECKING:
+    from hypergpu_fl.ledger.bundle import RoundRecord
+
+app = typer.Typer(no_args_is_help=True, help="List, show, verify, prove and export the books of a run.")
+
+Rpc = Annotated[str, typer.Option("--rpc", help="RPC addresses, comma-separated")]
+
+
+@app.command(name="list")
+def list_(run: Run = "latest", runs: Runs = None, format: FormatOption = Format.DEFAULT) -> None:
+    """List the sealed rounds with their roots and transactions."""
+    render([_round_row(record) for record in books_of(run, runs).rounds], format)
+
+
+@app.command()
+def show(
+    run: Run = "latest",
+    round: Annotated[int | None, typer.Option("--round", help="the round; the last one if left out")] = None,
+    runs: Runs = None,
+    format: FormatOption = Format.DEFAULT,
+) -> None:
+    """Show one round: who contributed what, at which weight, score and reward, and who was refused."""
+    bundle = books_of(run, runs)
+    number = len(bundle.rounds) if round is None else round
+    if not 1 <= number <= len(bundle.rounds):
+        raise LedgerError(f"there is no round {number}", f"rounds go from 1 to {len(bundle.rounds)}")
+    record = bundle.rounds[number - 1]
+    if format is Format.JSON:
+        render({"session": bundle.session.model_dump(mode="json")} | record.model_dump(mode="json"), format)
+        return
+    render({"session": "0x" + bundle.session.id.hex()} | _round_row(record), format)
+    rows = [
+        {
+            "node": entry.node,
+            "made for": entry.round,
+            "examples": entry.examples,
+            "weight": entry.weight / 10**9,
+            "score": entry.score,
+            "reward (wei)": entry.reward,
+            "nearly equals": entry.duplicate_of or None,
+        }
+        for entry in record.contributions
+    ]
+    rows += [{"node": refusal.node, "refused": f"{refusal.reason} {refusal.detail}"} for refusal in record.refused]
+    render(rows, format)
+
+
+@app.command()
+def verify(
+    run: Run = "latest",
+    rpc: Rpc = "",
+    runs: Runs = None,
+    format: FormatOption = Format.DEFAULT,
+) -> None:
+    """Recompute leaves, signatures, roots, rewards and heads from ``ledger.json``; with --rpc, ask the chain too."""
+    from hypergpu_fl.settlement import load_bundle
+    from hypergpu_fl.settlement import verify as verify_bundle
+
+    bundle = load_bundle(place_of(run, runs))
+    head = verify_bundle(bundle)
+    contributions = sum(len(record.contributions) for record in bundle.rounds)
+    commits = sum(record.commit is not None for record in bundle.rounds)
+    result: dict[str, Any] = {
+        "valid": True,
+        "rounds": len(bundle.rounds),
+        "contributions": contributions,
+        "signed commits": commits,
+        "head": "0x" + head.hex(),
+    }
+    if rpc:
+        from hypergpu_fl.chain.http import HttpChain
+        from hypergpu_fl.settlement import verify_on_chain
+        from hypergpu_fl.settlement.opening import rpc_urls
+
+        result["rounds on chain"] = verify_on_chain(bundle, HttpChain(rpc_urls(rpc)))
+    if format is Format.JSON:
+        render(result, format)
+        return
+    chain = f", {result['rounds on chain']} of them on chain {bundle.session.chain_id}" if rpc else ""
+    typer.echo(
+        f"verified: {len(bundle.rounds)} rounds{chain}, {contributions} signed contributions, {commits} signed commits"
+    )
+    typer.echo("scores are the coordinator's word; signatures rule out forged contributions, not unfair scores")
+
+
+@app.command()
+def proof(
+    node: Annotated[str, typer.Option("--node", help="address of the node")],
+    round: Annotated[int, typer.Option("--round", help="round that sealed its contribution")],
+    run: Run = "latest",
+    runs: Runs = None,
+) -> None:
+    """Print the JSON proof of a sealed contribution, for the contract and for @openzeppelin/merkle-tree."""
+    from hypergpu_fl.ledger.proof import proof_from_bundle
+
+    typer.echo(proof_from_bundle(books_of(run, runs), node=node, number=round).model_dump_json(indent=2))
+
+
+@app.command()
+def export(
+    run: Run = "latest",
+    out: Annotated[Path | None, typer.Option("--out", help="file to write; ledger.json in the run's folder")] = None,
+    runs: Runs = None,
+    format: FormatOption = Format.DEFAULT,
+) -> None:
+    """Write the run database's books as ``ledger.json``."""
+    from hypergpu_fl.ledger.bundle import write_bundle
+    from hypergpu_fl.settlement import BUNDLE, load_books
+
+    folder = place_of(run, runs)
+    bundle = load_books(folder)
+    path = out or folder / BUNDLE
+    write_bundle(path, bundle)
+    if format is Format.JSON:
+        typer.echo(json.dumps({"file": str(path), "rounds": len(bundle.rounds)}))
+    else:
+        typer.echo(f"{path}: {len(bundle.rounds)} rounds")
+
+
+def _round_row(record: RoundRecord) -> dict[str, Any]:
+    commit = record.commit
+    return {
+        "round": record.round,
+        "contributions": len(record.contributions),
+        "refused": len(record.refused),
+        "root": "0x" + record.root.hex(),
+        "owed (wei)": record.owed,
+        "tx": "0x" + commit.hash.hex() if commit else None,
+        "block": commit.block if commit else None,
+        "status": commit.state if commit else "PREPARED",
+    }

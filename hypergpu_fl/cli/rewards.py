@@ -1,0 +1,52 @@
+"""``hypergpu rewards``: what each node of a run earned."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import typer
+
+from hypergpu_fl.cli.ledger import Rpc
+from hypergpu_fl.cli.options import Run, Runs
+from hypergpu_fl.cli.place import books_of
+from hypergpu_fl.cli.render import Format, FormatOption, render
+
+app = typer.Typer(help="What each node of a run earned.")
+
+
+@app.command()
+def rewards(
+    run: Run = "latest",
+    rpc: Rpc = "",
+    runs: Runs = None,
+    format: FormatOption = Format.DEFAULT,
+) -> None:
+    """Show what each node earned, and with --rpc what it has been paid."""
+    from hypergpu_fl.chain.contract import LedgerContract
+    from hypergpu_fl.chain.http import HttpChain
+    from hypergpu_fl.settlement import distribution
+    from hypergpu_fl.settlement.opening import rpc_urls
+
+    bundle = books_of(run, runs)
+    earned = distribution(bundle)
+    sealed = [entry for record in bundle.rounds for entry in record.contributions]
+    times = Counter(entry.node for entry in sealed)
+    flagged = Counter(entry.node for entry in sealed if entry.duplicate_of)
+    contract = LedgerContract(HttpChain(rpc_urls(rpc)), bundle.session.contract) if rpc else None
+    rows = []
+    for node in sorted(times, key=lambda node: (-earned.cumulative.get(node, 0), node)):
+        wei = earned.cumulative.get(node, 0)
+        row = {
+            "node": node,
+            "rounds": times[node],
+            "earned_wei": str(wei) if format is Format.JSON else wei,
+            "share": wei / earned.owed if earned.owed else 0.0,
+            "near_duplicates": flagged[node],
+        }
+        if contract is not None:
+            paid = contract.claimed(bundle.session.id, node)
+            row["paid_wei"] = str(paid) if format is Format.JSON else paid
+        rows.append(row)
+    render(rows, format)
+    if format is Format.DEFAULT:
+        typer.echo("scores are the coordinator's word; signatures rule out forged contributions, not unfair scores")

@@ -1,0 +1,24 @@
+"""A sealed round goes from the books to the chain.
+
+The strategy's hook calls `Settlement.seal` once a round: one database transaction writes the round, its
+contributions and the outbox entry that commits it. A background thread does the rest; the hook never waits for it.
+"""
+
+from hypergpu_fl.settlement.claiming import Claim, claim, distribution
+from hypergpu_fl.settlement.evidence import verify, verify_on_chain
+from hypergpu_fl.settlement.reading import BUNDLE, load_books, load_bundle
+from hypergpu_fl.settlement.session import RoundStatus, Settlement, SettlementStatus
+
+__all__ = [
+    "BUNDLE",
+    "Claim",
+    "RoundStatus",
+    "Settlement",
+    "SettlementStatus",
+    "claim",
+    "distribution",
+    "load_books",
+    "load_bundle",
+    "verify",
+    "verify_on_chain",
+]

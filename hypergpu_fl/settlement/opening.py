@@ -1,0 +1,266 @@
+"""How a session finds its chain, its key and its contract, and what must be true before anything is sent."""
+
+from __future__ import annotations
+
+import logging
+import secrets as randomness
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eth_hash.auto import keccak
+from sqlalchemy import Engine, inspect
+
+from hypergpu_fl.chain import abi
+from hypergpu_fl.chain.client import Client
+from hypergpu_fl.chain.embedded import CHAIN_ID, COORDINATOR_SECRET, EmbeddedChain
+from hypergpu_fl.chain.errors import Misconfigured, Unavailable
+from hypergpu_fl.chain.http import HttpChain
+from hypergpu_fl.chain.lock import KeyLock
+from hypergpu_fl.chain.outbox import Intent, Outbox, State
+from hypergpu_fl.chain.progress import check_chain_id, check_code
+from hypergpu_fl.chain.sender import Sender
+from hypergpu_fl.chain.signer import KeySigner, Signer, created_address
+from hypergpu_fl.config import Blockchain, Secrets
+from hypergpu_fl.ledger import database
+from hypergpu_fl.ledger.bundle import SessionRecord, session_id
+from hypergpu_fl.settlement.reading import DATABASE, read_record
+
+log = logging.getLogger(__name__)
+
+NOWHERE = "0x" + "0" * 40
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A session's way to its chain: its record, its outbox, and the making of its sender.
+
+    `make_sender` runs on the sending thread, since importing an EVM takes seconds.
+    """
+
+    record: SessionRecord
+    outbox: Outbox
+    make_sender: Callable[[], Sender]
+    lock: KeyLock
+
+
+def coordinator_signer(blockchain: Blockchain, secrets: Secrets) -> Signer:
+    """Coordinator's key: from ``HYPERGPU_COORDINATOR_KEY``, else from the keystore file.
+
+    Raises
+    ------
+    Misconfigured
+        If neither is given, or the keystore's password is not.
+    """
+    if secrets.coordinator_key is not None:
+        return KeySigner.from_hex(secrets.coordinator_key.get_secret_value())
+    if not blockchain.keystore:
+        raise Misconfigured(
+            "no coordinator key is given", "set blockchain.keystore to a file made with `keys new`, or the environment"
+        )
+    if secrets.keystore_password is None:
+        raise Misconfigured("the keystore's password is not given", "set HYPERGPU_KEYSTORE_PASSWORD")
+    return KeySigner.from_keystore(Path(blockchain.keystore).expanduser(), secrets.keystore_password.get_secret_value())
+
+
+def record_without_chain(engine: Engine, blockchain: Blockchain, salt: bytes, simulated_keys: bool) -> SessionRecord:
+    """Session of a run that keeps books only."""
+    return read_record(engine) or _stored(engine, 0, NOWHERE, NOWHERE, salt, blockchain, simulated_keys)
+
+
+def embedded_route(
+    run_dir: Path, engine: Engine, blockchain: Blockchain, *, salt: bytes, rounds: int, simulated_keys: bool
+) -> Route:
+    """Way to an EVM inside this process, which starts with what an earlier process had run on its own."""
+    signer = KeySigner(COORDINATOR_SECRET)
+    lock = KeyLock(run_dir, CHAIN_ID, signer.address)
+    outbox = Outbox(engine, signer.address, CHAIN_ID)
+    record = read_record(engine)
+    if record is None:
+        contract = created_address(signer.address, 0)
+        record = _stored(
+            engine, CHAIN_ID, contract, signer.address, salt, blockchain, simulated_keys, outbox, rounds, deploy=True
+        )
+
+    def make_sender() -> Sender:
+        chain = replayed_chain(outbox, signer.address)
+        return Sender([outbox], chain, signer, max_fee=_max_fee(blockchain))
+
+    return Route(record, outbox, make_sender, lock)
+
+
+def replayed_chain(outbox: Outbox, funded: str) -> EmbeddedChain:
+    """Embedded EVM on which the included transactions of an outbox have run."""
+    chain = EmbeddedChain(funded)
+    for entry in outbox.entries():
+        if entry.state in (State.INCLUDED, State.FINALIZED) and entry.settled_by is not None:
+            chain.send_raw(entry.settled_by.raw)
+    return chain
+
+
+def rpc_route(
+    run_dir: Path,
+    engine: Engine,
+    blockchain: Blockchain,
+    secrets: Secrets,
+    *,
+    salt: bytes,
+    rounds: int,
+    simulated_keys: bool,
+) -> Route:
+    """Way to a real chain. What earlier runs of the same key left unsent goes first.
+
+    A new session takes a salt of its own beside the given one: unlike an embedded chain, a real one remembers the
+    last run of the same configuration.
+
+    Raises
+    ------
+    ChainError
+        If key, chain or contract is not what it must be; an endpoint that is merely away is not an error, except
+        where the contract has to be deployed.
+    """
+    signer = coordinator_signer(blockchain, secrets)
+    client = HttpChain(rpc_urls(blockchain.rpc_url))
+    lock = KeyLock(run_dir.parent / ".locks", blockchain.chain_id, signer.address)
+    try:
+        outbox = Outbox(engine, signer.address, blockchain.chain_id)
+        outboxes = [*_leftovers(run_dir, signer.address, blockchain.chain_id), outbox]
+        sender = Sender(outboxes, client, signer, max_fee=_max_fee(blockchain))
+        record = read_record(engine)
+        if record is None:
+            deploy = not blockchain.contract
+            if deploy:
+                check_chain_id(client, blockchain.chain_id)
+            contract = created_address(signer.address, sender.next_nonce()) if deploy else blockchain.contract
+            preflight(client, blockchain.chain_id, contract, signer.address, deploy, blockchain.budget_wei * rounds)
+            record = _stored(
+                engine,
+                blockchain.chain_id,
+                contract,
+                signer.address,
+                keccak(salt + randomness.token_bytes(32)),
+                blockchain,
+                simulated_keys,
+                outbox,
+                rounds,
+                deploy=deploy,
+            )
+            if deploy:  # at once, since the contract's address rests on the nonce
+                sender.sign(outbox, outbox.entries()[0])
+        else:
+            _check_same(record, blockchain, signer)
+            preflight(client, blockchain.chain_id, record.contract, signer.address, deploy=True, pool=0)
+    except BaseException:
+        lock.release()
+        raise
+    return Route(record, outbox, lambda: sender, lock)
+
+
+def rpc_urls(text: str) -> list[str]:
+    """Comma-separated RPC addresses as a list."""
+    return [url.strip() for url in text.split(",") if url.strip()]
+
+
+def preflight(client: Client, chain_id: int, contract: str, account: str, deploy: bool, pool: int) -> None:
+    """Look for what can never work before a run starts; let it start when no endpoint answers.
+
+    Parameters
+    ----------
+    client : Client
+        Access to the chain.
+    chain_id : int
+        Expected chain id.
+    contract, account : str
+        EIP-55 addresses.
+    deploy : bool
+        Whether the contract need not be there yet.
+    pool : int
+        Wei that opening the session takes.
+
+    Raises
+    ------
+    Misconfigured
+        If chain id, code or balance is not what it must be.
+    """
+    try:
+        check_chain_id(client, chain_id)
+        if not deploy:
+            check_code(client, contract)
+        balance = client.balance(account)
+    except Unavailable as error:
+        log.warning("settlement: %s; rounds wait in the outbox", error.cause)
+        return
+    if balance <= pool:
+        raise Misconfigured(
+            f"account {account} holds {balance} wei, the session's rewards take {pool} and its transactions gas",
+            "send it funds, or lower blockchain.budget_wei",
+        )
+
+
+def _check_same(record: SessionRecord, blockchain: Blockchain, signer: Signer) -> None:
+    for what, wanted, given in (
+        ("chain", record.chain_id, blockchain.chain_id),
+        ("contract", record.contract.lower(), (blockchain.contract or record.contract).lower()),
+        ("coordinator", record.coordinator, signer.address),
+    ):
+        if wanted != given:
+            raise Misconfigured(
+                f"the run was started with {what} {wanted}, the configuration has {given}",
+                "resume with the key and the configuration of the run, or start a new one",
+            )
+
+
+def _leftovers(run_dir: Path, sender: str, chain_id: int) -> list[Outbox]:
+    """Outboxes of other runs that still hold something for the same key and chain, the oldest first."""
+    found = []
+    for path in sorted(run_dir.parent.glob(f"*/{DATABASE}"), key=lambda path: path.stat().st_mtime):
+        if path.parent.is_symlink() or path.parent.resolve() == run_dir.resolve():
+            continue
+        engine = database.connect(path)
+        if inspect(engine).has_table("outbox"):
+            outbox = Outbox(engine, sender, chain_id)
+            if outbox.entries(unfinished=True):
+                log.info("settlement: run %s left transactions unsent; they go first", path.parent.name)
+                found.append(outbox)
+                continue
+        engine.dispose()
+    return found
+
+
+def _max_fee(blockchain: Blockchain) -> int:
+    return int(blockchain.max_fee_gwei * 10**9)
+
+
+def _stored(
+    engine: Engine,
+    chain_id: int,
+    contract: str,
+    coordinator: str,
+    salt: bytes,
+    blockchain: Blockchain,
+    simulated_keys: bool,
+    outbox: Outbox | None = None,
+    rounds: int = 0,
+    *,
+    deploy: bool = False,
+) -> SessionRecord:
+    """Write the session's row, and what opens it on chain, in one transaction."""
+    record = SessionRecord(
+        id=session_id(chain_id, contract, coordinator, salt),
+        salt=salt,
+        chain_id=chain_id,
+        contract=contract,
+        coordinator=coordinator,
+        budget=blockchain.budget_wei,
+        simulated_keys=simulated_keys,
+    )
+    fields: dict[str, Any] = {name: getattr(record, name) for name in SessionRecord.model_fields}
+    with engine.begin() as connection:
+        database.open_session(connection, fields | {"simulated_keys": int(simulated_keys)})
+        if outbox is not None:
+            if deploy:
+                outbox.put(connection, Intent("deploy", contract, record.id, abi.bytecode()))
+            opening = abi.encode_call("open", salt)
+            outbox.put(connection, Intent("open", contract, record.id, opening, value=record.budget * rounds))
+    return record

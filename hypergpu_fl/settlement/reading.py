@@ -1,0 +1,91 @@
+"""What a run's folder holds: its live database, or the bundle that was exported from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import Engine
+
+from hypergpu_fl.chain.outbox import Entry, Outbox
+from hypergpu_fl.errors import LedgerError
+from hypergpu_fl.ledger import database
+from hypergpu_fl.ledger.bundle import Bundle, SessionRecord, TransactionRecord, read_bundle, round_record
+
+DATABASE: Final = "run.db"
+BUNDLE: Final = "ledger.json"
+
+
+def read_record(engine: Engine) -> SessionRecord | None:
+    """Return the session that a run database belongs to; None if it is new."""
+    with engine.connect() as connection:
+        row = database.read_session(connection)
+    return SessionRecord.model_validate(row) if row is not None else None
+
+
+def books_as_bundle(engine: Engine, record: SessionRecord, outbox: Outbox | None) -> Bundle:
+    """Return everything in a run database as a bundle."""
+    entries = outbox.entries() if outbox is not None else []
+    commits = {entry.intent.round: _transaction(entry) for entry in entries if entry.intent.purpose == "commit"}
+    others = [_transaction(entry) for entry in entries if entry.intent.purpose != "commit"]
+    with engine.connect() as connection:
+        sealed_rounds = database.Books(record.id).sealed_rounds(connection)
+    return Bundle(
+        session=record,
+        transactions=[transaction for transaction in others if transaction is not None],
+        rounds=[round_record(sealed, commits.get(sealed.seal.round)) for sealed in sealed_rounds],
+    )
+
+
+def load_books(folder: Path) -> Bundle:
+    """Read a run's database, which may belong to a run under way.
+
+    Raises
+    ------
+    LedgerError
+        If the run has sealed nothing yet.
+    """
+    path = folder / DATABASE
+    engine = database.connect(path)
+    try:
+        record = None
+        if path.is_file():
+            database.metadata.create_all(engine)
+            record = read_record(engine)
+        if record is None:
+            raise LedgerError(f"{folder} holds no ledger", "the run keeps none, or has not opened it yet")
+        outbox = Outbox(engine, record.coordinator, record.chain_id) if record.chain_id else None
+        return books_as_bundle(engine, record, outbox)
+    finally:
+        engine.dispose()
+
+
+def load_bundle(place: Path) -> Bundle:
+    """Read an exported bundle: a file, or ``ledger.json`` in a folder.
+
+    Raises
+    ------
+    LedgerError
+        If there is none.
+    VerificationError
+        If it does not have a bundle's shape.
+    """
+    path = place / BUNDLE if place.is_dir() else place
+    if not path.is_file():
+        raise LedgerError(f"there is no {path}", "write it with `ledger export`")
+    return read_bundle(path)
+
+
+def _transaction(entry: Entry) -> TransactionRecord | None:
+    attempt = entry.settled_by
+    if attempt is None:
+        return None
+    return TransactionRecord(
+        purpose=entry.intent.purpose,
+        hash=attempt.hash,
+        raw=attempt.raw,
+        state=entry.state.value,
+        block=entry.block,
+        gas_used=entry.gas_used,
+        gas_limit=attempt.gas_limit,
+    )

@@ -1,0 +1,238 @@
+"""One session: its books, its outbox, and what they say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine
+
+from hypergpu_fl.chain import abi
+from hypergpu_fl.chain.courier import Courier
+from hypergpu_fl.chain.outbox import Entry, Intent, State
+from hypergpu_fl.config import Blockchain, Secrets
+from hypergpu_fl.errors import LedgerError
+from hypergpu_fl.ledger import database
+from hypergpu_fl.ledger.bundle import SessionRecord, round_record, write_bundle
+from hypergpu_fl.ledger.proof import contribution_proof
+from hypergpu_fl.ledger.sealing import RoundSeal, SealedRound, seal_round
+from hypergpu_fl.settlement.evidence import commit_calldata
+from hypergpu_fl.settlement.opening import Route, embedded_route, record_without_chain, rpc_route
+from hypergpu_fl.settlement.reading import BUNDLE, DATABASE, books_as_bundle
+
+
+@dataclass(frozen=True, slots=True)
+class RoundStatus:
+    """Where a round's commit is: transaction hash, block, and outbox state."""
+
+    tx: str | None
+    block: int | None
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class SettlementStatus:
+    """The `chain` part of a run's report, and each round's share of it.
+
+    Gas is summed over commits only; opening the session is not part of a round's price. `problem` is what keeps
+    commits from being sent, empty if nothing does.
+    """
+
+    kind: str
+    chain_id: int
+    contract: str
+    commits: int
+    finalized: int
+    gas_used: int
+    gas_limit: int
+    problem: str = ""
+    rounds: dict[int, RoundStatus] = field(default_factory=dict)
+
+
+class Settlement:
+    """Books and outbox of one session. Make one with `open`."""
+
+    def __init__(self, run_dir: Path, engine: Engine, record: SessionRecord, *, kind: str, route: Route | None) -> None:
+        self.run_dir = run_dir
+        self.record = record
+        self._engine = engine
+        self._kind = kind
+        self._lock = route.lock if route else None
+        self._outbox = route.outbox if route else None
+        self._courier = Courier(route.make_sender) if route else None
+        self._receipts: dict[int, dict[str, dict[str, Any]]] = {}
+        self._books = database.Books(record.id)
+        with engine.connect() as connection:
+            self.last_round, self._head = self._books.last(connection)
+            self._rewards = self._books.distribution(connection)
+        self._pool = max((max(entry.intent.value, entry.intent.pool) for entry in self._entries()), default=0)
+
+    @property
+    def session(self) -> bytes:
+        """Session id that nodes sign."""
+        return self.record.id
+
+    @classmethod
+    def open(
+        cls,
+        run_dir: Path,
+        blockchain: Blockchain,
+        secrets: Secrets,
+        *,
+        salt: bytes,
+        rounds: int,
+        simulated_keys: bool,
+    ) -> Settlement:
+        """Open the books in ``run_dir/run.db`` and start sending. An existing run goes on where it stopped.
+
+        Parameters
+        ----------
+        run_dir : Path
+            Folder of the run.
+        blockchain : Blockchain
+            Where to settle; with ``enabled = false`` only the books are kept.
+        secrets : Secrets
+            Coordinator's key or keystore password, for ``kind = "rpc"``.
+        salt : bytes
+            32 bytes that tell this run from the coordinator's others: derived from config and seed.
+        rounds : int
+            Planned rounds: the session is opened with the budget of so many.
+        simulated_keys : bool
+            Whether the nodes' keys derive from a public seed.
+
+        Raises
+        ------
+        ChainError
+            If key, chain or contract is not what it must be. An RPC that is merely down is no error.
+        """
+        engine = database.connect(run_dir / DATABASE)
+        database.metadata.create_all(engine)
+        route: Route | None = None
+        if not blockchain.enabled:
+            record, kind = record_without_chain(engine, blockchain, salt, simulated_keys), "none"
+        else:
+            kind = blockchain.kind
+            if kind == "rpc":
+                route = rpc_route(
+                    run_dir, engine, blockchain, secrets, salt=salt, rounds=rounds, simulated_keys=simulated_keys
+                )
+            else:
+                route = embedded_route(
+                    run_dir, engine, blockchain, salt=salt, rounds=rounds, simulated_keys=simulated_keys
+                )
+            record = route.record
+        settlement = cls(run_dir, engine, record, kind=kind, route=route)
+        if settlement._courier is not None:
+            settlement._courier.start()
+        return settlement
+
+    def seal(self, seal: RoundSeal) -> SealedRound:
+        """Seal the next round durably; returns before anything is sent.
+
+        Raises
+        ------
+        LedgerError
+            If it is not the round after `last_round`.
+        """
+        if seal.round != self.last_round + 1:
+            raise LedgerError(
+                f"round {seal.round} cannot be sealed after round {self.last_round}", "seal every round once, in order"
+            )
+        sealed = seal_round(seal, before=self._head, rewards=self._rewards, budget=self.record.budget)
+        with self._engine.begin() as connection:
+            self._books.record(connection, sealed)
+            if self._outbox is not None:
+                if sealed.owed > self._pool:
+                    self._outbox.put(connection, self._funding(sealed.owed))
+                self._outbox.put(connection, self._commit(sealed))
+        self.last_round, self._head, self._rewards = seal.round, sealed.head, sealed.rewards
+        self._pool = max(self._pool, sealed.owed)
+        if self._courier is not None:
+            self._courier.wake()
+        return sealed
+
+    def _commit(self, sealed: SealedRound) -> Intent:
+        number = sealed.seal.round
+        data = commit_calldata(self.session, number, sealed.root, sealed.seal.model, sealed.rewards_root, sealed.owed)
+        return Intent(
+            "commit", self.record.contract, self.session, data, round=number, before=sealed.before, after=sealed.head
+        )
+
+    def _funding(self, pool: int) -> Intent:
+        data = abi.encode_call("fund", self.session)
+        return Intent("fund", self.record.contract, self.session, data, value=pool - self._pool, pool=pool)
+
+    def drain(self, timeout_s: float) -> bool:
+        """Wait until every commit is final, at most so long; whether they are."""
+        return self._courier is None or self._courier.drain(timeout_s)
+
+    def close(self) -> None:
+        """Stop sending and let go of the key. What is not final stays in the outbox."""
+        if self._courier is not None:
+            self._courier.stop()
+        if self._lock is not None:
+            self._lock.release()
+        self._engine.dispose()
+
+    @property
+    def finalized_s(self) -> dict[int, float]:
+        """Seconds from first broadcast to finality of each round that this process settled."""
+        return self._courier.finalized_s if self._courier is not None else {}
+
+    def status(self) -> SettlementStatus:
+        """How far the chain has come with this session."""
+        entries = [entry for entry in self._entries() if entry.intent.purpose == "commit"]
+        included = [entry for entry in entries if entry.state in (State.INCLUDED, State.FINALIZED)]
+        problem = self._courier.problem if self._courier is not None else None
+        return SettlementStatus(
+            kind=self._kind,
+            chain_id=self.record.chain_id,
+            contract=self.record.contract,
+            commits=len(included),
+            finalized=sum(entry.state is State.FINALIZED for entry in entries),
+            gas_used=sum(entry.gas_used or 0 for entry in included),
+            gas_limit=sum(entry.settled_by.gas_limit for entry in included if entry.settled_by is not None),
+            problem=problem.cause if problem is not None else "",
+            rounds={entry.intent.round: _round_status(entry) for entry in entries},
+        )
+
+    def receipts(self, node: str, *, after: int = 0) -> list[dict[str, Any]]:
+        """Receipts of a node's contributions in finalized rounds after round `after`, the oldest first.
+
+        A receipt is what ``ledger proof`` prints: with it alone the node proves that its work was sealed. Without a
+        chain every sealed round counts as final.
+        """
+        final = {entry.intent.round for entry in self._entries() if entry.state is State.FINALIZED}
+        found = []
+        for number in range(after + 1, self.last_round + 1):
+            if self._outbox is None or number in final:
+                receipt = self._receipts_of_round(number).get(node)
+                if receipt is not None:
+                    found.append(receipt)
+        return found
+
+    def _receipts_of_round(self, number: int) -> dict[str, dict[str, Any]]:
+        if number not in self._receipts:
+            with self._engine.connect() as connection:
+                (sealed,) = self._books.sealed_rounds(connection, only=number)
+            record = round_record(sealed, None)
+            self._receipts[number] = {
+                entry.node: contribution_proof(self.record, [record], sealed.before, entry).model_dump(mode="json")
+                for entry in record.contributions
+            }
+        return self._receipts[number]
+
+    def export_bundle(self) -> Path:
+        """Write ``ledger.json`` beside the database."""
+        path = self.run_dir / BUNDLE
+        write_bundle(path, books_as_bundle(self._engine, self.record, self._outbox))
+        return path
+
+    def _entries(self) -> list[Entry]:
+        return self._outbox.entries() if self._outbox is not None else []
+
+
+def _round_status(entry: Entry) -> RoundStatus:
+    attempt = entry.settled_by
+    return RoundStatus("0x" + attempt.hash.hex() if attempt else None, entry.block, entry.state.value)

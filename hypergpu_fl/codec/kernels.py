@@ -328,3 +328,11 @@ def block_square(codes: Array, scales: Array, block: int) -> float:
         scale = np.float64(_widen(scales[b]))
         total += scale * scale * np.float64(squares)
     return total
+
+
+@kernel(types.void, U32)
+def round_to_grid(bits: Array) -> None:
+    """Round float32 bits to 10 bits of mantissa, ties to even."""
+    for i in range(bits.size):
+        b = bits[i]
+        bits[i] = (b + np.uint32(0xFFF) + ((b >> np.uint32(13)) & np.uint32(1))) & np.uint32(0xFFFFE000)

@@ -135,10 +135,13 @@ def train(
     Raises
     ------
     TaskError
-        If the share is empty or no step is asked for.
+        If the share is empty, or no step or sample is asked for.
     """
-    if not len(share) or steps < 1:
-        raise TaskError(f"cannot train {steps} steps on {len(share)} samples", "give the node samples and steps")
+    if min(len(share), steps, batch_size) < 1:
+        raise TaskError(
+            f"cannot train {steps} steps of {batch_size} samples on a share of {len(share)}",
+            "let all three be positive",
+        )
     began_s = clock()
     device = share.labels_N.device
     B = min(batch_size, len(share))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
 from pathlib import Path
@@ -11,7 +12,7 @@ from sklearn.datasets import load_digits
 
 from hypergpu_fl.errors import TaskError
 from hypergpu_fl.task.data import load_images
-from hypergpu_fl.task.sources import SOURCES, Images, deal_by_class
+from hypergpu_fl.task.sources import SOURCES, Images, Reading, deal_by_class
 
 CLASSES = ("cat", "dog")
 
@@ -134,12 +135,27 @@ def test_an_unknown_set_is_refused_with_the_nearest_name(tmp_path: Path) -> None
 
 def test_prepared_data_is_mapped_and_its_source_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load_images("digits", "", tmp_path)
-    monkeypatch.setitem(
-        SOURCES, "digits", type(SOURCES["digits"])(lambda root: pytest.fail("read"), 16, (0.0,), (1.0,))
-    )
+    never = dataclasses.replace(SOURCES["digits"], read=lambda root: pytest.fail("read again"))
+    monkeypatch.setitem(SOURCES, "digits", never)
     again = load_images("digits", "", tmp_path)
     assert isinstance(again.train.pixels_NCHW, np.memmap)
     assert fingerprints(first.train) == fingerprints(again.train)
+
+
+def test_of_two_processes_that_prepare_a_set_at_once_either_may_win(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = SOURCES["digits"]
+
+    def overtaken(root: Path) -> Reading:
+        monkeypatch.setitem(SOURCES, "digits", real)
+        load_images("digits", "", tmp_path)
+        return real.read(root)
+
+    monkeypatch.setitem(SOURCES, "digits", dataclasses.replace(real, read=overtaken))
+    first = load_images("digits", "", tmp_path)
+    assert fingerprints(first.train) == fingerprints(load_images("digits", "", tmp_path).train)
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize("file", ["train-pixels.npy", "test-labels.npy", "meta.json"])

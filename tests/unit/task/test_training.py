@@ -135,10 +135,10 @@ def test_parameters_that_are_frozen_or_unused_stay_as_they_are() -> None:
     assert changed == {"used.1.bias", "used.4.weight", "used.4.bias"}
 
 
-@pytest.mark.parametrize(("samples", "steps"), [(0, 1), (5, 0), (5, -1)])
-def test_nothing_to_train_is_refused(samples: int, steps: int) -> None:
+@pytest.mark.parametrize(("samples", "steps", "batch"), [(0, 1, 2), (5, 0, 2), (5, -1, 2), (5, 1, 0)])
+def test_nothing_to_train_is_refused(samples: int, steps: int, batch: int) -> None:
     with pytest.raises(TaskError, match="cannot train"):
-        train(model(), share(samples), Optimizer("sgd", 0.1), steps=steps, batch_size=2, seed=(0,))
+        train(model(), share(samples), Optimizer("sgd", 0.1), steps=steps, batch_size=batch, seed=(0,))
 
 
 @settings(max_examples=25)

@@ -1,0 +1,64 @@
+"""Blobs and arrays in Flower's records."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, Message
+from numpy.typing import NDArray
+
+from hypergpu_fl.codec.errors import Malformed
+from strategies import wire
+
+CODEC_RECORD = "codec"  # ConfigRecord with wire.ROUND, wire.ACK and wire.CODEC, beside the app's own
+REMEDY = "use the codec on both sides"
+
+
+def to_record(arrays: Mapping[str, NDArray[Any]]) -> ArrayRecord:
+    """Flower record of numpy arrays."""
+    return ArrayRecord({name: Array(np.asarray(array, order="C")) for name, array in arrays.items()})
+
+
+def from_record(record: ArrayRecord) -> dict[str, NDArray[Any]]:
+    """Numpy arrays of a Flower record."""
+    return {name: array.numpy() for name, array in record.items()}
+
+
+def blob_record(blob: bytes) -> ArrayRecord:
+    """Record of one uint8 array: each further array would cost an npy header."""
+    return to_record({wire.BLOB: np.frombuffer(blob, dtype=np.uint8)})
+
+
+def blob_of(record: ArrayRecord) -> memoryview:
+    """Inverse of `blob_record`.
+
+    Raises
+    ------
+    Malformed
+        If the record holds anything but one flat uint8 array of that name.
+    """
+    if list(record) != [wire.BLOB]:
+        raise Malformed(f"expected the one array {wire.BLOB!r}, got {list(record)[:5]}", REMEDY)
+    data = record[wire.BLOB].data
+    stream = io.BytesIO(data)
+    try:
+        # only the npy header is parsed; np.load would first allocate whatever shape it claims
+        if np.lib.format.read_magic(stream) != (1, 0):
+            raise ValueError("npy version")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    except ValueError as error:
+        raise Malformed(f"array {wire.BLOB!r} is not in npy format 1.0", REMEDY) from error
+    if dtype != np.uint8 or shape != (len(data) - stream.tell(),):
+        raise Malformed(f"array {wire.BLOB!r} is {dtype}{shape}, expected flat uint8", REMEDY)
+    return memoryview(data)[stream.tell() :]
+
+
+def the_record(message: Message) -> tuple[str, ArrayRecord]:
+    """Key and value of the message's one ArrayRecord."""
+    found = list(message.content.array_records.items())
+    if len(found) != 1:
+        raise Malformed(f"message has {len(found)} array records, expected one", "send the model in one record")
+    return found[0]

@@ -1,0 +1,191 @@
+"""The downlink as the server sees it: versions of the model, published once and shared by all nodes.
+
+Keeping for each node what it has seen would cost one dense vector a node. Here nodes share views: one chain of them
+(`hypergpu_fl.codec.views`), of which the server holds the latest view and the last steps. A node is told by the
+version it has acknowledged; one that was away for some versions gets the steps in between; one that is new, or was
+away for too long, gets a whole view. Memory: two vectors (model and view), the chain's first blob, steps within
+``max_bytes``, and for the current version one blob a level asked for; nothing grows with the number of nodes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hypergpu_fl.codec.decoder import decode
+from hypergpu_fl.codec.encoder import encode
+from hypergpu_fl.codec.levels import LEVELS, level
+from hypergpu_fl.codec.views import EXTRA, MODEL_ONLY, WHOLE_VIEW, checksum, move, pack, round_to_grid
+from hypergpu_fl.errors import UsageError
+from strategies.layout import Arrays, Layout, Vector
+
+MODEL_LEVELS = ("fp32", "fp16", "bf16")  # as good as the model itself: sent whole, without a view
+_WHOLE = "\0view"  # key of the current view's blob among the extras
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A message for a node.
+
+    ``view`` is the version it continues, -1 if it stands for itself; ``holds`` is the view version the node holds
+    after it, to be passed to the next `ModelVersions.download` once the node has acknowledged this one.
+    """
+
+    blob: bytes
+    version: int
+    view: int
+    holds: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    start: int
+    end: int
+    blob: bytes
+
+
+class ModelVersions:
+    """Bounded store of the versions nodes may hold.
+
+    Parameters
+    ----------
+    layout : Layout
+        The model's layout.
+    chain : str
+        Level of the common steps: the thinnest level any node is served.
+    root : str
+        Level of the chain's first view.
+    max_bytes : int
+        Bound for the steps kept.
+    """
+
+    def __init__(self, layout: Layout, *, chain: str = "top32", root: str = "int8", max_bytes: int = 64 << 20) -> None:
+        if chain in MODEL_LEVELS:
+            raise UsageError(f"level {chain!r} cannot carry a chain", "choose int8 or thinner")
+        self._layout, self._chain, self._root_level = layout, level(chain).name, level(root).name
+        self._max_bytes = max_bytes
+        self._steps: deque[_Step] = deque()
+        self._extras: dict[str, bytes] = {}
+        self._root = b""
+        self._id = bytes(8)
+        self._root_version = self._version = -1
+        self._model_P: Vector = np.empty(0, dtype=np.float32)
+        self._view_P: Vector = np.empty(0, dtype=np.float32)
+        self._checksum = 0
+        self._buffers: Mapping[str, NDArray[Any]] = {}
+
+    @property
+    def version(self) -> int:
+        """Latest version published, -1 for none."""
+        return self._version
+
+    @property
+    def view_P(self) -> Vector:
+        """Latest common view; not to be written to."""
+        return self._view_P
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of everything held."""
+        blobs = sum(len(step.blob) for step in self._steps) + sum(map(len, self._extras.values())) + len(self._root)
+        return blobs + self._model_P.nbytes + self._view_P.nbytes
+
+    def publish(self, version: int, model_P: Vector, buffers: Arrays) -> None:
+        """Add a version, which must be newer than the last; ``model_P`` is copied.
+
+        Raises
+        ------
+        UsageError
+            If it is not newer.
+        NotFinite
+            If the model holds NaN or Inf; nothing changes.
+        """
+        if version <= self._version or version < 0:
+            raise UsageError(f"version {version} follows {self._version}", "publish versions in ascending order")
+        if self._version < 0:
+            self._root = encode(self._root_level, model_P, self._layout, buffers, base=version)
+            self._id, self._root_version = hashlib.sha256(self._root).digest()[:8], version
+            self._view_P = decode(self._root, self._layout).dense()
+            round_to_grid(self._view_P)
+        else:
+            difference_P = model_P - self._view_P
+            blob = encode(self._chain, difference_P, self._layout, buffers, base=self._version)
+            move(self._view_P, decode(blob, self._layout))
+            self._steps.append(_Step(self._version, version, blob))
+            while self._steps and sum(len(step.blob) for step in self._steps) > self._max_bytes:
+                self._steps.popleft()
+        self._version, self._model_P, self._buffers = version, model_P.copy(), dict(buffers)
+        self._checksum = checksum(self._view_P)
+        self._extras = {}
+        if self._first() > self._root_version:
+            self._root = b""
+
+    def download(self, name: str, held: int) -> Download:
+        """Message that brings a node which last acknowledged view ``held`` (-1: none) to the latest version.
+
+        Levels fp32, fp16 and bf16 get the model itself and leave the node's view alone. Levels finer than the
+        chain get its steps and an extra; the others the steps alone, for nothing thinner is published. Without a
+        usable view, whatever is cheaper: the chain from its first blob, or the current view whole.
+        """
+        wanted = level(name)
+        if self._version < 0:
+            raise UsageError("no model was published yet", "publish version 0 first")
+        if wanted.name in MODEL_LEVELS:
+            return Download(self._pack([self._extra(name)], MODEL_ONLY), self._version, -1, held)
+        steps = self._since(held)
+        if steps is None:
+            return Download(self._whole(), self._version, -1, self._version)
+        if LEVELS[self._chain].expected_ratio > wanted.expected_ratio:
+            return Download(self._pack([*steps, self._extra(name)], EXTRA), self._version, held, self._version)
+        return Download(self._pack(steps, 0), self._version, held, self._version)
+
+    def cost_bytes(self, name: str, held: int) -> int:
+        """Bytes that `download` would send, so that the planner can price a level."""
+        return len(self.download(name, held).blob)
+
+    def _first(self) -> int:
+        """Oldest version whose holders can still be served steps."""
+        return self._steps[0].start if self._steps else self._version
+
+    def _since(self, held: int) -> list[bytes] | None:
+        """Steps from ``held`` on; None if they are gone, or cost more than a whole view."""
+        if held < self._first() or held > self._version:
+            return None
+        blobs = [step.blob for step in self._steps if step.end > held]
+        if not blobs and self._buffers:
+            if not self._steps:
+                return None
+            blobs = [self._steps[-1].blob]  # for the sake of the buffers it carries
+        starts = {step.start for step in self._steps} | {self._version}
+        return blobs if held in starts and sum(map(len, blobs)) <= self._layout.size else None
+
+    def _whole(self) -> bytes:
+        """The chain from its first blob where that is kept and small, else the current view, exactly."""
+        steps = [step.blob for step in self._steps]
+        if self._root:
+            whole = self._extra(_WHOLE) if sum(map(len, steps)) > len(self._root) else b""
+            if not whole or len(self._root) + sum(map(len, steps)) <= len(whole):
+                return self._pack([self._root, *steps], WHOLE_VIEW)
+        return self._pack([self._extra(_WHOLE)], WHOLE_VIEW)
+
+    def _extra(self, name: str) -> bytes:
+        if name not in self._extras:
+            values = self._model_P
+            if name == _WHOLE:
+                values, name_ = self._view_P, "fp32"
+            else:
+                name_ = name
+                if name not in MODEL_LEVELS:
+                    values = self._model_P - self._view_P
+            self._extras[name] = encode(name_, values, self._layout, self._buffers, base=self._version)
+        return self._extras[name]
+
+    def _pack(self, parts: list[bytes], flags: int) -> bytes:
+        view_checksum = 0 if flags == MODEL_ONLY else self._checksum
+        return pack(parts, flags, self._id, self._version, view_checksum)

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from codec_models import MIXED
+
+from hypergpu_fl.codec import LEVELS, encode
+from strategies.layout import Layout
+
+
+@pytest.fixture(scope="session")
+def layout() -> Layout:
+    return Layout.of(MIXED)
+
+
+@pytest.fixture(scope="session")
+def blobs(layout: Layout) -> dict[str, bytes]:
+    """One valid blob of the mixed model a level."""
+    vector = np.random.default_rng(2).standard_normal(layout.size).astype(np.float32)
+    return {name: encode(name, vector, layout, layout.buffers(MIXED), base=5) for name in LEVELS}

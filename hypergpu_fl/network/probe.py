@@ -9,6 +9,7 @@ Several connections share the bulk, since one alone spends a second of a long li
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import socket
@@ -31,9 +32,10 @@ Direction = Literal["up", "down", "none"]
 Progress = list[tuple[float, int]]  # seconds, bytes delivered until then
 
 STREAMS: Final = 4
-UNIT_BYTES: Final = 64 * 1024  # body of one posted request
+UNIT_BYTES: Final = 64 * 1024  # body of one posted request; the server takes 1-2 ms for each
+ANSWERED_UNIT_BYTES: Final = 16 * 1024  # where progress is told by the answers alone
 TICK_S: Final = 0.0005
-LONG_RTT_S: Final = 0.1  # on such a link the bulk's own first answer is the request that is timed
+LONG_RTT_S: Final = 0.1  # where no proxy is near, and round trips are better spent on the bulk
 QUEUE_S: Final = 0.08  # a standing queue longer than this delays the node's other traffic; sending pauses
 NEAR_S, PROXY_FACTOR, PROXY_S = 0.01, 4.0, 0.015
 MOST_HEALTH_REQUESTS: Final = 5
@@ -145,16 +147,15 @@ def probe(target: Target, *, direction: Direction = "up", budget: Budget | None 
     try:
         with _streams(target, deadline_s, direction) as streams:
             idle = [stream.info() for stream in streams]
-            acknowledged: Progress = []
-            answered: Progress = []
-            got: Progress = []
-            if direction == "up":
-                acknowledged, answered = _upload(streams, budget.payload_bytes, deadline_s)
-            elif direction == "down":
-                got = _download(streams, budget.payload_bytes, deadline_s)
             rtt_s, jitter_s, proxied = _round_trip(streams, idle)
-            up_bps = bottleneck_bps(answered if proxied else acknowledged or answered, rtt_s=rtt_s)
-            down_bps = bottleneck_bps(got, rtt_s=rtt_s)
+            up_bps = down_bps = None
+            if direction == "up" and all(idle) and not proxied:
+                up_bps = bottleneck_bps(_upload(streams, budget.payload_bytes, deadline_s), rtt_s=rtt_s)
+            elif direction == "up":
+                answered = _upload(streams, budget.payload_bytes, deadline_s, by_answers=True)
+                up_bps = bottleneck_bps(answered, rtt_s=math.inf)  # answers come in clumps, which are no trains
+            elif direction == "down":
+                down_bps = bottleneck_bps(_download(streams, budget.payload_bytes, deadline_s), rtt_s=rtt_s)
             loss_rate = _loss_rate([stream.info() for stream in streams]) if not proxied else None
     except (OSError, ssl.SSLError) as error:
         raise NetworkError(
@@ -170,9 +171,9 @@ def _streams(target: Target, deadline_s: float, direction: Direction) -> Iterato
         stream = _Stream(target, deadline_s)
         try:
             stream.socket.settimeout(max(0.01, deadline_s + 2 * stream.connect_s - time.monotonic()))
-            if direction != "up" or stream.connect_s < LONG_RTT_S:
-                stream.ask()
-            while stream.health_s and len(stream.health_s) < MOST_HEALTH_REQUESTS and sum(stream.health_s) < budget_s / 8:
+            requests = 0 if direction == "up" and stream.connect_s > LONG_RTT_S else MOST_HEALTH_REQUESTS
+            # Two at least: one long answer may be a busy server's, not a proxy's.
+            while len(stream.health_s) < requests and (len(stream.health_s) < 2 or sum(stream.health_s) < budget_s / 8):
                 stream.ask()
         except BaseException:
             stream.socket.close()
@@ -199,14 +200,12 @@ def _streams(target: Target, deadline_s: float, direction: Direction) -> Iterato
 
 def _round_trip(streams: Sequence[_Stream], infos: Sequence[TcpInfo | None]) -> tuple[float, float, bool]:
     health_s = [s for stream in streams for s in stream.health_s]
-    if not health_s:
-        raise TimeoutError("no answer in time")
     kernel_s = [info.rtt_s for info in infos if info and info.rtt_s > 0]
     least_s = min([info.min_rtt_s for info in infos if info and info.min_rtt_s > 0], default=0.0)
     if not least_s:
         kernel_s = [stream.connect_s for stream in streams]
         least_s = min(kernel_s)
-    proxied = least_s < NEAR_S and min(health_s) > PROXY_FACTOR * least_s + PROXY_S
+    proxied = least_s < NEAR_S and min(health_s, default=0.0) > PROXY_FACTOR * least_s + PROXY_S
     samples_s = health_s if proxied else kernel_s
     rtt_s = min(health_s) if proxied else least_s
     return rtt_s, statistics.fmean(samples_s) - min(samples_s), proxied
@@ -218,27 +217,22 @@ def _loss_rate(infos: Sequence[TcpInfo | None]) -> float | None:
     return min(1.0, sum(info.bytes_lost for info in known) / sent) if sent else None
 
 
-def _upload(streams: Sequence[_Stream], payload_bytes: int, deadline_s: float) -> tuple[Progress, Progress]:
-    """Post bodies on all streams; what the kernel saw acknowledged (if it tells), and what the server answered."""
-    body = os.urandom(UNIT_BYTES)  # random: a compressing middlebox must not help
+def _upload(streams: Sequence[_Stream], payload_bytes: int, deadline_s: float, *, by_answers: bool = False) -> Progress:
+    """Post bodies on all streams; what the kernel saw acknowledged, or what the server has answered."""
+    unit_bytes = ANSWERED_UNIT_BYTES if by_answers else UNIT_BYTES
+    body = os.urandom(unit_bytes)  # random: a compressing middlebox must not help
     uploads = [_Upload(stream, body) for stream in streams]
-    by_kernel = all(stream.info() for stream in streams)
-    acknowledged: Progress = []
-    answered: Progress = []
-    while (now_s := time.monotonic()) < deadline_s:
+    in_the_end = payload_bytes - (2 * unit_bytes * len(uploads) if by_answers else 0)  # last answers come too early
+    progress: Progress = []
+    while (now_s := time.monotonic()) < deadline_s and not (progress and progress[-1][1] >= in_the_end):
         offered = sum(upload.offered for upload in uploads)
         for upload in uploads:
             if offered < payload_bytes:
                 offered += upload.push()
             upload.read_answers()
-        answered.append((now_s, sum(upload.answered for upload in uploads)))
-        if by_kernel:
-            acknowledged.append((now_s, sum(upload.acknowledged() for upload in uploads)))
-        unanswered = payload_bytes - answered[-1][1] - UNIT_BYTES * len(uploads)
-        if offered >= payload_bytes and unanswered <= 0 and (not by_kernel or acknowledged[-1][1] >= payload_bytes):
-            break
+        progress.append((now_s, sum(u.answered if by_answers else u.acknowledged() for u in uploads)))
         time.sleep(TICK_S)
-    return acknowledged, answered
+    return progress
 
 
 class _Upload:
@@ -252,7 +246,6 @@ class _Upload:
         self._at = 0
         self._tail = b""
         self._answers = 0
-        self._began_s = 0.0
         self.offered = 0
         info = stream.info()
         self._acked_before = info.bytes_acked if info else 0
@@ -275,15 +268,12 @@ class _Upload:
             sent = self._socket.send(self._unit[self._at : self._at + 16_384])
         except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
             return 0
-        self._began_s = self._began_s or time.monotonic()
         self._at = (self._at + sent) % len(self._unit)
         self.offered += sent
         return sent
 
     def read_answers(self) -> None:
         part = _read(self._socket)
-        if part and not self._answers and not self._stream.health_s:
-            self._stream.health_s.append(time.monotonic() - self._began_s)
         joined = self._tail + part
         self._answers += joined.count(b"HTTP/1.1 ") - self._tail.count(b"HTTP/1.1 ")
         self._tail = joined[-8:]

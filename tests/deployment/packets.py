@@ -8,6 +8,7 @@ one JSON object a line on standard input, ``{"site": 0, "cut": true}``, until th
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import heapq
 import json
@@ -98,10 +99,8 @@ def relay(sites: list[Site], *, seed: int = 0) -> None:
         now_s = time.monotonic()
         while waiting and waiting[0][0] <= now_s:
             _, _, sink, packet = heapq.heappop(waiting)
-            try:
+            with contextlib.suppress(OSError):  # a full queue drops, as a router would
                 os.write(sink, packet)
-            except OSError:
-                pass  # a full queue drops, as a router would
 
 
 def _apply(sites: list[Site], change: dict[str, Any]) -> None:

@@ -36,14 +36,13 @@ class TcpRelay:
         self._target = target
         self._random = random.Random(seed)
         self._free_s = {"up": 0.0, "down": 0.0}  # when the link's direction is next free
-        self._whole = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._loop = asyncio.new_event_loop()
         listener = socket.create_server(("127.0.0.1", 0))
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
         self.port: int = listener.getsockname()[1]
-        self._thread = threading.Thread(target=self._run, args=(listener,), daemon=True)
+        started = threading.Event()
+        self._thread = threading.Thread(target=asyncio.run, args=(self._run(listener, started),))
         self._thread.start()
+        started.wait()
 
     def cut(self) -> None:
         """Let nothing through any more; connections stay open, as on a dead line."""
@@ -55,8 +54,8 @@ class TcpRelay:
 
     def close(self) -> None:
         """Close all connections and end the thread."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(timeout=5)
+        self._loop.call_soon_threadsafe(self._closing.set)
+        self._thread.join()
 
     def __enter__(self) -> TcpRelay:
         return self
@@ -64,23 +63,16 @@ class TcpRelay:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _run(self, listener: socket.socket) -> None:
-        asyncio.set_event_loop(self._loop)
+    async def _run(self, listener: socket.socket, started: threading.Event) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._closing, self._whole = asyncio.Event(), asyncio.Event()
         self._whole.set()
-        server = self._loop.run_until_complete(
-            asyncio.start_server(self._serve, sock=listener, limit=SOCKET_BUFFER_BYTES)
-        )
-        self._loop.run_forever()
-        server.close()
-        for task in self._tasks:
-            task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
-        self._loop.close()
+        server = await asyncio.start_server(self._serve, sock=listener, limit=SOCKET_BUFFER_BYTES)
+        started.set()
+        await self._closing.wait()
+        server.close()  # asyncio.run cancels the connections
 
     async def _serve(self, near_in: asyncio.StreamReader, near_out: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
         writers = [near_out]
         try:
             await asyncio.sleep(self.shape.delay_s)  # the handshake's round trip
@@ -92,7 +84,6 @@ class TcpRelay:
         finally:
             for writer in writers:
                 writer.transport.abort()
-            self._tasks.discard(task)
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, way: str) -> None:
         line: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
@@ -121,5 +112,3 @@ class TcpRelay:
                 return
             sink.write(chunk)
             await sink.drain()
-
-

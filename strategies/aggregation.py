@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from strategies.layout import Vector
 
-BLOCK = 262_144  # float32 values; 1 MiB stays in the second-level cache between the multiply and the add
+BLOCK = 32_768  # float32 values; 128 KiB of update and of scratch stay in the second-level cache
 
 
 class Update(Protocol):
@@ -42,6 +42,28 @@ class Update(Protocol):
         ...
 
 
+class Aggregator(Protocol):
+    """Folds a round's updates into one."""
+
+    @property
+    def count(self) -> int:
+        """Updates folded in."""
+        ...
+
+    @property
+    def buffers(self) -> Mapping[str, NDArray[Any]]:
+        """Buffers of the heaviest update that has any."""
+        ...
+
+    def add(self, update: Update, *, weight: float, steps: int) -> None:
+        """Fold in one update; ``weight`` > 0, ``steps`` >= 1."""
+        ...
+
+    def mean(self) -> Vector:
+        """What all updates together move the model by; to be asked once."""
+        ...
+
+
 class DenseUpdate:
     """An update that is a plain vector of length P."""
 
@@ -65,8 +87,9 @@ class DenseUpdate:
         factor = np.float32(weight)
         for start in range(0, self.size, BLOCK):
             block = self.vector_P[start : start + BLOCK]
-            np.multiply(block, factor, out=scratch[: block.size])
-            total_P[start : start + BLOCK] += scratch[: block.size]
+            scaled, total = scratch[: block.size], total_P[start : start + BLOCK]
+            np.multiply(block, factor, out=scaled)
+            np.add(total, scaled, out=total)
 
 
 class StreamingMean:

@@ -4,6 +4,7 @@
 StrategyError
 ├── LayoutError        arrays that do not match the model's layout
 ├── Refused            one reply that must not count, with its reason; the round goes on
+├── UnknownPolicy      no selection policy or aggregation rule of that name
 └── NoNodes            nothing to train on
 ```
 """
@@ -23,6 +24,10 @@ class LayoutError(StrategyError):
 
 class NoNodes(StrategyError):
     """No node is known or reachable, so there is nothing to train on."""
+
+
+class UnknownPolicy(StrategyError):
+    """No selection policy or aggregation rule of that name."""
 
 
 class Reason(StrEnum):

@@ -5,29 +5,85 @@ Names used here: N = known nodes. A node's row is its index in every column and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.link import LinkEstimate, LinkSample, miss, observe
+from strategies.link import (
+    REFERENCE_BPS,
+    REFERENCE_RTT_S,
+    WINDOW,
+    Goodput,
+    LinkEstimate,
+    LinkSample,
+    miss,
+    observe,
+    quality,
+)
+from strategies.prior import PESSIMISM, Spread, believe, effective
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+
+UNREACHABLE_AFTER = 3  # misses in a row after which a node counts as unreachable until it answers again
+GUESSES = {
+    "rtt_s": Spread(math.log(3 * REFERENCE_RTT_S), 0.7),
+    "uplink_bps": Spread(math.log(REFERENCE_BPS), 1.0),
+    "downlink_bps": Spread(math.log(2 * REFERENCE_BPS), 1.0),
+}
+
+# Columns, with the value of a node that was just enrolled.
+BELIEVED = ("rtt_s", "uplink_bps", "downlink_bps")
+COLUMNS: dict[str, Any] = {
+    "examples": 0,
+    "sample_s": 0.0,
+    "rtt_s": 0.0,
+    "uplink_bps": 0.0,
+    "downlink_bps": 0.0,
+    "delivery": 0.0,
+    "quality": 0.0,
+    "loss": np.nan,
+    "rms_loss": np.nan,
+    "update_norm": np.nan,
+    "owed": 0.0,
+    "last_round": -1,
+    "last_seen": -1,
+    "held": -1,
+    "acknowledged": -1,
+    "selections": 0,
+    "arrivals": 0,
+    "misses": 0,
+    "online": True,
+    "at_work": False,
+}
 
 
 @dataclass
 class Fleet:
     """Columns of all known nodes, in the order of enrolment.
 
-    ``sample_s``: seconds a node computes on one sample. ``rms_loss``: root of the mean squared sample loss it last
-    reported, NaN when it never did. ``last_round``: round it was last sent work, -1 for never. ``online``: it is
-    connected. ``at_work``: it has been sent work and has not answered.
+    Given: ``examples`` and ``online`` (it is connected).
+
+    Believed, see ``believe``: ``rtt_s``, ``uplink_bps`` and ``downlink_bps`` (pessimistic), ``delivery``, ``quality``.
+
+    Observed: ``sample_s``, seconds a node computes on one sample; ``loss`` and ``rms_loss``, mean and root mean
+    square of the sample loss it last reported, NaN when it never did; ``update_norm`` of its last update.
+
+    Counted: ``last_round`` it was sent work in and ``last_seen`` in, -1 for never; model version ``held`` by it, the
+    base of its last update that counted, and the round ``acknowledged`` of that update, -1 for none; ``selections``,
+    ``arrivals``, ``misses`` in a row; ``at_work``: it has been sent work and has not answered.
+
+    ``owed``: weight it lies behind its data share, see ``weighting.Accounts``.
     """
 
     names: list[str] = field(default_factory=list)
     links: list[LinkEstimate] = field(default_factory=list)
+    priors: dict[str, Spread] = field(default_factory=lambda: dict(GUESSES))
     examples: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     sample_s: Floats = field(default_factory=lambda: np.zeros(0))
     rtt_s: Floats = field(default_factory=lambda: np.zeros(0))
@@ -35,56 +91,147 @@ class Fleet:
     downlink_bps: Floats = field(default_factory=lambda: np.zeros(0))
     delivery: Floats = field(default_factory=lambda: np.zeros(0))
     quality: Floats = field(default_factory=lambda: np.zeros(0))
+    loss: Floats = field(default_factory=lambda: np.zeros(0))
     rms_loss: Floats = field(default_factory=lambda: np.zeros(0))
+    update_norm: Floats = field(default_factory=lambda: np.zeros(0))
+    owed: Floats = field(default_factory=lambda: np.zeros(0))
     last_round: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    last_seen: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    held: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    acknowledged: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     selections: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    arrivals: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    misses: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     online: Bools = field(default_factory=lambda: np.zeros(0, np.bool_))
     at_work: Bools = field(default_factory=lambda: np.zeros(0, np.bool_))
+    _log: dict[str, Floats] = field(default_factory=lambda: {name: np.zeros(0) for name in BELIEVED})
+    _noise: dict[str, Floats] = field(default_factory=lambda: {name: np.zeros(0) for name in BELIEVED})
+    _samples: dict[str, Floats] = field(default_factory=lambda: {name: np.zeros(0) for name in BELIEVED})
+    _loss_rate: Floats = field(default_factory=lambda: np.zeros(0))
 
     def __len__(self) -> int:
         return len(self.names)
 
     def enrol(self, name: str, *, examples: int, sample_s: float, link: LinkEstimate | None = None) -> int:
         """Add a node and return its row."""
-        row = len(self)
-        self.names.append(name)
-        self.links.append(link or LinkEstimate())
-        for column, value in {
-            "examples": examples,
-            "sample_s": sample_s,
-            "rtt_s": 0.0,
-            "uplink_bps": 0.0,
-            "downlink_bps": 0.0,
-            "delivery": 0.0,
-            "quality": 0.0,
-            "rms_loss": np.nan,
-            "last_round": -1,
-            "selections": 0,
-            "online": True,
-            "at_work": False,
-        }.items():
-            setattr(self, column, np.append(getattr(self, column), value).astype(getattr(self, column).dtype))
-        self._reflect(row)
-        return row
+        return self.enrol_all([name], examples=[examples], sample_s=[sample_s], links=[link] if link else None)
 
-    def observe(self, row: int, sample: LinkSample) -> None:
+    def enrol_all(
+        self,
+        names: Sequence[str],
+        *,
+        examples: Sequence[int],
+        sample_s: Sequence[float],
+        links: Sequence[LinkEstimate] | None = None,
+    ) -> int:
+        """Add nodes at once and return the row of the first."""
+        first, count = len(self), len(names)
+        self.names.extend(names)
+        self.links.extend(links or [LinkEstimate()] * count)
+        for column, value in COLUMNS.items():
+            old = getattr(self, column)
+            setattr(self, column, np.concatenate([old, np.full(count, value, dtype=old.dtype)]))
+        self.examples[first:], self.sample_s[first:] = examples, sample_s
+        for columns in (self._log, self._noise, self._samples):
+            for column in BELIEVED:
+                columns[column] = np.concatenate([columns[column], np.zeros(count)])
+        self._loss_rate = np.concatenate([self._loss_rate, np.zeros(count)])
+        if links is None:
+            self.delivery[first:] = LinkEstimate().delivery
+        else:
+            for row in range(first, first + count):
+                self._note(row)
+        self.believe(0, rows=np.arange(first, first + count))
+        return first
+
+    def observe(self, row: int, sample: LinkSample, *, round: int = 0) -> None:
         """Fold a delivered round trip of node ``row`` into its link."""
         self.links[row] = observe(self.links[row], sample)
-        self._reflect(row)
+        self.misses[row] = 0
+        self.arrivals[row] += 1
+        self.last_seen[row] = round
+        self._note(row)
+        self.believe(round, rows=np.array([row]))
 
-    def miss(self, row: int) -> None:
+    def miss(self, row: int, *, round: int = 0) -> None:
         """Record that node ``row`` did not answer."""
         self.links[row] = miss(self.links[row])
-        self._reflect(row)
+        self.misses[row] += 1
+        self._note(row)
+        self.believe(round, rows=np.array([row]))
 
     def available(self) -> Ints:
         """Rows that may be given work now."""
         return np.flatnonzero(self.online & ~self.at_work)
 
-    def _reflect(self, row: int) -> None:
+    @property
+    def reachable(self) -> Bools:
+        """Shape (N,): connected, and not silent ``UNREACHABLE_AFTER`` times in a row."""
+        return self.online & (self.misses < UNREACHABLE_AFTER)
+
+    def learn_priors(self) -> None:
+        """Refit what new nodes start from to all nodes seen so far."""
+        for column, guess in GUESSES.items():
+            self.priors[column] = guess.learn(self._log[column][self._samples[column] > 0])
+
+    def believe(self, round: int, *, rows: Ints | slice = slice(None)) -> None:
+        """Recompute the believed columns as of ``round``: one standard deviation on the slow side.
+
+        What was seen of a node fades towards the fleet's prior while it is away, and the doubt grows with it.
+        """
+        age = np.maximum(0, round - np.maximum(self.last_seen[rows], 0)).astype(np.float64)
+        for column, doubt in (("rtt_s", 0.0), ("uplink_bps", -PESSIMISM), ("downlink_bps", -PESSIMISM)):
+            samples = effective(self._samples[column][rows], age, WINDOW)
+            own, noise = self._log[column][rows], self._noise[column][rows]
+            mean, deviation = believe(self.priors[column], own, noise, samples)
+            getattr(self, column)[rows] = np.exp(mean + doubt * deviation)
+        self.quality[rows] = quality(
+            delivery=self.delivery[rows],
+            loss=self._loss_rate[rows],
+            rtt_s=self.rtt_s[rows],
+            uplink_bps=self.uplink_bps[rows],
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Everything as JSON-able values; the believed columns are recomputed."""
+        columns = {
+            name: [None if value != value else value for value in getattr(self, name).tolist()]
+            for name in COLUMNS
+            if name not in (*BELIEVED, "delivery", "quality")
+        }
+        links = [asdict(link) for link in self.links]
+        return {"names": list(self.names), "columns": columns, "links": links}
+
+    @classmethod
+    def restored(cls, state: dict[str, Any], *, round: int) -> Fleet:
+        """Inverse of ``state``, with beliefs as of ``round``."""
+        fleet, columns = cls(), state["columns"]
+        links = [
+            LinkEstimate(**{**link, **{way: _goodput(link[way]) for way in ("uplink", "downlink")}})
+            for link in state["links"]
+        ]
+        if links:
+            fleet.enrol_all(state["names"], examples=columns["examples"], sample_s=columns["sample_s"], links=links)
+        for name, values in columns.items():
+            column = getattr(fleet, name)
+            column[:] = [np.nan if value is None else value for value in values]
+        fleet.learn_priors()
+        fleet.believe(round)
+        return fleet
+
+    def _note(self, row: int) -> None:
+        """Copy node ``row``'s link into the columns that ``believe`` reads. RTT is pessimistic already."""
         link = self.links[row]
-        self.rtt_s[row] = link.pessimistic_rtt_s
-        self.uplink_bps[row] = link.uplink_bps
-        self.downlink_bps[row] = link.downlink_bps
-        self.delivery[row] = link.delivery
-        self.quality[row] = link.quality
+        for column, value, noise, samples in (
+            ("rtt_s", link.pessimistic_rtt_s, 0.1, link.samples),
+            ("uplink_bps", link.uplink.bps, link.uplink.deviation, link.uplink.samples),
+            ("downlink_bps", link.downlink.bps, link.downlink.deviation, link.downlink.samples),
+        ):
+            self._log[column][row] = math.log(max(value, 1e-9))
+            self._noise[column][row] = noise
+            self._samples[column][row] = samples
+        self._loss_rate[row], self.delivery[row] = link.loss, link.delivery
+
+
+def _goodput(state: dict[str, Any]) -> Goodput:
+    return Goodput(**{**state, "recent_bps": tuple(state["recent_bps"])})

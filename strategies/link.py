@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
-GOODPUT_GAIN = 0.3  # about ten transfers of memory
+import numpy as np
+from numpy.typing import NDArray
+
+GAIN = 0.3  # of an ordinary sample: about ten transfers of memory
+WINDOW = 10  # transfers whose fastest counts as the link's capacity
+NOISE = 0.1  # least log-deviation of goodput between transfers over an unchanged link
+STEADY_SHARE = 0.9  # of its delivery record that a node keeps with every new try
 REFERENCE_RTT_S = 0.1
 REFERENCE_BPS = 20e6
+
+F = TypeVar("F", float, NDArray[np.float64])
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,21 +30,68 @@ class LinkSample:
 
 
 @dataclass(frozen=True, slots=True)
+class Goodput:
+    """One direction of a link: smoothed rate, its log-deviation between transfers, and the last ``WINDOW`` rates.
+
+    ``samples`` counts the transfers seen; 0 marks a pure prior.
+    """
+
+    bps: float = REFERENCE_BPS
+    deviation: float = 1.0
+    recent_bps: tuple[float, ...] = ()
+    samples: int = 0
+
+    @property
+    def capacity_bps(self) -> float:
+        """Windowed maximum, as BBR estimates the bottleneck: cross traffic only ever makes a transfer slower."""
+        return max(self.recent_bps, default=self.bps)
+
+    def observe(self, bps: float) -> Goodput:
+        """Fold in a transfer.
+
+        An exponential average in the log domain, since links differ by factors. A sample further off than twice
+        the usual deviation means that the link itself changed: the gain rises to ``1 - 2 deviation / |distance|``,
+        so a twentyfold change is nearly all taken over at once, and the window forgets the old link.
+        """
+        if not self.samples:
+            return Goodput(bps, 2 * NOISE, (bps,), 1)
+        distance = math.log(bps / self.bps)
+        gain = max(GAIN, 1 - 2 * self.deviation / max(abs(distance), 1e-12))
+        changed = gain > GAIN
+        return Goodput(
+            bps=self.bps * math.exp(gain * distance),
+            deviation=max(NOISE, 0.75 * self.deviation + 0.25 * min(1.0, abs(distance))),
+            recent_bps=(bps,) if changed else (*self.recent_bps, bps)[-WINDOW:],
+            samples=self.samples + 1,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class LinkEstimate:
     """Smoothed link of one node.
 
-    ``successes`` and ``tries`` are the pseudo-counts of a Beta prior on delivery; ``samples`` counts the
-    observations, so that 0 marks a pure prior.
+    ``successes`` and ``tries`` are the pseudo-counts of a Beta posterior on delivery, old evidence fading by
+    ``STEADY_SHARE`` a try towards the prior of 4 in 5. ``samples`` counts round trips; 0 marks a pure prior.
     """
 
     rtt_s: float = REFERENCE_RTT_S
     jitter_s: float = REFERENCE_RTT_S / 2
     loss: float = 0.0
-    uplink_bps: float = REFERENCE_BPS
-    downlink_bps: float = REFERENCE_BPS
+    uplink: Goodput = Goodput()
+    downlink: Goodput = Goodput()
     successes: float = 4.0
     tries: float = 5.0
     samples: int = 0
+
+    @property
+    def uplink_bps(self) -> float:
+        """Smoothed goodput from the node."""
+        return self.uplink.bps
+
+    @property
+    def downlink_bps(self) -> float:
+        """Smoothed goodput to the node."""
+        return self.downlink.bps
 
     @property
     def delivery(self) -> float:
@@ -49,51 +105,57 @@ class LinkEstimate:
 
     @property
     def quality(self) -> float:
-        """Link quality in (0, 1]: ``delivery * (1 - loss) / (1 + rtt / 100 ms + 20 Mbit/s / uplink)``.
+        """See ``quality``."""
+        return quality(delivery=self.delivery, loss=self.loss, rtt_s=self.pessimistic_rtt_s, uplink_bps=self.uplink.bps)
 
-        It is 1/3 of the delivery rate on a clean link of 100 ms and 20 Mbit/s, and tends to 1 on a perfect one.
-        """
-        slowness = self.pessimistic_rtt_s / REFERENCE_RTT_S + REFERENCE_BPS / self.uplink_bps
-        return max(1e-6, self.delivery * (1 - self.loss) / (1 + slowness))
+
+def quality(*, delivery: F, loss: F, rtt_s: F, uplink_bps: F) -> F:
+    """Link quality in (0, 1]: ``delivery * (1 - loss) / (1 + rtt / 100 ms + 20 Mbit/s / uplink)``, at least 1e-6.
+
+    ``rtt`` is the pessimistic one. A clean link of 100 ms and 20 Mbit/s has a third of its delivery rate; a
+    perfect one tends to 1.
+    """
+    slowness = rtt_s / REFERENCE_RTT_S + REFERENCE_BPS / uplink_bps
+    found: F = delivery * (1 - loss) / (1 + slowness)
+    return np.clip(found, 1e-6, 1.0)  # type: ignore[no-any-return]
 
 
 def observe(link: LinkEstimate, sample: LinkSample) -> LinkEstimate:
     """Fold a delivered round trip into the estimate.
 
-    RTT and its variation follow RFC 6298, section 2; goodput is an exponential average in the log domain, since
-    links differ by factors; loss is an exponential average.
+    RTT and its variation follow RFC 6298, section 2; goodput see ``Goodput``; loss is an exponential average.
     """
-    first = link.samples == 0
     rtt_s, jitter_s = link.rtt_s, link.jitter_s
     if sample.rtt_s is not None:
-        if first:
+        if not link.samples:
             rtt_s, jitter_s = sample.rtt_s, sample.rtt_s / 2
         else:
             jitter_s = 0.75 * jitter_s + 0.25 * abs(rtt_s - sample.rtt_s)
             rtt_s = 0.875 * rtt_s + 0.125 * sample.rtt_s
-    return replace(
-        link,
-        rtt_s=rtt_s,
-        jitter_s=jitter_s,
-        loss=link.loss if sample.loss is None else _blend(link.loss, sample.loss, first),
-        uplink_bps=_geometric(link.uplink_bps, sample.uplink_bps, first),
-        downlink_bps=_geometric(link.downlink_bps, sample.downlink_bps, first),
-        successes=link.successes + 1,
-        tries=link.tries + 1,
-        samples=link.samples + 1,
+    loss = link.loss if sample.loss is None else link.loss + (GAIN if link.samples else 1.0) * (sample.loss - link.loss)
+    return _tried(
+        replace(
+            link,
+            rtt_s=rtt_s,
+            jitter_s=jitter_s,
+            loss=loss,
+            uplink=link.uplink if sample.uplink_bps is None else link.uplink.observe(sample.uplink_bps),
+            downlink=link.downlink if sample.downlink_bps is None else link.downlink.observe(sample.downlink_bps),
+            samples=link.samples + 1,
+        ),
+        delivered=1.0,
     )
 
 
 def miss(link: LinkEstimate) -> LinkEstimate:
     """Record a reply that never came."""
-    return replace(link, tries=link.tries + 1)
+    return _tried(link, delivered=0.0)
 
 
-def _blend(old: float, new: float, first: bool) -> float:
-    return new if first else (1 - GOODPUT_GAIN) * old + GOODPUT_GAIN * new
-
-
-def _geometric(old_bps: float, new_bps: float | None, first: bool) -> float:
-    if new_bps is None:
-        return old_bps
-    return math.exp(_blend(math.log(old_bps), math.log(new_bps), first))
+def _tried(link: LinkEstimate, *, delivered: float) -> LinkEstimate:
+    prior_successes, prior_tries = 4.0, 5.0
+    return replace(
+        link,
+        successes=prior_successes + STEADY_SHARE * (link.successes - prior_successes) + delivered,
+        tries=prior_tries + STEADY_SHARE * (link.tries - prior_tries) + 1,
+    )

@@ -2,135 +2,44 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
+from numpy.typing import NDArray
 
 from strategies import wire
-from strategies.aggregation import StreamingMean, Update
+from strategies.aggregation import Aggregator
 from strategies.arrivals import Arrivals, Flight, Terms
-from strategies.errors import NoNodes, Reason, Refused
+from strategies.errors import NoNodes, Reason, Refused, UnknownPolicy
 from strategies.fleet import Fleet
-from strategies.layout import Arrays, Layout, Vector
-from strategies.link import LinkSample
+from strategies.global_model import GlobalModel
+from strategies.layout import Arrays, Layout
+from strategies.observation import learn
+from strategies.order import Order
 from strategies.payload import Payload
-from strategies.planning import FleetPlan, Workload, plan
-from strategies.selection.policy import SelectionPolicy
+from strategies.planning import FleetPlan, Planner, Workload, plan, thinned
+from strategies.robust import aggregator
+from strategies.rollback import LossWatch
+from strategies.round import Accepted, OpenRound, RefusedReply, RoundHook, RoundOutcome
+from strategies.selection.policy import Selection, SelectionPolicy
 from strategies.server_optimizer import ServerOptimizer
-from strategies.validation import NormHistory, check_base, check_update
+from strategies.settings import Settings
+from strategies.validation import Contents, NormHistory, Replays, check_update, decoded, read
 from strategies.weighting import Accounts
+
+__all__ = ["Accepted", "NetworkAware", "RefusedReply", "RoundHook", "RoundOutcome", "Settings"]
 
 log = logging.getLogger(__name__)
 
 MOST_AT_WORK = 1.3  # times the cohort: stragglers of earlier rounds included
-KEPT_VERSIONS = 50
 PRIOR_SAMPLE_S = 1e-3
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How rounds are run. ``cohort`` nodes work, ``quota`` (0, 1] of their replies end a round."""
-
-    cohort: int
-    quota: float = 0.8
-    deadline_s: float = 0.0
-    mode: Literal["sync", "async"] = "async"
-    epochs: int = 1
-    batch_size: int = 32
-    codec: str = "auto"
-    seed: int = 0
-    session: bytes = bytes(32)
-    reply_patience: float = 10.0  # a message lives this many deadlines
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """An update that counted, with its weight in the round's mean."""
-
-    row: int
-    node: str
-    node_id: int
-    round: int
-    base: int
-    staleness: int
-    steps: int
-    examples: int
-    bytes_up: int
-    weight: float
-    contribution: Mapping[str, Any]
-    metrics: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class RefusedReply:
-    """A reply that did not count, and why."""
-
-    row: int
-    node: str
-    round: int
-    reason: Reason
-    detail: str
-
-
-@dataclass(frozen=True)
-class RoundOutcome:
-    """Everything a closed round leaves behind. Seconds are on the arrivals' clock."""
-
-    round: int
-    started_s: float
-    ended_s: float
-    selected: Sequence[int]
-    accepted: Sequence[Accepted]
-    refused: Sequence[RefusedReply]
-    late: int
-    bytes_down: int
-    bytes_up: int
-    base_hash: bytes
-    model_hash: bytes
-    model_P: Vector
-    buffers: Arrays
-
-
-class RoundHook(Protocol):
-    """What may watch a round: the ledger, the registry, the report."""
-
-    def admit(self, flight: Flight, reply: Message, blob: bytes) -> None:
-        """Raise ``Refused`` to keep a reply from counting."""
-        ...
-
-    def accepted(self, flight: Flight, reply: Message, update: Update, model_P: Vector) -> None:
-        """See an update that will count, and the model it is added to."""
-        ...
-
-    def closed(self, outcome: RoundOutcome) -> None:
-        """See the round after the model's step."""
-        ...
-
-
-@dataclass
-class _Round:
-    """The open round's tally."""
-
-    number: int
-    started_s: float
-    plan: FleetPlan
-    base_hash: bytes
-    selected: list[int] = field(default_factory=list)
-    accepted: list[Accepted] = field(default_factory=list)
-    refused: list[RefusedReply] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)
-    late: int = 0
-    bytes_down: int = 0
-    bytes_up: int = 0
-    refills: int = 0
+ENROL_WITHIN_S = 60.0
 
 
 class NetworkAware(Strategy):
@@ -150,6 +59,10 @@ class NetworkAware(Strategy):
         Cohort, quota, mode, seed.
     hooks : sequence of RoundHook
         Called in this order.
+    planner : Planner
+        What each node would be asked to do.
+    accounts : Accounts, optional
+        How much each update counts.
     """
 
     def __init__(
@@ -161,27 +74,28 @@ class NetworkAware(Strategy):
         optimizer: ServerOptimizer,
         settings: Settings,
         hooks: Sequence[RoundHook] = (),
+        planner: Planner = plan,
+        accounts: Accounts | None = None,
     ) -> None:
         self.layout = layout
         self.payload = payload
         self.selection = selection
-        self.optimizer = optimizer
         self.settings = settings
         self.hooks = hooks
+        self.planner = planner
+        self.accounts = accounts or Accounts()
         self.fleet = Fleet()
-        self.accounts = Accounts()
-        self.version = 0
+        self.model = GlobalModel(layout, payload, optimizer)
         self.first_round = 1
         self.rows: dict[int, int] = {}
         self._node_ids: dict[int, int] = {}
-        self._held: dict[int, int] = {}
-        self._acknowledged: dict[int, int] = {}
         self._norms = NormHistory()
-        self._model_P: Vector = np.zeros(0, dtype=np.float32)
-        self._model_hash = b""
-        self._buffers: Arrays = {}
+        self._replays = Replays()
+        self._train_loss, self._test_loss = LossWatch(), LossWatch()
+        self._exploded = False
         self._grid: Arrivals | None = None
-        self._open: _Round | None = None
+        self._open: OpenRound | None = None
+        _check_levels(payload, settings)
 
     def summary(self) -> None:
         """Log the settings, as Flower's strategies do."""
@@ -190,21 +104,25 @@ class NetworkAware(Strategy):
     def enrol(self, grid: Arrivals) -> None:
         """Ask every node not seen before who it is: its data, device and address.
 
-        Nodes are enrolled in the order of their partitions, so that rows do not depend on Flower's random ids.
+        Nodes are enrolled in the order of their partitions, so that rows do not depend on Flower's random ids. A
+        node that comes back under another id keeps its row.
         """
         connected = set(grid.get_node_ids())
         strangers = sorted(connected - self.rows.keys())
         queries = [Message(RecordDict(), dst_node_id=i, message_type=MessageType.QUERY) for i in strangers]
         hellos: list[tuple[int, int, int]] = []
-        for reply in grid.send_and_receive(queries, timeout=60.0):
+        for node_id, reply in grid.ask(queries, timeout_s=ENROL_WITHIN_S):
             hello = wire.numbers(reply.content, wire.HELLO) if reply.has_content() else {}
             if hello.keys() >= {wire.PARTITION, wire.EXAMPLES}:
-                hellos.append((int(hello[wire.PARTITION]), grid.flight(reply).node_id, int(hello[wire.EXAMPLES])))
+                hellos.append((int(hello[wire.PARTITION]), node_id, max(0, int(hello[wire.EXAMPLES]))))
+        known = {name: row for row, name in enumerate(self.fleet.names)}
         for partition, node_id, examples in sorted(hellos):
-            row = self.fleet.enrol(f"node-{partition}", examples=examples, sample_s=self._prior_sample_s())
-            self.rows[node_id], self._node_ids[row] = row, node_id
-        for node_id, row in self.rows.items():
-            self.fleet.online[row] = node_id in connected
+            name = f"node-{partition}"
+            if name not in known:
+                known[name] = self.fleet.enrol(name, examples=examples, sample_s=self._prior_sample_s())
+            self.rows[node_id], self._node_ids[known[name]] = known[name], node_id
+        self.fleet.online[:] = False
+        self.fleet.online[[self.rows[node_id] for node_id in connected & self.rows.keys()]] = True
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -214,21 +132,25 @@ class NetworkAware(Strategy):
             raise TypeError(f"NetworkAware needs a Grid of strategies.arrivals, got {type(grid).__name__}")
         self._grid = grid
         number = self.first_round + server_round - 1
-        if self.version == 0 and not self._model_P.size:
+        if not self.model.hash:
             self.set_model({name: array.numpy() for name, array in arrays.items()})
         self.enrol(grid)
         if not self.fleet.online.any():
             raise NoNodes("no node is connected; start SuperNodes or raise training.num_nodes")
-        self._open = _Round(number, grid.now_s, self._plan(), self._model_hash)
-        quota = max(1, math.ceil(self.settings.quota * min(self.settings.cohort, len(self.fleet))))
+        rolled_back = self._roll_back() if self._exploded else None
+        self.fleet.learn_priors()
+        self.fleet.believe(number)
+        self._open = OpenRound(number, grid.now_s, self._plan(), self.model.hash, rolled_back=rolled_back)
         asynchronous = self.settings.mode == "async"
+        selection = self._choose(self._most_at_work if asynchronous else self.settings.cohort)
+        quota = max(1, math.ceil(self.settings.quota * min(self.settings.cohort, len(self.fleet)) - 1e-9))
+        deadline_s = self._open.plan.deadline_s if selection.deadline_s is None else selection.deadline_s
         grid.terms = Terms(
-            quota=quota,
-            deadline_s=self._open.plan.deadline_s * (4 if asynchronous else 1),
+            quota=quota if asynchronous or selection.quota is None else selection.quota,
+            deadline_s=deadline_s * (4 if asynchronous else 1),
             refill=self._refill if asynchronous else None,
         )
-        limit = self.settings.cohort if asynchronous else math.floor(MOST_AT_WORK * self.settings.cohort)
-        return self._assign(min(self.settings.cohort, limit - int(self.fleet.at_work.sum())))
+        return self._orders(selection)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -237,7 +159,7 @@ class NetworkAware(Strategy):
         open_, grid = self._open, self._grid
         if open_ is None or grid is None:
             raise RuntimeError("aggregate_train was called before configure_train")
-        mean = StreamingMean(self.layout.size)
+        mean = aggregator(self.settings.aggregation, self.layout.size)
         for reply in replies:
             flight = grid.flight(reply)
             row = self.rows[flight.node_id]
@@ -249,6 +171,8 @@ class NetworkAware(Strategy):
                 open_.refused.append(
                     RefusedReply(row, self.fleet.names[row], open_.number, refusal.reason, refusal.detail)
                 )
+        if not self.settings.keep_late:
+            self.fleet.at_work[[self.rows[node_id] for node_id in grid.cancel()]] = False
         self._close(open_, mean, grid.now_s)
         metrics = MetricRecord({"arrived": len(open_.accepted), "seconds": grid.now_s - open_.started_s})
         return self.arrays(), metrics
@@ -263,160 +187,225 @@ class NetworkAware(Strategy):
         """Nothing to aggregate: no evaluation messages are sent."""
         return None
 
+    def evaluated(self, loss: float) -> bool:
+        """Tell the current model's loss on held-out data; True if it exploded and will be rolled back."""
+        self._exploded |= self._test_loss.exploded(loss)
+        return self._exploded
+
+    @property
+    def version(self) -> int:
+        """Of the global model; it grows by one a step."""
+        return self.model.version
+
     def set_model(self, arrays: Arrays) -> None:
         """Start from these arrays, at the current version."""
-        self._publish(self.layout.flatten(arrays), self.layout.buffers(arrays))
+        self.model.publish(self.layout.flatten(arrays), self.layout.buffers(arrays))
 
     def arrays(self) -> ArrayRecord:
         """The global model as Flower's record."""
-        restored = self.layout.restore(self._model_P, self._buffers)
-        return ArrayRecord({name: Array(np.ascontiguousarray(array)) for name, array in restored.items()})
+        return self.model.arrays()
 
-    def _publish(self, model_P: Vector, buffers: Arrays) -> None:
-        self._model_P, self._buffers = model_P, buffers
-        self._model_hash = hashlib.sha256(model_P.data).digest()
-        self.payload.publish(self.version, model_P, buffers)
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """All that a resumed run needs, between two rounds: JSON-able values, and vectors by name.
+
+        What is in flight belongs to the arrivals, and codec state to the payload and the nodes.
+        """
+        model, vectors = self.model.state()
+        return {
+            "model": model,
+            "exploded": self._exploded,
+            "fleet": self.fleet.state(),
+            "accounts": self.accounts.state(),
+            "selection": self.selection.state(),
+            "rows": {str(node_id): row for node_id, row in self.rows.items()},
+            "norms": self._norms.state(),
+            "replays": self._replays.state(),
+            "train_loss": self._train_loss.state(),
+            "test_loss": self._test_loss.state(),
+        }, vectors
+
+    def restore(
+        self, state: Mapping[str, Any], vectors: Mapping[str, NDArray[Any]], *, next_round: int, in_flight: bool
+    ) -> None:
+        """Inverse of ``state``, before ``start``.
+
+        ``in_flight``: whether the arrivals were restored too; otherwise the work that was under way is lost, and its
+        nodes are free.
+        """
+        self.first_round, self._exploded = next_round, state["exploded"]
+        self.model.restore(state["model"], vectors)
+        self.fleet = Fleet.restored(state["fleet"], round=next_round - 1)
+        if not in_flight:
+            self.fleet.at_work[:] = False
+        self.accounts.restore(state["accounts"])
+        self.selection.restore(state["selection"])
+        self.rows.update({int(node_id): row for node_id, row in state["rows"].items()})
+        self._norms.restore(state["norms"])
+        self._replays.restore(state["replays"])
+        self._train_loss.restore(state["train_loss"])
+        self._test_loss.restore(state["test_loss"])
+
+    @property
+    def _most_at_work(self) -> int:
+        return math.floor(MOST_AT_WORK * self.settings.cohort + 1e-9)
 
     def _plan(self) -> FleetPlan:
-        steps = np.maximum(1, -(-self.fleet.examples // self.settings.batch_size)) * self.settings.epochs
-        levels = self.payload.levels
-        if self.settings.codec != "auto":
-            levels = [level for level in levels if level.name == self.settings.codec]
-        workload = Workload(steps, self.settings.batch_size, 4 * self.layout.size)
-        return plan(self.fleet, workload, levels, deadline_s=self.settings.deadline_s)
+        settings, levels = self.settings, self.payload.levels
+        batches = np.maximum(1, -(-self.fleet.examples // settings.batch_size)) * settings.epochs
+        steps = np.full_like(batches, settings.local_steps) if settings.local_steps else batches
+        ratios = {level.name: level.expected_ratio for level in levels}
+        if settings.codec != "auto":
+            levels = [level for level in levels if level.name == settings.codec]
+        workload = Workload(steps, settings.batch_size, round(4 * self.layout.size * settings.byte_scale))
+        return self.planner(
+            self.fleet,
+            workload,
+            levels,
+            deadline_s=settings.deadline_s,
+            down_ratio=ratios.get(settings.downlink_codec),
+        )
 
-    def _refill(self, now_s: float) -> list[Message]:
-        return self._assign(self.settings.cohort - int(self.fleet.at_work.sum()))
-
-    def _assign(self, count: int) -> list[Message]:
+    def _choose(self, count: int) -> Selection:
+        """Ask the policy for ``count`` nodes, and keep as many of those it names as may still be set to work."""
         open_ = self._open
-        if open_ is None or count <= 0:
-            return []
+        room = self._most_at_work - int(self.fleet.at_work.sum())
+        if open_ is None or (count := min(count, room)) <= 0:
+            return Selection(np.zeros(0, dtype=np.int64))
         rng = np.random.default_rng([self.settings.seed, open_.number, open_.refills])
         open_.refills += 1
-        available, predicted_s = self.fleet.available(), open_.plan.predicted_s
-        rows = self.selection.select(self.fleet, available, predicted_s, cohort=count, round=open_.number, rng=rng)
-        return [self._order(open_, int(row)) for row in rows]
+        # a second update of the same node against the same model would be the first one over again
+        available = self.fleet.available()
+        available = available[self.fleet.held[available] < self.version]
+        selection = self.selection.select(self.fleet, available, open_.plan, cohort=count, round=open_.number, rng=rng)
+        return selection.first(room)
 
-    def _order(self, open_: _Round, row: int) -> Message:
+    def _refill(self, now_s: float) -> list[Message]:
+        return self._orders(self._choose(self._most_at_work - int(self.fleet.at_work.sum())))
+
+    def _orders(self, selection: Selection) -> list[Message]:
+        open_ = self._open
+        return [self._order(open_, selection, index) for index in range(selection.rows.size)] if open_ else []
+
+    def _order(self, open_: OpenRound, selection: Selection, index: int) -> Message:
+        row = int(selection.rows[index])
         work = open_.plan.of(row)
-        sent = self.payload.model_for(self.fleet.names[row], self._held.get(row, -1), work.codec)
+        steps = work.local_steps if selection.local_steps is None else int(selection.local_steps[index])
+        codec = work.codec
+        if selection.keep is not None and selection.keep[index] < 1:
+            codec = thinned(self.payload.levels, codec, float(selection.keep[index]))
+        down = self.settings.downlink_codec
+        sent = self.payload.model_for(
+            self.fleet.names[row], int(self.fleet.held[row]), work.codec if down == "auto" else down
+        )
         self.fleet.at_work[row] = True
         self.fleet.last_round[row] = open_.number
         self.fleet.selections[row] += 1
         open_.selected.append(row)
         open_.bytes_down += len(sent.blob)
-        order = ConfigRecord(
-            {
-                wire.ROUND: open_.number,
-                wire.BASE: self.version,
-                wire.VIEW: sent.view,
-                wire.LOCAL_STEPS: work.local_steps,
-                wire.BATCH_SIZE: work.batch_size,
-                wire.CODEC: work.codec,
-                wire.DEADLINE_S: work.deadline_s,
-                wire.SEED: self.settings.seed,
-                wire.SESSION: self.settings.session,
-                wire.BASE_MODEL: self._model_hash,
-                wire.ACK: self._acknowledged.get(row, -1),
-            }
+        order = Order(
+            round=open_.number,
+            base=self.version,
+            base_model=self.model.hash,
+            local_steps=steps,
+            batch_size=work.batch_size,
+            codec=codec,
+            deadline_s=work.deadline_s if selection.deadline_s is None else selection.deadline_s,
+            seed=self.settings.seed,
+            session=self.settings.session,
+            ack=int(self.fleet.acknowledged[row]),
         )
-        model = ArrayRecord({wire.BLOB: Array(np.frombuffer(sent.blob, dtype=np.uint8))})
-        return Message(
-            RecordDict({wire.MODEL: model, wire.PLAN: order}),
-            dst_node_id=self._node_ids[row],
-            message_type=MessageType.TRAIN,
-            ttl=max(60.0, self.settings.reply_patience * work.deadline_s),
-        )
+        return order.message(self._node_ids[row], sent, patience=self.settings.reply_patience)
 
-    def _fold(self, open_: _Round, mean: StreamingMean, flight: Flight, row: int, reply: Message) -> None:
+    def _fold(self, open_: OpenRound, mean: Aggregator, flight: Flight, row: int, reply: Message) -> None:
         if reply.has_error():
-            self.fleet.miss(row)
-            raise Refused(Reason.ERROR_REPLY, reply.error.reason or f"code {reply.error.code}")
-        try:
-            metrics = wire.numbers(reply.content, wire.METRICS)
-            blob = reply.content.array_records[wire.UPDATE][wire.BLOB].numpy().tobytes()
-        except (KeyError, TypeError, ValueError) as error:
-            raise Refused(Reason.MALFORMED, f"missing or unreadable record: {error}") from error
-        open_.bytes_up += len(blob)
-        self._learn(row, reply, flight, metrics)
-        base, steps = int(flight.plan[wire.BASE]), max(1, int(flight.plan[wire.LOCAL_STEPS]))
-        staleness = check_base(base, current=self.version, oldest=self.version - KEPT_VERSIONS)
-        update = self.payload.decode(blob)
-        check_update(update, size=self.layout.size, steps=steps, norms=self._norms)
+            self.fleet.miss(row, round=open_.number)
+        contents = read(reply, largest_bytes=4 * self.layout.size)
+        open_.bytes_up += len(contents.blob)
+        learn(
+            self.fleet,
+            row,
+            reply,
+            flight,
+            contents.metrics,
+            round=open_.number,
+            byte_scale=self.settings.byte_scale,
+        )
+        round_, base = int(flight.plan[wire.ROUND]), int(flight.plan[wire.BASE])
+        steps = max(1, int(flight.plan[wire.LOCAL_STEPS]))
+        if round_ < open_.number and not self.settings.keep_late:
+            raise Refused(Reason.TOO_LATE, f"ordered in round {round_}; late updates are not kept")
+        staleness = self.model.staleness(base)
+        update = decoded(self.payload.decode, contents.blob)
+        norm = check_update(update, size=self.layout.size, buffers=self.model.buffers, steps=steps, norms=self._norms)
+        self._replays.check(row, contents.blob, norm)
         for hook in self.hooks:
-            hook.admit(flight, reply, blob)
+            hook.admit(flight, reply, contents.blob)
         weight = self.accounts.weight(self.fleet, row, staleness=staleness)
-        mean.add(update, weight=weight, steps=steps)
+        mean.add(update, weight=weight, steps=steps if self.settings.normalise_steps else 1)
         for hook in self.hooks:
-            hook.accepted(flight, reply, update, self._model_P)
-        round_ = int(flight.plan[wire.ROUND])
-        self._held[row], self._acknowledged[row] = base, round_
+            hook.accepted(flight, reply, update, self.model.vector_P)
+        self.fleet.update_norm[row] = norm
+        self._norms.add(norm, steps)
+        self._replays.add(row, contents.blob, round_)
+        self.fleet.held[row], self.fleet.acknowledged[row] = base, round_
         open_.late += round_ < open_.number
         open_.weights.append(weight)
-        open_.accepted.append(
-            Accepted(
-                row=row,
-                node=self.fleet.names[row],
-                node_id=flight.node_id,
-                round=round_,
-                base=base,
-                staleness=staleness,
-                steps=steps,
-                examples=int(self.fleet.examples[row]),
-                bytes_up=len(blob),
-                weight=weight,
-                contribution=dict(reply.content.config_records.get(wire.CONTRIBUTION, {})),
-                metrics=metrics,
-            )
+        open_.accepted.append(self._accepted(flight, row, contents, staleness, weight))
+
+    def _accepted(self, flight: Flight, row: int, contents: Contents, staleness: int, weight: float) -> Accepted:
+        return Accepted(
+            row=row,
+            node=self.fleet.names[row],
+            node_id=flight.node_id,
+            round=int(flight.plan[wire.ROUND]),
+            base=int(flight.plan[wire.BASE]),
+            staleness=staleness,
+            steps=max(1, int(flight.plan[wire.LOCAL_STEPS])),
+            examples=int(self.fleet.examples[row]),
+            bytes_up=len(contents.blob),
+            weight=weight,
+            contribution=contents.contribution,
+            metrics=contents.metrics,
         )
 
-    def _learn(self, row: int, reply: Message, flight: Flight, metrics: Mapping[str, float]) -> None:
-        """Fold what this round trip showed into the node's row."""
-        timing = {**metrics, **wire.numbers(reply.content, wire.TIMING)}
-        probed = wire.numbers(reply.content, wire.LINK)
-
-        def rate_bps(size: str, seconds: str) -> float | None:
-            taken_s = timing.get(seconds, 0.0)
-            return 8 * timing[size] / taken_s if taken_s > 0 else None
-
-        sample = LinkSample(
-            rtt_s=timing.get(wire.RTT_S, probed.get(wire.RTT_S)),
-            loss=probed.get(wire.LOSS_RATE),
-            uplink_bps=rate_bps(wire.BYTES_UP, wire.UPLOAD_S) or probed.get(wire.UPLINK_BPS),
-            downlink_bps=rate_bps(wire.BYTES_DOWN, wire.DOWNLOAD_S) or probed.get(wire.DOWNLINK_BPS),
-        )
-        self.fleet.observe(row, sample)
-        if (samples := metrics.get(wire.SAMPLES, 0)) > 0:
-            self.fleet.sample_s[row] = timing[wire.COMPUTE_S] / samples
-        if (squared := metrics.get(wire.SQUARED_LOSS, -1.0)) >= 0:
-            self.fleet.rms_loss[row] = math.sqrt(squared)
-
-    def _close(self, open_: _Round, mean: StreamingMean, now_s: float) -> None:
-        normalised = self.accounts.book(self.fleet, [a.row for a in open_.accepted], open_.weights)
-        if mean.count:
-            self.version += 1
-            self._publish(self.optimizer.step(self._model_P, mean.mean()), {**self._buffers, **mean.buffers})
-        accepted = [replace(a, weight=w) for a, w in zip(open_.accepted, normalised, strict=True)]
-        outcome = RoundOutcome(
+    def _close(self, open_: OpenRound, mean: Aggregator, now_s: float) -> None:
+        weights = self.accounts.book(self.fleet, [a.row for a in open_.accepted], open_.weights)
+        if self._ran_away(open_) or mean.count and not self.model.step(mean):
+            open_.rolled_back = self._roll_back()
+        self.selection.closed(
+            self.fleet,
             round=open_.number,
-            started_s=open_.started_s,
+            selected=np.unique(np.asarray(open_.selected, dtype=np.int64)),
+            arrived=np.unique(np.asarray([a.row for a in open_.accepted], dtype=np.int64)),
+        )
+        outcome = open_.outcome(
+            weights,
             ended_s=now_s,
-            selected=open_.selected,
-            accepted=accepted,
-            refused=open_.refused,
-            late=open_.late,
-            bytes_down=open_.bytes_down,
-            bytes_up=open_.bytes_up,
-            base_hash=open_.base_hash,
-            model_hash=self._model_hash,
-            model_P=self._model_P,
-            buffers=self._buffers,
+            model_hash=self.model.hash,
+            model_P=self.model.vector_P,
+            buffers=self.model.buffers,
         )
         for hook in self.hooks:
             hook.closed(outcome)
         self._open = None
 
+    def _ran_away(self, open_: OpenRound) -> bool:
+        """Whether this round's replies show that the model they trained from has exploded."""
+        broken = sum(refused.reason is Reason.NON_FINITE for refused in open_.refused)
+        loss = open_.loss()
+        return broken > max(1, len(open_.accepted)) or (loss is not None and self._train_loss.exploded(loss))
+
+    def _roll_back(self) -> int | None:
+        self._exploded = False
+        return self.model.roll_back()
+
     def _prior_sample_s(self) -> float:
-        known = self.fleet.sample_s[self.fleet.selections > 0]
+        known = self.fleet.sample_s[self.fleet.arrivals > 0]
         return float(np.median(known)) if known.size else PRIOR_SAMPLE_S
+
+
+def _check_levels(payload: Payload, settings: Settings) -> None:
+    names = [level.name for level in payload.levels]
+    for name in (settings.codec, settings.downlink_codec):
+        if name != "auto" and name not in names:
+            raise UnknownPolicy(f"no codec level {name!r}; there are {', '.join(names)}, and 'auto'")

@@ -59,6 +59,11 @@ class ServerOptimizer:
         step_P = np.float32(rate) * first_P / (np.sqrt(second_P) + np.float32(self.tau))
         return np.asarray(model_P + step_P, dtype=np.float32)
 
+    def reset(self) -> None:
+        """Forget momentum and moments, as after a roll-back."""
+        self.steps = 0
+        self.vectors.clear()
+
     def _vector(self, name: str, size: int) -> Vector:
         if name not in self.vectors:
             self.vectors[name] = np.zeros(size, dtype=np.float32)

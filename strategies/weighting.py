@@ -1,18 +1,25 @@
 """How much each update counts: fast and good links may count more today, but every node gets its due in the long run.
 
 Names used here: N = known nodes.
+
+A node is *due*, in every round that closes with at least one update, its share of the data of all nodes reachable in
+that round. A node that joined late, or was away, is due nothing for the rounds it was not reachable in: nobody could
+have given it weight then, and paying it back afterwards would drown the others. ``owed = due - paid`` is carried from
+round to round.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from strategies.fleet import Fleet, Floats
+from strategies.fleet import Bools, Fleet, Floats
 
-LONGEST_ABSENCE = 50.0  # rounds of arrears that one update may make up for, as FedAU caps its intervals
-SMALLEST_SHARE = 0.1  # of its data share: what even a node in credit is given
+STRONGEST_TILT = 2.0  # link quality and staleness may speak for or against an update by this factor at most
+SMALLEST_ARREARS = 0.1  # of its data share: what even a node in credit is given
+LARGEST_ARREARS = 1.0  # a whole round's weight: no absence makes one update count for more
 
 
 def staleness_discount(staleness: int) -> float:
@@ -20,54 +27,94 @@ def staleness_discount(staleness: int) -> float:
     return float((1 + staleness) ** -0.5)
 
 
-class Accounts:
-    """What every node is owed: its data share of each round's total weight of 1, less what it was given.
+def tilt(quality: float, typical_quality: float, staleness: int) -> float:
+    """``clip(quality / typical * discount(staleness), 1/2, 2)``.
 
-    An update's weight is its arrears x link quality x staleness discount; the weights of a round are normalised
-    to sum to 1 and booked. Arrears sum to zero over the nodes, so paying them out in proportion pulls each node's
-    long-run mean weight to its data share, however often it is chosen or arrives.
+    It is bounded so that the debt, which is not, always has the last word on a node's long-run weight.
+    """
+    lean = quality / max(typical_quality, 1e-12) * staleness_discount(staleness)
+    return min(STRONGEST_TILT, max(1 / STRONGEST_TILT, lean))
+
+
+class Accounts:
+    """What every node is owed, and what an update of it therefore weighs.
+
+    An update's weight is its arrears (what the node is owed, this round's share included) times its tilt; the weights
+    of a round are normalised to sum to 1 and booked. Both sides of a round's books sum to 1, so the debts of the
+    reachable nodes stay balanced, and paying them out in proportion pulls each node's mean weight to its data share,
+    however often it is chosen or arrives.
     """
 
     def __init__(self) -> None:
-        self.owed: Floats = np.zeros(0)
+        self.due: Floats = np.zeros(0)
         self.paid: Floats = np.zeros(0)
-        self.rounds: Floats = np.zeros(0)
+        self.rounds: Floats = np.zeros(0)  # in which the node was reachable
 
     def weight(self, fleet: Fleet, row: int, *, staleness: int) -> float:
-        """Unnormalised weight of an update of node ``row`` arriving now; positive."""
+        """Unnormalised weight of an update of node ``row`` arriving now; positive.
+
+        Until the round is booked its arrears count as settled, lest the node be chosen again for the same debt.
+        """
         self._grow(len(fleet))
-        share = data_share(fleet)
-        arrears = min(max(self.owed[row] + share[row], SMALLEST_SHARE * share[row]), LONGEST_ABSENCE * share[row])
-        return float(arrears * fleet.quality[row] * staleness_discount(staleness))
+        reachable = fleet.reachable
+        share = float(fleet.examples[row]) / max(1, int(fleet.examples[reachable].sum()))
+        arrears = float(fleet.owed[row]) + share
+        fleet.owed[row] -= arrears
+        arrears = min(max(arrears, SMALLEST_ARREARS * share, 1e-9), LARGEST_ARREARS)
+        typical = float(np.median(fleet.quality[reachable])) if reachable.any() else float(fleet.quality[row])
+        return float(arrears * tilt(float(fleet.quality[row]), typical, staleness))
 
     def book(self, fleet: Fleet, rows: Sequence[int], weights: Sequence[float]) -> list[float]:
-        """Close a round: credit every node its share, debit the normalised weights, and return those."""
+        """Close a round: credit every reachable node its share, debit the normalised weights, and return those.
+
+        Nothing is booked for a round without updates.
+        """
         self._grow(len(fleet))
         total = sum(weights)
         if not rows:
             return []
         normalised = [weight / total for weight in weights]
-        self.owed += data_share(fleet)
-        self.rounds += 1
-        for row, weight in zip(rows, normalised, strict=True):
-            self.owed[row] -= weight
-            self.paid[row] += weight
+        counted = fleet.reachable
+        counted[list(rows)] = True
+        self.due += data_share(fleet, counted)
+        self.rounds += counted
+        np.add.at(self.paid, list(rows), normalised)
+        fleet.owed[:] = self.due - self.paid
         return normalised
 
     def drift(self, fleet: Fleet) -> float:
-        """``max |mean weight - data share|`` over the nodes."""
+        """``max |mean weight - data share|`` over the nodes, both taken over the rounds each was reachable in."""
         self._grow(len(fleet))
-        if not len(fleet) or not self.rounds.any():
-            return 0.0
-        return float(np.abs(self.paid / np.maximum(self.rounds, 1) - data_share(fleet)).max())
+        return float(np.abs((self.paid - self.due) / np.maximum(self.rounds, 1)).max(initial=0.0))
+
+    def state(self) -> dict[str, Any]:
+        """The books as JSON-able values."""
+        return {"due": self.due.tolist(), "paid": self.paid.tolist(), "rounds": self.rounds.tolist()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Inverse of ``state``."""
+        for name in ("due", "paid", "rounds"):
+            setattr(self, name, np.asarray(state[name], dtype=np.float64))
 
     def _grow(self, size: int) -> None:
-        for name in ("owed", "paid", "rounds"):
+        for name in ("due", "paid", "rounds"):
             column = getattr(self, name)
             if column.size < size:
                 setattr(self, name, np.concatenate([column, np.zeros(size - column.size)]))
 
 
-def data_share(fleet: Fleet) -> Floats:
-    """Shape (N,): each node's examples over all examples."""
-    return np.asarray(fleet.examples / max(1, int(fleet.examples.sum())), dtype=np.float64)
+class ExampleAccounts(Accounts):
+    """Weights in proportion to examples, discounted by staleness: those of FedAvg, and with staleness of FedBuff.
+
+    The books are kept all the same, so that the bias of such weights can be told.
+    """
+
+    def weight(self, fleet: Fleet, row: int, *, staleness: int) -> float:
+        """See ``Accounts.weight``."""
+        return max(1, int(fleet.examples[row])) * staleness_discount(staleness)
+
+
+def data_share(fleet: Fleet, counted: Bools | None = None) -> Floats:
+    """Shape (N,): each node's examples over all examples, of the ``counted`` nodes only where given."""
+    examples = fleet.examples if counted is None else np.where(counted, fleet.examples, 0)
+    return np.asarray(examples / max(1, int(examples.sum())), dtype=np.float64)

@@ -10,6 +10,7 @@ the server overwrites it.
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from flwr.app import RecordDict
@@ -72,6 +73,7 @@ DEVICE: Final = "device"  # ConfigRecord: device name, memory, driver, address
 
 
 def numbers(content: RecordDict, record: str) -> dict[str, float]:
-    """The scalar entries of a MetricRecord; empty when the record is missing. Lists are left out."""
+    """The finite scalars of a MetricRecord; empty when the record is missing. Lists are left out."""
     found = content.metric_records.get(record)
-    return {key: float(value) for key, value in found.items() if not isinstance(value, list)} if found else {}
+    scalars = {key: float(value) for key, value in found.items() if not isinstance(value, list)} if found else {}
+    return {key: value for key, value in scalars.items() if math.isfinite(value)}

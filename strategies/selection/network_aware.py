@@ -1,18 +1,65 @@
-"""Our policy: everybody in turn, so that no link decides whose data counts."""
+"""Our policy: whoever is owed most works next, so that no link decides whose data counts.
+
+``fleet.owed`` is the weight by which a node lies behind its data share (see ``weighting.Accounts``). Taking the largest
+debts first is max-weight scheduling: it visits nodes in proportion to their data, keeps every debt bounded whenever
+any schedule could, and gives the chosen updates nearly equal weights, which wastes the least of each round. The plan,
+not the choice, is what makes slow links cheap.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 from strategies.fleet import Fleet, Floats, Ints
+from strategies.planning import FleetPlan
+from strategies.selection.policy import Memoryless, Selection
+
+MOST_AHEAD = 20.0  # mean data shares: who was given that much too much waits for the others
+LOSS_TILT = 2.0  # a node's loss may speak for or against it by this factor at most
+LONGEST_BACKOFF = 32  # rounds
 
 
-class NetworkAwareSelection:
-    """Oldest first, ties broken by chance: the plan, not the choice, makes slow links cheap."""
+class NetworkAwareSelection(Memoryless):
+    """Largest debt first, tilted by loss; new nodes at once; silent nodes ever more rarely.
+
+    Nodes far in credit idle rather than run ahead, which bounds everybody's bias even where slow nodes hold much of
+    the data of a small fleet.
+    """
 
     def select(
-        self, fleet: Fleet, available: Ints, predicted_s: Floats, *, cohort: int, round: int, rng: np.random.Generator
-    ) -> Ints:
+        self, fleet: Fleet, available: Ints, plan: FleetPlan, *, cohort: int, round: int, rng: np.random.Generator
+    ) -> Selection:
         """See ``SelectionPolicy.select``."""
-        order = np.lexsort((rng.random(available.size), fleet.last_round[available]))
-        return available[order[:cohort]]
+        ahead = fleet.owed[available] * max(1, int(fleet.reachable.sum())) < -MOST_AHEAD
+        rested = round - fleet.last_round[available] >= backoff(fleet.misses[available])
+        willing = available[rested & ~ahead]
+        if not willing.size and not fleet.at_work.any():
+            willing = available  # better anybody than nobody
+        count = min(cohort, willing.size)
+        if not count:
+            return Selection(willing)
+        urgency = priority(fleet, willing)
+        # ties (all debts are zero at first) are broken by chance
+        jitter = rng.random(willing.size) * 1e-6 / max(1, len(fleet))
+        top = np.argpartition(-(urgency + jitter), count - 1)[:count]
+        return Selection(willing[top[np.argsort(-(urgency + jitter)[top], kind="stable")]])
+
+
+def backoff(misses: Ints) -> Ints:
+    """Rounds until a node is tried again: 0, then 2, 4, 8, ... after misses in a row, at most 32."""
+    return np.where(misses > 0, np.minimum(LONGEST_BACKOFF, 2 ** np.minimum(misses, 5)), 0).astype(np.int64)
+
+
+def priority(fleet: Fleet, rows: Ints) -> Floats:
+    """Debt in units of total weight, lifted by half a data share a unit of log loss ratio.
+
+    ``owed + share * ln(clip(rms_loss / median, 1/2, 2))``; a node never seen is lifted above all others, largest
+    data first, since nothing can be planned or weighted for it before it was tried once.
+    """
+    share = fleet.examples[rows] / max(1, int(fleet.examples.sum()))
+    loss = fleet.rms_loss[rows]
+    known = loss[~np.isnan(loss)]
+    median = float(np.median(known)) if known.size else 1.0
+    ratio = np.clip(np.nan_to_num(loss, nan=median) / max(median, 1e-12), 1 / LOSS_TILT, LOSS_TILT)
+    novelty = np.where(fleet.selections[rows] == 0, 10.0, 0.0)
+    return np.asarray(fleet.owed[rows] + share * np.log(ratio) + novelty * (1 + share), dtype=np.float64)

@@ -1,0 +1,228 @@
+"""Messages under way, the terms on which a round waits for them, and what both clocks share.
+
+An ``Arrivals`` is a Flower Grid whose ``send_and_receive`` is a generator: it sends the messages, then yields each
+reply as it arrives, until the terms of the round are met. What has not arrived by then stays in flight and is
+yielded in a later round. Both clocks behave alike, so a strategy cannot tell them apart.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from flwr.app import Error, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+
+from strategies import wire
+
+NOT_SENT = 3  # Flower's code for a message that is unavailable
+NODE_UNREACHABLE = 5  # Flower's code for a node that vanished
+
+Refill = Callable[[float], Iterable[Message]]
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """When a round ends: at ``quota`` replies or ``deadline_s`` seconds after its start, whichever comes first.
+
+    Error replies do not count to the quota, but more of them than the quota end the round too. ``refill`` is asked
+    for more work at each arrival that does not end the round; it makes rounds asynchronous.
+    """
+
+    quota: int
+    deadline_s: float
+    refill: Refill | None = None
+
+
+class Tally:
+    """Counts a round's arrivals against its terms."""
+
+    def __init__(self, terms: Terms) -> None:
+        self._terms = terms
+        self._replies = 0
+        self._errors = 0
+
+    def take(self, reply: Message) -> None:
+        """Count a reply."""
+        self._errors += reply.has_error()
+        self._replies += not reply.has_error()
+
+    @property
+    def open(self) -> bool:
+        """Whether more replies are wanted."""
+        return self._replies < self._terms.quota and self._errors <= self._terms.quota
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A message under way: when and to whom it went, of what type, how long it may take, and its plan."""
+
+    node_id: int
+    message_type: str
+    sent_s: float
+    ttl_s: float
+    bytes_down: int
+    plan: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """What a message's journey takes, in seconds; ``delivered`` is False when the reply is lost."""
+
+    download_s: float
+    compute_s: float
+    upload_s: float
+    rtt_s: float
+    delivered: bool = True
+
+    @property
+    def total_s(self) -> float:
+        """From sending the message to receiving its reply."""
+        return self.download_s + self.compute_s + self.upload_s + self.rtt_s
+
+
+class VirtualLinks(Protocol):
+    """Simulated links and processors, asked once a message."""
+
+    def passage(self, node_id: int, *, sent_s: float, bytes_down: int, bytes_up: int, samples: float) -> Passage:
+        """How long this message to ``node_id`` takes, sent at virtual time ``sent_s``."""
+        ...
+
+
+class Arrivals(Grid):
+    """What both clocks share: a proxy of another Grid that knows which nodes are at work."""
+
+    def __init__(self, grid: Grid, *, poll_s: float) -> None:
+        self._grid = grid
+        self._poll_s = poll_s
+        self._flights: dict[str, Flight] = {}
+        self.terms: Terms | None = None
+
+    @property
+    @abstractmethod
+    def now_s(self) -> float:
+        """Seconds since the run began."""
+
+    @abstractmethod
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        """Send, then yield replies in arrival order until ``terms`` are met; without terms, until all are in."""
+
+    @abstractmethod
+    def cancel(self) -> set[int]:
+        """Give up on everything in flight; ids of the nodes that thereby became free."""
+
+    def ask(self, messages: Sequence[Message], *, timeout_s: float) -> Iterator[tuple[int, Message]]:
+        """Exchange messages beside the rounds: it touches neither the clock nor what is in flight.
+
+        Yields the asked node's id with each reply, in the order of ``messages``; nodes that did not answer within
+        ``timeout_s`` of wall time are left out.
+        """
+        pushed, _ = self._send(messages)
+        replies: dict[str, Message] = {}
+        give_up_s = time.monotonic() + timeout_s
+        while missing := [i for i in pushed if i not in replies]:
+            replies.update((r.metadata.reply_to_message_id, r) for r in self._grid.pull_messages(missing))
+            if time.monotonic() > give_up_s:
+                break
+            if len(replies) < len(pushed):
+                time.sleep(self._poll_s)
+        for message_id, message in pushed.items():
+            if message_id in replies:
+                yield message.metadata.dst_node_id, replies[message_id]
+
+    def flight(self, reply: Message) -> Flight:
+        """The message that ``reply`` answers. Valid until the next reply is asked for.
+
+        Errors made by the SuperLink carry its own node id, so the answered message is what tells the node.
+        """
+        return self._flights[reply.metadata.reply_to_message_id]
+
+    def busy(self) -> set[int]:
+        """Ids of nodes that have work and have not answered."""
+        return {flight.node_id for flight in self._flights.values()}
+
+    def _take_terms(self, timeout: float | None) -> Terms:
+        terms, self.terms = self.terms, None
+        return terms or Terms(quota=2**62, deadline_s=float("inf") if timeout is None else timeout)
+
+    def _send(self, messages: Sequence[Message]) -> tuple[dict[str, Message], list[Message]]:
+        """Messages sent, by the id that the Grid gave each, and those that it would not take."""
+        taken = {i for i in self._grid.push_messages(messages) if i} if messages else set()
+        sent = {m.metadata.message_id: m for m in messages if m.metadata.message_id in taken}
+        return sent, [m for m in messages if m.metadata.message_id not in taken]
+
+    def _push(self, messages: Iterable[Message], sent_s: float) -> tuple[dict[str, Message], list[Message]]:
+        """Push and enter the flights; also the error replies that stand for messages that could not be sent."""
+        batch = list(messages)
+        sent, unsent = self._send(batch)
+        for message in batch:
+            self._flights[message.metadata.message_id] = Flight(
+                node_id=message.metadata.dst_node_id,
+                message_type=message.metadata.message_type,
+                sent_s=sent_s,
+                ttl_s=message.metadata.ttl,
+                bytes_down=payload_bytes(message.content),
+                plan=dict(message.content.config_records.get(wire.PLAN, {})),
+            )
+        return sent, [failure(m, "the message could not be sent", code=NOT_SENT) for m in unsent]
+
+    def set_run(self, run: Any) -> None:
+        """Pass on to the wrapped Grid."""
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Any:
+        """The run of the wrapped Grid."""
+        return self._grid.run
+
+    def create_message(self, *args: Any, **kwargs: Any) -> Message:
+        """Pass on to the wrapped Grid."""
+        return self._grid.create_message(*args, **kwargs)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Ids of the nodes that are connected."""
+        return self._grid.get_node_ids()
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Pass on to the wrapped Grid."""
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Pass on to the wrapped Grid."""
+        return self._grid.pull_messages(message_ids)
+
+
+def failure(message: Message, reason: str, *, code: int = NODE_UNREACHABLE) -> Message:
+    """The error reply that stands for an answer to ``message`` that will not come."""
+    return Message(Error(code=code, reason=reason), reply_to=message)
+
+
+def payload_bytes(content: RecordDict) -> int:
+    """Bytes of all arrays in ``content``: what dominates a message on the wire."""
+    return sum(len(array.data) for record in content.array_records.values() for array in record.values())
+
+
+def timing(flight: Flight, arrived_s: float, bytes_up: int, passage: Passage | None = None) -> MetricRecord:
+    """What the server measured of a round trip; the parts of it only where ``passage`` is known."""
+    parts = (
+        {
+            wire.DOWNLOAD_S: passage.download_s,
+            wire.COMPUTE_S: passage.compute_s,
+            wire.UPLOAD_S: passage.upload_s,
+            wire.RTT_S: passage.rtt_s,
+        }
+        if passage
+        else {}
+    )
+    return MetricRecord(
+        {
+            wire.SENT_S: flight.sent_s,
+            wire.ARRIVED_S: arrived_s,
+            wire.BYTES_DOWN: flight.bytes_down,
+            wire.BYTES_UP: bytes_up,
+            **parts,
+        }
+    )

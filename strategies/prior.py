@@ -1,0 +1,53 @@
+"""What the fleet as a whole says about a node that was not seen yet, or not lately (empirical Bayes).
+
+Names used here: N = known nodes. Everything is in the log domain, since links differ by factors.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+HALF_LIFE = 50.0  # rounds after which half of what was seen of a node counts no more
+PESSIMISM = 1.0  # standard deviations: five links in six are better than their pessimistic estimate
+DOUBT = 4.0  # observations of other nodes that the starting guess is worth
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Distribution of one logarithmic quantity over the nodes: its mean and standard deviation between nodes."""
+
+    mean: float
+    deviation: float
+
+    def learn(self, logs: Floats) -> Spread:
+        """Posterior after the values of the nodes seen so far; the guess itself is worth ``DOUBT`` nodes."""
+        if not logs.size:
+            return self
+        share = logs.size / (logs.size + DOUBT)
+        mean = share * float(logs.mean()) + (1 - share) * self.mean
+        variance = share * float(((logs - mean) ** 2).mean()) + (1 - share) * self.deviation**2
+        return Spread(mean, math.sqrt(variance))
+
+
+def believe(prior: Spread, own_N: Floats, noise_N: Floats, samples_N: Floats) -> tuple[Floats, Floats]:
+    """Mean and standard deviation of every node's true value.
+
+    A node with n effective samples of deviation ``s`` around a truth that varies by ``d`` between nodes is believed
+    at ``w * own + (1 - w) * prior`` with ``w = n / (n + s^2 / d^2)`` (normal-normal shrinkage); what is left of the
+    doubt is ``s^2 + (1 - w) d^2``, for the next sample is noisy even over a link that is known.
+    """
+    between = max(prior.deviation, 1e-3) ** 2
+    weight_N = samples_N / (samples_N + noise_N**2 / between + 1e-12)
+    mean_N = weight_N * own_N + (1 - weight_N) * prior.mean
+    return mean_N, np.sqrt(noise_N**2 * (samples_N > 0) + (1 - weight_N) * between)
+
+
+def effective(samples_N: Floats, age_N: Floats, window: float) -> Floats:
+    """Samples that still count: at most ``window``, halved every ``HALF_LIFE`` rounds of absence."""
+    return np.minimum(samples_N, window) * 0.5 ** (age_N / HALF_LIFE)

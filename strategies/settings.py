@@ -1,0 +1,60 @@
+"""How rounds are run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How rounds are run.
+
+    Attributes
+    ----------
+    cohort : int
+        Nodes at work.
+    quota : float
+        In (0, 1]: share of the cohort whose replies end a round, unless the policy says otherwise.
+    deadline_s : float
+        Longest round; 0: adapts by itself.
+    mode : {"sync", "async"}
+        Rounds with a barrier, or buffered asynchronous: nodes restart at once.
+    epochs, batch_size : int
+        The baseline's local work: passes over the node's data, in batches.
+    local_steps : int
+        The baseline's local work as steps, the same for every node; 0: by ``epochs``.
+    codec, downlink_codec : str
+        One level for every node, or ``auto``: the planner chooses (the downlink as far as the uplink).
+    normalise_steps : bool
+        Whether updates are normalised by their local steps, as FedNova does, or plainly averaged, as FedAvg does.
+    keep_late : bool
+        Whether a reply that missed its round joins a later one.
+    aggregation : str
+        A name in ``strategies.robust.RULES``; all but ``mean`` hold every update of the round.
+    seed : int
+        The only source of chance.
+    session : bytes
+        32 bytes: what contributions are signed for.
+    reply_patience : float
+        A message lives this many deadlines.
+    byte_scale : float
+        Bytes that one byte of the model stands for, where a small model is priced as a large one.
+    """
+
+    cohort: int
+    quota: float = 0.8
+    deadline_s: float = 0.0
+    mode: Literal["sync", "async"] = "async"
+    epochs: int = 1
+    batch_size: int = 32
+    local_steps: int = 0
+    codec: str = "auto"
+    downlink_codec: str = "auto"
+    normalise_steps: bool = True
+    keep_late: bool = True
+    aggregation: str = "mean"
+    seed: int = 0
+    session: bytes = bytes(32)
+    reply_patience: float = 10.0
+    byte_scale: float = 1.0

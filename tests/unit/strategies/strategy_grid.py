@@ -1,0 +1,125 @@
+"""A real in-process transport for tests: a Grid whose nodes are plain functions."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+
+from strategies import wire
+from strategies.arrivals import Passage
+from strategies.layout import Layout
+
+Answer = Callable[[Message], RecordDict | Error]
+LAYOUT = Layout.of({"w": np.zeros(6, np.float32), "b": np.zeros(2, np.float32)})
+START = {"w": np.zeros(6, np.float32), "b": np.zeros(2, np.float32)}
+
+
+class NodeGrid(Grid):
+    """Answers each pushed message by calling the addressed node, after ``delays[node]`` wall seconds."""
+
+    def __init__(self, nodes: dict[int, Answer], delays: dict[int, float] | None = None) -> None:
+        self.nodes = nodes
+        self.delays = delays or {}
+        self.online = set(nodes)
+        self.refuses_to_send: set[int] = set()
+        self._ids = itertools.count(1)
+        self._replies: dict[str, tuple[float, Message]] = {}
+        self._lock = threading.Lock()
+
+    def set_run(self, run: Any) -> None:
+        self._run = run
+
+    @property
+    def run(self) -> Any:
+        return self._run
+
+    def create_message(self, *args: Any, **kwargs: Any) -> Message:
+        return Message(*args, **kwargs)
+
+    def get_node_ids(self) -> Iterable[int]:
+        return sorted(self.online)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        ids = []
+        for message in messages:
+            node = message.metadata.dst_node_id
+            message.metadata.__dict__["_message_id"] = f"message-{next(self._ids)}"
+            if node in self.refuses_to_send:
+                continue
+            try:
+                answer = self.nodes[node](message)
+            except Exception as error:  # a ClientApp that raises becomes an error reply of code 2
+                answer = Error(code=2, reason=str(error))
+            reply = Message(answer, reply_to=message)
+            if isinstance(answer, Error):
+                reply.metadata.__dict__["_src_node_id"] = 1  # as the SuperLink does
+            with self._lock:
+                ready_s = time.monotonic() + self.delays.get(node, 0.0)
+                self._replies[message.metadata.message_id] = (ready_s, reply)
+            ids.append(message.metadata.message_id)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        with self._lock:
+            now_s = time.monotonic()
+            ready = [i for i in message_ids if i in self._replies and self._replies[i][0] <= now_s]
+            return [self._replies.pop(i)[1] for i in ready]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        raise NotImplementedError
+
+
+@dataclass
+class Trainer:
+    """A node that moves towards its own target, one step a tenth of the way."""
+
+    partition: int
+    examples: int = 64
+    orders: list[dict[str, Any]] = field(default_factory=list)
+
+    def __call__(self, message: Message) -> RecordDict:
+        if message.metadata.message_type == "query":
+            hello = {wire.PARTITION: self.partition, wire.EXAMPLES: self.examples}
+            return RecordDict({wire.HELLO: MetricRecord(hello)})
+        plan = message.content.config_records[wire.PLAN]
+        self.orders.append(dict(plan))
+        model = np.frombuffer(message.content.array_records[wire.MODEL][wire.BLOB].numpy().tobytes(), "<f4")
+        target = np.random.default_rng(self.partition).standard_normal(LAYOUT.size).astype(np.float32)
+        steps = int(plan[wire.LOCAL_STEPS])
+        update = (target - model) * np.float32(1 - 0.9**steps)
+        loss = float(np.mean((target - model) ** 2)) + 0.1
+        return reply_with(update, samples=steps * int(plan[wire.BATCH_SIZE]), loss=loss)
+
+
+def reply_with(update: np.ndarray, *, samples: int = 64, loss: float = 1.0, **metrics: float) -> RecordDict:
+    """A well-formed reply with this update."""
+    blob = np.frombuffer(update.astype("<f4").tobytes(), np.uint8)
+    numbers = {wire.SAMPLES: samples, wire.LOSS: loss, wire.SQUARED_LOSS: loss**2, **metrics}
+    return RecordDict({wire.UPDATE: ArrayRecord({wire.BLOB: Array(blob)}), wire.METRICS: MetricRecord(numbers)})
+
+
+@dataclass
+class Links:
+    """Simulated links that are a pure function of node and time sent."""
+
+    seconds: Callable[[int, float], float]
+    drops: Callable[[int, float], bool] = lambda node, sent_s: False
+    sample_s: float = 0.001
+
+    def passage(self, node_id: int, *, sent_s: float, bytes_down: int, bytes_up: int, samples: float) -> Passage:
+        seconds = self.seconds(node_id, sent_s)
+        return Passage(
+            download_s=0.4 * seconds,
+            compute_s=samples * self.sample_s,
+            upload_s=0.5 * seconds,
+            rtt_s=0.1 * seconds,
+            delivered=not self.drops(node_id, sent_s),
+        )

@@ -50,6 +50,8 @@ class HyperGPUError(Exception):
         super().__init__(cause)
         self.cause = cause
         self.remedy = remedy
+        if remedy:
+            self.add_note(f"remedy: {remedy}")  # in tracebacks too, which is all that a remote process hands over
 
     @property
     def faults(self) -> Sequence[Fault]:

@@ -100,17 +100,18 @@ _LEVELS: Final = {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}
 
 
 def _route_standard_library(level: str) -> None:
-    # Libraries' own DEBUG records (numba, urllib3, web3) would bury ours; TRACE asks for them.
-    threshold = logging.DEBUG if level == "TRACE" else max(logging.INFO, logger.level(level).no)
+    # Libraries speak up from WARNING on; their finer records (numba, urllib3, web3) would bury ours. TRACE asks for
+    # them, but never for httpx's: Flower posts each log line with it, and that would be the next line.
     logging.captureWarnings(True)
     root = logging.getLogger()
     root.handlers[:] = [_ToLoguru()]
-    root.setLevel(threshold)
+    root.setLevel(logging.DEBUG if level == "TRACE" else logging.WARNING)
+    for name in ("httpx", "httpcore"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     flower = logging.getLogger("flwr")
     flower.handlers.clear()
     flower.propagate = True
-    if flower.level > threshold or flower.level == logging.NOTSET:
-        flower.setLevel(threshold)
+    flower.setLevel(logging.DEBUG if level == "TRACE" else max(logging.INFO, logger.level(level).no))
 
 
 def shutdown() -> None:

@@ -23,10 +23,7 @@ def open_run_folder(root: Path, name: str) -> Path:
     ConfigError
         If the name may not be a folder's.
     """
-    try:
-        name = run_name(name) if name else free_run_name(root, "run")
-    except ValueError as error:
-        raise ConfigError([Fault(f"the run name {name!r} {error}", "choose another name")]) from None
+    name = checked_name(name) if name else free_run_name(root, "run")
     folder = root / name
     folder.mkdir(parents=True, exist_ok=True)
     link = root / LATEST
@@ -35,6 +32,20 @@ def open_run_folder(root: Path, name: str) -> Path:
     fresh.symlink_to(name)
     fresh.replace(link)  # atomic: a reader sees the old run or the new one, never none
     return folder
+
+
+def checked_name(name: str) -> str:
+    """Return ``name`` if a run's folder may be called so.
+
+    Raises
+    ------
+    ConfigError
+        If not.
+    """
+    try:
+        return run_name(name)
+    except ValueError as error:
+        raise ConfigError([Fault(f"the run name {name!r} {error}", "choose another name")]) from None
 
 
 def find_run(root: Path, name: str = LATEST) -> Path:

@@ -7,6 +7,7 @@ and an exit code; a traceback appears only with ``--debug``.
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ import click
 from hypergpu_fl import __version__
 from hypergpu_fl.errors import Fault, HyperGPUError
 from hypergpu_fl.redaction import redact
+
+_READER_GONE: Final = 141  # as a shell reports SIGPIPE
 
 # command -> (module:attribute with its Typer app, one line of help)
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
@@ -91,24 +94,28 @@ def invoke(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments[:end]
     arguments = [word for i, word in enumerate(arguments) if i >= end or word != "--debug"]
     try:
-        result = hypergpu.main(arguments, prog_name="hypergpu", standalone_mode=False)
+        # Not Click's main(): that would write to standard error by itself.
+        with hypergpu.make_context("hypergpu", arguments) as context:
+            hypergpu.invoke(context)
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
     except HyperGPUError as error:
         return _fail(error.faults, error.exit_code, debug)
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "hypergpu"
-        cause, _, hint = error.format_message().partition("; ")
-        return _fail([Fault(cause.rstrip("."), hint or f"see `{path} --help`")], 2, debug)
+        cause, near, guess = error.format_message().partition("id you mean ")
+        remedy = f"d{near}{guess}" if near else f"see `{path} --help`"
+        return _fail([Fault(cause.rstrip("D;d. "), remedy)], 2, debug)
     except click.ClickException as error:
         return _fail([Fault(error.format_message(), "see `hypergpu --help`")], error.exit_code, debug)
     except (click.Abort, KeyboardInterrupt):
         return _fail([Fault("stopped by the user", "run the command again to start over")], 130, debug)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader went away (`| head`); Python would complain once more at exit
-        return 141
+        return _READER_GONE
     except Exception as error:  # noqa: BLE001 - the last resort: two lines instead of a traceback
         cause = f"unexpected {type(error).__name__}: {error}"
         return _fail([Fault(cause, "run it again with --debug and report the traceback")], 1, debug)
-    return result if isinstance(result, int) else 0
+    return 0
 
 
 def _fail(faults: Sequence[Fault], code: int, debug: bool) -> int:
@@ -123,4 +130,7 @@ def _fail(faults: Sequence[Fault], code: int, debug: bool) -> int:
 
 def main() -> None:
     """Entry point of the ``hypergpu`` script."""
-    sys.exit(invoke(sys.argv[1:]))
+    code = invoke(sys.argv[1:])
+    if code == _READER_GONE:  # `| head`: Python would complain once more when it flushes standard output at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)

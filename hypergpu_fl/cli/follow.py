@@ -53,11 +53,14 @@ class Tail:
 
 
 def worth_showing(line: str) -> str | None:
-    """Text of a log line for someone who watches a run: ours, and warnings and errors of all others."""
+    """Text of a log line for someone who watches a run: ours, and warnings of libraries.
+
+    Flower's own are left to the log file: what they say of a failure is told better when the run has ended.
+    """
     entry = logs.parse(line)
-    if entry is None:
+    if entry is None or entry["module"].startswith("flwr"):
         return None
-    ours = entry["module"].startswith(("hypergpu_fl", "strategies"))
     if entry["level"] in ("WARNING", "ERROR", "CRITICAL"):
         return f"{entry['level'].lower()}: {entry['message']}"
+    ours = entry["module"].startswith(("hypergpu_fl", "strategies"))
     return entry["message"] if ours and entry["level"] == "INFO" else None

@@ -26,7 +26,7 @@ from hypergpu_fl.cli.superlink import LocalSuperLink, flower_environment, free_p
 from hypergpu_fl.config import Config, environment, load, read_secrets, runs_root, to_run_config, unflatten
 from hypergpu_fl.errors import Interrupted, RunFailed, UsageError
 from hypergpu_fl.redaction import redact
-from hypergpu_fl.runs import find_run, free_run_name, open_run_folder, run_names
+from hypergpu_fl.runs import checked_name, find_run, free_run_name, open_run_folder, run_names
 
 _POLL_S: Final = 10.0  # asking Flower starts a Python process, which would compete with training
 _LOOK_S: Final = 0.5
@@ -62,6 +62,7 @@ def run(
     effective = load(config, given, environ).config
     root = (runs or runs_root(effective.system, environ)).expanduser().resolve()
     chosen = resumed.name if resumed else name or effective.system.run_name or _default_name(root, effective)
+    checked_name(chosen)
     effective = _for_this_run(effective, root, chosen, resume=bool(resume), deployed=bool(superlink))
     _check_data(effective, root)
     app_dir = app_dir or app_folder()
@@ -145,14 +146,16 @@ def _show(tail: Tail, say: Say) -> None:
 
 
 def _check_status(submission: Submission, status: str, details: str, folder: Path) -> None:
-    """Keep Flower's log of a run that failed and raise its cause."""
+    """Keep Flower's log of a run that failed, and raise its cause."""
     if status == COMPLETED:
         return
     log = redact(submission.log())
     (folder / "flower.log").write_text(log, encoding="utf-8")
-    cause = root_cause(log) or details or status
+    fault = root_cause(log)
+    cause = fault.cause if fault else details
     raise RunFailed(
-        f"the run ended as {status}: {cause}", f"see {folder / 'flower.log'}; then run again with --replace"
+        f"run {folder.name} ended as {status}: {cause}",
+        (fault.remedy if fault else "") or f"see {folder / 'flower.log'}",
     )
 
 

@@ -15,11 +15,12 @@ from typing import Any, Final
 
 import hypergpu_fl
 from hypergpu_fl.config import Config, to_run_config, unflatten
-from hypergpu_fl.errors import RunFailed, UsageError
+from hypergpu_fl.errors import Fault, RunFailed, UsageError
 
 COMPLETED: Final = "finished:completed"
 _COMMAND_LIMIT_S: Final = 120.0
-_EXCEPTION: Final = re.compile(r"^(?:[\w]+\.)*([A-Z]\w*): ?(.*)$")
+_EXCEPTION: Final = re.compile(r"^((?:\w+\.)*)([A-Z]\w*)(?:: (.*))?$")
+_CHAINED: Final = ("direct cause of the following exception", "another exception occurred")
 _ANSI: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -41,9 +42,9 @@ class Submission:
         return run["status"], run["status-details"]
 
     def log(self) -> str:
-        """All that the run has printed so far, without colours."""
+        """All that a run which has ended printed, without colours."""
         done = subprocess.run(
-            [_program("flwr"), "log", self.run_id, self.connection, "--show"],
+            [_program("flwr"), "log", self.run_id, self.connection, "--stream"],
             env=dict(self.environ),
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -100,13 +101,12 @@ def submit(
 
 
 def as_toml(run_config: Mapping[str, Any]) -> str:
-    """Flat table of scalars as TOML. JSON's notation of scalars is TOML's too, but for DEL."""
+    """Flat table of scalars as TOML. JSON's notation of a scalar is TOML's too, but for DEL and surrogate pairs."""
     lines = []
     for section, values in unflatten(run_config).items():
         lines.append(f"[{section}]")
-        lines += [
-            f"{name} = {json.dumps(value).replace(chr(127), chr(92) + 'u007f')}" for name, value in values.items()
-        ]
+        for name, value in values.items():
+            lines.append(f"{name} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f"))
     return "\n".join(lines) + "\n"
 
 
@@ -161,21 +161,28 @@ def app_folder() -> Path:
     )
 
 
-def root_cause(log: str) -> str:
-    """First exception of the last traceback in ``log``, or the empty string.
+def root_cause(log: str) -> Fault | None:
+    """First exception of the last chain of tracebacks in ``log``, with its remedy if it has one.
 
-    Python prints a chain of exceptions oldest first; those that Flower wraps around it only say that it failed.
+    Python prints a chain of exceptions oldest first; those that Flower wraps around ours only say that it failed.
     """
     lines = log.splitlines()
-    starts = [i for i, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
-    chained = {i for i in starts if i >= 2 and "exception" in "".join(lines[max(0, i - 3) : i])}
-    last = max((i for i in starts if i not in chained), default=None)
-    if last is None:
-        return ""
-    for line in lines[last + 1 :]:
+    start = None
+    for i, line in enumerate(lines):
+        if line.startswith("Traceback (most recent call last)"):
+            goes_on = any(link in before for before in lines[max(0, i - 2) : i] for link in _CHAINED)
+            start = start if goes_on else i
+    if start is None:
+        return None
+    for i, line in enumerate(lines[start + 1 :], start + 1):
         if (match := _EXCEPTION.match(line)) is not None:
-            return f"{match[1]}: {match[2]}" if match[2] else match[1]
-    return ""
+            module, name, text = match.groups()
+            following = lines[i + 1] if i + 1 < len(lines) else ""
+            remedy = following.removeprefix("remedy: ") if following.startswith("remedy: ") else ""
+            return Fault(
+                text if module.startswith("hypergpu_fl") and text else f"{name}: {text}" if text else name, remedy
+            )
+    return None
 
 
 def _program(name: str) -> str:
@@ -203,6 +210,6 @@ def _flwr(arguments: list[str], environ: Mapping[str, str]) -> dict[str, Any]:
         said = (_ANSI.sub("", done.stderr) or done.stdout).strip().splitlines() or ["nothing"]
         raise RunFailed(f"`flwr {arguments[0]}` answered: {said[-1]}", "check the SuperLink connection") from None
     if not answer.get("success"):
-        reason = str(answer.get("error-message") or answer).strip()
+        reason = str(answer.get("error-message") or answer).strip().splitlines()[-1]
         raise RunFailed(f"`flwr {arguments[0]}` failed: {reason}", "check the SuperLink connection and its version")
     return dict(answer)

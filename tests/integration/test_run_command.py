@@ -1,0 +1,109 @@
+"""`hypergpu run` through the real `flwr run`: success, failure, Ctrl-C; and after each nothing is left running."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from hypergpu_fl import redaction
+from hypergpu_fl.cli import invoke
+
+pytestmark = pytest.mark.slow
+
+KEY = "4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318"
+SMALL = ("--set", "training.num_nodes=2", "--set", "training.rounds=2")
+
+
+def processes() -> set[int]:
+    """Flower's and Ray's processes."""
+    return {p.pid for p in psutil.process_iter() if any(name in _command(p) for name in ("flower-", "flwr-", "ray"))}
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline()[:4])
+    except psutil.Error:
+        return ""
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty root in a folder whose path is too long for Ray's sockets; nothing may be written outside it."""
+    folder = tmp_path / "a-folder-whose-name-makes-paths-of-unix-sockets-below-it-too-long"
+    folder.mkdir()
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("HYPERGPU_COORDINATOR_KEY", KEY)
+    monkeypatch.delenv("HYPERGPU_RUNS")
+    before = processes()
+    yield folder / "runs"
+    redaction.forget()
+    assert not processes() - before, "processes were left running"
+    assert not list(home.iterdir()), "something was written to the home folder"
+
+
+def contents(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_run_that_completes_shows_its_rounds_and_leaves_its_files(
+    root: Path, tiny_app: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert invoke(["run", "--app", str(tiny_app), "--name", "good", "--format", "json", *SMALL]) == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out) == {
+        "run": "good",
+        "status": "completed",
+        "folder": str(root / "good"),
+        "report": {"rounds": 2, "accuracy": 0.5},
+    }
+    assert "round 1: 2 arrived\nround 2: 2 arrived\n" in err
+    assert contents(root / "good") == {".lock", "config.json", "report.json", "run.log", "superlink.log"}
+    assert (root / "latest").resolve() == root / "good"
+    kept = json.loads((root / "good" / "config.json").read_text())
+    assert (kept["training"]["num_nodes"], kept["training"]["rounds"]) == (2, 2)
+    logs = "".join(path.read_text() for path in (root / "good").iterdir())
+    assert KEY not in logs + out + err
+
+
+def test_a_run_that_fails_exits_1_with_the_cause(root: Path, tiny_app: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert invoke(["run", "--app", str(tiny_app), "--name", "fail", *SMALL]) == 1
+    err = capfd.readouterr().err
+    assert err == (
+        "error: run fail ended as finished:failed: ValueError: the tiny app was told to fail\n"
+        f"remedy: see {root / 'fail' / 'flower.log'}\n"
+    )
+    assert contents(root / "fail") == {".lock", "config.json", "flower.log", "run.log", "superlink.log"}
+
+
+def test_a_stopped_run_ends_in_order_and_says_how_to_go_on(
+    root: Path, tiny_app: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    log = root / "linger" / "run.log"
+
+    def stop_in_the_first_round() -> None:
+        deadline_s = time.monotonic() + 120
+        while not (log.exists() and "round 1" in log.read_text()) and time.monotonic() < deadline_s:
+            time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # an impatient second one does not break the clean-up
+
+    watcher = threading.Thread(target=stop_in_the_first_round, daemon=True)
+    watcher.start()
+    assert invoke(["run", "--app", str(tiny_app), "--name", "linger", *SMALL]) == 130
+    watcher.join()
+    assert capfd.readouterr().err == (
+        "error: run linger was stopped\n"
+        "remedy: no round was finished; start again with `hypergpu run --name linger --replace`\n"
+    )
+    assert contents(root / "linger") == {".lock", "config.json", "run.log", "superlink.log"}

@@ -1,0 +1,107 @@
+"""The doctor reports what it meets and never falls over."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hypergpu_fl.cli import doctor
+from hypergpu_fl.config import Blockchain, Config, load
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+def statuses(findings: list[doctor.Finding]) -> dict[str, str]:
+    return {finding.check: finding.status for finding in findings}
+
+
+def test_a_machine_that_can_run_passes(hypergpu: Command) -> None:
+    code, out, err = hypergpu("doctor", "--format", "json")
+    rows = {row["check"]: row for row in json.loads(out)}
+    assert (code, err) == (0, "")
+    assert {"python", "flwr", "torch", "disk", "memory", "chain"} <= set(rows)
+    assert rows["python"]["status"] == "ok"
+
+
+def test_a_superlink_that_listens_is_timed_and_one_that_does_not_fails_the_check(hypergpu: Command) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(16)
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        (found,) = doctor.check_superlink(address)
+        assert found.status == doctor.OK and "round trip" in found.found
+    (gone,) = doctor.check_superlink(address)
+    assert gone.status == doctor.MISSING and gone.remedy
+    assert doctor.check_superlink("no-port")[0].status == doctor.MISSING
+    code, out, err = hypergpu("doctor", "--superlink", address, "--format", "json")
+    assert (code, err) == (1, "")
+    assert json.loads(out)
+
+
+def test_a_device_that_is_not_there_is_missing_only_if_it_is_asked_for() -> None:
+    import torch
+
+    if not torch.cuda.is_available() and not torch.backends.mps.is_available():
+        assert doctor.check_device("auto")[0].status == doctor.NOTE
+        assert doctor.check_device("cuda")[0].status == doctor.MISSING
+    else:
+        assert doctor.check_device("auto")[0].status == doctor.OK
+
+
+def test_what_a_run_needs_and_lacks_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_PACKAGES", ("flwr", "no-such-package"))
+    assert statuses(doctor.check_packages()) == {"flwr": doctor.OK, "no-such-package": doctor.MISSING}
+    monkeypatch.setattr(doctor, "_DISK_NEEDED_BYTES", 10**18)
+    assert doctor.check_disk(tmp_path / "not" / "yet" / "made")[0].status == doctor.MISSING
+    monkeypatch.setattr(doctor.os, "access", lambda *_: False)
+    assert "cannot be written" in doctor.check_disk(tmp_path)[0].found
+    monkeypatch.setattr(doctor.sys, "version_info", (3, 10, 1))
+    assert doctor.check_python()[0].status == doctor.MISSING
+
+
+def test_a_check_that_breaks_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> list[doctor.Finding]:
+        raise OSError("the probe itself broke")
+
+    monkeypatch.setattr(doctor, "check_memory", broken)
+    findings = doctor.examine(Config(), tmp_path)
+    assert [f.found for f in findings if f.check == "memory"] == ["OSError: the probe itself broke"]
+
+
+def test_a_chain_that_does_not_answer_is_missing_and_its_key_stays_hidden(hypergpu: Command) -> None:
+    environ = {
+        "HYPERGPU_BLOCKCHAIN__RPC_URL": "http://127.0.0.1:9/v2/abcdefgh12345678",
+        "HYPERGPU_BLOCKCHAIN__KIND": "rpc",
+        "HYPERGPU_BLOCKCHAIN__CHAIN_ID": "143",
+    }
+    (found,) = doctor.check_chain(load(environ=environ).config)
+    assert (found.check, found.status) == ("chain 127.0.0.1", doctor.MISSING)
+    assert "abcdefgh" not in found.found + found.remedy
+    assert doctor.check_chain(Config(blockchain=Blockchain()))[0].status == doctor.OK
+
+
+def test_the_clock_is_compared_with_a_time_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    offset_s = 100.0
+
+    def serve(server: socket.socket) -> None:
+        _, client = server.recvfrom(48)
+        now_s = time.time() + offset_s + doctor._NTP_EPOCH_S
+        stamp = struct.pack("!II", int(now_s), int(now_s % 1 * 2**32))
+        server.sendto(bytes(32) + stamp + stamp, client)
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(doctor, "_NTP_PORT", server.getsockname()[1])
+        thread = threading.Thread(target=serve, args=(server,))
+        thread.start()
+        (found,) = doctor.check_clock("127.0.0.1")
+        thread.join()
+    assert found.status == doctor.NOTE
+    assert abs(float(found.found.split()[0]) - offset_s) < 5

@@ -1,0 +1,44 @@
+"""Rows as tables for people and as JSON for programs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hypergpu_fl.cli.render import Format, cell, render
+
+VALUES = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=9)
+)
+ROWS = st.lists(st.dictionaries(st.sampled_from("abc"), VALUES), max_size=4)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(ROWS)
+def test_json_gives_the_rows_back(capsys: pytest.CaptureFixture[str], rows: list[dict[str, object]]) -> None:
+    capsys.readouterr()
+    render(rows, Format.JSON)
+    assert json.loads(capsys.readouterr().out) == rows
+
+
+def test_a_table_shows_every_value_once_in_the_order_of_the_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    render([{"node": "n0", "rtt_s": 0.0123456}, {"node": "n1", "late": True}], title="nodes")
+    title, header, _, *body = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert title.strip() == "nodes"
+    assert header.split() == ["node", "rtt_s", "late"]
+    assert [line.split() for line in body] == [["n0", "0.01235", "-"], ["n1", "-", "yes"]]
+
+
+def test_markup_and_credentials_in_values_are_harmless(capsys: pytest.CaptureFixture[str]) -> None:
+    render({"a": "[bold]x[/bold]", "b": "https://u:secret9@h/"})
+    out = capsys.readouterr().out
+    assert "[bold]x[/bold]" in out
+    assert "secret9" not in out
+
+
+@pytest.mark.parametrize(("value", "text"), [(None, "-"), (False, "no"), (0.5, "0.5"), (10**20, "1" + "0" * 20)])
+def test_cells(value: object, text: str) -> None:
+    assert cell(value) == text

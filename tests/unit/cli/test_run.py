@@ -1,0 +1,103 @@
+"""What `hypergpu run` decides before it starts anything, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hypergpu_fl.cli import run
+from hypergpu_fl.cli.render import Format
+from hypergpu_fl.config import Config, Network, Training, load
+from hypergpu_fl.errors import UsageError
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_every_way_of_stopping_is_ctrl_c_once_and_handlers_come_back(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with run._stoppable():
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+        os.kill(os.getpid(), number)  # ignored from now on, so that the clean-up comes to its end
+        time.sleep(0.01)
+    assert signal.getsignal(number) is before
+
+
+def test_a_run_is_locked_while_it_is_at_work(tmp_path: Path) -> None:
+    with run._run_folder(tmp_path, "a", replace=False, resume=False) as folder:
+        (folder / "kept").touch()
+        for how in ({"replace": True, "resume": False}, {"replace": False, "resume": True}):
+            with pytest.raises(UsageError, match="at work"), run._run_folder(tmp_path, "a", **how):
+                pass
+        assert (folder / "kept").exists()
+    with run._run_folder(tmp_path, "a", replace=False, resume=True) as folder:
+        assert (folder / "kept").exists()
+    with run._run_folder(tmp_path, "a", replace=True, resume=False) as folder:
+        assert not (folder / "kept").exists()
+
+
+def test_what_is_kept_of_a_configuration_loads_again_and_holds_no_credentials(tmp_path: Path) -> None:
+    environ = {
+        "HYPERGPU_BLOCKCHAIN__RPC_URL": "https://u:hunter22@rpc.example",
+        "HYPERGPU_BLOCKCHAIN__CHAIN_ID": "143",
+        "HYPERGPU_BLOCKCHAIN__KIND": "rpc",
+    }
+    config = load(None, {"training.rounds": 3}, environ).config
+    run._write_config(tmp_path, run._for_this_run(config, tmp_path, "a", resume=False, deployed=False))
+    assert "hunter22" not in (tmp_path / "config.json").read_text()
+    assert load(tmp_path / "config.json", {}, environ).config == config
+
+
+def test_links_are_measured_on_a_deployment(tmp_path: Path) -> None:
+    config = Config(network=Network(enable_simulation=True))
+    assert run._for_this_run(config, tmp_path, "a", resume=False, deployed=False).network.enable_simulation
+    deployed = run._for_this_run(config, tmp_path, "a", resume=True, deployed=True)
+    assert not deployed.network.enable_simulation
+    assert (deployed.system.run_name, deployed.system.resume) == ("a", True)
+
+
+def test_a_run_without_a_name_is_called_by_what_it_learns(tmp_path: Path) -> None:
+    own = Config(training=Training(model_architecture="my.models:BigNet", dataset="cifar10"))
+    assert run._default_name(tmp_path, own) == "cifar10-BigNet-1"
+    (tmp_path / "digits-mlp-1").mkdir()
+    assert run._default_name(tmp_path, Config()) == "digits-mlp-2"
+
+
+def test_an_interrupted_run_names_the_way_on_that_there_is(tmp_path: Path) -> None:
+    assert "--replace" in run._how_to_go_on(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    assert "--replace" in run._how_to_go_on(tmp_path)
+    (tmp_path / "checkpoints" / "round-1").touch()
+    assert run._how_to_go_on(tmp_path).endswith(f"`hypergpu run --resume {tmp_path.name}`")
+
+
+REPORT = {
+    "accuracy": 0.9312,
+    "loss": 0.25,
+    "rounds": 20,
+    "clock": "virtual",
+    "seconds": 431.2,
+    "bytes_up": 1_500_000,
+    "bytes_down": 2_000_000,
+    "chain": {"kind": "embedded", "chain_id": 131277322940537, "contract": "0xabc", "commits": 20, "finalized": 20},
+}
+
+
+def test_the_last_table_tells_what_was_learnt_and_sealed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "report.json").write_text(json.dumps(REPORT))
+    run._conclude(tmp_path, "demo", Format.DEFAULT)
+    out = capsys.readouterr().out
+    for text in ("0.9312", "virtual", "431.2", "1.50, 2.00", "20, 20", "0xabc", str(tmp_path)):
+        assert text in out
+    run._conclude(tmp_path, "demo", Format.JSON)
+    assert json.loads(capsys.readouterr().out)["report"] == REPORT
+    run._conclude(tmp_path / "elsewhere", "demo", Format.DEFAULT)
+    assert "where the SuperLink runs" in capsys.readouterr().out

@@ -19,7 +19,7 @@ from strategies.aggregation import Update
 from strategies.arrivals import Flight
 from strategies.errors import Reason, Refused
 from strategies.layout import Layout, Vector
-from strategies.network_aware import RoundOutcome
+from strategies.round import RoundHook, RoundOutcome
 
 if TYPE_CHECKING:
     import torch
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 SCORE_UNIT = 10**6
 
 
-class Accounting:
-    """A ``RoundHook`` that seals every round.
+class Accounting(RoundHook):
+    """Seals every round.
 
     Parameters
     ----------

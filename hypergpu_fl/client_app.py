@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from hypergpu_fl.config import Config, from_run_config, runs_root
 from hypergpu_fl.errors import UsageError
+from hypergpu_fl.runs import node_state_folder
 from strategies import wire
 from strategies.layout import Layout, Vector
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from hypergpu_fl.ledger.identity import NodeKey
     from hypergpu_fl.task import Task
+
+STATE_BYTES = 16 * 2**30  # of views and residuals of all runs on this node; the longest unused give way
 
 app = ClientApp()
 
@@ -46,7 +49,7 @@ def hello(message: Message, context: Context) -> Message:
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the planned steps from the model in ``message`` and reply with the compressed, signed change."""
-    from hypergpu_fl.codec import decode, encode_with_feedback
+    from hypergpu_fl.codec import ResidualStore, ViewStore, apply, blob_of, blob_record, encode_with_feedback
 
     config, partition = _config(context), _partition(context)
     plan: dict[str, Any] = dict(message.content.config_records[wire.PLAN])
@@ -55,8 +58,10 @@ def train(message: Message, context: Context) -> Message:
     arrays = task.arrays(model)
     layout = Layout.of(arrays)
 
-    received = decode(message.content.array_records[wire.MODEL][wire.BLOB].numpy().data, layout)
-    base_P = received.dense()
+    store = (_state_folder(config, context), str(context.run_id), str(partition), layout.hash, layout.size, STATE_BYTES)
+    views, residuals = ViewStore(*store), ResidualStore(*store)
+    received = apply(blob_of(message.content.array_records[wire.MODEL]), layout, views.load())
+    base_P = received.model_P
     task.load(model, layout.restore(base_P, received.buffers or layout.buffers(arrays)))
 
     began_s = time.monotonic()
@@ -70,9 +75,17 @@ def train(message: Message, context: Context) -> Message:
     )
     trained = task.arrays(model)
     delta_P: Vector = layout.flatten(trained) - base_P
-    blob, _ = encode_with_feedback(
-        plan[wire.CODEC], delta_P, None, layout, layout.buffers(trained), base=plan[wire.BASE]
+    blob, residual_P = encode_with_feedback(
+        plan[wire.CODEC],
+        delta_P,
+        residuals.load(plan[wire.ACK]),
+        layout,
+        layout.buffers(trained),
+        base=plan[wire.BASE],
     )
+    residuals.stage(plan[wire.ROUND], residual_P)
+    if received.view is not None:
+        views.save(received.view)
     metrics: dict[str, Any] = {
         wire.EXAMPLES: task.examples(partition),
         wire.SAMPLES: result.samples,
@@ -84,29 +97,12 @@ def train(message: Message, context: Context) -> Message:
         metrics[wire.COMPUTE_S] = time.monotonic() - began_s
     content = RecordDict(
         {
-            wire.UPDATE: ArrayRecord({wire.BLOB: Array(np.frombuffer(blob, dtype=np.uint8))}),
+            wire.UPDATE: blob_record(blob),
             wire.METRICS: MetricRecord(metrics),
         }
     )
     content[wire.CONTRIBUTION] = _sign(_key(config, context), plan, blob, wire.numbers(content, wire.METRICS))
     return Message(content, reply_to=message)
-
-
-@app.evaluate()
-def evaluate(message: Message, context: Context) -> Message:
-    """Evaluate the model in ``message`` on this node's share."""
-    from hypergpu_fl.codec import decode
-
-    config, partition = _config(context), _partition(context)
-    task, device = _task(config), _device(config)
-    model = task.model()
-    arrays = task.arrays(model)
-    layout = Layout.of(arrays)
-    received = decode(message.content.array_records[wire.MODEL][wire.BLOB].numpy().data, layout)
-    task.load(model, layout.restore(received.dense(), received.buffers or layout.buffers(arrays)))
-    result = task.evaluate(model, device=device, partition=partition)
-    metrics = MetricRecord({wire.EXAMPLES: result.examples, wire.LOSS: result.loss, "accuracy": result.accuracy})
-    return Message(RecordDict({wire.METRICS: metrics}), reply_to=message)
 
 
 def _sign(key: NodeKey, plan: dict[str, Any], blob: bytes, metrics: dict[str, float]) -> ConfigRecord:
@@ -169,8 +165,8 @@ def _key(config: Config, context: Context) -> NodeKey:
     return load_keystore(Path(str(path)), os.environ.get("HYPERGPU_KEYSTORE_PASSWORD", ""))
 
 
-def _node_folder(config: Config, context: Context) -> Path:
+def _state_folder(config: Config, context: Context) -> Path:
     """Where this node keeps what must outlive a message."""
     if folder := context.node_config.get("state-dir"):
         return Path(str(folder))
-    return runs_root(config.system, dict(os.environ)) / config.system.run_name / "nodes" / str(_partition(context))
+    return node_state_folder(runs_root(config.system), context.run_id)

@@ -13,15 +13,14 @@ from typing import Any
 from loguru import logger
 
 from hypergpu_fl.config import Config
-from strategies.arrivals import Flight
-from strategies.network_aware import RoundOutcome
+from strategies.round import RoundHook, RoundOutcome
 
 PACKAGES = ("flwr", "torch", "numpy", "web3")
 
 
 @dataclass
-class Report:
-    """Collects rounds as they close; a ``RoundHook`` of the strategy.
+class Report(RoundHook):
+    """Collects rounds as they close.
 
     ``clock`` is "virtual" in simulation, where seconds are those of the simulated links, else "wall".
     """
@@ -29,12 +28,6 @@ class Report:
     config: Config
     clock: str
     history: list[dict[str, Any]] = field(default_factory=list)
-
-    def admit(self, flight: Flight, reply: object, blob: bytes) -> None:
-        """Every reply may count as far as the report is concerned."""
-
-    def accepted(self, flight: Flight, reply: object, update: object, model_P: object) -> None:
-        """Nothing to see before the round closes."""
 
     def closed(self, outcome: RoundOutcome) -> None:
         """Add the round, as yet without its accuracy."""

@@ -77,3 +77,8 @@ def free_run_name(root: Path, stem: str) -> str:
     """``stem-1``, ``stem-2``, ...: the first that no run has."""
     taken = set(run_names(root))
     return next(name for n in range(1, len(taken) + 2) if (name := f"{stem}-{n}") not in taken)
+
+
+def node_state_folder(root: Path, run_id: int) -> Path:
+    """Where the nodes of Flower's run ``run_id`` keep what must outlive a message, unless they say otherwise."""
+    return root / ".nodes" / f"{run_id:x}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,18 +19,21 @@ from hypergpu_fl.accounting import Accounting
 from hypergpu_fl.codec.payload import CodecPayload
 from hypergpu_fl.config import Config, from_run_config, read_secrets, runs_root, to_run_config
 from hypergpu_fl.errors import NetworkError
+from hypergpu_fl.evaluation import Evaluation
 from hypergpu_fl.network.traces import links_from_traces
 from hypergpu_fl.network.wan import PROFILES, SimulatedLink, SimulatedWan, draw
 from hypergpu_fl.report import Report, write_json
-from hypergpu_fl.runs import open_run_folder
+from hypergpu_fl.resumption import Checkpointing, resume
+from hypergpu_fl.runs import node_state_folder, open_run_folder
 from hypergpu_fl.settlement import Settlement
 from hypergpu_fl.task import Task, load_task
 from hypergpu_fl.task.device import resolve_device
+from strategies import lineup
 from strategies.arrivals import Arrivals, VirtualArrivals, WallArrivals
 from strategies.layout import Layout
-from strategies.network_aware import NetworkAware, RoundHook, Settings
-from strategies.selection.network_aware import NetworkAwareSelection
+from strategies.network_aware import NetworkAware
 from strategies.server_optimizer import ServerOptimizer
+from strategies.settings import Settings
 
 NODES_WAIT_S = 120.0
 SIMULATION_SETTLED_S = 5.0
@@ -57,6 +60,7 @@ def main(grid: Grid, context: Context) -> None:
         }
     )
     task = load_task(config.training, config.system)
+    device = resolve_device(config.system.device)
     report = Report(config, clock="virtual" if config.network.enable_simulation else "wall")
     settlement = Settlement.open(
         folder,
@@ -67,15 +71,16 @@ def main(grid: Grid, context: Context) -> None:
         simulated_keys=config.network.enable_simulation,
     )
     try:
+        strategy = build_strategy(config, task, session=settlement.session)
+        began_s = resume(folder, strategy, report, last_round=settlement.last_round)
         allowed = [address.strip() for address in config.blockchain.allow_list.split(",") if address.strip()]
-        accounting = Accounting(
-            task, settlement, device=resolve_device(config.system.device), allowed=allowed, tell=report.sealed
-        )
-        strategy = build_strategy(config, task, session=settlement.session, hooks=[report, accounting])
-        try:
-            train(config, task, strategy, open_arrivals(config, grid, strategy), report)
-        except TargetReached:
-            logger.info("target accuracy {} reached", config.training.target_accuracy)
+        strategy.hooks = [
+            report,
+            Evaluation(task, strategy.layout, report, device=device, watch=strategy.evaluated),
+            Checkpointing(folder, strategy, report),
+            Accounting(task, settlement, device=device, allowed=allowed, tell=report.sealed),
+        ]
+        train(config, task, strategy, open_arrivals(config, grid, strategy, start_s=began_s), report)
         if not settlement.drain(DRAIN_S):
             logger.warning("not every round is final on chain yet; a later run sends the rest")
         settlement.export_bundle()
@@ -86,38 +91,41 @@ def main(grid: Grid, context: Context) -> None:
         settlement.close()
     drift = strategy.accounts.drift(strategy.fleet)
     write_json(folder / "report.json", report.document(nodes=len(strategy.fleet), chain=chain, max_abs_drift=drift))
+    if config.network.enable_simulation:
+        shutil.rmtree(node_state_folder(folder.parent, context.run_id), ignore_errors=True)
 
 
 def train(config: Config, task: Task, strategy: NetworkAware, arrivals: Arrivals, report: Report) -> None:
-    """Run all rounds, evaluating each on the test set. Raises ``TargetReached`` when there is a target and it is."""
-    model, device = task.model(), resolve_device(config.system.device)
+    """Run the rounds that are left, or as many as the target accuracy takes."""
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         if server_round == 0:
             return None
-        task.load(model, {name: array.numpy() for name, array in arrays.items()})
-        result = task.evaluate(model, device=device)
-        report.evaluated(accuracy=result.accuracy, loss=result.loss)
-        if 0 < config.training.target_accuracy <= result.accuracy:
+        entry = report.history[-1]
+        if 0 < config.training.target_accuracy <= entry["accuracy"]:
             raise TargetReached
-        return MetricRecord({"accuracy": result.accuracy, "loss": result.loss})
+        return MetricRecord({"accuracy": entry["accuracy"], "loss": entry["loss"]})
 
-    strategy.start(
-        arrivals,
-        ArrayRecord({name: Array(array) for name, array in task.arrays(model).items()}),
-        num_rounds=config.training.rounds,
-        evaluate_fn=evaluate,
-    )
+    fresh = {name: Array(array) for name, array in task.arrays(task.model()).items()}
+    try:
+        strategy.start(
+            arrivals,
+            ArrayRecord(fresh) if strategy.first_round == 1 else strategy.arrays(),
+            num_rounds=config.training.rounds - strategy.first_round + 1,
+            evaluate_fn=evaluate,
+        )
+    except TargetReached:
+        logger.info("target accuracy {} reached", config.training.target_accuracy)
 
 
-def build_strategy(config: Config, task: Task, *, session: bytes, hooks: Sequence[RoundHook]) -> NetworkAware:
-    """The network-aware strategy as configured."""
+def build_strategy(config: Config, task: Task, *, session: bytes) -> NetworkAware:
+    """The strategy that ``network.policy`` names, as configured."""
     training, network = config.training, config.network
     layout = Layout.of(task.arrays(task.model()))
-    return NetworkAware(
+    return lineup.strategy(
+        network.policy,
         layout=layout,
         payload=CodecPayload(layout),
-        selection=NetworkAwareSelection(),
         optimizer=ServerOptimizer(training.server_optimizer, training.server_learning_rate, training.server_momentum),
         settings=Settings(
             cohort=network.cohort or max(1, training.num_nodes // 2),
@@ -127,19 +135,19 @@ def build_strategy(config: Config, task: Task, *, session: bytes, hooks: Sequenc
             epochs=training.epochs,
             batch_size=training.batch_size,
             codec=network.codec,
+            downlink_codec=network.downlink_codec,
             seed=training.seed,
             session=session,
         ),
-        hooks=hooks,
     )
 
 
-def open_arrivals(config: Config, grid: Grid, strategy: NetworkAware) -> Arrivals:
+def open_arrivals(config: Config, grid: Grid, strategy: NetworkAware, *, start_s: float) -> Arrivals:
     """Virtual clock and simulated links in simulation, else the wall clock."""
     if not config.network.enable_simulation:
         return WallArrivals(grid)
     wan = SimulatedWan(simulated_links(config), strategy.rows.get, seed=config.training.seed)
-    return VirtualArrivals(grid, wan)
+    return VirtualArrivals(grid, wan, start_s=start_s)
 
 
 def simulated_links(config: Config) -> list[SimulatedLink]:

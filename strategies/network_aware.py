@@ -319,6 +319,7 @@ class NetworkAware(Strategy):
     def _fold(self, open_: OpenRound, mean: Aggregator, flight: Flight, row: int, reply: Message) -> None:
         if reply.has_error():
             self.fleet.miss(row, round=open_.number)
+            self.fleet.held[row] = -1  # whatever it held, it may hold no longer
         contents = read(reply, largest_bytes=4 * self.layout.size)
         open_.bytes_up += len(contents.blob)
         learn(

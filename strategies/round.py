@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 from flwr.app import Message
 
@@ -68,20 +68,17 @@ class RoundOutcome:
     rolled_back: int | None = None
 
 
-class RoundHook(Protocol):
-    """What may watch a round: the ledger, the registry, the report."""
+class RoundHook:
+    """What may watch a round: the ledger, the registry, the report. Does nothing, so a hook says what it does."""
 
     def admit(self, flight: Flight, reply: Message, blob: bytes) -> None:
         """Raise ``Refused`` to keep a reply from counting."""
-        ...
 
     def accepted(self, flight: Flight, reply: Message, update: Update, model_P: Vector) -> None:
         """See an update that will count, and the model it is added to."""
-        ...
 
     def closed(self, outcome: RoundOutcome) -> None:
         """See the round after the model's step."""
-        ...
 
 
 @dataclass

@@ -1,40 +1,54 @@
-"""The codec behind the strategy's seam: ``strategies.payload.Payload``."""
+"""The codec behind the strategy's seam, ``strategies.payload.Payload``."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from hypergpu_fl.codec.decoder import decode
+from hypergpu_fl.codec.levels import LEVELS
+from hypergpu_fl.codec.versions import ModelVersions
+from hypergpu_fl.errors import CodecError
 from strategies.aggregation import Update
 from strategies.errors import Reason, Refused
 from strategies.layout import Arrays, Layout, Vector
 from strategies.payload import Level, ModelBlob
 
-WHOLE_MODEL_LEVEL = "fp16"
-
 
 class CodecPayload:
-    """Encodes each published model once a level, and decodes updates; see ``Payload``."""
+    """Sends each node the change since the view it holds, and decodes updates; see ``Payload``.
 
-    def __init__(self, layout: Layout) -> None:
-        from hypergpu_fl.codec import LEVELS
+    A node's view moves only with the server's knowledge: what a message brings it to counts once the node has
+    replied from it. That is remembered here, in one pair of versions a node; after a restart nodes get whole views.
+    """
 
-        self.levels = tuple(Level(level.name, level.expected_ratio) for level in LEVELS.values())
+    def __init__(self, layout: Layout, versions: ModelVersions | None = None) -> None:
         self._layout = layout
-        self._blob = b""
+        self._versions = versions or ModelVersions(layout)
+        self._views: dict[str, int] = {}
+        self._sent: dict[str, tuple[int, int]] = {}
+
+    @property
+    def levels(self) -> Sequence[Level]:
+        """See ``Payload.levels``."""
+        return tuple(Level(level.name, level.expected_ratio) for level in LEVELS.values())
 
     def publish(self, version: int, model_P: Vector, buffers: Arrays) -> None:
         """See ``Payload.publish``."""
-        from hypergpu_fl.codec import encode
-
-        self._blob = encode(WHOLE_MODEL_LEVEL, model_P, self._layout, buffers, base=version)
+        self._versions.publish(version, model_P, buffers)
 
     def model_for(self, node: str, held: int, level: str) -> ModelBlob:
         """See ``Payload.model_for``."""
-        return ModelBlob(self._blob)
+        version, view = self._sent.pop(node, (-1, -1))
+        if held < 0:
+            self._views.pop(node, None)
+        elif held == version:
+            self._views[node] = view
+        download = self._versions.download(level, self._views.get(node, -1))
+        self._sent[node] = (download.version, download.holds)
+        return ModelBlob(download.blob, download.view)
 
     def decode(self, blob: bytes) -> Update:
         """See ``Payload.decode``."""
-        from hypergpu_fl.codec import decode
-        from hypergpu_fl.errors import CodecError
-
         try:
             return decode(blob, self._layout)
         except CodecError as error:

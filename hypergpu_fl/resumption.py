@@ -1,0 +1,58 @@
+"""Checkpoints after every round, and the way back from one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hypergpu_fl.checkpoint import Checkpoint, load, save
+from hypergpu_fl.errors import CheckpointError
+from hypergpu_fl.report import Report
+from strategies.network_aware import NetworkAware
+from strategies.round import RoundHook, RoundOutcome
+
+FOLDER = "checkpoints"
+
+
+@dataclass
+class Checkpointing(RoundHook):
+    """Saves a round *before* the ledger books it, and keeps some earlier ones.
+
+    A server that is killed between the two finds a checkpoint one round ahead of the books, and resumes from the one
+    before; the other way round, the books would hold a round whose model is lost.
+    """
+
+    folder: Path
+    strategy: NetworkAware
+    report: Report
+
+    def closed(self, outcome: RoundOutcome) -> None:
+        """See ``RoundHook.closed``."""
+        state, vectors = self.strategy.state()
+        arrays = self.strategy.layout.restore(outcome.model_P, outcome.buffers)
+        everything = {"strategy": state, "history": self.report.history, "seconds": outcome.ended_s}
+        save(self.folder / FOLDER, Checkpoint(outcome.round, arrays, vectors, everything))
+
+
+def resume(folder: Path, strategy: NetworkAware, report: Report, *, last_round: int) -> float:
+    """Put ``strategy`` and ``report`` back to where they were after ``last_round``, the newest in the books.
+
+    Work that was under way is lost; its nodes are free. Returns the seconds on the run's clock.
+
+    Raises
+    ------
+    CheckpointError
+        If that round's checkpoint is missing, torn, or of another model.
+    """
+    if last_round == 0:
+        return 0.0
+    checkpoint = load(folder / FOLDER, last_round, layout=strategy.layout)
+    state = checkpoint.state
+    try:
+        strategy.restore(state["strategy"], checkpoint.vectors, next_round=last_round + 1, in_flight=False)
+        report.history.extend(state["history"])
+        return float(state["seconds"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"checkpoint {last_round} in {folder / FOLDER} is of another release: {error}", "start the run anew"
+        ) from error

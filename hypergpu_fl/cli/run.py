@@ -89,11 +89,11 @@ def run(
 
 def _simulate(config: Config, app_dir: Path, folder: Path, port: int, environ: Mapping[str, str], say: Say) -> None:
     """Run on a SuperLink of our own, which ends with the run."""
-    scratch = folder / ".flower"
+    scratch = folder / ".scratch"
     resources = simulation_resources(config.training.num_nodes, config.system.device)
     with contextlib.closing(Tail(folder / (config.system.log_file or "run.log"))) as tail:
         tail.skip()
-        with LocalSuperLink(scratch, folder / "superlink.log", port, environ) as link:
+        with LocalSuperLink(scratch, folder.parent, folder / "superlink.log", port, environ) as link:
             submission = submit(
                 config, app=app_dir, connection="local", environ=link.environ, scratch=scratch, resources=resources
             )

@@ -1,7 +1,7 @@
 """A SuperLink of our own for one simulated run, and the end of every process below it.
 
 Flower would start one by itself, detached and never stopped, with its files in the home folder. Here it belongs to
-the run: its state, Ray's files and all caches lie in the run's folder, and nothing outlives it.
+the run: its state and Ray's files lie in the run's folder, all else below the root of the runs, and it ends with it.
 """
 
 from __future__ import annotations
@@ -75,7 +75,10 @@ class LocalSuperLink:
     Parameters
     ----------
     folder : Path
-        Home of its files, made on entry and removed on exit.
+        Its scratch files and Ray's, made on entry and removed on exit.
+    root : Path
+        Root of the runs. Flower's home and the caches lie there, for all runs: an app that is unpacked anew each time
+        would be compiled anew each time.
     log : Path
         Its log file, which stays.
     port : int
@@ -84,9 +87,9 @@ class LocalSuperLink:
         Environment of it and of all it starts.
     """
 
-    def __init__(self, folder: Path, log: Path, port: int, environ: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, root: Path, log: Path, port: int, environ: Mapping[str, str]) -> None:
         self.port = port
-        self._folder, self._log, self._environ = folder, log, environ
+        self._folder, self._root, self._log, self._environ = folder, root, log, environ
         self._sessions: set[int] = set()
         self._exits = contextlib.ExitStack()
         self.environ: dict[str, str] = {}
@@ -128,9 +131,9 @@ class LocalSuperLink:
         return self._process.poll() is None
 
     def _own_environment(self, ray: str) -> dict[str, str]:
-        cache = str(_made(self._folder / "cache"))
+        cache = str(_made(self._root / ".cache"))
         return flower_environment(self._environ) | {
-            "FLWR_HOME": str(_made(self._folder / "home")),
+            "FLWR_HOME": str(_made(self._root / ".flower")),
             "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(self.port),
             "RAY_TMPDIR": ray,
             "RAY_USAGE_STATS_ENABLED": "0",

@@ -69,7 +69,13 @@ contract HyperGPULedger {
     event CoordinatorProposed(bytes32 indexed id, address indexed from, address indexed to);
     event CoordinatorChanged(bytes32 indexed id, address indexed from, address indexed to);
     event RoundCommitted(
-        bytes32 indexed id, uint64 indexed round, bytes32 root, bytes32 model, bytes32 rewards, uint256 owed, bytes32 head
+        bytes32 indexed id,
+        uint64 indexed round,
+        bytes32 root,
+        bytes32 model,
+        bytes32 rewards,
+        uint256 owed,
+        bytes32 head
     );
     event RewardClaimed(bytes32 indexed id, address indexed account, uint256 amount, uint256 cumulative);
 
@@ -112,7 +118,9 @@ contract HyperGPULedger {
 
     /// @notice Seals the next round. `owed` is what all rounds so far earned together, and never exceeds the pool.
     /// @param rewards Root of the tree of `(session, account, cumulative)`; zero while nobody has earned anything.
-    function commitRound(bytes32 id, uint64 round, bytes32 root, bytes32 model, bytes32 rewards, uint128 owed) external {
+    function commitRound(bytes32 id, uint64 round, bytes32 root, bytes32 model, bytes32 rewards, uint128 owed)
+        external
+    {
         Session storage s = _sessions[id];
         _onlyCoordinator(id, s);
         if (s.status != Status.Open) revert LedgerSessionNotOpen(id, s.status);

@@ -55,6 +55,11 @@ class LedgerContract:
             _checksummed(pending),
         )  # fmt: skip
 
+    def session_id(self, coordinator: str, salt: bytes) -> bytes:
+        """Id of the session that `coordinator` opens with `salt`."""
+        (session,) = self._read("sessionId", coordinator, salt)
+        return bytes(session)
+
     def claimed(self, session: bytes, account: str) -> int:
         """Wei that an account has been paid so far."""
         (amount,) = self._read("claimed", session, account)

@@ -111,6 +111,11 @@ class EmbeddedChain:
                 return None
         return Receipt(found["status"] == 1, int(found["block_number"]), int(found["gas_used"]))
 
+    def advance(self, seconds: int) -> None:
+        """Let time pass on this chain."""
+        with self._lock:
+            self._tester.time_travel(int(self._tester.get_block_by_number("latest")["timestamp"]) + seconds)
+
     def rotate(self) -> None:
         """Do nothing: there is one endpoint."""
 

@@ -40,8 +40,8 @@ class HttpChain:
             raise Misconfigured("no RPC address is given", "set blockchain.rpc_url")
         self._urls = tuple(urls)
         self._current = 0
-        self._timeout_s = timeout_s
-        self._pool = urllib3.PoolManager(timeout=urllib3.Timeout(total=timeout_s), retries=False)
+        self.timeout_s = timeout_s
+        self._pool = urllib3.PoolManager(retries=False)
         self._ids = itertools.count(1)
 
     def chain_id(self) -> int:
@@ -140,10 +140,12 @@ class HttpChain:
 
     def _post(self, url: str, body: bytes) -> tuple[int, bytes]:
         """Status and content of one answer, bounded in size and in time however slowly it trickles in."""
-        deadline = time.monotonic() + self._timeout_s
+        deadline = time.monotonic() + self.timeout_s
         headers = {"Content-Type": "application/json"}
         try:
-            response = self._pool.request("POST", url, body=body, headers=headers, preload_content=False)
+            response = self._pool.request(
+                "POST", url, body=body, headers=headers, timeout=self.timeout_s, preload_content=False
+            )
             try:
                 content = bytearray()
                 while part := response.read1(1 << 16):

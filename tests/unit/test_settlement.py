@@ -6,40 +6,19 @@ import json
 from pathlib import Path
 
 import pytest
+from rounds import a_round
 
 from hypergpu_fl.config import Blockchain, Secrets
 from hypergpu_fl.errors import LedgerError, VerificationError
 from hypergpu_fl.ledger.bundle import read_bundle
-from hypergpu_fl.ledger.contribution import (
-    WEIGHT_UNIT,
-    Contribution,
-    CreditedContribution,
-    hash_blob,
-    hash_metrics,
-)
-from hypergpu_fl.ledger.identity import derive_simulated_key, sign_contribution
-from hypergpu_fl.ledger.sealing import Refusal, RoundSeal
 from hypergpu_fl.settlement import Settlement, verify
 
 ROUNDS = 4
-NODES = 3
 
 
 def opened(folder: Path, **blockchain: object) -> Settlement:
     config = Blockchain.model_validate(blockchain)
     return Settlement.open(folder, config, Secrets(), salt=b"\x05" * 32, rounds=ROUNDS, simulated_keys=True)
-
-
-def a_round(session: bytes, number: int) -> RoundSeal:
-    base, model = (hash_blob(b"model %d" % version) for version in (number - 1, number))
-    credited = []
-    for index in range(NODES):
-        key = derive_simulated_key(7, index)
-        update = hash_blob(b"update %d %d" % (number, index))
-        contribution = Contribution(session, number, base, update, 100 + index, hash_metrics({"loss": 0.5}))
-        signature = sign_contribution(key, contribution)
-        credited.append(CreditedContribution(contribution, key.address, signature, WEIGHT_UNIT // NODES, 100 + index))
-    return RoundSeal(number, base, model, credited, [Refusal(credited[0].node, "too late", "12 s")], {"accuracy": 0.9})
 
 
 def run(folder: Path, *, until: int = ROUNDS, drain: bool = True, **blockchain: object) -> Settlement:

@@ -1,0 +1,137 @@
+"""What a contribution was worth: scores from losses on a validation set that the server holds.
+
+Scores are the coordinator's word. A signature proves who sent an update, not that its score is fair; whoever doubts
+a score must repeat the measurement. All methods give integers, so that rewards are exact and the same everywhere.
+
+Names used here: N = contributions, P = values of an update, ``L(S)`` = validation loss of the model after adding the
+weighted mean of the updates in coalition ``S``, ``L()`` that of the model before the round.
+
+`SCORE_UNIT` stands for "one example with full improvement".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from hypergpu_fl.errors import LedgerError
+
+SCORE_UNIT: Final = 10**6
+NEAR_DUPLICATE_COSINE: Final = 0.95
+MAX_SHAPLEY_NODES: Final = 32
+
+Coalition = tuple[int, ...]
+"""Indices of the contributions that are in, ascending."""
+
+CoalitionLoss = Callable[[Coalition], float]
+
+
+def improvement_score(examples: int, loss_before: float, loss_after: float, *, max_examples: int) -> int:
+    """Examples times measured improvement: ``min(n, n_max) * max(0, (L() - L({i})) / L())``.
+
+    The cap bounds what a node gains by claiming more examples than it has. A model that is already perfect
+    (``L() = 0``), or a loss that is not finite, earns nothing.
+    """
+    if not (np.isfinite(loss_before) and np.isfinite(loss_after)) or loss_before <= 0:
+        return 0
+    return round(SCORE_UNIT * min(examples, max_examples) * max(0.0, (loss_before - loss_after) / loss_before))
+
+
+def weight_score(examples: int, weight: float, *, max_examples: int) -> int:
+    """Examples times weight in the round's mean: needs no validation set, and measures no quality."""
+    return round(SCORE_UNIT * min(examples, max_examples) * weight)
+
+
+def leave_one_out(count: int, loss: CoalitionLoss) -> list[float]:
+    """Loss that the round would lack without each one: ``max(0, L(all but i) - L(all))``; N + 1 evaluations."""
+    everyone = tuple(range(count))
+    full = loss(everyone)
+    return [max(0.0, loss(everyone[:i] + everyone[i + 1 :]) - full) for i in everyone]
+
+
+def gtg_shapley(
+    count: int, loss: CoalitionLoss, *, rng: Generator, tolerance: float = 1e-3, max_permutations: int = 0
+) -> list[float]:
+    """Shapley values of the round's loss reduction by guided, truncated sampling (GTG-Shapley, arXiv 2109.02053).
+
+    Permutations are drawn in cycles in which each contribution leads once; a permutation is cut as soon as what the
+    rest could still bring, ``L(prefix) - L(all)``, is within `tolerance` of ``L() - L(all)``, and a whole round that
+    brings nothing is not sampled at all. Losses of coalitions are computed once each. Negative values count as 0.
+
+    Parameters
+    ----------
+    count : int
+        N, at most `MAX_SHAPLEY_NODES`.
+    loss : CoalitionLoss
+        Validation loss of a coalition.
+    rng : Generator
+        Source of permutations.
+    tolerance : float
+        Truncation, as a share of the round's whole effect.
+    max_permutations : int
+        Upper bound; 0 takes ``4 * N``. Sampling ends sooner when the values move by less than 5 % a cycle.
+
+    Raises
+    ------
+    LedgerError
+        If there are more than `MAX_SHAPLEY_NODES` contributions.
+    """
+    if count > MAX_SHAPLEY_NODES:
+        raise LedgerError(
+            f"GTG-Shapley over {count} nodes would take too many evaluations",
+            f"it is meant for at most {MAX_SHAPLEY_NODES}; score by improvement instead",
+        )
+    known: dict[Coalition, float] = {}
+
+    def value(members: Sequence[int]) -> float:
+        coalition = tuple(sorted(members))
+        if coalition not in known:
+            known[coalition] = loss(coalition)
+        return known[coalition]
+
+    empty, full = value(()), value(range(count))
+    if count == 0 or empty - full == 0:
+        return [0.0] * count
+    cut = tolerance * abs(empty - full)
+    sums, drawn = np.zeros(count), 0
+    limit = max_permutations or 4 * count
+    while drawn < limit:
+        before = sums / max(drawn, 1)
+        for leader in range(count):
+            rest = rng.permutation([i for i in range(count) if i != leader])
+            prefix: list[int] = []
+            current = empty
+            for i in (leader, *map(int, rest)):
+                if abs(current - full) <= cut:
+                    break
+                prefix.append(i)
+                following = value(prefix)
+                sums[i] += current - following
+                current = following
+            drawn += 1
+        moved = float(np.abs(sums / drawn - before).sum())
+        if drawn > count and moved <= 0.05 * float(np.abs(before).sum()):
+            break
+    return [max(0.0, float(v)) for v in sums / drawn]
+
+
+def to_scores(values: Sequence[float]) -> list[int]:
+    """Integer scores from non-negative values in the unit of the loss."""
+    return [round(SCORE_UNIT * value) for value in values]
+
+
+def near_duplicates(updates_NP: NDArray[np.float32], *, cosine: float = NEAR_DUPLICATE_COSINE) -> list[int]:
+    """For each update the first earlier one that it nearly equals, -1 if none: cosine at or above `cosine`.
+
+    A node that sends the same work under several identities is paid for it several times; this finds plain copies,
+    not copies with noise of the update's own size. Zero updates equal nothing.
+    """
+    norms = np.linalg.norm(updates_NP, axis=1, keepdims=True)
+    unit_NP = np.divide(updates_NP, norms, out=np.zeros_like(updates_NP), where=norms > 0)
+    similar_NN = unit_NP @ unit_NP.T >= cosine
+    earlier = [np.flatnonzero(row[:i]) for i, row in enumerate(similar_NN)]
+    return [int(found[0]) if found.size else -1 for found in earlier]

@@ -1,0 +1,128 @@
+"""Laws of scores and rewards, and GTG-Shapley against the exact Shapley value."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hypergpu_fl.errors import LedgerError
+from hypergpu_fl.ledger.rewards import RewardDistribution, split_budget
+from hypergpu_fl.ledger.scoring import (
+    SCORE_UNIT,
+    gtg_shapley,
+    improvement_score,
+    leave_one_out,
+    near_duplicates,
+    to_scores,
+    weight_score,
+)
+
+losses = st.floats(0.0, 10.0)
+
+
+@given(st.integers(0, 10**6), losses, losses, st.integers(1, 10**6))
+def test_an_improvement_earns_at_most_one_unit_an_example_and_a_setback_nothing(
+    examples: int, before: float, after: float, cap: int
+) -> None:
+    score = improvement_score(examples, before, after, max_examples=cap)
+    assert 0 <= score <= SCORE_UNIT * min(examples, cap)
+    assert after < before or score == 0
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), 0.0])
+def test_a_loss_that_says_nothing_earns_nothing(loss: float) -> None:
+    assert improvement_score(100, loss, 0.5, max_examples=1000) == 0
+
+
+def test_more_examples_than_the_cap_earn_no_more() -> None:
+    assert weight_score(10**9, 0.5, max_examples=100) == weight_score(100, 0.5, max_examples=100)
+
+
+def game(seed: int, count: int) -> dict[tuple[int, ...], float]:
+    """Losses of all coalitions of a game in which contributions overlap."""
+    rng = np.random.default_rng(seed)
+    skills = rng.random((count, 3))
+    table = {}
+    for mask in range(2**count):
+        members = tuple(i for i in range(count) if mask >> i & 1)
+        covered = 1 - np.prod([1 - 0.5 * skills[i] for i in members], axis=0) if members else np.zeros(3)
+        table[members] = float(2.0 - covered.mean())
+    return table
+
+
+def exact_shapley(table: dict[tuple[int, ...], float], count: int) -> list[float]:
+    sums = [0.0] * count
+    orders = list(permutations(range(count)))
+    for order in orders:
+        for place, i in enumerate(order):
+            sums[i] += table[tuple(sorted(order[:place]))] - table[tuple(sorted(order[: place + 1]))]
+    return [total / len(orders) for total in sums]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_gtg_shapley_is_close_to_the_exact_shapley_value(seed: int) -> None:
+    count = 6
+    table = game(seed, count)
+    found = gtg_shapley(count, table.__getitem__, rng=np.random.default_rng(seed), max_permutations=600)
+    assert np.allclose(found, exact_shapley(table, count), rtol=0.15, atol=0.01)
+
+
+@given(st.integers(0, 1000), st.integers(1, 7))
+def test_gtg_shapley_shares_out_the_rounds_whole_effect(seed: int, count: int) -> None:
+    table = game(seed, count)
+    values = gtg_shapley(count, table.__getitem__, rng=np.random.default_rng(seed), tolerance=0.0)
+    assert sum(values) == pytest.approx(table[()] - table[tuple(range(count))], rel=1e-6)
+
+
+def test_gtg_shapley_gives_idle_nodes_nothing_and_equal_nodes_the_same() -> None:
+    def loss(members: tuple[int, ...]) -> float:
+        return 1.0 - 0.3 * len({0, 1} & set(members))
+
+    values = gtg_shapley(4, loss, rng=np.random.default_rng(0))
+    assert values == pytest.approx([0.3, 0.3, 0.0, 0.0])
+    assert leave_one_out(4, loss) == pytest.approx([0.3, 0.3, 0.0, 0.0])
+
+
+def test_gtg_shapley_refuses_more_than_32_nodes_and_copes_with_none() -> None:
+    with pytest.raises(LedgerError, match="33 nodes"):
+        gtg_shapley(33, lambda members: 0.0, rng=np.random.default_rng(0))
+    assert gtg_shapley(0, lambda members: 1.0, rng=np.random.default_rng(0)) == []
+    calls: list[tuple[int, ...]] = []
+    gtg_shapley(32, lambda m: calls.append(m) or 1.0 - len(m) / 32, rng=np.random.default_rng(0))  # type: ignore[func-returns-value]
+    assert len(calls) <= 32 * 32 * 4
+
+
+def test_copies_are_flagged_with_the_first_of_their_kind() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.standard_normal((3, 500)).astype(np.float32)
+    noise = 0.1 * rng.standard_normal(500).astype(np.float32)
+    updates = np.stack([base[0], base[1], 3 * base[0], base[1] + noise, base[2], np.zeros(500, np.float32)])
+    assert near_duplicates(updates) == [-1, -1, 0, 1, -1, -1]
+
+
+@given(st.lists(st.integers(0, 2**80), max_size=50), st.integers(0, 2**100))
+def test_a_budget_is_never_overspent_and_nearly_spent(scores: list[int], budget: int) -> None:
+    shares = split_budget(scores, budget)
+    total = sum(shares)
+    assert total <= budget and all(share >= 0 for share in shares)
+    assert not any(scores) or budget - total < len(scores)
+    assert any(scores) or total == 0
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 10**20)), max_size=30))
+def test_cumulative_rewards_are_sums_and_never_shrink(earned: list[tuple[str, int]]) -> None:
+    accounts = {letter: "0x" + str(i) * 40 for i, letter in enumerate("abc")}
+    distribution = RewardDistribution(bytes(32), {})
+    for letter, reward in earned:
+        later = distribution.after([(accounts[letter], reward)])
+        assert later.owed == distribution.owed + reward
+        distribution = later
+    assert distribution.owed == sum(reward for _, reward in earned)
+
+
+def test_values_become_integer_scores() -> None:
+    assert to_scores([0.0, 0.5, 1.25]) == [0, 500_000, 1_250_000]

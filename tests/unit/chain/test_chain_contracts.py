@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -64,7 +65,9 @@ class Caller:
         nonce = self.client.nonce(self.address)
         raw = self.signer.sign(Transaction(self.client.chain_id(), nonce, to, data, value, limit, 5 * 10**9, 10**9))
         self.client.send_raw(raw)
-        receipt = self.client.receipt(keccak(raw))
+        deadline = time.monotonic() + 10
+        while (receipt := self.client.receipt(keccak(raw))) is None and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert receipt is not None and receipt.succeeded
         self.limit = limit
         return receipt.gas_used

@@ -1,0 +1,96 @@
+"""The policies that race against one another, each as its authors describe it.
+
+All share model, data, local optimiser, learning rate, batch size, server optimiser and seed. Peers send plain fp32
+both ways and make the baseline's local steps unless their own idea says otherwise; their means are weighted by
+examples. An ablation is our strategy with one lever off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from strategies import lineup
+from strategies.layout import Layout
+from strategies.network_aware import NetworkAware
+from strategies.payload import Payload
+from strategies.planning import Planner, plan, plan_alike
+from strategies.round import RoundHook
+from strategies.selection import policy
+from strategies.server_optimizer import ServerOptimizer
+from strategies.settings import Settings
+from strategies.weighting import Accounts, ExampleAccounts
+
+OURS = "network_aware"
+REFERENCE = "random"  # uniform sampling, waiting for everybody: unbiased FedAvg
+ONE_CODEC = "top32"  # the level of "random + one codec for all"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A policy with what belongs to it: ``changes`` to the settings, and for ours the parts it is made of."""
+
+    name: str
+    selection: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    planner: Planner = plan
+    accounts: Callable[[], Accounts] = Accounts
+    is_peer: bool = True
+
+    def strategy(
+        self,
+        *,
+        layout: Layout,
+        payload: Payload,
+        optimizer: ServerOptimizer,
+        settings: Settings,
+        hooks: Sequence[RoundHook],
+    ) -> NetworkAware:
+        """The strategy that runs this contender; ``settings`` hold what all contenders share."""
+        settings = replace(settings, **self.changes)
+        if self.is_peer:
+            return lineup.strategy(
+                self.selection, layout=layout, payload=payload, optimizer=optimizer, settings=settings, hooks=hooks
+            )
+        return NetworkAware(
+            layout=layout,
+            payload=payload,
+            selection=policy(self.selection),
+            optimizer=optimizer,
+            settings=settings,
+            hooks=hooks,
+            planner=self.planner,
+            accounts=self.accounts(),
+        )
+
+
+SYNC = {"mode": "sync"}
+BUFFERED = {"mode": "async", "quota": 1.0}
+
+
+def _named(*contenders: Contender) -> dict[str, Contender]:
+    return {contender.name: contender for contender in contenders}
+
+
+CONTENDERS: Mapping[str, Contender] = _named(
+    Contender(OURS, OURS, BUFFERED, is_peer=False),
+    Contender(REFERENCE, "random", SYNC),
+    Contender("random_codec", "random", {**SYNC, "codec": ONE_CODEC}),
+    Contender("overcommit", "overcommit", SYNC),
+    Contender("latency", "latency", SYNC),
+    Contender("oort", "oort", SYNC),
+    Contender("pyramid", "pyramid", SYNC),
+    Contender("fedcs", "fedcs", SYNC),
+    Contender("tifl", "tifl", SYNC),
+    Contender("power_of_choice", "power_of_choice", SYNC),
+    Contender("fedbuff", "random", BUFFERED),
+)
+
+ABLATIONS: Mapping[str, Contender] = _named(
+    Contender("network_aware-selection", "random", BUFFERED, is_peer=False),
+    Contender("network_aware-steps", OURS, BUFFERED, planner=plan_alike, is_peer=False),
+    Contender("network_aware-codec", OURS, {**BUFFERED, "codec": "fp32"}, is_peer=False),
+    Contender("network_aware-asynchrony", OURS, {"mode": "sync", "quota": 1.0}, is_peer=False),
+    Contender("network_aware-correction", OURS, BUFFERED, accounts=ExampleAccounts, is_peer=False),
+)

@@ -1,0 +1,252 @@
+"""One run of one contender: real training on a virtual clock, until the horizon or until nothing more is asked."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+
+from hypergpu_fl.bench.contenders import Contender
+from hypergpu_fl.bench.in_process import InProcessGrid
+from hypergpu_fl.bench.scenarios import Links, slow_accuracy, slow_nodes
+from hypergpu_fl.client_app import app
+from hypergpu_fl.codec.payload import CodecPayload
+from hypergpu_fl.config import Blockchain, Config, System, Training, to_run_config
+from hypergpu_fl.errors import RunFailed, UsageError
+from hypergpu_fl.network.wan import SimulatedWan
+from hypergpu_fl.task import load_task
+from hypergpu_fl.task.image import ImageTask
+from strategies.arrivals import VirtualArrivals, VirtualLinks
+from strategies.layout import Layout
+from strategies.network_aware import MOST_AT_WORK
+from strategies.round import RoundHook, RoundOutcome
+from strategies.server_optimizer import ServerOptimizer
+from strategies.settings import Settings
+
+TAIL = 0.1  # of a run's rounds, over which final accuracies are averaged
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The model after a round: when, how accurate, and what it had cost until then."""
+
+    seconds: float
+    accuracy: float
+    slow_accuracy: float
+    updates: int
+    bytes_up: int
+    bytes_down: int
+
+
+@dataclass
+class Course:
+    """A run as a sequence of points: the first model, then one a round."""
+
+    points: list[Point] = field(default_factory=list)
+    max_abs_drift: float = 0.0
+
+    @property
+    def rounds(self) -> int:
+        """Rounds run."""
+        return len(self.points) - 1
+
+    @property
+    def final_accuracy(self) -> float:
+        """Mean over the last tenth of the rounds."""
+        return fmean(point.accuracy for point in self._tail())
+
+    @property
+    def slow_accuracy(self) -> float:
+        """Likewise, on the slow fifth's classes."""
+        return fmean(point.slow_accuracy for point in self._tail())
+
+    def _tail(self) -> list[Point]:
+        return self.points[-max(1, round(TAIL * len(self.points))) :]
+
+    def time_to(self, target: float, held: int) -> float | None:
+        """Seconds at the first of ``held`` rounds in a row that are all at ``target`` or above; None if never."""
+        run = 0
+        for index, point in enumerate(self.points):
+            run = run + 1 if point.accuracy >= target else 0
+            if run == held:
+                return self.points[index - held + 1].seconds
+        return None
+
+
+class Finished(Exception):
+    """The run has shown all it was asked for; Flower's loop has no other way out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """A run ends at ``horizon_s`` or after ``updates`` updates, whichever is first."""
+
+    horizon_s: float
+    updates: int
+
+
+class Recorder(RoundHook):
+    """Round hook and evaluation function in one: turns a run into its course.
+
+    Parameters
+    ----------
+    evaluate : callable
+        Accuracy on the test set, and on the slow fifth's classes, of a model given as Flower's record.
+    byte_scale : float
+        Bytes that one byte of the model stands for.
+    progress : callable
+        Told the share done after every round.
+    """
+
+    def __init__(
+        self,
+        evaluate: Callable[[ArrayRecord], tuple[float, float]],
+        limits: Limits,
+        *,
+        byte_scale: float,
+        progress: Callable[[float], None] = lambda share: None,
+    ) -> None:
+        self.course = Course()
+        self._evaluate = evaluate
+        self._limits = limits
+        self._byte_scale = byte_scale
+        self._progress = progress
+        self._bytes_up = self._bytes_down = 0.0
+        self._updates = 0
+        self._ended_s = 0.0
+
+    def closed(self, outcome: RoundOutcome) -> None:
+        """Add up what the round cost."""
+        self._bytes_up += outcome.bytes_up * self._byte_scale
+        self._bytes_down += outcome.bytes_down * self._byte_scale
+        self._updates += len(outcome.accepted)
+        self._ended_s = outcome.ended_s
+
+    def evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+        """Add the model to the course. Raises ``Finished`` when the limits are reached."""
+        if self._ended_s > self._limits.horizon_s:
+            raise Finished
+        accuracy, slow_accuracy = self._evaluate(arrays)
+        self.course.points.append(
+            Point(self._ended_s, accuracy, slow_accuracy, self._updates, round(self._bytes_up), round(self._bytes_down))
+        )
+        self._progress(min(1.0, max(self._updates / self._limits.updates, self._ended_s / self._limits.horizon_s)))
+        if self._updates >= self._limits.updates:
+            raise Finished
+        return None
+
+
+class WatchedArrivals(VirtualArrivals):
+    """Virtual arrivals that see to it that nobody has more nodes at work than allowed.
+
+    Parameters
+    ----------
+    most_at_work : int
+        A message that would set one more node to work fails the run.
+    """
+
+    def __init__(self, grid: Grid, links: VirtualLinks, *, most_at_work: int) -> None:
+        super().__init__(grid, links)
+        self._most_at_work = most_at_work
+
+    def _push(self, messages: Iterable[Message], sent_s: float) -> tuple[dict[str, Message], list[Message]]:
+        pushed = super()._push(messages, sent_s)
+        if (working := len(self._flights)) > self._most_at_work:
+            raise RunFailed(
+                f"{working} nodes at work, {self._most_at_work} are allowed", "the contender's selection is at fault"
+            )
+        return pushed
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all contenders of a race share: data, links and chance."""
+
+    training: Training
+    links: Links
+    cohort: int
+    payload_mb: float
+
+
+class Race:
+    """One scenario on one seed: everything that depends on neither contender nor model, made once."""
+
+    def __init__(self, setting: Setting) -> None:
+        import torch
+
+        training = setting.training
+        self._setting = setting
+        self._config = Config(
+            training=training, blockchain=Blockchain(enabled=False), system=System(run_name="bench", device="cpu")
+        )
+        self._task = load_task(training, self._config.system)
+        if not isinstance(self._task, ImageTask):
+            raise UsageError("the race needs the built-in task", "leave training.task empty")
+        self._model = self._task.model()
+        self._device = torch.device("cpu")
+        arrays = self._task.arrays(self._model)
+        self._layout = Layout.of(arrays)
+        self._first = ArrayRecord({name: Array(array) for name, array in arrays.items()})
+        payload_bytes = 1e6 * setting.payload_mb
+        self._byte_scale = payload_bytes / (4 * self._layout.size)
+        samples = training.epochs * len(self._task.images.train) / training.num_nodes
+        self._links = setting.links.draw(
+            training.num_nodes, payload_bytes=payload_bytes, samples=samples, seed=training.seed
+        )
+        held = np.sum([self._task.class_examples(node) for node in slow_nodes(training.num_nodes)], axis=0)
+        self._slow_share = held / held.sum()
+
+    def run(self, contender: Contender, limits: Limits, progress: Callable[[float], None]) -> Course:
+        """Run one contender. ``progress`` is told the share done after every round."""
+        training, cohort = self._setting.training, self._setting.cohort
+        recorder = Recorder(self._evaluate, limits, byte_scale=self._byte_scale, progress=progress)
+        strategy = contender.strategy(
+            layout=self._layout,
+            payload=CodecPayload(self._layout),
+            optimizer=ServerOptimizer(
+                training.server_optimizer, training.server_learning_rate, training.server_momentum
+            ),
+            settings=Settings(
+                cohort=cohort,
+                epochs=training.epochs,
+                batch_size=training.batch_size,
+                seed=training.seed,
+                byte_scale=self._byte_scale,
+            ),
+            hooks=[recorder],
+        )
+        with tempfile.TemporaryDirectory(prefix="hypergpu-bench-") as folder:
+            grid = InProcessGrid(app, training.num_nodes, to_run_config(self._config), state_dir=Path(folder))
+            wan = SimulatedWan(self._links, strategy.rows.get, seed=training.seed, byte_scale=self._byte_scale)
+            arrivals = WatchedArrivals(grid, wan, most_at_work=math.floor(MOST_AT_WORK * cohort + 1e-9))
+            with quiet_flower(), contextlib.suppress(Finished):
+                strategy.start(arrivals, self._first, num_rounds=sys.maxsize, evaluate_fn=recorder.evaluate)
+        recorder.course.max_abs_drift = strategy.accounts.drift(strategy.fleet)
+        return recorder.course
+
+    def _evaluate(self, arrays: ArrayRecord) -> tuple[float, float]:
+        self._task.load(self._model, {name: array.numpy() for name, array in arrays.items()})
+        result = self._task.evaluate(self._model, device=self._device)
+        return result.accuracy, slow_accuracy(result.class_correct, result.class_examples, self._slow_share)
+
+
+@contextlib.contextmanager
+def quiet_flower() -> Iterator[None]:
+    """Keep Flower from logging every round of thousands."""
+    flower = logging.getLogger("flwr")
+    level = flower.level
+    flower.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        flower.setLevel(level)

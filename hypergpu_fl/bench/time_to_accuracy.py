@@ -1,0 +1,199 @@
+"""`hypergpu bench time-to-accuracy`: who reaches the target first, over the same links, data and chance.
+
+Protocol. A scenario's data, links and first model depend on the seed alone, so that contenders are paired. For every
+seed the target is fixed before anybody races: what unbiased FedAvg (uniform sampling, waiting for everybody,
+``UPDATES`` updates, no horizon) reaches on that seed's data, less one point. It is reached at the first of ``HELD``
+rounds in a row that are all at or above it. Final accuracies are means over the last tenth of a run's rounds, a run
+being as many updates as FedAvg's. Local optimiser, learning rate, batch, epochs and server optimiser are the same for
+all, chosen for FedAvg. A payload of the real size is simulated: ``payload_mb`` over the small model's size scales
+each message's real, encoded bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from hypergpu_fl.bench.contenders import ABLATIONS, CONTENDERS, REFERENCE, Contender
+from hypergpu_fl.bench.race import Course, Limits, Race, Setting
+from hypergpu_fl.bench.scenarios import CORRELATED_TASK, Labels, Links
+from hypergpu_fl.bench.standings import Row, Standings
+from hypergpu_fl.config import DATASETS, Training
+from hypergpu_fl.errors import UsageError
+from hypergpu_fl.network.wan import PROFILES
+
+UPDATES = 2000
+HELD = 3
+MARGIN = 0.01
+# FedAvg's own local work (McMahan et al., arXiv 1602.05629: E = 5, B = 10), at the rate that serves it best here.
+EPOCHS, BATCH_SIZE, LEARNING_RATE = 5, 10, 0.1
+LABELS: tuple[Labels, ...] = get_args(Labels)
+
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to race, and over what.
+
+    ``links`` is the CSV of a device trace or the name of a profile, ``rtt`` the CSV of round-trip times that goes
+    with a trace. ``target`` None: measured, see the module. ``out``: JSON rows; beside it ``*.curves.json`` keeps what
+    is needed to go on after an interruption, ``*.md`` the table and ``*.png`` the curves.
+    """
+
+    out: Path
+    dataset: str = "mnist"
+    data_root: str = ""
+    links: str = "silo"
+    rtt: Path | None = None
+    scenarios: Sequence[str] = LABELS
+    nodes: int = 100
+    cohort: int = 10
+    alpha: float = 0.3
+    payload_mb: float = 45.0
+    target: float | None = None
+    seeds: Sequence[int] = (0, 1, 2)
+    policies: Sequence[str] = tuple(CONTENDERS)
+    horizon_s: float = 20_000.0
+    ablation: bool = False
+
+    def check(self) -> None:
+        """Raise ``UsageError`` for what cannot be raced."""
+        for kind, wanted, known in (
+            ("scenario", self.scenarios, LABELS),
+            ("policy", self.policies, tuple(CONTENDERS)),
+        ):
+            if unknown := [name for name in wanted if name not in known]:
+                raise UsageError(f"there is no {kind} {unknown[0]!r}", f"choose from {', '.join(known)}")
+            if not wanted:
+                raise UsageError(f"no {kind} to race", f"choose from {', '.join(known)}")
+        if self.dataset not in DATASETS:
+            raise UsageError(f"there is no data set {self.dataset!r}", f"choose from {', '.join(DATASETS)}")
+        if self.links not in PROFILES and not Path(self.links).is_file():
+            raise UsageError(
+                f"links {self.links!r} are neither a file nor a profile", f"name a CSV or one of {', '.join(PROFILES)}"
+            )
+        if not self.seeds:
+            raise UsageError("no seed to race", "give at least one, better three")
+        if not 1 <= self.cohort <= self.nodes:
+            raise UsageError(f"a cohort of {self.cohort} out of {self.nodes} nodes", "take 1 to --nodes")
+        if not (self.payload_mb > 0 and self.horizon_s > 0 and self.alpha > 0):
+            raise UsageError("payload, horizon and alpha must be positive", "see --help for the defaults")
+        if self.target is not None and not 0 < self.target < 1:
+            raise UsageError(f"a target accuracy of {self.target}", "give a share below 1, as 0.9")
+
+    @property
+    def over(self) -> Links:
+        """Where links come from."""
+        if self.links in PROFILES:
+            return Links(self.links)
+        return Links(Path(self.links).stem, Path(self.links), self.rtt)
+
+    def contenders(self) -> list[Contender]:
+        """Who races, the reference first."""
+        named = [CONTENDERS[name] for name in self.policies if name != REFERENCE]
+        return [CONTENDERS[REFERENCE], *named, *(ABLATIONS.values() if self.ablation else ())]
+
+    def setting(self, scenario: str, seed: int) -> Setting:
+        """What the contenders of one race share."""
+        training = Training(
+            task=CORRELATED_TASK if scenario == "correlated" else "",
+            dataset=self.dataset,
+            data_root=self.data_root,
+            alpha=self.alpha,
+            num_nodes=self.nodes,
+            epochs=EPOCHS,
+            batch_size=BATCH_SIZE,
+            learning_rate=LEARNING_RATE,
+            seed=seed,
+        )
+        return Setting(training, self.over, self.cohort, self.payload_mb)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What results depend on, beside scenario, seed and policy."""
+        free = ("out", "scenarios", "seeds", "policies", "ablation")
+        settings = {key: value for key, value in asdict(self).items() if key not in free}
+        return {**settings, "rtt": str(self.rtt or ""), "updates": UPDATES}
+
+
+def run_time_to_accuracy(options: Options, progress: Progress = lambda share, label: None) -> list[Row]:
+    """Race every contender in every scenario on every seed; rows that ``options.out`` already holds are kept.
+
+    Parameters
+    ----------
+    options : Options
+        What to race.
+    progress : callable
+        Told the share done, in [0, 1], and what is being run.
+
+    Returns
+    -------
+    list of dict
+        One row a contender, scenario and seed: ``policy, scenario, links, seed, target, time_to_target_s,
+        final_accuracy, slow_accuracy, rounds, bytes_up, bytes_down, max_abs_drift``.
+
+    Raises
+    ------
+    UsageError
+        If the options cannot be raced, or ``options.out`` was made with others.
+    """
+    options.check()
+    standings = Standings.open(options.out, options.fingerprint())
+    contenders = options.contenders()
+    courts = [(scenario, seed) for scenario in options.scenarios for seed in options.seeds]
+    total = len(courts) * len(contenders)
+    for number, (scenario, seed) in enumerate(courts):
+        race: Race | None = None
+        target = options.target
+        for place, contender in enumerate(contenders):
+            done = number * len(contenders) + place
+            label = f"{scenario}, seed {seed}: {contender.name}"
+            course = standings.course(contender.name, scenario, seed)
+            if course is None:
+                race = race or Race(options.setting(scenario, seed))
+                horizon_s = math.inf if contender.name == REFERENCE else options.horizon_s
+
+                def tell(share: float, done: int = done, label: str = label) -> None:
+                    progress((done + share) / total, label)
+
+                course = race.run(contender, Limits(horizon_s, UPDATES), tell)
+            if target is None:  # the reference is always first
+                target = round(course.final_accuracy - MARGIN, 4)
+            standings.enter(_row(contender.name, scenario, options.over.name, seed, target, course), course)
+            progress((done + 1) / total, label)
+    standings.publish()
+    return standings.rows
+
+
+@contextmanager
+def rich_progress() -> Iterator[Progress]:
+    """A progress bar on standard error, with the time left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda share, label: bar.update(task, completed=share, description=label)
+
+
+def _row(policy: str, scenario: str, links: str, seed: int, target: float, course: Course) -> Row:
+    last = course.points[-1]
+    return {
+        "policy": policy,
+        "scenario": scenario,
+        "links": links,
+        "seed": seed,
+        "target": target,
+        "time_to_target_s": course.time_to(target, HELD),
+        "final_accuracy": course.final_accuracy,
+        "slow_accuracy": course.slow_accuracy,
+        "rounds": course.rounds,
+        "bytes_up": last.bytes_up,
+        "bytes_down": last.bytes_down,
+        "max_abs_drift": course.max_abs_drift,
+    }

@@ -11,18 +11,8 @@ from hypergpu_fl.bench.time_to_accuracy import Options, run_time_to_accuracy
 from hypergpu_fl.errors import UsageError
 
 COLUMNS = [
-    "policy",
-    "scenario",
-    "links",
-    "seed",
-    "target",
-    "time_to_target_s",
-    "final_accuracy",
-    "slow_accuracy",
-    "rounds",
-    "bytes_up",
-    "bytes_down",
-    "max_abs_drift",
+    *("policy", "scenario", "links", "seed", "target", "time_to_target_s", "final_accuracy", "slow_accuracy"),
+    *("rounds", "bytes_up", "bytes_down", "max_abs_drift"),
 ]
 
 

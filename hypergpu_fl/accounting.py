@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -40,8 +40,6 @@ class Accounting(RoundHook):
         Where contributions are priced.
     allowed : collection of str
         Addresses that may contribute; empty: everyone.
-    tell : callable
-        Told ``(round, root=hex)`` of each sealed round.
     """
 
     def __init__(
@@ -51,12 +49,10 @@ class Accounting(RoundHook):
         *,
         device: torch.device,
         allowed: Collection[str] = (),
-        tell: Callable[..., None] = lambda round, root: None,
     ) -> None:
         self._task = task
         self._settlement = settlement
         self._device = device
-        self._tell = tell
         self._allowed = frozenset(address.lower() for address in allowed)
         self._model = task.model()
         self._layout = Layout.of(task.arrays(self._model))
@@ -107,7 +103,7 @@ class Accounting(RoundHook):
 
     def closed(self, outcome: RoundOutcome) -> None:
         """Book the round; the chain follows in the background."""
-        sealed = self._settlement.seal(
+        self._settlement.seal(
             RoundSeal(
                 round=outcome.round,
                 base_model=outcome.base_hash,
@@ -120,7 +116,6 @@ class Accounting(RoundHook):
                 stats={"seconds": outcome.ended_s, "bytes_up": outcome.bytes_up, "bytes_down": outcome.bytes_down},
             )
         )
-        self._tell(outcome.round, root="0x" + sealed.root.hex())
         self._credited, self._loss_before = [], None
 
     def _loss(self, model_P: Vector) -> float:

@@ -56,7 +56,7 @@ class Report(RoundHook):
         entry.update(accuracy=accuracy, loss=loss)
         logger.info(
             "round {:>3}/{}  accuracy {:.3f}  loss {:.4f}  {:>7.1f} s  "
-            "{}/{} arrived  {} late  {} refused  {:.1f} kB up  {}",
+            "{}/{} arrived  {} late  {} refused  {:.1f} kB up",
             entry["round"],
             self.config.training.rounds,
             accuracy,
@@ -67,7 +67,6 @@ class Report(RoundHook):
             entry["late"],
             entry["rejected"],
             entry["bytes_up"] / 1e3,
-            entry["root"][:12],
         )
 
     def sealed(self, round_: int, **facts: Any) -> None:

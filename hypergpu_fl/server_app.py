@@ -18,7 +18,7 @@ from hypergpu_fl import logs
 from hypergpu_fl.accounting import Accounting
 from hypergpu_fl.codec.payload import CodecPayload
 from hypergpu_fl.config import Config, from_run_config, read_secrets, runs_root, to_run_config
-from hypergpu_fl.errors import NetworkError
+from hypergpu_fl.errors import LedgerError, NetworkError
 from hypergpu_fl.evaluation import Evaluation
 from hypergpu_fl.network.traces import links_from_traces
 from hypergpu_fl.network.wan import PROFILES, SimulatedLink, SimulatedWan, draw
@@ -38,6 +38,9 @@ from strategies.settings import Settings
 NODES_WAIT_S = 120.0
 SIMULATION_SETTLED_S = 5.0
 DRAIN_S = 60.0
+
+# What a resumed run may change and still be the same run.
+CHANGEABLE = ("training.rounds", "training.target_accuracy", "blockchain.rpc_url", "blockchain.max_fee_gwei")
 
 app = ServerApp()
 
@@ -71,6 +74,11 @@ def main(grid: Grid, context: Context) -> None:
         simulated_keys=config.network.enable_simulation,
     )
     try:
+        if config.system.resume and settlement.last_round == 0:
+            raise LedgerError(
+                f"run {folder.name} has no booked round under these settings",
+                f"resume with those in {folder / 'config.json'}; only {', '.join(CHANGEABLE)} may change",
+            )
         strategy = build_strategy(config, task, session=settlement.session)
         began_s = resume(folder, strategy, report, last_round=settlement.last_round)
         allowed = [address.strip() for address in config.blockchain.allow_list.split(",") if address.strip()]
@@ -78,15 +86,16 @@ def main(grid: Grid, context: Context) -> None:
             report,
             Evaluation(task, strategy.layout, report, device=device, watch=strategy.evaluated),
             Checkpointing(folder, strategy, report),
-            Accounting(task, settlement, device=device, allowed=allowed, tell=report.sealed),
+            Accounting(task, settlement, device=device, allowed=allowed),
         ]
         train(config, task, strategy, open_arrivals(config, grid, strategy, start_s=began_s), report)
         if not settlement.drain(DRAIN_S):
             logger.warning("not every round is final on chain yet; a later run sends the rest")
         settlement.export_bundle()
         chain = asdict(settlement.status())
-        for number, commit in chain.pop("rounds").items():
-            report.sealed(number, **commit)
+        commits = chain.pop("rounds")
+        for number, root in settlement.roots().items():
+            report.sealed(number, root="0x" + root.hex(), **commits.get(number, {}))
     finally:
         settlement.close()
     drift = strategy.accounts.drift(strategy.fleet)
@@ -170,8 +179,12 @@ def simulated_links(config: Config) -> list[SimulatedLink]:
 
 
 def run_salt(config: Config) -> bytes:
-    """32 bytes that name this run among the coordinator's: what is trained and how, but not where files lie."""
-    settings = {key: value for key, value in to_run_config(config).items() if not key.startswith("system.")}
+    """32 bytes that name this run among the coordinator's: what is trained and how, but not where, nor how long."""
+    settings = {
+        key: value
+        for key, value in to_run_config(config).items()
+        if not key.startswith("system.") and key not in CHANGEABLE
+    }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).digest()
 
 

@@ -197,6 +197,11 @@ class Settlement:
             rounds={entry.intent.round: _round_status(entry) for entry in entries},
         )
 
+    def roots(self) -> dict[int, bytes]:
+        """Root of every round in the books."""
+        with self._engine.connect() as connection:
+            return {sealed.seal.round: sealed.root for sealed in self._books.sealed_rounds(connection)}
+
     def receipts(self, node: str, *, after: int = 0) -> list[dict[str, Any]]:
         """Receipts of a node's contributions in finalized rounds after round `after`, the oldest first.
 

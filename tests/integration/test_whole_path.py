@@ -1,0 +1,89 @@
+"""The main job: one command trains over simulated links and seals every round; nothing stands in for anything."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROUNDS = 3
+SETTINGS = (f"training.rounds={ROUNDS}", "training.num_nodes=4", "training.seed=7", "network.cohort=3")
+
+pytestmark = pytest.mark.slow
+
+
+def hypergpu(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [Path(sys.executable).with_name("hypergpu"), *arguments],
+        env={**os.environ, "HYPERGPU_RUNS": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def train(root: Path, *arguments: str, settings: tuple[str, ...] = SETTINGS) -> dict[str, Any]:
+    done = hypergpu(root, "run", *arguments, *(f"--set={setting}" for setting in settings))
+    assert done.returncode == 0, done.stdout + done.stderr
+    report: dict[str, Any] = json.loads((root / "latest" / "report.json").read_text())
+    return report
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    root = tmp_path_factory.mktemp("runs")
+    train(root, "--name", "first")
+    yield root
+
+
+def test_every_round_is_trained_evaluated_sealed_and_final(root: Path) -> None:
+    report = json.loads((root / "first" / "report.json").read_text())
+    assert [entry["round"] for entry in report["history"]] == list(range(1, ROUNDS + 1))
+    assert report["accuracy"] > 0.3  # chance is 0.1
+    assert report["chain"]["commits"] == report["chain"]["finalized"] == ROUNDS
+    assert len({entry["tx"] for entry in report["history"]}) == ROUNDS
+    for entry in report["history"]:
+        assert entry["status"] == "FINALIZED" and len(entry["tx"]) == len(entry["root"]) == 66
+        assert entry["arrived"] > 0 and entry["bytes_up"] > 0 and entry["bytes_down"] > 0
+    assert not (root / ".nodes").exists() or not any((root / ".nodes").iterdir())
+
+
+def test_the_ledger_verifies_from_its_file_alone(root: Path) -> None:
+    done = hypergpu(root, "ledger", "verify", "latest")
+    assert done.returncode == 0, done.stderr
+    assert f"{ROUNDS} rounds" in done.stdout
+
+
+@pytest.mark.parametrize("part", ["leaf", "root", "weight", "signature"])
+def test_one_changed_byte_of_the_ledger_names_its_round(root: Path, tmp_path: Path, part: str) -> None:
+    bundle = json.loads((root / "first" / "ledger.json").read_text())
+    second = bundle["rounds"][1]
+    owner = second if part == "root" else second["contributions"][0]
+    value = owner[part]
+    owner[part] = value ^ 1 if isinstance(value, int) else value[:20] + ("0" if value[20] != "0" else "1") + value[21:]
+    (tmp_path / "forged").mkdir()
+    (tmp_path / "forged" / "ledger.json").write_text(json.dumps(bundle))
+    done = hypergpu(tmp_path, "ledger", "verify", "forged")
+    assert done.returncode != 0
+    assert "round 2" in done.stderr
+
+
+def test_one_seed_gives_one_report_and_one_ledger(root: Path, tmp_path: Path) -> None:
+    again = train(tmp_path, "--name", "first")
+    assert again == json.loads((root / "first" / "report.json").read_text())
+    assert (tmp_path / "first" / "ledger.json").read_bytes() == (root / "first" / "ledger.json").read_bytes()
+
+
+def test_a_resumed_run_goes_on_from_its_last_booked_round(root: Path) -> None:
+    before = json.loads((root / "first" / "report.json").read_text())
+    report = train(root, "--resume", "first", settings=("training.rounds=5",))
+    assert [entry["round"] for entry in report["history"]] == [1, 2, 3, 4, 5]
+    assert [e["root"] for e in report["history"][:3]] == [e["root"] for e in before["history"]]
+    assert report["history"][3]["seconds"] > before["seconds"]
+    done = hypergpu(root, "ledger", "verify", "first")
+    assert done.returncode == 0 and "5 rounds" in done.stdout, done.stdout + done.stderr

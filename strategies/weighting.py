@@ -19,7 +19,9 @@ from strategies.fleet import Bools, Fleet, Floats
 
 STRONGEST_TILT = 2.0  # link quality and staleness may speak for or against an update by this factor at most
 SMALLEST_ARREARS = 0.1  # of its data share: what even a node in credit is given
+SMALLEST_SHARE = 0.05  # of an even share of the round: likewise
 LARGEST_ARREARS = 1.0  # a whole round's weight: no absence makes one update count for more
+COUNT_GAIN = 0.2  # of the last round's number of updates in the expected one
 
 
 def staleness_discount(staleness: int) -> float:
@@ -39,16 +41,22 @@ def tilt(quality: float, typical_quality: float, staleness: int) -> float:
 class Accounts:
     """What every node is owed, and what an update of it therefore weighs.
 
-    An update's weight is its arrears (what the node is owed, this round's share included) times its tilt; the weights
-    of a round are normalised to sum to 1 and booked. Both sides of a round's books sum to 1, so the debts of the
-    reachable nodes stay balanced, and paying them out in proportion pulls each node's mean weight to its data share,
-    however often it is chosen or arrives.
+    An update's weight is ``(arrears + level) * tilt``. Arrears are what the node is owed, this round's share included.
+    The level is what is missing, an update, until the round's arrears sum to 1 (0 where nothing is), as far as can be
+    told when the update arrives: from the updates that came before it and the nodes still at work. Were the weights in
+    proportion to arrears alone, a round of nodes that are nearly even would overpay the one that is least so. The
+    weights of a round are then normalised to sum to 1 and booked.
+
+    Both sides of a round's books sum to 1, so the debts of the reachable nodes stay balanced, and paying them out
+    pulls each node's mean weight to its data share, however often it is chosen or arrives.
     """
 
     def __init__(self) -> None:
         self.due: Floats = np.zeros(0)
         self.paid: Floats = np.zeros(0)
         self.rounds: Floats = np.zeros(0)  # in which the node was reachable
+        self._count = 0.0  # updates expected in a round
+        self._arrears: list[float] = []  # of this round's updates so far
 
     def weight(self, fleet: Fleet, row: int, *, staleness: int) -> float:
         """Unnormalised weight of an update of node ``row`` arriving now; positive.
@@ -57,12 +65,21 @@ class Accounts:
         """
         self._grow(len(fleet))
         reachable = fleet.reachable
-        share = float(fleet.examples[row]) / max(1, int(fleet.examples[reachable].sum()))
+        examples = max(1, int(fleet.examples[reachable].sum()))
+        working = fleet.at_work.copy()
+        working[row] = False
+        share = float(fleet.examples[row]) / examples
         arrears = float(fleet.owed[row]) + share
         fleet.owed[row] -= arrears
-        arrears = min(max(arrears, SMALLEST_ARREARS * share, 1e-9), LARGEST_ARREARS)
+        self._arrears.append(arrears)
+        known = len(self._arrears) + int(working.sum())
+        even = 1 / (self._count or known)
+        others = fleet.owed[working] + fleet.examples[working] / examples
+        level = max(0.0, even - (sum(self._arrears) + float(others.sum())) / known)
+        least = max(SMALLEST_ARREARS * share, SMALLEST_SHARE * even)
         typical = float(np.median(fleet.quality[reachable])) if reachable.any() else float(fleet.quality[row])
-        return float(arrears * tilt(float(fleet.quality[row]), typical, staleness))
+        owed = min(max(arrears + level, least), LARGEST_ARREARS)
+        return owed * tilt(float(fleet.quality[row]), typical, staleness)
 
     def book(self, fleet: Fleet, rows: Sequence[int], weights: Sequence[float]) -> list[float]:
         """Close a round: credit every reachable node its share, debit the normalised weights, and return those.
@@ -71,8 +88,10 @@ class Accounts:
         """
         self._grow(len(fleet))
         total = sum(weights)
+        self._arrears.clear()
         if not rows:
             return []
+        self._count += (COUNT_GAIN if self._count else 1.0) * (len(rows) - self._count)
         normalised = [weight / total for weight in weights]
         counted = fleet.reachable
         counted[list(rows)] = True
@@ -89,12 +108,18 @@ class Accounts:
 
     def state(self) -> dict[str, Any]:
         """The books as JSON-able values."""
-        return {"due": self.due.tolist(), "paid": self.paid.tolist(), "rounds": self.rounds.tolist()}
+        return {
+            "due": self.due.tolist(),
+            "paid": self.paid.tolist(),
+            "rounds": self.rounds.tolist(),
+            "count": self._count,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Inverse of ``state``."""
         for name in ("due", "paid", "rounds"):
             setattr(self, name, np.asarray(state[name], dtype=np.float64))
+        self._count = state["count"]
 
     def _grow(self, size: int) -> None:
         for name in ("due", "paid", "rounds"):

@@ -26,6 +26,7 @@ class HeldUpdates(ABC):
         self._vectors: list[Vector] = []
         self._weights: list[float] = []
         self._steps: list[int] = []
+        self._heaviest = 0.0
         self.buffers: Mapping[str, NDArray[Any]] = {}
 
     @property
@@ -37,8 +38,8 @@ class HeldUpdates(ABC):
         """See ``Aggregator.add``."""
         vector_P = np.zeros(self._size, dtype=np.float32)
         update.add_to(vector_P, 1.0 / steps)
-        if update.buffers and weight > max(self._weights, default=0.0):
-            self.buffers = update.buffers
+        if update.buffers and weight > self._heaviest:
+            self._heaviest, self.buffers = weight, update.buffers
         self._vectors.append(vector_P)
         self._weights.append(weight)
         self._steps.append(steps)

@@ -37,7 +37,8 @@ class PyramidSelection(OortSelection):
         rows = super().select(fleet, available, plan, cohort=cohort, round=round, rng=rng).rows
         rows = rows[np.argsort(plan.predicted_s[rows], kind="stable")]
         first = rows[:cohort]
-        importance = np.nan_to_num(fleet.update_norm[first], nan=np.inf) * fleet.examples[first]
+        norm = fleet.update_norm[first]
+        importance = np.where(np.isnan(norm), np.inf, norm * fleet.examples[first])
         keep = np.ones(rows.size)
         keep[: first.size] = 1 - dropout(importance)
         finish_s = plan.predicted_s[rows] - (1 - keep) * plan.upload_s[rows]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,10 @@ from flwr.serverapp import Grid
 
 from strategies import wire
 from strategies.arrivals import Passage
+from strategies.fleet import Fleet
 from strategies.layout import Layout
+from strategies.payload import Level
+from strategies.planning import FleetPlan
 
 Answer = Callable[[Message], RecordDict | Error]
 LAYOUT = Layout.of({"w": np.zeros(6, np.float32), "b": np.zeros(2, np.float32)})
@@ -123,3 +126,27 @@ class Links:
             rtt_s=0.1 * seconds,
             delivered=not self.drops(node_id, sent_s),
         )
+
+
+def fleet_of(examples: Sequence[int], **columns: Sequence[float]) -> Fleet:
+    """A fleet with these columns set."""
+    fleet = Fleet()
+    fleet.enrol_all([f"node-{i}" for i in range(len(examples))], examples=examples, sample_s=[0.001] * len(examples))
+    for name, values in columns.items():
+        getattr(fleet, name)[:] = values
+    return fleet
+
+
+def plan_of(predicted_s: Sequence[float], **columns: Sequence[float]) -> FleetPlan:
+    """A plan with these predictions; compute and upload take a third each unless told."""
+    seconds = np.asarray(predicted_s, dtype=np.float64)
+    return FleetPlan(
+        local_steps=np.asarray(columns.get("local_steps", [10] * seconds.size), dtype=np.int64),
+        level=np.zeros(seconds.size, np.int64),
+        predicted_s=seconds,
+        compute_s=np.asarray(columns.get("compute_s", seconds / 3), dtype=np.float64),
+        upload_s=np.asarray(columns.get("upload_s", seconds / 3), dtype=np.float64),
+        deadline_s=float("inf"),
+        batch_size=10,
+        levels=[Level("raw", 1.0)],
+    )

@@ -1,0 +1,126 @@
+"""The wall clock: the same behaviour in real time. Nothing here asserts how long anything took."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+from flwr.app import Error, Message, RecordDict
+from strategy_grid import NodeGrid, reply_with
+
+from strategies import wire
+from strategies.arrivals import Terms, WallArrivals
+
+
+def nodes(delays: dict[int, float]) -> NodeGrid:
+    return NodeGrid({i: lambda message: reply_with(np.zeros(8, np.float32)) for i in delays}, delays=delays)
+
+
+def order(node: int, ttl: float = 1e6) -> Message:
+    return Message(RecordDict(), dst_node_id=node, message_type="train", ttl=ttl)
+
+
+def run(arrivals: WallArrivals, batch: list[Message], terms: Terms | None = None) -> list[int]:
+    arrivals.terms = terms
+    return [arrivals.flight(reply).node_id for reply in arrivals.send_and_receive(batch)]
+
+
+def test_replies_come_as_they_arrive_and_late_ones_in_the_next_round() -> None:
+    arrivals = WallArrivals(nodes({0: 0.5, 1: 0.0, 2: 0.2}), poll_s=0.01)
+    assert run(arrivals, [order(i) for i in range(3)], Terms(quota=2, deadline_s=60)) == [1, 2]
+    assert arrivals.busy() == {0}
+    assert run(arrivals, [], Terms(quota=1, deadline_s=60)) == [0]
+    assert not arrivals.busy()
+    arrivals.close()
+
+
+def test_the_deadline_ends_a_round_although_a_node_is_silent() -> None:
+    arrivals = WallArrivals(nodes({0: 0.0, 1: 3600.0}), poll_s=0.01)
+    assert run(arrivals, [order(0), order(1)], Terms(quota=2, deadline_s=0.3)) == [0]
+    assert arrivals.busy() == {1}
+    assert arrivals.cancel() == set()
+    arrivals.close()
+
+
+def test_more_silent_nodes_than_pullers_keep_nobody_waiting() -> None:
+    arrivals = WallArrivals(nodes({i: 3600.0 if i < 6 else 0.0 for i in range(7)}), pullers=2, poll_s=0.01)
+    assert run(arrivals, [order(i) for i in range(7)], Terms(quota=1, deadline_s=30)) == [6]
+    arrivals.close()
+
+
+def test_refill_works_in_real_time_too() -> None:
+    arrivals = WallArrivals(nodes({0: 0.0, 1: 0.0}), poll_s=0.01)
+    more = iter([[order(1)], []])
+    assert run(arrivals, [order(0)], Terms(quota=3, deadline_s=0.5, refill=lambda now_s: next(more))) == [0, 1]
+    arrivals.close()
+
+
+def test_errors_and_unsendable_messages_are_mapped_to_their_nodes() -> None:
+    grid = nodes({0: 0.0, 1: 0.0, 2: 0.0})
+    grid.nodes[0] = lambda message: Error(code=2, reason="boom")
+    grid.refuses_to_send = {1}
+    arrivals = WallArrivals(grid, poll_s=0.01)
+    seen = {}
+    for reply in arrivals.send_and_receive([order(i) for i in range(3)]):
+        seen[arrivals.flight(reply).node_id] = reply.has_error()
+    assert seen == {0: True, 1: True, 2: False}
+    arrivals.close()
+
+
+def test_the_server_times_the_whole_round_trip() -> None:
+    arrivals = WallArrivals(nodes({0: 0.1}), poll_s=0.01)
+    (reply,) = list(arrivals.send_and_receive([order(0)]))
+    timing = wire.numbers(reply.content, wire.TIMING)
+    assert 0 <= timing[wire.SENT_S] < timing[wire.ARRIVED_S] <= arrivals.now_s
+    assert timing[wire.BYTES_UP] > 0
+    arrivals.close()
+
+
+def test_a_superlink_that_fails_for_a_while_loses_nobody() -> None:
+    class Flaky(NodeGrid):
+        failures = 3
+
+        def pull_messages(self, message_ids):  # type: ignore[no-untyped-def]
+            if self.failures:
+                self.failures -= 1
+                raise ConnectionError("restarting")
+            return super().pull_messages(message_ids)
+
+    grid = Flaky({0: lambda message: reply_with(np.zeros(8, np.float32))})
+    arrivals = WallArrivals(grid, poll_s=0.01)
+    assert run(arrivals, [order(0)]) == [0]
+    arrivals.close()
+
+
+def test_a_node_that_never_answers_is_given_up_after_its_ttl(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("strategies.wall_arrivals.GRACE_S", 0.0)
+    arrivals = WallArrivals(nodes({0: 3600.0}), poll_s=0.01)
+    (reply,) = list(arrivals.send_and_receive([order(0, ttl=0.1)]))
+    assert reply.has_error()
+    arrivals.close()
+
+
+def test_no_more_replies_are_held_than_there_are_pullers() -> None:
+    pulled = threading.Semaphore(0)
+
+    class Counting(NodeGrid):
+        count = 0
+
+        def pull_messages(self, message_ids):  # type: ignore[no-untyped-def]
+            found = super().pull_messages(message_ids)
+            self.count += len(found)
+            for _ in found:
+                pulled.release()
+            return found
+
+    grid = Counting({i: lambda message: reply_with(np.zeros(8, np.float32)) for i in range(6)})
+    arrivals = WallArrivals(grid, pullers=2, poll_s=0.001)
+    replies = arrivals.send_and_receive([order(i) for i in range(6)])
+    next(replies)
+    for _ in range(2):
+        assert pulled.acquire(timeout=10)
+    time.sleep(0.1)
+    assert grid.count <= 3  # the one being looked at counts as held until the next is asked for
+    assert len(list(replies)) == 5
+    arrivals.close()

@@ -1,0 +1,221 @@
+"""The law that matters most: whoever can be reached gets its data share of the weight in the long run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from strategy_grid import fleet_of, plan_of
+
+from strategies.fleet import Fleet, Ints
+from strategies.link import Goodput, LinkEstimate
+from strategies.selection.network_aware import NetworkAwareSelection
+from strategies.weighting import Accounts, ExampleAccounts, data_share, staleness_discount, tilt
+
+ROUNDS = 300
+Pattern = Callable[[int, np.random.Generator, Fleet], Ints]
+
+
+def population(nodes: int, seed: int, *, sigma: float = 1.4) -> Fleet:
+    """Log-normal data sizes, links that differ by factors of a hundred, delivery from a half to one."""
+    rng = np.random.default_rng(seed)
+    fleet = Fleet()
+    for i in range(nodes):
+        bps = 20e6 * np.exp(sigma * rng.standard_normal())
+        link = LinkEstimate(
+            rtt_s=0.08 * np.exp(rng.standard_normal()),
+            uplink=Goodput(bps, 0.2, (bps,), 5),
+            successes=4 * rng.uniform(0.5, 1),
+            samples=5,
+        )
+        fleet.enrol(f"node-{i}", examples=int(100 * np.exp(0.8 * rng.standard_normal())) + 1, sample_s=0.001, link=link)
+    return fleet
+
+
+def misses_of_the_law(accounts: Accounts) -> list[int]:
+    """Nodes whose mean weight is off its share by more than 10 % of it and by more than 0.1 of the mean share."""
+    rounds = np.maximum(accounts.rounds, 1)
+    mean, share = accounts.paid / rounds, accounts.due / rounds
+    seen = accounts.rounds > 0
+    allowed = np.maximum(0.1 * share, 0.1 * share[seen].mean())
+    return np.flatnonzero(seen & (np.abs(mean - share) > allowed)).tolist()
+
+
+def in_turn(count: int) -> Pattern:
+    """Everybody once, then everybody once more in another order (the same groups for ever could not be weighted right:
+    a group with much data gets no more than its rounds)."""
+
+    def pick(round: int, rng: np.random.Generator, fleet: Fleet) -> Ints:
+        turn, place = divmod(round * count, len(fleet))
+        orders = [np.random.default_rng([turn + i, len(fleet)]).permutation(len(fleet)) for i in range(2)]
+        rows: list[int] = []
+        for row in np.concatenate(orders)[place:].tolist():
+            if row not in rows:
+                rows.append(row)
+        return np.asarray(rows[:count])
+
+    return pick
+
+
+def at_random(count: int) -> Pattern:
+    return lambda round, rng, fleet: rng.choice(len(fleet), count, replace=False)
+
+
+def by_quality(count: int) -> Pattern:
+    """Four draws in five go to the faster half."""
+
+    def pick(round: int, rng: np.random.Generator, fleet: Fleet) -> Ints:
+        faster = fleet.quality > np.median(fleet.quality)
+        p = np.where(faster, 4.0, 1.0)
+        return rng.choice(len(fleet), count, replace=False, p=p / p.sum())
+
+    return pick
+
+
+@pytest.mark.parametrize(
+    ("nodes", "pattern"),
+    [(100, in_turn(10)), (37, in_turn(10)), (30, at_random(10)), (20, by_quality(10)), (10, at_random(10))],
+    ids=["100 in turn", "37 in turn", "30 at random", "20 by quality", "10 always"],
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_mean_weights_are_data_shares_whatever_the_links_and_whoever_is_chosen(
+    nodes: int, pattern: Pattern, seed: int
+) -> None:
+    fleet, accounts, rng = population(nodes, seed), Accounts(), np.random.default_rng(seed)
+    for round in range(ROUNDS):
+        rows = pattern(round, rng, fleet)
+        fleet.at_work[rows] = True
+        weights = []
+        for row in rows:
+            fleet.at_work[row] = False
+            weights.append(accounts.weight(fleet, int(row), staleness=int(rng.integers(0, 5))))
+        accounts.book(fleet, rows.tolist(), weights)
+    assert misses_of_the_law(accounts) == []
+    assert accounts.due == pytest.approx(ROUNDS * data_share(fleet))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("case", ["plain", "drop-outs", "late", "vanishing"])
+def test_with_our_selection_and_nodes_restarting_at_once_the_law_holds_for_every_node(case: str, seed: int) -> None:
+    """Asynchronous rounds of 8 arrivals, 10 of 100 nodes at work, journeys that differ by factors of twenty."""
+    fleet, accounts, rng = population(100, seed), Accounts(), np.random.default_rng([seed, 1])
+    seconds = rng.lognormal(1.0, 0.8, 100)
+    selection, in_flight, now_s = NetworkAwareSelection(), [], 0.0
+    joins = np.where(rng.random(100) < 0.3, 100, 0) if case == "late" else np.zeros(100)
+    lossy = rng.random(100) * 0.4 if case == "drop-outs" else np.zeros(100)
+    for round in range(1, ROUNDS + 1):
+        away = (np.arange(100) % 7 == 3) & (80 <= round < 150) & (case == "vanishing")
+        fleet.online[:] = (round > joins) & ~away
+        rows: list[int] = []
+        weights: list[float] = []
+        while len(rows) < 8:
+            free = np.setdiff1d(fleet.available(), rows)
+            room = 10 - len(in_flight)
+            selected = selection.select(fleet, free, plan_of([1.0] * 100), cohort=room, round=round, rng=rng)
+            chosen = selected.rows
+            for row in chosen:
+                fleet.at_work[row], fleet.last_round[row] = True, round
+                fleet.selections[row] += 1
+                in_flight.append((now_s + seconds[row] * rng.uniform(0.8, 1.2), int(row), round))
+            in_flight.sort()
+            now_s, row, sent = in_flight.pop(0)
+            fleet.at_work[row] = False
+            if rng.random() < lossy[row]:
+                fleet.miss(row, round=round)
+                continue
+            fleet.misses[row] = 0
+            fleet.rms_loss[row] = rng.lognormal(0, 0.3)
+            rows.append(row)
+            weights.append(accounts.weight(fleet, row, staleness=round - sent))
+        accounts.book(fleet, rows, weights)
+    assert misses_of_the_law(accounts) == []
+
+
+def test_nobody_is_owed_anything_for_rounds_it_could_not_be_reached_in() -> None:
+    fleet, accounts = fleet_of([10, 10, 20]), Accounts()
+    fleet.online[2] = False
+    for _ in range(10):
+        accounts.book(fleet, [0, 1], [1.0, 1.0])
+    assert accounts.due.tolist() == [5.0, 5.0, 0.0] and accounts.rounds.tolist() == [10, 10, 0]
+    fleet.online[2] = True
+    accounts.book(fleet, [0], [1.0])
+    assert accounts.due.tolist() == pytest.approx([5.25, 5.25, 0.5])
+    assert fleet.owed == pytest.approx([5.25 - 6.0, 0.25, 0.5])
+
+
+def test_a_node_silent_three_times_in_a_row_is_due_nothing_until_it_answers() -> None:
+    fleet, accounts = fleet_of([10, 10]), Accounts()
+    for _ in range(3):
+        fleet.miss(1)
+    accounts.book(fleet, [0], [1.0])
+    assert accounts.due.tolist() == [1.0, 0.0]
+    accounts.book(fleet, [0, 1], [1.0, 1.0])  # it did answer
+    assert accounts.due.tolist() == [1.5, 0.5]
+
+
+def test_a_weight_is_arrears_times_tilt_by_hand() -> None:
+    fleet, accounts = fleet_of([10, 30]), Accounts()
+    fleet.quality[:] = [0.2, 0.4]  # typical 0.3
+    fleet.at_work[:] = [False, True]
+    # both are known: arrears 1/4 and 3/4 sum to 1, so the level is 0
+    assert accounts.weight(fleet, 0, staleness=0) == pytest.approx(0.25 * 0.2 / 0.3)
+    assert accounts.weight(fleet, 1, staleness=3) == pytest.approx(0.75 * 0.4 / 0.3 * 0.5)
+    assert accounts.book(fleet, [0, 1], [1.0, 3.0]) == [0.25, 0.75]
+
+
+def test_what_is_missing_to_a_whole_round_is_shared_evenly() -> None:
+    fleet, accounts = fleet_of([10, 10, 20], at_work=[False, True, False]), Accounts()
+    fleet.quality[:] = 0.3
+    fleet.owed[:] = [-0.15, 0.05, 0.1]
+    # nodes 0 and 1 are at hand with arrears 0.1 and 0.3: 0.6 is missing, 0.3 for each
+    assert accounts.weight(fleet, 0, staleness=0) == pytest.approx(0.4)
+    fleet.at_work[1] = False
+    assert accounts.weight(fleet, 1, staleness=0) == pytest.approx(0.6)
+
+
+def test_a_second_update_within_a_round_is_not_paid_the_same_debt_again() -> None:
+    fleet, accounts = fleet_of([10, 30]), Accounts()
+    fleet.owed[0] = 0.5
+    accounts.weight(fleet, 0, staleness=0)
+    assert fleet.owed[0] == pytest.approx(-0.25)  # settled, this round's share included
+
+
+def test_weights_are_positive_even_far_in_credit_and_never_more_than_a_round_and_a_tilt() -> None:
+    fleet, accounts = fleet_of([10, 30]), Accounts()
+    fleet.owed[:] = [-50.0, 50.0]
+    assert accounts.weight(fleet, 0, staleness=0) > 0
+    assert accounts.weight(fleet, 1, staleness=0) <= 2.0
+
+
+def test_tilt_is_bounded_and_staleness_is_fedbuffs() -> None:
+    assert staleness_discount(0) == 1.0 and staleness_discount(3) == 0.5
+    assert tilt(0.3, 0.3, 0) == 1.0 and tilt(0.9, 0.1, 0) == 2.0 and tilt(1e-6, 1.0, 100) == 0.5
+
+
+def test_a_round_without_updates_books_nothing() -> None:
+    fleet, accounts = fleet_of([10, 30]), Accounts()
+    assert accounts.book(fleet, [], []) == [] and accounts.drift(fleet) == 0.0
+    assert not accounts.due.any()
+
+
+def test_drift_is_the_largest_gap_between_mean_weight_and_share() -> None:
+    fleet, accounts = fleet_of([10, 30]), Accounts()
+    accounts.book(fleet, [0, 1], [1.0, 1.0])
+    assert accounts.drift(fleet) == pytest.approx(0.25)
+
+
+def test_plain_weights_are_examples_discounted_by_staleness_and_their_bias_is_booked() -> None:
+    fleet, accounts = fleet_of([10, 30]), ExampleAccounts()
+    assert accounts.weight(fleet, 1, staleness=3) == 15.0
+    for _ in range(10):
+        accounts.book(fleet, [0], [accounts.weight(fleet, 0, staleness=0)])
+    assert accounts.drift(fleet) == pytest.approx(0.75)
+
+
+def test_books_saved_and_restored_are_the_same() -> None:
+    fleet, accounts, restored = fleet_of([10, 30]), Accounts(), Accounts()
+    accounts.book(fleet, [0], [1.0])
+    restored.restore(json.loads(json.dumps(accounts.state())))
+    assert restored.drift(fleet) == accounts.drift(fleet) and restored.state() == accounts.state()

@@ -33,7 +33,7 @@ class Decoded:
     level: str
     buffers: Mapping[str, NDArray[Any]]
     main: Part
-    statistics: Part
+    statistics: Dense
     spans: Spans
 
     def norm(self) -> float:

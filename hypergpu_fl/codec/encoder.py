@@ -12,7 +12,6 @@ value p: within those bounds ``p - q`` is exact in float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -72,23 +71,26 @@ def encode_with_feedback(
     old_P = None if residual_P is None else _checked(residual_P, layout)
     new_P = np.empty(layout.size, dtype=np.float32) if out is None else out
     parts = spans(layout)
-    body = Writer()
-    for runs, write in ((parts.main, chosen.write), (parts.statistics, _statistics(chosen))):
-        old = None if old_P is None else take(old_P, runs)
-        whole = runs == ((0, layout.size),)
-        new = new_P if whole else np.empty(sum(stop - start for start, stop in runs), dtype=np.float32)
-        write(HostValues(take(vector_P, runs), old, new), body)
-        if not whole:
+    runs_of_two = [parts.main, parts.statistics]
+    news = [new_P if runs == ((0, layout.size),) else take(new_P, runs).copy() for runs in runs_of_two]
+    main, statistics = (
+        HostValues(take(vector_P, runs), None if old_P is None else take(old_P, runs), new)
+        for runs, new in zip(runs_of_two, news, strict=True)
+    )
+    blob = assemble(chosen, main, statistics, layout, buffers, base)
+    for runs, new in zip(runs_of_two, news, strict=True):
+        if new is not new_P:
             put(new_P, runs, new)
+    return blob, new_P
+
+
+def assemble(chosen: Level, main: Values, statistics: Values, layout: Layout, buffers: Arrays, base: int) -> bytes:
+    """Blob of values that any backend holds; the values become the residual."""
+    body = Writer()
+    chosen.write(main, body)
+    body.words(statistics.size, lambda start, stop: statistics.words(start, stop, chosen.statistics))
     write_buffers(body, layout, buffers)
-    return body.finish(chosen.code, layout.hash, base), new_P
-
-
-def _statistics(chosen: Level) -> Callable[[Values, Writer], None]:
-    def write(values: Values, body: Writer) -> None:
-        body.words(values.size, lambda start, stop: values.words(start, stop, chosen.statistics))
-
-    return write
+    return body.finish(chosen.code, layout.hash, base)
 
 
 def write_buffers(body: Writer, layout: Layout, buffers: Arrays) -> None:

@@ -1,9 +1,11 @@
-"""What a decoded body is: values that can be added to a total without first becoming a dense vector."""
+"""What a decoded body is: values that can be added to a total without first becoming a dense vector.
+
+Each has ``square()`` (sum of squares, float64), ``finite()`` and ``add_to(total_P, runs, weight)``.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,22 +14,6 @@ from hypergpu_fl.codec.spans import Run
 from strategies.layout import Vector
 
 BLOCK = 1 << 16  # values handled at once where a temporary is needed; a multiple of every block size
-
-
-class Part(Protocol):
-    """Decoded values of some runs of the vector."""
-
-    def square(self) -> float:
-        """Sum of squares."""
-        ...
-
-    def finite(self) -> bool:
-        """Whether no value is NaN or Inf."""
-        ...
-
-    def add_to(self, total_P: Vector, runs: tuple[Run, ...], weight: float) -> None:
-        """``total += weight * values`` at the runs."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +31,7 @@ class Dense:
         return all(bool(np.isfinite(v).all()) for v in _blocks(self.values))
 
     def add_to(self, total_P: Vector, runs: tuple[Run, ...], weight: float) -> None:
-        """See `Part.add_to`."""
+        """``total += weight * values`` at the runs of the vector."""
         factor, at = np.float32(weight), 0
         for start, stop in runs:
             for first in range(start, stop, BLOCK):
@@ -73,7 +59,7 @@ class Blocks:
         return True
 
     def add_to(self, total_P: Vector, runs: tuple[Run, ...], weight: float) -> None:
-        """See `Part.add_to`."""
+        """``total += weight * values`` at the runs of the vector."""
         from hypergpu_fl.codec import kernels
 
         if len(runs) == 1:
@@ -110,10 +96,13 @@ class Sparse:
         return True
 
     def add_to(self, total_P: Vector, runs: tuple[Run, ...], weight: float) -> None:
-        """See `Part.add_to`; the indices already speak of the whole vector."""
+        """``total += weight * values``; the indices already speak of the whole vector, whatever the runs."""
         from hypergpu_fl.codec import kernels
 
         kernels.scatter_add(total_P, self.index, self.value, weight)
+
+
+Part = Dense | Blocks | Sparse
 
 
 def _blocks(values: Vector) -> list[Vector]:

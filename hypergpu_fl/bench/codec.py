@@ -1,0 +1,142 @@
+"""How small and how fast the codec is: one row a level and source, the memory's own speed measured beside it.
+
+Sources are a real update of ResNet-18 (11.2 M values, GroupNorm), made here by training, and Gaussian noise of the
+same size. Encoding is with error feedback, on the second of two successive updates, so the residual is a real one.
+Rates are logical float32 bytes a second; ``memcpy`` copies the same vector in the same process, in turns with the
+codec, so a busy machine slows both.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hypergpu_fl.bench.codec_accuracy import run_codec_accuracy as run_codec_accuracy
+from hypergpu_fl.codec import LEVELS, decode, encode_with_feedback
+from strategies.layout import Layout, Vector
+
+Progress = Callable[[str], None]
+Row = dict[str, Any]
+UPSCALED = 32  # side length the 8x8 digits are enlarged to
+
+
+def run_codec(
+    json_out: Path | None = None,
+    *,
+    levels: Sequence[str] = tuple(LEVELS),
+    sources: Sequence[str] = ("resnet18", "gaussian"),
+    data_root: str = "",
+    steps: int = 10,
+    repeats: int = 9,
+    seed: int = 0,
+    progress: Progress = lambda line: None,
+) -> list[Row]:
+    """Rows ``{codec, source, ratio, encode_bytes_per_s, decode_bytes_per_s, memcpy_bytes_per_s}``.
+
+    Parameters
+    ----------
+    data_root : str
+        Where MNIST lies; empty: the digits of scikit-learn, enlarged.
+    steps : int
+        Local steps of each of the two updates.
+    repeats : int
+        Measurements of each rate, of which the median counts.
+    """
+    makers = {"resnet18": lambda: resnet18_updates(data_root, steps, seed), "gaussian": lambda: noise(seed)}
+    rows: list[Row] = []
+    for source in sources:
+        progress(f"{source}: making two updates")
+        layout, buffers, updates = makers[source]()
+        for level in levels:
+            row = {"codec": level, "source": source, **measure(level, layout, buffers, updates, repeats)}
+            rows.append(row)
+            progress(
+                f"{source} {level}: {row['ratio']:.1f}x, encode {row['encode_bytes_per_s'] / 1e9:.2f} GB/s, "
+                f"decode {row['decode_bytes_per_s'] / 1e9:.2f} GB/s, memcpy {row['memcpy_bytes_per_s'] / 1e9:.1f} GB/s"
+            )
+    if json_out is not None:
+        json_out.write_text(json.dumps(rows, indent=1))
+    return rows
+
+
+def measure(
+    level: str, layout: Layout, buffers: dict[str, NDArray[Any]], updates: Sequence[Vector], repeats: int
+) -> Row:
+    """One level's ratio and rates on the last of the updates, with the residual that the others left."""
+    residual_P: Vector | None = None
+    for update_P in updates[:-1]:
+        residual_P = encode_with_feedback(level, update_P, residual_P, layout, buffers, base=0)[1]
+    update_P, out_P, total_P = updates[-1], np.empty_like(updates[-1]), np.zeros_like(updates[-1])
+    blob, _ = encode_with_feedback(level, update_P, residual_P, layout, buffers, base=0, out=out_P)
+    seconds: dict[str, list[float]] = {"encode": [], "decode": [], "memcpy": []}
+    copy_P = np.empty_like(update_P)
+    work: dict[str, Callable[[], object]] = {
+        "encode": lambda: encode_with_feedback(level, update_P, residual_P, layout, buffers, base=0, out=out_P),
+        "decode": lambda: decode(blob, layout).add_to(total_P, 0.1),
+        "memcpy": lambda: np.copyto(copy_P, update_P),
+    }
+    for _ in range(repeats):
+        for name, function in work.items():
+            start = time.perf_counter()
+            function()
+            seconds[name].append(time.perf_counter() - start)
+    rates = {f"{name}_bytes_per_s": update_P.nbytes / statistics.median(took) for name, took in seconds.items()}
+    return {"ratio": update_P.nbytes / len(blob), **rates}
+
+
+def noise(seed: int, size: int = 11_170_000) -> tuple[Layout, dict[str, NDArray[Any]], list[Vector]]:
+    """Two updates of Gaussian noise."""
+    rng = np.random.default_rng(seed)
+    layout = Layout.of({"weight": np.empty(size, dtype=np.float32)})
+    return layout, {}, [rng.standard_normal(size, dtype=np.float32) for _ in range(2)]
+
+
+def resnet18_updates(
+    data_root: str, steps: int, seed: int, *, architecture: str = "resnet18", batch: int = 32
+) -> tuple[Layout, dict[str, NDArray[Any]], list[Vector]]:
+    """Two successive updates of a model trained with SGD on MNIST, or on enlarged digits."""
+    import torch
+
+    from hypergpu_fl.task.models import build_model
+
+    inputs, labels = _images(data_root)
+    model = build_model(architecture, tuple(inputs.shape[1:]), 10, normalization="group", seed=seed)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(inputs)))
+
+    def arrays() -> dict[str, NDArray[Any]]:
+        return {name: tensor.detach().numpy().copy() for name, tensor in model.state_dict().items()}
+
+    layout = Layout.of(arrays())
+    states = [layout.flatten(arrays())]
+    for step in range(2 * steps):
+        chosen = order[torch.arange(step * batch, (step + 1) * batch) % len(order)]
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(inputs[chosen]), labels[chosen])
+        torch.autograd.backward(loss)
+        optimizer.step()
+        if step % steps == steps - 1:
+            states.append(layout.flatten(arrays()))
+    return layout, layout.buffers(arrays()), [b - a for a, b in zip(states, states[1:], strict=False)]
+
+
+def _images(data_root: str) -> tuple[Any, Any]:
+    import torch
+
+    if data_root:
+        import torchvision
+
+        mnist = torchvision.datasets.MNIST(data_root, train=True)
+        return mnist.data[:, None].float() / 255 - 0.13, mnist.targets
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    small = torch.from_numpy(digits.images.astype(np.float32))[:, None] / 16 - 0.3
+    return torch.nn.functional.interpolate(small, size=UPSCALED, mode="bilinear"), torch.from_numpy(digits.target)

@@ -1,0 +1,218 @@
+"""What compression costs in accuracy: the same training, seed by seed, with and without it.
+
+Plain federated averaging in this process: every round all nodes train one epoch on their Dirichlet share, updates are
+weighted by examples, ``w += server_step * mean``. Data, partitions and local training are `hypergpu_fl.task`'s; blobs
+are really encoded and decoded, and every byte is counted, first whole views included. The dense server step is tuned on
+seeds of its own, and the compressed variants use that same step. A run's accuracy is the mean over its last ten
+rounds, on the test set; differences are paired by seed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hypergpu_fl.codec import ModelVersions, View, apply, decode, encode, encode_with_feedback
+from hypergpu_fl.config import Training
+from hypergpu_fl.task import Task, load_task
+from strategies.layout import Layout, Vector
+
+Progress = Callable[[str], None]
+Row = dict[str, Any]
+LAST = 10
+STEPS = (0.7, 1.0, 1.4, 2.0)
+TUNING_SEEDS = (1000, 1001, 1002)
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """How updates travel.
+
+    ``up`` and ``down`` are levels, None: dense float32. ``loss``: share of replies the server never gets. ``on_loss``:
+    what a node then does with its residual: ``rollback`` it, or ``commit`` it as if the reply had counted.
+    """
+
+    name: str
+    up: str | None = None
+    down: str | None = None
+    feedback: bool = True
+    loss: float = 0.0
+    on_loss: str = "rollback"
+
+
+DENSE = Variant("dense")
+VARIANTS = (
+    Variant("int8", "int8"),
+    Variant("top32", "top32"),
+    Variant("top32 without error feedback", "top32", feedback=False),
+    Variant("top64", "top64"),
+    Variant("top128", "top128"),
+    Variant("top32 both ways", "top32", "top32"),
+    Variant("top64 both ways", "top64", "top64"),
+    Variant("dense, 20 % lost", loss=0.2),
+    Variant("top32, 20 % lost, rolled back", "top32", loss=0.2),
+    Variant("top32, 20 % lost, committed", "top32", loss=0.2, on_loss="commit"),
+)
+DATASETS: dict[str, dict[str, Any]] = {
+    "digits": {"rounds": 100, "learning_rate": 0.1, "batch_size": 32},
+    "mnist": {"rounds": 40, "learning_rate": 0.05, "batch_size": 64},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Accuracy in percent, and bytes of all blobs."""
+
+    accuracy: float
+    bytes_up: int
+    bytes_down: int
+    dense_bytes: int  # what each direction would have been as float32
+
+
+def run_codec_accuracy(
+    json_out: Path | None = None,
+    *,
+    dataset: str = "digits",
+    data_root: str = "",
+    seeds: Sequence[int] = tuple(range(10)),
+    variants: Sequence[Variant] = VARIANTS,
+    rounds: int = 0,
+    steps: Sequence[float] = STEPS,
+    cache: Path | None = None,
+    progress: Progress = lambda line: None,
+) -> list[Row]:
+    """Rows of mean paired differences to dense FedAvg, in points of accuracy.
+
+    Each is ``{dataset, codec, seeds, rounds, server_step, accuracy, difference, sd, lower, upper, ratio_up,
+    ratio_down, ratio_round_trip}``; ``lower`` and ``upper`` bound the two-sided 95 % confidence interval (Student's
+    t). A variant with loss is compared with dense training under the same loss.
+    """
+    rounds = rounds or DATASETS[dataset]["rounds"]
+
+    def outcome(variant: Variant, seed: int, step: float) -> Outcome:
+        return simulate(make_task(dataset, data_root, seed, cache), dataset, variant, rounds, seed, step)
+
+    step = steps[0]
+    if len(steps) > 1:
+        tuned = {s: statistics.mean(outcome(DENSE, seed, s).accuracy for seed in TUNING_SEEDS) for s in steps}
+        step = max(tuned, key=lambda s: tuned[s])
+        progress(f"{dataset}: dense server step {step} of { ({s: round(a, 2) for s, a in tuned.items()}) }")
+    dense = {
+        loss: [outcome(Variant("", loss=loss), s, step) for s in seeds] for loss in {0.0, *(v.loss for v in variants)}
+    }
+    rows = [_row(dataset, DENSE, dense[0.0], dense[0.0], rounds, step)]
+    for variant in variants:
+        ours = [outcome(variant, seed, step) for seed in seeds] if variant.up or variant.down else dense[variant.loss]
+        reference = dense[0.0] if variant.up is None else dense[variant.loss]
+        rows.append(_row(dataset, variant, ours, reference, rounds, step))
+        row = rows[-1]
+        progress(
+            f"{dataset} {variant.name}: {row['accuracy']:.2f} %, {row['difference']:+.2f} "
+            f"[{row['lower']:+.2f}, {row['upper']:+.2f}], round trip {row['ratio_round_trip']:.1f}x"
+        )
+    if json_out is not None:
+        json_out.write_text(json.dumps(rows, indent=1))
+    return rows
+
+
+def make_task(dataset: str, data_root: str, seed: int, cache: Path | None) -> Task:
+    """Ten nodes with Dirichlet(0.3) shares and a multilayer perceptron."""
+    settings = {k: v for k, v in DATASETS[dataset].items() if k != "rounds"}
+    training = Training(
+        dataset=dataset, data_root=data_root, model_architecture="mlp", num_nodes=10, alpha=0.3, seed=seed, **settings
+    )
+    return load_task(training, cache=cache)
+
+
+def simulate(task: Task, dataset: str, variant: Variant, rounds: int, seed: int, server_step: float) -> Outcome:
+    """Train once; see the module's description."""
+    import torch
+
+    device, model = torch.device("cpu"), task.model()
+    layout, batch = Layout.of(task.arrays(model)), DATASETS[dataset]["batch_size"]
+    buffers = layout.buffers(task.arrays(model))
+    model_P = layout.flatten(task.arrays(model))
+    examples = [task.examples(node) for node in range(10)]
+    versions = ModelVersions(layout, chain=variant.down) if variant.down else None
+    views: list[View | None] = [None] * 10
+    residuals: list[Vector | None] = [None] * 10
+    lost = np.random.default_rng([seed, 77])
+    accuracies, bytes_up, bytes_down = [], 0, 0
+    for round_ in range(rounds):
+        if versions:
+            versions.publish(round_, model_P, buffers)
+        total_P, weight = np.zeros_like(model_P), 0
+        for node in range(10):
+            start_P, view = model_P, views[node]
+            if versions and variant.down:
+                blob = versions.download(variant.down, view.version if view else -1).blob
+                received = apply(blob, layout, view)
+                views[node], start_P = received.view, received.model_P
+                bytes_down += len(blob)
+            else:
+                bytes_down += model_P.nbytes
+            task.load(model, layout.restore(start_P, buffers))
+            local_steps = max(1, math.ceil(examples[node] / batch))
+            task.train(model, node, steps=local_steps, batch_size=batch, seed=seed * 100_003 + round_, device=device)
+            delta_P = layout.flatten(task.arrays(model)) - start_P
+            arrives = lost.random() >= variant.loss
+            sent_P, left_P, size = _send(variant, delta_P, residuals[node], layout, round_)
+            bytes_up += size
+            if arrives or variant.on_loss == "commit":
+                residuals[node] = left_P
+            if arrives:
+                total_P += np.float32(examples[node]) * sent_P
+                weight += examples[node]
+        if weight:
+            model_P = model_P + np.float32(server_step / weight) * total_P
+        if round_ >= rounds - LAST:
+            task.load(model, layout.restore(model_P, buffers))
+            accuracies.append(100 * task.evaluate(model, device=device).accuracy)
+    return Outcome(statistics.mean(accuracies), bytes_up, bytes_down, 10 * rounds * model_P.nbytes)
+
+
+def _send(
+    variant: Variant, delta_P: Vector, residual_P: Vector | None, layout: Layout, base: int
+) -> tuple[Vector, Vector | None, int]:
+    """What the server gets, what the node keeps, and the bytes between them."""
+    if variant.up is None:
+        return delta_P, None, delta_P.nbytes
+    if not variant.feedback:
+        blob = encode(variant.up, delta_P, layout, {}, base=base)
+        return decode(blob, layout).dense(), None, len(blob)
+    blob, left_P = encode_with_feedback(variant.up, delta_P, residual_P, layout, {}, base=base)
+    return decode(blob, layout).dense(), left_P, len(blob)
+
+
+def _row(
+    dataset: str, variant: Variant, ours: Sequence[Outcome], dense: Sequence[Outcome], rounds: int, step: float
+) -> Row:
+    from scipy import stats  # type: ignore[import-untyped]
+
+    differences = [a.accuracy - b.accuracy for a, b in zip(ours, dense, strict=True)]
+    n, mean = len(differences), statistics.mean(differences)
+    sd = statistics.stdev(differences) if n > 1 else math.nan
+    half = float(stats.t.ppf(0.975, n - 1)) * sd / math.sqrt(n) if n > 1 else math.nan
+    up, down, whole = (sum(getattr(o, key) for o in ours) for key in ("bytes_up", "bytes_down", "dense_bytes"))
+    return {
+        "dataset": dataset,
+        "codec": variant.name,
+        "seeds": n,
+        "rounds": rounds,
+        "server_step": step,
+        "accuracy": statistics.mean(o.accuracy for o in ours),
+        "difference": mean,
+        "sd": sd,
+        "lower": mean - half,
+        "upper": mean + half,
+        "ratio_up": whole / up,
+        "ratio_down": whole / down,
+        "ratio_round_trip": 2 * whole / (up + down),
+    }

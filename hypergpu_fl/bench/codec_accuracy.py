@@ -27,7 +27,7 @@ from strategies.layout import Layout, Vector
 Progress = Callable[[str], None]
 Row = dict[str, Any]
 LAST = 10
-STEPS = (0.7, 1.0, 1.4, 2.0)
+STEPS = (1.0, 1.4, 2.0, 2.8, 4.0)
 TUNING_SEEDS = (1000, 1001, 1002)
 
 
@@ -36,7 +36,8 @@ class Variant:
     """How updates travel.
 
     ``up`` and ``down`` are levels, None: dense float32. ``loss``: share of replies the server never gets. ``on_loss``:
-    what a node then does with its residual: ``rollback`` it, or ``commit`` it as if the reply had counted.
+    what a node then does: ``rollback`` to the residual it had, ``commit`` the new one as if the reply had counted, or
+    ``carry`` the whole lost update into the next one.
     """
 
     name: str
@@ -59,6 +60,7 @@ VARIANTS = (
     Variant("dense, 20 % lost", loss=0.2),
     Variant("top32, 20 % lost, rolled back", "top32", loss=0.2),
     Variant("top32, 20 % lost, committed", "top32", loss=0.2, on_loss="commit"),
+    Variant("top32, 20 % lost, carried", "top32", loss=0.2, on_loss="carry"),
 )
 DATASETS: dict[str, dict[str, Any]] = {
     "digits": {"rounds": 100, "learning_rate": 0.1, "batch_size": 32},
@@ -167,6 +169,8 @@ def simulate(task: Task, dataset: str, variant: Variant, rounds: int, seed: int,
             bytes_up += size
             if arrives or variant.on_loss == "commit":
                 residuals[node] = left_P
+            elif variant.on_loss == "carry" and left_P is not None:
+                residuals[node] = left_P + sent_P
             if arrives:
                 total_P += np.float32(examples[node]) * sent_P
                 weight += examples[node]

@@ -292,6 +292,101 @@ def blocks(
     return True
 
 
+@inlined
+def _to_half(bits: np.uint32) -> np.uint16:
+    """Nearest float16 of float32 bits, ties to even; beyond 65504 saturates (after Giesen, without branches)."""
+    sign = np.uint32(bits & np.uint32(0x80000000))
+    size = np.uint32(min(bits & np.uint32(0x7FFFFFFF), np.uint32(0x477FE000)))
+    odd = np.uint32((size >> np.uint32(13)) & np.uint32(1))
+    normal = np.uint32(np.uint32(size - np.uint32(0x37FFF001) + odd) >> np.uint32(13))
+    # adding 0.5 lets the float adder shift and round a subnormal
+    shifted = np.float32(size.view(np.float32) + np.float32(0.5))
+    small = np.uint32(shifted.view(np.uint32) - np.uint32(0x3F000000))
+    return np.uint16((small if size < np.uint32(0x38800000) else normal) | (sign >> np.uint32(16)))
+
+
+@inlined
+def _from_half(half: np.uint16) -> np.float32:
+    """Float32 of float16 bits, Inf and NaN included."""
+    shifted = np.uint32(np.uint32(half & np.uint16(0x7FFF)) << np.uint32(13))
+    exponent = np.uint32(shifted & np.uint32(0x0F800000))
+    bias = np.uint32(0x70000000) if exponent == np.uint32(0x0F800000) else np.uint32(0x38000000)
+    normal = np.uint32(shifted + bias)
+    small = np.float32(np.uint32(shifted + np.uint32(0x38800000)).view(np.float32) - np.float32(2.0**-14))
+    size = small.view(np.uint32) if exponent == np.uint32(0) else normal
+    return np.uint32(size | np.uint32(np.uint32(half & np.uint16(0x8000)) << np.uint32(16))).view(np.float32)
+
+
+@kernel(types.boolean, F32_IN, F32_IN, F32, types.int64, types.int64, types.boolean, U16)
+def halves(delta: Array, old: Array, out: Array, start: int, stop: int, brain: bool, words: Array) -> bool:
+    """Values ``start..stop`` as float16 bits, or as bfloat16 with ``brain``; False for a bad value."""
+    if _input(delta, old, out, start, stop) >= _TOO_LARGE:
+        return False
+    part = out[start:stop]
+    bits = part.view(np.uint32)
+    if brain:
+        for i in range(part.size):
+            words[i] = (bits[i] + np.uint32(0x7FFF) + ((bits[i] >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+            part[i] -= _widen(words[i])
+    else:
+        for i in range(part.size):
+            words[i] = _to_half(bits[i])
+            part[i] -= _from_half(words[i])
+    return True
+
+
+@kernel(types.void, U16_IN, types.boolean, F32)
+def widen(words: Array, brain: bool, values: Array) -> None:
+    """Float32 of bfloat16 bits with ``brain``, else of float16 bits."""
+    if brain:
+        for i in range(values.size):
+            values[i] = _widen(words[i])
+    else:
+        for i in range(values.size):
+            values[i] = _from_half(words[i])
+
+
+@kernel(types.void, U16_IN, U8)
+def split2(words: Array, planes: Array) -> None:
+    """Byte planes of 16-bit words, the least significant first."""
+    n = words.size
+    low, high = planes[:n], planes[n : 2 * n]
+    for i in range(n):
+        low[i] = words[i] & 255
+        high[i] = words[i] >> 8
+
+
+@kernel(types.void, U32_IN, U8)
+def split4(words: Array, planes: Array) -> None:
+    """Byte planes of 32-bit words."""
+    n = words.size
+    a, b, c, d = planes[:n], planes[n : 2 * n], planes[2 * n : 3 * n], planes[3 * n : 4 * n]
+    for i in range(n):
+        word = words[i]
+        a[i] = word & 255
+        b[i] = (word >> 8) & 255
+        c[i] = (word >> 16) & 255
+        d[i] = word >> 24
+
+
+@kernel(types.void, U8_IN, U16)
+def merge2(planes: Array, words: Array) -> None:
+    """Inverse of `split2`."""
+    n = words.size
+    low, high = planes[:n], planes[n : 2 * n]
+    for i in range(n):
+        words[i] = np.uint16(low[i]) | (np.uint16(high[i]) << 8)
+
+
+@kernel(types.void, U8_IN, U32)
+def merge4(planes: Array, words: Array) -> None:
+    """Inverse of `split4`."""
+    n = words.size
+    a, b, c, d = planes[:n], planes[n : 2 * n], planes[2 * n : 3 * n], planes[3 * n : 4 * n]
+    for i in range(n):
+        words[i] = np.uint32(a[i]) | (np.uint32(b[i]) << 8) | (np.uint32(c[i]) << 16) | (np.uint32(d[i]) << 24)
+
+
 @kernel(types.boolean, F32_IN, F32_IN, F32, types.int64, types.int64)
 def load(delta: Array, old: Array, out: Array, start: int, stop: int) -> bool:
     """``out = delta + old`` on ``start..stop``; False when a value cannot be encoded."""

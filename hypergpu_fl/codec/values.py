@@ -78,23 +78,15 @@ def unfit() -> NotFinite:
     return NotFinite("values to encode hold NaN, Inf or a magnitude of 2**120 or more", "lower the learning rate")
 
 
-def to_word(values: Vector, word: Word) -> NDArray[Any]:
-    """Bits of the nearest value in ``word``; float16 saturates. The error stays in the residual."""
-    if word is Word.FP32:
-        return values.view(np.uint32)
-    if word is Word.FP16:
-        return np.clip(values, -HALF_MAX, HALF_MAX).astype(np.float16).view(np.uint16)
-    bits = values.view(np.uint32)
-    return ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
-
-
 def from_word(bits: NDArray[Any], word: Word) -> Vector:
-    """Float32 values of `to_word`'s bits."""
+    """Float32 values of a word's bits."""
+    from hypergpu_fl.codec import kernels
+
     if word is Word.FP32:
         return bits.view(np.float32)
-    if word is Word.FP16:
-        return bits.view(np.float16).astype(np.float32)
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+    values = np.empty(bits.size, dtype=np.float32)
+    kernels.widen(bits, word is Word.BF16, values)
+    return values
 
 
 class HostValues:
@@ -124,15 +116,16 @@ class HostValues:
         """See `Values.words`."""
         from hypergpu_fl.codec import kernels
 
+        if word is not Word.FP32:
+            halves = np.empty(stop - start, dtype=np.uint16)
+            if not kernels.halves(self._delta, self._old, self._out, start, stop, word is Word.BF16, halves):
+                raise unfit()
+            return halves
         if not kernels.load(self._delta, self._old, self._out, start, stop):
             raise unfit()
         part = self._out[start:stop]
-        if word is Word.FP32:
-            bits = part.view(np.uint32).copy()
-            part[:] = 0
-            return bits
-        bits = to_word(part, word)
-        part -= from_word(bits, word)
+        bits = part.view(np.uint32).copy()
+        part[:] = 0
         return bits
 
     def blocks(self, start: int, stop: int, block: int, largest: int) -> tuple[NDArray[np.int8], NDArray[np.uint16]]:

@@ -16,6 +16,11 @@ import zstandard
 CODES = {"fp32": 1, "fp16": 2, "bf16": 3, "int8": 4, "int4": 5, "top16": 6, "top32": 7, "top64": 8, "top128": 9}
 
 
+HUFFMAN = zstandard.ZstdCompressionParameters(
+    strategy=zstandard.STRATEGY_FAST, window_log=20, hash_log=6, chain_log=6, search_log=1, min_match=7, target_length=0
+)
+
+
 def bf16(value: float) -> int:
     bits = int(np.float32(value).view(np.uint32))
     return (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
@@ -28,7 +33,7 @@ def widen(bits: int) -> np.float32:
 def frame(content: bytes, compress: bool = True) -> bytes:
     if not content:
         return b""
-    packed = zstandard.ZstdCompressor(level=1, write_checksum=False).compress(content) if compress else content
+    packed = zstandard.ZstdCompressor(compression_params=HUFFMAN).compress(content) if compress else content
     payload = packed if len(packed) < len(content) else content
     return struct.pack("<I", len(payload)) + payload
 

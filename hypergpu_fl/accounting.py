@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import replace
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 from flwr.app import Message
 
 from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.ledger.contribution import WEIGHT_UNIT, Contribution, CreditedContribution, hash_blob, hash_metrics
 from hypergpu_fl.ledger.identity import recover
+from hypergpu_fl.ledger.scoring import (
+    Coalition,
+    gtg_shapley,
+    improvement_score,
+    leave_one_out,
+    near_duplicates,
+    to_scores,
+    weight_score,
+)
 from hypergpu_fl.ledger.sealing import Refusal, RoundSeal
 from hypergpu_fl.settlement import Settlement
 from hypergpu_fl.task import Task
@@ -24,7 +35,10 @@ from strategies.round import RoundHook, RoundOutcome
 if TYPE_CHECKING:
     import torch
 
-SCORE_UNIT = 10**6
+Scoring = Literal["improvement", "weight", "leave_one_out", "shapley"]
+
+SKETCH = 4096  # dimensions in which updates are compared; their cosines are off by about 1/64
+RECEIPTS_AT_ONCE = 8
 
 
 class Accounting(RoundHook):
@@ -36,31 +50,50 @@ class Accounting(RoundHook):
         Its validation set prices the contributions.
     settlement : Settlement
         Where sealed rounds go.
+    layout : Layout
+        The model's layout.
     device : torch.device
         Where contributions are priced.
+    scoring : str
+        ``improvement`` prices an update alone, ``weight`` without measuring; ``leave_one_out`` and ``shapley`` price it
+        among the round's others and hold them all in memory. See ``hypergpu_fl.ledger.scoring``.
+    max_examples : int
+        Examples beyond this earn nothing.
     allowed : collection of str
         Addresses that may contribute; empty: everyone.
+    seed : int
+        Of the permutations that ``shapley`` draws.
     """
 
     def __init__(
         self,
         task: Task,
         settlement: Settlement,
+        layout: Layout,
         *,
         device: torch.device,
+        scoring: Scoring = "improvement",
+        max_examples: int = 10**6,
         allowed: Collection[str] = (),
+        seed: int = 0,
     ) -> None:
         self._task = task
         self._settlement = settlement
+        self._layout = layout
         self._device = device
+        self._scoring = scoring
+        self._max_examples = max_examples
         self._allowed = frozenset(address.lower() for address in allowed)
+        self._seed = seed
         self._model = task.model()
-        self._layout = Layout.of(task.arrays(self._model))
-        self._buffers = self._layout.buffers(task.arrays(self._model))
+        self._buffers = layout.buffers(task.arrays(self._model))
+        self._signs_P = np.random.default_rng(0).choice(np.array([-1, 1], dtype=np.int8), size=layout.size)
         self._address_of: dict[int, str] = {}
+        self._receipted: dict[str, int] = {}
         self._admitted: tuple[Contribution, str, bytes] | None = None
-        self._credited: list[CreditedContribution] = []
-        self._loss_before: float | None = None
+        self._entries: list[_Entry] = []
+        self._base_P: Vector | None = None
+        self._base_loss = 0.0
 
     def admit(self, flight: Flight, reply: Message, blob: bytes) -> None:
         """Refuse a reply that is not signed by the node it was asked of, over exactly what it sent."""
@@ -89,35 +122,105 @@ class Accounting(RoundHook):
         self._admitted = (contribution, signer, signature)
 
     def accepted(self, flight: Flight, reply: Message, update: Update, model_P: Vector) -> None:
-        """Price the update that was just admitted: ``examples * max(0, relative fall of the validation loss)``."""
+        """Measure the update that was just admitted, as far as that can be done before the round is closed."""
         if self._admitted is None:
             raise LedgerError("an update was accepted that was never admitted", "call the hooks in their order")
-        contribution, signer, signature = self._admitted
-        if self._loss_before is None:
-            self._loss_before = self._loss(model_P)
-        moved_P = model_P.copy()
-        update.add_to(moved_P, 1.0)
-        fall = max(0.0, 1.0 - self._loss(moved_P) / self._loss_before) if self._loss_before > 0 else 0.0
-        score = round(contribution.examples * SCORE_UNIT * fall)
-        self._credited.append(CreditedContribution(contribution, signer, signature, weight=0, score=score))
+        (contribution, node, signature), self._admitted = self._admitted, None
+        if self._base_P is None:
+            self._base_P = model_P
+            self._base_loss = self._loss(model_P) if self._scoring == "improvement" else 0.0
+        delta_P = np.zeros(self._layout.size, dtype=np.float32)
+        update.add_to(delta_P, 1.0)
+        entry = _Entry(contribution, node, signature, self._sketch(delta_P))
+        if self._scoring == "improvement":
+            delta_P += model_P
+            entry.loss = self._loss(delta_P)
+        elif self._scoring != "weight":
+            entry.delta_P = delta_P
+        self._entries.append(entry)
 
     def closed(self, outcome: RoundOutcome) -> None:
         """Book the round; the chain follows in the background."""
+        weights = [accepted.weight for accepted in outcome.accepted]
+        entries, scores = self._entries, self._scores(weights, outcome.round)
+        twins = near_duplicates(np.stack([entry.sketch for entry in entries])) if entries else []
         self._settlement.seal(
             RoundSeal(
                 round=outcome.round,
                 base_model=outcome.base_hash,
                 model=outcome.model_hash,
                 contributions=[
-                    replace(credited, weight=round(accepted.weight * WEIGHT_UNIT))
-                    for credited, accepted in zip(self._credited, outcome.accepted, strict=True)
+                    CreditedContribution(
+                        entry.contribution,
+                        entry.node,
+                        entry.signature,
+                        weight=round(weight * WEIGHT_UNIT),
+                        score=score,
+                        duplicate_of=entries[twin].node if twin >= 0 else "",
+                    )
+                    for entry, weight, score, twin in zip(entries, weights, scores, twins, strict=True)
                 ],
                 refused=[Refusal(refused.node, str(refused.reason), refused.detail) for refused in outcome.refused],
                 stats={"seconds": outcome.ended_s, "bytes_up": outcome.bytes_up, "bytes_down": outcome.bytes_down},
             )
         )
-        self._credited, self._loss_before = [], None
+        self._entries, self._base_P = [], None
+
+    def enclose(self, node_id: int) -> dict[str, str]:
+        """Receipts of the node's contributions that have become final since it was last sent any, as JSON."""
+        address = self._address_of.get(node_id)
+        if address is None:
+            return {}
+        receipts = self._settlement.receipts(address, after=self._receipted.get(address, 0))[:RECEIPTS_AT_ONCE]
+        if not receipts:
+            return {}
+        self._receipted[address] = max(receipt["commitments"][0]["round"] for receipt in receipts)
+        return {wire.RECEIPT: json.dumps(receipts)}
+
+    def _scores(self, weights: Sequence[float], round_: int) -> list[int]:
+        entries, most = self._entries, self._max_examples
+        if self._scoring == "improvement":
+            return [
+                improvement_score(e.contribution.examples, self._base_loss, e.loss, max_examples=most) for e in entries
+            ]
+        if self._scoring == "weight":
+            return [
+                weight_score(e.contribution.examples, weight, max_examples=most)
+                for e, weight in zip(entries, weights, strict=True)
+            ]
+
+        def loss(members: Coalition) -> float:
+            total = sum(weights[i] for i in members)
+            moved_P = np.copy(self._base_P) if self._base_P is not None else np.zeros(0, dtype=np.float32)
+            for i in members:
+                moved_P += np.float32(weights[i] / total) * entries[i].delta_P
+            return self._loss(moved_P)
+
+        if self._scoring == "leave_one_out":
+            return to_scores(leave_one_out(len(entries), loss)) if entries else []
+        rng = np.random.default_rng([self._seed, round_])
+        return to_scores(gtg_shapley(len(entries), loss, rng=rng)) if entries else []
 
     def _loss(self, model_P: Vector) -> float:
         self._task.load(self._model, self._layout.restore(model_P, self._buffers))
         return self._task.validate(self._model, device=self._device).loss
+
+    def _sketch(self, delta_P: Vector) -> Vector:
+        """Signed fold of P values onto `SKETCH`: inner products are kept in expectation (count sketch, ICALP 2002)."""
+        signed_P = delta_P * self._signs_P
+        whole = signed_P.size - signed_P.size % SKETCH
+        folded: Vector = signed_P[:whole].reshape(-1, SKETCH).sum(axis=0)
+        folded[: signed_P.size - whole] += signed_P[whole:]
+        return folded
+
+
+@dataclass
+class _Entry:
+    """One contribution of the open round; ``loss`` or ``delta_P`` as the scoring asks."""
+
+    contribution: Contribution
+    node: str
+    signature: bytes
+    sketch: Vector
+    loss: float = 0.0
+    delta_P: Vector = field(default_factory=lambda: np.zeros(0, dtype=np.float32))

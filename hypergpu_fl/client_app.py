@@ -5,6 +5,8 @@ Flower starts a process a message on real machines, so nothing heavy is imported
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import time
 from functools import lru_cache
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from hypergpu_fl.task import Task
 
 STATE_BYTES = 16 * 2**30  # of views and residuals of all runs on this node; the longest unused give way
+
+log = logging.getLogger(__name__)
 
 app = ClientApp()
 
@@ -63,6 +67,9 @@ def train(message: Message, context: Context) -> Message:
     received = apply(blob_of(message.content.array_records[wire.MODEL]), layout, views.load())
     base_P = received.model_P
     task.load(model, layout.restore(base_P, received.buffers or layout.buffers(arrays)))
+
+    if wire.RECEIPT in plan:
+        _keep_receipts(plan[wire.RECEIPT], _key(config, context).address, _state_folder(config, context) / "receipts")
 
     began_s = time.monotonic()
     result = task.train(
@@ -118,6 +125,18 @@ def _sign(key: NodeKey, plan: dict[str, Any], blob: bytes, metrics: dict[str, fl
         metrics_hash=hash_metrics(metrics),
     )
     return ConfigRecord({wire.ADDRESS: key.address, wire.SIGNATURE: sign_contribution(key, contribution)})
+
+
+def _keep_receipts(text: str, address: str, folder: Path) -> None:
+    """Write the receipts that came with an order; one that proves nothing is reported and no reason to stop."""
+    from hypergpu_fl.errors import VerificationError
+    from hypergpu_fl.ledger.receipts import keep_receipt
+
+    try:
+        for receipt in json.loads(text):
+            keep_receipt(json.dumps(receipt), node=address, folder=folder)
+    except (VerificationError, ValueError, TypeError) as error:
+        log.warning("a receipt was refused: %s", error)
 
 
 def _config(context: Context) -> Config:

@@ -51,7 +51,7 @@ class TargetReached(Exception):
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Train as configured, seal every round, and leave the run's folder complete."""
+    """Set up logging and the run's folder, wait for the nodes, and run."""
     config = from_run_config(context.run_config)
     folder = open_run_folder(runs_root(config.system, dict(os.environ)), config.system.run_name)
     logs.configure(config.system, folder)
@@ -62,6 +62,13 @@ def main(grid: Grid, context: Context) -> None:
             "system": config.system.model_copy(update={"run_name": folder.name}),
         }
     )
+    run(config, grid, folder)
+    if config.network.enable_simulation:
+        shutil.rmtree(node_state_folder(folder.parent, context.run_id), ignore_errors=True)
+
+
+def run(config: Config, grid: Grid, folder: Path) -> None:
+    """Train on the nodes of ``grid`` and write the run's books, checkpoints and report into ``folder``."""
     task = load_task(config.training, config.system)
     device = resolve_device(config.system.device)
     report = Report(config, clock="virtual" if config.network.enable_simulation else "wall")
@@ -81,12 +88,20 @@ def main(grid: Grid, context: Context) -> None:
             )
         strategy = build_strategy(config, task, session=settlement.session)
         began_s = resume(folder, strategy, report, last_round=settlement.last_round)
-        allowed = [address.strip() for address in config.blockchain.allow_list.split(",") if address.strip()]
         strategy.hooks = [
             report,
             Evaluation(task, strategy.layout, report, device=device, watch=strategy.evaluated),
             Checkpointing(folder, strategy, report),
-            Accounting(task, settlement, device=device, allowed=allowed),
+            Accounting(
+                task,
+                settlement,
+                strategy.layout,
+                device=device,
+                scoring=config.blockchain.scoring,
+                max_examples=config.blockchain.max_examples,
+                allowed=[address.strip() for address in config.blockchain.allow_list.split(",") if address.strip()],
+                seed=config.training.seed,
+            ),
         ]
         train(config, task, strategy, open_arrivals(config, grid, strategy, start_s=began_s), report)
         if not settlement.drain(DRAIN_S):
@@ -100,8 +115,6 @@ def main(grid: Grid, context: Context) -> None:
         settlement.close()
     drift = strategy.accounts.drift(strategy.fleet)
     write_json(folder / "report.json", report.document(nodes=len(strategy.fleet), chain=chain, max_abs_drift=drift))
-    if config.network.enable_simulation:
-        shutil.rmtree(node_state_folder(folder.parent, context.run_id), ignore_errors=True)
 
 
 def train(config: Config, task: Task, strategy: NetworkAware, arrivals: Arrivals, report: Report) -> None:

@@ -313,6 +313,7 @@ class NetworkAware(Strategy):
             seed=self.settings.seed,
             session=self.settings.session,
             ack=int(self.fleet.acknowledged[row]),
+            enclosed=dict(item for hook in self.hooks for item in hook.enclose(self._node_ids[row]).items()),
         )
         return order.message(self._node_ids[row], sent, patience=self.settings.reply_patience)
 

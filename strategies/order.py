@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
@@ -28,6 +29,7 @@ class Order:
     seed: int
     session: bytes
     ack: int
+    enclosed: Mapping[str, str] = field(default_factory=dict)
 
     def message(self, node_id: int, sent: ModelBlob, *, patience: float) -> Message:
         """The message to ``node_id`` with the model; it lives ``patience`` deadlines, within a minute and 12 hours."""
@@ -44,6 +46,7 @@ class Order:
                 wire.SESSION: self.session,
                 wire.BASE_MODEL: self.base_model,
                 wire.ACK: self.ack,
+                **self.enclosed,
             }
         )
         model = ArrayRecord({wire.BLOB: Array(np.frombuffer(sent.blob, dtype=np.uint8))})

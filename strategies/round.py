@@ -80,6 +80,10 @@ class RoundHook:
     def closed(self, outcome: RoundOutcome) -> None:
         """See the round after the model's step."""
 
+    def enclose(self, node_id: int) -> Mapping[str, str]:
+        """What the next order to a node shall carry besides its plan."""
+        return {}
+
 
 @dataclass
 class OpenRound:

@@ -157,6 +157,10 @@ class Blockchain(Section):
     contract: Annotated[str, AfterValidator(_addresses)] = Field(
         "", description="address of the ledger contract; empty: deploy one"
     )
+    scoring: Literal["improvement", "weight", "leave_one_out", "shapley"] = Field(
+        "improvement", description="how a contribution's share of the round's reward is measured"
+    )
+    max_examples: Count = Field(10**6, description="examples beyond this earn a node nothing more")
     budget_wei: Annotated[int, Field(ge=0)] = Field(10**15, description="reward shared by a round's contributors")
     max_fee_gwei: Positive = Field(500.0, description="no transaction is ever sent with a higher fee a gas")
     allow_list: Annotated[str, AfterValidator(_addresses)] = Field(

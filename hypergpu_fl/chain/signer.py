@@ -16,6 +16,7 @@ from eth_hash.auto import keccak
 from eth_utils.address import to_checksum_address
 
 from hypergpu_fl.errors import ChainError
+from hypergpu_fl.redaction import register
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,23 +62,25 @@ class KeySigner:
     def from_hex(cls, text: str) -> KeySigner:
         """Key from 64 hex digits, with or without ``0x``, as an environment variable holds it."""
         try:
-            return cls(bytes.fromhex(text.strip().removeprefix("0x")))
+            secret = bytes.fromhex(text.strip().removeprefix("0x"))
         except ValueError:
             raise ChainError("the coordinator's private key is not hexadecimal", "give 64 hex digits") from None
+        register(secret.hex())
+        return cls(secret)
 
     @classmethod
     def from_keystore(cls, path: Path, password: str) -> KeySigner:
         """Key from a Web3 Secret Storage (version 3) file; takes about half a second."""
         try:
-            return cls(bytes(Account.decrypt(json.loads(path.read_text()), password)))
+            secret = bytes(Account.decrypt(json.loads(path.read_text()), password))
         except OSError as error:
             raise ChainError(f"keystore {path} cannot be read: {error.strerror}", "make one with `keys new`") from None
-        except ChainError:
-            raise
         except Exception:  # eth_keyfile raises whatever its parsers raise; none of it may carry the password on
             raise ChainError(
                 f"keystore {path} does not open", "check that it is a version 3 keystore, and its password"
             ) from None
+        register(secret.hex())
+        return cls(secret)
 
     @property
     def address(self) -> str:

@@ -44,6 +44,24 @@ def train(
     deliver(rows, out, format)
 
 
+@app.command()
+def settle(
+    clients: Annotated[str, typer.Option(help="contributions a round, comma-separated")] = "10,100,1000",
+    rounds: Annotated[int, typer.Option(min=2, help="rounds a measurement")] = 10,
+    chain: Annotated[str, typer.Option(help="anvil (in Monad's shape) or embedded")] = "anvil",
+    out: Out = None,
+    format: FormatOption = Format.DEFAULT,
+) -> None:
+    """Seconds that sealing holds a round up, gas of a commit, and seconds until it is final."""
+    from hypergpu_fl.bench.settle import run_settle
+
+    if chain not in ("anvil", "embedded"):
+        raise UsageError(f"there is no chain {chain!r} to settle on", "choose anvil or embedded")
+    if not all(text.isdigit() and int(text) for text in listed(clients)):
+        raise UsageError(f"--clients {clients!r} is not a list of counts", "write --clients 10,1000")
+    deliver(run_settle(clients=[int(text) for text in listed(clients)], rounds=rounds, chain=chain), out, format)
+
+
 def listed(text: str) -> list[str]:
     """Items of a comma-separated option."""
     return [item for item in (part.strip() for part in text.split(",")) if item]

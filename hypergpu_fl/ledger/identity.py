@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from eth_hash.auto import keccak
 
 from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.ledger.contribution import Contribution, word
+from hypergpu_fl.redaction import register
 
 _HALF_ORDER: Final = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
 
@@ -59,6 +61,7 @@ class NodeKey:
         return bytes(signature[:64]) + bytes([27 + signature[64]])
 
 
+@lru_cache(maxsize=1 << 16)  # the same nodes come back every round
 def checksum_address(raw: bytes) -> str:
     """EIP-55 form of 20 address bytes."""
     digits = raw.hex()
@@ -94,6 +97,7 @@ def load_keystore(path: Path, password: str) -> NodeKey:
         raise LedgerError(
             f"keystore {path} does not open", "check that it is a version 3 keystore, and its password"
         ) from None
+    register(bytes(secret).hex())
     return NodeKey.from_secret(bytes(secret))
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Literal
 
-from hypergpu_fl.errors import LedgerError
+from eth_hash.auto import keccak
+
+from hypergpu_fl.errors import LedgerError, VerificationError
 from hypergpu_fl.ledger.bundle import (
     Address,
     Amount,
@@ -16,7 +18,12 @@ from hypergpu_fl.ledger.bundle import (
     RoundRecord,
     SessionRecord,
     Signature,
+    session_id,
 )
+from hypergpu_fl.ledger.contribution import Contribution, address_word, word
+from hypergpu_fl.ledger.identity import recover
+from hypergpu_fl.ledger.merkle import proven_root
+from hypergpu_fl.ledger.sealing import next_head
 
 LEAF_ENCODING: Final = (
     "bytes32", "uint64", "uint32", "address", "bytes32", "bytes32", "uint64", "bytes32", "uint64", "uint256", "uint256",
@@ -46,6 +53,7 @@ class ContributionProof(Record):
     chain_id: int
     contract: Address
     coordinator: Address
+    salt: Hash
     leaf_encoding: tuple[str, ...]
     value: tuple[str, ...]
     leaf: Hash
@@ -83,6 +91,7 @@ def contribution_proof(
         chain_id=session.chain_id,
         contract=session.contract,
         coordinator=session.coordinator,
+        salt=session.salt,
         leaf_encoding=LEAF_ENCODING,
         value=value,
         leaf=entry.leaf,
@@ -114,3 +123,54 @@ def proof_from_bundle(bundle: Bundle, *, node: str, number: int) -> Contribution
     last = max(included, default=len(bundle.rounds))
     before = bundle.rounds[number - 2].head if number > 1 else bundle.session.id
     return contribution_proof(bundle.session, bundle.rounds[number - 1 : max(last, number)], before, entry)
+
+
+def verify_proof(proof: ContributionProof) -> None:
+    """Check a proof or receipt by itself: leaf, signature, way to the root, way to the head.
+
+    That the head is the chain's is for the contract to say.
+
+    Raises
+    ------
+    VerificationError
+        If anything in it differs from what the rest says.
+    """
+    remedy = "do not rely on it; ask its writer for the whole ledger"
+    try:
+        leaf = _leaf(proof.value)
+        signed = _contribution(proof.value)
+        if signed.session != session_id(proof.chain_id, proof.contract, proof.coordinator, proof.salt):
+            raise VerificationError("the session is not the hash of chain, contract, coordinator and salt", remedy)
+        signer = recover(signed, proof.signature)
+    except (ValueError, IndexError, OverflowError):
+        raise VerificationError("the proof's values are not a contribution's", remedy) from None
+    except VerificationError:
+        raise
+    except LedgerError as error:
+        raise VerificationError(error.cause, remedy) from None
+    if proof.leaf_encoding != LEAF_ENCODING or leaf != proof.leaf:
+        raise VerificationError("the leaf is not the hash of its values", remedy)
+    if signer != proof.value[3]:
+        raise VerificationError(f"the contribution is signed by {signer}, not by {proof.value[3]}", remedy)
+    if not proof.commitments or proven_root(leaf, proof.proof) != proof.commitments[0].root:
+        raise VerificationError("the proof does not lead to the round's root", remedy)
+    head = proof.before
+    for c in proof.commitments:
+        head = next_head(head, round=c.round, root=c.root, model=c.model, rewards_root=c.rewards, owed=c.owed)
+    if head != proof.head:
+        raise VerificationError("the commitments do not lead to the head", remedy)
+
+
+def _leaf(value: Sequence[str]) -> bytes:
+    words = []
+    for kind, text in zip(LEAF_ENCODING, value, strict=True):
+        if kind == "bytes32":
+            words.append(bytes.fromhex(text[2:]).rjust(32, b"\0"))
+        else:
+            words.append(address_word(text) if kind == "address" else word(int(text)))
+    return keccak(keccak(b"".join(words)))
+
+
+def _contribution(value: Sequence[str]) -> Contribution:
+    session, base_model, update_hash, metrics_hash = (bytes.fromhex(value[i][2:]) for i in (0, 4, 5, 7))
+    return Contribution(session, int(value[1]), base_model, update_hash, int(value[6]), metrics_hash)

@@ -202,6 +202,13 @@ class Settlement:
         with self._engine.connect() as connection:
             return {sealed.seal.round: sealed.root for sealed in self._books.sealed_rounds(connection)}
 
+    def gas_of(self, number: int) -> tuple[int, int]:
+        """Gas used and gas limit of a round's commit; 0 before it is included."""
+        for entry in self._entries():
+            if entry.intent.purpose == "commit" and entry.intent.round == number and entry.settled_by is not None:
+                return entry.gas_used or 0, entry.settled_by.gas_limit
+        return 0, 0
+
     def receipts(self, node: str, *, after: int = 0) -> list[dict[str, Any]]:
         """Receipts of a node's contributions in finalized rounds after round `after`, the oldest first.
 

@@ -1,0 +1,125 @@
+"""What counts, what is refused and what it earns: real training by the real ClientApp, inside this process."""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import Message
+from sqlalchemy import create_engine, text
+
+from hypergpu_fl.bench.in_process import InProcessGrid
+from hypergpu_fl.client_app import app
+from hypergpu_fl.config import Config, to_run_config
+from hypergpu_fl.ledger.bundle import Bundle
+from hypergpu_fl.ledger.identity import derive_simulated_key
+from hypergpu_fl.ledger.proof import ContributionProof, verify_proof
+from hypergpu_fl.server_app import run
+from strategies import wire
+
+NODES = 4
+Tamper = Callable[[list[Message]], None]
+
+
+class TamperingGrid(InProcessGrid):
+    """What a hostile network or node makes of the replies."""
+
+    def __init__(self, *arguments: Any, tamper: Tamper, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._tamper = tamper
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        replies = list(super().pull_messages(message_ids))
+        self._tamper([reply for reply in replies if reply.has_content() and wire.UPDATE in reply.content])
+        return replies
+
+
+def configured(folder: Path, **blockchain: Any) -> Config:
+    return Config.model_validate(
+        {
+            "training": {"num_nodes": NODES, "rounds": 3, "batch_size": 16, "learning_rate": 0.05, "momentum": 0.9},
+            "network": {"cohort": NODES, "quota": 1.0, "mode": "sync"},
+            "blockchain": blockchain,
+            "system": {"runs_dir": str(folder.parent), "run_name": folder.name},
+        }
+    )
+
+
+def train(folder: Path, tamper: Tamper = lambda replies: None, **blockchain: Any) -> dict[str, Any]:
+    folder.mkdir()
+    config = configured(folder, **blockchain)
+    node_config = {"state-dir": str(folder / "nodes")}
+    run(config, TamperingGrid(app, NODES, to_run_config(config), node_config, tamper=tamper), folder)
+    report: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    return report
+
+
+def refusals(folder: Path) -> list[tuple[str, str]]:
+    with create_engine(f"sqlite:///{folder / 'run.db'}").connect() as connection:
+        return [(node, reason) for node, reason in connection.execute(text("SELECT node, reason FROM refusals"))]
+
+
+@pytest.mark.parametrize("scoring", ["improvement", "weight", "leave_one_out", "shapley"])
+def test_a_round_shares_its_budget_whatever_the_scoring(tmp_path: Path, scoring: str) -> None:
+    report = train(tmp_path / "run", scoring=scoring, enabled=False)
+    bundle = Bundle.model_validate_json((tmp_path / "run" / "ledger.json").read_text())
+    assert report["accuracy"] > 0.3  # chance is 0.1
+    for record in bundle.rounds:
+        assert sum(c.weight for c in record.contributions) == pytest.approx(10**9, abs=NODES)
+        earned = sum(c.reward for c in record.contributions)
+        assert earned <= 10**15
+        assert earned > 10**15 - NODES or all(c.score == 0 for c in record.contributions)
+        assert all((c.reward > 0) <= (c.score > 0) for c in record.contributions)
+    assert any(c.score for record in bundle.rounds for c in record.contributions)
+
+
+def flip_signature(replies: list[Message]) -> None:
+    for reply in replies[:1]:
+        record = reply.content.config_records[wire.CONTRIBUTION]
+        signature = bytearray(record[wire.SIGNATURE])  # type: ignore[arg-type]
+        signature[5] ^= 1
+        record[wire.SIGNATURE] = bytes(signature)
+
+
+def claim_more_examples(replies: list[Message]) -> None:
+    for reply in replies[:1]:
+        reply.content.metric_records[wire.METRICS][wire.EXAMPLES] = 10**6
+
+
+def swap_updates(replies: list[Message]) -> None:
+    if len(replies) > 1:
+        first, second = (reply.content for reply in replies[:2])
+        first[wire.UPDATE], second[wire.UPDATE] = second[wire.UPDATE], first[wire.UPDATE]
+
+
+def leave_unsigned(replies: list[Message]) -> None:
+    for reply in replies[:1]:
+        del reply.content[wire.CONTRIBUTION]
+
+
+@pytest.mark.parametrize("tamper", [flip_signature, claim_more_examples, swap_updates, leave_unsigned])
+def test_a_reply_that_its_node_did_not_sign_is_refused_and_the_round_goes_on(tmp_path: Path, tamper: Tamper) -> None:
+    report = train(tmp_path / "run", tamper, enabled=False)
+    reasons = [reason for _, reason in refusals(tmp_path / "run")]
+    assert reasons and set(reasons) == {"bad signature"}
+    assert all(entry["arrived"] == NODES - entry["rejected"] > 0 for entry in report["history"])
+
+
+def test_only_addresses_on_the_allow_list_contribute(tmp_path: Path) -> None:
+    allowed = [derive_simulated_key(0, partition).address for partition in (0, 2)]
+    report = train(tmp_path / "run", enabled=False, allow_list=",".join(allowed))
+    bundle = Bundle.model_validate_json((tmp_path / "run" / "ledger.json").read_text())
+    assert {c.node for record in bundle.rounds for c in record.contributions} == set(allowed)
+    assert {reason for _, reason in refusals(tmp_path / "run")} == {"not allowed"}
+    assert report["history"][0]["rejected"] == 2
+
+
+def test_nodes_keep_receipts_of_what_was_sealed_and_final(tmp_path: Path) -> None:
+    train(tmp_path / "run")
+    receipts = [
+        ContributionProof.model_validate_json(f.read_text()) for f in (tmp_path / "run").glob("nodes/receipts/*/*")
+    ]
+    assert receipts
+    for receipt in receipts:
+        verify_proof(receipt)

@@ -1,0 +1,212 @@
+"""The commands over the books: what they print, and one line of cause and remedy for what cannot be."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from npm_tools import contracts, quick_anvil
+from pydantic import SecretStr
+from rounds import a_round, node_key
+from rpc import ask, funded_signer
+
+from hypergpu_fl.chain.anvil import FUNDED_SECRET, Anvil
+from hypergpu_fl.chain.http import HttpChain
+from hypergpu_fl.cli import invoke
+from hypergpu_fl.config import Blockchain, Secrets
+from hypergpu_fl.redaction import forget
+from hypergpu_fl.settlement import Settlement
+
+__all__ = ["contracts", "quick_anvil"]
+
+ROUNDS = 3
+
+
+def finished_run(folder: Path, blockchain: Blockchain, secrets: Secrets) -> Settlement:
+    folder.mkdir(parents=True)
+    settlement = Settlement.open(folder, blockchain, secrets, salt=b"\5" * 32, rounds=ROUNDS, simulated_keys=True)
+    for number in range(1, ROUNDS + 1):
+        settlement.seal(a_round(settlement.session, number))
+    assert settlement.drain(60)
+    settlement.export_bundle()
+    settlement.close()
+    return settlement
+
+
+@pytest.fixture(scope="module")
+def embedded_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("embedded")
+    finished_run(root / "demo", Blockchain(), Secrets())
+    return root
+
+
+@pytest.fixture
+def demo(embedded_runs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("HYPERGPU_RUNS", str(embedded_runs))
+    yield embedded_runs / "demo"
+    forget()
+
+
+def answer(capsys: pytest.CaptureFixture[str], *words: str) -> object:
+    assert invoke([*words, "--format", "json"]) == 0, capsys.readouterr().err
+    return json.loads(capsys.readouterr().out)
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *words: str, code: int = 1) -> str:
+    assert invoke(words) == code
+    written = capsys.readouterr()
+    lines = written.err.strip().splitlines()
+    assert not written.out and len(lines) == 2
+    assert lines[0].startswith("error: ") and lines[1].startswith("remedy: ")
+    return lines[0]
+
+
+def test_rounds_are_listed_with_their_transactions(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = answer(capsys, "ledger", "list", "demo")
+    assert [(row["round"], row["contributions"], row["refused"], row["status"]) for row in rows] == [  # type: ignore[attr-defined]
+        (number, 3, 1, "FINALIZED") for number in (1, 2, 3)
+    ]
+
+
+def test_a_round_is_shown_with_its_contributions(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = answer(capsys, "ledger", "show", "demo", "--round", "2")
+    assert len(shown["contributions"]) == 3 and shown["round"] == 2  # type: ignore[index]
+    assert invoke(["ledger", "show", "demo"]) == 0
+    assert "too late 12 s" in capsys.readouterr().out
+    assert "no round 9" in refusal(capsys, "ledger", "show", "demo", "--round", "9")
+
+
+def test_an_untouched_bundle_verifies_and_scores_are_called_the_coordinators_word(
+    demo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert answer(capsys, "ledger", "verify", "demo")["rounds"] == ROUNDS  # type: ignore[index]
+    assert invoke(["ledger", "verify", str(demo / "ledger.json")]) == 0
+    assert "coordinator's word" in capsys.readouterr().out
+
+
+def test_a_changed_byte_is_named_with_its_round(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = json.loads((demo / "ledger.json").read_text())
+    bundle["rounds"][1]["contributions"][0]["weight"] += 1
+    (tmp_path / "ledger.json").write_text(json.dumps(bundle))
+    assert "round 2: " in refusal(capsys, "ledger", "verify", str(tmp_path / "ledger.json"))
+    (tmp_path / "ledger.json").write_text("{")
+    assert "Invalid JSON" in refusal(capsys, "ledger", "verify", str(tmp_path / "ledger.json"))
+
+
+def test_export_writes_again_what_the_run_wrote(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "copy.json"
+    assert answer(capsys, "ledger", "export", "demo", "--out", str(out))["rounds"] == ROUNDS  # type: ignore[index]
+    assert out.read_bytes() == (demo / "ledger.json").read_bytes()
+
+
+def test_a_proof_is_printed_for_who_contributed(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    node = node_key(1).address
+    assert invoke(["ledger", "proof", "demo", "--node", node, "--round", "2"]) == 0
+    proof = json.loads(capsys.readouterr().out)
+    assert proof["value"][3] == node and len(proof["commitments"]) == 2
+    stranger = "0x" + "1" * 40
+    assert "sealed nothing" in refusal(capsys, "ledger", "proof", "demo", "--node", stranger, "--round", "2")
+
+
+def test_rewards_add_up_to_what_is_owed(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = answer(capsys, "rewards", "demo")
+    listed = answer(capsys, "ledger", "list", "demo")
+    assert sum(int(row["earned_wei"]) for row in rows) == listed[-1]["owed (wei)"]  # type: ignore[attr-defined,index]
+
+
+def test_an_embedded_runs_rewards_cannot_be_claimed(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no chain that outlives it" in refusal(capsys, "claim", "demo", "--key", "k.json", code=2)
+
+
+def test_chain_status_of_an_embedded_run_needs_no_network(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status = answer(capsys, "chain", "status", "demo")
+    assert (status["rounds"], status["finalized"], status["waiting"]) == (ROUNDS, ROUNDS, 0)  # type: ignore[index]
+
+
+def test_bad_usage_is_refused_in_two_lines(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no RPC address" in refusal(capsys, "chain", "deploy", code=2)
+    assert "no preset 'moonad'" in refusal(capsys, "chain", "deploy", "--preset", "moonad", code=2)
+    assert "no run 'demi'" in refusal(capsys, "ledger", "list", "demi", code=2)
+    (demo.parent / "empty").mkdir(exist_ok=True)
+    assert "holds no ledger" in refusal(capsys, "ledger", "export", "empty")
+    assert "no " in refusal(capsys, "ledger", "verify", "empty")
+    (demo.parent / "empty").rmdir()
+    assert "port 99999" in refusal(capsys, "chain", "dev", "--port", "99999", code=2)
+
+
+def test_keystores_are_made_once_and_never_show_their_key(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "keys" / "node.json"
+    monkeypatch.delenv("HYPERGPU_KEYSTORE_PASSWORD", raising=False)
+    monkeypatch.setattr(os, "isatty", lambda descriptor: False)
+    assert "password" in refusal(capsys, "keys", "new", str(file), code=2)
+    monkeypatch.setenv("HYPERGPU_KEYSTORE_PASSWORD", "known-password-1")
+    made = answer(capsys, "keys", "new", str(file))
+    assert file.stat().st_mode & 0o077 == 0
+    assert answer(capsys, "keys", "show", str(file), "--check")["address"] == made["address"]  # type: ignore[index]
+    assert answer(capsys, "keys", "show", str(file))["address"] == made["address"]  # type: ignore[index]
+    assert "never overwritten" in refusal(capsys, "keys", "new", str(file), code=2)
+    monkeypatch.setenv("HYPERGPU_KEYSTORE_PASSWORD", "another-password")
+    wrong = refusal(capsys, "keys", "show", str(file), "--check")
+    assert "does not open" in wrong and "another-password" not in wrong
+    assert "no keystore" in refusal(capsys, "keys", "show", str(demo / "ledger.json"), code=2)
+
+
+@pytest.mark.chain
+def test_a_run_on_a_real_chain_is_deployed_verified_and_claimed_and_no_file_holds_a_key(
+    quick_anvil: Anvil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, root = quick_anvil.url, tmp_path / "runs"
+    signer, password = funded_signer(url), "known-password-2"
+    secret = signer._account.key.hex()
+    monkeypatch.setenv("HYPERGPU_RUNS", str(root))
+    monkeypatch.setenv("HYPERGPU_COORDINATOR_KEY", secret)
+    monkeypatch.setenv("HYPERGPU_KEYSTORE_PASSWORD", password)
+    deployed = answer(capsys, "chain", "deploy", "--rpc", url)
+    settings = Blockchain(kind="rpc", chain_id=31337, rpc_url=url, contract=deployed["contract"])  # type: ignore[index]
+    settlement = finished_run(root / "real", settings, Secrets(coordinator_key=SecretStr(secret)))
+    assert answer(capsys, "ledger", "verify", "real", "--rpc", url)["rounds on chain"] == ROUNDS  # type: ignore[index]
+    status = answer(capsys, "chain", "status", "real", "--rpc", url)
+    assert (status["rounds_on_chain"], status["status"]) == (ROUNDS, "open")  # type: ignore[index]
+    assert answer(capsys, "chain", "status", "--rpc", url)["chain_id"] == 31337  # type: ignore[index]
+
+    keystore = tmp_path / "payer.json"
+    payer = answer(capsys, "keys", "new", str(keystore))["address"]  # type: ignore[index]
+    ask(url, "anvil_setBalance", payer, hex(10**18))
+    account = node_key(2).address
+    words = ("claim", "real", "--key", str(keystore), "--account", account, "--rpc", url)
+    before = HttpChain([url]).balance(account)
+    claimed = answer(capsys, *words)
+    assert HttpChain([url]).balance(account) - before == int(claimed["paid_wei"]) > 0  # type: ignore[index]
+    assert "has been paid all" in refusal(capsys, *words)
+    assert "earned nothing" in refusal(capsys, *words[:5], payer, *words[6:])
+    rows = answer(capsys, "rewards", "real", "--rpc", url)
+    assert {row["node"]: row["paid_wei"] != "0" for row in rows}[account]  # type: ignore[attr-defined]
+
+    assert len(settlement.receipts(account)) == ROUNDS and len(settlement.receipts(account, after=2)) == 1
+    for file in (path for path in root.rglob("*") if path.is_file()):
+        content = file.read_bytes().lower()
+        assert bytes.fromhex(secret) not in content and secret.encode() not in content
+        assert password.encode() not in content
+    forget()
+
+
+@pytest.mark.chain
+def test_a_bundle_of_another_history_is_refused_by_the_chain(
+    quick_anvil: Anvil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HYPERGPU_RUNS", str(tmp_path))
+    settings = Blockchain(kind="rpc", chain_id=31337, rpc_url=quick_anvil.url)
+    key = Secrets(coordinator_key=SecretStr(FUNDED_SECRET.hex()))
+    finished_run(tmp_path / "one", settings, key)
+    bundle = json.loads((tmp_path / "one" / "ledger.json").read_text())
+    bundle["rounds"].pop()
+    shorter = tmp_path / "shorter.json"
+    shorter.write_text(json.dumps(bundle))
+    assert invoke(["ledger", "verify", str(shorter)]) == 0
+    capsys.readouterr()
+    assert "round 3: the chain holds 3" in refusal(capsys, "ledger", "verify", str(shorter), "--rpc", quick_anvil.url)

@@ -1,0 +1,94 @@
+"""``hypergpu node``: what a secured deployment needs, one command each."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hypergpu_fl.cli.render import Format, FormatOption, render
+from hypergpu_fl.errors import NetworkError, UsageError
+
+app = typer.Typer(no_args_is_help=True, help="Certificates, keys and registration of SuperLink and SuperNodes.")
+
+Out = Annotated[Path, typer.Option("--out", help="folder for the files")]
+
+
+@app.command()
+def certs(
+    hosts: Annotated[list[str], typer.Argument(help="names and addresses by which nodes reach the SuperLink")],
+    out: Out = Path("keys"),
+    days: Annotated[int, typer.Option(min=1, max=3650, help="validity of the server's certificate")] = 397,
+    format: FormatOption = Format.DEFAULT,
+) -> None:
+    """Make (or renew) the SuperLink's certificate, and an authority to trust it by if there is none yet."""
+    from hypergpu_fl.network.certificates import write_certificates
+
+    files = write_certificates(out, hosts, now=datetime.datetime.now(datetime.UTC), days=days)
+    render(
+        {
+            "to every node": str(files["ca.crt"]),
+            "on the SuperLink": f"{files['server.pem']} {files['server.key']}",
+            "offline": str(out / "ca.key"),
+        },
+        format,
+    )
+
+
+@app.command()
+def keys(
+    names: Annotated[list[str], typer.Argument(help="one name a SuperNode")],
+    out: Out = Path("keys"),
+    format: FormatOption = Format.DEFAULT,
+) -> None:
+    """Make the key pair with which a SuperNode proves who it is. The private half stays on that node."""
+    from hypergpu_fl.network.certificates import write_node_key
+
+    rows = []
+    for name in names:
+        private, public = write_node_key(out, name)
+        rows.append({"name": name, "private": str(private), "public": str(public)})
+    render(rows, format)
+
+
+@app.command()
+def register(
+    public_keys: Annotated[list[Path], typer.Argument(help="public keys, NAME.pub")],
+    superlink: Annotated[str, typer.Option(help="connection in Flower's configuration")] = "local",
+    format: FormatOption = Format.DEFAULT,
+) -> None:
+    """Let SuperNodes with these keys in. Needs the Control API, which only the SuperLink's own host should reach."""
+    from hypergpu_fl.cli.superlink import flower_environment
+
+    rows = []
+    flwr = str(Path(sys.executable).with_name("flwr"))
+    for key in public_keys:
+        if not key.is_file():
+            raise UsageError(f"there is no public key {key}", "make one with `hypergpu node keys NAME`")
+        command = [flwr, "supernode", "register", str(key), superlink, "--name", key.stem, "--format", "json"]
+        done = subprocess.run(
+            command,
+            env=flower_environment(os.environ),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        try:
+            answer = json.loads(done.stdout)
+        except ValueError:
+            answer = {}
+        if done.returncode or not answer.get("success"):
+            cause = answer.get("error-message") or (done.stderr or done.stdout).strip() or "no answer"
+            raise NetworkError(
+                f"{key} was not registered: {cause}", f"check that {superlink!r} in Flower's configuration is reachable"
+            )
+        rows.append({"name": key.stem, "node id": str(answer.get("node-id", ""))})
+    render(rows, format)

@@ -41,10 +41,12 @@ def hello(message: Message, context: Context) -> Message:
     """Answer who this node is: its share of the data, its device, and the address it signs with."""
     config, partition = _config(context), _partition(context)
     task, device = _task(config), _device(config)
+    link = _link(config, context)
     content = RecordDict(
         {
             wire.HELLO: MetricRecord({wire.PARTITION: partition, wire.EXAMPLES: task.examples(partition)}),
             wire.DEVICE: ConfigRecord({wire.DEVICE: str(device), wire.ADDRESS: _key(config, context).address}),
+            **link,
         }
     )
     return Message(content, reply_to=message)
@@ -106,6 +108,7 @@ def train(message: Message, context: Context) -> Message:
         {
             wire.UPDATE: blob_record(blob),
             wire.METRICS: MetricRecord(metrics),
+            **_link(config, context, reply_bytes=len(blob)),
         }
     )
     content[wire.CONTRIBUTION] = _sign(_key(config, context), plan, blob, wire.numbers(content, wire.METRICS))
@@ -146,6 +149,16 @@ def _config(context: Context) -> Config:
         training = config.training.model_copy(update={"num_nodes": int(nodes)})  # Flower's word on how many there are
         return config.model_copy(update={"training": training})
     return config
+
+
+def _link(config: Config, context: Context, *, reply_bytes: int = 0) -> dict[str, MetricRecord]:
+    """What a probe of the link found, for a reply of ``reply_bytes``; a simulated link is not there to be probed."""
+    if config.network.enable_simulation:
+        return {}
+    from hypergpu_fl.network.link_report import report_link
+
+    found = report_link(context.node_config, context.state, reply_bytes=reply_bytes)
+    return {wire.LINK: found} if found else {}
 
 
 def _partition(context: Context) -> int:

@@ -38,6 +38,7 @@ from strategies.settings import Settings
 NODES_WAIT_S = 120.0
 SIMULATION_SETTLED_S = 5.0
 DRAIN_S = 60.0
+FLOWER_S = 15.0  # a message's first fixed cost: up to 3 s until it is polled for, then a Python process and torch
 
 # What a resumed run may change and still be the same run.
 CHANGEABLE = ("training.rounds", "training.target_accuracy", "blockchain.rpc_url", "blockchain.max_fee_gwei")
@@ -160,6 +161,7 @@ def build_strategy(config: Config, task: Task, *, session: bytes) -> NetworkAwar
             downlink_codec=network.downlink_codec,
             seed=training.seed,
             session=session,
+            overhead_s=0.0 if network.enable_simulation else FLOWER_S,
         ),
     )
 

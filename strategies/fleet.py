@@ -42,6 +42,7 @@ BELIEVED = ("rtt_s", "uplink_bps", "downlink_bps")
 COLUMNS: dict[str, Any] = {
     "examples": 0,
     "sample_s": 0.0,
+    "overhead_s": 0.0,
     "rtt_s": 0.0,
     "uplink_bps": 0.0,
     "downlink_bps": 0.0,
@@ -71,7 +72,8 @@ class Fleet:
 
     Believed, see ``believe``: ``rtt_s``, ``uplink_bps`` and ``downlink_bps`` (pessimistic), ``delivery``, ``quality``.
 
-    Observed: ``sample_s``, seconds a node computes on one sample; ``loss`` and ``rms_loss``, mean and root mean
+    Observed: ``sample_s``, seconds a node computes on one sample; ``overhead_s``, what a message costs besides work
+    and transfer; ``loss`` and ``rms_loss``, mean and root mean
     square of the sample loss it last reported, NaN when it never did; ``update_norm`` of its last update.
 
     Counted: ``last_round`` it was sent work in and ``last_seen`` in, -1 for never; model version ``held`` by it, the
@@ -86,6 +88,7 @@ class Fleet:
     priors: dict[str, Spread] = field(default_factory=lambda: dict(GUESSES))
     examples: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     sample_s: Floats = field(default_factory=lambda: np.zeros(0))
+    overhead_s: Floats = field(default_factory=lambda: np.zeros(0))
     rtt_s: Floats = field(default_factory=lambda: np.zeros(0))
     uplink_bps: Floats = field(default_factory=lambda: np.zeros(0))
     downlink_bps: Floats = field(default_factory=lambda: np.zeros(0))
@@ -146,9 +149,13 @@ class Fleet:
 
     def observe(self, row: int, sample: LinkSample, *, round: int = 0) -> None:
         """Fold a delivered round trip of node ``row`` into its link."""
-        self.links[row] = observe(self.links[row], sample)
         self.misses[row] = 0
         self.arrivals[row] += 1
+        self.probe(row, sample, round=round)
+
+    def probe(self, row: int, sample: LinkSample, *, round: int = 0) -> None:
+        """Fold what a probe found into node ``row``'s link; no work came with it."""
+        self.links[row] = observe(self.links[row], sample)
         self.last_seen[row] = round
         self._note(row)
         self.believe(round, rows=np.array([row]))

@@ -99,6 +99,7 @@ class Arrivals(Grid):
         self._grid = grid
         self._poll_s = poll_s
         self._flights: dict[str, Flight] = {}
+        self._asked: dict[str, int] = {}
         self.terms: Terms | None = None
 
     @property
@@ -117,21 +118,25 @@ class Arrivals(Grid):
     def ask(self, messages: Sequence[Message], *, timeout_s: float) -> Iterator[tuple[int, Message]]:
         """Exchange messages beside the rounds: it touches neither the clock nor what is in flight.
 
-        Yields the asked node's id with each reply, in the order of ``messages``; nodes that did not answer within
-        ``timeout_s`` of wall time are left out.
+        Yields the asked node's id with each reply, in the order of asking. What has not come within ``timeout_s`` of
+        wall time is yielded by a later call; Flower answers for a silent node after the message's TTL.
         """
-        pushed, _ = self._send(messages)
+        sent, _ = self._send(messages)
+        self._asked.update((message_id, message.metadata.dst_node_id) for message_id, message in sent.items())
         replies: dict[str, Message] = {}
         give_up_s = time.monotonic() + timeout_s
-        while missing := [i for i in pushed if i not in replies]:
+        while missing := [i for i in self._asked if i not in replies]:
             replies.update((r.metadata.reply_to_message_id, r) for r in self._grid.pull_messages(missing))
             if time.monotonic() > give_up_s:
                 break
-            if len(replies) < len(pushed):
+            if len(replies) < len(self._asked):
                 time.sleep(self._poll_s)
-        for message_id, message in pushed.items():
-            if message_id in replies:
-                yield message.metadata.dst_node_id, replies[message_id]
+        for message_id in [i for i in self._asked if i in replies]:
+            yield self._asked.pop(message_id), replies[message_id]
+
+    def asked(self) -> set[int]:
+        """Ids of the nodes that were asked and have not answered."""
+        return set(self._asked.values())
 
     def flight(self, reply: Message) -> Flight:
         """The message that ``reply`` answers. Valid until the next reply is asked for.

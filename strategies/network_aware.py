@@ -20,7 +20,7 @@ from strategies.errors import NoNodes, Reason, Refused, UnknownPolicy
 from strategies.fleet import Fleet
 from strategies.global_model import GlobalModel
 from strategies.layout import Arrays, Layout
-from strategies.observation import learn
+from strategies.observation import learn, learn_probe
 from strategies.order import Order
 from strategies.payload import Payload
 from strategies.planning import FleetPlan, Planner, Workload, plan, thinned
@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 MOST_AT_WORK = 1.3  # times the cohort: stragglers of earlier rounds included
 PRIOR_SAMPLE_S = 1e-3
 ENROL_WITHIN_S = 60.0
+INVITATION_S = 120.0
 
 
 class NetworkAware(Strategy):
@@ -88,6 +89,7 @@ class NetworkAware(Strategy):
         self.model = GlobalModel(layout, payload, optimizer)
         self.first_round = 1
         self.rows: dict[int, int] = {}
+        self.devices: dict[int, dict[str, Any]] = {}
         self._node_ids: dict[int, int] = {}
         self._norms = NormHistory()
         self._replays = Replays()
@@ -102,25 +104,33 @@ class NetworkAware(Strategy):
         log.info("NetworkAware: %s, %s", type(self.selection).__name__, self.settings)
 
     def enrol(self, grid: Arrivals) -> None:
-        """Ask every node not seen before who it is: its data, device and address.
+        """Ask every node not seen before who it is: its data, device, link and address.
 
-        Nodes are enrolled in the order of their partitions, so that rows do not depend on Flower's random ids. A
-        node that comes back under another id keeps its row.
+        The first round waits for the answers; a node that comes later joins when it has answered, and one that
+        hangs holds up nobody. Nodes are enrolled in the order of their partitions, so that rows do not depend on
+        Flower's random ids. A node that comes back under another id keeps its row.
         """
         connected = set(grid.get_node_ids())
-        strangers = sorted(connected - self.rows.keys())
-        queries = [Message(RecordDict(), dst_node_id=i, message_type=MessageType.QUERY) for i in strangers]
+        strangers = sorted(connected - self.rows.keys() - grid.asked())
+        queries = [
+            Message(RecordDict(), dst_node_id=i, message_type=MessageType.QUERY, ttl=INVITATION_S) for i in strangers
+        ]
         hellos: list[tuple[int, int, int]] = []
-        for node_id, reply in grid.ask(queries, timeout_s=ENROL_WITHIN_S):
+        answers: dict[int, RecordDict] = {}
+        for node_id, reply in grid.ask(queries, timeout_s=0.0 if len(self.fleet) else ENROL_WITHIN_S):
             hello = wire.numbers(reply.content, wire.HELLO) if reply.has_content() else {}
             if hello.keys() >= {wire.PARTITION, wire.EXAMPLES}:
                 hellos.append((int(hello[wire.PARTITION]), node_id, max(0, int(hello[wire.EXAMPLES]))))
+                answers[node_id] = reply.content
         known = {name: row for row, name in enumerate(self.fleet.names)}
         for partition, node_id, examples in sorted(hellos):
             name = f"node-{partition}"
             if name not in known:
                 known[name] = self.fleet.enrol(name, examples=examples, sample_s=self._prior_sample_s())
+                self.fleet.overhead_s[known[name]] = self.settings.overhead_s
             self.rows[node_id], self._node_ids[known[name]] = known[name], node_id
+            self.devices[known[name]] = dict(answers[node_id].config_records.get(wire.DEVICE, {}))
+            learn_probe(self.fleet, known[name], answers[node_id])
         self.fleet.online[:] = False
         self.fleet.online[[self.rows[node_id] for node_id in connected & self.rows.keys()]] = True
 

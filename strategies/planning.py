@@ -105,6 +105,7 @@ def plan(
                 uplink_bps=fleet.uplink_bps,
                 downlink_bps=fleet.downlink_bps,
                 rtt_s=fleet.rtt_s,
+                overhead_s=fleet.overhead_s,
             )
             for level in levels
         ]

@@ -38,6 +38,9 @@ class Settings:
         32 bytes: what contributions are signed for.
     reply_patience : float
         A message lives this many deadlines.
+    overhead_s : float
+        What a message costs besides work and transfer, until it is observed: 0 on a virtual clock; on the wall clock
+        Flower polls and starts a Python process for each.
     byte_scale : float
         Bytes that one byte of the model stands for, where a small model is priced as a large one.
     """
@@ -57,4 +60,5 @@ class Settings:
     seed: int = 0
     session: bytes = bytes(32)
     reply_patience: float = 10.0
+    overhead_s: float = 0.0
     byte_scale: float = 1.0

@@ -18,10 +18,12 @@ def round_s(
     uplink_bps: Floats,
     downlink_bps: Floats,
     rtt_s: Floats,
+    overhead_s: Floats | float = 0.0,
 ) -> Floats:
-    """``samples * sample_s + 8 down / downlink + 8 up / uplink + 3 rtt`` in seconds, for every node at once.
+    """``overhead_s + samples * sample_s + 8 down / downlink + 8 up / uplink + 3 rtt`` in seconds, for every node.
 
+    ``overhead_s`` is what a message costs besides: Flower polls for it and starts a Python process.
     First-order model: slow start and queueing are ignored, so it is a lower bound on a shared link.
     """
     transfer_s = 8 * bytes_down / downlink_bps + 8 * bytes_up / uplink_bps
-    return np.asarray(samples * sample_s + transfer_s + ROUND_TRIPS * rtt_s, dtype=np.float64)
+    return np.asarray(overhead_s + samples * sample_s + transfer_s + ROUND_TRIPS * rtt_s, dtype=np.float64)

@@ -39,13 +39,17 @@ app = ClientApp()
 @app.query()
 def hello(message: Message, context: Context) -> Message:
     """Answer who this node is: its share of the data, its device, and the address it signs with."""
+    from hypergpu_fl.network.hardware import describe_hardware
+
     config, partition = _config(context), _partition(context)
     task, device = _task(config), _device(config)
     link = _link(config, context)
     content = RecordDict(
         {
             wire.HELLO: MetricRecord({wire.PARTITION: partition, wire.EXAMPLES: task.examples(partition)}),
-            wire.DEVICE: ConfigRecord({wire.DEVICE: str(device), wire.ADDRESS: _key(config, context).address}),
+            wire.DEVICE: ConfigRecord(
+                {wire.DEVICE: str(device), wire.ADDRESS: _key(config, context).address, **describe_hardware()}
+            ),
             **link,
         }
     )

@@ -20,6 +20,8 @@ from hypergpu_fl.codec.payload import CodecPayload
 from hypergpu_fl.config import Config, from_run_config, read_secrets, runs_root, to_run_config
 from hypergpu_fl.errors import LedgerError, NetworkError
 from hypergpu_fl.evaluation import Evaluation
+from hypergpu_fl.ledger import database
+from hypergpu_fl.network.registry import Registry
 from hypergpu_fl.network.traces import links_from_traces
 from hypergpu_fl.network.wan import PROFILES, SimulatedLink, SimulatedWan, draw
 from hypergpu_fl.report import Report, write_json
@@ -81,6 +83,7 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
         rounds=config.training.rounds,
         simulated_keys=config.network.enable_simulation,
     )
+    books = database.connect(folder / "run.db")
     try:
         if config.system.resume and settlement.last_round == 0:
             raise LedgerError(
@@ -91,6 +94,7 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
         began_s = resume(folder, strategy, report, last_round=settlement.last_round)
         strategy.hooks = [
             report,
+            Registry(books, strategy, clock=time.time),
             Evaluation(task, strategy.layout, report, device=device, watch=strategy.evaluated),
             Checkpointing(folder, strategy, report),
             Accounting(
@@ -114,6 +118,7 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
             report.sealed(number, root="0x" + root.hex(), **commits.get(number, {}))
     finally:
         settlement.close()
+        books.dispose()
     drift = strategy.accounts.drift(strategy.fleet)
     write_json(folder / "report.json", report.document(nodes=len(strategy.fleet), chain=chain, max_abs_drift=drift))
 

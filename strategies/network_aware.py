@@ -64,6 +64,13 @@ class NetworkAware(Strategy):
         What each node would be asked to do.
     accounts : Accounts, optional
         How much each update counts.
+
+    Attributes
+    ----------
+    excluded : set of int
+        Flower ids of nodes that are given nothing and asked nothing; for a hook to decide.
+    on_probation : set of int
+        Flower ids of known nodes that must answer a query before they are given work again.
     """
 
     def __init__(
@@ -89,7 +96,8 @@ class NetworkAware(Strategy):
         self.model = GlobalModel(layout, payload, optimizer)
         self.first_round = 1
         self.rows: dict[int, int] = {}
-        self.devices: dict[int, dict[str, Any]] = {}
+        self.excluded: set[int] = set()
+        self.on_probation: set[int] = set()
         self._node_ids: dict[int, int] = {}
         self._norms = NormHistory()
         self._replays = Replays()
@@ -110,8 +118,8 @@ class NetworkAware(Strategy):
         hangs holds up nobody. Nodes are enrolled in the order of their partitions, so that rows do not depend on
         Flower's random ids. A node that comes back under another id keeps its row.
         """
-        connected = set(grid.get_node_ids())
-        strangers = sorted(connected - self.rows.keys() - grid.asked())
+        connected = set(grid.get_node_ids()) - self.excluded
+        strangers = sorted(connected - (self.rows.keys() - self.on_probation) - grid.asked())
         queries = [
             Message(RecordDict(), dst_node_id=i, message_type=MessageType.QUERY, ttl=INVITATION_S) for i in strangers
         ]
@@ -129,10 +137,17 @@ class NetworkAware(Strategy):
                 known[name] = self.fleet.enrol(name, examples=examples, sample_s=self._prior_sample_s())
                 self.fleet.overhead_s[known[name]] = self.settings.overhead_s
             self.rows[node_id], self._node_ids[known[name]] = known[name], node_id
-            self.devices[known[name]] = dict(answers[node_id].config_records.get(wire.DEVICE, {}))
+            self.on_probation.discard(node_id)
             learn_probe(self.fleet, known[name], answers[node_id])
+            for hook in self.hooks:
+                hook.enrolled(known[name], node_id, answers[node_id])
         self.fleet.online[:] = False
-        self.fleet.online[[self.rows[node_id] for node_id in connected & self.rows.keys()]] = True
+        trusted = connected & self.rows.keys() - self.on_probation
+        self.fleet.online[[self.rows[node_id] for node_id in trusted]] = True
+
+    def node_id(self, row: int) -> int | None:
+        """Flower's present id of the node in ``row``; None until it has answered this run."""
+        return self._node_ids.get(row)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -250,6 +265,7 @@ class NetworkAware(Strategy):
         self.accounts.restore(state["accounts"])
         self.selection.restore(state["selection"])
         self.rows.update({int(node_id): row for node_id, row in state["rows"].items()})
+        self.on_probation.update(self.rows)  # who kept its id over the restart still has to say that it is there
         self._norms.restore(state["norms"])
         self._replays.restore(state["replays"])
         self._train_loss.restore(state["train_loss"])

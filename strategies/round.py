@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 
 from strategies import wire
 from strategies.aggregation import Update
@@ -70,6 +70,9 @@ class RoundOutcome:
 
 class RoundHook:
     """What may watch a round: the ledger, the registry, the report. Does nothing, so a hook says what it does."""
+
+    def enrolled(self, row: int, node_id: int, answer: RecordDict) -> None:
+        """See what a node answered when it was asked who it is: new, back, or let out on probation."""
 
     def admit(self, flight: Flight, reply: Message, blob: bytes) -> None:
         """Raise ``Refused`` to keep a reply from counting."""

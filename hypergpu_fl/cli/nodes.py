@@ -1,0 +1,66 @@
+"""``hypergpu nodes``: the registry of a run."""
+
+from __future__ import annotations
+
+import datetime
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from hypergpu_fl.cli.options import Run, Runs, root_of
+from hypergpu_fl.cli.render import Format, FormatOption, render
+from hypergpu_fl.errors import RunNotFound
+from hypergpu_fl.runs import find_run
+
+if TYPE_CHECKING:
+    from hypergpu_fl.network.registry import NodeRecord
+
+app = typer.Typer(help="The nodes of a run: links, quality, success rate.")
+
+
+@app.command()
+def nodes(run: Run = "latest", runs: Runs = None, format: FormatOption = Format.DEFAULT) -> None:
+    """Show who took part, on what hardware, over which link, and how reliably."""
+    from sqlalchemy import inspect
+
+    from hypergpu_fl.ledger.database import connect
+    from hypergpu_fl.network import registry
+
+    folder = find_run(root_of(runs), run)
+    if not (folder / "run.db").is_file():
+        raise RunNotFound(f"{folder.name} has no database yet", "wait for its first round")
+    engine = connect(folder / "run.db")
+    try:
+        known = inspect(engine).has_table("nodes")
+        with engine.connect() as connection:
+            records = registry.read_nodes(connection) if known else []
+    finally:
+        engine.dispose()
+    render([_row(record) for record in records], format, title=f"{len(records)} nodes of {folder.name}")
+
+
+def _row(record: NodeRecord) -> dict[str, Any]:
+    device = record.device
+    return {
+        "node": record.name,
+        "address": record.address or None,
+        "device": device.get("gpu") or device.get("device") or device.get("cpu"),
+        "status": record.status,
+        "rtt_ms": _scaled(record.rtt_s, 1e3),
+        "jitter_ms": _scaled(record.jitter_s, 1e3),
+        "loss": record.loss_rate,
+        "up_mbps": _scaled(record.uplink_bps, 1e-6),
+        "down_mbps": _scaled(record.downlink_bps, 1e-6),
+        "quality": record.quality,
+        "success_rate": record.success_rate,
+        "last_seen": _moment(record.last_seen_s),
+        "last_failure": record.last_failure or None,
+    }
+
+
+def _scaled(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
+
+
+def _moment(seconds: float | None) -> str | None:
+    return seconds and datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds") or None

@@ -202,6 +202,14 @@ class Outbox:
                 attempts.setdefault(a.entry, []).append(attempt)
         return [_entry(row, tuple(attempts.get(row.id, ()))) for row in rows]
 
+    def finalized_commits(self) -> list[int]:
+        """Rounds whose commit is FINALIZED, in order."""
+        query = select(_entries.c.round).where(
+            self._mine, _entries.c.purpose == "commit", _entries.c.state == State.FINALIZED
+        )
+        with self._engine.connect() as connection:
+            return sorted(connection.execute(query).scalars())
+
     def highest_nonce(self) -> int:
         """Highest nonce ever signed here; -1 if none."""
         with self._engine.connect() as connection:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Engine
 
@@ -20,6 +20,8 @@ from hypergpu_fl.ledger.sealing import RoundSeal, SealedRound, seal_round
 from hypergpu_fl.settlement.evidence import commit_calldata
 from hypergpu_fl.settlement.opening import Route, embedded_route, record_without_chain, rpc_route
 from hypergpu_fl.settlement.reading import BUNDLE, DATABASE, books_as_bundle
+
+_RECEIPT_ROUNDS: Final = 8  # rounds whose receipts are kept in memory; the rest are made again when asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,20 +217,17 @@ class Settlement:
         A receipt is what ``ledger proof`` prints: with it alone the node proves that its work was sealed. Without a
         chain every sealed round counts as final.
         """
-        final = {entry.intent.round for entry in self._entries() if entry.state is State.FINALIZED}
-        found = []
-        for number in range(after + 1, self.last_round + 1):
-            if self._outbox is None or number in final:
-                receipt = self._receipts_of_round(number).get(node)
-                if receipt is not None:
-                    found.append(receipt)
-        return found
+        final = self._outbox.finalized_commits() if self._outbox is not None else range(1, self.last_round + 1)
+        receipts = (self._receipts_of_round(number).get(node) for number in final if number > after)
+        return [receipt for receipt in receipts if receipt is not None]
 
     def _receipts_of_round(self, number: int) -> dict[str, dict[str, Any]]:
         if number not in self._receipts:
             with self._engine.connect() as connection:
                 (sealed,) = self._books.sealed_rounds(connection, only=number)
             record = round_record(sealed, None)
+            while len(self._receipts) >= _RECEIPT_ROUNDS:
+                del self._receipts[next(iter(self._receipts))]
             self._receipts[number] = {
                 entry.node: contribution_proof(self.record, [record], sealed.before, entry).model_dump(mode="json")
                 for entry in record.contributions

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any, Final
@@ -18,6 +19,8 @@ from hypergpu_fl.chain import abi
 from hypergpu_fl.chain.client import Fees, Receipt, Tag
 from hypergpu_fl.chain.errors import Misconfigured, Reverted, Unavailable, Underpriced
 from hypergpu_fl.redaction import redact_url
+
+logging.getLogger("urllib3").setLevel(logging.INFO)  # its debug lines show paths, and paths hold API keys
 
 _MAX_ANSWER_BYTES: Final = 4 << 20
 _KNOWN: Final = ("already known", "already imported", "known transaction", "already exists", "nonce too low")

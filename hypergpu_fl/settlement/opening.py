@@ -74,7 +74,7 @@ def embedded_route(
 ) -> Route:
     """Way to an EVM inside this process, which starts with what an earlier process had run on its own."""
     signer = KeySigner(COORDINATOR_SECRET)
-    lock = KeyLock(run_dir, CHAIN_ID, signer.address)
+    lock = KeyLock(run_dir / ".locks", CHAIN_ID, signer.address)
     outbox = Outbox(engine, signer.address, CHAIN_ID)
     record = read_record(engine)
     if record is None:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+import time
+import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from eth_hash.auto import keccak
 from pydantic import SecretStr
 from rounds import a_round
 from rpc import Proxy, ask, funded_signer, proxied
 
 from hypergpu_fl.chain import abi
-from hypergpu_fl.chain.anvil import Anvil
+from hypergpu_fl.chain.anvil import Anvil, find_anvil
 from hypergpu_fl.chain.contract import LedgerContract
 from hypergpu_fl.chain.direct import send_and_wait
 from hypergpu_fl.chain.errors import ForkAlarm, Misconfigured, Reverted, Unavailable
 from hypergpu_fl.chain.http import HttpChain
-from hypergpu_fl.chain.outbox import Entry, Intent, Outbox, State
+from hypergpu_fl.chain.outbox import Attempt, Entry, Intent, Outbox, State
 from hypergpu_fl.chain.sender import Pace, Sender
-from hypergpu_fl.chain.signer import KeySigner, created_address
+from hypergpu_fl.chain.signer import KeySigner, Transaction, created_address
 from hypergpu_fl.config import Blockchain, Secrets
+from hypergpu_fl.errors import ChainError
 from hypergpu_fl.ledger import database
 from hypergpu_fl.ledger.bundle import session_id
+from hypergpu_fl.ledger.sealing import next_head
 from hypergpu_fl.settlement.session import Settlement, commit_calldata
 
 pytestmark = pytest.mark.chain
@@ -56,6 +62,7 @@ class Desk:
     engine: database.Engine
     proxy: Proxy
     clock: Clock
+    tick: Callable[[float], object] = time.sleep
 
     def __post_init__(self) -> None:
         self.session = session_id(31337, self.contract, self.signer.address, b"\1" * 32)
@@ -75,25 +82,20 @@ class Desk:
     def train(self) -> None:
         """One more round is sealed."""
         number, before = len(self.heads), self.heads[-1]
-        after = bytes([number]) * 32
-        from hypergpu_fl.ledger.sealing import next_head
-
-        after = next_head(before, round=number, root=after, model=after, rewards_root=after, owed=number)
         word = bytes([number]) * 32
+        after = next_head(before, round=number, root=word, model=word, rewards_root=word, owed=number)
         data = commit_calldata(self.session, number, word, word, word, number)
         self.put(Intent("commit", self.contract, self.session, data, round=number, before=before, after=after))
         self.heads.append(after)
 
-    def steps(self, count: int = 500, *, seconds: float = 0.0, until: State | None = None) -> None:
-        """Step until all is final, or every entry has come to `until`, letting `seconds` pass on the fake clock."""
-        import time
-
+    def steps(self, count: int = 500, *, seconds: float = 0.0, until_last: State | None = None) -> None:
+        """Step until all is final, or the last entry has come to a state, letting `seconds` pass on the fake clock."""
         for _ in range(count):
             pause = self.sender.step()
-            if pause is None or (until and all(entry.state is until for entry in self.outbox.entries())):
+            if pause is None or (until_last and self.outbox.entries()[-1].state is until_last):
                 return
             self.clock.now += seconds or pause
-            time.sleep(min(pause, 0.02))
+            self.tick(min(pause, 0.02))
 
     def drained(self) -> list[Entry]:
         self.steps()
@@ -113,6 +115,23 @@ def desk(quick_anvil: Anvil, contract: str, tmp_path: Path) -> Iterator[Desk]:
     with proxied(quick_anvil.url) as proxy:
         yield Desk(quick_anvil.url, contract, signer, Outbox(engine, signer.address, 31337), engine, proxy, Clock())
     engine.dispose()
+
+
+@pytest.fixture
+def mining_desk(contracts: Path, tmp_path: Path) -> Iterator[Desk]:
+    """A desk on a chain that mines a block with every step, and never by itself."""
+    with Anvil(find_anvil([contracts]), shape=("--slots-in-an-epoch", "1", "--no-mining")) as anvil:
+
+        def mine(_: float) -> None:
+            ask(anvil.url, "evm_mine")
+
+        signer, client = funded_signer(anvil.url), HttpChain([anvil.url])
+        send_and_wait(client, signer, to=None, data=abi.bytecode(), max_fee=500 * GWEI, sleep=mine)
+        engine = database.connect(tmp_path / "run.db")
+        outbox, address = Outbox(engine, signer.address, 31337), created_address(signer.address, 0)
+        with proxied(anvil.url) as proxy:
+            yield Desk(anvil.url, address, signer, outbox, engine, proxy, Clock(), mine)
+        engine.dispose()
 
 
 @pytest.mark.parametrize("mode", ["down", "hang", "garbage", "forget", "stale"])
@@ -208,6 +227,53 @@ def test_a_top_up_whose_nonce_was_taken_is_not_paid_twice(desk: Desk) -> None:
     assert LedgerContract(desk.client, desk.contract).session(desk.session).pool == 10**6 + 50
 
 
+def test_a_commit_that_ran_out_of_gas_is_estimated_and_signed_anew(desk: Desk) -> None:
+    desk.drained()
+    desk.train()
+    entry = desk.outbox.entries()[-1]
+    nonce = desk.client.nonce(desk.signer.address)
+    short = Transaction(31337, nonce, desk.contract, entry.intent.data, 0, 40_000, 10 * GWEI, GWEI)
+    raw = desk.signer.sign(short)
+    desk.outbox.signed(entry, Attempt(nonce, raw, keccak(raw), 40_000, 10 * GWEI, GWEI))
+    settled = desk.drained()[-1]
+    assert [attempt.gas_limit > 40_000 for attempt in settled.attempts] == [False, True]
+
+
+def test_an_inclusion_that_a_reorganisation_undoes_is_sent_again(mining_desk: Desk) -> None:
+    desk = mining_desk
+    desk.drained()
+    desk.train()
+    desk.steps(until_last=State.INCLUDED)
+    (attempt,) = desk.outbox.entries()[-1].attempts
+    ask(desk.url, "anvil_rollback", 1)
+    assert desk.client.receipt(attempt.hash) is None
+    assert desk.drained()[-1].attempts == (attempt,)
+    assert desk.proxy.broadcasts.count("0x" + attempt.raw.hex()) == 2
+
+
+def test_gas_above_the_cap_stops_signing_and_says_so(desk: Desk) -> None:
+    desk.sender._max_fee = 1
+    desk.steps(2)
+    assert isinstance(desk.sender.problem, Misconfigured) and "cap" in str(desk.sender.problem)
+    assert desk.outbox.entries()[0].state is State.PREPARED
+    desk.sender._max_fee = 500 * GWEI
+    desk.drained()
+
+
+def test_a_broadcast_that_is_underpriced_is_raised_at_once(mining_desk: Desk) -> None:
+    desk = mining_desk
+    desk.drained()
+    desk.train()
+    desk.sender.step()
+    (first,) = desk.outbox.entries()[-1].attempts
+    rival = Transaction(31337, first.nonce, desk.signer.address, b"", 0, 21_000, first.max_fee, first.priority_fee)
+    ask(desk.url, "eth_sendRawTransaction", "0x" + desk.signer.sign(rival).hex())
+    desk.sender.step()
+    raised = desk.outbox.entries()[-1].attempts
+    assert len(raised) == 2 and raised[1].max_fee > first.max_fee
+    assert desk.drained()[-1].included_hash == raised[1].hash
+
+
 def test_an_empty_account_is_told_in_one_line_and_nothing_is_sent(desk: Desk) -> None:
     ask(desk.url, "anvil_setBalance", desk.signer.address, "0x0")
     desk.steps(3)
@@ -226,6 +292,23 @@ def test_an_insufficient_pool_is_told_in_one_line_and_nothing_is_sent(desk: Desk
     assert isinstance(desk.sender.problem, Reverted)
     assert "LedgerPoolTooSmall(10000000, 1000000)" in str(desk.sender.problem)
     assert len(desk.proxy.broadcasts) == sent
+
+
+def test_no_log_line_error_or_traceback_shows_the_key(
+    desk: Desk, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    desk.proxy.mode = "garbage"
+    desk.steps(12)
+    desk.proxy.mode = "pass"
+    desk.drained()
+    told = [caplog.text, repr(desk.signer), repr(desk.sender.problem), repr(desk.outbox.entries())]
+    key = desk.signer._account.key.hex()
+    for text in (key + "00", "0x" + "f" * 64, "not hexadecimal " + key):
+        with pytest.raises(ChainError) as refused:
+            KeySigner.from_hex(text)
+        told.append("".join(traceback.format_exception(refused.value)))
+    assert not any(key in text.lower() for text in told)
 
 
 def test_a_second_endpoint_takes_over(desk: Desk, quick_anvil: Anvil) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ PATHS: Final = (
 )
 _FILES: Final = ("network.links_file", "network.rtt_file", "blockchain.keystore")
 _LARGEST_FILE_BYTES: Final = 1 << 20
+_DEEPEST: Final = 20
+_BRACKET: Final = re.compile(r"[\[{]|[\]}]|\"(?:[^\"\\\n]|\\.)*+\"?|'[^'\n]*+'?")
 _INT64: Final = range(-(2**63), 2**63)
 _FIELDS: Final = dict(fields())
 
@@ -107,6 +110,8 @@ def read(file: Path) -> dict[str, Any]:
         raise _error(f"{file} is not UTF-8 text (byte {error.start})", "save it as UTF-8") from None
     except OSError as error:
         raise _error(f"cannot read {file}: {error.strerror}", "check its type and permissions") from None
+    if _depth(text) > _DEEPEST:
+        raise _error(f"{file} is nested too deeply", "use the four tables training, network, blockchain, system")
     try:
         tree = json.loads(text, object_pairs_hook=_no_duplicates) if kind == ".json" else tomllib.loads(text)
     except json.JSONDecodeError as error:
@@ -117,10 +122,6 @@ def read(file: Path) -> dict[str, Any]:
         raise _error(f"{file} is not valid TOML at {where}: {reason}", f"correct {where}") from None
     except _DuplicateKey as error:
         raise _error(f"{file} gives {error.args[0]!r} twice", "keep one of the two") from None
-    except RecursionError:
-        raise _error(
-            f"{file} is nested too deeply", "use the four tables training, network, blockchain, system"
-        ) from None
     if not isinstance(tree, dict):
         raise _error(f"{file} holds {type(tree).__name__}, not a table", 'start with {"training": {...}}')
     return tree
@@ -182,6 +183,19 @@ def runs_root(system: System, environ: Mapping[str, str] | None = None) -> Path:
     """Folder that holds all runs: the config's, else ``HYPERGPU_RUNS``, else ``./runs``."""
     environ = os.environ if environ is None else environ
     return Path(system.runs_dir or environ.get("HYPERGPU_RUNS") or "runs").expanduser().resolve()
+
+
+def _depth(text: str) -> int:
+    """Largest number of open brackets outside quotes.
+
+    Looked at before parsing, since a parser that recurses ends the whole process if a library has raised Python's
+    recursion limit, as some that we import do.
+    """
+    deepest = depth = 0
+    for match in _BRACKET.finditer(text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(match[0], 0)
+        deepest = max(deepest, depth)
+    return deepest
 
 
 class _DuplicateKey(Exception):

@@ -258,6 +258,7 @@ def test_an_rpc_address_with_credentials_comes_from_the_environment_only() -> No
         ("a.json", "[]", "holds list, not a table"),
         ("a.json", '{"system": {}, "system": {}}', "gives 'system' twice"),
         ("a.json", "[" * 100_000, "is nested too deeply"),
+        ("a.toml", "a = " + "[" * 100_000, "is nested too deeply"),
         ("a.toml", "[training]\nrounds = \n", "is not valid TOML at line 2 column 10: Invalid value"),
         ("a.toml", "[training]\nrounds = [1,", "is not valid TOML at line 2 column 13"),
         ("a.toml", "a = 1\na = 2\n", "is not valid TOML at line 2 column 6: Cannot overwrite a value"),
@@ -272,6 +273,12 @@ def test_a_file_that_cannot_be_read_says_where(tmp_path: Path, name: str, text: 
         load(file)
     assert cause in caught.value.cause
     assert caught.value.remedy
+
+
+def test_brackets_inside_quotes_are_no_nesting(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps({"training": {"data_root": '[{"' * 50}}))
+    assert load(file).config.training.data_root.endswith('[{"' * 50)
 
 
 def test_a_missing_a_binary_and_a_folder_file_are_refused(tmp_path: Path) -> None:

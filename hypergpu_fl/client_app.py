@@ -59,7 +59,15 @@ def hello(message: Message, context: Context) -> Message:
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the planned steps from the model in ``message`` and reply with the compressed, signed change."""
-    from hypergpu_fl.codec import ResidualStore, ViewStore, apply, blob_of, blob_record, encode_with_feedback
+    from hypergpu_fl.codec import (
+        ResidualStore,
+        ViewStore,
+        apply,
+        blob_of,
+        blob_record,
+        encode_with_feedback,
+        first_view,
+    )
 
     config, partition = _config(context), _partition(context)
     plan: dict[str, Any] = dict(message.content.config_records[wire.PLAN])
@@ -70,7 +78,8 @@ def train(message: Message, context: Context) -> Message:
 
     store = (_state_folder(config, context), str(context.run_id), str(partition), layout.hash, layout.size, STATE_BYTES)
     views, residuals = ViewStore(*store), ResidualStore(*store)
-    received = apply(blob_of(message.content.array_records[wire.MODEL]), layout, views.load())
+    held = views.load() or first_view(layout.flatten(arrays), layout.buffers(arrays), layout)[0]
+    received = apply(blob_of(message.content.array_records[wire.MODEL]), layout, held)
     base_P = received.model_P
     task.load(model, layout.restore(base_P, received.buffers or layout.buffers(arrays)))
 

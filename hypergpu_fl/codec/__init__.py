@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from hypergpu_fl.codec.views import View as View
     from hypergpu_fl.codec.views import ViewStore as ViewStore
     from hypergpu_fl.codec.views import apply as apply
+    from hypergpu_fl.codec.views import first_view as first_view
 
 _HOME = {
     "LEVELS": "levels",
@@ -50,6 +51,7 @@ _HOME = {
     "View": "views",
     "ViewStore": "views",
     "apply": "views",
+    "first_view": "views",
     "codec_mod": "mod",
     "Compressed": "compressed",
     "blob_of": "records",

@@ -105,7 +105,7 @@ class Writer:
         """Append *bytes*."""
         self.frames(lambda s: [_frame(content[s : s + FRAME_BYTES], compress)], range(0, content.size, FRAME_BYTES))
 
-    def words(self, size: int, get: Callable[[int, int], NDArray[Any]]) -> None:
+    def words(self, size: int, get: Callable[[int, int], NDArray[Any]], *, compress: bool = True) -> None:
         """Append *words* taken from ``get(start, stop)``."""
         from hypergpu_fl.codec import kernels
 
@@ -113,7 +113,7 @@ class Writer:
             words = get(start, min(start + FRAME_WORDS, size))
             planes = np.empty((words.itemsize, words.size), dtype=np.uint8)
             (kernels.split2 if words.itemsize == 2 else kernels.split4)(words, planes.reshape(-1))
-            return [_frame(plane) for plane in planes]
+            return [_frame(plane, compress) for plane in planes]
 
         self.frames(make, range(0, size, FRAME_WORDS))
 

@@ -65,17 +65,18 @@ class Level(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Every value, as float32 (lossless), float16 or bfloat16."""
+    """Every value, as float32 (lossless), float16 or bfloat16; their frames packed losslessly, or plain."""
 
     name: str
     code: int
     expected_ratio: float
     word: Word
     statistics: Word = Word.FP16
+    compress: bool = True
 
     def write(self, values: Values, body: Writer) -> None:
         """See `Level.write`."""
-        body.words(values.size, lambda start, stop: values.words(start, stop, self.word))
+        body.words(values.size, lambda start, stop: values.words(start, stop, self.word), compress=self.compress)
 
     def read(self, body: Reader, size: int) -> Part:
         """See `Level.read`."""
@@ -197,6 +198,7 @@ def _check_scales(scales: NDArray[np.uint16]) -> None:
 
 
 _ALL: tuple[Level, ...] = (
+    Words("raw", 10, 1.0, Word.FP32, statistics=Word.FP32, compress=False),
     Words("fp32", 1, 1.1, Word.FP32, statistics=Word.FP32),
     Words("fp16", 2, 2.3, Word.FP16),
     Words("bf16", 3, 2.8, Word.BF16),

@@ -13,17 +13,23 @@ from strategies.errors import Reason, Refused
 from strategies.layout import Arrays, Layout, Vector
 from strategies.payload import Level, ModelBlob
 
+# Of the downlink's common steps, of which a node takes all since it last worked, not one.
+CHAIN_LEVEL = "top128"
+
 
 class CodecPayload:
     """Sends each node the change since the view it holds, and decodes updates; see ``Payload``.
 
     A node's view moves only with the server's knowledge: what a message brings it to counts once the node has
     replied from it. That is remembered here, in one pair of versions a node; after a restart nodes get whole views.
+    A node never heard of is taken to have built version 0 itself, as all do from the same configuration; if its first
+    reply does not come, it gets a whole view.
     """
 
     def __init__(self, layout: Layout, versions: ModelVersions | None = None) -> None:
         self._layout = layout
-        self._versions = versions or ModelVersions(layout)
+        self._versions = versions or ModelVersions(layout, chain=CHAIN_LEVEL)
+        self._tried: set[str] = set()
         self._views: dict[str, int] = {}
         self._sent: dict[str, tuple[int, int]] = {}
 
@@ -41,6 +47,9 @@ class CodecPayload:
         version, view = self._sent.pop(node, (-1, -1))
         if held < 0:
             self._views.pop(node, None)
+            if node not in self._tried:
+                self._views[node] = 0
+            self._tried.add(node)
         elif held == version:
             self._views[node] = view
         download = self._versions.download(level, self._views.get(node, -1))

@@ -9,7 +9,6 @@ away for too long, gets a whole view. Memory: two vectors (model and view), the 
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,11 +20,11 @@ from numpy.typing import NDArray
 from hypergpu_fl.codec.decoder import decode
 from hypergpu_fl.codec.encoder import encode
 from hypergpu_fl.codec.levels import LEVELS, level
-from hypergpu_fl.codec.views import EXTRA, MODEL_ONLY, WHOLE_VIEW, checksum, move, pack, round_to_grid
+from hypergpu_fl.codec.views import EXTRA, MODEL_ONLY, WHOLE_VIEW, checksum, first_view, move, pack
 from hypergpu_fl.errors import UsageError
 from strategies.layout import Arrays, Layout, Vector
 
-MODEL_LEVELS = ("fp32", "fp16", "bf16")  # as good as the model itself: sent whole, without a view
+MODEL_LEVELS = ("raw", "fp32", "fp16", "bf16")  # as good as the model itself: sent whole, without a view
 _WHOLE = "\0view"  # key of the current view's blob among the extras
 
 
@@ -59,16 +58,14 @@ class ModelVersions:
         The model's layout.
     chain : str
         Level of the common steps: the thinnest level any node is served.
-    root : str
-        Level of the chain's first view.
     max_bytes : int
         Bound for the steps kept.
     """
 
-    def __init__(self, layout: Layout, *, chain: str = "top32", root: str = "int8", max_bytes: int = 64 << 20) -> None:
+    def __init__(self, layout: Layout, *, chain: str = "top32", max_bytes: int = 64 << 20) -> None:
         if chain in MODEL_LEVELS:
             raise UsageError(f"level {chain!r} cannot carry a chain", "choose int8 or thinner")
-        self._layout, self._chain, self._root_level = layout, level(chain).name, level(root).name
+        self._layout, self._chain = layout, level(chain).name
         self._max_bytes = max_bytes
         self._steps: deque[_Step] = deque()
         self._extras: dict[str, bytes] = {}
@@ -109,10 +106,8 @@ class ModelVersions:
         if version <= self._version or version < 0:
             raise UsageError(f"version {version} follows {self._version}", "publish versions in ascending order")
         if self._version < 0:
-            self._root = encode(self._root_level, model_P, self._layout, buffers, base=version)
-            self._id, self._root_version = hashlib.sha256(self._root).digest()[:8], version
-            self._view_P = decode(self._root, self._layout).dense()
-            round_to_grid(self._view_P)
+            first, self._root = first_view(model_P, buffers, self._layout, version=version)
+            self._id, self._root_version, self._view_P = first.chain, version, first.vector_P
         else:
             difference_P = model_P - self._view_P
             blob = encode(self._chain, difference_P, self._layout, buffers, base=self._version)
@@ -129,7 +124,7 @@ class ModelVersions:
     def download(self, name: str, held: int) -> Download:
         """Message that brings a node which last acknowledged view ``held`` (-1: none) to the latest version.
 
-        Levels fp32, fp16 and bf16 get the model itself and leave the node's view alone. Levels finer than the
+        Levels raw, fp32, fp16 and bf16 get the model itself and leave the node's view alone. Levels finer than the
         chain get its steps and an extra; the others the steps alone, for nothing thinner is published. Without a
         usable view, whatever is cheaper: the chain from its first blob, or the current view whole.
         """

@@ -33,6 +33,7 @@ keep it, so every node stays on the one chain, whatever its level.
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import zlib
 from collections.abc import Mapping
@@ -46,12 +47,14 @@ from numpy.typing import NDArray
 from hypergpu_fl.codec.blob import RESEND, Buffer
 from hypergpu_fl.codec.decoder import Decoded, decode
 from hypergpu_fl.codec.disk import NodeFolder
+from hypergpu_fl.codec.encoder import encode
 from hypergpu_fl.codec.errors import Corrupt, Malformed, ResidualRefused, Truncated, UnknownFormat, ViewMissing
-from strategies.layout import Layout, Vector
+from strategies.layout import Arrays, Layout, Vector
 
 MAGIC = b"HGPD"
 VERSION = 1
 WHOLE_VIEW, EXTRA, MODEL_ONLY = 1, 2, 4
+ROOT_LEVEL = "int8"  # of a chain's first view
 _HEADER = struct.Struct("<4sBBH8sqI")
 _CHECKSUM = struct.Struct("<I")
 _LENGTH = struct.Struct("<Q")
@@ -93,6 +96,18 @@ def move(view_P: Vector, step: Decoded) -> None:
 def checksum(view_P: Vector) -> int:
     """CRC-32 of a view."""
     return zlib.crc32(view_P.data)
+
+
+def first_view(model_P: Vector, buffers: Arrays, layout: Layout, *, version: int = 0) -> tuple[View, bytes]:
+    """The view that a chain begins with, from the model itself, and its blob.
+
+    Nodes build the same first model as the server, so one that holds no view can make this one without a download;
+    the checksum of every message tells if theirs is another.
+    """
+    blob = encode(ROOT_LEVEL, model_P, layout, buffers, base=version)
+    view_P = decode(blob, layout).dense()
+    round_to_grid(view_P)
+    return View(hashlib.sha256(blob).digest()[:8], version, view_P), blob
 
 
 def pack(parts: list[bytes], flags: int, chain: bytes, version: int, view_checksum: int) -> bytes:

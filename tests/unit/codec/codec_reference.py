@@ -14,6 +14,7 @@ import numpy as np
 import zstandard
 
 CODES = {"fp32": 1, "fp16": 2, "bf16": 3, "int8": 4, "int4": 5, "top16": 6, "top32": 7, "top64": 8, "top128": 9}
+CODES["raw"] = 10
 
 
 HUFFMAN = zstandard.ZstdCompressionParameters(
@@ -42,11 +43,11 @@ def as_bytes(content: bytes, compress: bool = True) -> bytes:
     return b"".join(frame(content[i : i + 2**20], compress) for i in range(0, len(content), 2**20))
 
 
-def words(values: np.ndarray) -> bytes:
+def words(values: np.ndarray, compress: bool = True) -> bytes:
     width, out = values.itemsize, b""
     for i in range(0, values.size, 2**18):
         content = values[i : i + 2**18].tobytes()
-        out += b"".join(frame(content[b::width]) for b in range(width))
+        out += b"".join(frame(content[b::width], compress) for b in range(width))
     return out
 
 
@@ -55,8 +56,8 @@ def bits(flags: list[bool]) -> bytes:
 
 
 def encode_words(p: np.ndarray, level: str) -> tuple[bytes, np.ndarray]:
-    if level == "fp32":
-        return words(p), p
+    if level in ("raw", "fp32"):
+        return words(p, compress=level == "fp32"), p
     if level == "fp16":
         half = np.clip(p, -65504, 65504).astype(np.float16)
         return words(half.view(np.uint16)), half.astype(np.float32)
@@ -129,7 +130,7 @@ def encode(level: str, p: np.ndarray, is_statistic: np.ndarray, buffers: bytes, 
     """Blob of p, and the values it decodes to."""
     q = np.zeros_like(p)
     main, q[~is_statistic] = encode_main(p[~is_statistic], level)
-    stats, q[is_statistic] = encode_words(p[is_statistic], "fp32" if level == "fp32" else "fp16")
+    stats, q[is_statistic] = encode_words(p[is_statistic], "fp32" if level in ("raw", "fp32") else "fp16")
     body = main + stats + as_bytes(buffers)
     header = struct.pack("<4sBBH16sq", b"HGPU", 1, CODES[level], 0, model[:16], base)
     return header + struct.pack("<I", zlib.crc32(body, zlib.crc32(header))) + body, q

@@ -40,6 +40,7 @@ class GlobalModel:
         self.vector_P: Vector = np.zeros(0, dtype=np.float32)
         self.buffers: Arrays = {}
         self.hash = b""
+        self.norm = 0.0
         self._good: tuple[int, Vector] | None = None  # version and model before the last step
         self._disowned = 0, 0  # versions after the first, up to the second, were rolled back
 
@@ -47,19 +48,21 @@ class GlobalModel:
         """Make this the model of the current version."""
         self.vector_P, self.buffers = vector_P, buffers
         self.hash = hashlib.sha256(vector_P.data).digest()
+        self.norm = math.sqrt(float(vector_P @ vector_P))
         self._payload.publish(self.version, vector_P, buffers)
 
     def arrays(self) -> ArrayRecord:
         """The model as Flower's record."""
         restored = self._layout.restore(self.vector_P, self.buffers)
-        return ArrayRecord({name: Array(np.ascontiguousarray(array)) for name, array in restored.items()})
+        return ArrayRecord({name: Array(np.asarray(array, order="C")) for name, array in restored.items()})
 
     def step(self, mean: Aggregator) -> bool:
         """Move by the mean of a round's updates; False, and nothing changed, if that leaves the finite numbers."""
         self._good = self.version, self.vector_P
-        stepped_P = self._optimizer.step(self.vector_P, mean.mean())
-        if not math.isfinite(float(stepped_P @ stepped_P)):
-            return False
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is told by the norm
+            stepped_P = self._optimizer.step(self.vector_P, mean.mean())
+            if not math.isfinite(float(stepped_P @ stepped_P)):
+                return False
         self.version += 1
         self.publish(stepped_P, {**self.buffers, **mean.buffers})
         return True

@@ -136,14 +136,15 @@ class NetworkAware(Strategy):
             if name not in known:
                 known[name] = self.fleet.enrol(name, examples=examples, sample_s=self._prior_sample_s())
                 self.fleet.overhead_s[known[name]] = self.settings.overhead_s
-            self.rows[node_id], self._node_ids[known[name]] = known[name], node_id
+            self.rows[node_id] = known[name]
             self.on_probation.discard(node_id)
             learn_probe(self.fleet, known[name], answers[node_id])
             for hook in self.hooks:
                 hook.enrolled(known[name], node_id, answers[node_id])
+        self._node_ids = {self.rows[node_id]: node_id for node_id in sorted(connected & self.rows.keys())}
+        trusted = [row for row, node_id in self._node_ids.items() if node_id not in self.on_probation]
         self.fleet.online[:] = False
-        trusted = connected & self.rows.keys() - self.on_probation
-        self.fleet.online[[self.rows[node_id] for node_id in trusted]] = True
+        self.fleet.online[trusted] = True
 
     def node_id(self, row: int) -> int | None:
         """Flower's present id of the node in ``row``; None until it has answered this run."""
@@ -364,7 +365,8 @@ class NetworkAware(Strategy):
             raise Refused(Reason.TOO_LATE, f"ordered in round {round_}; late updates are not kept")
         staleness = self.model.staleness(base)
         update = decoded(self.payload.decode, contents.blob)
-        norm = check_update(update, size=self.layout.size, buffers=self.model.buffers, steps=steps, norms=self._norms)
+        norm = check_update(update, size=self.layout.size, buffers=self.model.buffers)
+        self._norms.check(norm, steps, model_norm=self.model.norm)
         self._replays.check(row, contents.blob, norm)
         for hook in self.hooks:
             hook.admit(flight, reply, contents.blob)

@@ -20,6 +20,7 @@ from strategies.layout import Arrays
 
 HISTORY = 64
 ENOUGH = 8  # accepted norms before outliers can be told
+COLD_FACTOR = 100.0
 LARGEST_Z = 6.0
 LEAST_SIGMA = 0.25  # of log norm: a run of nearly equal norms must not make an ordinary one look odd
 MAD_TO_SIGMA = 1.4826  # of a normal distribution
@@ -86,12 +87,16 @@ class NormHistory:
     def __init__(self) -> None:
         self._logs: deque[float] = deque(maxlen=HISTORY)
 
-    def check(self, norm: float, steps: int) -> None:
+    def check(self, norm: float, steps: int, *, model_norm: float) -> None:
         """Refuse a norm whose robust z-score, ``(x - median) / (1.4826 MAD)`` of ``log(norm / sqrt(steps))``, is > 6.
 
-        Only outliers above are refused: a small update does no harm.
+        Only outliers above are refused: a small update does no harm. Until enough norms are known to tell one, an
+        update may be a hundred times as long as the model (or as 1, for a model that starts from nothing).
         """
         if len(self._logs) < ENOUGH:
+            longest = COLD_FACTOR * max(1.0, model_norm)
+            if norm > longest:
+                raise Refused(Reason.NORM_OUTLIER, f"norm {norm:.3g}, at first at most {longest:.3g} is taken")
             return
         median = float(np.median(self._logs))
         sigma = max(LEAST_SIGMA, MAD_TO_SIGMA * float(np.median(np.abs(np.asarray(self._logs) - median))))
@@ -136,8 +141,8 @@ class Replays:
         self._last = {int(row): (digest, round) for row, (digest, round) in state.items()}
 
 
-def check_update(update: Update, *, size: int, buffers: Arrays, steps: int, norms: NormHistory) -> float:
-    """L2 norm of ``update``, refused if it is of another model, not finite, or far out of proportion."""
+def check_update(update: Update, *, size: int, buffers: Arrays) -> float:
+    """L2 norm of ``update``, refused if it is of another model or not finite."""
     if update.size != size:
         raise Refused(Reason.WRONG_MODEL, f"{update.size} values, the model has {size}")
     check_buffers(update.buffers, buffers)
@@ -146,7 +151,6 @@ def check_update(update: Update, *, size: int, buffers: Arrays, steps: int, norm
     norm = update.norm()
     if not math.isfinite(norm):
         raise Refused(Reason.NON_FINITE, "the update's norm overflows")
-    norms.check(norm, steps)
     return norm
 
 

@@ -114,9 +114,9 @@ class NetworkAware(Strategy):
     def enrol(self, grid: Arrivals) -> None:
         """Ask every node not seen before who it is: its data, device, link and address.
 
-        The first round waits for the answers; a node that comes later joins when it has answered, and one that
-        hangs holds up nobody. Nodes are enrolled in the order of their partitions, so that rows do not depend on
-        Flower's random ids. A node that comes back under another id keeps its row.
+        The first round of a process waits for the answers; a node that comes later joins when it has answered, and
+        one that hangs holds up nobody. Nodes are enrolled in the order of their partitions, so that rows do not
+        depend on Flower's random ids. A node that comes back under another id keeps its row.
         """
         connected = set(grid.get_node_ids()) - self.excluded
         strangers = sorted(connected - (self.rows.keys() - self.on_probation) - grid.asked())
@@ -125,7 +125,7 @@ class NetworkAware(Strategy):
         ]
         hellos: list[tuple[int, int, int]] = []
         answers: dict[int, RecordDict] = {}
-        for node_id, reply in grid.ask(queries, timeout_s=0.0 if len(self.fleet) else ENROL_WITHIN_S):
+        for node_id, reply in grid.ask(queries, timeout_s=0.0 if self._node_ids else ENROL_WITHIN_S):
             hello = wire.numbers(reply.content, wire.HELLO) if reply.has_content() else {}
             if hello.keys() >= {wire.PARTITION, wire.EXAMPLES}:
                 hellos.append((int(hello[wire.PARTITION]), node_id, max(0, int(hello[wire.EXAMPLES]))))

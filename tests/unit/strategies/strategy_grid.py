@@ -20,6 +20,7 @@ from strategies.layout import Layout
 from strategies.payload import Level
 from strategies.planning import FleetPlan
 
+IDS = itertools.count(1)  # never the same twice in a process, as Flower's
 Answer = Callable[[Message], RecordDict | Error]
 LAYOUT = Layout.of({"w": np.zeros(6, np.float32), "b": np.zeros(2, np.float32)})
 START = {"w": np.zeros(6, np.float32), "b": np.zeros(2, np.float32)}
@@ -33,7 +34,6 @@ class NodeGrid(Grid):
         self.delays = delays or {}
         self.online = set(nodes)
         self.refuses_to_send: set[int] = set()
-        self._ids = itertools.count(1)
         self._replies: dict[str, tuple[float, Message]] = {}
         self._lock = threading.Lock()
 
@@ -54,7 +54,7 @@ class NodeGrid(Grid):
         ids = []
         for message in messages:
             node = message.metadata.dst_node_id
-            message.metadata.__dict__["_message_id"] = f"message-{next(self._ids)}"
+            message.metadata.__dict__["_message_id"] = f"message-{next(IDS)}"
             if node in self.refuses_to_send:
                 continue
             try:

@@ -24,6 +24,7 @@ from strategies.layout import Layout, Vector
 
 Progress = Callable[[str], None]
 Row = dict[str, Any]
+Updates = tuple[Layout, dict[str, NDArray[Any]], list[Vector]]  # layout, buffers, successive updates
 UPSCALED = 32  # side length the 8x8 digits are enlarged to
 
 
@@ -31,27 +32,36 @@ def run_codec(
     json_out: Path | None = None,
     *,
     levels: Sequence[str] = tuple(LEVELS),
-    sources: Sequence[str] = ("resnet18", "gaussian"),
+    sources: Sequence[str] = (),
     data_root: str = "",
     steps: int = 10,
     repeats: int = 9,
     seed: int = 0,
+    architecture: str = "resnet18",
+    values: int = 11_170_000,
     progress: Progress = lambda line: None,
 ) -> list[Row]:
     """Rows ``{codec, source, ratio, encode_bytes_per_s, decode_bytes_per_s, memcpy_bytes_per_s}``.
 
     Parameters
     ----------
+    sources : sequence of str
+        ``resnet18``, ``gaussian``; empty: both.
     data_root : str
         Where MNIST lies; empty: the digits of scikit-learn, enlarged.
     steps : int
         Local steps of each of the two updates.
     repeats : int
         Measurements of each rate, of which the median counts.
+    architecture, values : str, int
+        What the real update is of, and how many values of noise there are.
     """
-    makers = {"resnet18": lambda: resnet18_updates(data_root, steps, seed), "gaussian": lambda: noise(seed)}
+    makers: dict[str, Callable[[], Updates]] = {
+        architecture: lambda: trained_updates(architecture, data_root, steps, seed),
+        "gaussian": lambda: noise(seed, values),
+    }
     rows: list[Row] = []
-    for source in sources:
+    for source in sources or makers:
         progress(f"{source}: making two updates")
         layout, buffers, updates = makers[source]()
         for level in levels:
@@ -91,16 +101,14 @@ def measure(
     return {"ratio": update_P.nbytes / len(blob), **rates}
 
 
-def noise(seed: int, size: int = 11_170_000) -> tuple[Layout, dict[str, NDArray[Any]], list[Vector]]:
+def noise(seed: int, size: int) -> Updates:
     """Two updates of Gaussian noise."""
     rng = np.random.default_rng(seed)
     layout = Layout.of({"weight": np.empty(size, dtype=np.float32)})
     return layout, {}, [rng.standard_normal(size, dtype=np.float32) for _ in range(2)]
 
 
-def resnet18_updates(
-    data_root: str, steps: int, seed: int, *, architecture: str = "resnet18", batch: int = 32
-) -> tuple[Layout, dict[str, NDArray[Any]], list[Vector]]:
+def trained_updates(architecture: str, data_root: str, steps: int, seed: int, *, batch: int = 32) -> Updates:
     """Two successive updates of a model trained with SGD on MNIST, or on enlarged digits."""
     import torch
 

@@ -87,6 +87,7 @@ def run_codec_accuracy(
     variants: Sequence[Variant] = VARIANTS,
     rounds: int = 0,
     steps: Sequence[float] = STEPS,
+    tuning_seeds: Sequence[int] = TUNING_SEEDS,
     cache: Path | None = None,
     progress: Progress = lambda line: None,
 ) -> list[Row]:
@@ -103,7 +104,7 @@ def run_codec_accuracy(
 
     step = steps[0]
     if len(steps) > 1:
-        tuned = {s: statistics.mean(outcome(DENSE, seed, s).accuracy for seed in TUNING_SEEDS) for s in steps}
+        tuned = {s: statistics.mean(outcome(DENSE, seed, s).accuracy for seed in tuning_seeds) for s in steps}
         step = max(tuned, key=lambda s: tuned[s])
         progress(f"{dataset}: dense server step {step} of { ({s: round(a, 2) for s, a in tuned.items()}) }")
     dense = {

@@ -51,7 +51,8 @@ def cache_folder(source: Path, home: Path, temporary: Path) -> Path | None:
     return folder
 
 
-def _choose_cache() -> bool:
+def choose_cache() -> bool:
+    """Set numba's cache folder; False where nothing may be cached."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     try:
         folder = cache_folder(Path(__file__).parent, home, Path(tempfile.gettempdir()))
@@ -62,7 +63,7 @@ def _choose_cache() -> bool:
     return True
 
 
-CACHED = _choose_cache()
+CACHED = choose_cache()
 
 
 def kernel(result: Any, *arguments: Any) -> Callable[[F], F]:

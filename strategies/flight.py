@@ -210,8 +210,15 @@ def payload_bytes(content: RecordDict) -> int:
     return sum(len(array.data) for record in content.array_records.values() for array in record.values())
 
 
-def timing(flight: Flight, arrived_s: float, bytes_up: int, passage: Passage | None = None) -> MetricRecord:
-    """What the server measured of a round trip; the parts of it only where ``passage`` is known."""
+def timing(
+    flight: Flight,
+    arrived_s: float,
+    bytes_up: int,
+    passage: Passage | None = None,
+    *,
+    upload_s: float | None = None,
+) -> MetricRecord:
+    """What the server measured of a round trip; its parts only where ``passage``, or the upload alone, is known."""
     parts = (
         {
             wire.DOWNLOAD_S: passage.download_s,
@@ -220,6 +227,8 @@ def timing(flight: Flight, arrived_s: float, bytes_up: int, passage: Passage | N
             wire.RTT_S: passage.rtt_s,
         }
         if passage
+        else {wire.UPLOAD_S: upload_s}
+        if upload_s is not None
         else {}
     )
     return MetricRecord(

@@ -12,21 +12,26 @@ from typing import NamedTuple
 from flwr.app import Message, RecordDict
 from flwr.app.message.message import make_message
 from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
 
 from strategies import wire
 from strategies.flight import Arrivals, Tally, failure, payload_bytes, timing
+from strategies.flower_pull import pull
 
 log = logging.getLogger(__name__)
 
+LEAST_UPLOAD_S = 1.0  # below that, the time between two looks would show more than the link
 GRACE_S = 60.0  # after its TTL, until which the SuperLink itself should have answered for the node
 
 
 class Arrived(NamedTuple):
-    """A reply, the message it answers, and when its last byte was in."""
+    """A reply, the message it answers, when its last byte was in, and how long its upload took, where that shows."""
 
     message_id: str
     reply: Message
     arrived_s: float
+    upload_s: float | None = None
+    takes_room: bool = True
 
 
 class WallArrivals(Arrivals):
@@ -54,6 +59,7 @@ class WallArrivals(Arrivals):
         self._room = threading.Semaphore(pullers)
         self._stopped = threading.Event()
         self._envelopes: dict[str, Message] = {}
+        self._looked: dict[str, float] = {}
         self._threads: list[threading.Thread] = []
 
     @property
@@ -69,17 +75,22 @@ class WallArrivals(Arrivals):
         tally = Tally(terms)
         while self._flights and tally.open and (left_s := end_s - self.now_s) > 0:
             try:
-                message_id, reply, arrived_s = self._arrived.get(timeout=min(left_s, threading.TIMEOUT_MAX))
+                arrived = self._arrived.get(timeout=min(left_s, threading.TIMEOUT_MAX))
             except queue.Empty:
                 break
+            message_id, reply = arrived.message_id, arrived.reply
             tally.take(reply)
             if reply.has_content():
                 bytes_up = payload_bytes(reply.content)
-                reply.content[wire.TIMING] = timing(self._flights[message_id], arrived_s, bytes_up)
+                reply.content[wire.TIMING] = timing(
+                    self._flights[message_id], arrived.arrived_s, bytes_up, upload_s=arrived.upload_s
+                )
+            if arrived.takes_room:
+                self._room.release()
+            del arrived  # before the next one is awaited: this one may be a whole model
             yield reply
             del reply
             del self._flights[message_id], self._envelopes[message_id]
-            self._room.release()
             if terms.refill and tally.open:
                 self._dispatch(terms.refill(self.now_s))
 
@@ -98,8 +109,7 @@ class WallArrivals(Arrivals):
             envelope = make_message(metadata=message.metadata, content=RecordDict())
             self._envelopes[message.metadata.message_id] = envelope
         for error in failures:
-            self._room.acquire()
-            self._arrived.put(Arrived(error.metadata.reply_to_message_id, error, self.now_s))
+            self._arrived.put(Arrived(error.metadata.reply_to_message_id, error, self.now_s, takes_room=False))
         for message_id in sent:
             self._to_pull.put(message_id)
         while len(self._threads) < min(self._pullers, len(self._flights)):
@@ -112,22 +122,33 @@ class WallArrivals(Arrivals):
         while not self._stopped.is_set():
             message_id = self._to_pull.get()
             self._room.acquire()
-            reply = self._look(message_id)
-            if reply is not None:
-                self._arrived.put(Arrived(message_id, reply, self.now_s))
+            arrived = self._look(message_id)
+            if arrived is not None:
+                self._arrived.put(arrived)
+                del arrived
                 continue
             self._room.release()
             self._to_pull.put(message_id)
             in_flight = max(1, len(self._flights))
             self._stopped.wait(self._poll_s * min(1.0, len(self._threads) / in_flight))
 
-    def _look(self, message_id: str) -> Message | None:
+    def _look(self, message_id: str) -> Arrived | None:
+        looked_s, now_s = self._looked.get(message_id, self.now_s), self.now_s
+        self._looked[message_id] = now_s
         try:
-            for reply in self._grid.pull_messages([message_id]):
-                return reply
+            if (pulled := pull(self._grid, message_id, lambda: self.now_s)) is not None:
+                arrived_s = self.now_s
+                upload_s = None
+                if pulled.announced_s is not None and arrived_s - pulled.announced_s >= LEAST_UPLOAD_S:
+                    # It was announced some time after the last look.
+                    upload_s = arrived_s - pulled.announced_s + (now_s - looked_s) / 2
+                del self._looked[message_id]
+                return Arrived(message_id, pulled.reply, arrived_s, upload_s)
+        except ObjectPullError as error:
+            return Arrived(message_id, failure(self._envelopes[message_id], f"the upload broke off: {error}"), now_s)
         except Exception as error:  # the SuperLink may be restarting; a dead puller would lose its node for good
             log.warning("pulling %s failed, will be tried again: %s", message_id, error)
         flight = self._flights[message_id]
         if self.now_s > flight.sent_s + flight.ttl_s + GRACE_S:
-            return failure(self._envelopes[message_id], f"no reply within {flight.ttl_s:.0f} s")
+            return Arrived(message_id, failure(self._envelopes[message_id], f"no reply in {flight.ttl_s:.0f} s"), now_s)
         return None

@@ -20,7 +20,7 @@ from strategies.flower_pull import pull
 
 log = logging.getLogger(__name__)
 
-LEAST_UPLOAD_S = 1.0  # below that, the time between two looks would show more than the link
+LEAST_TIMED_BYTES = 500_000  # a smaller reply's time is that of its requests and of Flower, not of the link
 GRACE_S = 60.0  # after its TTL, until which the SuperLink itself should have answered for the node
 
 
@@ -139,7 +139,8 @@ class WallArrivals(Arrivals):
             if (pulled := pull(self._grid, message_id, lambda: self.now_s)) is not None:
                 arrived_s = self.now_s
                 upload_s = None
-                if pulled.announced_s is not None and arrived_s - pulled.announced_s >= LEAST_UPLOAD_S:
+                content = pulled.reply.content if pulled.reply.has_content() else RecordDict()
+                if pulled.announced_s is not None and payload_bytes(content) >= LEAST_TIMED_BYTES:
                     # It was announced some time after the last look.
                     upload_s = arrived_s - pulled.announced_s + (now_s - looked_s) / 2
                 del self._looked[message_id]

@@ -52,6 +52,8 @@ def _row(record: NodeRecord) -> dict[str, Any]:
         "up_mbps": _scaled(record.uplink_bps, 1e-6),
         "down_mbps": _scaled(record.downlink_bps, 1e-6),
         "quality": record.quality,
+        "codec": record.codec or None,
+        "bytes_up": record.bytes_up,
         "success_rate": record.success_rate,
         "last_seen": _moment(record.last_seen_s),
         "last_failure": record.last_failure or None,

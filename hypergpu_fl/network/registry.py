@@ -54,6 +54,8 @@ nodes = Table(
     Column("uplink_bps", Float),
     Column("downlink_bps", Float),
     Column("quality", Float),
+    Column("codec", String(64), nullable=False),  # of its last update, and its size
+    Column("bytes_up", Integer),
 )
 
 link_samples = Table(
@@ -109,6 +111,8 @@ class NodeRecord:
     uplink_bps: float | None = None
     downlink_bps: float | None = None
     quality: float | None = None
+    codec: str = ""
+    bytes_up: int | None = None
 
     @property
     def success_rate(self) -> float | None:
@@ -196,6 +200,9 @@ class Registry(RoundHook):
         """Note what the reply shows of its node's link. Refuses nothing."""
         row = self._strategy.rows[flight.node_id]
         self._note(row, reply.content, round=int(flight.plan[wire.ROUND]))
+        name = self._strategy.fleet.names[row]
+        codec = str(flight.plan.get(wire.CODEC, ""))[:64]
+        self._records[name] = replace(self._record(name, flight.node_id), codec=codec, bytes_up=len(blob))
 
     def accepted(self, flight: Flight, reply: Message, update: Update, model_P: Vector) -> None:
         """Count the success."""

@@ -133,7 +133,7 @@ class Stack:
     def __exit__(self, *_: object) -> None:
         self._exits.close()
 
-    def start_superlink(self, *options: str) -> None:
+    def start_superlink(self, *options: str, wait: bool = True) -> None:
         """Start the SuperLink and wait until it answers."""
         keys = self.folder / "keys"
         self.superlink = self.start(
@@ -143,7 +143,8 @@ class Stack:
             + ["--ssl-ca-certfile", str(keys / "ca.crt"), "--ssl-certfile", str(keys / "server.pem")]
             + ["--ssl-keyfile", str(keys / "server.key"), *options],
         )
-        self.wait_for(self._healthy, "the SuperLink to answer", START_LIMIT_S)
+        if wait:
+            self.wait_for(self._healthy, "the SuperLink to answer", START_LIMIT_S)
 
     def register(self, *indices: int) -> None:
         """Let nodes in."""

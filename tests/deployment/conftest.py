@@ -1,0 +1,47 @@
+"""What the deployment tests share: a stack in namespaces where they may be made, else behind relays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from hypergpu_fl.config import Config, load
+from tests.deployment.relay import Shape
+from tests.deployment.stack import Stack, namespaces_work
+
+MakeStack = Callable[[Sequence[Shape]], Stack]
+
+
+@pytest.fixture(scope="session")
+def namespaces() -> bool:
+    """Whether links carry real packets."""
+    return namespaces_work()
+
+
+@pytest.fixture
+def make_stack(tmp_path: Path, namespaces: bool) -> Iterator[MakeStack]:
+    """Stacks that end with the test."""
+    with ExitStack() as stacks:
+        yield lambda shapes: stacks.enter_context(Stack(tmp_path, shapes, namespaces=namespaces))
+
+
+@pytest.fixture
+def configure() -> Callable[..., Config]:
+    """A small deployed run: digits, every node in the cohort."""
+
+    def build(stack: Stack, name: str, **settings: object) -> Config:
+        given = {
+            "training.num_nodes": len(stack.nodes),
+            "training.epochs": 4,
+            "network.enable_simulation": "false",
+            "network.cohort": len(stack.nodes),
+            "system.runs_dir": stack.runs,
+            "system.run_name": name,
+        }
+        given |= {key.replace("__", "."): value for key, value in settings.items()}
+        return load(None, {key: str(value) for key, value in given.items()}, {}).config
+
+    return build

@@ -1,0 +1,56 @@
+"""Four nodes behind unequal links: what the registry finds, what the plans send, and what the books say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from hypergpu_fl.cli import invoke
+from hypergpu_fl.config import Config
+from tests.deployment.conftest import MakeStack
+from tests.deployment.relay import Shape
+from tests.deployment.stack import Stack
+
+pytestmark = pytest.mark.deployment
+
+LINKS = [Shape(2e6, 8e6, 0.2), Shape(10e6, 20e6, 0.1), Shape(30e6, 50e6, 0.05), Shape(100e6, 100e6, 0.02)]
+
+
+def test_unequal_links_are_measured_planned_for_and_the_rounds_verified(
+    make_stack: MakeStack, configure: Callable[..., Config], namespaces: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stack = make_stack(LINKS)
+    stack.start_superlink()
+    stack.register()
+    for index in range(len(LINKS)):
+        stack.start_node(index)
+    submission = stack.submit(configure(stack, "links", training__rounds=12, training__target_accuracy=0.9))
+    status, details = stack.wait(submission, limit_s=900)
+    assert status == "finished:completed", f"{status}: {details}\n{submission.log()[-3000:]}"
+
+    report = json.loads((stack.runs / "links" / "report.json").read_text())
+    assert report["clock"] == "wall"
+    assert report["accuracy"] >= 0.9
+    assert len(report["history"]) >= 3
+    assert all(entry["status"] == "FINALIZED" for entry in report["history"])
+
+    nodes = registry_of(stack, "links", capsys)
+    assert [node["success_rate"] for node in nodes] == [1.0] * 4
+    for node, shape in zip(nodes, LINKS, strict=True):
+        assert node["rtt_ms"] / 1e3 == pytest.approx(shape.delay_s, rel=0.15, abs=0.003), node
+    for node, shape in zip(nodes, LINKS, strict=True):
+        if namespaces:  # a relay's own cost limits the fastest
+            assert node["up_mbps"] * 1e6 == pytest.approx(shape.uplink_bps, rel=0.2), node
+    assert nodes[-1]["bytes_up"] >= 10 * nodes[0]["bytes_up"], [(n["codec"], n["bytes_up"]) for n in nodes]
+
+    assert invoke(["ledger", "verify", "links", "--runs", str(stack.runs)]) == 0
+
+
+def registry_of(stack: Stack, run: str, capsys: pytest.CaptureFixture[str]) -> list[dict[str, float]]:
+    """What ``hypergpu nodes`` tells."""
+    capsys.readouterr()
+    assert invoke(["nodes", run, "--runs", str(stack.runs), "--format", "json"]) == 0
+    nodes: list[dict[str, float]] = json.loads(capsys.readouterr().out)
+    return nodes

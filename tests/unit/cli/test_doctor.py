@@ -8,10 +8,12 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from hypergpu_fl import redaction
 from hypergpu_fl.cli import doctor
 from hypergpu_fl.config import Blockchain, Config, load
 
@@ -85,6 +87,49 @@ def test_a_chain_that_does_not_answer_is_missing_and_its_key_stays_hidden(hyperg
     assert (found.check, found.status) == ("chain 127.0.0.1", doctor.MISSING)
     assert "abcdefgh" not in found.found + found.remedy
     assert doctor.check_chain(Config(blockchain=Blockchain()))[0].status == doctor.OK
+
+
+KEY = "4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318"  # of the address below (web3.js manual)
+ADDRESS = "0x2c7536E3605D9C16a7a3D7b1898e529396a65c23"
+
+
+class Chain(BaseHTTPRequestHandler):
+    """Answers like chain 143 with a block of now and one coin for everyone."""
+
+    def do_POST(self) -> None:
+        call = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        result = {
+            "eth_chainId": hex(143),
+            "eth_getBlockByNumber": {"number": "0x1", "timestamp": hex(int(time.time()) + 3600)},
+            "eth_getBalance": hex(10**18 if call["params"] and call["params"][0] == ADDRESS else 0),
+        }[call["method"]]
+        body = json.dumps({"jsonrpc": "2.0", "id": call["id"], "result": result}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quiet."""
+
+
+def test_a_chain_that_answers_is_compared_with_what_is_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYPERGPU_COORDINATOR_KEY", KEY)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Chain) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        settings = {"blockchain.kind": "rpc", "blockchain.rpc_url": url}
+        found = doctor.check_chain(load(overrides=settings | {"blockchain.chain_id": 143}).config)
+        other = doctor.check_chain(load(overrides=settings | {"blockchain.chain_id": 10143}).config)
+        monkeypatch.delenv("HYPERGPU_COORDINATOR_KEY")
+        keyless = doctor.check_chain(load(overrides=settings | {"blockchain.chain_id": 143}).config)
+        server.shutdown()
+    redaction.forget()
+    assert statuses(found) == {"chain 127.0.0.1": doctor.OK, "clock": doctor.NOTE, "coordinator": doctor.OK}
+    assert found[-1].found == f"{ADDRESS}: 1.000000"
+    assert [(f.status, f.found) for f in other] == [(doctor.MISSING, "is chain 143, not 10143")]
+    assert statuses(keyless)["coordinator"] == doctor.NOTE
 
 
 def test_the_clock_is_compared_with_a_time_server(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from strategies.axpy import add_scaled
 from strategies.layout import Vector
 
-BLOCK = 32_768  # float32 values; 128 KiB of update and of scratch stay in the second-level cache
+BLOCK = 262_144  # values looked at at once where a pass needs a temporary
 
 
 class Update(Protocol):
@@ -82,14 +83,8 @@ class DenseUpdate:
         return all(bool(np.isfinite(self.vector_P[i : i + BLOCK]).all()) for i in range(0, self.size, BLOCK))
 
     def add_to(self, total_P: Vector, weight: float) -> None:
-        """Blocked ``total_P += weight * vector_P``."""
-        scratch = np.empty(min(BLOCK, self.size), dtype=np.float32)
-        factor = np.float32(weight)
-        for start in range(0, self.size, BLOCK):
-            block = self.vector_P[start : start + BLOCK]
-            scaled, total = scratch[: block.size], total_P[start : start + BLOCK]
-            np.multiply(block, factor, out=scaled)
-            np.add(total, scaled, out=total)
+        """See ``axpy.add_scaled``."""
+        add_scaled(total_P, self.vector_P, weight)
 
 
 class StreamingMean:

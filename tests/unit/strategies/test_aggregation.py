@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import trim_mean
 
 from strategies.aggregation import BLOCK, DenseUpdate, StreamingMean
+from strategies.axpy import COMPILED_FROM, add_scaled
 from strategies.errors import UnknownPolicy
 from strategies.robust import RULES, aggregator
 from strategies.robust.norm_clipping import NormClipping
@@ -58,6 +59,20 @@ def test_a_hundred_updates_longer_than_a_block_still_agree_within_a_millionth() 
         relative(fold(StreamingMean(2 * BLOCK + 17), deltas_KP, weights, steps), reference(deltas_KP, weights, steps))
         < 1e-6
     )
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_compiled_and_plain_addition_agree(writable: bool) -> None:
+    rng = np.random.default_rng(0)
+    vector = rng.standard_normal(COMPILED_FROM + 13).astype(np.float32)
+    vector.flags.writeable = writable
+    total = rng.standard_normal(vector.size).astype(np.float32)
+    expected = total + np.float32(0.3) * vector.astype(np.float64)
+    add_scaled(total, vector, 0.3)
+    np.testing.assert_allclose(total, expected, rtol=1e-6, atol=1e-6)
+    short = np.zeros(10, np.float32)
+    add_scaled(short, vector[:10], 0.3)
+    np.testing.assert_allclose(short, 0.3 * vector[:10], rtol=1e-6)
 
 
 def test_with_equal_steps_it_is_the_plain_weighted_mean() -> None:

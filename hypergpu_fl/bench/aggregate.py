@@ -1,0 +1,113 @@
+"""How fast and how small aggregation is, beside Flower's own on the same arrays and the memory's own speed.
+
+The memory pass is what streaming cannot do without: for each update, a running total of the same size is read, added
+to and written back in one numpy call. All three take turns within each repetition, so that a busy machine slows all
+of them, and the least time of each counts.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import tracemalloc
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
+from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
+
+from strategies.aggregation import DenseUpdate, StreamingMean
+from strategies.layout import Vector
+
+Progress = Callable[[str], None]
+Row = dict[str, Any]
+MB = 1_000_000
+
+
+def run_aggregate(
+    json_out: Path | None = None,
+    *,
+    nodes: Sequence[int] = (10, 50),
+    megabytes: float = 100.0,
+    repeats: int = 5,
+    seed: int = 0,
+    progress: Progress = lambda line: None,
+) -> list[Row]:
+    """Rows ``{nodes, megabytes, ours_s, flower_s, memory_pass_s, peak_bytes}``.
+
+    ``peak_bytes`` is what aggregating all ``nodes`` updates of that size allocates at most, each update made when it
+    arrives and dropped when it was added, as replies are. Times are of ``nodes`` additions; so that 50 x 100 MB fit
+    into any machine, they go round over ten distinct updates.
+    """
+    size = round(megabytes * MB / 4)
+    rng = np.random.default_rng(seed)
+    pool = [rng.standard_normal(size, dtype=np.float32) for _ in range(min(10, max(nodes)))]
+    records = [
+        RecordDict({"arrays": ArrayRecord({"w": Array(v)}), "metrics": MetricRecord({"num-examples": i + 1})})
+        for i, v in enumerate(pool)
+    ]
+    rows: list[Row] = []
+    for count in nodes:
+        turns = [i % len(pool) for i in range(count)]
+        ours_s, flower_s, memory_s = [], [], []
+        for _ in range(repeats):
+            memory_s.append(_seconds(lambda turns=turns: memory_pass([pool[i] for i in turns])))  # type: ignore[misc]
+            ours_s.append(_seconds(lambda turns=turns: ours([pool[i] for i in turns])))  # type: ignore[misc]
+            flower_s.append(
+                _seconds(lambda turns=turns: aggregate_arrayrecords([records[i] for i in turns], "num-examples"))  # type: ignore[misc]
+            )
+        rows.append(
+            {
+                "nodes": count,
+                "megabytes": megabytes,
+                "ours_s": min(ours_s),
+                "flower_s": min(flower_s),
+                "memory_pass_s": min(memory_s),
+                "peak_bytes": peak_bytes(count, size, seed),
+            }
+        )
+        progress(
+            f"{count} x {megabytes:g} MB: {min(ours_s):.3f} s, Flower {min(flower_s):.3f} s, "
+            f"memory pass {min(memory_s):.3f} s, peak {rows[-1]['peak_bytes'] / (4 * size):.2f} x the model"
+        )
+    if json_out is not None:
+        json_out.write_text(json.dumps(rows, indent=2) + "\n")
+    return rows
+
+
+def ours(vectors: Sequence[Vector]) -> Vector:
+    """The weighted mean of ``vectors``, as the strategy folds them."""
+    mean = StreamingMean(vectors[0].size)
+    for i, vector in enumerate(vectors):
+        mean.add(DenseUpdate(vector), weight=i + 1.0, steps=1)
+    return mean.mean()
+
+
+def memory_pass(vectors: Sequence[Vector]) -> Vector:
+    """One plain addition a vector: the traffic of a streaming sum without its arithmetic."""
+    total_P = np.zeros(vectors[0].size, dtype=np.float32)
+    for vector in vectors:
+        np.add(total_P, vector, out=total_P)
+    return total_P
+
+
+def peak_bytes(count: int, size: int, seed: int) -> int:
+    """Most bytes allocated at once while ``count`` updates arrive, are added and dropped."""
+    rng = np.random.default_rng(seed)
+    tracemalloc.start()
+    try:
+        mean = StreamingMean(size)
+        for _ in range(count):
+            mean.add(DenseUpdate(rng.standard_normal(size, dtype=np.float32)), weight=1.0, steps=3)
+        mean.mean()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def _seconds(act: Callable[[], Any]) -> float:
+    start_s = time.perf_counter()
+    act()
+    return time.perf_counter() - start_s

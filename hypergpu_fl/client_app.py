@@ -156,7 +156,7 @@ def _keep_receipts(text: str, address: str, folder: Path) -> None:
 
 
 def _config(context: Context) -> Config:
-    config = from_run_config(context.run_config)
+    config = from_run_config(context.run_config, os.environ)
     nodes = context.node_config.get("num-partitions")
     if config.network.enable_simulation and nodes and int(nodes) != config.training.num_nodes:
         training = config.training.model_copy(update={"num_nodes": int(nodes)})  # Flower's word on how many there are

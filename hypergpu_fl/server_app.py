@@ -43,7 +43,13 @@ DRAIN_S = 60.0
 FLOWER_S = 15.0  # a message's first fixed cost: up to 3 s until it is polled for, then a Python process and torch
 
 # What a resumed run may change and still be the same run.
-CHANGEABLE = ("training.rounds", "training.target_accuracy", "blockchain.rpc_url", "blockchain.max_fee_gwei")
+CHANGEABLE = (
+    "training.rounds",
+    "training.target_accuracy",
+    "training.data_root",
+    "blockchain.rpc_url",
+    "blockchain.max_fee_gwei",
+)
 
 app = ServerApp()
 
@@ -55,7 +61,7 @@ class TargetReached(Exception):
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Set up logging and the run's folder, wait for the nodes, and run."""
-    config = from_run_config(context.run_config)
+    config = from_run_config(context.run_config, os.environ)
     folder = open_run_folder(runs_root(config.system, dict(os.environ)), config.system.run_name)
     logs.configure(config.system, folder)
     nodes = wait_for_nodes(grid, config.training.num_nodes, simulated=config.network.enable_simulation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -148,14 +149,16 @@ def dev(
     """Run a local anvil in Monad's shape until interrupted: a block each 0.3 s, final two blocks later."""
     from hypergpu_fl.chain.anvil import CHAIN_ID, FUNDED_SECRET, Anvil, check_port, find_anvil
 
+    for ending in (signal.SIGINT, signal.SIGTERM):  # a plain SIGTERM would leave anvil behind
+        signal.signal(ending, signal.default_int_handler)
     check_port(port)
     state.parent.mkdir(parents=True, exist_ok=True)
     contracts = [Path("contracts"), Path(__file__).resolve().parents[2] / "contracts"]
     with Anvil(find_anvil(contracts), port=port, state=state) as anvil:
-        typer.echo(f"anvil on {anvil.url}, chain id {CHAIN_ID}, state in {state}; Ctrl-C ends it")
-        typer.echo("funded test key, known to everyone and worthless elsewhere:")
-        typer.echo(f"  export HYPERGPU_COORDINATOR_KEY={FUNDED_SECRET.hex()}")
         try:
+            typer.echo(f"anvil on {anvil.url}, chain id {CHAIN_ID}, state in {state}; Ctrl-C ends it")
+            typer.echo("funded test key, known to everyone and worthless elsewhere:")
+            typer.echo(f"  export HYPERGPU_COORDINATOR_KEY={FUNDED_SECRET.hex()}")
             anvil.process.wait()
         except KeyboardInterrupt:
             typer.echo("stopped; the state is kept")

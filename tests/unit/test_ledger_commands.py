@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +17,7 @@ from pydantic import SecretStr
 from rounds import a_round, node_key
 from rpc import ask, funded_signer
 
-from hypergpu_fl.chain.anvil import FUNDED_SECRET, Anvil
+from hypergpu_fl.chain.anvil import FUNDED_SECRET, Anvil, free_port
 from hypergpu_fl.chain.http import HttpChain
 from hypergpu_fl.cli import invoke
 from hypergpu_fl.config import Blockchain, Secrets
@@ -210,3 +214,23 @@ def test_a_bundle_of_another_history_is_refused_by_the_chain(
     assert invoke(["ledger", "verify", str(shorter)]) == 0
     capsys.readouterr()
     assert "round 3: the chain holds 3" in refusal(capsys, "ledger", "verify", str(shorter), "--rpc", quick_anvil.url)
+
+
+@pytest.mark.chain
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_the_local_chain_ends_with_its_command_and_keeps_its_state(
+    contracts: Path, tmp_path: Path, ending: signal.Signals
+) -> None:
+    state, port = tmp_path / "chain.json", free_port()
+    command = [
+        sys.executable, "-c", "from hypergpu_fl.cli import main; main()",
+        "chain", "dev", "--port", str(port), "--state", str(state),
+    ]  # fmt: skip
+    process = subprocess.Popen(command, cwd=contracts.parent, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith(f"anvil on http://127.0.0.1:{port}")
+    process.send_signal(ending)
+    assert "the state is kept" in process.communicate(timeout=30)[0]
+    assert process.returncode == 0 and state.is_file()
+    with pytest.raises(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        pass

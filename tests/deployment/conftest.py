@@ -38,7 +38,6 @@ def configure() -> Callable[..., Config]:
             "training.epochs": 4,
             "network.enable_simulation": "false",
             "network.cohort": len(stack.nodes),
-            "system.runs_dir": stack.runs,
             "system.run_name": name,
         }
         given |= {key.replace("__", "."): value for key, value in settings.items()}

@@ -185,6 +185,22 @@ class Stack:
         """Hand the app in."""
         return submit(config, app=REPOSITORY, connection=CONNECTION, environ=self.environ, scratch=self.folder)
 
+    def submit_app(self, app: Path, settings: Mapping[str, Any]) -> Submission:
+        """Hand another app in."""
+        command = [str(PROGRAMS / "flwr"), "run", str(app), CONNECTION, "--format", "json"]
+        pairs = " ".join(f"{key}={json.dumps(value)}" for key, value in settings.items())
+        done = subprocess.run(
+            [*command, "--run-config", pairs],
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"flwr run: {done.stdout[-2000:]} {done.stderr[-2000:]}")
+        return Submission(str(json.loads(done.stdout)["run-id"]), CONNECTION, self.environ)
+
     def wait(self, submission: Submission, limit_s: float) -> tuple[str, str]:
         """Status and details of a run once it has finished, or as they are after ``limit_s``."""
         until_s = time.monotonic() + limit_s

@@ -20,7 +20,7 @@ from strategies.server_optimizer import ServerOptimizer
 
 log = logging.getLogger(__name__)
 
-KEPT_VERSIONS = 50  # an update against an older one is of no use any more
+KEPT_VERSIONS = 200  # an update against an older one is of no use any more; versions may pass in a second each
 
 
 class GlobalModel:

@@ -103,6 +103,7 @@ class NetworkAware(Strategy):
         self._replays = Replays()
         self._train_loss, self._test_loss = LossWatch(), LossWatch()
         self._exploded = False
+        self._down_ratio: float | None = None  # of the last round's downloads, where levels are chosen by the plan
         self._grid: Arrivals | None = None
         self._open: OpenRound | None = None
         _check_levels(payload, settings)
@@ -289,7 +290,7 @@ class NetworkAware(Strategy):
             workload,
             levels,
             deadline_s=settings.deadline_s,
-            down_ratio=ratios.get(settings.downlink_codec),
+            down_ratio=ratios.get(settings.downlink_codec, self._down_ratio),
         )
 
     def _choose(self, count: int) -> Selection:
@@ -408,6 +409,8 @@ class NetworkAware(Strategy):
             selected=np.unique(np.asarray(open_.selected, dtype=np.int64)),
             arrived=np.unique(np.asarray([a.row for a in open_.accepted], dtype=np.int64)),
         )
+        if open_.bytes_down:
+            self._down_ratio = 4 * self.layout.size * len(open_.selected) / open_.bytes_down
         outcome = open_.outcome(
             weights,
             ended_s=now_s,

@@ -1,23 +1,41 @@
 """What each node is asked to do: local steps, codec level and deadline that fit its link and its GPU.
 
 Names used here: N = known nodes, L = codec levels.
+
+What is sought is progress a second. Three rules give it, each from the links and processors as they are believed to
+be (transfers include round trips and what Flower itself costs a message), none tuned to a data set:
+
+*Codec.* A node's round should not wait for bytes that teach little. A node gets the fattest level that makes its own
+round at most ``1 + LEVEL_SLACK`` times as long as the thinnest one would, and no longer than a given deadline if it
+can help it; with error feedback (`hypergpu_fl.codec`) what is left out comes later.
+
+*Local steps.* The progress of an update grows with its local steps s about as ``s ** 0.5`` until client drift ends it
+(measured here: to a given accuracy, 4 times the steps took half the updates). If a node's transfers take T and a
+step t seconds, progress a second ``s ** b / (T + s t)`` is greatest at ``s = b / (1 - b) * T / t``, which for b = 1/2
+is ``T / t``: compute for as long as the transfers take. All nodes get the same number, from the means of T and t over
+the fleet, since updates of unlike length, even normalised, were seen to pull the model apart.
+
+*Deadline.* Unless given, the 80th percentile of the nodes' rounds so planned. Where rounds have no barrier it cuts
+nobody off: a slower node is told the time it is predicted to need.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from strategies.fleet import Fleet, Floats, Ints
+from strategies.fleet import Bools, Fleet, Floats, Ints
 from strategies.payload import Level
 from strategies.timing import round_s
 
-DEADLINE_QUANTILE = 0.8  # four nodes in five can make the deadline at the thinnest level
-MAX_STEPS_RATIO = 4.0  # more local work than this drifts away from the others' data and no longer pays
+DEADLINE_QUANTILE = 0.8  # four nodes in five make the deadline
+LEVEL_SLACK = 0.25
+FEWEST_STEPS = 5  # below, the noise of single batches outweighs what shorter rounds gain
+MOST_STEPS = 20  # beyond, local models drift apart and more work no longer pays
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +71,10 @@ class FleetPlan:
     levels: Sequence[Level]
 
     def of(self, row: int) -> WorkPlan:
-        """The plan of one node."""
+        """The plan of one node; its deadline is never shorter than what it is predicted to need."""
         level = self.levels[int(self.level[row])].name
-        return WorkPlan(int(self.local_steps[row]), self.batch_size, level, self.deadline_s)
+        deadline_s = max(self.deadline_s, float(self.predicted_s[row]))
+        return WorkPlan(int(self.local_steps[row]), self.batch_size, level, deadline_s)
 
 
 class Planner(Protocol):
@@ -72,8 +91,8 @@ class Planner(Protocol):
     ) -> FleetPlan:
         """Plans of all nodes of ``fleet``.
 
-        ``levels`` run from fattest to thinnest. ``down_ratio``, where given, fixes how far the downlink is
-        compressed; otherwise it is as far as the uplink.
+        ``levels`` run from fattest to thinnest. ``down_ratio``, where given, is how far downloads are compressed at
+        best; otherwise they are as far as uploads.
         """
         ...
 
@@ -85,55 +104,41 @@ def plan(
     *,
     deadline_s: float = 0.0,
     down_ratio: float | None = None,
-    most_steps: float = MAX_STEPS_RATIO,
 ) -> FleetPlan:
-    """Fit every node's round under one deadline.
-
-    The deadline, unless given, is the 80th percentile of the reachable nodes' shortest possible rounds. A node gets
-    the fattest level with which it makes the deadline, then fills what is left with local steps, at most
-    ``most_steps`` times the baseline's.
-
-    What messages cost besides work and transfer, the 80th percentile over the nodes, is added to the deadline and to
-    every prediction alike: it differs between nodes mostly by chance, and no codec level makes up for it.
-    """
+    """Plan for the most progress a second; see the module for the rules."""
+    ratios = np.array([level.expected_ratio for level in levels])
+    thinnest = len(levels) - 1
     counted = fleet.reachable if fleet.reachable.any() else np.ones(len(fleet), np.bool_)
-    overhead_s = float(np.quantile(fleet.overhead_s[counted], DEADLINE_QUANTILE)) if len(fleet) else 0.0
-    up_LN = np.stack([8 * workload.model_bytes / level.expected_ratio / fleet.uplink_bps for level in levels])
-    compute_N = workload.base_steps * (workload.batch_size * fleet.sample_s)
-    seconds_LN = np.stack(
-        [
-            round_s(
-                bytes_down=workload.model_bytes / (down_ratio or level.expected_ratio),
-                bytes_up=workload.model_bytes / level.expected_ratio,
-                samples=(workload.base_steps * workload.batch_size).astype(np.float64),
-                sample_s=fleet.sample_s,
-                uplink_bps=fleet.uplink_bps,
-                downlink_bps=fleet.downlink_bps,
-                rtt_s=fleet.rtt_s,
-                overhead_s=overhead_s,
-            )
-            for level in levels
-        ]
+    overhead_s = _overhead_s(fleet, counted)
+    transfer_LN = overhead_s + np.stack(
+        [_round_s(fleet, workload, 0, up_ratio=ratio, down_ratio=min(down_ratio or ratio, ratio)) for ratio in ratios]
     )
-    if not deadline_s:
-        deadline_s = float(np.quantile(seconds_LN[-1][counted], DEADLINE_QUANTILE)) if len(fleet) else math.inf
-    fits_LN = seconds_LN <= deadline_s
-    level = np.where(fits_LN.any(axis=0), fits_LN.argmax(axis=0), len(levels) - 1).astype(np.int64)
-    chosen_s = np.take_along_axis(seconds_LN, level[None], axis=0)[0]
     step_s = np.maximum(fleet.sample_s * workload.batch_size, 1e-9)
-    extra = np.floor(np.maximum(deadline_s - chosen_s, 0) / step_s)
-    steps = np.maximum(1, np.minimum(workload.base_steps + extra, most_steps * workload.base_steps)).astype(np.int64)
-    compute_s = steps * step_s
+    steps = balanced_steps(transfer_LN[thinnest][counted], step_s[counted])
+    thin_s = transfer_LN[thinnest] + steps * step_s
+    longest_s = np.minimum((1 + LEVEL_SLACK) * thin_s, np.maximum(thin_s, deadline_s or math.inf))
+    fits_LN = transfer_LN + steps * step_s <= longest_s
+    chosen = fits_LN.argmax(axis=0).astype(np.int64)
+    predicted_s = np.take_along_axis(transfer_LN, chosen[None], axis=0)[0] + steps * step_s
+    if not deadline_s:
+        deadline_s = float(np.quantile(predicted_s[counted], DEADLINE_QUANTILE)) if len(fleet) else math.inf
     return FleetPlan(
-        local_steps=steps,
-        level=level,
-        predicted_s=chosen_s + compute_s - compute_N,
-        compute_s=compute_s,
-        upload_s=np.take_along_axis(up_LN, level[None], axis=0)[0],
+        local_steps=np.full(len(fleet), steps, dtype=np.int64),
+        level=chosen,
+        predicted_s=predicted_s,
+        compute_s=steps * step_s,
+        upload_s=8 * workload.model_bytes / ratios[chosen] / fleet.uplink_bps,
         deadline_s=deadline_s,
         batch_size=workload.batch_size,
         levels=levels,
     )
+
+
+def balanced_steps(transfer_s: Floats, step_s: Floats) -> int:
+    """``clip(mean transfer / mean step, 5, 20)``, rounded: the local steps at which both take the same time."""
+    if not step_s.size:
+        return FEWEST_STEPS
+    return int(np.clip(np.rint(transfer_s.mean() / step_s.mean()), FEWEST_STEPS, MOST_STEPS))
 
 
 def plan_alike(
@@ -145,8 +150,36 @@ def plan_alike(
     down_ratio: float | None = None,
 ) -> FleetPlan:
     """The baseline round for every node: the baseline's steps, the fattest level, and no deadline but a given one."""
-    alike = plan(fleet, workload, levels[:1], deadline_s=math.inf, down_ratio=down_ratio, most_steps=1.0)
-    return replace(alike, deadline_s=deadline_s or math.inf)
+    ratio = levels[0].expected_ratio
+    compute_s = workload.base_steps * workload.batch_size * fleet.sample_s
+    alike_s = _round_s(fleet, workload, workload.base_steps, up_ratio=ratio, down_ratio=down_ratio or ratio)
+    return FleetPlan(
+        local_steps=workload.base_steps,
+        level=np.zeros(len(fleet), dtype=np.int64),
+        predicted_s=alike_s + _overhead_s(fleet, np.ones(len(fleet), np.bool_)),
+        compute_s=compute_s,
+        upload_s=8 * workload.model_bytes / ratio / fleet.uplink_bps,
+        deadline_s=deadline_s or math.inf,
+        batch_size=workload.batch_size,
+        levels=levels,
+    )
+
+
+def _overhead_s(fleet: Fleet, counted: Bools) -> float:
+    """What messages cost besides work and transfer, alike for all: it differs between nodes mostly by chance."""
+    return float(np.quantile(fleet.overhead_s[counted], DEADLINE_QUANTILE)) if counted.any() else 0.0
+
+
+def _round_s(fleet: Fleet, workload: Workload, steps: Ints | int, *, up_ratio: float, down_ratio: float) -> Floats:
+    return round_s(
+        bytes_down=workload.model_bytes / down_ratio,
+        bytes_up=workload.model_bytes / up_ratio,
+        samples=np.asarray(steps * workload.batch_size, dtype=np.float64),
+        sample_s=fleet.sample_s,
+        uplink_bps=fleet.uplink_bps,
+        downlink_bps=fleet.downlink_bps,
+        rtt_s=fleet.rtt_s,
+    )
 
 
 def thinned(levels: Sequence[Level], name: str, keep: float) -> str:

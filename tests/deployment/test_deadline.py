@@ -31,5 +31,5 @@ def test_a_round_ends_on_time_while_60_megabytes_are_under_way_and_they_join_a_l
     assert len(first["replies"]) == 1
     assert first["seconds"] <= first["deadline_s"] + 1.0
     (late,) = second["replies"]
-    assert late[wire.BYTES_UP] == 60_000_000
+    assert late[wire.BYTES_UP] >= 60_000_000
     assert 8 * late[wire.BYTES_UP] / late[wire.UPLOAD_S] == pytest.approx(20e6, rel=0.2)

@@ -6,14 +6,18 @@ The peer is measured in the same process run, and the rows are a list of flat ob
 from __future__ import annotations
 
 import json
+import os
+import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides, root_of
 from hypergpu_fl.cli.render import Format, FormatOption, render
-from hypergpu_fl.errors import UsageError
+from hypergpu_fl.errors import RunFailed, UsageError
 
 app = typer.Typer(no_args_is_help=True, help="Measure against the peers, with the peer in the same process run.")
 Out = Annotated[Path | None, typer.Option("--json", metavar="OUT", help="write the rows to this file as well")]
@@ -60,6 +64,44 @@ def settle(
     if not all(text.isdigit() and int(text) for text in listed(clients)):
         raise UsageError(f"--clients {clients!r} is not a list of counts", "write --clients 10,1000")
     deliver(run_settle(clients=[int(text) for text in listed(clients)], rounds=rounds, chain=chain), out, format)
+
+
+@app.command()
+def deployment(
+    superlink: Annotated[str, typer.Option(help="connection in Flower's configuration")],
+    config: ConfigFile = None,
+    settings: Overrides = None,
+    runs: Runs = None,
+    limit_s: Annotated[float, typer.Option(help="longest run")] = 3600.0,
+    out: Out = None,
+    format: FormatOption = Format.DEFAULT,
+) -> None:
+    """Seconds to training.target_accuracy through a real SuperLink, ours and Flower's FedAvg on the same nodes."""
+    from hypergpu_fl.bench.deployment import run_deployment
+    from hypergpu_fl.cli.submission import COMPLETED, app_folder, submit
+    from hypergpu_fl.cli.superlink import flower_environment
+    from hypergpu_fl.config import Config, environment, load
+
+    effective = load(config, overrides(settings), environment(os.environ)).config
+    if not effective.training.target_accuracy:
+        raise UsageError("there is no target to reach", "give --set training.target_accuracy=0.9")
+    environ = flower_environment(os.environ)
+
+    def train(named: Config, folder: Path) -> None:
+        with tempfile.TemporaryDirectory() as scratch:
+            submission = submit(named, app=folder, connection=superlink, environ=environ, scratch=Path(scratch))
+        until_s = time.monotonic() + limit_s
+        status, details = submission.status()
+        while not status.startswith("finished"):
+            if time.monotonic() > until_s:
+                submission.stop()
+                raise RunFailed(f"{named.system.run_name} took more than {limit_s:.0f} s", "lower the target")
+            time.sleep(5.0)
+            status, details = submission.status()
+        if status != COMPLETED:
+            raise RunFailed(f"{named.system.run_name} ended as {status}: {details}", "see its run.log")
+
+    deliver(run_deployment(effective, app=app_folder(), runs=root_of(runs), train=train), out, format)
 
 
 def listed(text: str) -> list[str]:

@@ -30,7 +30,7 @@ import numpy as np
 
 from strategies.fleet import Bools, Fleet, Floats, Ints
 from strategies.payload import Level
-from strategies.timing import round_s
+from strategies.timing import ROUND_TRIPS, round_s
 
 DEADLINE_QUANTILE = 0.8  # four nodes in five make the deadline
 LEVEL_SLACK = 0.25
@@ -107,27 +107,35 @@ def plan(
 ) -> FleetPlan:
     """Plan for the most progress a second; see the module for the rules."""
     ratios = np.array([level.expected_ratio for level in levels])
-    thinnest = len(levels) - 1
     counted = fleet.reachable if fleet.reachable.any() else np.ones(len(fleet), np.bool_)
-    overhead_s = _overhead_s(fleet, counted)
-    transfer_LN = overhead_s + np.stack(
-        [_round_s(fleet, workload, 0, up_ratio=ratio, down_ratio=min(down_ratio or ratio, ratio)) for ratio in ratios]
-    )
+    down_s, up_s = (8 * workload.model_bytes / bps for bps in (fleet.downlink_bps, fleet.uplink_bps))
+    fixed_s = ROUND_TRIPS * fleet.rtt_s + _overhead_s(fleet, counted)
+
+    def transfer_s(rows: Ints | slice, ratio: float) -> Floats:
+        seconds = fixed_s[rows] + down_s[rows] / min(down_ratio or ratio, ratio) + up_s[rows] / ratio
+        return np.asarray(seconds, dtype=np.float64)
+
     step_s = np.maximum(fleet.sample_s * workload.batch_size, 1e-9)
-    steps = balanced_steps(transfer_LN[thinnest][counted], step_s[counted])
-    thin_s = transfer_LN[thinnest] + steps * step_s
-    longest_s = np.minimum((1 + LEVEL_SLACK) * thin_s, np.maximum(thin_s, deadline_s or math.inf))
-    fits_LN = transfer_LN + steps * step_s <= longest_s
-    chosen = fits_LN.argmax(axis=0).astype(np.int64)
-    predicted_s = np.take_along_axis(transfer_LN, chosen[None], axis=0)[0] + steps * step_s
+    predicted_s = transfer_s(slice(None), ratios[-1])
+    steps = balanced_steps(predicted_s[counted], step_s[counted])
+    compute_s = steps * step_s
+    predicted_s += compute_s
+    longest_s = np.minimum((1 + LEVEL_SLACK) * predicted_s, np.maximum(predicted_s, deadline_s or math.inf))
+    level = np.full(len(fleet), len(levels) - 1, dtype=np.int64)
+    rows = np.arange(len(fleet))
+    for fatter in reversed(range(len(levels) - 1)):  # whom a level does not fit, no fatter one does
+        fatter_s = transfer_s(rows, ratios[fatter]) + compute_s[rows]
+        fits = fatter_s <= longest_s[rows]
+        rows = rows[fits]
+        level[rows], predicted_s[rows] = fatter, fatter_s[fits]
     if not deadline_s:
         deadline_s = float(np.quantile(predicted_s[counted], DEADLINE_QUANTILE)) if len(fleet) else math.inf
     return FleetPlan(
         local_steps=np.full(len(fleet), steps, dtype=np.int64),
-        level=chosen,
+        level=level,
         predicted_s=predicted_s,
-        compute_s=steps * step_s,
-        upload_s=8 * workload.model_bytes / ratios[chosen] / fleet.uplink_bps,
+        compute_s=compute_s,
+        upload_s=up_s / ratios[level],
         deadline_s=deadline_s,
         batch_size=workload.batch_size,
         levels=levels,
@@ -152,11 +160,20 @@ def plan_alike(
     """The baseline round for every node: the baseline's steps, the fattest level, and no deadline but a given one."""
     ratio = levels[0].expected_ratio
     compute_s = workload.base_steps * workload.batch_size * fleet.sample_s
-    alike_s = _round_s(fleet, workload, workload.base_steps, up_ratio=ratio, down_ratio=down_ratio or ratio)
+    alike_s = round_s(
+        bytes_down=workload.model_bytes / (down_ratio or ratio),
+        bytes_up=workload.model_bytes / ratio,
+        samples=(workload.base_steps * workload.batch_size).astype(np.float64),
+        sample_s=fleet.sample_s,
+        uplink_bps=fleet.uplink_bps,
+        downlink_bps=fleet.downlink_bps,
+        rtt_s=fleet.rtt_s,
+        overhead_s=_overhead_s(fleet, np.ones(len(fleet), np.bool_)),
+    )
     return FleetPlan(
         local_steps=workload.base_steps,
         level=np.zeros(len(fleet), dtype=np.int64),
-        predicted_s=alike_s + _overhead_s(fleet, np.ones(len(fleet), np.bool_)),
+        predicted_s=alike_s,
         compute_s=compute_s,
         upload_s=8 * workload.model_bytes / ratio / fleet.uplink_bps,
         deadline_s=deadline_s or math.inf,
@@ -168,18 +185,6 @@ def plan_alike(
 def _overhead_s(fleet: Fleet, counted: Bools) -> float:
     """What messages cost besides work and transfer, alike for all: it differs between nodes mostly by chance."""
     return float(np.quantile(fleet.overhead_s[counted], DEADLINE_QUANTILE)) if counted.any() else 0.0
-
-
-def _round_s(fleet: Fleet, workload: Workload, steps: Ints | int, *, up_ratio: float, down_ratio: float) -> Floats:
-    return round_s(
-        bytes_down=workload.model_bytes / down_ratio,
-        bytes_up=workload.model_bytes / up_ratio,
-        samples=np.asarray(steps * workload.batch_size, dtype=np.float64),
-        sample_s=fleet.sample_s,
-        uplink_bps=fleet.uplink_bps,
-        downlink_bps=fleet.downlink_bps,
-        rtt_s=fleet.rtt_s,
-    )
 
 
 def thinned(levels: Sequence[Level], name: str, keep: float) -> str:

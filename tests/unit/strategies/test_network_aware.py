@@ -476,7 +476,7 @@ def replies(draw: st.DrawFn) -> RecordDict:
     return RecordDict(records)
 
 
-@hypothesis_settings(max_examples=40)
+@hypothesis_settings(max_examples=25)
 @given(answers=st.lists(replies(), min_size=4, max_size=4), greeting=replies(), mode=st.sampled_from(["sync", "async"]))
 def test_no_reply_whatsoever_stops_a_live_round_or_poisons_what_is_known(
     answers: list[RecordDict], greeting: RecordDict, mode: str

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +71,10 @@ def deal_by_class(labels_N: NDArray[np.int64], share: float, seed: int) -> tuple
 
 
 def _digits(root: Path) -> Reading:
-    # scikit-learn's file, read without scikit-learn: importing it takes 2 s, which every message to a node would pay
-    package = find_spec("sklearn")
-    if package is None or not package.submodule_search_locations:
-        raise TaskError("scikit-learn, which holds the digits, is not installed", "pip install scikit-learn")
-    file = Path(package.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
-    table = np.loadtxt(file, delimiter=",", dtype=np.uint8)
-    whole = Images(np.ascontiguousarray(table[:, :-1]).reshape(-1, 1, 8, 8), table[:, -1].astype(np.int64))
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    whole = Images(bunch.images.astype(np.uint8)[:, None], bunch.target.astype(np.int64))
     train, test = deal_by_class(whole.labels_N, 0.2, seed=0)
     return Reading(whole.take(train), whole.take(test), classes=10)
 

@@ -1,0 +1,44 @@
+"""What importing the ClientApp costs: Flower pays it for every message."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+HEAVY = (
+    "torch",
+    "web3",
+    "sklearn",
+    "flwr_datasets",
+    "numba",
+    "sqlalchemy",
+    "pandas",
+    "matplotlib",
+    "ray",
+    "eth_account",
+)
+
+
+def loaded_by(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_importing_the_client_app_loads_nothing_heavy() -> None:
+    assert "flwr" in loaded_by("import hypergpu_fl.client_app")
+    assert loaded_by("import hypergpu_fl.client_app").isdisjoint(HEAVY)
+
+
+def test_probing_the_link_loads_nothing_heavy() -> None:
+    assert loaded_by("import hypergpu_fl.network.link_report, hypergpu_fl.network.hardware").isdisjoint(HEAVY)
+
+
+def test_a_nodes_share_is_prepared_once_and_then_read_without_the_libraries_that_made_it() -> None:
+    share = (
+        "from hypergpu_fl.config import Training, System; from hypergpu_fl.task import load_task; "
+        "load_task(Training(), System()).examples(0)"
+    )
+    preparing = {"sklearn", "flwr_datasets", "pandas", "scipy"}
+    assert not loaded_by(share).isdisjoint(preparing)
+    assert loaded_by(share).isdisjoint(preparing)

@@ -18,7 +18,7 @@ from flwr.serverapp.strategy import FedAvg
 from loguru import logger
 
 from hypergpu_fl import logs
-from hypergpu_fl.codec import CodecPayload
+from hypergpu_fl.codec.payload import CodecPayload
 from hypergpu_fl.config import from_run_config, runs_root
 from hypergpu_fl.report import write_json
 from hypergpu_fl.runs import open_run_folder

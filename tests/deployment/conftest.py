@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,23 @@ def make_stack(tmp_path: Path, namespaces: bool) -> Iterator[MakeStack]:
     """Stacks that end with the test."""
     with ExitStack() as stacks:
         yield lambda shapes: stacks.enter_context(Stack(tmp_path, shapes, namespaces=namespaces))
+
+
+@pytest.fixture
+def full_disk(namespaces: bool, tmp_path: Path) -> Iterator[Path]:
+    """A file system without a free byte; mounting one takes the rights that namespaces take."""
+    if not namespaces:
+        pytest.skip("mounting a small file system needs root")
+    folder = tmp_path / "full"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], check=True)
+    try:
+        with (folder / "filler").open("wb", buffering=0) as file, suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @pytest.fixture

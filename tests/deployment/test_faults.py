@@ -8,8 +8,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -157,37 +156,18 @@ def test_a_client_app_that_runs_out_of_memory(
 
 
 def test_a_node_whose_disk_is_full(
-    make_stack: MakeStack,
-    configure: Configure,
-    namespaces: bool,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    make_stack: MakeStack, configure: Configure, full_disk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stack = make_stack([LINK] * 3)
     stack.start_superlink()
     stack.register()
-    with full_disk(tmp_path / "full") as full:
-        for index in range(3):
-            stack.start_node(index, **({"state_dir": str(full)} if index == 0 else {}))
-        submission = stack.submit(configure(stack, "full", training__rounds=4, network__quota=0.6))
-        concluded(stack, "full", submission, 4)
+    for index in range(3):
+        stack.start_node(index, **({"state_dir": str(full_disk)} if index == 0 else {}))
+    submission = stack.submit(configure(stack, "full", training__rounds=4, network__quota=0.6))
+    concluded(stack, "full", submission, 4)
     node = registry(stack, "full", capsys)["node-0"]
     assert node["success_rate"] in (None, 0.0)
     assert "No space left" in (node["last_failure"] or "")
-
-
-@contextmanager
-def full_disk(folder: Path) -> Iterator[Path]:
-    """A file system without a free byte."""
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], check=True)
-    try:
-        with (folder / "filler").open("wb", buffering=0) as file, suppress(OSError):
-            while file.write(bytes(4096)):
-                pass
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def kill_app(process: subprocess.Popen[bytes], program: str) -> None:

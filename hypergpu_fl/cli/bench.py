@@ -61,9 +61,7 @@ def settle(
 
     if chain not in ("anvil", "embedded"):
         raise UsageError(f"there is no chain {chain!r} to settle on", "choose anvil or embedded")
-    if not all(text.isdigit() and int(text) for text in listed(clients)):
-        raise UsageError(f"--clients {clients!r} is not a list of counts", "write --clients 10,1000")
-    deliver(run_settle(clients=[int(text) for text in listed(clients)], rounds=rounds, chain=chain), out, format)
+    deliver(run_settle(clients=counts(clients, "--clients"), rounds=rounds, chain=chain), out, format)
 
 
 @app.command()
@@ -102,6 +100,123 @@ def deployment(
             raise RunFailed(f"{named.system.run_name} ended as {status}: {details}", "see its run.log")
 
     deliver(run_deployment(effective, app=app_folder(), runs=root_of(runs), train=train), out, format)
+
+
+@app.command("time-to-accuracy")
+def time_to_accuracy(
+    dataset: Annotated[str, typer.Option(help="digits, mnist, fashion_mnist or cifar10")] = "digits",
+    data_root: Annotated[str, typer.Option(help="where the data set lies")] = "",
+    links: Annotated[str, typer.Option(help="CSV of a device trace, or a profile's name")] = "silo",
+    rtt: Annotated[Path | None, typer.Option(help="CSV of round-trip times, with a device trace")] = None,
+    scenario: Annotated[str, typer.Option(help="comma-separated")] = "independent,correlated",
+    nodes: Annotated[int, typer.Option(min=1)] = 100,
+    cohort: Annotated[int, typer.Option(min=1, help="at most 1.3 times as many are ever at work")] = 10,
+    alpha: Annotated[float, typer.Option(help="concentration of the Dirichlet partition")] = 0.3,
+    payload_mb: Annotated[float, typer.Option(help="size that the model is priced as")] = 45.0,
+    target: Annotated[
+        float | None, typer.Option(help="accuracy; default: what unbiased FedAvg reaches less 1 point")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="comma-separated")] = "0,1,2",
+    policies: Annotated[str, typer.Option(help="comma-separated; default: all")] = "",
+    horizon_s: Annotated[float, typer.Option(help="virtual seconds after which a policy has failed")] = 20_000.0,
+    ablation: Annotated[bool, typer.Option("--ablation", help="turn off one lever of ours at a time as well")] = False,
+    out: Annotated[
+        Path, typer.Option("--json", metavar="OUT", help="rows; a run with the same options goes on")
+    ] = Path("time-to-accuracy.json"),
+    format: FormatOption = Format.DEFAULT,
+) -> None:
+    """Virtual seconds until the target accuracy, ours and every peer, over simulated links with real training."""
+    from hypergpu_fl.bench.contenders import CONTENDERS
+    from hypergpu_fl.bench.time_to_accuracy import Options, rich_progress, run_time_to_accuracy
+
+    options = Options(
+        out=out,
+        dataset=dataset,
+        data_root=data_root,
+        links=links,
+        rtt=rtt,
+        scenarios=listed(scenario),
+        nodes=nodes,
+        cohort=cohort,
+        alpha=alpha,
+        payload_mb=payload_mb,
+        target=target,
+        seeds=counts(seeds, "--seeds"),
+        horizon_s=horizon_s,
+        ablation=ablation,
+        policies=listed(policies) or tuple(CONTENDERS),
+    )
+    with rich_progress() as progress:
+        rows = run_time_to_accuracy(options, progress)
+    render(rows, format)
+
+
+@app.command()
+def aggregate(
+    nodes: Annotated[str, typer.Option(help="updates to aggregate, comma-separated")] = "10,50",
+    megabytes: Annotated[float, typer.Option(help="size of an update as fp32")] = 100.0,
+    repeats: Annotated[int, typer.Option(min=1, help="of which the median counts")] = 5,
+    out: Out = None,
+    format: FormatOption = Format.DEFAULT,
+) -> None:
+    """Seconds to aggregate, ours, Flower's, and one pass over the memory; and the memory it takes."""
+    from hypergpu_fl.bench.aggregate import run_aggregate
+
+    rows = run_aggregate(nodes=counts(nodes, "--nodes"), megabytes=megabytes, repeats=repeats, progress=say)
+    deliver(rows, out, format)
+
+
+@app.command()
+def select(
+    nodes: Annotated[str, typer.Option(help="known nodes, comma-separated")] = "100,1000,10000,100000",
+    cohort: Annotated[int, typer.Option(min=1)] = 100,
+    policy: Annotated[str, typer.Option(help="as network.policy")] = "network_aware",
+    repeats: Annotated[int, typer.Option(min=1, help="of which the median counts")] = 15,
+    out: Out = None,
+    format: FormatOption = Format.DEFAULT,
+) -> None:
+    """Seconds that a round's decisions take: beliefs, plans of all nodes, and the choice of the cohort."""
+    from hypergpu_fl.bench.select import run_select
+
+    known = counts(nodes, "--nodes")
+    deliver(run_select(nodes=known, cohort=cohort, repeats=repeats, policy_name=policy, progress=say), out, format)
+
+
+@app.command()
+def codec(
+    levels: Annotated[str, typer.Option(help="comma-separated; default: all")] = "",
+    data_root: Annotated[str, typer.Option(help="MNIST to train the measured update on; default: digits")] = "",
+    repeats: Annotated[int, typer.Option(min=1, help="of which the median counts")] = 9,
+    accuracy: Annotated[bool, typer.Option("--accuracy", help="paired accuracies instead of speeds")] = False,
+    dataset: Annotated[str, typer.Option(help="of --accuracy: digits or mnist")] = "digits",
+    seeds: Annotated[str, typer.Option(help="of --accuracy, comma-separated")] = "0,1,2,3,4,5,6,7,8,9",
+    out: Out = None,
+    format: FormatOption = Format.DEFAULT,
+) -> None:
+    """Ratio and speed of every level on a real update and on noise, or what it costs in accuracy."""
+    if accuracy:
+        from hypergpu_fl.bench.codec_accuracy import run_codec_accuracy
+
+        chosen = counts(seeds, "--seeds")
+        rows = run_codec_accuracy(dataset=dataset, data_root=data_root, seeds=chosen, progress=say)
+    else:
+        from hypergpu_fl.bench.codec import run_codec
+        from hypergpu_fl.codec import LEVELS
+
+        rows = run_codec(levels=listed(levels) or tuple(LEVELS), data_root=data_root, repeats=repeats, progress=say)
+    deliver(rows, out, format)
+
+
+def say(line: str) -> None:
+    """Progress goes to standard error, rows to standard output."""
+    typer.echo(line, err=True)
+
+
+def counts(text: str, option: str) -> list[int]:
+    """Whole numbers of a comma-separated option."""
+    if not listed(text) or not all(item.isdigit() for item in listed(text)):
+        raise UsageError(f"{option} {text!r} is not a list of whole numbers", f"write {option} 1,2,3")
+    return [int(item) for item in listed(text)]
 
 
 def listed(text: str) -> list[str]:

@@ -1,0 +1,79 @@
+"""``hypergpu node`` and ``hypergpu nodes``."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from hypergpu_fl.cli import invoke
+from hypergpu_fl.ledger.database import connect
+from hypergpu_fl.network import registry
+from hypergpu_fl.network.registry import NodeRecord, Status
+
+
+def test_one_command_makes_certificates_that_openssl_accepts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert invoke(["node", "certs", "link.example", "--out", str(tmp_path), "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["to every node"] == str(tmp_path / "ca.crt")
+    verified = ["openssl", "verify", "-CAfile", str(tmp_path / "ca.crt"), str(tmp_path / "server.pem")]
+    assert subprocess.run(verified, capture_output=True, check=False).returncode == 0
+
+
+def test_one_command_makes_the_keys_of_several_nodes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert invoke(["node", "keys", "a", "b", "--out", str(tmp_path), "--format", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [Path(row["public"]).name for row in rows] == ["a.pub", "b.pub"]
+    assert all(Path(row["private"]).is_file() for row in rows)
+    assert invoke(["node", "keys", "a", "--out", str(tmp_path)]) == 2
+    assert "never overwritten" in capsys.readouterr().err
+
+
+def test_registering_needs_a_key_and_a_superlink(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert invoke(["node", "register", str(tmp_path / "none.pub")]) == 2
+    assert "there is no public key" in capsys.readouterr().err
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path / "flower"))
+    assert invoke(["node", "keys", "a", "--out", str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert invoke(["node", "register", str(tmp_path / "a.pub"), "--superlink", "nowhere"]) == 1
+    assert "was not registered" in capsys.readouterr().err
+
+
+def test_the_registry_is_shown_in_the_units_that_people_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "runs" / "mine"
+    folder.mkdir(parents=True)
+    runs = ["--runs", str(tmp_path / "runs"), "--format", "json"]
+    assert invoke(["nodes", "mine", *runs]) == 2
+    assert "no database yet" in capsys.readouterr().err
+    engine = connect(folder / "run.db")
+    with engine.connect():
+        pass
+    assert invoke(["nodes", "mine", *runs]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    registry.metadata.create_all(engine)
+    record = NodeRecord(
+        "node-0",
+        "1",
+        0.0,
+        device={"gpu": "H100"},
+        status=Status.ONLINE,
+        last_seen_s=1e9,
+        tries=4,
+        successes=3,
+        rtt_s=0.2,
+        uplink_bps=5e6,
+    )
+    with engine.begin() as connection:
+        connection.execute(registry.insert_(registry.nodes), [{**record.__dict__, "device": {"gpu": "H100"}}])
+    engine.dispose()
+    assert invoke(["nodes", "mine", *runs]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["rtt_ms"], row["up_mbps"], row["success_rate"], row["device"]) == (200.0, 5.0, 0.75, "H100")
+    assert row["last_seen"] == "2001-09-09T01:46:40+00:00"

@@ -4,10 +4,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test test-slow lint clean
 
 help:  ## show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The stamp makes setting up a matter of one pip call per change of the dependencies.
 $(READY): pyproject.toml constraints.txt
@@ -25,8 +25,13 @@ lint: $(READY)  ## ruff, mypy --strict and the import floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint  ## lint, then every test that needs no GPU
-	$(BIN)/python -m pytest --cov --cov-fail-under=90
+# Deployments measure links in real time, so nothing else may run beside them.
+test: lint  ## lint, then every test that takes less than minutes and needs no GPU
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not deployment and not slow' --cov --cov-report=
+	$(BIN)/python -m pytest -m 'deployment and not slow' --cov --cov-append --cov-fail-under=90
+
+test-slow: $(READY)  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
 
 clean:  ## remove everything that make made
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage contracts/node_modules contracts/out contracts/cache

@@ -32,6 +32,8 @@ class Settings:
         Whether a reply that missed its round joins a later one.
     aggregation : str
         A name in ``strategies.robust.RULES``; all but ``mean`` hold every update of the round.
+    refuse_outliers : bool
+        Whether updates of unusual length are refused; a policy that keeps to few nodes makes the others' unusual.
     seed : int
         The only source of chance.
     session : bytes
@@ -57,6 +59,7 @@ class Settings:
     normalise_steps: bool = True
     keep_late: bool = True
     aggregation: str = "mean"
+    refuse_outliers: bool = True
     seed: int = 0
     session: bytes = bytes(32)
     reply_patience: float = 10.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -17,11 +18,13 @@ CONTRACTS = Path(__file__).resolve().parents[1] / "contracts"
 @pytest.fixture(scope="session")
 def contracts() -> Path:
     """Folder contracts/ with its npm packages installed."""
-    if not (CONTRACTS / "node_modules" / ".package-lock.json").is_file():
-        npm = shutil.which("npm")
-        if npm is None:
-            pytest.skip("no npm to install the tools of contracts/")
-        subprocess.run([npm, "ci", "--no-audit", "--no-fund"], cwd=CONTRACTS, check=True, capture_output=True)
+    with (CONTRACTS / "package.json").open() as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)  # test workers share the folder
+        if not (CONTRACTS / "node_modules" / ".package-lock.json").is_file():
+            npm = shutil.which("npm")
+            if npm is None:
+                pytest.skip("no npm to install the tools of contracts/")
+            subprocess.run([npm, "ci", "--no-audit", "--no-fund"], cwd=CONTRACTS, check=True, capture_output=True)
     return CONTRACTS
 
 

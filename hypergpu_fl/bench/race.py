@@ -220,6 +220,7 @@ class Race:
                 cohort=cohort,
                 epochs=training.epochs,
                 batch_size=training.batch_size,
+                refuse_outliers=False,  # nobody here attacks, and peers have no such rule
                 seed=training.seed,
                 byte_scale=self._byte_scale,
             ),
@@ -229,7 +230,7 @@ class Race:
             grid = InProcessGrid(app, training.num_nodes, to_run_config(self._config), state_dir=Path(folder))
             wan = SimulatedWan(self._links, strategy.rows.get, seed=training.seed, byte_scale=self._byte_scale)
             arrivals = WatchedArrivals(grid, wan, most_at_work=math.floor(MOST_AT_WORK * cohort + 1e-9))
-            with quiet_flower(), contextlib.suppress(Finished):
+            with quiet(), one_thread(), contextlib.suppress(Finished):
                 strategy.start(arrivals, self._first, num_rounds=sys.maxsize, evaluate_fn=recorder.evaluate)
         recorder.course.max_abs_drift = strategy.accounts.drift(strategy.fleet)
         return recorder.course
@@ -241,12 +242,27 @@ class Race:
 
 
 @contextlib.contextmanager
-def quiet_flower() -> Iterator[None]:
-    """Keep Flower from logging every round of thousands."""
-    flower = logging.getLogger("flwr")
-    level = flower.level
-    flower.setLevel(logging.WARNING)
+def quiet() -> Iterator[None]:
+    """Keep Flower and the strategy from logging every round of thousands."""
+    loggers = [logging.getLogger(name) for name in ("flwr", "strategies")]
+    levels = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        flower.setLevel(level)
+        for each, level in zip(loggers, levels, strict=True):
+            each.setLevel(level)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread: small models gain nothing from more, and sums depend on their number."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

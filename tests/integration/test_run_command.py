@@ -17,8 +17,6 @@ import pytest
 from hypergpu_fl import redaction
 from hypergpu_fl.cli import invoke
 
-pytestmark = pytest.mark.slow
-
 KEY = "4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318"
 SMALL = ("--set", "training.num_nodes=2", "--set", "training.rounds=2")
 

@@ -15,7 +15,6 @@ __all__ = ["contracts"]
 
 
 @pytest.mark.chain
-@pytest.mark.slow
 def test_kills_at_random_points_lose_and_double_nothing(contracts: Path) -> None:
     kills = int(os.environ.get("HYPERGPU_TEST_KILLS", "50"))
     script = Path(__file__).resolve().parents[1] / "kill_campaign.py"

@@ -13,8 +13,6 @@ import pytest
 ROUNDS = 3
 SETTINGS = (f"training.rounds={ROUNDS}", "training.num_nodes=4", "training.seed=7", "network.cohort=3")
 
-pytestmark = pytest.mark.slow
-
 
 def hypergpu(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(

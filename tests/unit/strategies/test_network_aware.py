@@ -427,6 +427,16 @@ def test_a_hostile_reply_is_refused_with_its_reason_and_the_round_goes_on(case: 
     assert engine.version == 6 and all(len(outcome.accepted) >= 5 for outcome in diary.rounds)
 
 
+def test_updates_of_unusual_length_count_where_nobody_is_suspected() -> None:
+    answer, _ = HOSTILE["a giant at first"]
+    grid = trainers(6)
+    honest = grid.nodes[1000]
+    grid.nodes[1000] = lambda m: honest(m) if m.metadata.message_type == "query" else answer()
+    engine, diary = build(cohort=6, mode="sync", quota=1.0, deadline_s=100.0, refuse_outliers=False)
+    play(engine, VirtualArrivals(grid, Links(lambda node, sent_s: 1.0)), 1)
+    assert not diary.reasons and len(diary.rounds[0].accepted) == 6
+
+
 def test_what_a_hook_does_not_admit_is_refused_and_recorded() -> None:
     engine, diary = build(cohort=4, mode="sync", quota=1.0)
     diary.refuse = lambda node_id: node_id == 1000

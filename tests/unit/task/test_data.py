@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pickle
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,7 @@ def write_folder(root: Path, per_class: int = 10) -> None:
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Send every request to a port where nothing listens."""
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it keeps the proxies of its first use
     for scheme in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(scheme, "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "")

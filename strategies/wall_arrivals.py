@@ -48,11 +48,13 @@ class WallArrivals(Arrivals):
         Concurrent pulls, and the most replies held.
     poll_s : float
         Seconds between two looks at the same message while few are in flight.
+    start_s : float
+        What the run's clock shows now.
     """
 
-    def __init__(self, grid: Grid, *, pullers: int = 8, poll_s: float = 0.2) -> None:
+    def __init__(self, grid: Grid, *, pullers: int = 8, poll_s: float = 0.2, start_s: float = 0.0) -> None:
         super().__init__(grid, poll_s=poll_s)
-        self._began_s = time.monotonic()
+        self._began_s = time.monotonic() - start_s
         self._pullers = pullers
         self._to_pull: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._arrived: queue.SimpleQueue[Arrived] = queue.SimpleQueue()
@@ -64,7 +66,7 @@ class WallArrivals(Arrivals):
 
     @property
     def now_s(self) -> float:
-        """Monotonic seconds since this object was made."""
+        """Monotonic seconds since the run began, without those between a stop and its resumption."""
         return time.monotonic() - self._began_s
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:

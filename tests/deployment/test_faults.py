@@ -140,7 +140,8 @@ def test_a_killed_server_app_resumes_where_the_books_end(make_stack: MakeStack, 
     status, _ = stack.wait(submission, 180)
     assert status == "finished:failed"
     again = stack.submit(configure(stack, "resumed", training__rounds=5, system__resume="true"))
-    concluded(stack, "resumed", again, 5)
+    history = concluded(stack, "resumed", again, 5)["history"]
+    assert all(before["seconds"] < after["seconds"] for before, after in itertools.pairwise(history))
 
 
 def test_a_client_app_that_runs_out_of_memory(

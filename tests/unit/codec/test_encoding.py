@@ -163,3 +163,11 @@ def test_what_does_not_fit_the_layout_is_refused() -> None:
     strange = Layout.of({"names": np.array(["a"])})
     with pytest.raises(Malformed):
         encode("int8", np.zeros(0, dtype="f4"), strange, {"names": np.array(["a"])}, base=0)
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e-6, 1.0, 1e4, 1e6])
+def test_half_precision_is_numpys_but_for_saturation(scale: float) -> None:
+    layout = Layout.of(PLAIN)
+    vector = (np.random.default_rng(8).standard_normal(layout.size) * scale).astype(np.float32)
+    expected = np.clip(vector, -65504, 65504).astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(decode(encode("fp16", vector, layout, {}, base=0), layout).dense(), expected)

@@ -6,12 +6,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from eth_hash.auto import keccak
-
 from hypergpu_fl.chain.client import Client, Receipt
 from hypergpu_fl.chain.errors import Misconfigured, Reverted, Unavailable
 from hypergpu_fl.chain.fees import first_bid, gas_limit
 from hypergpu_fl.chain.signer import Signer, Transaction
+from hypergpu_fl.keccak import keccak
 
 _POLL_S = 0.1
 

@@ -10,11 +10,10 @@ import ast
 import threading
 from typing import Any, Final
 
-from eth_hash.auto import keccak
-
 from hypergpu_fl.chain import abi
 from hypergpu_fl.chain.client import Fees, Receipt, Tag
 from hypergpu_fl.chain.errors import Reverted, Unavailable
+from hypergpu_fl.keccak import keccak
 
 CHAIN_ID: Final = 131277322940537
 """Chain id that eth-tester fixes."""

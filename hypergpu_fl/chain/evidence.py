@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import rlp  # type: ignore[import-untyped]
 from eth_account import Account
-from eth_hash.auto import keccak
 from eth_utils.address import to_checksum_address
 
 from hypergpu_fl.errors import ChainError
+from hypergpu_fl.keccak import keccak
 
 
 @dataclass(frozen=True, slots=True)

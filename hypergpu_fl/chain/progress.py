@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 
-from eth_hash.auto import keccak
-
 from hypergpu_fl.chain import abi
 from hypergpu_fl.chain.client import Client, Tag
 from hypergpu_fl.chain.contract import LedgerContract, SessionState, Status
 from hypergpu_fl.chain.errors import Misconfigured
 from hypergpu_fl.chain.outbox import Intent
+from hypergpu_fl.keccak import keccak
 
 
 class Progress(Enum):

@@ -14,8 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from eth_hash.auto import keccak
-
 from hypergpu_fl.chain.client import Client, Receipt, Tag
 from hypergpu_fl.chain.errors import ForkAlarm, Misconfigured, Unavailable, Underpriced
 from hypergpu_fl.chain.fees import Bid, first_bid, gas_limit, raised_bid
@@ -23,6 +21,7 @@ from hypergpu_fl.chain.outbox import Attempt, Entry, Outbox, State
 from hypergpu_fl.chain.progress import Progress, check_chain_id, check_code, check_coordinator, progress
 from hypergpu_fl.chain.signer import Signer, Transaction, created_address
 from hypergpu_fl.errors import ChainError
+from hypergpu_fl.keccak import keccak
 
 log = logging.getLogger(__name__)
 

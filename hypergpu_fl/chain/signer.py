@@ -12,10 +12,10 @@ from typing import Protocol
 
 import rlp  # type: ignore[import-untyped]
 from eth_account import Account
-from eth_hash.auto import keccak
 from eth_utils.address import to_checksum_address
 
 from hypergpu_fl.errors import ChainError
+from hypergpu_fl.keccak import keccak
 from hypergpu_fl.redaction import register
 
 

@@ -10,10 +10,10 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from eth_hash.auto import keccak
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
 from hypergpu_fl.errors import LedgerError, VerificationError
+from hypergpu_fl.keccak import keccak
 from hypergpu_fl.ledger.contribution import Contribution, CreditedContribution, SealedContribution, address_word, word
 from hypergpu_fl.ledger.identity import checksum_address
 from hypergpu_fl.ledger.merkle import MerkleTree

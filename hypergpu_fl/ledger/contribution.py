@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from eth_hash.auto import keccak
+from hypergpu_fl.keccak import keccak
 
 WEIGHT_UNIT: Final = 10**9
 """A weight of 1 (the whole mean) as the integer that is sealed."""

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import coincurve
-from eth_hash.auto import keccak
 
 from hypergpu_fl.errors import LedgerError
+from hypergpu_fl.keccak import keccak
 from hypergpu_fl.ledger.contribution import Contribution, word
 from hypergpu_fl.redaction import register
 

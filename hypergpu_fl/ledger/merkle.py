@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from eth_hash.auto import keccak
+from hypergpu_fl.keccak import keccak
 
 EMPTY_ROOT: Final = bytes(32)
 """Root written for a round without leaves; no proof leads to it."""

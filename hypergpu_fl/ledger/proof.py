@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Literal
 
-from eth_hash.auto import keccak
-
 from hypergpu_fl.errors import LedgerError, VerificationError
+from hypergpu_fl.keccak import keccak
 from hypergpu_fl.ledger.bundle import (
     Address,
     Amount,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from eth_hash.auto import keccak
-
+from hypergpu_fl.keccak import keccak
 from hypergpu_fl.ledger.contribution import CreditedContribution, SealedContribution, word
 from hypergpu_fl.ledger.merkle import MerkleTree
 from hypergpu_fl.ledger.rewards import RewardDistribution, split_budget

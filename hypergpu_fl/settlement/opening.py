@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eth_hash.auto import keccak
 from sqlalchemy import Engine, inspect
 
 from hypergpu_fl.chain import abi
@@ -23,6 +22,7 @@ from hypergpu_fl.chain.progress import check_chain_id, check_code
 from hypergpu_fl.chain.sender import Sender
 from hypergpu_fl.chain.signer import KeySigner, Signer, created_address
 from hypergpu_fl.config import Blockchain, Secrets
+from hypergpu_fl.keccak import keccak
 from hypergpu_fl.ledger import database
 from hypergpu_fl.ledger.bundle import SessionRecord, session_id
 from hypergpu_fl.settlement.reading import DATABASE, read_record

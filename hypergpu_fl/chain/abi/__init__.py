@@ -11,7 +11,8 @@ from importlib.resources import files
 from typing import Any
 
 from eth_abi import decode, encode  # type: ignore[attr-defined]
-from eth_hash.auto import keccak
+
+from hypergpu_fl.keccak import keccak
 
 
 @cache

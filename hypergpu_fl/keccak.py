@@ -1,0 +1,14 @@
+"""Keccak-256 as Ethereum uses it.
+
+A round of 1,000 contributions takes about 15,000 short hashes while training waits. `sha3` (safe-pysha3, which
+eth-tester needs anyway) takes 0.9 us a hash; `eth_hash` with its default backend takes 6.8 us, nearly all of it Python.
+"""
+
+from __future__ import annotations
+
+from sha3 import keccak_256
+
+
+def keccak(data: bytes) -> bytes:
+    """32-byte hash of `data`; with Keccak's padding, so not the SHA-3 of the standard."""
+    return bytes(keccak_256(data).digest())

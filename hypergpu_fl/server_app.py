@@ -20,6 +20,7 @@ from hypergpu_fl.codec.payload import CodecPayload
 from hypergpu_fl.config import Config, from_run_config, read_secrets, runs_root, to_run_config
 from hypergpu_fl.errors import LedgerError, NetworkError
 from hypergpu_fl.evaluation import Evaluation
+from hypergpu_fl.heap import long_lived
 from hypergpu_fl.ledger import database
 from hypergpu_fl.network.registry import Registry
 from hypergpu_fl.network.traces import links_from_traces
@@ -114,7 +115,8 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
                 seed=config.training.seed,
             ),
         ]
-        train(config, task, strategy, open_arrivals(config, grid, strategy, start_s=began_s), report)
+        with long_lived():
+            train(config, task, strategy, open_arrivals(config, grid, strategy, start_s=began_s), report)
         if not settlement.drain(DRAIN_S):
             logger.warning("not every round is final on chain yet; a later run sends the rest")
         settlement.export_bundle()

@@ -11,13 +11,17 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
+import numpy as np
 from pydantic import SecretStr
 
+from hypergpu_fl.accounting import SKETCH
 from hypergpu_fl.chain.anvil import CHAIN_ID, FUNDED_SECRET, Anvil, find_anvil
 from hypergpu_fl.config import Blockchain, Secrets
 from hypergpu_fl.errors import LedgerError
+from hypergpu_fl.heap import long_lived
 from hypergpu_fl.ledger.contribution import WEIGHT_UNIT, Contribution, CreditedContribution
 from hypergpu_fl.ledger.identity import derive_simulated_key, recover, sign_contribution
+from hypergpu_fl.ledger.scoring import near_duplicates
 from hypergpu_fl.ledger.sealing import RoundSeal
 from hypergpu_fl.settlement import Settlement
 
@@ -28,9 +32,10 @@ _DRAIN_S: Final = 120.0
 def run_settle(*, clients: Sequence[int], rounds: int, chain: str) -> list[dict[str, Any]]:
     """Rows ``clients, chain, rounds, hook_s, hook_max_s, gas_used, gas_limit, finalized_s, finalized_p95_s``.
 
-    ``hook_s`` is the median of what a round waits: recovering every signature, rewards, both trees, and one durable
-    transaction. Gas is that of the last commit, a steady state. ``finalized_s`` is from first broadcast, its median
-    and 95th percentile over the rounds.
+    ``hook_s`` is the median of what a round waits: recovering every signature, looking for near copies, rewards, both
+    trees, and one durable transaction. Measuring what an update was worth is not in it: that is the task's own price.
+    Gas is that of the last commit, a steady state. ``finalized_s`` is from first broadcast, its median and 95th
+    percentile over the rounds.
 
     Parameters
     ----------
@@ -46,7 +51,8 @@ def run_settle(*, clients: Sequence[int], rounds: int, chain: str) -> list[dict[
         for count in clients:
             run_dir = Path(root) / f"{count}" / "run"
             run_dir.mkdir(parents=True)
-            measured = _measure(run_dir, blockchain, key, count, rounds)
+            with long_lived():  # as the ServerApp trains
+                measured = _measure(run_dir, blockchain, key, count, rounds)
             rows.append({"clients": count, "chain": chain, "rounds": rounds} | measured)
     return rows
 
@@ -65,15 +71,17 @@ def _blockchain(chain: str) -> Iterator[tuple[Blockchain, Secrets]]:
 
 def _measure(run_dir: Path, blockchain: Blockchain, key: Secrets, clients: int, rounds: int) -> dict[str, Any]:
     settlement = Settlement.open(run_dir, blockchain, key, salt=bytes(32), rounds=rounds, simulated_keys=True)
-    hook_s, share = [], WEIGHT_UNIT // clients
+    hook_s, share, rng = [], WEIGHT_UNIT // clients, np.random.default_rng(0)
     try:
         for number in range(1, rounds + 1):
             claims = _claims(settlement.session, number, clients)
+            sketches = rng.standard_normal((clients, SKETCH), dtype=np.float32)
             start = time.perf_counter()
             credited = [
                 CreditedContribution(claim, recover(claim, signature), signature, share, claim.examples)
                 for claim, signature in claims
             ]
+            near_duplicates(sketches)
             settlement.seal(RoundSeal(number, bytes(32), secrets.token_bytes(32), credited))
             hook_s.append(time.perf_counter() - start)
             if not settlement.drain(_DRAIN_S):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from numpy.typing import NDArray
 
 from hypergpu_fl.errors import LedgerError
@@ -40,6 +40,7 @@ Scoring = Literal["improvement", "weight", "leave_one_out", "shapley"]
 
 SKETCH = 1024  # dimensions in which updates are compared; a cosine c is off by about (1 - c^2) / 32: 0.003 at 0.95
 RECEIPTS_AT_ONCE = 8
+MOST_EXAMPLES = 2**63 - 1  # the widest integer of SQL; the contract's uint64 would take twice that
 
 
 class Accounting(RoundHook):
@@ -90,14 +91,24 @@ class Accounting(RoundHook):
         self._buffers = layout.buffers(task.arrays(self._model))
         self._signs_P = np.random.default_rng(0).choice(np.array([-1, 1], dtype=np.int8), size=layout.size)
         self._address_of: dict[int, str] = {}
-        self._receipted: dict[str, int] = {}
+        self._enclosed: dict[int, int] = {}  # node id -> last round among the receipts under way to it
+        self._receipted: dict[str, int] = {}  # address -> last round among the receipts that arrived
+        self._final: int | None = None  # last final round, asked for once a round
+        self._counted: dict[str, int] = {}  # address -> last round whose work of it counted
         self._admitted: tuple[Contribution, str, bytes] | None = None
         self._entries: list[_Entry] = []
         self._base_P: Vector | None = None
         self._base_loss = 0.0
 
+    def enrolled(self, row: int, node_id: int, answer: RecordDict) -> None:
+        """Remember which address a node says it signs with."""
+        device = answer.config_records.get(wire.DEVICE)
+        address = device.get(wire.ADDRESS) if device is not None else None
+        if isinstance(address, str) and len(address) == 42:
+            self._address_of[node_id] = address
+
     def admit(self, flight: Flight, reply: Message, blob: bytes) -> None:
-        """Refuse a reply that is not signed by the node it was asked of, over exactly what it sent."""
+        """Refuse a reply that is not signed by the node it was asked of, over exactly what it sent, or not for once."""
         claim = dict(reply.content.config_records.get(wire.CONTRIBUTION) or {})
         metrics = wire.numbers(reply.content, wire.METRICS)
         signature = claim.get(wire.SIGNATURE)
@@ -115,18 +126,24 @@ class Accounting(RoundHook):
             signer = recover(contribution, signature)
         except (LedgerError, KeyError, ValueError, OverflowError) as error:
             raise Refused(Reason.BAD_SIGNATURE, str(error)) from error
-        if signer != claim.get(wire.ADDRESS) or signer != self._address_of.get(flight.node_id, signer):
+        if signer != claim.get(wire.ADDRESS) or signer != self._address_of.get(flight.node_id):
             raise Refused(Reason.BAD_SIGNATURE, f"signed by {signer}, not by the node that was asked")
         if self._allowed and signer.lower() not in self._allowed:
             raise Refused(Reason.NOT_ALLOWED, f"{signer} is not in blockchain.allow_list")
-        self._address_of[flight.node_id] = signer
+        if contribution.examples > MOST_EXAMPLES:
+            raise Refused(Reason.MALFORMED, f"{contribution.examples} examples, at most {MOST_EXAMPLES} can be booked")
+        if contribution.round <= self._counted.get(signer, 0):
+            raise Refused(Reason.DUPLICATE, f"{signer} has been counted for round {self._counted[signer]} already")
         self._admitted = (contribution, signer, signature)
+        if flight.node_id in self._enclosed:
+            self._receipted[signer] = self._enclosed.pop(flight.node_id)
 
     def accepted(self, flight: Flight, reply: Message, update: Update, model_P: Vector) -> None:
         """Measure the update that was just admitted, as far as that can be done before the round is closed."""
         if self._admitted is None:
             raise LedgerError("an update was accepted that was never admitted", "call the hooks in their order")
         (contribution, node, signature), self._admitted = self._admitted, None
+        self._counted[node] = contribution.round
         if self._base_P is None:
             self._base_P = model_P
             self._base_loss = self._loss(model_P) if self._scoring == "improvement" else 0.0
@@ -165,17 +182,20 @@ class Accounting(RoundHook):
                 stats={"seconds": outcome.ended_s, "bytes_up": outcome.bytes_up, "bytes_down": outcome.bytes_down},
             )
         )
-        self._entries, self._base_P = [], None
+        self._entries, self._base_P, self._final = [], None, None
 
     def enclose(self, node_id: int) -> dict[str, str]:
-        """Receipts of the node's contributions that have become final since it was last sent any, as JSON."""
+        """Receipts of the node's contributions that have become final and that it has not answered to, as JSON."""
         address = self._address_of.get(node_id)
         if address is None:
             return {}
-        receipts = self._settlement.receipts(address, after=self._receipted.get(address, 0))[:RECEIPTS_AT_ONCE]
+        if self._final is None:
+            self._final = self._settlement.final_round()
+        after = self._receipted.get(address, 0)
+        receipts = self._settlement.receipts(address, after=after, upto=self._final, limit=RECEIPTS_AT_ONCE)
         if not receipts:
             return {}
-        self._receipted[address] = max(receipt["commitments"][0]["round"] for receipt in receipts)
+        self._enclosed[node_id] = receipts[-1]["commitments"][0]["round"]
         return {wire.RECEIPT: json.dumps(receipts)}
 
     def _scores(self, weights: Sequence[float], round_: int) -> list[int]:

@@ -202,13 +202,11 @@ class Outbox:
                 attempts.setdefault(a.entry, []).append(attempt)
         return [_entry(row, tuple(attempts.get(row.id, ()))) for row in rows]
 
-    def finalized_commits(self) -> list[int]:
-        """Rounds whose commit is FINALIZED, in order."""
-        query = select(_entries.c.round).where(
-            self._mine, _entries.c.purpose == "commit", _entries.c.state == State.FINALIZED
-        )
+    def final_round(self) -> int:
+        """Last round whose commit is FINALIZED; 0 if none. Entries go out in their order, so all before it are too."""
+        query = select(func.max(_entries.c.round)).where(self._mine, _entries.c.state == State.FINALIZED)
         with self._engine.connect() as connection:
-            return sorted(connection.execute(query).scalars())
+            return connection.execute(query).scalar() or 0
 
     def highest_nonce(self) -> int:
         """Highest nonce ever signed here; -1 if none."""

@@ -247,6 +247,13 @@ class Books:
         query = select(contributions).where(contributions.c.session == self.session, contributions.c.node == node)
         return [(r.sealed_round, _sealed(r)) for r in connection.execute(query.order_by(contributions.c.sealed_round))]
 
+    def rounds_with(self, connection: Connection, node: str, *, after: int, upto: int) -> list[int]:
+        """Rounds ``after + 1 .. upto`` that sealed something of a node, in order."""
+        sealed = contributions.c.sealed_round
+        query = select(sealed).where(contributions.c.session == self.session, contributions.c.node == node)
+        query = query.where(sealed > after, sealed <= upto).distinct().order_by(sealed)
+        return list(connection.execute(query).scalars())
+
     def _rows(self, connection: Connection, table: Table, number: int) -> Any:
         column = table.c.sealed_round if table is contributions else table.c.round
         order = table.c.index if table is contributions else table.c.id

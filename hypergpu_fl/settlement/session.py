@@ -14,7 +14,7 @@ from hypergpu_fl.chain.outbox import Entry, Intent, State
 from hypergpu_fl.config import Blockchain, Secrets
 from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.ledger import database
-from hypergpu_fl.ledger.bundle import SessionRecord, round_record, write_bundle
+from hypergpu_fl.ledger.bundle import RoundRecord, SessionRecord, round_record, write_bundle
 from hypergpu_fl.ledger.proof import contribution_proof
 from hypergpu_fl.ledger.sealing import RoundSeal, SealedRound, seal_round
 from hypergpu_fl.settlement.evidence import commit_calldata
@@ -63,7 +63,7 @@ class Settlement:
         self._lock = route.lock if route else None
         self._outbox = route.outbox if route else None
         self._courier = Courier(route.make_sender) if route else None
-        self._receipts: dict[int, dict[str, dict[str, Any]]] = {}
+        self._sealed: dict[int, tuple[bytes, RoundRecord]] = {}  # head before, and the round
         self._books = database.Books(record.id)
         with engine.connect() as connection:
             self.last_round, self._head = self._books.last(connection)
@@ -211,28 +211,36 @@ class Settlement:
                 return entry.gas_used or 0, entry.settled_by.gas_limit
         return 0, 0
 
-    def receipts(self, node: str, *, after: int = 0) -> list[dict[str, Any]]:
-        """Receipts of a node's contributions in finalized rounds after round `after`, the oldest first.
+    def final_round(self) -> int:
+        """Last round whose commit is final, as are all before it; without a chain the last one sealed."""
+        return self._outbox.final_round() if self._outbox is not None else self.last_round
 
-        A receipt is what ``ledger proof`` prints: with it alone the node proves that its work was sealed. Without a
-        chain every sealed round counts as final.
+    def receipts(
+        self, node: str, *, after: int = 0, upto: int | None = None, limit: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Receipts of what rounds ``after + 1 .. upto`` sealed of a node, the oldest first, of at most `limit` rounds.
+
+        A receipt is what ``ledger proof`` prints: with it alone the node proves that its work was sealed. `upto` is
+        `final_round` if None.
         """
-        final = self._outbox.finalized_commits() if self._outbox is not None else range(1, self.last_round + 1)
-        receipts = (self._receipts_of_round(number).get(node) for number in final if number > after)
-        return [receipt for receipt in receipts if receipt is not None]
+        upto = self.final_round() if upto is None else upto
+        with self._engine.connect() as connection:
+            numbers = self._books.rounds_with(connection, node, after=after, upto=upto)[:limit]
+        return [receipt for number in numbers for receipt in self._receipts_of(node, number)]
 
-    def _receipts_of_round(self, number: int) -> dict[str, dict[str, Any]]:
-        if number not in self._receipts:
+    def _receipts_of(self, node: str, number: int) -> list[dict[str, Any]]:
+        if number not in self._sealed:
             with self._engine.connect() as connection:
                 (sealed,) = self._books.sealed_rounds(connection, only=number)
-            record = round_record(sealed, None)
-            while len(self._receipts) >= _RECEIPT_ROUNDS:
-                del self._receipts[next(iter(self._receipts))]
-            self._receipts[number] = {
-                entry.node: contribution_proof(self.record, [record], sealed.before, entry).model_dump(mode="json")
-                for entry in record.contributions
-            }
-        return self._receipts[number]
+            while len(self._sealed) >= _RECEIPT_ROUNDS:
+                del self._sealed[next(iter(self._sealed))]
+            self._sealed[number] = sealed.before, round_record(sealed, None)
+        before, record = self._sealed[number]
+        return [
+            contribution_proof(self.record, [record], before, entry).model_dump(mode="json")
+            for entry in record.contributions
+            if entry.node == node
+        ]
 
     def export_bundle(self) -> Path:
         """Write ``ledger.json`` beside the database."""

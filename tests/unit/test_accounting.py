@@ -1,9 +1,146 @@
-"""The hook between strategy and ledger: how alike two updates look to it."""
+"""The hook between strategy and ledger: what hostile nodes cannot do to it, and how alike two updates look to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+from rounds import node_key
 
-from hypergpu_fl.accounting import SKETCH, sketch
+from hypergpu_fl.accounting import RECEIPTS_AT_ONCE, SKETCH, Accounting, sketch
+from hypergpu_fl.config import Blockchain, Secrets
+from hypergpu_fl.ledger.contribution import Contribution, hash_blob, hash_metrics
+from hypergpu_fl.ledger.identity import NodeKey, sign_contribution
+from hypergpu_fl.settlement import Settlement, load_books, verify
+from strategies import wire
+from strategies.aggregation import DenseUpdate
+from strategies.errors import Reason, Refused
+from strategies.flight import Flight
+from strategies.layout import Layout
+from strategies.round import Accepted, RoundOutcome
+
+BASE = hash_blob(b"base")
+MODEL_P = np.zeros(8, dtype=np.float32)
+
+
+class FixedModel:
+    """A task of which only the model's shape is asked."""
+
+    def model(self) -> None: ...
+
+    def arrays(self, model: None) -> dict[str, np.ndarray]:
+        return {"w": MODEL_P}
+
+
+@pytest.fixture
+def settlement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settlement]:
+    for name, value in (("_run_id", 1), ("_node_id", 1), ("_task_id", 0)):
+        monkeypatch.setattr(TaskIdentity, name, value)
+    off = Blockchain(enabled=False)
+    opened = Settlement.open(tmp_path, off, Secrets(), salt=b"\5" * 32, rounds=1, simulated_keys=True)
+    yield opened
+    opened.close()
+
+
+class Server:
+    """What the strategy does with the hook, for nodes that are played by the test."""
+
+    def __init__(self, settlement: Settlement) -> None:
+        layout = Layout.of({"w": MODEL_P})
+        self.hook = Accounting(
+            FixedModel(),  # type: ignore[arg-type]
+            settlement,
+            layout,
+            device=torch.device("cpu"),
+            scoring="weight",
+        )
+        self.session = settlement.session
+        self.counted: list[float] = []
+
+    def enrol(self, node_id: int, key: NodeKey) -> None:
+        said = RecordDict({wire.DEVICE: ConfigRecord({wire.ADDRESS: key.address})})
+        self.hook.enrolled(node_id, node_id, said)
+
+    def receive(self, node_id: int, key: NodeKey, round_: int, *, examples: float = 100, says: str = "") -> None:
+        blob = b"update %d %d" % (round_, node_id)
+        metrics = {wire.EXAMPLES: float(examples)}
+        claim = Contribution(self.session, round_, BASE, hash_blob(blob), int(examples), hash_metrics(metrics))
+        signed = {wire.ADDRESS: says or key.address, wire.SIGNATURE: sign_contribution(key, claim)}
+        content = RecordDict({wire.METRICS: MetricRecord(metrics), wire.CONTRIBUTION: ConfigRecord(signed)})
+        order = Message(RecordDict(), dst_node_id=node_id, message_type="train")
+        reply = Message(content, reply_to=order)
+        flight = Flight(node_id, "train", 0.0, 60.0, 0, {wire.ROUND: round_, wire.BASE_MODEL: BASE})
+        self.hook.admit(flight, reply, blob)
+        update = np.full(8, node_id, dtype=np.float32)
+        self.hook.accepted(flight, reply, DenseUpdate(update), MODEL_P)
+        self.counted.append(1.0)
+
+    def close(self, round_: int) -> None:
+        accepted = [Accepted(0, "", 0, 0, 0, 0, 1, 1, 0, 1 / len(self.counted), {}, {}) for _ in self.counted]
+        self.hook.closed(RoundOutcome(round_, 0, 1, [], accepted, [], 0, 0, 0, BASE, BASE, MODEL_P, {}))
+        self.counted = []
+
+
+@pytest.fixture
+def server(settlement: Settlement) -> Server:
+    return Server(settlement)
+
+
+def refused(act: Callable[[], None]) -> Reason:
+    with pytest.raises(Refused) as refusal:
+        act()
+    return refusal.value.reason
+
+
+def test_two_nodes_with_one_key_are_counted_once_and_the_round_is_sealed(server: Server, tmp_path: Path) -> None:
+    for node_id in (1, 2):
+        server.enrol(node_id, node_key(0))
+    server.receive(1, node_key(0), 1)
+    assert refused(lambda: server.receive(2, node_key(0), 1)) is Reason.DUPLICATE
+    server.close(1)
+    assert refused(lambda: server.receive(2, node_key(0), 1)) is Reason.DUPLICATE  # late, by the other one
+    server.receive(2, node_key(0), 2)
+    server.close(2)
+    bundle = load_books(tmp_path)
+    assert [len(record.contributions) for record in bundle.rounds] == [1, 1]
+    verify(bundle)
+
+
+@pytest.mark.parametrize("examples", [2.0**63, 2.0**255])
+def test_more_examples_than_can_be_booked_are_refused_and_the_round_is_sealed(server: Server, examples: float) -> None:
+    server.enrol(1, node_key(0))
+    assert refused(lambda: server.receive(1, node_key(0), 1, examples=examples)) is Reason.MALFORMED
+    server.close(1)
+
+
+def test_a_key_that_the_node_did_not_enrol_with_is_refused(server: Server) -> None:
+    assert refused(lambda: server.receive(1, node_key(0), 1)) is Reason.BAD_SIGNATURE  # never enrolled
+    server.enrol(1, node_key(0))
+    assert refused(lambda: server.receive(1, node_key(1), 1)) is Reason.BAD_SIGNATURE
+    assert refused(lambda: server.receive(1, node_key(1), 1, says=node_key(0).address)) is Reason.BAD_SIGNATURE
+    server.receive(1, node_key(0), 1)
+
+
+def test_receipts_come_in_order_and_again_until_the_node_has_answered(server: Server) -> None:
+    server.enrol(1, node_key(0))
+    rounds = RECEIPTS_AT_ONCE + 3
+    for number in range(1, rounds + 1):
+        server.receive(1, node_key(0), number)
+        server.close(number)
+    assert enclosed(server) == list(range(1, RECEIPTS_AT_ONCE + 1)) == enclosed(server)
+    server.receive(1, node_key(0), rounds + 1)
+    assert enclosed(server) == list(range(RECEIPTS_AT_ONCE + 1, rounds + 1))
+
+
+def enclosed(server: Server) -> list[int]:
+    receipts = json.loads(server.hook.enclose(1).get(wire.RECEIPT, "[]"))
+    return [receipt["commitments"][0]["round"] for receipt in receipts]
 
 
 @pytest.mark.parametrize("cosine", [0.0, 0.5, 0.9, 0.95, 0.99, 1.0])

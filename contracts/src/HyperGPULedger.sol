@@ -87,6 +87,8 @@ contract HyperGPULedger {
     error LedgerWrongRound(uint64 given, uint64 expected);
     error LedgerOwedDecreased(uint256 given, uint256 previous);
     error LedgerPoolTooSmall(uint256 owed, uint256 pool);
+    error LedgerPoolFull(uint256 wanted, uint256 pool);
+    error LedgerTooLittle(uint256 given, uint256 missing);
     error LedgerInvalidProof(address account, uint256 cumulative);
     error LedgerNothingToClaim(address account, uint256 claimed);
     error LedgerOverpaid(uint256 paid, uint256 owed);
@@ -145,6 +147,20 @@ contract HyperGPULedger {
         uint128 pool = _toUint128(s.pool + msg.value);
         s.pool = pool;
         emit SessionFunded(id, msg.sender, msg.value, pool);
+    }
+
+    /// @notice Lifts a session's pool to `pool` and sends back what that did not take; anyone may.
+    /// @dev Unlike `fund` it cannot pay twice, however often the same top-up is sent.
+    function fundTo(bytes32 id, uint128 pool) external payable {
+        Session storage s = _sessions[id];
+        if (s.status == Status.None) revert LedgerUnknownSession(id);
+        if (s.status == Status.Closed) revert LedgerSessionNotOpen(id, s.status);
+        if (pool <= s.pool) revert LedgerPoolFull(pool, s.pool);
+        uint256 missing = pool - s.pool;
+        if (msg.value < missing) revert LedgerTooLittle(msg.value, missing);
+        s.pool = pool;
+        if (msg.value > missing) _pay(msg.sender, msg.value - missing);
+        emit SessionFunded(id, msg.sender, missing, pool);
     }
 
     /// @notice Pays `account` what it earned and has not had yet. Anyone may send it; pausing does not stop it.

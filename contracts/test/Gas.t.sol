@@ -33,6 +33,10 @@ contract GasTest {
         _ledger.fund{value: 1 gwei}(_id);
     }
 
+    function test_gas_fund_to() public {
+        _ledger.fundTo{value: 1 gwei}(_id, 1 ether + 1 gwei);
+    }
+
     function test_gas_open() public {
         _ledger.open{value: 1 gwei}(bytes32(uint256(1)));
     }

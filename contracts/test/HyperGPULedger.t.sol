@@ -90,6 +90,8 @@ contract HyperGPULedgerTest {
         vm.expectRevert(reason);
         _ledger.fund{value: 0}(unknown);
         vm.expectRevert(reason);
+        _ledger.fundTo(unknown, 1);
+        vm.expectRevert(reason);
         _ledger.claim(unknown, ALICE, 1, new bytes32[](0));
         vm.expectRevert(reason);
         _ledger.commitRound(unknown, 1, 0, 0, 0, 0);
@@ -211,6 +213,36 @@ contract HyperGPULedgerTest {
         _ledger.fund(_id);
     }
 
+    function testFuzz_a_top_up_pays_what_is_missing_and_never_twice(uint64 more, uint64 excess) public {
+        uint128 pool = 10 ether + 1 + uint128(more);
+        vm.deal(MALLORY, type(uint128).max);
+        vm.prank(MALLORY);
+        _ledger.fundTo{value: 1 + uint256(more) + excess}(_id, pool);
+        require(_ledger.session(_id).pool == pool && address(_ledger).balance == pool);
+        require(MALLORY.balance == type(uint128).max - 1 - uint256(more));
+        vm.expectRevert(abi.encodeWithSelector(HyperGPULedger.LedgerPoolFull.selector, pool, pool));
+        vm.prank(MALLORY);
+        _ledger.fundTo{value: 1 + uint256(more) + excess}(_id, pool);
+    }
+
+    function test_a_top_up_with_too_little_is_refused() public {
+        vm.deal(MALLORY, 1 ether);
+        vm.expectRevert(abi.encodeWithSelector(HyperGPULedger.LedgerTooLittle.selector, 1, 2));
+        vm.prank(MALLORY);
+        _ledger.fundTo{value: 1}(_id, 10 ether + 2);
+    }
+
+    function test_change_of_a_top_up_that_its_sender_refuses_undoes_it() public {
+        Refusing sender = new Refusing();
+        vm.deal(address(sender), 2 ether);
+        vm.expectRevert(
+            abi.encodeWithSelector(HyperGPULedger.LedgerTransferFailed.selector, address(sender), 1 ether)
+        );
+        vm.prank(address(sender));
+        _ledger.fundTo{value: 2 ether}(_id, 11 ether);
+        require(_ledger.session(_id).pool == 10 ether && address(_ledger).balance == 10 ether);
+    }
+
     function test_a_pause_stops_commits_but_not_claims() public {
         (bytes32 root,, bytes32 b) = _rewardsFor(3 ether, 2 ether);
         _commit(1, root, 5 ether);
@@ -246,6 +278,8 @@ contract HyperGPULedgerTest {
         _commit(2, root, 5 ether);
         vm.expectRevert(closed);
         _ledger.fund{value: 0}(_id);
+        vm.expectRevert(closed);
+        _ledger.fundTo(_id, 20 ether);
         vm.expectRevert(closed);
         vm.prank(COORDINATOR);
         _ledger.setPaused(_id, false);

@@ -88,6 +88,18 @@ contract Driver {
         } catch {}
     }
 
+    function fundTo(uint256 which, uint96 amount, uint96 excess) external {
+        bytes32 id = ids[which % 2];
+        uint128 before = ledger.session(id).pool;
+        uint128 pool = before + amount % 1 ether;
+        uint256 value = uint256(amount % 1 ether) + excess % 1 ether;
+        vm.deal(address(this), address(this).balance + value);
+        try ledger.fundTo{value: value}(id, pool) {
+            if (ledger.session(id).pool != pool) cheated = true;
+            given[id] += pool - before;
+        } catch {}
+    }
+
     function pause(uint256 which, bool paused) external {
         try ledger.setPaused(ids[which % 2], paused) {} catch {}
     }

@@ -162,7 +162,7 @@ class Settlement:
         )
 
     def _funding(self, pool: int) -> Intent:
-        data = abi.encode_call("fund", self.session)
+        data = abi.encode_call("fundTo", self.session, pool)
         return Intent("fund", self.record.contract, self.session, data, value=pool - self._pool, pool=pool)
 
     def drain(self, timeout_s: float) -> bool:

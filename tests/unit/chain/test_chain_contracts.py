@@ -153,6 +153,10 @@ def test_every_function_of_the_contract_answers_python(chain: tuple[Caller, Call
 
     other.send(address, abi.encode_call("fund", session), 5)
     assert contract.session(session).pool == 10**15 + 5
+    other.send(address, abi.encode_call("fundTo", session, 10**15 + 8), 7)
+    assert contract.session(session).pool == 10**15 + 8 == client.balance(address) + cumulative
+    with pytest.raises(Reverted, match="LedgerPoolFull"):
+        other.send(address, abi.encode_call("fundTo", session, 10**15 + 8), 7)
     with pytest.raises(Reverted, match="LedgerNotCoordinator"):
         other.send(address, abi.encode_call("proposeCoordinator", session, other.address))
     coordinator.send(address, abi.encode_call("proposeCoordinator", session, other.address))
@@ -164,7 +168,7 @@ def test_every_function_of_the_contract_answers_python(chain: tuple[Caller, Call
     warp(90 * 24 * 3600)
     before = client.balance(address)
     other.send(address, abi.encode_call("refund", session))
-    assert before == 10**15 + 5 - cumulative and client.balance(address) == 0
+    assert before == 10**15 + 8 - cumulative and client.balance(address) == 0
     assert contract.session(session).status is Status.CLOSED
 
 

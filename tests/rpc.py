@@ -6,7 +6,7 @@ import json
 import secrets
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -35,6 +35,7 @@ class Proxy:
         self.url = url
         self.calls = 0
         self.broadcasts: list[str] = []
+        self.lies: dict[str, Callable[[dict[str, Any]], object]] = {}  # method -> what it makes of the true answer
         self._mode = "pass"
         self._frozen = 0
         self._garbage = 0
@@ -83,6 +84,8 @@ class Proxy:
         receipt = result.get("result") if method == "eth_getTransactionReceipt" else None
         if self.mode == "stale" and receipt and int(receipt["blockNumber"], 16) > self._frozen:
             result["result"] = None
+        if method in self.lies:
+            self.lies[method](result)
         return json.dumps(result).encode()
 
     def _forward(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -50,6 +50,8 @@ class LedgerContract:
         ((coordinator, upcoming, committed_at, status, pool, owed, head, rewards, paid, pending),) = self._read(
             "session", session, tag=tag
         )
+        if status not in [member.value for member in Status]:
+            raise self._strange("session")
         return SessionState(
             _checksummed(coordinator), upcoming, committed_at, Status(status), pool, owed, head, rewards, paid,
             _checksummed(pending),
@@ -81,9 +83,12 @@ class LedgerContract:
         try:
             return abi.decode_result(function, answer)
         except (DecodingError, ValueError):
-            raise Unavailable(
-                f"{self.address} answers {function} with something else", "check the contract's address and the RPC"
-            ) from None
+            raise self._strange(function) from None
+
+    def _strange(self, function: str) -> Unavailable:
+        return Unavailable(
+            f"{self.address} answers {function} with something else", "check the contract's address and the RPC"
+        )
 
 
 def _checksummed(address: str) -> str:

@@ -50,7 +50,7 @@ def send_and_wait(
     bid = first_bid(client.fees(), max_fee)
     if bid is None:
         raise Misconfigured(f"gas costs more than {max_fee / 10**9:g} gwei", "wait, or raise blockchain.max_fee_gwei")
-    limit = gas_limit(client.estimate_gas(signer.address, to, data, value))
+    limit = gas_limit(client.estimate_gas(signer.address, to, data, value), creates=to is None)
     balance, needed = client.balance(signer.address), limit * bid.max_fee + value
     if balance < needed:
         raise Misconfigured(

@@ -6,9 +6,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from hypergpu_fl.chain.client import Fees
+from hypergpu_fl.chain.errors import Unavailable
 
 GAS_MARGIN_PERCENT: Final = 5
 """Added to the estimate. Monad charges the limit, not the use, so the margin is paid for on every round."""
+
+MOST_CALL_GAS: Final = 1_000_000
+MOST_CREATION_GAS: Final = 15_000_000
+"""Above these an estimate is not believed: about ten times what the dearest call and the creation take anywhere. A
+hostile endpoint could otherwise make every round cost Monad's 30 million gas, since the limit is what is charged."""
 
 _BUMP_PERCENT: Final = 10  # what geth and anvil ask of a replacement; Monad takes any higher fee
 
@@ -21,8 +27,17 @@ class Bid:
     priority_fee: int
 
 
-def gas_limit(estimate: int) -> int:
-    """Limit to set for an estimate: `GAS_MARGIN_PERCENT` above, rounded down."""
+def gas_limit(estimate: int, *, creates: bool = False) -> int:
+    """Limit to set for an estimate: `GAS_MARGIN_PERCENT` above, rounded down.
+
+    Raises
+    ------
+    Unavailable
+        If the estimate of a call, or of a creation, is beyond belief.
+    """
+    most = MOST_CREATION_GAS if creates else MOST_CALL_GAS
+    if estimate > most:
+        raise Unavailable(f"the RPC estimates {estimate} gas, more than {most} is not believed", "use another RPC")
     return estimate + estimate * GAS_MARGIN_PERCENT // 100
 
 

@@ -34,15 +34,20 @@ class HttpChain:
     ----------
     urls : Sequence[str]
         Endpoints; one is asked until it fails, then the next.
+    chain_id : int
+        The chain that every endpoint must serve, asked of each whenever it is turned to; 0 takes any. An endpoint of
+        another chain is passed over as one that is down would be.
     timeout_s : float
         Longest wait for one answer.
     """
 
-    def __init__(self, urls: Sequence[str], *, timeout_s: float = 5.0) -> None:
+    def __init__(self, urls: Sequence[str], *, chain_id: int = 0, timeout_s: float = 5.0) -> None:
         if not urls:
             raise Misconfigured("no RPC address is given", "set blockchain.rpc_url")
         self._urls = tuple(urls)
         self._current = 0
+        self._expected = chain_id
+        self._recognised = chain_id == 0
         self.timeout_s = timeout_s
         self._pool = urllib3.PoolManager(retries=False)
         self._ids = itertools.count(1)
@@ -53,7 +58,7 @@ class HttpChain:
 
     def block_number(self, tag: Tag) -> int:
         """Return the number of ``eth_getBlockByNumber(tag)``."""
-        return _integer(self._block(tag).get("number"))
+        return _count(self._block(tag).get("number"))
 
     def code(self, address: str) -> bytes:
         """``eth_getCode``."""
@@ -65,7 +70,7 @@ class HttpChain:
 
     def nonce(self, address: str) -> int:
         """``eth_getTransactionCount`` at ``latest``; ``pending`` means the same on Monad."""
-        return _integer(self._ask("eth_getTransactionCount", address, "latest"))
+        return _count(self._ask("eth_getTransactionCount", address, "latest"))
 
     def fees(self) -> Fees:
         """Return base fee of the latest block and ``eth_maxPriorityFeePerGas``."""
@@ -101,12 +106,13 @@ class HttpChain:
             return None
         if not isinstance(answer, dict) or answer.get("transactionHash") != "0x" + tx_hash.hex():
             raise _garbage("a receipt")
-        status, block, used = (_integer(answer.get(key)) for key in ("status", "blockNumber", "gasUsed"))
+        status, block, used = (_count(answer.get(key)) for key in ("status", "blockNumber", "gasUsed"))
         return Receipt(status == 1, block, used)
 
     def rotate(self) -> None:
         """Ask the next endpoint from now on."""
         self._current = (self._current + 1) % len(self._urls)
+        self._recognised = self._expected == 0
 
     def _block(self, tag: Tag) -> dict[str, Any]:
         answer = self._ask("eth_getBlockByNumber", tag, False)
@@ -118,12 +124,24 @@ class HttpChain:
         """Result of one call, from the first endpoint that gives one."""
         for _ in self._urls[1:]:
             try:
-                return self._ask_one(self._urls[self._current], method, params)
+                return self._ask_current(method, params)
             except _Refused:
                 raise
-            except Unavailable:
+            except (Unavailable, _OtherChain):
                 self.rotate()
-        return self._ask_one(self._urls[self._current], method, params)
+        return self._ask_current(method, params)
+
+    def _ask_current(self, method: str, params: Sequence[Any]) -> Any:
+        url = self._urls[self._current]
+        if not self._recognised:
+            found = _integer(self._ask_one(url, "eth_chainId", ()))
+            if found != self._expected:
+                raise _OtherChain(
+                    f"{redact_url(url)} serves chain {found}, the run is bound to chain {self._expected}",
+                    "correct blockchain.rpc_url or blockchain.chain_id",
+                )
+            self._recognised = True
+        return self._ask_one(url, method, params)
 
     def _ask_one(self, url: str, method: str, params: Sequence[Any]) -> Any:
         number = next(self._ids)
@@ -166,6 +184,10 @@ class HttpChain:
 _NEXT: Final = "check blockchain.rpc_url; training goes on, and sending by itself once an endpoint answers"
 
 
+class _OtherChain(Misconfigured):
+    """An endpoint of another chain."""
+
+
 class _Refused(Unavailable):
     """A JSON-RPC error object that is none of ours."""
 
@@ -201,6 +223,14 @@ def _integer(value: Any) -> int:
         return int(value, 16)
     except ValueError:
         raise _garbage("a number") from None
+
+
+def _count(value: Any) -> int:
+    """Return a number that the outbox can store: below 2^63."""
+    number = _integer(value)
+    if number >= 1 << 63:
+        raise _garbage("a number of this kind")
+    return number
 
 
 def _data(value: Any) -> bytes:

@@ -208,10 +208,18 @@ class Outbox:
         with self._engine.connect() as connection:
             return connection.execute(query).scalar() or 0
 
-    def highest_nonce(self) -> int:
-        """Highest nonce ever signed here; -1 if none."""
+    def highest_nonce(self, *, included: bool = False) -> int:
+        """Highest nonce that was included, or is under way unless only `included` ones are asked for; -1 if none.
+
+        Nonces that an entry gave up do not count.
+        """
+        other = _attempts.alias()
+        latest = select(func.max(other.c.id)).where(other.c.entry == _entries.c.id).scalar_subquery()
+        under_way = _entries.c.state.in_((State.SIGNED, State.SENT)) & (_attempts.c.id == latest)
+        held = _attempts.c.hash == _entries.c.included_hash
+        query = select(func.max(_attempts.c.nonce)).join(_entries)
         with self._engine.connect() as connection:
-            found = connection.execute(select(func.max(_attempts.c.nonce)).join(_entries).where(self._mine)).scalar()
+            found = connection.execute(query.where(self._mine, held if included else held | under_way)).scalar()
         return -1 if found is None else int(found)
 
     def head_after(self, session: bytes, number: int) -> bytes | None:

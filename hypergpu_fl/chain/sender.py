@@ -89,6 +89,7 @@ class Sender:
         self._first_sent_at: dict[tuple[Outbox, int], float] = {}
         self._last_sent_at: dict[tuple[Outbox, int], float] = {}
         self._used_up_at: dict[tuple[Outbox, int], float] = {}
+        self._odd_since: dict[tuple[Outbox, int], float] = {}  # what no honest chain shows for long
         self.problem: ChainError | None = None
         self.finalized_s: dict[int, float] = {}  # round -> seconds from first broadcast to finality, this run's
 
@@ -96,12 +97,10 @@ class Sender:
         """Do the next thing; seconds until there may be more to do, None if all of this run is final."""
         try:
             pause = self._advance()
-        except Unavailable as error:
-            self._report(error)
-            self._client.rotate()
-            return self._pace.retry_s
         except ChainError as error:
             self._report(error)
+            if not isinstance(error, ForkAlarm):  # nobody may be asked until the alarm is over
+                self._client.rotate()
             return self._pace.retry_s
         self._report(None)
         return pause
@@ -169,8 +168,13 @@ class Sender:
             self._note_inclusion(outbox, entry)
             return True
         if found is Progress.BEHIND:
+            if self._odd(outbox, entry):
+                raise Misconfigured(
+                    f"the chain no longer shows what went before {_name(entry)}", "this RPC is behind; name another"
+                )
             self._client.rotate()
             return False
+        self._odd_since.pop((outbox, entry.id), None)
         if intent.purpose == "commit":
             check_coordinator(self._client, intent, self._signer.address)
         nonce = self.next_nonce()
@@ -182,7 +186,8 @@ class Sender:
         if bid is None:
             raise self._too_dear()
         to = None if intent.purpose == "deploy" else intent.contract
-        limit = gas_limit(self._client.estimate_gas(self._signer.address, to, intent.data, intent.value))
+        used = self._client.estimate_gas(self._signer.address, to, intent.data, intent.value)
+        limit = gas_limit(used, creates=to is None)
         self._sign_and_store(outbox, entry, bid, nonce, limit)
         return True
 
@@ -228,13 +233,27 @@ class Sender:
                 log.warning("outbox: %s was included but reverted", _name(entry))
                 self._start_over(outbox, entry)
             return True
-        if self._client.nonce(self._signer.address) > attempt.nonce:
+        count = self._client.nonce(self._signer.address)
+        if count > attempt.nonce:
             return self._without_receipt(outbox, entry, now)
         self._used_up_at.pop(key, None)
+        # A nonce that nothing leads to was made up by an endpoint; a count below what was included is only an old one.
+        if max(box.highest_nonce(included=True) for box in self._outboxes) < count < attempt.nonce:
+            if self._odd(outbox, entry):
+                log.warning("outbox: nothing leads to nonce %d of %s: signing it anew", attempt.nonce, _name(entry))
+                self._start_over(outbox, entry)
+                return True
+        else:
+            self._odd_since.pop(key, None)
         if now - self._last_sent_at[key] < self._pace.bump_after_s:
             return False
         # At the cap the same bytes go out again, in case the pool dropped them.
         return self._raise_bid(outbox, entry) or self._send(outbox, entry)
+
+    def _odd(self, outbox: Outbox, entry: Entry) -> bool:
+        """Whether something odd about an entry has lasted longer than an old block explains; ask only while it is."""
+        since = self._odd_since.setdefault((outbox, entry.id), self._clock())
+        return self._clock() - since >= self._pace.lost_after_s
 
     def _raise_bid(self, outbox: Outbox, entry: Entry) -> bool:
         """Sign the same nonce at a higher fee; False if the cap forbids it."""
@@ -259,12 +278,13 @@ class Sender:
         return found is not Progress.BEHIND
 
     def _start_over(self, outbox: Outbox, entry: Entry) -> None:
-        for times in (self._first_sent_at, self._last_sent_at, self._used_up_at):
+        for times in (self._first_sent_at, self._last_sent_at, self._used_up_at, self._odd_since):
             times.pop((outbox, entry.id), None)
         outbox.prepared_again(entry)
 
     def _note_inclusion(self, outbox: Outbox, entry: Entry) -> None:
         """Note where it was included, or only that it was: its effect may be there without a known receipt."""
+        self._odd_since.pop((outbox, entry.id), None)
         found = self._receipt(entry)
         if found is not None and found[1].succeeded:
             attempt, receipt = found
@@ -291,7 +311,10 @@ class Sender:
         height, moved = self._client.block_number("finalized"), False
         for entry in included:
             if entry.block is not None and entry.block > height:
+                if self._odd(outbox, entry):
+                    self._look_again(outbox, entry)
                 break
+            self._odd_since.pop((outbox, entry.id), None)
             if self._progress(outbox, entry, "finalized") is not Progress.DONE:
                 if entry.block is not None and self._receipt(entry) is None:
                     log.warning("outbox: the inclusion of %s was undone", _name(entry))
@@ -304,6 +327,17 @@ class Sender:
             if sent_at is not None and entry.intent.purpose == "commit" and outbox is self._outboxes[-1]:
                 self.finalized_s[entry.intent.round] = self._clock() - sent_at
         return moved
+
+    def _look_again(self, outbox: Outbox, entry: Entry) -> None:
+        """Ask anew where an entry was included whose block does not become final: it may have been made up."""
+        self._odd_since.pop((outbox, entry.id), None)
+        self._client.rotate()
+        found = self._receipt(entry)
+        if found is None or not found[1].succeeded:
+            self._last_sent_at.pop((outbox, entry.id), None)
+            outbox.sent(entry)
+        elif found[1].block != entry.block:
+            self._note_inclusion(outbox, entry)
 
     def _progress(self, outbox: Outbox, entry: Entry, tag: Tag) -> Progress:
         """How far the chain is; waits out what may be an old block, and raises the alarm on what is final."""

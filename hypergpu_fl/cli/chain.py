@@ -26,7 +26,6 @@ def _client(rpc: str, preset: str, chain_id: int = 0) -> HttpChain:
     """Client of the addresses given, of the preset, or of the known chain with this id."""
     from hypergpu_fl.chain.http import HttpChain
     from hypergpu_fl.chain.presets import PRESETS, preset_of
-    from hypergpu_fl.chain.progress import check_chain_id
     from hypergpu_fl.settlement.opening import rpc_urls
 
     if preset and preset not in PRESETS:
@@ -35,10 +34,7 @@ def _client(rpc: str, preset: str, chain_id: int = 0) -> HttpChain:
     urls = rpc_urls(rpc) or list(known.rpc_urls if known else ())
     if not urls:
         raise UsageError("no RPC address is given", "give --rpc URL or --preset NAME")
-    client = HttpChain(urls)
-    if known is not None:
-        check_chain_id(client, known.chain_id)
-    return client
+    return HttpChain(urls, chain_id=known.chain_id if known else 0)
 
 
 @app.command()

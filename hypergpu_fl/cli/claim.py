@@ -49,7 +49,8 @@ def claim(
         raise UsageError(f"no RPC address is known for chain {chain_id}", "give --rpc URL")
     verify(bundle)
     signer = KeySigner.from_keystore(key, password_of(key))
-    done = send_claim(bundle, HttpChain(urls), signer, account or signer.address, max_fee=int(max_fee_gwei * 10**9))
+    client = HttpChain(urls, chain_id=chain_id)
+    done = send_claim(bundle, client, signer, account or signer.address, max_fee=int(max_fee_gwei * 10**9))
     tx = "0x" + done.sent.tx_hash.hex()
     row = {
         "account": done.account,

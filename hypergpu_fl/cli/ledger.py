@@ -87,13 +87,14 @@ def verify(
         from hypergpu_fl.settlement import verify_on_chain
         from hypergpu_fl.settlement.opening import rpc_urls
 
-        result["rounds on chain"] = verify_on_chain(bundle, HttpChain(rpc_urls(rpc)))
+        chain = HttpChain(rpc_urls(rpc), chain_id=bundle.session.chain_id)
+        result["rounds on chain"] = verify_on_chain(bundle, chain)
     if format is Format.JSON:
         render(result, format)
         return
-    chain = f", {result['rounds on chain']} of them on chain {bundle.session.chain_id}" if rpc else ""
+    known = f", {result['rounds on chain']} of them on chain {bundle.session.chain_id}" if rpc else ""
     typer.echo(
-        f"verified: {len(bundle.rounds)} rounds{chain}, {contributions} signed contributions, {commits} signed commits"
+        f"verified: {len(bundle.rounds)} rounds{known}, {contributions} signed contributions, {commits} signed commits"
     )
     typer.echo("scores are the coordinator's word; signatures rule out forged contributions, not unfair scores")
 

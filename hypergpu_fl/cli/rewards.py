@@ -32,7 +32,9 @@ def rewards(
     sealed = [entry for record in bundle.rounds for entry in record.contributions]
     times = Counter(entry.node for entry in sealed)
     flagged = Counter(entry.node for entry in sealed if entry.duplicate_of)
-    contract = LedgerContract(HttpChain(rpc_urls(rpc)), bundle.session.contract) if rpc else None
+    session = bundle.session
+    chain = HttpChain(rpc_urls(rpc), chain_id=session.chain_id) if rpc else None
+    contract = LedgerContract(chain, session.contract) if chain else None
     rows = []
     for node in sorted(times, key=lambda node: (-earned.cumulative.get(node, 0), node)):
         wei = earned.cumulative.get(node, 0)
@@ -44,7 +46,7 @@ def rewards(
             "near_duplicates": flagged[node],
         }
         if contract is not None:
-            paid = contract.claimed(bundle.session.id, node)
+            paid = contract.claimed(session.id, node)
             row["paid_wei"] = str(paid) if format is Format.JSON else paid
         rows.append(row)
     render(rows, format)

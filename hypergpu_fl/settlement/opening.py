@@ -121,7 +121,7 @@ def rpc_route(
         where the contract has to be deployed.
     """
     signer = coordinator_signer(blockchain, secrets)
-    client = HttpChain(rpc_urls(blockchain.rpc_url))
+    client = HttpChain(rpc_urls(blockchain.rpc_url), chain_id=blockchain.chain_id)
     lock = KeyLock(run_dir.parent / ".locks", blockchain.chain_id, signer.address)
     try:
         outbox = Outbox(engine, signer.address, blockchain.chain_id)

@@ -61,7 +61,7 @@ class Caller:
         self.client, self.signer, self.address, self.limit = client, signer, signer.address, 0
 
     def send(self, to: str | None, data: bytes, value: int = 0) -> int:
-        limit = gas_limit(self.client.estimate_gas(self.address, to, data, value))
+        limit = gas_limit(self.client.estimate_gas(self.address, to, data, value), creates=to is None)
         nonce = self.client.nonce(self.address)
         raw = self.signer.sign(Transaction(self.client.chain_id(), nonce, to, data, value, limit, 5 * 10**9, 10**9))
         self.client.send_raw(raw)

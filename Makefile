@@ -27,7 +27,7 @@ lint: $(READY)  ## ruff, mypy --strict and the import floors
 
 # Deployments measure links in real time, so nothing else may run beside them.
 test: lint  ## lint, then every test that takes less than minutes and needs no GPU
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not deployment and not slow' --cov --cov-report=
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not deployment and not slow' --cov --cov-report=
 	$(BIN)/python -m pytest -m 'deployment and not slow' --cov --cov-append --cov-fail-under=90
 
 test-slow: $(READY)  ## the tests that take minutes

@@ -1,4 +1,4 @@
-"""What all tests share: settings of hypothesis, a runs folder of their own, and every reason to skip."""
+"""What all tests share: settings of hypothesis, a runs folder of their own, what is traced, every reason to skip."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, is_hypothesis_test, settings
 
 # Examples are derived from the test itself: the same on every machine, whatever its speed.
 settings.register_profile(
@@ -34,7 +34,11 @@ def shared_data() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a CUDA device where there is none."""
+    """Leave repetition untraced, and skip what needs a CUDA device where there is none."""
+    for item in items:
+        # Coverage's tracer doubles the time of Python code, and a hundred examples run the lines that one runs.
+        if is_hypothesis_test(getattr(item, "obj", None)):
+            item.add_marker(pytest.mark.no_cover)
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked and not _cuda():
         for item in marked:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from hypergpu_fl.config import System, Training
+from hypergpu_fl.task import load_task
+
 HEAVY = (
     "torch",
     "web3",
@@ -26,8 +29,9 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_importing_the_client_app_loads_nothing_heavy() -> None:
-    assert "flwr" in loaded_by("import hypergpu_fl.client_app")
-    assert loaded_by("import hypergpu_fl.client_app").isdisjoint(HEAVY)
+    loaded = loaded_by("import hypergpu_fl.client_app")
+    assert "flwr" in loaded
+    assert loaded.isdisjoint(HEAVY)
 
 
 def test_probing_the_link_loads_nothing_heavy() -> None:
@@ -35,10 +39,11 @@ def test_probing_the_link_loads_nothing_heavy() -> None:
 
 
 def test_a_nodes_share_is_prepared_once_and_then_read_without_the_libraries_that_made_it() -> None:
-    share = (
+    examples = load_task(Training(), System()).examples(0)
+    preparing = {"sklearn", "flwr_datasets", "datasets", "pandas", "scipy", "torchvision"}
+    assert not preparing.isdisjoint(sys.modules)
+    reading = (
         "from hypergpu_fl.config import Training, System; from hypergpu_fl.task import load_task; "
-        "load_task(Training(), System()).examples(0)"
+        f"assert load_task(Training(), System()).examples(0) == {examples}"
     )
-    preparing = {"sklearn", "flwr_datasets", "pandas", "scipy"}
-    assert not loaded_by(share).isdisjoint(preparing)
-    assert loaded_by(share).isdisjoint(preparing)
+    assert loaded_by(reading).isdisjoint(preparing)

@@ -180,6 +180,7 @@ def leaf_fields(sealed: SealedContribution) -> tuple[object, ...]:
     )  # fmt: skip
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("nodes", [10, 10_000])
 def test_a_commit_costs_the_same_for_any_number_of_nodes(nodes: int) -> None:
     from rounds import a_round

@@ -300,6 +300,7 @@ def saved(engine: NetworkAware, arrivals: VirtualArrivals) -> Any:
         ("random", "async", "fedavg"),
     ],
 )
+@pytest.mark.no_cover
 @pytest.mark.parametrize("stop", [1, 9, 23])
 def test_a_run_resumed_after_any_round_continues_exactly_as_the_uninterrupted_one(
     name: str, mode: str, optimizer: Any, stop: int

@@ -74,6 +74,7 @@ def by_quality(count: int) -> Pattern:
     return pick
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("nodes", "pattern"),
     [(100, in_turn(10)), (37, in_turn(10)), (30, at_random(10)), (20, by_quality(10)), (10, at_random(10))],
@@ -96,6 +97,7 @@ def test_mean_weights_are_data_shares_whatever_the_links_and_whoever_is_chosen(
     assert accounts.due == pytest.approx(ROUNDS * data_share(fleet))
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("case", ["plain", "drop-outs", "late", "vanishing"])
 def test_with_our_selection_and_nodes_restarting_at_once_the_law_holds_for_every_node(case: str, seed: int) -> None:

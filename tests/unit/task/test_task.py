@@ -66,19 +66,6 @@ print(*(m for m in ('torch', 'sklearn', 'datasets', 'flwr_datasets') if m in sys
     assert in_a_new_process(code) == []
 
 
-def test_a_process_that_finds_data_and_partition_prepared_imports_no_data_library(tmp_path: Path) -> None:
-    code = """
-import sys
-from pathlib import Path
-from hypergpu_fl.config import Training
-from hypergpu_fl.task import load_task
-print(load_task(Training(), cache=Path(sys.argv[1])).examples(3))
-print(*(m for m in ('sklearn', 'datasets', 'flwr_datasets', 'torchvision') if m in sys.modules))
-"""
-    examples = load_task(Training(), cache=tmp_path).examples(3)
-    assert in_a_new_process(code, str(tmp_path)) == [str(examples)]
-
-
 def test_prepared_data_goes_under_the_runs(tmp_path: Path) -> None:
     load_task(Training(), System(runs_dir=str(tmp_path / "runs")))
     assert list((tmp_path / "runs" / ".cache").glob("digits-*"))

@@ -27,6 +27,7 @@ from hypergpu_fl.cli.submission import Submission, submit
 from hypergpu_fl.cli.superlink import flower_environment, free_port
 from hypergpu_fl.config import Config
 from hypergpu_fl.network.certificates import write_certificates, write_node_key
+from hypergpu_fl.task import load_task
 from tests.deployment.relay import Shape, TcpRelay
 
 PROGRAMS = Path(sys.executable).parent
@@ -182,7 +183,11 @@ class Stack:
         return node
 
     def submit(self, config: Config) -> Submission:
-        """Hand the app in."""
+        """Hand the app in.
+
+        The data are prepared here, once; every node's process would import the libraries for it at the same time.
+        """
+        load_task(config.training, cache=self.runs / ".cache").examples(0)
         return submit(config, app=REPOSITORY, connection=CONNECTION, environ=self.environ, scratch=self.folder)
 
     def submit_app(self, app: Path, settings: Mapping[str, Any]) -> Submission:
@@ -202,11 +207,20 @@ class Stack:
         return Submission(str(json.loads(done.stdout)["run-id"]), CONNECTION, self.environ)
 
     def wait(self, submission: Submission, limit_s: float) -> tuple[str, str]:
-        """Status and details of a run once it has finished, or as they are after ``limit_s``."""
+        """Status and details of a run once it has finished, or as they are after ``limit_s``.
+
+        The log is followed to its end meanwhile: every question for the status starts a Python that takes the nodes'
+        processor for a second or two.
+        """
         until_s = time.monotonic() + limit_s
         status, details = submission.status()
         while not status.startswith("finished") and time.monotonic() < until_s:
-            time.sleep(2.0)
+            with submission.follow() as log, contextlib.suppress(subprocess.TimeoutExpired):
+                try:
+                    log.communicate(timeout=max(1.0, until_s - time.monotonic()))
+                finally:
+                    log.kill()
+            time.sleep(1.0)
             status, details = submission.status()
         return status, details
 

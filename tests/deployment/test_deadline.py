@@ -11,7 +11,7 @@ from tests.deployment.conftest import MakeStack
 from tests.deployment.relay import Shape
 from tests.deployment.stack import REPOSITORY
 
-pytestmark = pytest.mark.deployment
+pytestmark = [pytest.mark.deployment, pytest.mark.timed]
 
 APP = REPOSITORY / "tests" / "deployment" / "upload_app"
 

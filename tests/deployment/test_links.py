@@ -19,7 +19,7 @@ from tests.deployment.conftest import MakeStack
 from tests.deployment.relay import Shape
 from tests.deployment.stack import Stack
 
-pytestmark = pytest.mark.deployment
+pytestmark = [pytest.mark.deployment, pytest.mark.timed]
 
 LINKS = [Shape(2e6, 8e6, 0.2), Shape(10e6, 20e6, 0.1), Shape(30e6, 50e6, 0.05), Shape(100e6, 100e6, 0.02)]
 
@@ -32,7 +32,9 @@ def test_unequal_links_are_measured_planned_for_and_the_rounds_verified(
     stack.register()
     for index in range(len(LINKS)):
         stack.start_node(index)
-    submission = stack.submit(configure(stack, "links", training__rounds=12, training__target_accuracy=0.9))
+    quick = {"training__learning_rate": 0.2, "training__momentum": 0.9}  # a round is mostly the start of Pythons
+    config = configure(stack, "links", training__rounds=12, training__target_accuracy=0.9, **quick)
+    submission = stack.submit(config)
     status, details = stack.wait(submission, limit_s=900)
     assert status == "finished:completed", f"{status}: {details}\n{submission.log()[-3000:]}"
 

@@ -14,7 +14,7 @@ from hypergpu_fl.network.certificates import write_certificates, write_node_key
 from tests.deployment.relay import Shape
 from tests.deployment.stack import Stack
 
-pytestmark = pytest.mark.deployment
+pytestmark = pytest.mark.deployment  # nothing is timed here
 
 LIMIT_S = 90.0
 

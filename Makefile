@@ -9,10 +9,11 @@ READY := $(VENV)/.ready
 help:  ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# The stamp makes setting up a matter of one pip call per change of the dependencies.
+# The stamp makes setting up a matter of one pip call per change of the dependencies. Python compiles what it imports;
+# pip would first compile tens of thousands of files that nothing here imports.
 $(READY): pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --no-compile -q -c constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: $(READY)  ## train on the embedded digits over a simulated internet, every round sealed on an embedded EVM

@@ -133,3 +133,13 @@ def test_nodes_keep_receipts_of_what_was_sealed_and_final(tmp_path: Path) -> Non
     assert receipts
     for receipt in receipts:
         verify_proof(receipt)
+
+
+def test_a_run_ends_with_the_round_that_reaches_the_target_accuracy(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    config = configured(folder, rounds=9, enabled=False)
+    config = config.model_copy(update={"training": config.training.model_copy(update={"target_accuracy": 0.5})})
+    run(config, InProcessGrid(app, NODES, to_run_config(config), state_dir=folder / "nodes"), folder)
+    *before, last = [entry["accuracy"] for entry in json.loads((folder / "report.json").read_text())["history"]]
+    assert last >= 0.5 and all(accuracy < 0.5 for accuracy in before) and len(before) < 8

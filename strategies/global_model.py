@@ -1,4 +1,11 @@
-"""The model under training: its versions, how a mean update moves it, and the way back when it runs away."""
+"""The model under training: its versions, their average, how a mean update moves it, and the way back.
+
+Nodes train from the latest version. What is evaluated and kept is an average of the versions, since each step is the
+mean of a few nodes whose data differ, and leaves the model a little on their side:
+
+``a_t = (1 - r) a_(t-1) + r w_t`` with ``r = (8 + 1) / (8 + t)``, the polynomial-decay average of Shamir and Zhang
+(arXiv 1212.1824, section 4), which weighs about the last ninth of all versions, whenever training ends.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +20,7 @@ from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
 from strategies.aggregation import Aggregator
+from strategies.axpy import add_scaled
 from strategies.errors import Reason, Refused
 from strategies.layout import Arrays, Layout, Vector
 from strategies.payload import Payload
@@ -20,6 +28,7 @@ from strategies.server_optimizer import ServerOptimizer
 
 log = logging.getLogger(__name__)
 
+DECAY = 8
 KEPT_VERSIONS = 200  # an update against an older one is of no use any more; versions may pass in a second each
 
 
@@ -30,41 +39,55 @@ class GlobalModel:
     ----------
     layout, payload, optimizer
         See ``NetworkAware``.
+    averaging : bool
+        Whether versions are averaged; otherwise their average is the latest one.
+
+    Attributes
+    ----------
+    vector_P : Vector
+        The latest version.
+    average_P : Vector
+        The average.
     """
 
-    def __init__(self, layout: Layout, payload: Payload, optimizer: ServerOptimizer) -> None:
+    def __init__(self, layout: Layout, payload: Payload, optimizer: ServerOptimizer, *, averaging: bool) -> None:
         self._layout = layout
         self._payload = payload
         self._optimizer = optimizer
+        self._averaging = averaging
         self.version = 0
         self.vector_P: Vector = np.zeros(0, dtype=np.float32)
+        self.average_P: Vector = self.vector_P
         self.buffers: Arrays = {}
         self.hash = b""
         self.norm = 0.0
-        self._good: tuple[int, Vector] | None = None  # version and model before the last step
+        self._good: tuple[int, Vector, Vector] | None = None  # version, model and average before the last step
         self._disowned = 0, 0  # versions after the first, up to the second, were rolled back
 
-    def publish(self, vector_P: Vector, buffers: Arrays) -> None:
-        """Make this the model of the current version."""
-        self.vector_P, self.buffers = vector_P, buffers
+    def start(self, vector_P: Vector, buffers: Arrays) -> None:
+        """Begin from this model, at the current version."""
+        self._publish(vector_P, buffers, vector_P)
+
+    def _publish(self, vector_P: Vector, buffers: Arrays, average_P: Vector) -> None:
+        self.vector_P, self.buffers, self.average_P = vector_P, buffers, average_P
         self.hash = hashlib.sha256(vector_P.data).digest()
         self.norm = math.sqrt(float(vector_P @ vector_P))
         self._payload.publish(self.version, vector_P, buffers)
 
     def arrays(self) -> ArrayRecord:
-        """The model as Flower's record."""
-        restored = self._layout.restore(self.vector_P, self.buffers)
+        """The average as Flower's record."""
+        restored = self._layout.restore(self.average_P, self.buffers)
         return ArrayRecord({name: Array(np.asarray(array, order="C")) for name, array in restored.items()})
 
     def step(self, mean: Aggregator) -> bool:
         """Move by the mean of a round's updates; False, and nothing changed, if that leaves the finite numbers."""
-        self._good = self.version, self.vector_P
+        self._good = self.version, self.vector_P, self.average_P
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is told by the norm
             stepped_P = self._optimizer.step(self.vector_P, mean.mean())
             if not math.isfinite(float(stepped_P @ stepped_P)):
                 return False
         self.version += 1
-        self.publish(stepped_P, {**self.buffers, **mean.buffers})
+        self._publish(stepped_P, {**self.buffers, **mean.buffers}, self._averaged(stepped_P))
         return True
 
     def roll_back(self) -> int | None:
@@ -74,12 +97,12 @@ class GlobalModel:
         """
         if self._good is None:
             return None
-        version, vector_P = self._good
+        version, vector_P, average_P = self._good
         log.error("the loss exploded: version %d is put back, %d is given up", version, self.version)
         self._disowned = version, self.version
         self.version += 1
         self._optimizer.reset()
-        self.publish(vector_P, self.buffers)
+        self._publish(vector_P, self.buffers, average_P)
         return version
 
     def staleness(self, base: int) -> int:
@@ -95,11 +118,11 @@ class GlobalModel:
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """JSON-able values, and vectors by name."""
-        vectors: dict[str, NDArray[Any]] = {"model": self.vector_P}
+        vectors: dict[str, NDArray[Any]] = {"model": self.vector_P, "average": self.average_P}
         vectors.update({f"buffer/{name}": array for name, array in self.buffers.items()})
         vectors.update({f"optimizer/{name}": vector for name, vector in self._optimizer.vectors.items()})
         if self._good is not None:
-            vectors["good"] = self._good[1]
+            vectors["good"], vectors["good_average"] = self._good[1:]
         return {
             "version": self.version,
             "good": None if self._good is None else self._good[0],
@@ -110,10 +133,19 @@ class GlobalModel:
     def restore(self, state: Mapping[str, Any], vectors: Mapping[str, NDArray[Any]]) -> None:
         """Inverse of ``state``; the model is published again."""
         self.version, self._disowned = state["version"], (state["disowned"][0], state["disowned"][1])
-        self._good = None if state["good"] is None else (state["good"], vectors["good"])
+        if state["good"] is not None:
+            self._good = state["good"], vectors["good"], vectors["good_average"]
         self._optimizer.steps = state["optimizer_steps"]
         self._optimizer.vectors = {name: vector.copy() for name, vector in _under("optimizer/", vectors).items()}
-        self.publish(vectors["model"], _under("buffer/", vectors))
+        self._publish(vectors["model"], _under("buffer/", vectors), vectors["average"])
+
+    def _averaged(self, vector_P: Vector) -> Vector:
+        if not self._averaging:
+            return vector_P
+        share = (DECAY + 1) / (DECAY + self.version)
+        average_P = self.average_P * np.float32(1 - share)
+        add_scaled(average_P, vector_P, share)
+        return average_P
 
 
 def _under(prefix: str, vectors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -50,7 +50,7 @@ def strategy(
         payload=payload,
         selection=policy(name),
         optimizer=optimizer,
-        settings=peer_settings(settings, payload) if peer else settings,
+        settings=peer_settings(settings, payload) if peer else replace(settings, averaging=True),
         hooks=hooks,
         planner=plan_alike if peer else plan,
         accounts=ExampleAccounts() if peer else Accounts(),

@@ -93,7 +93,7 @@ class NetworkAware(Strategy):
         self.planner = planner
         self.accounts = accounts or Accounts()
         self.fleet = Fleet()
-        self.model = GlobalModel(layout, payload, optimizer)
+        self.model = GlobalModel(layout, payload, optimizer, averaging=settings.averaging)
         self.first_round = 1
         self.rows: dict[int, int] = {}
         self.excluded: set[int] = set()
@@ -103,7 +103,7 @@ class NetworkAware(Strategy):
         self._replays = Replays()
         self._train_loss, self._test_loss = LossWatch(), LossWatch()
         self._exploded = False
-        self._down_ratio: float | None = None  # of the last round's downloads, where levels are chosen by the plan
+        self._common_bytes = 0.0  # that a download of the last round carried beyond what its level comes to
         self._grid: Arrivals | None = None
         self._open: OpenRound | None = None
         _check_levels(payload, settings)
@@ -226,10 +226,10 @@ class NetworkAware(Strategy):
 
     def set_model(self, arrays: Arrays) -> None:
         """Start from these arrays, at the current version."""
-        self.model.publish(self.layout.flatten(arrays), self.layout.buffers(arrays))
+        self.model.start(self.layout.flatten(arrays), self.layout.buffers(arrays))
 
     def arrays(self) -> ArrayRecord:
-        """The global model as Flower's record."""
+        """The global model as Flower's record: the average of its versions where they are averaged."""
         return self.model.arrays()
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -241,6 +241,7 @@ class NetworkAware(Strategy):
         return {
             "model": model,
             "exploded": self._exploded,
+            "common_bytes": self._common_bytes,
             "fleet": self.fleet.state(),
             "accounts": self.accounts.state(),
             "selection": self.selection.state(),
@@ -260,6 +261,7 @@ class NetworkAware(Strategy):
         nodes are free.
         """
         self.first_round, self._exploded = next_round, state["exploded"]
+        self._common_bytes = state["common_bytes"]
         self.model.restore(state["model"], vectors)
         self.fleet = Fleet.restored(state["fleet"], round=next_round - 1)
         if not in_flight:
@@ -284,13 +286,15 @@ class NetworkAware(Strategy):
         ratios = {level.name: level.expected_ratio for level in levels}
         if settings.codec != "auto":
             levels = [level for level in levels if level.name == settings.codec]
-        workload = Workload(steps, settings.batch_size, round(4 * self.layout.size * settings.byte_scale))
+        scale = settings.byte_scale
+        model_bytes = round(4 * self.layout.size * scale)
+        workload = Workload(steps, settings.batch_size, model_bytes, self._common_bytes * scale)
         return self.planner(
             self.fleet,
             workload,
             levels,
             deadline_s=settings.deadline_s,
-            down_ratio=ratios.get(settings.downlink_codec, self._down_ratio),
+            down_ratio=ratios.get(settings.downlink_codec),
         )
 
     def _choose(self, count: int) -> Selection:
@@ -330,6 +334,7 @@ class NetworkAware(Strategy):
         self.fleet.selections[row] += 1
         open_.selected.append(row)
         open_.bytes_down += len(sent.blob)
+        open_.bytes_common += len(sent.blob) - 4 * self.layout.size / open_.plan.ratio(row)
         order = Order(
             round=open_.number,
             base=self.version,
@@ -410,13 +415,13 @@ class NetworkAware(Strategy):
             selected=np.unique(np.asarray(open_.selected, dtype=np.int64)),
             arrived=np.unique(np.asarray([a.row for a in open_.accepted], dtype=np.int64)),
         )
-        if open_.bytes_down:
-            self._down_ratio = 4 * self.layout.size * len(open_.selected) / open_.bytes_down
+        if open_.selected:
+            self._common_bytes = max(0.0, open_.bytes_common / len(open_.selected))
         outcome = open_.outcome(
             weights,
             ended_s=now_s,
             model_hash=self.model.hash,
-            model_P=self.model.vector_P,
+            model_P=self.model.average_P,
             buffers=self.model.buffers,
         )
         for hook in self.hooks:

@@ -18,10 +18,13 @@ from strategies.layout import Arrays, Layout, Vector
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """A codec level: its name and logical fp32 bytes over bytes on the wire."""
+    """A codec level: its name, logical fp32 bytes over bytes on the wire, and what share of an update's squared norm
+    arrives at once; with error feedback the rest comes later.
+    """
 
     name: str
     expected_ratio: float
+    fidelity: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,9 @@ class RefusedReply:
 class RoundOutcome:
     """Everything a closed round leaves behind. Seconds are on the arrivals' clock.
 
-    ``rolled_back`` is the version whose model was restored because the loss had exploded, else None.
+    ``model_hash`` is of the version that nodes train from next, ``model_P`` what is evaluated and kept: the average of
+    the versions where they are averaged. ``rolled_back`` is the version whose model was restored because the loss had
+    exploded, else None.
     """
 
     round: int
@@ -90,7 +92,11 @@ class RoundHook:
 
 @dataclass
 class OpenRound:
-    """The open round's tally. ``weights`` belong to ``accepted`` and are not normalised yet."""
+    """The open round's tally.
+
+    ``weights`` belong to ``accepted`` and are not normalised yet. ``bytes_common`` are what downloads carried beyond
+    what their levels come to.
+    """
 
     number: int
     started_s: float
@@ -102,6 +108,7 @@ class OpenRound:
     weights: list[float] = field(default_factory=list)
     late: int = 0
     bytes_down: int = 0
+    bytes_common: float = 0.0
     bytes_up: int = 0
     refills: int = 0
     rolled_back: int | None = None

@@ -28,6 +28,8 @@ class Settings:
         One level for every node, or ``auto``: the planner chooses (the downlink as far as the uplink).
     normalise_steps : bool
         Whether updates are normalised by their local steps, as FedNova does, or plainly averaged, as FedAvg does.
+    averaging : bool
+        Whether what is evaluated and kept is an average of the versions, see ``GlobalModel``, or the latest.
     keep_late : bool
         Whether a reply that missed its round joins a later one.
     aggregation : str
@@ -57,6 +59,7 @@ class Settings:
     codec: str = "auto"
     downlink_codec: str = "auto"
     normalise_steps: bool = True
+    averaging: bool = False
     keep_late: bool = True
     aggregation: str = "mean"
     refuse_outliers: bool = True

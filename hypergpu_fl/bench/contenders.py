@@ -2,7 +2,8 @@
 
 All share model, data, local optimiser, learning rate, batch size, server optimiser and seed. Peers send plain fp32
 both ways and make the baseline's local steps unless their own idea says otherwise; their means are weighted by
-examples. An ablation is our strategy with one lever off.
+examples. "random + one codec" and "FedBuff + averaging" have one part of ours each, so that planning takes no credit for
+what compression or averaging alone would do. An ablation is our strategy with one lever off.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Contender:
 
 SYNC = {"mode": "sync"}
 BUFFERED = {"mode": "async", "quota": 1.0}
-OWN = {"mode": "async", "quota": 0.5}  # steps come oftener, and a mean of five is still one of many nodes
+OWN = {"mode": "async", "quota": 0.5, "averaging": True}  # steps come oftener, and a mean of five is still one of many nodes
 
 
 def _named(*contenders: Contender) -> dict[str, Contender]:
@@ -86,12 +87,14 @@ CONTENDERS: Mapping[str, Contender] = _named(
     Contender("tifl", "tifl", SYNC),
     Contender("power_of_choice", "power_of_choice", SYNC),
     Contender("fedbuff", "random", BUFFERED),
+    Contender("fedbuff_averaged", "random", {**BUFFERED, "averaging": True}),
 )
 
 ABLATIONS: Mapping[str, Contender] = _named(
     Contender("network_aware-selection", "random", OWN, is_peer=False),
     Contender("network_aware-steps", OURS, OWN, planner=plan_alike, is_peer=False),
     Contender("network_aware-codec", OURS, {**OWN, "codec": "raw"}, is_peer=False),
-    Contender("network_aware-asynchrony", OURS, {"mode": "sync", "quota": 1.0}, is_peer=False),
+    Contender("network_aware-asynchrony", OURS, {**OWN, "mode": "sync", "quota": 1.0}, is_peer=False),
+    Contender("network_aware-averaging", OURS, {**OWN, "averaging": False}, is_peer=False),
     Contender("network_aware-correction", OURS, OWN, accounts=ExampleAccounts, is_peer=False),
 )

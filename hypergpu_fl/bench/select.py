@@ -53,7 +53,7 @@ def measure(count: int, *, cohort: int, repeats: int, policy_name: str, seed: in
     """Median seconds of a round's decisions over ``count`` nodes."""
     rng = np.random.default_rng(seed)
     fleet = population(count, rng)
-    levels = [Level(level.name, level.expected_ratio) for level in LEVELS.values()]
+    levels = [Level(level.name, level.expected_ratio, level.fidelity) for level in LEVELS.values()]
     workload = Workload(np.maximum(1, fleet.examples // 32), 32, MODEL_BYTES)
     chosen = policy(policy_name)
     taken = []

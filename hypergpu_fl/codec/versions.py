@@ -3,8 +3,10 @@
 Keeping for each node what it has seen would cost one dense vector a node. Here nodes share views: one chain of them
 (`hypergpu_fl.codec.views`), of which the server holds the latest view and the last steps. A node is told by the
 version it has acknowledged; one that was away for some versions gets the steps in between; one that is new, or was
-away for too long, gets a whole view. Memory: two vectors (model and view), the chain's first blob, steps within
-``max_bytes``, and for the current version one blob a level asked for; nothing grows with the number of nodes.
+away for too long, gets a whole view. The chain need not follow every version: what it lacks of the latest one then
+goes to each node as an extra, which costs less than many steps to a node that comes rarely. Memory: two vectors (model
+and view), the chain's first blob, steps within ``max_bytes``, and for the current version one blob a level asked for;
+nothing grows with the number of nodes.
 """
 
 from __future__ import annotations
@@ -71,7 +73,7 @@ class ModelVersions:
         self._extras: dict[str, bytes] = {}
         self._root = b""
         self._id = bytes(8)
-        self._root_version = self._version = -1
+        self._root_version = self._version = self._view_version = -1
         self._model_P: Vector = np.empty(0, dtype=np.float32)
         self._view_P: Vector = np.empty(0, dtype=np.float32)
         self._checksum = 0
@@ -81,6 +83,11 @@ class ModelVersions:
     def version(self) -> int:
         """Latest version published, -1 for none."""
         return self._version
+
+    @property
+    def view_version(self) -> int:
+        """Version that the chain has reached, -1 for none."""
+        return self._view_version
 
     @property
     def view_P(self) -> Vector:
@@ -93,8 +100,10 @@ class ModelVersions:
         blobs = sum(len(step.blob) for step in self._steps) + sum(map(len, self._extras.values())) + len(self._root)
         return blobs + self._model_P.nbytes + self._view_P.nbytes
 
-    def publish(self, version: int, model_P: Vector, buffers: Arrays) -> None:
+    def publish(self, version: int, model_P: Vector, buffers: Arrays, *, extend: bool = True) -> None:
         """Add a version, which must be newer than the last; ``model_P`` is copied.
+
+        ``extend``: whether the chain is led on to it.
 
         Raises
         ------
@@ -107,12 +116,14 @@ class ModelVersions:
             raise UsageError(f"version {version} follows {self._version}", "publish versions in ascending order")
         if self._version < 0:
             first, self._root = first_view(model_P, buffers, self._layout, version=version)
-            self._id, self._root_version, self._view_P = first.chain, version, first.vector_P
-        else:
+            self._id, self._view_P = first.chain, first.vector_P
+            self._root_version = self._view_version = version
+        elif extend:
             difference_P = model_P - self._view_P
-            blob = encode(self._chain, difference_P, self._layout, buffers, base=self._version)
+            blob = encode(self._chain, difference_P, self._layout, buffers, base=self._view_version)
             move(self._view_P, decode(blob, self._layout))
-            self._steps.append(_Step(self._version, version, blob))
+            self._steps.append(_Step(self._view_version, version, blob))
+            self._view_version = version
             while self._steps and sum(len(step.blob) for step in self._steps) > self._max_bytes:
                 self._steps.popleft()
         self._version, self._model_P, self._buffers = version, model_P.copy(), dict(buffers)
@@ -124,21 +135,21 @@ class ModelVersions:
     def download(self, name: str, held: int) -> Download:
         """Message that brings a node which last acknowledged view ``held`` (-1: none) to the latest version.
 
-        Levels raw, fp32, fp16 and bf16 get the model itself and leave the node's view alone. Levels finer than the
-        chain get its steps and an extra; the others the steps alone, for nothing thinner is published. Without a
+        Levels raw, fp32, fp16 and bf16 get the model itself and leave the node's view alone. The others get the
+        chain's steps, and an extra if they are finer than the chain or the chain has not come so far. Without a
         usable view, whatever is cheaper: the chain from its first blob, or the current view whole.
         """
         wanted = level(name)
         if self._version < 0:
             raise UsageError("no model was published yet", "publish version 0 first")
         if wanted.name in MODEL_LEVELS:
-            return Download(self._pack([self._extra(name)], MODEL_ONLY), self._version, -1, held)
-        steps = self._since(held)
+            return Download(self._pack([self._extra(name)], MODEL_ONLY, self._version), self._version, -1, held)
+        steps, flags = self._since(held), 0
         if steps is None:
-            return Download(self._whole(), self._version, -1, self._version)
-        if LEVELS[self._chain].expected_ratio > wanted.expected_ratio:
-            return Download(self._pack([*steps, self._extra(name)], EXTRA), self._version, held, self._version)
-        return Download(self._pack(steps, 0), self._version, held, self._version)
+            steps, flags, held = self._whole(), WHOLE_VIEW, -1
+        if self._view_version < self._version or LEVELS[self._chain].expected_ratio > wanted.expected_ratio:
+            steps, flags = [*steps, self._extra(name)], flags | EXTRA
+        return Download(self._pack(steps, flags, self._view_version), self._version, held, self._view_version)
 
     def cost_bytes(self, name: str, held: int) -> int:
         """Bytes that `download` would send, so that the planner can price a level."""
@@ -146,41 +157,38 @@ class ModelVersions:
 
     def _first(self) -> int:
         """Oldest version whose holders can still be served steps."""
-        return self._steps[0].start if self._steps else self._version
+        return self._steps[0].start if self._steps else self._view_version
 
     def _since(self, held: int) -> list[bytes] | None:
         """Steps from ``held`` on; None if they are gone, or cost more than a whole view."""
-        if held < self._first() or held > self._version:
+        if held < self._first() or held > self._view_version:
             return None
         blobs = [step.blob for step in self._steps if step.end > held]
-        if not blobs and self._buffers:
+        if not blobs and self._buffers and self._view_version == self._version:
             if not self._steps:
                 return None
             blobs = [self._steps[-1].blob]  # for the sake of the buffers it carries
-        starts = {step.start for step in self._steps} | {self._version}
+        starts = {step.start for step in self._steps} | {self._view_version}
         return blobs if held in starts and sum(map(len, blobs)) <= self._layout.size else None
 
-    def _whole(self) -> bytes:
+    def _whole(self) -> list[bytes]:
         """The chain from its first blob where that is kept and small, else the current view, exactly."""
         steps = [step.blob for step in self._steps]
         if self._root:
             whole = self._extra(_WHOLE) if sum(map(len, steps)) > len(self._root) else b""
             if not whole or len(self._root) + sum(map(len, steps)) <= len(whole):
-                return self._pack([self._root, *steps], WHOLE_VIEW)
-        return self._pack([self._extra(_WHOLE)], WHOLE_VIEW)
+                return [self._root, *steps]
+        return [self._extra(_WHOLE)]
 
     def _extra(self, name: str) -> bytes:
         if name not in self._extras:
-            values = self._model_P
             if name == _WHOLE:
-                values, name_ = self._view_P, "fp32"
+                codec, values_P, version = "fp32", self._view_P, self._view_version
             else:
-                name_ = name
-                if name not in MODEL_LEVELS:
-                    values = self._model_P - self._view_P
-            self._extras[name] = encode(name_, values, self._layout, self._buffers, base=self._version)
+                values_P = self._model_P if name in MODEL_LEVELS else self._model_P - self._view_P
+                codec, version = name, self._version
+            self._extras[name] = encode(codec, values_P, self._layout, self._buffers, base=version)
         return self._extras[name]
 
-    def _pack(self, parts: list[bytes], flags: int) -> bytes:
-        view_checksum = 0 if flags == MODEL_ONLY else self._checksum
-        return pack(parts, flags, self._id, self._version, view_checksum)
+    def _pack(self, parts: list[bytes], flags: int, version: int) -> bytes:
+        return pack(parts, flags, self._id, version, 0 if flags == MODEL_ONLY else self._checksum)

@@ -6,7 +6,8 @@ P = values. The server publishes one common chain of views, the same for all nod
 
 with C the chain's level and G rounding to TF32 (10 bits of mantissa), which keeps a whole view exactly
 representable in less than half of its float32 bytes. What C leaves out stays in the next difference, so the chain
-feeds its own error back. A node that holds ``view_u`` is brought to ``view_v`` by steps u+1 ... v.
+feeds its own error back. A node that holds ``view_u`` is brought to ``view_v`` by the steps between them; the chain
+may pass over versions.
 
 A node that already holds the version gets no step, or the last one again where the model has integer buffers.
 The message, little-endian:
@@ -20,15 +21,15 @@ offset  bytes  field
                part is a model and no view is concerned
 6       2      number of parts
 8       8      chain: first 8 bytes of the SHA-256 of the chain's first blob
-16      8      version, signed: of the model, and of the view after all steps
+16      8      version, signed: of the view after all steps; of the model where it is the only part
 24      4      CRC-32 of the view after all steps; 0 if no view is concerned
 28      4      CRC-32 of the 28 bytes before and of all lengths below
 32      ...    per part: ``length: uint64`` and a blob (`hypergpu_fl.codec.blob`)
 ======  =====  ============================================================================
 
 A step's base is the version it starts from; it leads to the next step's base, the last one to the message's
-version. An *extra* is a finer ``C'(w_v - view_v)`` for nodes on faster links: they start training from it but do not
-keep it, so every node stays on the one chain, whatever its level.
+version. An *extra* is ``C'(w - view_v)``, its base the model's version: what the chain left out, or has not reached
+yet. Nodes start training from it but do not keep it, so every node stays on the one chain, whatever its level.
 """
 
 from __future__ import annotations
@@ -155,11 +156,11 @@ def apply(blob: Buffer, layout: Layout, held: View | None) -> Received:
         at = end
     if at != version or checksum(view_P) != view_checksum:
         raise ViewMissing(f"the view held here does not lead to the server's version {version}", _RESYNC)
-    model_P = view_P
+    model, model_P = version, view_P
     if extra is not None:
-        model_P, buffers = view_P.copy(), extra.buffers
+        model, model_P, buffers = extra.base, view_P.copy(), extra.buffers
         extra.add_to(model_P, 1.0)
-    return Received(version, model_P, buffers, View(chain, version, view_P))
+    return Received(model, model_P, buffers, View(chain, version, view_P))
 
 
 def _unpack(blob: Buffer) -> tuple[int, bytes, int, int, list[memoryview]]:

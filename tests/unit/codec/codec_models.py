@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from strategies.layout import Layout
 
-LEVEL_NAMES = ["raw", "fp32", "fp16", "bf16", "int8", "int4", "top16", "top32", "top64", "top128"]
+LEVEL_NAMES = ["raw", "fp32", "fp16", "bf16", "int8", "int4", "top8", "top16", "top32", "top64", "top128"]
 
 
 def arrays_of(sizes: list[tuple[str, int]]) -> dict[str, NDArray]:

@@ -39,8 +39,11 @@ def walk(seed: int, steps: int) -> list[np.ndarray]:
 @given(
     st.integers(0, 2**31),
     st.lists(
-        st.lists(
-            st.tuples(st.integers(0, 3), st.sampled_from(list(LEVELS)), st.sampled_from(["ok", "lost", "asleep"]))
+        st.tuples(
+            st.booleans(),
+            st.lists(
+                st.tuples(st.integers(0, 3), st.sampled_from(list(LEVELS)), st.sampled_from(["ok", "lost", "asleep"]))
+            ),
         ),
         min_size=1,
         max_size=8,
@@ -52,9 +55,9 @@ def test_every_node_holds_what_the_server_thinks(seed: int, rounds: list, max_by
     acknowledged: dict[int, int] = {}
     holding: dict[int, View | None] = {}
     history: dict[int, np.ndarray] = {}
-    for version, (model, messages) in enumerate(zip(walk(seed, len(rounds)), rounds, strict=False)):
-        versions.publish(version, model, buffers(version))
-        history[version] = versions.view_P.copy()
+    for version, (model, (extend, messages)) in enumerate(zip(walk(seed, len(rounds)), rounds, strict=False)):
+        versions.publish(version, model, buffers(version), extend=extend)
+        history[versions.view_version] = versions.view_P.copy()
         for node, level, fate in messages:
             download = versions.download(level, acknowledged.get(node, -1))
             if fate == "asleep":  # the message never arrives
@@ -80,6 +83,34 @@ def test_the_chain_feeds_its_own_error_back() -> None:
     for version in range(31, 90):  # the model rests, the view catches up
         versions.publish(version, models[-1], BUFFERS)
     assert np.linalg.norm(versions.view_P - models[-1]) < 1e-2 * np.linalg.norm(models[-1] - models[0])
+
+
+def test_what_the_chain_passed_over_comes_as_an_extra() -> None:
+    models = walk(8, 12)
+    every, third = ModelVersions(LAYOUT, chain="top64"), ModelVersions(LAYOUT, chain="top64")
+    for version, model in enumerate(models):
+        every.publish(version, model, BUFFERS)
+        third.publish(version, model, BUFFERS, extend=version % 3 == 0)
+    third.publish(13, models[-1], BUFFERS, extend=False)
+    assert (third.version, third.view_version) == (13, 12)
+    for level in ("int8", "top64", "top128"):
+        for held in (-1, 9, 12):
+            held_view = None if held < 0 else View(third._id, held, replayed(third, models, held))
+            received = apply(third.download(level, held).blob, LAYOUT, held_view)
+            assert received.version == 13
+            assert received.view is not None and received.view.version == 12
+            np.testing.assert_array_equal(received.view.vector_P, third.view_P)
+            assert np.linalg.norm(received.model_P - models[-1]) < np.linalg.norm(third.view_P - models[-1])
+    assert third.cost_bytes("top64", 0) < every.cost_bytes("top64", 0)
+
+
+def replayed(versions: ModelVersions, models: list[np.ndarray], held: int) -> np.ndarray:
+    """The view of version ``held``, from a chain published alike."""
+    again = ModelVersions(LAYOUT, chain="top64")
+    for version, model in enumerate(models[: held + 1]):
+        again.publish(version, model, BUFFERS, extend=version % 3 == 0)
+    assert again._id == versions._id
+    return again.view_P
 
 
 def test_a_node_that_stays_gets_small_steps_and_a_new_one_a_whole_view() -> None:

@@ -18,7 +18,9 @@ from strategies.layout import Arrays, Layout, Vector
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """A codec level: its name, logical fp32 bytes over bytes on the wire, and what share of an update's squared norm
+    """A codec level.
+
+    ``expected_ratio``: logical fp32 bytes over bytes on the wire. ``fidelity``: share of an update's squared norm that
     arrives at once; with error feedback the rest comes later.
     """
 

@@ -20,7 +20,7 @@ from strategies.fleet import Bools, Fleet, Floats
 STRONGEST_TILT = 2.0  # link quality and staleness may speak for or against an update by this factor at most
 SMALLEST_ARREARS = 0.1  # of its data share: what even a node in credit is given
 SMALLEST_SHARE = 0.05  # of an even share of the round: likewise
-LARGEST_ARREARS = 1.0  # a whole round's weight: no absence makes one update count for more
+LARGEST_WEIGHT = 2.0  # rounds that one update may make up for: a node too slow for its data is heard all the same
 COUNT_GAIN = 0.2  # of the last round's number of updates in the expected one
 
 
@@ -78,8 +78,8 @@ class Accounts:
         level = max(0.0, even - (sum(self._arrears) + float(others.sum())) / known)
         least = max(SMALLEST_ARREARS * share, SMALLEST_SHARE * even)
         typical = float(np.median(fleet.quality[reachable])) if reachable.any() else float(fleet.quality[row])
-        owed = min(max(arrears + level, least), LARGEST_ARREARS)
-        return owed * tilt(float(fleet.quality[row]), typical, staleness)
+        weight = max(arrears + level, least) * tilt(float(fleet.quality[row]), typical, staleness)
+        return min(weight, LARGEST_WEIGHT)
 
     def book(self, fleet: Fleet, rows: Sequence[int], weights: Sequence[float]) -> list[float]:
         """Close a round: credit every reachable node its share, debit the normalised weights, and return those.

@@ -2,8 +2,8 @@
 
 All share model, data, local optimiser, learning rate, batch size, server optimiser and seed. Peers send plain fp32
 both ways and make the baseline's local steps unless their own idea says otherwise; their means are weighted by
-examples. "random + one codec" and "FedBuff + averaging" have one part of ours each, so that planning takes no credit for
-what compression or averaging alone would do. An ablation is our strategy with one lever off.
+examples. "random + one codec" and "FedBuff + averaging" have one part of ours each, so that planning takes no credit
+for what compression or averaging alone would do. An ablation is our strategy with one lever off.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ class Contender:
 
 SYNC = {"mode": "sync"}
 BUFFERED = {"mode": "async", "quota": 1.0}
-OWN = {"mode": "async", "quota": 0.5, "averaging": True}  # steps come oftener, and a mean of five is still one of many nodes
+# Steps come oftener, and a mean of five is still one of many nodes.
+OWN = {"mode": "async", "quota": 0.5, "averaging": True}
 
 
 def _named(*contenders: Contender) -> dict[str, Contender]:

@@ -156,11 +156,12 @@ def apply(blob: Buffer, layout: Layout, held: View | None) -> Received:
         at = end
     if at != version or checksum(view_P) != view_checksum:
         raise ViewMissing(f"the view held here does not lead to the server's version {version}", _RESYNC)
-    model, model_P = version, view_P
-    if extra is not None:
-        model, model_P, buffers = extra.base, view_P.copy(), extra.buffers
-        extra.add_to(model_P, 1.0)
-    return Received(model, model_P, buffers, View(chain, version, view_P))
+    view = View(chain, version, view_P)
+    if extra is None:
+        return Received(version, view_P, buffers, view)
+    model_P = view_P.copy()
+    extra.add_to(model_P, 1.0)
+    return Received(extra.base, model_P, extra.buffers, view)
 
 
 def _unpack(blob: Buffer) -> tuple[int, bytes, int, int, list[memoryview]]:

@@ -13,7 +13,8 @@ import zlib
 import numpy as np
 import zstandard
 
-CODES = {"fp32": 1, "fp16": 2, "bf16": 3, "int8": 4, "int4": 5, "top16": 6, "top32": 7, "top64": 8, "top128": 9, "top8": 11}
+CODES = {"fp32": 1, "fp16": 2, "bf16": 3, "int8": 4, "int4": 5, "top16": 6, "top32": 7, "top64": 8, "top128": 9}
+CODES["top8"] = 11
 CODES["raw"] = 10
 
 

@@ -184,7 +184,7 @@ def test_a_second_update_within_a_round_is_not_paid_the_same_debt_again() -> Non
     assert fleet.owed[0] == pytest.approx(-0.25)  # settled, this round's share included
 
 
-def test_weights_are_positive_even_far_in_credit_and_never_more_than_a_round_and_a_tilt() -> None:
+def test_weights_are_positive_even_far_in_credit_and_never_more_than_two_rounds() -> None:
     fleet, accounts = fleet_of([10, 30]), Accounts()
     fleet.owed[:] = [-50.0, 50.0]
     assert accounts.weight(fleet, 0, staleness=0) > 0

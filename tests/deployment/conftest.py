@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -44,6 +46,15 @@ def full_disk(namespaces: bool, tmp_path: Path) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture(params=["nginx", "caddy"])
+def proxy_program(request: pytest.FixtureRequest) -> tuple[str, Path]:
+    """A proxy's name and its program, which need not be installed."""
+    found = shutil.which(request.param, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if found is None:
+        pytest.skip(f"{request.param} is not installed")
+    return request.param, Path(found)
 
 
 @pytest.fixture

@@ -131,7 +131,7 @@ def test_the_proxies_pass_the_fleet_api_and_health_alone() -> None:
     locations = re.findall(r"location\s+(.+?)\s*\{\s*(\w+)", nginx)
     assert locations == [("= /health", "proxy_pass"), ("^~ /v1/fleet/", "proxy_pass"), ("/", "return")]
     caddy = (DEPLOY / "proxy" / "Caddyfile").read_text()
-    assert re.findall(r"@nodes path (.+)", caddy) == ["/health /v1/fleet/*"]
+    assert re.findall(r"@nodes \{\s*path (.+)", caddy) == ["/health /v1/fleet/*"]
     assert caddy.count("reverse_proxy") == 1 and "respond 404" in caddy
 
 

@@ -15,7 +15,9 @@ from hypergpu_fl.config import Config, to_run_config
 from hypergpu_fl.ledger.bundle import Bundle
 from hypergpu_fl.ledger.identity import derive_simulated_key
 from hypergpu_fl.ledger.proof import ContributionProof, verify_proof
+from hypergpu_fl.ledger.sealing import RoundSeal, SealedRound
 from hypergpu_fl.server_app import run
+from hypergpu_fl.settlement import Settlement, verify
 from strategies import wire
 
 NODES = 4
@@ -119,6 +121,37 @@ def test_only_addresses_on_the_allow_list_contribute(tmp_path: Path) -> None:
     assert {c.node for record in bundle.rounds for c in record.contributions} == set(allowed)
     assert {reason for _, reason in refusals(tmp_path / "run")} == {"not allowed"}
     assert sum(entry["rejected"] for entry in report["history"]) > 0
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("booked", [False, True])
+def test_a_server_that_dies_between_checkpoint_and_books_or_right_after_seals_every_round_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, booked: bool
+) -> None:
+    seal = Settlement.seal
+
+    def dying(settlement: Settlement, round_seal: RoundSeal) -> SealedRound:
+        if round_seal.round < 2:
+            return seal(settlement, round_seal)
+        if booked:
+            seal(settlement, round_seal)
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Settlement, "seal", dying)
+        train(tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoints").exists()
+    config = configured(tmp_path / "run")
+    run(config, InProcessGrid(app, NODES, to_run_config(config), state_dir=tmp_path / "again"), tmp_path / "run")
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert [entry["round"] for entry in report["history"]] == [1, 2, 3]
+    assert (report["chain"]["commits"], report["chain"]["finalized"]) == (3, 3)
+    bundle = Bundle.model_validate_json((tmp_path / "run" / "ledger.json").read_text())
+    verify(bundle)
+    assert [record.round for record in bundle.rounds] == [1, 2, 3] and all(r.contributions for r in bundle.rounds)
 
 
 def test_nodes_keep_receipts_of_what_was_sealed_and_final(tmp_path: Path) -> None:

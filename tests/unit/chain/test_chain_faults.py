@@ -300,6 +300,19 @@ def test_an_endpoint_of_another_chain_is_passed_over_and_nothing_is_asked_of_it(
         HttpChain([desk.proxy.url], chain_id=31337).nonce(desk.signer.address)
 
 
+def test_a_claim_with_a_malformed_proof_is_told_in_one_line_and_nothing_is_sent(desk: Desk) -> None:
+    desk.train()
+    desk.drained()
+    account, sent = desk.signer.address, len(desk.proxy.broadcasts)
+    for proof in ([], [b"\1" * 32], [b"\0" * 32] * 40):
+        data = abi.encode_call("claim", desk.session, account, 1, proof)
+        with pytest.raises(Reverted) as refused:
+            send_and_wait(desk.http, desk.signer, to=desk.contract, data=data, max_fee=500 * GWEI)
+        assert refused.value.reason == f"LedgerInvalidProof({account.lower()}, 1)"
+        assert "\n" not in refused.value.cause
+    assert len(desk.proxy.broadcasts) == sent
+
+
 def test_a_session_that_no_contract_holds_is_no_answer(desk: Desk) -> None:
     desk.drained()
     answer = bytearray(desk.client.call(desk.contract, abi.encode_call("session", desk.session)))

@@ -198,16 +198,26 @@ def _device(config: Config) -> torch.device:
 
 
 def _key(config: Config, context: Context) -> NodeKey:
-    from hypergpu_fl.ledger.identity import derive_simulated_key, load_keystore
+    """The node's key: derived in simulation, else from its keystore file, else from the environment as in CI."""
+    from hypergpu_fl.ledger.identity import NodeKey, derive_simulated_key
 
     if config.network.enable_simulation:
         return derive_simulated_key(config.training.seed, _partition(context))
-    path = context.node_config.get("keystore")
-    if not path:
-        raise UsageError(
-            "this node has no key to sign with", "start the SuperNode with --node-config 'keystore=\"FILE\"'"
-        )
-    return load_keystore(Path(str(path)), os.environ.get("HYPERGPU_KEYSTORE_PASSWORD", ""))
+    if path := context.node_config.get("keystore"):
+        return _opened(Path(str(path)))
+    if secret := os.environ.get("HYPERGPU_NODE_KEY"):
+        return NodeKey.from_hex(secret)
+    raise UsageError(
+        "this node has no key to sign with",
+        "start the SuperNode with --node-config 'keystore=\"FILE\"', or set HYPERGPU_NODE_KEY",
+    )
+
+
+@lru_cache(maxsize=1)  # opening takes half a second, and a message may need the key twice
+def _opened(keystore: Path) -> NodeKey:
+    from hypergpu_fl.ledger.identity import load_keystore
+
+    return load_keystore(keystore, os.environ.get("HYPERGPU_KEYSTORE_PASSWORD", ""))
 
 
 def _state_folder(config: Config, context: Context) -> Path:

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 from loguru import logger
 
 from hypergpu_fl.config import System
-from hypergpu_fl.redaction import redact, register
+from hypergpu_fl.redaction import SECRETS, redact, register
 
 if TYPE_CHECKING:
     from loguru import Record
 
-SECRETS: Final = ("HYPERGPU_COORDINATOR_KEY", "HYPERGPU_KEYSTORE_PASSWORD")
 _COLOURS: Final = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "red"}
 
 

@@ -11,6 +11,9 @@ import re
 from typing import Final
 from urllib.parse import quote
 
+SECRETS: Final = ("HYPERGPU_COORDINATOR_KEY", "HYPERGPU_KEYSTORE_PASSWORD", "HYPERGPU_NODE_KEY")
+"""Environment variables that hold secrets."""
+
 MASK: Final = "***"
 _SHORTEST: Final = 4  # characters; a shorter "secret" would blank ordinary words
 

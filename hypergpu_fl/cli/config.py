@@ -12,8 +12,7 @@ import typer
 from hypergpu_fl.cli.options import ConfigFile, Overrides, overrides
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.config import Config, environment, flatten, load, read_secrets
-from hypergpu_fl.config.layers import SECRETS
-from hypergpu_fl.redaction import MASK
+from hypergpu_fl.redaction import MASK, SECRETS
 
 app = typer.Typer(no_args_is_help=True, help="Check a configuration, show effective values, print the JSON Schema.")
 

@@ -17,10 +17,9 @@ from hypergpu_fl.config.faults import faults, shown
 from hypergpu_fl.config.flat import Scalar, fields, flatten, from_text, unflatten
 from hypergpu_fl.config.models import Config, System
 from hypergpu_fl.errors import ConfigError, Fault
-from hypergpu_fl.redaction import has_credentials, looks_secret
+from hypergpu_fl.redaction import SECRETS, has_credentials, looks_secret
 
 PREFIX: Final = "HYPERGPU_"
-SECRETS: Final = ("HYPERGPU_COORDINATOR_KEY", "HYPERGPU_KEYSTORE_PASSWORD")
 PATHS: Final = (
     "training.data_root",
     "network.links_file",

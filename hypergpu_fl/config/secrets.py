@@ -11,7 +11,7 @@ from hypergpu_fl.redaction import register
 
 
 class Secrets(BaseSettings):
-    """``HYPERGPU_COORDINATOR_KEY`` and ``HYPERGPU_KEYSTORE_PASSWORD``; never in run-config, which every node can read.
+    """The variables of ``redaction.SECRETS``; never in run-config, which every node can read.
 
     Reading them registers them for redaction, so that no log line or error of this process can show them.
     """
@@ -20,12 +20,13 @@ class Secrets(BaseSettings):
 
     coordinator_key: SecretStr | None = None
     keystore_password: SecretStr | None = None
+    node_key: SecretStr | None = None
 
 
 def read_secrets(dotenv: Path | None = Path(".env")) -> Secrets:
     """Secrets of this process's environment, over those of a ``.env`` file."""
     secrets = Secrets(_env_file=dotenv)
-    for secret in (secrets.coordinator_key, secrets.keystore_password):
+    for secret in (secrets.coordinator_key, secrets.keystore_password, secrets.node_key):
         if secret is not None:
             register(secret.get_secret_value())
     return secrets

@@ -55,6 +55,16 @@ class NodeKey:
             ) from None
         return cls(_address(key.public_key), simulated, key)
 
+    @classmethod
+    def from_hex(cls, text: str) -> NodeKey:
+        """Key from 64 hex digits, with or without ``0x``, as an environment variable holds it."""
+        try:
+            secret = bytes.fromhex(text.strip().removeprefix("0x"))
+        except ValueError:
+            raise LedgerError("the node's private key is not hexadecimal", "give 64 hex digits") from None
+        register(secret.hex())
+        return cls.from_secret(secret)
+
     def sign(self, digest: bytes) -> bytes:
         """65 bytes r, s, v over a 32-byte digest; deterministic (RFC 6979), low s."""
         signature = self._key.sign_recoverable(digest, hasher=None)

@@ -10,6 +10,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from hypergpu_fl.config import Config, flatten
+from hypergpu_fl.redaction import SECRETS
 
 Command = Callable[..., tuple[int, str, str]]
 KEY = "4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318"
@@ -31,7 +32,7 @@ def test_show_tells_every_setting_with_its_origin_and_masks_secrets(
     code, out, err = hypergpu("config", "show", "-c", "a.json", "--set", "training.epochs=2", "--format", "json")
     assert (code, err) == (0, "")
     rows = {row["setting"]: (row["value"], row["origin"]) for row in json.loads(out)}
-    assert set(rows) == {*flatten(Config().model_dump()), "HYPERGPU_COORDINATOR_KEY", "HYPERGPU_KEYSTORE_PASSWORD"}
+    assert set(rows) == {*flatten(Config().model_dump()), *SECRETS}
     assert rows["training.rounds"] == (3, "a.json")
     assert rows["training.epochs"] == (2, "--set")
     assert rows["training.seed"] == (0, "default")

@@ -212,10 +212,24 @@ def _run_folder(root: Path, name: str, *, replace: bool, resume: bool) -> Iterat
         if not replace:
             raise UsageError(f"there is a run {name!r} under {root}", "give --replace, --resume or another --name")
         with _locked(root / name):
+            _check_settled(root / name)
             shutil.rmtree(root / name)
     folder = open_run_folder(root, name)
     with _locked(folder):
         yield folder
+
+
+def _check_settled(folder: Path) -> None:
+    """Refuse to throw away what nodes worked for before the chain has it."""
+    if not (folder / "run.db").is_file():
+        return
+    from hypergpu_fl.settlement import unsettled
+
+    if waiting := unsettled(folder):
+        raise UsageError(
+            f"run {folder.name!r} has {waiting} transactions that are not final on its chain",
+            "give another --name: the next run with the same key sends them; or delete the folder yourself",
+        )
 
 
 @contextlib.contextmanager

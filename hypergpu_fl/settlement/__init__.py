@@ -6,7 +6,7 @@ contributions and the outbox entry that commits it. A background thread does the
 
 from hypergpu_fl.settlement.claiming import Claim, claim, distribution
 from hypergpu_fl.settlement.evidence import verify, verify_on_chain
-from hypergpu_fl.settlement.reading import BUNDLE, load_books, load_bundle
+from hypergpu_fl.settlement.reading import BUNDLE, load_books, load_bundle, unsettled
 from hypergpu_fl.settlement.session import RoundStatus, Settlement, SettlementStatus
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "distribution",
     "load_books",
     "load_bundle",
+    "unsettled",
     "verify",
     "verify_on_chain",
 ]

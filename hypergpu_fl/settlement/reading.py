@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, inspect
+from sqlalchemy.exc import DatabaseError
 
+from hypergpu_fl.chain.embedded import CHAIN_ID
 from hypergpu_fl.chain.outbox import Entry, Outbox
 from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.ledger import database
@@ -74,6 +76,24 @@ def load_bundle(place: Path) -> Bundle:
     if not path.is_file():
         raise LedgerError(f"there is no {path}", "write it with `ledger export`")
     return read_bundle(path)
+
+
+def unsettled(folder: Path) -> int:
+    """Count the transactions of a run that its chain has not made final; 0 where the chain died with the run."""
+    path = folder / DATABASE
+    if not path.is_file():
+        return 0
+    engine = database.connect(path)
+    try:
+        if not inspect(engine).has_table("outbox") or (record := read_record(engine)) is None:
+            return 0
+        if record.chain_id in (0, CHAIN_ID):
+            return 0
+        return len(Outbox(engine, record.coordinator, record.chain_id).entries(unfinished=True))
+    except DatabaseError:  # not a database, or of another release
+        return 0
+    finally:
+        engine.dispose()
 
 
 def _transaction(entry: Entry) -> TransactionRecord | None:

@@ -10,11 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
+from rounds import a_round
 
 from hypergpu_fl.cli import run
 from hypergpu_fl.cli.render import Format
-from hypergpu_fl.config import Config, Network, Training, load
+from hypergpu_fl.config import Blockchain, Config, Network, Secrets, Training, load
 from hypergpu_fl.errors import UsageError
+from hypergpu_fl.settlement import Settlement
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -42,6 +45,25 @@ def test_a_run_is_locked_while_it_is_at_work(tmp_path: Path) -> None:
         assert (folder / "kept").exists()
     with run._run_folder(tmp_path, "a", replace=True, resume=False) as folder:
         assert not (folder / "kept").exists()
+
+
+def test_a_run_that_its_chain_does_not_have_yet_is_not_replaced(tmp_path: Path) -> None:
+    blockchain = {"kind": "rpc", "chain_id": 143, "rpc_url": "http://127.0.0.1:9", "contract": "0x" + "77" * 20}
+    with run._run_folder(tmp_path, "a", replace=False, resume=False) as folder:
+        key = Secrets(coordinator_key=SecretStr("33" * 32))
+        away = Blockchain.model_validate(blockchain)
+        settlement = Settlement.open(folder, away, key, salt=bytes(32), rounds=1, simulated_keys=True)
+        settlement.seal(a_round(settlement.session, 1))
+        settlement.close()
+    with (
+        pytest.raises(UsageError, match="2 transactions that are not final"),
+        run._run_folder(tmp_path, "a", replace=True, resume=False),
+    ):
+        pass
+    assert (folder / "run.db").is_file()
+    (folder / "run.db").write_bytes(b"no database" * 500)
+    with run._run_folder(tmp_path, "a", replace=True, resume=False):
+        assert not (folder / "run.db").exists()
 
 
 def test_what_is_kept_of_a_configuration_loads_again_and_holds_no_credentials(tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ class _Refused(Unavailable):
 
 
 def _refusal(url: str, method: str, error: dict[str, Any]) -> Exception:
-    message, data = str(error.get("message", ""))[:200], error.get("data")
+    message, data = " ".join(str(error.get("message", ""))[:200].split()), error.get("data")
     if isinstance(data, dict):
         data = data.get("data")
     if error.get("code") == 3 or "revert" in message.lower():

@@ -247,7 +247,9 @@ class Sender:
             self._odd_since.pop(key, None)
         if now - self._last_sent_at[key] < self._pace.bump_after_s:
             return False
-        # At the cap the same bytes go out again, in case the pool dropped them.
+        # At the cap the same bytes go out again, in case the pool dropped them; through another endpoint if there is
+        # one, in case this one keeps them to itself.
+        self._client.rotate()
         return self._raise_bid(outbox, entry) or self._send(outbox, entry)
 
     def _odd(self, outbox: Outbox, entry: Entry) -> bool:

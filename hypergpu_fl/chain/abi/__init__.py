@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from eth_abi import decode, encode  # type: ignore[attr-defined]
+from eth_abi.exceptions import DecodingError
 
 from hypergpu_fl.keccak import keccak
 
@@ -79,9 +81,10 @@ def decode_result(function: str, data: bytes) -> tuple[Any, ...]:
 
 
 def decode_error(data: bytes) -> str:
-    """Readable form of revert data, e.g. ``LedgerWrongRound(3, 2)``."""
+    """Readable form of revert data, e.g. ``LedgerWrongRound(3, 2)``; the first bytes of what is no error of ours."""
     for name, (selector, inputs, _) in _members("error").items():
         if data[:4] == selector:
-            values = (v.hex() if isinstance(v, bytes) else str(v) for v in decode(inputs, data[4:]))
-            return f"{name}({', '.join(values)})"
-    return f"0x{data.hex()}" if data else "without a reason"
+            with suppress(DecodingError):
+                values = (v.hex() if isinstance(v, bytes) else str(v) for v in decode(inputs, data[4:]))
+                return f"{name}({', '.join(values)})"
+    return f"0x{data[:100].hex()}" if data else "without a reason"

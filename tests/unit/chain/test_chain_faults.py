@@ -291,6 +291,24 @@ def test_an_endpoint_that_refuses_everything_does_not_stop_commits_while_another
     desk.drained()
 
 
+def test_an_endpoint_that_keeps_transactions_to_itself_does_not_hold_commits_up(desk: Desk) -> None:
+    desk.proxy.mode = "forget"
+    client = HttpChain([desk.proxy.url, desk.url], timeout_s=2.0)
+    desk.sender = Sender([desk.outbox], client, desk.signer, max_fee=500 * GWEI, clock=desk.clock)
+    desk.train()
+    desk.drained()
+    assert max(len(entry.attempts) for entry in desk.outbox.entries()) <= 4
+
+
+@pytest.mark.parametrize("data", ["0x", "0x" + keccak(b"LedgerWrongRound(uint64,uint64)")[:4].hex() + "ff" * 7, "0x1"])
+def test_what_an_endpoint_gives_as_a_reason_is_one_short_line(desk: Desk, data: str) -> None:
+    refusal = {"code": 3, "message": "execution\nreverted " * 1000, "data": data + "00" * (len(data) > 3) * 10**5}
+    desk.proxy.lies["eth_call"] = lambda answer: (answer.pop("result", None), answer.update(error=refusal))
+    with pytest.raises(Reverted) as refused:
+        desk.http.call(desk.contract, b"")
+    assert len(refused.value.cause) < 300 and "\n" not in refused.value.cause
+
+
 def test_an_endpoint_of_another_chain_is_passed_over_and_nothing_is_asked_of_it(desk: Desk) -> None:
     desk.proxy.lies["eth_chainId"] = lambda answer: answer.update(result="0x8f")
     client = HttpChain([desk.proxy.url, desk.url], chain_id=31337)

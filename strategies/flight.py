@@ -20,6 +20,7 @@ from strategies import wire
 
 NOT_SENT = 3  # Flower's code for a message that is unavailable
 NODE_UNREACHABLE = 5  # Flower's code for a node that vanished
+LOOK_AGAIN_S = 1.0
 
 Refill = Callable[[float], Iterable[Message]]
 
@@ -133,6 +134,15 @@ class Arrivals(Grid):
                 time.sleep(self._poll_s)
         for message_id in [i for i in self._asked if i in replies]:
             yield self._asked.pop(message_id), replies[message_id]
+
+    def until(self, condition: Callable[[], bool], *, within_s: float) -> bool:
+        """Ask for a condition, at once and again and again for ``within_s`` of wall time; whether it came true."""
+        give_up_s = time.monotonic() + within_s
+        while not condition():
+            if time.monotonic() >= give_up_s:
+                return False
+            time.sleep(LOOK_AGAIN_S)
+        return True
 
     def asked(self) -> set[int]:
         """Ids of the nodes that were asked and have not answered."""

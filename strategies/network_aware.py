@@ -41,6 +41,7 @@ MOST_AT_WORK = 1.3  # times the cohort: stragglers of earlier rounds included
 PRIOR_SAMPLE_S = 1e-3
 ENROL_WITHIN_S = 60.0
 INVITATION_S = 120.0
+OUTAGE_S = 600.0  # all nodes gone at once is the server's own link down, most likely; the run waits so long for it
 
 
 class NetworkAware(Strategy):
@@ -147,6 +148,15 @@ class NetworkAware(Strategy):
         self.fleet.online[:] = False
         self.fleet.online[trusted] = True
 
+    def _anybody(self, grid: Arrivals) -> bool:
+        """Enrol, and tell whether there is anybody to work. With nobody else left, those shut out are asked again."""
+        self.enrol(grid)
+        if not self.fleet.online.any() and self.excluded:
+            self.on_probation |= self.excluded
+            self.excluded.clear()
+            self.enrol(grid)
+        return bool(self.fleet.online.any())
+
     def node_id(self, row: int) -> int | None:
         """Flower's present id of the node in ``row``; None until it has answered this run."""
         return self._node_ids.get(row)
@@ -161,9 +171,11 @@ class NetworkAware(Strategy):
         number = self.first_round + server_round - 1
         if not self.model.hash:
             self.set_model({name: array.numpy() for name, array in arrays.items()})
-        self.enrol(grid)
-        if not self.fleet.online.any():
-            raise NoNodes("no node is connected; start SuperNodes or raise training.num_nodes")
+        if not self._anybody(grid):
+            wait_s = OUTAGE_S if self.rows else 0.0
+            log.warning("no node is connected; waiting %.0f s for one", wait_s)
+            if not grid.until(lambda: self._anybody(grid), within_s=wait_s):
+                raise NoNodes("no node is connected; start SuperNodes or raise training.num_nodes")
         rolled_back = self._roll_back() if self._exploded else None
         self.fleet.learn_priors()
         self.fleet.believe(number)

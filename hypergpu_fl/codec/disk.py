@@ -44,24 +44,30 @@ class NodeFolder:
         Raises
         ------
         ResidualRefused
-            If the file cannot fit even so.
+            If the file cannot fit even so, or the disk refuses it.
         """
         self._make_room(_PREFIX + vector_P.nbytes)
-        self.path.mkdir(parents=True, exist_ok=True)
         values = np.ascontiguousarray(vector_P, dtype="<f4")
         header = _HEADER.pack(_MAGIC, self._model, tag, number, values.size)
         checksum = zlib.crc32(values.data, zlib.crc32(header))
         temporary = self.path / f"{name}.{os.getpid()}.tmp"
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
                 file.write(header + _CHECKSUM.pack(checksum))
                 file.write(values.data)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, self.path / name)
+            self.sync()
+        except OSError as error:
+            raise ResidualRefused(
+                f"this node cannot keep its state: {error.strerror}: {self.path}",
+                "make room there, or start the SuperNode with another state-dir",
+            ) from error
         finally:
-            temporary.unlink(missing_ok=True)
-        self.sync()
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     def read(self, name: str, size: int) -> tuple[Vector, int, bytes] | None:
         """Vector of ``size`` values, number and tag; None if there is no such file.

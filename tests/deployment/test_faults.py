@@ -168,7 +168,7 @@ def test_a_node_whose_disk_is_full(
     concluded(stack, "full", submission, 4)
     node = registry(stack, "full", capsys)["node-0"]
     assert node["success_rate"] in (None, 0.0)
-    assert "No space left" in (node["last_failure"] or "")
+    assert "cannot keep its state: No space left on device" in node["last_failure"]
 
 
 def kill_app(process: subprocess.Popen[bytes], program: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -94,16 +95,15 @@ def test_a_damaged_file_is_refused_with_its_reason_and_the_node_starts_afresh(tm
     assert not path.exists()
 
 
-def test_a_crash_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_takes_no_more_is_named_and_leaves_the_old_file(tmp_path: Path) -> None:
     store(tmp_path).stage(1, vector(1))
-
-    def crash(descriptor: int) -> None:
-        raise OSError("no space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", crash)
-        with pytest.raises(OSError, match="space"):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+    try:
+        with pytest.raises(ResidualRefused, match=f"File too large.*{tmp_path}"):
             store(tmp_path).stage(2, vector(2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [p.name for p in tmp_path.glob("*/*")] == ["pending"]
     np.testing.assert_array_equal(store(tmp_path).load(1), vector(1))
 

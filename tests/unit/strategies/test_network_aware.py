@@ -169,6 +169,51 @@ def test_without_nodes_there_is_nothing_to_train_on() -> None:
         play(engine, VirtualArrivals(NodeGrid({}), SLOW_BY_FIVE), 1)
 
 
+@pytest.mark.parametrize("shut_out", [False, True])
+def test_a_run_whose_nodes_are_all_gone_or_shut_out_goes_on_when_one_is_back(
+    monkeypatch: pytest.MonkeyPatch, shut_out: bool
+) -> None:
+    monkeypatch.setattr("strategies.flight.LOOK_AGAIN_S", 0.01)
+    grid = trainers(6)
+    engine, diary = build(cohort=3, mode="sync")
+    looks = 0
+
+    def outage(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+        if server_round == 2 and shut_out:
+            engine.excluded.update(grid.online)
+        elif server_round == 2:
+            grid.online.clear()
+        return None
+
+    class Back(VirtualArrivals):
+        def get_node_ids(self) -> Any:
+            nonlocal looks
+            looks += not grid.online
+            if looks == 3:
+                grid.online.add(1000)
+            return super().get_node_ids()
+
+    play(engine, Back(grid, SLOW_BY_FIVE), 4, outage)
+    assert [outcome.round for outcome in diary.rounds] == [1, 2, 3, 4]
+    assert diary.rounds[-1].accepted
+
+
+def test_a_run_whose_nodes_stay_away_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("strategies.network_aware.OUTAGE_S", 0.05)
+    monkeypatch.setattr("strategies.flight.LOOK_AGAIN_S", 0.01)
+    grid = trainers(6)
+    engine, diary = build(cohort=3)
+
+    def outage(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+        if server_round == 1:
+            grid.online.clear()
+        return None
+
+    with pytest.raises(NoNodes):
+        play(engine, VirtualArrivals(grid, SLOW_BY_FIVE), 4, outage)
+    assert len(diary.rounds) == 1
+
+
 def test_another_grid_is_refused() -> None:
     engine, _ = build()
     with pytest.raises(TypeError, match="strategies.arrivals"):

@@ -10,6 +10,7 @@ from torch import nn
 
 from hypergpu_fl.errors import TaskError
 from hypergpu_fl.task.names import import_object, unknown
+from hypergpu_fl.task.resnet import ResNet18
 
 Shape = tuple[int, int, int]  # channels, height, width
 Factory = Callable[..., nn.Module]
@@ -42,27 +43,17 @@ def simple_cnn(shape: Shape, classes: int, normalization: str) -> nn.Module:
 
 
 def resnet18(shape: Shape, classes: int, normalization: str) -> nn.Module:
-    """Torchvision's ResNet-18 with the first convolution fitted to the image.
+    """ResNet-18 with the first convolution fitted to the image.
 
     GroupNorm (32 groups; Wu & He, ECCV 2018) keeps no running statistics, which nodes with unlike data would
-    spoil for one another when averaged (Hsieh et al., ICML 2020). Images smaller than 96 pixels get a 3x3 first
-    convolution without stride or pooling (He et al., CVPR 2016, section 4.2).
+    spoil for one another when averaged (Hsieh et al., ICML 2020).
     """
-    import torchvision
 
     def norm(features: int) -> nn.Module:
         return nn.BatchNorm2d(features) if normalization == "batch" else nn.GroupNorm(32, features)
 
-    model = torchvision.models.resnet18(num_classes=classes, norm_layer=norm)
     channels, height, width = shape
-    if min(height, width) < SMALL_IMAGE:
-        model.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
-        model.maxpool = nn.Identity()
-        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-    elif channels != 3:
-        model.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
-        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-    return cast(nn.Module, model)
+    return ResNet18(channels, classes, norm, small=min(height, width) < SMALL_IMAGE)
 
 
 MODELS: dict[str, Factory] = {"mlp": mlp, "simple_cnn": simple_cnn, "resnet18": resnet18}

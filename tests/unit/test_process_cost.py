@@ -47,3 +47,12 @@ def test_a_nodes_share_is_prepared_once_and_then_read_without_the_libraries_that
         f"assert load_task(Training(), System()).examples(0) == {examples}"
     )
     assert loaded_by(reading).isdisjoint(preparing)
+
+
+def test_building_a_model_loads_neither_torchvision_nor_torchs_compiler() -> None:
+    build = (
+        "from hypergpu_fl.task.models import build_model; "
+        "build_model('resnet18', (1, 8, 8), 10, normalization='group', seed=0); "
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    assert "torchvision" not in loaded_by(build)

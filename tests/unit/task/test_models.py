@@ -32,6 +32,18 @@ def test_the_first_convolution_of_resnet_fits_the_image(shape: tuple[int, int, i
     assert (first.in_channels, first.stride) == (shape[0], (stride, stride))
 
 
+@pytest.mark.parametrize("normalization", ["group", "batch"])
+def test_resnet_computes_what_torchvisions_does_with_the_same_arrays(normalization: str) -> None:
+    import torchvision
+
+    norms = {"group": lambda features: nn.GroupNorm(32, features), "batch": nn.BatchNorm2d}
+    ours = build_model("resnet18", (3, 96, 96), 10, normalization=normalization, seed=0)
+    oracle = torchvision.models.resnet18(num_classes=10, norm_layer=norms[normalization])
+    oracle.load_state_dict(ours.state_dict())
+    images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(ours(images), oracle(images))
+
+
 def test_resnet_has_running_statistics_only_with_batch_normalisation() -> None:
     group, batch = (build_model("resnet18", (3, 32, 32), 10, normalization=kind, seed=0) for kind in ("group", "batch"))
     assert not list(group.buffers()) and list(batch.buffers())

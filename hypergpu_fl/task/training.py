@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 from hypergpu_fl.errors import TaskError
@@ -39,15 +40,11 @@ class Optimizer:
     def start(self, parameters: list[nn.Parameter]) -> Callable[[], None]:
         """Fresh optimiser, as the function that makes one step from the parameters' gradients.
 
-        Parameters without a gradient stay as they are. SGD goes through torch's functional form: the hooks around
-        ``Optimizer.step`` take longer than the step of a small model.
+        Parameters without a gradient stay as they are. All go through torch's functional forms: the hooks around
+        ``Optimizer.step`` take longer than the step of a small model, and making an ``Optimizer`` imports torch's
+        compiler, 2 s in every message's process.
         """
-        if self.name == "sgd":
-            return self._start_sgd(parameters)
-        make = torch.optim.AdamW if self.name == "adamw" else torch.optim.Adam
-        fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
-        stepper = make(parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused)
-        return stepper.step
+        return self._start_sgd(parameters) if self.name == "sgd" else self._start_adam(parameters)
 
     def _start_sgd(self, parameters: list[nn.Parameter]) -> Callable[[], None]:
         velocity: list[Tensor | None] = [None] * len(parameters)
@@ -69,6 +66,34 @@ class Optimizer:
             )
             for i, buffer in zip(used, moved, strict=True):
                 velocity[i] = buffer
+
+        return step
+
+    def _start_adam(self, parameters: list[nn.Parameter]) -> Callable[[], None]:
+        fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
+        means, squares = ([torch.zeros_like(p, requires_grad=False) for p in parameters] for _ in range(2))
+        counts = [torch.zeros((), device=p.device if fused else "cpu") for p in parameters]
+
+        @torch.no_grad()
+        def step() -> None:
+            used = [i for i, parameter in enumerate(parameters) if parameter.grad is not None]
+            adam(
+                [parameters[i] for i in used],
+                [gradient for parameter in parameters if (gradient := parameter.grad) is not None],
+                [means[i] for i in used],
+                [squares[i] for i in used],
+                [],
+                [counts[i] for i in used],
+                fused=fused,
+                decoupled_weight_decay=self.name == "adamw",
+                amsgrad=False,
+                beta1=0.9,
+                beta2=0.999,
+                lr=self.learning_rate,
+                weight_decay=self.weight_decay,
+                eps=1e-8,
+                maximize=False,
+            )
 
         return step
 

@@ -6,6 +6,7 @@ Four nodes at 10, 20, 50 and 100 Mbit/s with round trips of 20 to 150 ms; ResNet
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -28,7 +29,8 @@ SETTINGS = {
 
 
 def main(arguments: list[str]) -> int:
-    """Bring the nodes up, race, take them down."""
+    """Bring the nodes up, race, show what each node sent last, take them down."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # else nodes and namespaces would stay
     with (
         tempfile.TemporaryDirectory(prefix="race-") as folder,
         Stack(Path(folder), LINKS, namespaces=namespaces_work()) as stack,
@@ -44,6 +46,7 @@ def main(arguments: list[str]) -> int:
             log = stack.runs / f"bench-{name}" / "run.log"
             if log.is_file():
                 sys.stderr.writelines(line for line in log.read_text().splitlines(True) if "accuracy" in line)
+        invoke(["nodes", "bench-hypergpu", "--runs", str(stack.runs), "--format", "json"])
         return code
 
 

@@ -24,7 +24,7 @@ from strategies.link import (
     observe,
     quality,
 )
-from strategies.prior import PESSIMISM, Spread, believe, effective
+from strategies.prior import PESSIMISM, Spread, believe, effective, faded
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -187,8 +187,9 @@ class Fleet:
         What was seen of a node fades towards the fleet's prior while it is away, and the doubt grows with it.
         """
         age = np.maximum(0, round - np.maximum(self.last_seen[rows], 0)).astype(np.float64)
+        left = faded(age)
         for column, doubt in (("rtt_s", 0.0), ("uplink_bps", -PESSIMISM), ("downlink_bps", -PESSIMISM)):
-            samples = effective(self._samples[column][rows], age, WINDOW)
+            samples = effective(self._samples[column][rows], left, WINDOW)
             own, noise = self._log[column][rows], self._noise[column][rows]
             mean, deviation = believe(self.priors[column], own, noise, samples)
             getattr(self, column)[rows] = np.exp(mean + doubt * deviation)

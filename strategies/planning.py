@@ -117,34 +117,25 @@ def plan(
     down_ratio: float | None = None,
 ) -> FleetPlan:
     """Plan for the most progress a second; see the module for the rules."""
-    ratios = [level.expected_ratio for level in levels]
-    gains = [level.fidelity**FIDELITY_EXPONENT for level in levels]
     counted = fleet.reachable if fleet.reachable.any() else np.ones(len(fleet), np.bool_)
+    sent_bytes = np.array([workload.model_bytes / level.expected_ratio for level in levels])
     down_s, up_s = (8 / bps for bps in (fleet.downlink_bps, fleet.uplink_bps))
     fixed_s = ROUND_TRIPS * fleet.rtt_s + _overhead_s(fleet, counted)
-
-    def transfer_s(ratio: float) -> Floats:
-        sent = workload.model_bytes / ratio
-        received = workload.model_bytes / down_ratio if down_ratio else sent + workload.common_bytes
-        return np.asarray(fixed_s + received * down_s + sent * up_s, dtype=np.float64)
-
+    if down_ratio:
+        fixed_s += workload.model_bytes / down_ratio * down_s
+        byte_s = up_s
+    else:
+        fixed_s += workload.common_bytes * down_s
+        byte_s = up_s + down_s
     step_s = np.maximum(fleet.sample_s * workload.batch_size, 1e-9)
-    thinnest_s = transfer_s(ratios[-1])
-    chosen_s = thinnest_s
+    useful = _undominated(levels)
+    level = np.full(len(fleet), useful[-1], dtype=np.int64)
     for _ in range(2):  # the steps that balance the transfers depend on the levels, and the levels on the steps
-        steps = balanced_steps(chosen_s[counted], step_s[counted])
-        compute_s = steps * step_s
-        level, chosen_s = np.full(len(fleet), len(levels) - 1, dtype=np.int64), thinnest_s
-        rate = gains[-1] / (chosen_s + compute_s)
-        for fatter in reversed(range(len(levels) - 1)):
-            fatter_s = transfer_s(ratios[fatter])
-            better = gains[fatter] / (fatter_s + compute_s) > rate
-            if deadline_s:
-                better &= fatter_s + compute_s <= deadline_s
-            level = np.where(better, fatter, level)
-            chosen_s = np.where(better, fatter_s, chosen_s)
-            rate = np.where(better, gains[fatter] / (fatter_s + compute_s), rate)
-    predicted_s = chosen_s + compute_s
+        transfer_s = fixed_s + sent_bytes[level] * byte_s
+        steps = balanced_steps(transfer_s[counted], step_s[counted])
+        level = _fastest_progress(fixed_s + steps * step_s, byte_s, sent_bytes, levels, useful, deadline_s or math.inf)
+    compute_s = steps * step_s
+    predicted_s = fixed_s + sent_bytes[level] * byte_s + compute_s
     if not deadline_s:
         deadline_s = float(np.quantile(predicted_s[counted], DEADLINE_QUANTILE)) if len(fleet) else math.inf
     return FleetPlan(
@@ -152,11 +143,40 @@ def plan(
         level=level,
         predicted_s=predicted_s,
         compute_s=compute_s,
-        upload_s=workload.model_bytes / np.array(ratios)[level] * up_s,
+        upload_s=sent_bytes[level] * up_s,
         deadline_s=deadline_s,
         batch_size=workload.batch_size,
         levels=levels,
     )
+
+
+def _undominated(levels: Sequence[Level]) -> list[int]:
+    """Levels more faithful than every thinner one, fattest first; the others cost more and bring no more."""
+    kept: list[int] = []
+    for index in reversed(range(len(levels))):
+        if not kept or levels[index].fidelity > levels[kept[0]].fidelity:
+            kept.insert(0, index)
+    return kept
+
+
+def _fastest_progress(
+    rest_s: Floats, byte_s: Floats, sent_bytes: Floats, levels: Sequence[Level], useful: list[int], deadline_s: float
+) -> Ints:
+    """Shape (N,): of the ``useful`` levels the one of most progress a second that keeps the deadline, or the thinnest.
+
+    A node's round takes ``rest_s + sent_bytes * byte_s``.
+    """
+    thinnest = useful[-1]
+    level = np.full(rest_s.size, thinnest, dtype=np.int64)
+    best = levels[thinnest].fidelity ** FIDELITY_EXPONENT / (rest_s + sent_bytes[thinnest] * byte_s)
+    for fatter in useful[-2::-1]:
+        whole_s = sent_bytes[fatter] * byte_s
+        whole_s += rest_s
+        progress = levels[fatter].fidelity ** FIDELITY_EXPONENT / whole_s
+        better = (progress > best) & (whole_s <= deadline_s)
+        np.copyto(level, fatter, where=better)
+        np.copyto(best, progress, where=better)
+    return level
 
 
 def balanced_steps(transfer_s: Floats, step_s: Floats) -> int:

@@ -48,6 +48,11 @@ def believe(prior: Spread, own_N: Floats, noise_N: Floats, samples_N: Floats) ->
     return mean_N, np.sqrt(noise_N**2 * (samples_N > 0) + (1 - weight_N) * between)
 
 
-def effective(samples_N: Floats, age_N: Floats, window: float) -> Floats:
-    """Samples that still count: at most ``window``, halved every ``HALF_LIFE`` rounds of absence."""
-    return np.minimum(samples_N, window) * 0.5 ** (age_N / HALF_LIFE)
+def faded(age_N: Floats) -> Floats:
+    """Share of what was seen ``age_N`` rounds ago that still counts: halved every ``HALF_LIFE`` rounds."""
+    return np.asarray(np.exp2(age_N / -HALF_LIFE))
+
+
+def effective(samples_N: Floats, faded_N: Floats, window: float) -> Floats:
+    """Samples that still count: at most ``window``, of which time has left the share ``faded_N``."""
+    return np.minimum(samples_N, window) * faded_N

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from strategies.fleet import Fleet
 from strategies.link import Goodput, LinkEstimate, LinkSample, miss, observe, quality
-from strategies.prior import Spread, believe, effective
+from strategies.prior import Spread, believe, effective, faded
 
 
 def test_round_trip_times_are_smoothed_as_in_rfc_6298() -> None:
@@ -129,7 +129,7 @@ def test_a_prior_learns_mean_and_spread_of_the_nodes_seen() -> None:
 
 
 def test_samples_fade_by_half_in_fifty_rounds_of_absence() -> None:
-    assert effective(np.array([3.0, 30.0, 4.0]), np.array([0.0, 0.0, 50.0]), 10).tolist() == [3.0, 10.0, 2.0]
+    assert effective(np.array([3.0, 30.0, 4.0]), faded(np.array([0.0, 0.0, 50.0])), 10).tolist() == [3.0, 10.0, 2.0]
 
 
 def fleet_with(bps: list[float], *, unseen: int = 1) -> Fleet:

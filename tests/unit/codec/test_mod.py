@@ -191,6 +191,36 @@ def test_only_one_flat_uint8_array_is_taken_for_a_blob() -> None:
             blob_of(record)
 
 
+def npy(header: bytes) -> Array:
+    """An array whose npy header is the sender's own invention."""
+    data = b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header + b"abc"
+    return Array(dtype="uint8", shape=(3,), stype="numpy.ndarray", data=data)
+
+
+HOSTILE_HEADERS = {
+    "cut": b"{'descr': '|u1', 'fortran_order': False, 'shape': (3,",
+    "nested": b"(" * 5000,
+    "no dtype": b"{'descr': ',,', 'fortran_order': False, 'shape': (3,), }\n",
+    "indented": b"\n  a\n b",
+    "unhashable": b"{[]:1}",
+    "objects": b"{'descr': '|O', 'fortran_order': False, 'shape': (3,), }\n",
+    "longer": b"{'descr': '|u1', 'fortran_order': False, 'shape': (4,), }\n",
+    "endless": b"{'descr': '|u1', 'fortran_order': False, 'shape': (" + b"9" * 5000 + b",), }\n",
+    "not text": b"\xff",
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("header", HOSTILE_HEADERS.values(), ids=HOSTILE_HEADERS)
+def test_a_header_that_numpy_did_not_write_is_refused_and_the_round_goes_on(tmp_path: Path, header: bytes) -> None:
+    strategy = Compressed(FedAvg(min_available_nodes=2), level="int8")
+    grid = InProcessGrid(tmp_path, 2)
+    replies = list(grid.send_and_receive(strategy.configure_train(1, to_record(initial()), ConfigRecord(), grid)))
+    replies[0].content["arrays"] = ArrayRecord({wire.BLOB: npy(header)})
+    arrays, _ = strategy.aggregate_train(1, replies)
+    assert len(strategy.refusals) == 1 and arrays is not None
+
+
 def test_the_example_in_the_docstring_runs() -> None:
     results = doctest.testmod(mod_module)
     assert results.attempted > 8 and results.failed == 0

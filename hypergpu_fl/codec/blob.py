@@ -215,6 +215,13 @@ class Reader:
         return self._take(length)
 
 
+def base_of(blob: Buffer) -> int:
+    """Base that a blob states; nothing else of it is looked at."""
+    if len(blob) < BODY:
+        raise Truncated(f"blob of {len(blob)} bytes has no room for its header of {BODY}", RESEND)
+    return int(HEADER.unpack_from(blob)[-1])
+
+
 def _unpack(payload: memoryview, out: NDArray[np.uint8]) -> None:
     if len(payload) == out.size:
         out[:] = np.frombuffer(payload, dtype=np.uint8)

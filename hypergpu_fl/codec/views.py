@@ -45,7 +45,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hypergpu_fl.codec.blob import RESEND, Buffer
+from hypergpu_fl.codec.blob import RESEND, Buffer, base_of
 from hypergpu_fl.codec.decoder import Decoded, decode
 from hypergpu_fl.codec.disk import NodeFolder
 from hypergpu_fl.codec.encoder import encode
@@ -144,9 +144,10 @@ def apply(blob: Buffer, layout: Layout, held: View | None) -> Received:
         raise ViewMissing("the message continues a view that is not held here", _RESYNC)
     else:
         view_P, buffers, at = held.vector_P.copy(), {}, held.version
-    extra = decode(parts.pop(), layout) if flags & EXTRA else None
-    steps = [decode(part, layout) for part in parts]
-    for step, end in zip(steps, [*(s.base for s in steps[1:]), version], strict=False):
+    extra_part = parts.pop() if flags & EXTRA else None
+    # One step in memory at a time: a message has room for thousands that are small until they are decoded.
+    for part, end in zip(parts, [*map(base_of, parts[1:]), version], strict=False):
+        step = decode(part, layout)
         buffers = step.buffers
         if at >= end:
             continue
@@ -157,9 +158,9 @@ def apply(blob: Buffer, layout: Layout, held: View | None) -> Received:
     if at != version or checksum(view_P) != view_checksum:
         raise ViewMissing(f"the view held here does not lead to the server's version {version}", _RESYNC)
     view = View(chain, version, view_P)
-    if extra is None:
+    if extra_part is None:
         return Received(version, view_P, buffers, view)
-    model_P = view_P.copy()
+    extra, model_P = decode(extra_part, layout), view_P.copy()
     extra.add_to(model_P, 1.0)
     return Received(extra.base, model_P, extra.buffers, view)
 

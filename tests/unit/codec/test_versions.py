@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,10 @@ from codec_models import MIXED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hypergpu_fl.codec import LEVELS
+from hypergpu_fl.codec import LEVELS, encode
 from hypergpu_fl.codec.errors import Corrupt, Malformed, Truncated, UnknownFormat, ViewMissing
 from hypergpu_fl.codec.versions import MODEL_LEVELS, ModelVersions
-from hypergpu_fl.codec.views import View, ViewStore, apply
+from hypergpu_fl.codec.views import View, ViewStore, apply, checksum, pack
 from hypergpu_fl.errors import CodecError, UsageError
 from strategies.layout import Layout
 
@@ -210,6 +211,20 @@ def test_a_damaged_message_is_refused() -> None:
             apply(blob + b"\0", LAYOUT, held)
     with pytest.raises(UnknownFormat):
         apply(b"HGPX" + blobs[0][4:], LAYOUT, held)
+
+
+def test_a_message_of_many_steps_is_held_one_step_at_a_time() -> None:
+    layout = Layout.of({"weight": np.empty(1 << 20, dtype=np.float32)})
+    nothing_P = np.zeros(layout.size, dtype=np.float32)
+    held = View(bytes(8), 0, nothing_P)
+    steps = [encode("fp32", nothing_P, layout, {}, base=version) for version in range(32)]
+    message = pack(steps, 0, held.chain, 32, checksum(nothing_P))
+    assert len(message) < nothing_P.nbytes
+    tracemalloc.start()
+    assert apply(message, layout, held).version == 32
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * nothing_P.nbytes + (16 << 20)
 
 
 def test_a_model_that_is_not_finite_is_not_published() -> None:

@@ -50,6 +50,7 @@ DTYPES: Mapping[str, torch.dtype] = {
 TENSOR_EXT, STATE_EXT = 1, 2
 SCHEMA = 1
 MOST_BYTES = 16 << 30
+MOST_DIMENSIONS = 64  # as in numpy
 _REMEDY = "write it with the same release"
 
 Value = Tensor | NDArray[Any]
@@ -208,6 +209,8 @@ def load_state(path: Path) -> dict[str, Tensor]:
 def _parts(value: Value) -> tuple[str, list[int], bytes]:
     """Name of the dtype, shape, and content in C order."""
     if isinstance(value, Tensor):
+        if value.layout != torch.strided:
+            raise Malformed(f"a tensor of layout {value.layout} cannot be written", "make it dense")
         tensor = value.detach().cpu().contiguous()
         content = tensor.view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
         dtype, shape = str(tensor.dtype).removeprefix("torch."), list(tensor.shape)
@@ -226,8 +229,9 @@ def _parts(value: Value) -> tuple[str, list[int], bytes]:
 def _tensor(dtype: Any, shape: Any, content: Any) -> Tensor:
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise Malformed(f"unknown dtype {str(dtype)[:40]!r}", f"use one of {', '.join(DTYPES)}")
-    whole = isinstance(shape, list) and all(type(n) is int and 0 <= n < 2**48 for n in shape)
-    if not whole or not isinstance(content, bytes):
+    whole = isinstance(shape, list) and len(shape) <= MOST_DIMENSIONS and all(type(n) is int and n >= 0 for n in shape)
+    # an empty tensor may have any shape whose strides can still be counted
+    if not whole or math.prod(max(n, 1) for n in shape) > MOST_BYTES or not isinstance(content, bytes):
         raise Malformed("shape or content is not what the format says", _REMEDY)
     kind = DTYPES[dtype]
     if math.prod(shape) * kind.itemsize != len(content):

@@ -188,3 +188,18 @@ def test_sizes_tell_logical_encoded_and_wire_bytes() -> None:
     assert (found.logical, found.encoded) == (4 * layout.size + 8 + 11, len(blob))
     assert found.encoded < found.wire <= found.encoded + 128
     assert found.ratio == found.logical / found.wire
+
+
+@pytest.mark.parametrize("shape", [[0, 2**47, 2**47], [0] + [2**30] * 3, [1] * 65, [2**47] * 20_000])
+def test_shapes_that_no_tensor_can_have_are_refused(shape: list[int]) -> None:
+    content = bytes(4 * (shape[0] == 1))
+    with pytest.raises(Malformed, match="shape"):
+        s.tensor_from_json({"dtype": "float32", "shape": shape, "base64": base64.b64encode(content).decode()})
+    packed = msgpack.packb(["float32", shape, content])
+    with pytest.raises(Malformed, match="shape"):
+        s.tensor_from_msgpack(msgpack.packb(msgpack.ExtType(s.TENSOR_EXT, packed)))
+
+
+def test_a_sparse_tensor_cannot_be_written() -> None:
+    with pytest.raises(Malformed, match="layout"):
+        s.tensor_to_msgpack(torch.eye(3).to_sparse())

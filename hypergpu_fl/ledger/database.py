@@ -7,7 +7,7 @@ contributions and the outbox entry that will commit it go into one transaction.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -204,8 +204,7 @@ class Books:
                 ],
             ),
         ):
-            if rows:
-                connection.execute(insert(table), rows)
+            _insert(connection, table, rows)
 
     def last(self, connection: Connection) -> tuple[int, bytes]:
         """Return number and head of the last sealed round; 0 and the session id before the first."""
@@ -271,6 +270,21 @@ def read_session(connection: Connection) -> dict[str, Any] | None:
 def open_session(connection: Connection, session: Mapping[str, Any]) -> None:
     """Write the session's row."""
     connection.execute(insert(sessions), dict(session))
+
+
+def _insert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert many rows of the same keys in the driver's own way.
+
+    SQLAlchemy looks at every value of every row, which takes thrice as long as SQLite's insertion, while a round waits.
+    """
+    if not rows:
+        return
+    statement = insert(table).compile(dialect=connection.dialect, column_keys=list(rows[0]))
+    wide = {column.name for column in table.columns if isinstance(column.type, Uint256)} & rows[0].keys()
+    plain = [row | {name: str(row[name]) for name in wide} for row in rows]
+    order = statement.positiontup
+    values: list[Any] = [tuple(row[name] for name in order) for row in plain] if order else plain
+    connection.exec_driver_sql(str(statement), values)
 
 
 def _row(session: bytes, sealed_round: int, sealed: SealedContribution) -> dict[str, Any]:

@@ -8,9 +8,11 @@ be (transfers include round trips and what Flower itself costs a message), none 
 *Codec.* With error feedback (`hypergpu_fl.codec`) a share f of an update arrives at once, its level's fidelity; the
 rest comes with the node's next update, when the model has moved on. Progress was seen to go with about ``f ** 2.5``:
 with 2, accuracy came a little sooner where slow links hold classes of their own, with 3 a little sooner elsewhere and
-ended higher. A node gets the level of the most progress a second, ``f ** 2.5 / round seconds``: fat ones where links
-are fast or work is long, thin ones where the round would otherwise be spent on bytes. A level that overruns a given
-deadline is taken only if the thinnest does too.
+ended higher. A node gets the level of the most progress a second, ``f ** 2.5 / seconds``: fat ones where links are
+fast or work is long, thin ones where the round would otherwise be spent on bytes. What Flower itself costs a message is
+left out of these seconds, for a slow uplink should not be filled because other things take long as well; a fatter level
+that makes the whole round at most an eighth longer is taken all the same. A level that overruns a given deadline is
+taken only if the thinnest does too.
 
 *Local steps.* The progress of an update grows with its local steps s about as ``s ** 0.5`` until client drift ends it
 (measured here: to a given accuracy, 4 times the steps took half the updates). If a node's transfers take T and a
@@ -37,6 +39,7 @@ from strategies.timing import ROUND_TRIPS, round_s
 
 DEADLINE_QUANTILE = 0.8  # four nodes in five make the deadline
 FIDELITY_EXPONENT = 2.5
+LITTLE_LONGER = 1.125
 FEWEST_STEPS = 5  # below, the noise of single batches outweighs what shorter rounds gain
 MOST_STEPS = 20  # beyond, local models drift apart and more work no longer pays
 
@@ -120,7 +123,8 @@ def plan(
     counted = fleet.reachable if fleet.reachable.any() else np.ones(len(fleet), np.bool_)
     sent_bytes = np.array([workload.model_bytes / level.expected_ratio for level in levels])
     down_s, up_s = (8 / bps for bps in (fleet.downlink_bps, fleet.uplink_bps))
-    fixed_s = ROUND_TRIPS * fleet.rtt_s + _overhead_s(fleet, counted)
+    overhead_s = _overhead_s(fleet, counted)
+    fixed_s = ROUND_TRIPS * fleet.rtt_s + overhead_s
     if down_ratio:
         fixed_s += workload.model_bytes / down_ratio * down_s
         byte_s = up_s
@@ -133,7 +137,8 @@ def plan(
     for _ in range(2):  # the steps that balance the transfers depend on the levels, and the levels on the steps
         transfer_s = fixed_s + sent_bytes[level] * byte_s
         steps = balanced_steps(transfer_s[counted], step_s[counted])
-        level = _fastest_progress(fixed_s + steps * step_s, byte_s, sent_bytes, levels, useful, deadline_s or math.inf)
+        rest_s = fixed_s + steps * step_s
+        level = _level(rest_s, byte_s, overhead_s, sent_bytes, levels, useful, deadline_s or math.inf)
     compute_s = steps * step_s
     predicted_s = fixed_s + sent_bytes[level] * byte_s + compute_s
     if not deadline_s:
@@ -159,23 +164,33 @@ def _undominated(levels: Sequence[Level]) -> list[int]:
     return kept
 
 
-def _fastest_progress(
-    rest_s: Floats, byte_s: Floats, sent_bytes: Floats, levels: Sequence[Level], useful: list[int], deadline_s: float
+def _level(
+    rest_s: Floats,
+    byte_s: Floats,
+    overhead_s: float,
+    sent_bytes: Floats,
+    levels: Sequence[Level],
+    useful: list[int],
+    deadline_s: float,
 ) -> Ints:
-    """Shape (N,): of the ``useful`` levels the one of most progress a second that keeps the deadline, or the thinnest.
+    """Shape (N,): of the ``useful`` levels the one of the module's rule.
 
-    A node's round takes ``rest_s + sent_bytes * byte_s``.
+    A node's round takes ``rest_s + sent_bytes * byte_s``, of which ``overhead_s`` is Flower's.
     """
-    thinnest = useful[-1]
+    thinnest, fatter = useful[-1], useful[-2::-1]
     level = np.full(rest_s.size, thinnest, dtype=np.int64)
-    best = levels[thinnest].fidelity ** FIDELITY_EXPONENT / (rest_s + sent_bytes[thinnest] * byte_s)
-    for fatter in useful[-2::-1]:
-        whole_s = sent_bytes[fatter] * byte_s
-        whole_s += rest_s
-        progress = levels[fatter].fidelity ** FIDELITY_EXPONENT / whole_s
+    chosen_s = rest_s + sent_bytes[thinnest] * byte_s
+    best = levels[thinnest].fidelity ** FIDELITY_EXPONENT / (chosen_s - overhead_s)
+    for index in fatter:
+        whole_s = rest_s + sent_bytes[index] * byte_s
+        progress = levels[index].fidelity ** FIDELITY_EXPONENT / (whole_s - overhead_s)
         better = (progress > best) & (whole_s <= deadline_s)
-        np.copyto(level, fatter, where=better)
+        np.copyto(level, index, where=better)
         np.copyto(best, progress, where=better)
+        np.copyto(chosen_s, whole_s, where=better)
+    longest_s = np.minimum(LITTLE_LONGER * chosen_s, np.maximum(chosen_s, deadline_s))
+    for index in fatter:
+        np.copyto(level, index, where=(level > index) & (rest_s + sent_bytes[index] * byte_s <= longest_s))
     return level
 
 

@@ -26,6 +26,7 @@ from hypergpu_fl.errors import RunFailed, UsageError
 from hypergpu_fl.network.wan import SimulatedWan
 from hypergpu_fl.task import load_task
 from hypergpu_fl.task.image import ImageTask
+from strategies import wire
 from strategies.arrivals import VirtualArrivals, VirtualLinks
 from strategies.layout import Layout
 from strategies.network_aware import MOST_AT_WORK
@@ -89,10 +90,14 @@ class Finished(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """A run ends at ``horizon_s`` or after ``updates`` updates, whichever is first."""
+    """A run ends at ``horizon_s``, or when it has had its ``updates`` updates and ``samples`` processed samples.
+
+    Both, since neither a policy of short updates nor one of long ones should be judged before it has learnt as much.
+    """
 
     horizon_s: float
     updates: int
+    samples: float
 
 
 class Recorder(RoundHook):
@@ -123,6 +128,7 @@ class Recorder(RoundHook):
         self._progress = progress
         self._bytes_up = self._bytes_down = 0.0
         self._updates = 0
+        self._samples = 0.0
         self._ended_s = 0.0
 
     def closed(self, outcome: RoundOutcome) -> None:
@@ -130,6 +136,7 @@ class Recorder(RoundHook):
         self._bytes_up += outcome.bytes_up * self._byte_scale
         self._bytes_down += outcome.bytes_down * self._byte_scale
         self._updates += len(outcome.accepted)
+        self._samples += sum(update.metrics.get(wire.SAMPLES, 0.0) for update in outcome.accepted)
         self._ended_s = outcome.ended_s
 
     def evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
@@ -140,8 +147,9 @@ class Recorder(RoundHook):
         self.course.points.append(
             Point(self._ended_s, accuracy, slow_accuracy, self._updates, round(self._bytes_up), round(self._bytes_down))
         )
-        self._progress(min(1.0, max(self._updates / self._limits.updates, self._ended_s / self._limits.horizon_s)))
-        if self._updates >= self._limits.updates:
+        learnt = min(self._updates / self._limits.updates, self._samples / self._limits.samples)
+        self._progress(min(1.0, max(learnt, self._ended_s / self._limits.horizon_s)))
+        if learnt >= 1:
             raise Finished
         return None
 
@@ -179,7 +187,10 @@ class Setting:
 
 
 class Race:
-    """One scenario on one seed: everything that depends on neither contender nor model, made once."""
+    """One scenario on one seed: everything that depends on neither contender nor model, made once.
+
+    ``update_samples``: what one plain update processes, on average.
+    """
 
     def __init__(self, setting: Setting) -> None:
         import torch
@@ -199,9 +210,9 @@ class Race:
         self._first = ArrayRecord({name: Array(array) for name, array in arrays.items()})
         payload_bytes = 1e6 * setting.payload_mb
         self._byte_scale = payload_bytes / (4 * self._layout.size)
-        samples = training.epochs * len(self._task.images.train) / training.num_nodes
+        self.update_samples = training.epochs * len(self._task.images.train) / training.num_nodes
         self._links = setting.links.draw(
-            training.num_nodes, payload_bytes=payload_bytes, samples=samples, seed=training.seed
+            training.num_nodes, payload_bytes=payload_bytes, samples=self.update_samples, seed=training.seed
         )
         held = np.sum([self._task.class_examples(node) for node in slow_nodes(training.num_nodes)], axis=0)
         self._slow_share = held / held.sum()

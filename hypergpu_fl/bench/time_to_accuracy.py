@@ -4,9 +4,9 @@ Protocol. A scenario's data, links and first model depend on the seed alone, so 
 seed the target is fixed before anybody races: what unbiased FedAvg (uniform sampling, waiting for everybody,
 ``UPDATES`` updates, no horizon) reaches on that seed's data, less one point. It is reached at the first of ``HELD``
 rounds in a row that are all at or above it. Final accuracies are means over the last tenth of a run's rounds, a run
-being as many updates as FedAvg's. Local optimiser, learning rate, batch, epochs and server optimiser are the same for
-all, chosen for FedAvg. A payload of the real size is simulated: ``payload_mb`` over the small model's size scales
-each message's real, encoded bytes.
+being at least as many updates as FedAvg's, and as many samples processed. Local optimiser, learning rate, batch, epochs
+and server optimiser are the same for all, chosen for FedAvg. A payload of the real size is simulated: ``payload_mb``
+over the small model's size scales each message's real, encoded bytes.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Options:
         """What results depend on, beside scenario, seed and policy."""
         free = ("out", "scenarios", "seeds", "policies", "ablation")
         settings = {key: value for key, value in asdict(self).items() if key not in free}
-        return {**settings, "rtt": str(self.rtt or ""), "updates": UPDATES}
+        return {**settings, "rtt": str(self.rtt or ""), "updates": UPDATES, "ends": "updates and samples"}
 
 
 def run_time_to_accuracy(options: Options, progress: Progress = lambda share, label: None) -> list[Row]:
@@ -160,7 +160,7 @@ def run_time_to_accuracy(options: Options, progress: Progress = lambda share, la
                 def tell(share: float, done: int = done, label: str = label) -> None:
                     progress((done + share) / total, label)
 
-                course = race.run(contender, Limits(horizon_s, UPDATES), tell)
+                course = race.run(contender, Limits(horizon_s, UPDATES, UPDATES * race.update_samples), tell)
             if target is None:  # the reference is always first
                 target = round(course.final_accuracy - MARGIN, 4)
             standings.enter(_row(contender.name, scenario, options.over.name, seed, target, course), course)

@@ -3,14 +3,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
-from flwr.app import Context, Message, RecordDict
+from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from hypergpu_fl.bench.in_process import InProcessGrid
-from hypergpu_fl.bench.race import Course, Point, WatchedArrivals
+from hypergpu_fl.bench.race import Course, Finished, Limits, Point, Recorder, WatchedArrivals
 from hypergpu_fl.errors import RunFailed
 from strategies.arrivals import Passage
+from strategies.round import Accepted, RoundOutcome
 
 echo = ClientApp()
 
@@ -46,6 +48,53 @@ def test_final_accuracy_is_the_mean_over_the_last_tenth_of_the_rounds() -> None:
     assert run.rounds == 19
     assert run.final_accuracy == run.slow_accuracy == pytest.approx(0.85)
     assert course([0.5]).final_accuracy == 0.5
+
+
+@pytest.mark.parametrize(
+    ("limits", "rounds"),
+    [(Limits(100.0, 8, 20.0), 4), (Limits(100.0, 8, 120.0), 6), (Limits(2.5, 8, 120.0), 3)],
+    ids=["updates", "samples", "horizon"],
+)
+def test_a_run_ends_when_it_has_had_its_updates_and_its_samples_or_at_the_horizon(limits: Limits, rounds: int) -> None:
+    """Two updates of ten samples each in every round of a second."""
+    recorder = Recorder(lambda arrays: (0.5, 0.5), limits, byte_scale=1.0)
+    with pytest.raises(Finished):
+        for number in range(1, 100):
+            recorder.closed(outcome(number, samples=10))
+            recorder.evaluate(number, ArrayRecord())
+    assert number == rounds
+
+
+def outcome(number: int, samples: int) -> RoundOutcome:
+    update = Accepted(
+        row=0,
+        node="node-0",
+        node_id=1,
+        round=number,
+        base=0,
+        staleness=0,
+        steps=1,
+        examples=1,
+        bytes_up=1,
+        weight=0.5,
+        contribution={},
+        metrics={"samples": float(samples)},
+    )
+    return RoundOutcome(
+        round=number,
+        started_s=number - 1.0,
+        ended_s=float(number),
+        selected=[0],
+        accepted=[update, update],
+        refused=[],
+        late=0,
+        bytes_down=1,
+        bytes_up=1,
+        base_hash=b"",
+        model_hash=b"",
+        model_P=np.zeros(0, dtype=np.float32),
+        buffers={},
+    )
 
 
 def test_more_nodes_at_work_than_allowed_fail_the_run(tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hypergpu_fl.codec.blob import RESEND, Buffer, Reader
+from hypergpu_fl.codec.blob import RESEND, Reader
+from hypergpu_fl.codec.checksum import Buffer
 from hypergpu_fl.codec.encoder import buffer_dtype
 from hypergpu_fl.codec.errors import Malformed, UnknownFormat
-from hypergpu_fl.codec.levels import BY_CODE, read_words
+from hypergpu_fl.codec.levels import BY_CODE
 from hypergpu_fl.codec.parts import Dense, Part, Sparse
 from hypergpu_fl.codec.spans import Spans, spans
 from strategies.layout import Layout, Vector
@@ -51,8 +52,6 @@ class Decoded:
 
     def dense(self) -> Vector:
         """All P values as float32."""
-        if isinstance(self.main, Dense) and not self.spans.statistics:
-            return self.main.values.copy()
         vector_P = np.zeros(self.size, dtype=np.float32)
         self.add_to(vector_P, 1.0)
         return vector_P
@@ -74,7 +73,7 @@ def decode(blob: Buffer, layout: Layout) -> Decoded:
     main = level.read(body, parts.n_main)
     if isinstance(main, Sparse):
         main = Sparse(parts.positions(main.index), main.value)
-    statistics = Dense(read_words(body, parts.n_statistics, level.statistics))
+    statistics = Dense(body.words(parts.n_statistics, level.statistics.width), level.statistics)
     buffers = _read_buffers(body, layout)
     body.finish()
     return Decoded(layout.size, body.base, level.name, buffers, main, statistics, parts)

@@ -18,7 +18,7 @@ from torch import Tensor
 from hypergpu_fl.codec.decoder import Decoded
 from hypergpu_fl.codec.encoder import assemble
 from hypergpu_fl.codec.levels import level
-from hypergpu_fl.codec.parts import Blocks, Sparse
+from hypergpu_fl.codec.parts import Blocks, Dense, Sparse
 from hypergpu_fl.codec.spans import Run, spans
 from hypergpu_fl.codec.values import HALF_MAX, Kept, Word, unfit
 from strategies.errors import LayoutError
@@ -61,8 +61,8 @@ def add_to_tensor(update: Decoded, total_P: Tensor, weight: float) -> None:
         each = scales.repeat_interleave(main.block)[: codes.numel()]
         _add(total_P, update.spans.main, codes.float().mul_(each))
     else:
-        _add(total_P, update.spans.main, torch.from_numpy(main.values).to(device) * weight)
-    _add(total_P, update.spans.statistics, torch.from_numpy(update.statistics.values).to(device) * weight)
+        _add(total_P, update.spans.main, _values(main, device) * weight)
+    _add(total_P, update.spans.statistics, _values(update.statistics, device) * weight)
 
 
 class DeviceValues:
@@ -185,6 +185,13 @@ def _magnitude(values: Tensor) -> Tensor:
 def _bits(halves: Tensor) -> NDArray[np.uint16]:
     bits: NDArray[np.uint16] = halves.view(torch.int16).cpu().numpy().view(np.uint16)
     return bits
+
+
+def _values(dense: Dense, device: torch.device) -> Tensor:
+    """Float32 values; it is their words that travel."""
+    kinds = {Word.FP32: torch.float32, Word.FP16: torch.float16, Word.BF16: torch.bfloat16}
+    words = torch.from_numpy(dense.words.view(np.int32 if dense.word is Word.FP32 else np.int16)).to(device)
+    return words.view(kinds[dense.word]).float()
 
 
 def _take(values_P: Tensor, runs: tuple[Run, ...]) -> Tensor:

@@ -34,6 +34,7 @@ _MAGNITUDE = np.int32(0x7FFFFFFF)
 _TOO_LARGE = np.int32((127 + 120) << 23)  # bits of 2**120: NaN and Inf lie above as well
 _SUM_BITS = 40  # a magnitude becomes an integer below 2**41, so sums of 2**9 of them are exact in float64
 _HUGE = 1 << 50
+_PIECE = 4096  # values that several loops pass over while they lie in the nearest cache
 
 
 @inlined
@@ -320,18 +321,20 @@ def _from_half(half: np.uint16) -> np.float32:
 @kernel(types.boolean, F32_IN, F32_IN, F32, types.int64, types.int64, types.boolean, U16)
 def halves(delta: Array, old: Array, out: Array, start: int, stop: int, brain: bool, words: Array) -> bool:
     """Values ``start..stop`` as float16 bits, or as bfloat16 with ``brain``; False for a bad value."""
-    if _input(delta, old, out, start, stop) >= _TOO_LARGE:
-        return False
-    part = out[start:stop]
-    bits = part.view(np.uint32)
-    if brain:
-        for i in range(part.size):
-            words[i] = (bits[i] + np.uint32(0x7FFF) + ((bits[i] >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-            part[i] -= _widen(words[i])
-    else:
-        for i in range(part.size):
-            words[i] = _to_half(bits[i])
-            part[i] -= _from_half(words[i])
+    for first in range(start, stop, _PIECE):
+        end = min(first + _PIECE, stop)
+        if _input(delta, old, out, first, end) >= _TOO_LARGE:
+            return False
+        part, word = out[first:end], words[first - start : end - start]
+        bits = part.view(np.uint32)
+        if brain:
+            for i in range(part.size):
+                word[i] = (bits[i] + np.uint32(0x7FFF) + ((bits[i] >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+                part[i] -= _widen(word[i])
+        else:
+            for i in range(part.size):
+                word[i] = _to_half(bits[i])
+                part[i] -= _from_half(word[i])
     return True
 
 
@@ -369,28 +372,65 @@ def split4(words: Array, planes: Array) -> None:
         d[i] = word >> 24
 
 
-@kernel(types.void, U8_IN, U16)
-def merge2(planes: Array, words: Array) -> None:
+@kernel(types.void, U8_IN, U8_IN, U16)
+def merge2(low: Array, high: Array, words: Array) -> None:
     """Inverse of `split2`."""
-    n = words.size
-    low, high = planes[:n], planes[n : 2 * n]
-    for i in range(n):
+    for i in range(words.size):
         words[i] = np.uint16(low[i]) | (np.uint16(high[i]) << 8)
 
 
-@kernel(types.void, U8_IN, U32)
-def merge4(planes: Array, words: Array) -> None:
+@kernel(types.void, U8_IN, U8_IN, U8_IN, U8_IN, U32)
+def merge4(a: Array, b: Array, c: Array, d: Array, words: Array) -> None:
     """Inverse of `split4`."""
-    n = words.size
-    a, b, c, d = planes[:n], planes[n : 2 * n], planes[2 * n : 3 * n], planes[3 * n : 4 * n]
-    for i in range(n):
+    for i in range(words.size):
         words[i] = np.uint32(a[i]) | (np.uint32(b[i]) << 8) | (np.uint32(c[i]) << 16) | (np.uint32(d[i]) << 24)
 
 
-@kernel(types.boolean, F32_IN, F32_IN, F32, types.int64, types.int64)
-def load(delta: Array, old: Array, out: Array, start: int, stop: int) -> bool:
-    """``out = delta + old`` on ``start..stop``; False when a value cannot be encoded."""
-    return bool(_input(delta, old, out, start, stop) < _TOO_LARGE)
+@kernel(types.int64, U8_IN, types.int64)
+def collisions(content: Array, stride: int) -> int:
+    """Sum of the squared counts of every ``stride``-th byte's values."""
+    counts = np.zeros(256, np.int64)
+    for i in range(0, content.size, stride):
+        counts[content[i]] += 1
+    total = 0
+    for i in range(256):
+        total += counts[i] * counts[i]
+    return total
+
+
+@kernel(types.void, I8_IN, U8)
+def pack_nibbles(codes: Array, packed: Array) -> None:
+    """Two codes a byte, the earlier one in the low half."""
+    for i in range(codes.size >> 1):
+        packed[i] = (codes[2 * i] & 15) | ((codes[2 * i + 1] & 15) << 4)
+    if codes.size & 1:
+        packed[codes.size >> 1] = codes[codes.size - 1] & 15
+
+
+@kernel(types.void, U8_IN, I8)
+def unpack_nibbles(packed: Array, codes: Array) -> None:
+    """Inverse of `pack_nibbles`."""
+    for i in range(codes.size >> 1):
+        codes[2 * i] = np.int8(packed[i] << np.uint8(4)) >> np.int8(4)
+        codes[2 * i + 1] = np.int8(packed[i]) >> np.int8(4)
+    if codes.size & 1:
+        codes[codes.size - 1] = np.int8(packed[codes.size >> 1] << np.uint8(4)) >> np.int8(4)
+
+
+@kernel(types.boolean, F32_IN, F32_IN, F32, types.int64, types.int64, U32)
+def whole(delta: Array, old: Array, out: Array, start: int, stop: int, words: Array) -> bool:
+    """Values ``start..stop`` as float32 bits; False for a bad value."""
+    largest = np.int32(0)
+    values, bits = words.view(np.float32), words.view(np.int32)
+    for first in range(0, stop - start, _PIECE):
+        end = min(first + _PIECE, stop - start)
+        if old.size:
+            _add(delta[start + first : start + end], old[start + first : start + end], values[first:end])
+        else:
+            values[first:end] = delta[start + first : start + end]
+        largest = max(largest, _largest(bits[first:end]))
+        out[start + first : start + end] = np.float32(0)
+    return bool(largest < _TOO_LARGE)
 
 
 @kernel(types.void, F32, U32_IN, F32_IN, types.float32)
@@ -400,15 +440,35 @@ def scatter_add(total: Array, index: Array, value: Array, weight: float) -> None
         total[index[i]] += weight * value[i]
 
 
-@kernel(types.void, F32, I8_IN, U16_IN, types.int64, types.float32)
-def block_add(total: Array, codes: Array, scales: Array, block: int, weight: float) -> None:
-    """``total += weight * scale * code``."""
-    for b in range(scales.size):
-        part = total[b * block : (b + 1) * block]
-        code = codes[b * block : (b + 1) * block]
-        scale = _widen(scales[b]) * weight
+@kernel(types.void, F32, F32_IN, types.float32)
+def add(total: Array, values: Array, weight: float) -> None:
+    """``total += weight * values``."""
+    for i in range(total.size):
+        total[i] += weight * values[i]
+
+
+@kernel(types.void, F32, U16_IN, types.boolean, types.float32)
+def half_add(total: Array, words: Array, brain: bool, weight: float) -> None:
+    """``total += weight * values`` of bfloat16 bits with ``brain``, else of float16 bits."""
+    if brain:
+        for i in range(total.size):
+            total[i] += weight * _widen(words[i])
+    else:
+        for i in range(total.size):
+            total[i] += weight * _from_half(words[i])
+
+
+@kernel(types.void, F32, I8_IN, U16_IN, types.int64, types.int64, types.float32)
+def block_add(total: Array, codes: Array, scales: Array, block: int, first: int, weight: float) -> None:
+    """``total += weight * scale * code``, of the codes from ``first`` on."""
+    at = first
+    while at < first + total.size:
+        end = min(at - at % block + block, first + total.size)
+        part, code = total[at - first : end - first], codes[at:end]
+        scale = _widen(scales[at // block]) * weight
         for i in range(part.size):
             part[i] += scale * np.float32(code[i])
+        at = end
 
 
 @kernel(types.float64, I8_IN, U16_IN, types.int64)

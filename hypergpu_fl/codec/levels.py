@@ -25,9 +25,8 @@ from hypergpu_fl.codec.blob import FRAME_BYTES, RESEND, Reader, Writer
 from hypergpu_fl.codec.errors import Malformed
 from hypergpu_fl.codec.parts import Blocks, Dense, Part, Sparse
 from hypergpu_fl.codec.threads import ordered_map
-from hypergpu_fl.codec.values import Values, Word, from_word, kept_in
+from hypergpu_fl.codec.values import Values, Word, kept_in
 from hypergpu_fl.errors import UsageError
-from strategies.layout import Vector
 
 CHUNK = 8192
 BF16_INFINITY = 0x7F80
@@ -88,7 +87,7 @@ class Words:
 
     def read(self, body: Reader, size: int) -> Part:
         """See `Level.read`."""
-        return Dense(read_words(body, size, self.word))
+        return Dense(body.words(size, self.word.width), self.word)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,41 +109,30 @@ class Integers:
 
     def write(self, values: Values, body: Writer) -> None:
         """See `Level.write`."""
+        from hypergpu_fl.codec import kernels
+
         span = FRAME_BYTES * 8 // self.bits
-        parts = list(
-            ordered_map(
-                lambda s: values.blocks(s, min(s + span, values.size), self.block, self.largest),
-                range(0, values.size, span),
-            )
-        )
-        scales = np.concatenate([scales for _, scales in parts]) if parts else np.empty(0, dtype=np.uint16)
+        packed = np.empty(-(-values.size * self.bits // 8), dtype=np.uint8)
+
+        def encode(start: int) -> NDArray[np.uint16]:
+            codes, scales = values.blocks(start, min(start + span, values.size), self.block, self.largest)
+            part = packed[start * self.bits // 8 :]
+            if self.bits == 8:
+                part[: codes.size] = codes.view(np.uint8)
+            else:
+                kernels.pack_nibbles(codes, part[: -(-codes.size // 2)])
+            return scales
+
+        scales = np.concatenate([np.empty(0, dtype=np.uint16), *ordered_map(encode, range(0, values.size, span))])
         body.words(scales.size, lambda start, stop: scales[start:stop])
-        for codes, _ in parts:
-            body.raw_bytes(self._pack(codes))
+        body.raw_bytes(packed)
 
     def read(self, body: Reader, size: int) -> Part:
         """See `Level.read`."""
-        scales = np.empty(-(-size // self.block), dtype=np.uint16)
-        body.words(scales.size, 2, lambda start, words: np.copyto(scales[start : start + words.size], words))
+        scales = body.words(-(-size // self.block), 2)
         _check_scales(scales)
         packed = body.raw_bytes(-(-size * self.bits // 8))
-        codes = packed.view(np.int8) if self.bits == 8 else self._unpack(packed, size)
-        return Blocks(codes, scales, self.block)
-
-    def _pack(self, codes: NDArray[np.int8]) -> NDArray[np.uint8]:
-        if self.bits == 8:
-            return codes.view(np.uint8)
-        even = np.zeros(codes.size + codes.size % 2, dtype=np.uint8)
-        np.bitwise_and(codes.view(np.uint8), 15, out=even[: codes.size])
-        packed: NDArray[np.uint8] = np.bitwise_or(even[0::2], even[1::2] << 4)
-        return packed
-
-    def _unpack(self, packed: NDArray[np.uint8], size: int) -> NDArray[np.int8]:
-        codes = np.empty(2 * packed.size, dtype=np.int8)
-        codes[0::2] = (packed << 4).view(np.int8) >> 4
-        codes[1::2] = packed.view(np.int8) >> 4
-        return codes[:size]
-
+        return Blocks(packed.view(np.int8) if self.bits == 8 else _codes(packed, size), scales, self.block)
 
 @dataclass(frozen=True, slots=True)
 class TopK:
@@ -178,8 +166,7 @@ class TopK:
         from hypergpu_fl.codec import kernels
 
         n_chunks, n_kept = -(-size // self.chunk), kept_in(size, self.chunk, self.k)
-        scales = np.empty(2 * n_chunks, dtype=np.uint16)
-        body.words(scales.size, 2, lambda start, words: np.copyto(scales[start : start + words.size], words))
+        scales = body.words(2 * n_chunks, 2)
         _check_scales(scales)
         signs, marks = body.raw_bytes(-(-n_kept // 8)), body.raw_bytes(-(-n_kept // 8))
         n_gaps = body.number()
@@ -193,13 +180,19 @@ class TopK:
         return Sparse(index, value)
 
 
-def read_words(body: Reader, size: int, word: Word) -> Vector:
-    """Float32 values from *words*."""
-    values = np.empty(size, dtype=np.float32)
-    body.words(
-        size, word.width, lambda start, words: np.copyto(values[start : start + words.size], from_word(words, word))
-    )
-    return values
+def _codes(packed: NDArray[np.uint8], size: int) -> NDArray[np.int8]:
+    """Codes of nibbles."""
+    from hypergpu_fl.codec import kernels
+
+    codes = np.empty(size, dtype=np.int8)
+
+    def unpack(start: int) -> None:
+        part = codes[start : start + FRAME_BYTES]
+        kernels.unpack_nibbles(packed[start // 2 : (start + part.size + 1) // 2], part)
+
+    for _ in ordered_map(unpack, range(0, size, FRAME_BYTES)):
+        pass
+    return codes
 
 
 def _check_scales(scales: NDArray[np.uint16]) -> None:

@@ -5,39 +5,55 @@ Each has ``square()`` (sum of squares, float64), ``finite()`` and ``add_to(total
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hypergpu_fl.codec.spans import Run
+from hypergpu_fl.codec.threads import ordered_map
+from hypergpu_fl.codec.values import Word, from_word
 from strategies.layout import Vector
 
-BLOCK = 1 << 16  # values handled at once where a temporary is needed; a multiple of every block size
+PIECE = 1 << 18  # values handled at once by one thread
 
 
 @dataclass(frozen=True, slots=True)
 class Dense:
-    """All values."""
+    """All values, still as the words that arrived: half the memory, and half the way to the total."""
 
-    values: Vector
+    words: NDArray[Any]
+    word: Word
+
+    def values(self) -> Vector:
+        """All of them as float32."""
+        return from_word(self.words, self.word)
 
     def square(self) -> float:
         """Sum of squares, in float64."""
-        return float(sum(np.square(v, dtype=np.float64).sum() for v in _blocks(self.values)))
+        return float(sum(np.square(v, dtype=np.float64).sum() for v in self._pieces()))
 
     def finite(self) -> bool:
         """Whether no value is NaN or Inf."""
-        return all(bool(np.isfinite(v).all()) for v in _blocks(self.values))
+        return all(bool(np.isfinite(v).all()) for v in self._pieces())
 
     def add_to(self, total_P: Vector, runs: tuple[Run, ...], weight: float) -> None:
         """``total += weight * values`` at the runs of the vector."""
-        factor, at = np.float32(weight), 0
-        for start, stop in runs:
-            for first in range(start, stop, BLOCK):
-                part = total_P[first : min(first + BLOCK, stop)]
-                part += factor * self.values[at : at + part.size]
-                at += part.size
+        from hypergpu_fl.codec import kernels
+
+        def add(part: Vector, at: int) -> None:
+            words = self.words[at : at + part.size]
+            if self.word is Word.FP32:
+                kernels.add(part, words.view(np.float32), weight)
+            else:
+                kernels.half_add(part, words, self.word is Word.BF16, weight)
+
+        _over(total_P, runs, add)
+
+    def _pieces(self) -> Iterator[Vector]:
+        return (from_word(self.words[i : i + PIECE], self.word) for i in range(0, self.words.size, PIECE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +78,11 @@ class Blocks:
         """``total += weight * values`` at the runs of the vector."""
         from hypergpu_fl.codec import kernels
 
-        if len(runs) == 1:
-            start, stop = runs[0]
-            kernels.block_add(total_P[start:stop], self.codes, self.scales, self.block, weight)
-            return
-        at, values = 0, np.empty(0, dtype=np.float32)
-        for start, stop in runs:
-            while start < stop:
-                if not values.size:
-                    codes = self.codes[at : at + BLOCK]
-                    values = np.zeros(codes.size, dtype=np.float32)
-                    scales = self.scales[at // self.block : -(-(at + codes.size) // self.block)]
-                    kernels.block_add(values, codes, scales, self.block, weight)
-                    at += codes.size
-                n = min(stop - start, values.size)
-                total_P[start : start + n] += values[:n]
-                start, values = start + n, values[n:]
+        _over(
+            total_P,
+            runs,
+            lambda part, at: kernels.block_add(part, self.codes, self.scales, self.block, at, weight),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,5 +110,13 @@ class Sparse:
 Part = Dense | Blocks | Sparse
 
 
-def _blocks(values: Vector) -> list[Vector]:
-    return [values[i : i + BLOCK] for i in range(0, values.size, BLOCK)]
+def _over(total_P: Vector, runs: tuple[Run, ...], add: Callable[[Vector, int], None]) -> None:
+    """``add(part, at)`` for pieces of the runs, on several threads; ``at`` counts the runs' values only."""
+    pieces, at = [], 0
+    for start, stop in runs:
+        for first in range(start, stop, PIECE):
+            part = total_P[first : min(first + PIECE, stop)]
+            pieces.append((part, at))
+            at += part.size
+    for _ in ordered_map(lambda piece: add(*piece), pieces):
+        pass

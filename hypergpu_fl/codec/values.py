@@ -121,11 +121,9 @@ class HostValues:
             if not kernels.halves(self._delta, self._old, self._out, start, stop, word is Word.BF16, halves):
                 raise unfit()
             return halves
-        if not kernels.load(self._delta, self._old, self._out, start, stop):
+        bits = np.empty(stop - start, dtype=np.uint32)
+        if not kernels.whole(self._delta, self._old, self._out, start, stop, bits):
             raise unfit()
-        part = self._out[start:stop]
-        bits = part.view(np.uint32).copy()
-        part[:] = 0
         return bits
 
     def blocks(self, start: int, stop: int, block: int, largest: int) -> tuple[NDArray[np.int8], NDArray[np.uint16]]:

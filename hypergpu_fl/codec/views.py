@@ -45,7 +45,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hypergpu_fl.codec.blob import RESEND, Buffer, base_of
+from hypergpu_fl.codec.blob import RESEND, base_of
+from hypergpu_fl.codec.checksum import Buffer, crc32
 from hypergpu_fl.codec.decoder import Decoded, decode
 from hypergpu_fl.codec.disk import NodeFolder
 from hypergpu_fl.codec.encoder import encode
@@ -96,7 +97,7 @@ def move(view_P: Vector, step: Decoded) -> None:
 
 def checksum(view_P: Vector) -> int:
     """CRC-32 of a view."""
-    return zlib.crc32(view_P.data)
+    return crc32(view_P.data)
 
 
 def first_view(model_P: Vector, buffers: Arrays, layout: Layout, *, version: int = 0) -> tuple[View, bytes]:

@@ -116,15 +116,17 @@ class Writer:
         """Append *bytes*; the content must stay as it is until `finish`."""
         self.frames(lambda s: _frame(content[s : s + FRAME_BYTES], compress), range(0, content.size, FRAME_BYTES))
 
-    def words(self, size: int, get: Callable[[int, int], NDArray[Any]], *, compress: bool = True) -> None:
-        """Append *words* taken from ``get(start, stop)``."""
+    def words(self, size: int, width: int, get: Callable[[int, int], NDArray[Any]], *, compress: bool = True) -> None:
+        """Append *words* of ``width`` bytes taken from ``get(start, stop)``."""
         from hypergpu_fl.codec import kernels
+
+        room = np.empty(size * width, dtype=np.uint8)  # one piece of memory costs fewer page faults than many
 
         def make(start: int) -> list[Buffer]:
             words = get(start, min(start + FRAME_WORDS, size))
-            planes = np.empty((words.itemsize, words.size), dtype=np.uint8)
-            (kernels.split2 if words.itemsize == 2 else kernels.split4)(words, planes.reshape(-1))
-            return [piece for plane in planes for piece in _frame(plane, compress and _pays(plane))]
+            planes = room[start * width : (start + words.size) * width]
+            (kernels.split2 if width == 2 else kernels.split4)(words, planes)
+            return [piece for plane in planes.reshape(width, -1) for piece in _frame(plane, compress and _pays(plane))]
 
         self.frames(make, range(0, size, FRAME_WORDS))
 
@@ -195,7 +197,11 @@ class Reader:
 
         def fill(item: tuple[NDArray[Any], list[memoryview]]) -> None:
             part, payloads = item
-            (kernels.merge2 if width == 2 else kernels.merge4)(*(_plane(p, part.size) for p in payloads), part)
+            planes = [_plane(payload, part.size) for payload in payloads]
+            if width == 2:
+                kernels.merge2(planes[0], planes[1], part)
+            else:
+                kernels.merge4(planes[0], planes[1], planes[2], planes[3], part)
 
         for _ in ordered_map(fill, found):
             pass

@@ -52,6 +52,8 @@ class Decoded:
 
     def dense(self) -> Vector:
         """All P values as float32."""
+        if isinstance(self.main, Dense) and not self.spans.statistics:
+            return self.main.values().copy()  # to the last bit, the sign of a zero included
         vector_P = np.zeros(self.size, dtype=np.float32)
         self.add_to(vector_P, 1.0)
         return vector_P

@@ -88,7 +88,8 @@ def assemble(chosen: Level, main: Values, statistics: Values, layout: Layout, bu
     """Blob of values that any backend holds; the values become the residual."""
     body = Writer()
     chosen.write(main, body)
-    body.words(statistics.size, lambda start, stop: statistics.words(start, stop, chosen.statistics))
+    word = chosen.statistics
+    body.words(statistics.size, word.width, lambda start, stop: statistics.words(start, stop, word))
     write_buffers(body, layout, buffers)
     return body.finish(chosen.code, layout.hash, base)
 

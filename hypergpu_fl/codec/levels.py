@@ -83,7 +83,12 @@ class Words:
 
     def write(self, values: Values, body: Writer) -> None:
         """See `Level.write`."""
-        body.words(values.size, lambda start, stop: values.words(start, stop, self.word), compress=self.compress)
+        body.words(
+            values.size,
+            self.word.width,
+            lambda start, stop: values.words(start, stop, self.word),
+            compress=self.compress,
+        )
 
     def read(self, body: Reader, size: int) -> Part:
         """See `Level.read`."""
@@ -124,7 +129,7 @@ class Integers:
             return scales
 
         scales = np.concatenate([np.empty(0, dtype=np.uint16), *ordered_map(encode, range(0, values.size, span))])
-        body.words(scales.size, lambda start, stop: scales[start:stop])
+        body.words(scales.size, 2, lambda start, stop: scales[start:stop])
         body.raw_bytes(packed)
 
     def read(self, body: Reader, size: int) -> Part:
@@ -133,6 +138,7 @@ class Integers:
         _check_scales(scales)
         packed = body.raw_bytes(-(-size * self.bits // 8))
         return Blocks(packed.view(np.int8) if self.bits == 8 else _codes(packed, size), scales, self.block)
+
 
 @dataclass(frozen=True, slots=True)
 class TopK:
@@ -155,7 +161,7 @@ class TopK:
         """See `Level.write`."""
         kept = values.topk(self.chunk, self.k)
         scales = np.concatenate([kept.low, kept.high])
-        body.words(scales.size, lambda start, stop: scales[start:stop])
+        body.words(scales.size, 2, lambda start, stop: scales[start:stop])
         body.raw_bytes(kept.signs, compress=False)
         body.raw_bytes(kept.marks)
         body.number(kept.gaps.size)

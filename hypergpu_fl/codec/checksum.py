@@ -34,7 +34,8 @@ def crc32(*parts: Buffer) -> int:
 
 
 def _flat(part: Buffer) -> memoryview:
-    return memoryview(part).cast("B")
+    view = memoryview(part)
+    return view.cast("B") if view.nbytes else memoryview(b"")  # nothing cannot be cast
 
 
 def _grouped(pieces: Iterable[memoryview], least_bytes: int) -> list[list[memoryview]]:

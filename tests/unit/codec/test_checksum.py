@@ -25,3 +25,7 @@ def test_long_parts_are_cut_and_put_together_again() -> None:
 
 def test_leading_zeros_count() -> None:
     assert crc32(bytes(12 * PIECE_BYTES), b"x") == zlib.crc32(bytes(12 * PIECE_BYTES) + b"x")
+
+
+def test_an_array_of_no_values_has_the_checksum_of_nothing() -> None:
+    assert crc32(np.empty(0, dtype=np.float32).data) == zlib.crc32(b"")

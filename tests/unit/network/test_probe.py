@@ -48,6 +48,7 @@ def through(superlink: int, shape: Shape) -> TcpRelay:
     return TcpRelay(("127.0.0.1", superlink), shape)
 
 
+@pytest.mark.timed
 def test_a_slow_uplink_and_a_long_round_trip_are_found_behind_a_proxy(superlink: int) -> None:
     with through(superlink, Shape(uplink_bps=4e6, delay_s=0.06)) as relay:
         found = probe(Target("127.0.0.1", relay.port), budget=Budget(2.0, 1_000_000))
@@ -57,6 +58,7 @@ def test_a_slow_uplink_and_a_long_round_trip_are_found_behind_a_proxy(superlink:
     assert found.downlink_bps is None
 
 
+@pytest.mark.timed
 def test_a_slow_downlink_is_found(superlink: int) -> None:
     with through(superlink, Shape(downlink_bps=4e6, delay_s=0.06)) as relay:
         found = probe(Target("127.0.0.1", relay.port), direction="down", budget=Budget(2.0, 1_000_000))
@@ -64,6 +66,7 @@ def test_a_slow_downlink_is_found(superlink: int) -> None:
     assert found.uplink_bps is None
 
 
+@pytest.mark.timed
 def test_without_a_proxy_the_kernel_tells_the_round_trip(superlink: int) -> None:
     found = probe(Target("127.0.0.1", superlink), direction="none")
     assert 0 < found.rtt_s < 0.01

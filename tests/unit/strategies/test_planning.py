@@ -102,23 +102,23 @@ def test_all_take_the_same_steps_and_no_other_level_that_keeps_the_deadline_make
         )
         for row in rows
     ]
-    longest = LITTLE_LONGER * seconds[best, rows]
+    longest = LITTLE_LONGER * seconds[2]
     if deadline_s:
-        longest = np.minimum(longest, np.maximum(deadline_s, seconds[best, rows]))
+        longest = np.minimum(longest, deadline_s)
     fattest = [min(i for i in range(3) if seconds[i, row] <= longest[row] or i == best[row]) for row in rows]
     near = np.isclose(seconds, longest, rtol=1e-9).any(axis=0)  # a tie may fall either way
     assert (made.level == fattest)[~near].all()
 
 
 def test_what_flower_itself_costs_is_no_reason_to_fill_a_slow_uplink() -> None:
-    # a step takes 0.1 s; thin costs node 0 0.6 s of transfer and half 6 s, node 1 a hundredth of it
+    # a step takes 0.1 s; thin costs node 0 0.6 s of transfer, half 6 s, node 1 a hundredth of either
     fleet, work = known([100, 100], [1e6, 1e8]), Workload(np.array([10, 10]), 10, 1_000_000)
     fleet.overhead_s[:] = 1000.0
     made = plan(fleet, work, LEVELS)
     assert made.level.tolist() == [0, 0]  # either is a little longer than 1000 s
-    fleet.overhead_s[:] = 20.0
+    fleet.overhead_s[:] = 5.0
     made = plan(fleet, work, LEVELS)
-    assert made.level.tolist() == [2, 0] and made.predicted_s[0] > 20.0
+    assert made.level.tolist() == [2, 0] and made.predicted_s[0] > 5.0
 
 
 @given(transfer_s=st.floats(1e-3, 1e3), step_s=st.floats(1e-3, 1e3))

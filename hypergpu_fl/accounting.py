@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from flwr.app import Message, RecordDict
-from numpy.typing import NDArray
 
 from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.ledger.contribution import WEIGHT_UNIT, Contribution, CreditedContribution, hash_blob, hash_metrics
 from hypergpu_fl.ledger.identity import recover
+from hypergpu_fl.ledger.near_copies import near_duplicates, sketch
 from hypergpu_fl.ledger.scoring import (
     Coalition,
     gtg_shapley,
     improvement_score,
     leave_one_out,
-    near_duplicates,
     to_scores,
     weight_score,
 )
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 
 Scoring = Literal["improvement", "weight", "leave_one_out", "shapley"]
 
-SKETCH = 1024  # dimensions in which updates are compared; a cosine c is off by about (1 - c^2) / 32: 0.003 at 0.95
 RECEIPTS_AT_ONCE = 8
 MOST_EXAMPLES = 2**63 - 1  # the widest integer of SQL; the contract's uint64 would take twice that
 
@@ -225,15 +223,6 @@ class Accounting(RoundHook):
     def _loss(self, model_P: Vector) -> float:
         self._task.load(self._model, self._layout.restore(model_P, self._buffers))
         return self._task.validate(self._model, device=self._device).loss
-
-
-def sketch(delta_P: Vector, signs_P: NDArray[np.int8]) -> Vector:
-    """Signed fold of P values onto `SKETCH`: inner products are kept in expectation (count sketch, ICALP 2002)."""
-    signed_P = delta_P * signs_P
-    whole = signed_P.size - signed_P.size % SKETCH
-    folded: Vector = signed_P[:whole].reshape(-1, SKETCH).sum(axis=0)
-    folded[: signed_P.size - whole] += signed_P[whole:]
-    return folded
 
 
 @dataclass

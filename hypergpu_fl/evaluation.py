@@ -29,7 +29,7 @@ class Evaluation(RoundHook):
 
     def closed(self, outcome: RoundOutcome) -> None:
         """See ``RoundHook.closed``."""
-        self._task.load(self._model, self._layout.restore(outcome.model_P, outcome.buffers))
+        self._task.load(self._model, self._layout.restore(outcome.average_P, outcome.buffers))
         result = self._task.evaluate(self._model, device=self._device)
         self._watch(result.loss)
         self._report.evaluated(accuracy=result.accuracy, loss=result.loss)

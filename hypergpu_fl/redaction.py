@@ -54,6 +54,16 @@ def register(secret: str) -> None:
     _registered.update(form for form in forms if len(form) >= _SHORTEST)
 
 
+def secret_from_hex(text: str) -> bytes:
+    """Bytes of a key given as hexadecimal digits, with or without 0x, registered. Raises ``ValueError`` naming none."""
+    try:
+        secret = bytes.fromhex(text.strip().removeprefix("0x"))
+    except ValueError:
+        raise ValueError("not hexadecimal") from None
+    register(secret.hex())
+    return secret
+
+
 def forget() -> None:
     """Drop all registered secrets (a process that ends its use of a key, and tests)."""
     _registered.clear()

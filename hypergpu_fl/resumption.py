@@ -29,7 +29,7 @@ class Checkpointing(RoundHook):
     def closed(self, outcome: RoundOutcome) -> None:
         """See ``RoundHook.closed``."""
         state, vectors = self.strategy.state()
-        arrays = self.strategy.layout.restore(outcome.model_P, outcome.buffers)
+        arrays = self.strategy.layout.restore(outcome.average_P, outcome.buffers)
         everything = {"strategy": state, "history": self.report.history, "seconds": outcome.ended_s}
         save(self.folder / FOLDER, Checkpoint(outcome.round, arrays, vectors, everything))
 

@@ -183,7 +183,7 @@ def open_arrivals(config: Config, grid: Grid, strategy: NetworkAware, *, start_s
     """Virtual clock and simulated links in simulation, else the wall clock."""
     if not config.network.enable_simulation:
         return WallArrivals(grid, start_s=start_s)
-    wan = SimulatedWan(simulated_links(config), strategy.rows.get, seed=config.training.seed)
+    wan = SimulatedWan(simulated_links(config), strategy.roster.rows.get, seed=config.training.seed)
     return VirtualArrivals(grid, wan, start_s=start_s)
 
 

@@ -30,6 +30,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
+PRIOR_SAMPLE_S = 1e-3
 UNREACHABLE_AFTER = 3  # misses in a row after which a node counts as unreachable until it answers again
 GUESSES = {
     "rtt_s": Spread(math.log(3 * REFERENCE_RTT_S), 0.7),
@@ -175,6 +176,12 @@ class Fleet:
     def reachable(self) -> Bools:
         """Shape (N,): connected, and not silent ``UNREACHABLE_AFTER`` times in a row."""
         return self.online & (self.misses < UNREACHABLE_AFTER)
+
+    @property
+    def prior_sample_s(self) -> float:
+        """Seconds a sample that a new node is taken to need: the median of those that have worked."""
+        known = self.sample_s[self.arrivals > 0]
+        return float(np.median(known)) if known.size else PRIOR_SAMPLE_S
 
     def learn_priors(self) -> None:
         """Refit what new nodes start from to all nodes seen so far."""

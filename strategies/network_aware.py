@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
@@ -20,12 +20,13 @@ from strategies.errors import NoNodes, Reason, Refused, UnknownPolicy
 from strategies.fleet import Fleet
 from strategies.global_model import GlobalModel
 from strategies.layout import Arrays, Layout
-from strategies.observation import learn, learn_probe
+from strategies.observation import learn
 from strategies.order import Order
 from strategies.payload import Payload
 from strategies.planning import FleetPlan, Planner, Workload, plan, thinned
 from strategies.robust import aggregator
 from strategies.rollback import LossWatch
+from strategies.roster import Roster
 from strategies.round import Accepted, OpenRound, RefusedReply, RoundHook, RoundOutcome
 from strategies.selection.policy import Selection, SelectionPolicy
 from strategies.server_optimizer import ServerOptimizer
@@ -38,10 +39,6 @@ __all__ = ["Accepted", "NetworkAware", "RefusedReply", "RoundHook", "RoundOutcom
 log = logging.getLogger(__name__)
 
 MOST_AT_WORK = 1.3  # times the cohort: stragglers of earlier rounds included
-PRIOR_SAMPLE_S = 1e-3
-ENROL_WITHIN_S = 60.0
-INVITATION_S = 120.0
-OUTAGE_S = 600.0  # all nodes gone at once is the server's own link down, most likely; the run waits so long for it
 
 
 class NetworkAware(Strategy):
@@ -68,10 +65,8 @@ class NetworkAware(Strategy):
 
     Attributes
     ----------
-    excluded : set of int
-        Flower ids of nodes that are given nothing and asked nothing; for a hook to decide.
-    on_probation : set of int
-        Flower ids of known nodes that must answer a query before they are given work again.
+    roster : Roster
+        Who is there, and who may be given work.
     """
 
     def __init__(
@@ -96,10 +91,7 @@ class NetworkAware(Strategy):
         self.fleet = Fleet()
         self.model = GlobalModel(layout, payload, optimizer, averaging=settings.averaging)
         self.first_round = 1
-        self.rows: dict[int, int] = {}
-        self.excluded: set[int] = set()
-        self.on_probation: set[int] = set()
-        self._node_ids: dict[int, int] = {}
+        self.roster = Roster(settings.overhead_s, self._enrolled)
         self._norms = NormHistory()
         self._replays = Replays()
         self._train_loss, self._test_loss = LossWatch(), LossWatch()
@@ -113,54 +105,6 @@ class NetworkAware(Strategy):
         """Log the settings, as Flower's strategies do."""
         log.info("NetworkAware: %s, %s", type(self.selection).__name__, self.settings)
 
-    def enrol(self, grid: Arrivals) -> None:
-        """Ask every node not seen before who it is: its data, device, link and address.
-
-        The first round of a process waits for the answers; a node that comes later joins when it has answered, and
-        one that hangs holds up nobody. Nodes are enrolled in the order of their partitions, so that rows do not
-        depend on Flower's random ids. A node that comes back under another id keeps its row.
-        """
-        connected = set(grid.get_node_ids()) - self.excluded
-        strangers = sorted(connected - (self.rows.keys() - self.on_probation) - grid.asked())
-        queries = [
-            Message(RecordDict(), dst_node_id=i, message_type=MessageType.QUERY, ttl=INVITATION_S) for i in strangers
-        ]
-        hellos: list[tuple[int, int, int]] = []
-        answers: dict[int, RecordDict] = {}
-        for node_id, reply in grid.ask(queries, timeout_s=0.0 if self._node_ids else ENROL_WITHIN_S):
-            hello = wire.numbers(reply.content, wire.HELLO) if reply.has_content() else {}
-            if hello.keys() >= {wire.PARTITION, wire.EXAMPLES}:
-                hellos.append((int(hello[wire.PARTITION]), node_id, max(0, int(hello[wire.EXAMPLES]))))
-                answers[node_id] = reply.content
-        known = {name: row for row, name in enumerate(self.fleet.names)}
-        for partition, node_id, examples in sorted(hellos):
-            name = f"node-{partition}"
-            if name not in known:
-                known[name] = self.fleet.enrol(name, examples=examples, sample_s=self._prior_sample_s())
-                self.fleet.overhead_s[known[name]] = self.settings.overhead_s
-            self.rows[node_id] = known[name]
-            self.on_probation.discard(node_id)
-            learn_probe(self.fleet, known[name], answers[node_id])
-            for hook in self.hooks:
-                hook.enrolled(known[name], node_id, answers[node_id])
-        self._node_ids = {self.rows[node_id]: node_id for node_id in sorted(connected & self.rows.keys())}
-        trusted = [row for row, node_id in self._node_ids.items() if node_id not in self.on_probation]
-        self.fleet.online[:] = False
-        self.fleet.online[trusted] = True
-
-    def _anybody(self, grid: Arrivals) -> bool:
-        """Enrol, and tell whether there is anybody to work. With nobody else left, those shut out are asked again."""
-        self.enrol(grid)
-        if not self.fleet.online.any() and self.excluded:
-            self.on_probation |= self.excluded
-            self.excluded.clear()
-            self.enrol(grid)
-        return bool(self.fleet.online.any())
-
-    def node_id(self, row: int) -> int | None:
-        """Flower's present id of the node in ``row``; None until it has answered this run."""
-        return self._node_ids.get(row)
-
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
@@ -171,11 +115,8 @@ class NetworkAware(Strategy):
         number = self.first_round + server_round - 1
         if not self.model.hash:
             self.set_model({name: array.numpy() for name, array in arrays.items()})
-        if not self._anybody(grid):
-            wait_s = OUTAGE_S if self.rows else 0.0
-            log.warning("no node is connected; waiting %.0f s for one", wait_s)
-            if not grid.until(lambda: self._anybody(grid), within_s=wait_s):
-                raise NoNodes("no node is connected; start SuperNodes or raise training.num_nodes")
+        if not self.roster.gather(grid, self.fleet):
+            raise NoNodes("no node is connected; start SuperNodes or raise training.num_nodes")
         rolled_back = self._roll_back() if self._exploded else None
         self.fleet.learn_priors()
         self.fleet.believe(number)
@@ -201,7 +142,7 @@ class NetworkAware(Strategy):
         mean = aggregator(self.settings.aggregation, self.layout.size)
         for reply in replies:
             flight = grid.flight(reply)
-            row = self.rows[flight.node_id]
+            row = self.roster.rows[flight.node_id]
             self.fleet.at_work[row] = False
             try:
                 self._fold(open_, mean, flight, row, reply)
@@ -211,7 +152,7 @@ class NetworkAware(Strategy):
                     RefusedReply(row, self.fleet.names[row], open_.number, refusal.reason, refusal.detail)
                 )
         if not self.settings.keep_late:
-            self.fleet.at_work[[self.rows[node_id] for node_id in grid.cancel()]] = False
+            self.fleet.at_work[[self.roster.rows[node_id] for node_id in grid.cancel()]] = False
         self._close(open_, mean, grid.now_s)
         metrics = MetricRecord({"arrived": len(open_.accepted), "seconds": grid.now_s - open_.started_s})
         return self.arrays(), metrics
@@ -257,7 +198,7 @@ class NetworkAware(Strategy):
             "fleet": self.fleet.state(),
             "accounts": self.accounts.state(),
             "selection": self.selection.state(),
-            "rows": {str(node_id): row for node_id, row in self.rows.items()},
+            "rows": {str(node_id): row for node_id, row in self.roster.rows.items()},
             "norms": self._norms.state(),
             "replays": self._replays.state(),
             "train_loss": self._train_loss.state(),
@@ -280,8 +221,7 @@ class NetworkAware(Strategy):
             self.fleet.at_work[:] = False
         self.accounts.restore(state["accounts"])
         self.selection.restore(state["selection"])
-        self.rows.update({int(node_id): row for node_id, row in state["rows"].items()})
-        self.on_probation.update(self.rows)  # who kept its id over the restart still has to say that it is there
+        self.roster.restore({int(node_id): row for node_id, row in state["rows"].items()})
         self._norms.restore(state["norms"])
         self._replays.restore(state["replays"])
         self._train_loss.restore(state["train_loss"])
@@ -290,6 +230,10 @@ class NetworkAware(Strategy):
     @property
     def _most_at_work(self) -> int:
         return math.floor(MOST_AT_WORK * self.settings.cohort + 1e-9)
+
+    def _enrolled(self, row: int, node_id: int, answer: RecordDict) -> None:
+        for hook in self.hooks:
+            hook.enrolled(row, node_id, answer)
 
     def _plan(self) -> FleetPlan:
         settings, levels = self.settings, self.payload.levels
@@ -358,9 +302,9 @@ class NetworkAware(Strategy):
             seed=self.settings.seed,
             session=self.settings.session,
             ack=int(self.fleet.acknowledged[row]),
-            enclosed=dict(item for hook in self.hooks for item in hook.enclose(self._node_ids[row]).items()),
+            enclosed=dict(item for hook in self.hooks for item in hook.enclose(self.roster.node_ids[row]).items()),
         )
-        return order.message(self._node_ids[row], sent, patience=self.settings.reply_patience)
+        return order.message(self.roster.node_ids[row], sent, patience=self.settings.reply_patience)
 
     def _fold(self, open_: OpenRound, mean: Aggregator, flight: Flight, row: int, reply: Message) -> None:
         if reply.has_error():
@@ -433,7 +377,7 @@ class NetworkAware(Strategy):
             weights,
             ended_s=now_s,
             model_hash=self.model.hash,
-            model_P=self.model.average_P,
+            average_P=self.model.average_P,
             buffers=self.model.buffers,
         )
         for hook in self.hooks:
@@ -449,10 +393,6 @@ class NetworkAware(Strategy):
     def _roll_back(self) -> int | None:
         self._exploded = False
         return self.model.roll_back()
-
-    def _prior_sample_s(self) -> float:
-        known = self.fleet.sample_s[self.fleet.arrivals > 0]
-        return float(np.median(known)) if known.size else PRIOR_SAMPLE_S
 
 
 def _check_levels(payload: Payload, settings: Settings) -> None:

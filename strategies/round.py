@@ -49,9 +49,9 @@ class RefusedReply:
 class RoundOutcome:
     """Everything a closed round leaves behind. Seconds are on the arrivals' clock.
 
-    ``model_hash`` is of the version that nodes train from next, ``model_P`` what is evaluated and kept: the average of
-    the versions where they are averaged. ``rolled_back`` is the version whose model was restored because the loss had
-    exploded, else None.
+    ``model_hash`` is of the version that nodes train from next, ``average_P`` what is evaluated and kept: the average
+    of the versions, or the latest where they are not averaged. ``rolled_back`` is the version whose model was restored
+    because the loss had exploded, else None.
     """
 
     round: int
@@ -65,7 +65,7 @@ class RoundOutcome:
     bytes_up: int
     base_hash: bytes
     model_hash: bytes
-    model_P: Vector
+    average_P: Vector
     buffers: Arrays
     rolled_back: int | None = None
 
@@ -120,7 +120,7 @@ class OpenRound:
         return sum(loss * examples for loss, examples in reported) / total if reported else None
 
     def outcome(
-        self, weights: Sequence[float], *, ended_s: float, model_hash: bytes, model_P: Vector, buffers: Arrays
+        self, weights: Sequence[float], *, ended_s: float, model_hash: bytes, average_P: Vector, buffers: Arrays
     ) -> RoundOutcome:
         """The closed round, with the accepted updates' normalised ``weights``."""
         return RoundOutcome(
@@ -135,7 +135,7 @@ class OpenRound:
             bytes_up=self.bytes_up,
             base_hash=self.base_hash,
             model_hash=model_hash,
-            model_P=model_P,
+            average_P=average_P,
             buffers=buffers,
             rolled_back=self.rolled_back,
         )

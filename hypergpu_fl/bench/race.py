@@ -239,7 +239,7 @@ class Race:
         )
         with tempfile.TemporaryDirectory(prefix="hypergpu-bench-") as folder:
             grid = InProcessGrid(app, training.num_nodes, to_run_config(self._config), state_dir=Path(folder))
-            wan = SimulatedWan(self._links, strategy.rows.get, seed=training.seed, byte_scale=self._byte_scale)
+            wan = SimulatedWan(self._links, strategy.roster.rows.get, seed=training.seed, byte_scale=self._byte_scale)
             arrivals = WatchedArrivals(grid, wan, most_at_work=math.floor(MOST_AT_WORK * cohort + 1e-9))
             with quiet(), one_thread(), contextlib.suppress(Finished):
                 strategy.start(arrivals, self._first, num_rounds=sys.maxsize, evaluate_fn=recorder.evaluate)

@@ -14,14 +14,13 @@ from typing import Any, Final
 import numpy as np
 from pydantic import SecretStr
 
-from hypergpu_fl.accounting import SKETCH
 from hypergpu_fl.chain.anvil import CHAIN_ID, FUNDED_SECRET, Anvil, find_anvil
 from hypergpu_fl.config import Blockchain, Secrets
 from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.heap import long_lived
 from hypergpu_fl.ledger.contribution import WEIGHT_UNIT, Contribution, CreditedContribution
 from hypergpu_fl.ledger.identity import derive_simulated_key, recover, sign_contribution
-from hypergpu_fl.ledger.scoring import near_duplicates
+from hypergpu_fl.ledger.near_copies import SKETCH, near_duplicates
 from hypergpu_fl.ledger.sealing import RoundSeal
 from hypergpu_fl.settlement import Settlement
 

@@ -16,7 +16,7 @@ from eth_utils.address import to_checksum_address
 
 from hypergpu_fl.errors import ChainError
 from hypergpu_fl.keccak import keccak
-from hypergpu_fl.redaction import register
+from hypergpu_fl.redaction import register, secret_from_hex
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +62,9 @@ class KeySigner:
     def from_hex(cls, text: str) -> KeySigner:
         """Key from 64 hex digits, with or without ``0x``, as an environment variable holds it."""
         try:
-            secret = bytes.fromhex(text.strip().removeprefix("0x"))
+            return cls(secret_from_hex(text))
         except ValueError:
             raise ChainError("the coordinator's private key is not hexadecimal", "give 64 hex digits") from None
-        register(secret.hex())
-        return cls(secret)
 
     @classmethod
     def from_keystore(cls, path: Path, password: str) -> KeySigner:

@@ -17,7 +17,7 @@ import coincurve
 from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.keccak import keccak
 from hypergpu_fl.ledger.contribution import Contribution, word
-from hypergpu_fl.redaction import register
+from hypergpu_fl.redaction import register, secret_from_hex
 
 _HALF_ORDER: Final = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
 
@@ -59,11 +59,9 @@ class NodeKey:
     def from_hex(cls, text: str) -> NodeKey:
         """Key from 64 hex digits, with or without ``0x``, as an environment variable holds it."""
         try:
-            secret = bytes.fromhex(text.strip().removeprefix("0x"))
+            return cls.from_secret(secret_from_hex(text))
         except ValueError:
             raise LedgerError("the node's private key is not hexadecimal", "give 64 hex digits") from None
-        register(secret.hex())
-        return cls.from_secret(secret)
 
     def sign(self, digest: bytes) -> bytes:
         """65 bytes r, s, v over a 32-byte digest; deterministic (RFC 6979), low s."""

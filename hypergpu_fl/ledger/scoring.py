@@ -12,18 +12,14 @@ weighted mean of the updates in coalition ``S``, ``L()`` that of the model befor
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Final
 
 import numpy as np
 from numpy.random import Generator
-from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 
 from hypergpu_fl.errors import LedgerError
 
 SCORE_UNIT: Final = 10**6
-NEAR_DUPLICATE_COSINE: Final = 0.95
 MAX_SHAPLEY_NODES: Final = 32
 
 Coalition = tuple[int, ...]
@@ -124,22 +120,3 @@ def gtg_shapley(
 def to_scores(values: Sequence[float]) -> list[int]:
     """Integer scores from non-negative values in the unit of the loss."""
     return [round(SCORE_UNIT * value) for value in values]
-
-
-@cache
-def _blas() -> ThreadpoolController:
-    return ThreadpoolController()
-
-
-def near_duplicates(updates_NP: NDArray[np.float32], *, cosine: float = NEAR_DUPLICATE_COSINE) -> list[int]:
-    """For each update the first earlier one that it nearly equals, -1 if none: cosine at or above `cosine`.
-
-    A node that sends the same work under several identities is paid for it several times; this finds plain copies,
-    not copies with noise of the update's own size. Zero updates equal nothing.
-    """
-    norms = np.linalg.norm(updates_NP, axis=1, keepdims=True)
-    unit_NP = np.divide(updates_NP, norms, out=np.zeros_like(updates_NP), where=norms > 0)
-    with _blas().limit(limits=1, user_api="blas"):  # BLAS's threads go on spinning for 50 ms, in training's way
-        similar_NN = unit_NP @ unit_NP.T >= cosine
-    earlier = [np.flatnonzero(row[:i]) for i, row in enumerate(similar_NN)]
-    return [int(found[0]) if found.size else -1 for found in earlier]

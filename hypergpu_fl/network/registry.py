@@ -170,7 +170,7 @@ class Registry(RoundHook):
     engine : Engine
         The run's database.
     strategy : NetworkAware
-        Its fleet is what is recorded; its ``excluded`` and ``on_probation`` are what is decided.
+        Its fleet is what is recorded; the ``excluded`` and ``on_probation`` of its roster are what is decided.
     clock : callable
         Seconds since the epoch.
     """
@@ -198,7 +198,7 @@ class Registry(RoundHook):
 
     def admit(self, flight: Flight, reply: Message, blob: bytes) -> None:
         """Note what the reply shows of its node's link. Refuses nothing."""
-        row = self._strategy.rows[flight.node_id]
+        row = self._strategy.roster.rows[flight.node_id]
         self._note(row, reply.content, round=int(flight.plan[wire.ROUND]))
         name = self._strategy.fleet.names[row]
         codec = str(flight.plan.get(wire.CODEC, ""))[:64]
@@ -206,7 +206,7 @@ class Registry(RoundHook):
 
     def accepted(self, flight: Flight, reply: Message, update: Update, model_P: Vector) -> None:
         """Count the success."""
-        name = self._strategy.fleet.names[self._strategy.rows[flight.node_id]]
+        name = self._strategy.fleet.names[self._strategy.roster.rows[flight.node_id]]
         self._records[name] = succeeded(self._record(name, flight.node_id), now_s=self._clock())
 
     def closed(self, outcome: RoundOutcome) -> None:
@@ -215,7 +215,7 @@ class Registry(RoundHook):
         for refused in outcome.refused:
             record = self._record(refused.node, self._flower_id(refused.row))
             self._records[refused.node] = failed(record, f"{refused.reason}: {refused.detail}", now_s=now_s)
-        for node_id, row in strategy.rows.items():
+        for node_id, row in strategy.roster.rows.items():
             name = strategy.fleet.names[row]
             record = self._let_out(self._record(name, node_id), node_id, now_s)
             if node_id == self._flower_id(row):
@@ -228,10 +228,10 @@ class Registry(RoundHook):
         if record.excluded_until_s is None:
             return record
         if now_s < record.excluded_until_s:
-            self._strategy.excluded.add(node_id)
+            self._strategy.roster.excluded.add(node_id)
             return record
-        self._strategy.excluded.discard(node_id)
-        self._strategy.on_probation.add(node_id)  # a query, and with it a probe of the link
+        self._strategy.roster.excluded.discard(node_id)
+        self._strategy.roster.on_probation.add(node_id)  # a query, and with it a probe of the link
         return replace(record, excluded_until_s=None, failures_in_a_row=QUARANTINE_AFTER - 1)
 
     def _refreshed(self, record: NodeRecord, row: int, now_s: float) -> NodeRecord:
@@ -266,7 +266,7 @@ class Registry(RoundHook):
         return self._records.get(name) or NodeRecord(name, str(node_id), self._clock())
 
     def _flower_id(self, row: int) -> int:
-        return self._strategy.node_id(row) or 0
+        return self._strategy.roster.node_ids.get(row, 0)
 
     def _write(self, connection: Connection) -> None:
         rows = [{**asdict(record), "device": dict(record.device)} for record in self._records.values()]

@@ -92,7 +92,7 @@ def outcome(number: int, samples: int) -> RoundOutcome:
         bytes_up=1,
         base_hash=b"",
         model_hash=b"",
-        model_P=np.zeros(0, dtype=np.float32),
+        average_P=np.zeros(0, dtype=np.float32),
         buffers={},
     )
 

@@ -16,7 +16,6 @@ from hypergpu_fl.ledger.scoring import (
     gtg_shapley,
     improvement_score,
     leave_one_out,
-    near_duplicates,
     to_scores,
     weight_score,
 )
@@ -94,14 +93,6 @@ def test_gtg_shapley_refuses_more_than_32_nodes_and_copes_with_none() -> None:
     calls: list[tuple[int, ...]] = []
     gtg_shapley(32, lambda m: calls.append(m) or 1.0 - len(m) / 32, rng=np.random.default_rng(0))  # type: ignore[func-returns-value]
     assert len(calls) <= 32 * 32 * 4
-
-
-def test_copies_are_flagged_with_the_first_of_their_kind() -> None:
-    rng = np.random.default_rng(0)
-    base = rng.standard_normal((3, 500)).astype(np.float32)
-    noise = 0.1 * rng.standard_normal(500).astype(np.float32)
-    updates = np.stack([base[0], base[1], 3 * base[0], base[1] + noise, base[2], np.zeros(500, np.float32)])
-    assert near_duplicates(updates) == [-1, -1, 0, 1, -1, -1]
 
 
 @given(st.lists(st.integers(0, 2**80), max_size=50), st.integers(0, 2**100))

@@ -100,7 +100,7 @@ def strategy_with(nodes: int) -> NetworkAware:
     )
     for row in range(nodes):
         strategy.fleet.enrol(f"node-{row}", examples=10, sample_s=0.01)
-        strategy.rows[100 + row], strategy._node_ids[row] = row, 100 + row
+        strategy.roster.rows[100 + row], strategy.roster.node_ids[row] = row, 100 + row
     return strategy
 
 
@@ -160,15 +160,15 @@ def test_quarantine_holds_until_it_is_over_and_then_asks_for_a_probe(engine: Eng
     book = Registry(engine, strategy, clock=lambda: now_s)
     for number in range(QUARANTINE_AFTER):
         book.closed(outcome(number, [RefusedReply(0, "node-0", number, Reason.ERROR_REPLY, "")]))
-    assert strategy.excluded == {100} and not strategy.on_probation
+    assert strategy.roster.excluded == {100} and not strategy.roster.on_probation
     now_s = QUARANTINE_S - 1
     book.closed(outcome(4))
-    assert strategy.excluded == {100}
+    assert strategy.roster.excluded == {100}
     now_s = QUARANTINE_S + 1
     book.closed(outcome(5))
-    assert not strategy.excluded and strategy.on_probation == {100}
+    assert not strategy.roster.excluded and strategy.roster.on_probation == {100}
     book.closed(outcome(6, [RefusedReply(0, "node-0", 6, Reason.ERROR_REPLY, "")]))  # one failure is enough now
-    assert strategy.excluded == {100}
+    assert strategy.roster.excluded == {100}
 
 
 def test_a_server_that_restarts_remembers_its_nodes(engine: Engine) -> None:
@@ -176,7 +176,7 @@ def test_a_server_that_restarts_remembers_its_nodes(engine: Engine) -> None:
     accept(book, 20e6)
     book.closed(outcome(1))
     strategy = strategy_with(1)
-    strategy.rows, strategy._node_ids = {777: 0}, {0: 777}  # Flower gave the node another id
+    strategy.roster.rows, strategy.roster.node_ids = {777: 0}, {0: 777}  # Flower gave the node another id
     again = Registry(engine, strategy, clock=lambda: 6.0)
     again.closed(outcome(2))
     with engine.connect() as connection:

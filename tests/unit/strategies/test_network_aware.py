@@ -180,7 +180,7 @@ def test_a_run_whose_nodes_are_all_gone_or_shut_out_goes_on_when_one_is_back(
 
     def outage(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         if server_round == 2 and shut_out:
-            engine.excluded.update(grid.online)
+            engine.roster.excluded.update(grid.online)
         elif server_round == 2:
             grid.online.clear()
         return None
@@ -199,7 +199,7 @@ def test_a_run_whose_nodes_are_all_gone_or_shut_out_goes_on_when_one_is_back(
 
 
 def test_a_run_whose_nodes_stay_away_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("strategies.network_aware.OUTAGE_S", 0.05)
+    monkeypatch.setattr("strategies.roster.OUTAGE_S", 0.05)
     monkeypatch.setattr("strategies.flight.LOOK_AGAIN_S", 0.01)
     grid = trainers(6)
     engine, diary = build(cohort=3)
@@ -238,7 +238,7 @@ def test_nodes_that_vanish_are_left_out_and_taken_back_under_a_new_id_in_their_o
     chosen = [{engine.fleet.names[row] for row in outcome.selected} for outcome in diary.rounds]
     assert not any("node-0" in names for names in chosen[5:15])
     assert any("node-0" in names for names in chosen[15:])
-    assert len(engine.fleet) == 6 and engine.rows[77] == engine.rows[gone]
+    assert len(engine.fleet) == 6 and engine.roster.rows[77] == engine.roster.rows[gone]
 
 
 def test_nodes_that_join_late_are_enrolled_and_soon_chosen() -> None:

@@ -39,7 +39,7 @@ from strategies.timing import ROUND_TRIPS, round_s
 
 DEADLINE_QUANTILE = 0.8  # four nodes in five make the deadline
 FIDELITY_EXPONENT = 2.5
-LITTLE_LONGER = 1.4
+LONGEST_ROUND = 1.4  # times the thinnest level's, up to which a fatter one is taken whatever it gains
 FEWEST_STEPS = 5  # below, the noise of single batches outweighs what shorter rounds gain
 MOST_STEPS = 20  # beyond, local models drift apart and more work no longer pays
 
@@ -132,13 +132,12 @@ def plan(
         fixed_s += workload.common_bytes * down_s
         byte_s = up_s + down_s
     step_s = np.maximum(fleet.sample_s * workload.batch_size, 1e-9)
-    useful = _undominated(levels)
-    level = np.full(len(fleet), useful[-1], dtype=np.int64)
+    level = np.full(len(fleet), len(levels) - 1, dtype=np.int64)
     for _ in range(2):  # the steps that balance the transfers depend on the levels, and the levels on the steps
         transfer_s = fixed_s + sent_bytes[level] * byte_s
         steps = balanced_steps(transfer_s[counted], step_s[counted])
         rest_s = fixed_s + steps * step_s
-        level = _level(rest_s, byte_s, overhead_s, sent_bytes, levels, useful, deadline_s or math.inf)
+        level = best_levels(levels, sent_bytes, byte_s, rest_s, overhead_s, deadline_s or math.inf)
     compute_s = steps * step_s
     predicted_s = fixed_s + sent_bytes[level] * byte_s + compute_s
     if not deadline_s:
@@ -155,40 +154,35 @@ def plan(
     )
 
 
-def _undominated(levels: Sequence[Level]) -> list[int]:
-    """Levels more faithful than every thinner one, fattest first; the others cost more and bring no more."""
-    kept: list[int] = []
-    for index in reversed(range(len(levels))):
-        if not kept or levels[index].fidelity > levels[kept[0]].fidelity:
-            kept.insert(0, index)
-    return kept
-
-
-def _level(
-    rest_s: Floats,
-    byte_s: Floats,
-    overhead_s: float,
-    sent_bytes: Floats,
-    levels: Sequence[Level],
-    useful: list[int],
-    deadline_s: float,
+def best_levels(
+    levels: Sequence[Level], sent_bytes: Floats, byte_s: Floats, rest_s: Floats, overhead_s: float, deadline_s: float
 ) -> Ints:
-    """Shape (N,): of the ``useful`` levels the one of the module's rule.
+    """Shape (N,): each node's level by the module's rule, as an index.
 
     A node's round takes ``rest_s + sent_bytes * byte_s``, of which ``overhead_s`` is Flower's.
     """
-    thinnest, fatter = useful[-1], useful[-2::-1]
-    level = np.full(rest_s.size, thinnest, dtype=np.int64)
+    thinnest, *fatter = _undominated(levels)
+    gains = [level.fidelity**FIDELITY_EXPONENT for level in levels]
     thinnest_s = rest_s + sent_bytes[thinnest] * byte_s
-    longest_s = np.minimum(LITTLE_LONGER * thinnest_s, deadline_s)
-    best = levels[thinnest].fidelity ** FIDELITY_EXPONENT / (thinnest_s - overhead_s)
+    longest_s = np.minimum(LONGEST_ROUND * thinnest_s, deadline_s)
+    chosen = np.full(rest_s.size, thinnest, dtype=np.int64)
+    most = gains[thinnest] / (thinnest_s - overhead_s)
     for index in fatter:
         whole_s = rest_s + sent_bytes[index] * byte_s
-        progress = levels[index].fidelity ** FIDELITY_EXPONENT / (whole_s - overhead_s)
-        better = (progress > best) & (whole_s <= deadline_s)
-        np.copyto(level, index, where=better | (whole_s <= longest_s))
-        np.copyto(best, progress, where=better)
-    return level
+        progress = gains[index] / (whole_s - overhead_s)
+        better = (progress > most) & (whole_s <= deadline_s)
+        np.copyto(chosen, index, where=better | (whole_s <= longest_s))
+        np.copyto(most, progress, where=better)
+    return chosen
+
+
+def _undominated(levels: Sequence[Level]) -> list[int]:
+    """Levels more faithful than every thinner one, thinnest first; the others cost more and bring no more."""
+    kept = [len(levels) - 1]
+    for index in reversed(range(len(levels) - 1)):
+        if levels[index].fidelity > levels[kept[-1]].fidelity:
+            kept.append(index)
+    return kept
 
 
 def balanced_steps(transfer_s: Floats, step_s: Floats) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, Message
+from flwr.app import Message
 from numpy.typing import NDArray
 
 from strategies import wire
@@ -25,7 +24,6 @@ COLD_FACTOR = 100.0
 LARGEST_Z = 6.0
 LEAST_SIGMA = 0.25  # of log norm: a run of nearly equal norms must not make an ordinary one look odd
 MAD_TO_SIGMA = 1.4826  # of a normal distribution
-LONGEST_HEADER_BYTES = 10_240  # of numpy's own format: numpy itself reads no longer ones
 HEADROOM_BYTES = 65_536  # of a blob over the model's own size: header, buffers, and the container's
 
 
@@ -59,7 +57,7 @@ def read(reply: Message, *, largest_bytes: int) -> Contents:
     if len(array.data) > largest_bytes + HEADROOM_BYTES:
         raise Refused(Reason.TOO_LARGE, f"{len(array.data)} bytes, at most {largest_bytes + HEADROOM_BYTES} are read")
     return Contents(
-        blob=_guarded(lambda: _row_of_bytes(array), "an unreadable array"),
+        blob=_guarded(lambda: bytes(wire.row_of_bytes(array)), f"array {wire.BLOB!r}"),
         metrics=wire.numbers(content, wire.METRICS),
         contribution=dict(content.config_records.get(wire.CONTRIBUTION, {})),
     )
@@ -69,19 +67,6 @@ def decoded(decode: Callable[[bytes], Update], blob: bytes) -> Update:
     """``decode(blob)``, with whatever hostile bytes make a decoder raise turned into a refusal."""
     update: Update = _guarded(lambda: decode(blob), "the blob cannot be decoded")
     return update
-
-
-def _row_of_bytes(array: Array) -> bytes:
-    """The values of a one-dimensional uint8 array, copied once: ``Array.numpy`` alone would copy them twice."""
-    if array.stype != "numpy.ndarray":
-        raise Refused(Reason.MALFORMED, f"an array serialised by {array.stype[:100]!r}, expected 'numpy.ndarray'")
-    file = io.BytesIO(array.data[:LONGEST_HEADER_BYTES])
-    major, _ = np.lib.format.read_magic(file)
-    read_header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read_header(file)
-    if dtype != np.uint8 or len(shape) != 1 or shape[0] != len(array.data) - file.tell():
-        raise Refused(Reason.MALFORMED, f"an array of {dtype}, shape {shape}; expected one row of bytes")
-    return bytes(memoryview(array.data)[file.tell() :])
 
 
 def _guarded(act: Callable[[], Any], what: str) -> Any:

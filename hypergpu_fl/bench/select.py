@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from hypergpu_fl.codec import LEVELS
+from hypergpu_fl.codec.payload import PRICED_LEVELS
 from strategies.fleet import Fleet
 from strategies.link import Goodput, LinkEstimate
-from strategies.payload import Level
 from strategies.planning import Workload, plan
 from strategies.selection import policy
 
@@ -53,7 +52,6 @@ def measure(count: int, *, cohort: int, repeats: int, policy_name: str, seed: in
     """Median seconds of a round's decisions over ``count`` nodes."""
     rng = np.random.default_rng(seed)
     fleet = population(count, rng)
-    levels = [Level(level.name, level.expected_ratio, level.fidelity) for level in LEVELS.values()]
     workload = Workload(np.maximum(1, fleet.examples // 32), 32, MODEL_BYTES)
     chosen = policy(policy_name)
     taken = []
@@ -61,7 +59,7 @@ def measure(count: int, *, cohort: int, repeats: int, policy_name: str, seed: in
         start_s = time.perf_counter()
         fleet.learn_priors()
         fleet.believe(round)
-        made = plan(fleet, workload, levels)
+        made = plan(fleet, workload, PRICED_LEVELS)
         rows = chosen.select(fleet, fleet.available(), made, cohort=cohort, round=round, rng=rng).rows
         taken.append(time.perf_counter() - start_s)
         fleet.last_round[rows] = fleet.last_seen[rows] = round

@@ -117,7 +117,7 @@ class Options:
         """What results depend on, beside scenario, seed and policy."""
         free = ("out", "scenarios", "seeds", "policies", "ablation")
         settings = {key: value for key, value in asdict(self).items() if key not in free}
-        return {**settings, "rtt": str(self.rtt or ""), "updates": UPDATES, "ends": "updates and samples"}
+        return {**settings, "rtt": str(self.rtt or ""), "updates": UPDATES}
 
 
 def run_time_to_accuracy(options: Options, progress: Progress = lambda share, label: None) -> list[Row]:

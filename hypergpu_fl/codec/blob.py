@@ -95,10 +95,10 @@ def _pays(plane: NDArray[np.uint8]) -> bool:
     Such a plane would shrink by less than a twentieth, for most of the time of the whole encoding. Of every 16th byte,
     with counts c of the n seen, ``256 sum c**2 >= 1.25 n**2`` decides: integers, the same on every machine.
     """
-    from hypergpu_fl.codec import kernels
+    from hypergpu_fl.codec import byte_kernels
 
     seen = -(-plane.size // PROBE_STRIDE)
-    return plane.size < PROBE_BYTES or 1024 * kernels.collisions(plane, PROBE_STRIDE) >= 5 * seen * seen
+    return plane.size < PROBE_BYTES or 1024 * byte_kernels.collisions(plane, PROBE_STRIDE) >= 5 * seen * seen
 
 
 class Writer:
@@ -118,14 +118,14 @@ class Writer:
 
     def words(self, size: int, width: int, get: Callable[[int, int], NDArray[Any]], *, compress: bool = True) -> None:
         """Append *words* of ``width`` bytes taken from ``get(start, stop)``."""
-        from hypergpu_fl.codec import kernels
+        from hypergpu_fl.codec import byte_kernels
 
         room = np.empty(size * width, dtype=np.uint8)  # one piece of memory costs fewer page faults than many
 
         def make(start: int) -> list[Buffer]:
             words = get(start, min(start + FRAME_WORDS, size))
             planes = room[start * width : (start + words.size) * width]
-            (kernels.split2 if width == 2 else kernels.split4)(words, planes)
+            (byte_kernels.split2 if width == 2 else byte_kernels.split4)(words, planes)
             return [piece for plane in planes.reshape(width, -1) for piece in _frame(plane, compress and _pays(plane))]
 
         self.frames(make, range(0, size, FRAME_WORDS))
@@ -187,7 +187,7 @@ class Reader:
 
     def words(self, size: int, width: int) -> NDArray[Any]:
         """Take *words* of ``width`` bytes, as unsigned integers."""
-        from hypergpu_fl.codec import kernels
+        from hypergpu_fl.codec import byte_kernels
 
         words: NDArray[Any] = np.empty(size, dtype=f"<u{width}")
         found = []
@@ -199,9 +199,9 @@ class Reader:
             part, payloads = item
             planes = [_plane(payload, part.size) for payload in payloads]
             if width == 2:
-                kernels.merge2(planes[0], planes[1], part)
+                byte_kernels.merge2(planes[0], planes[1], part)
             else:
-                kernels.merge4(planes[0], planes[1], planes[2], planes[3], part)
+                byte_kernels.merge4(planes[0], planes[1], planes[2], planes[3], part)
 
         for _ in ordered_map(fill, found):
             pass

@@ -2,8 +2,8 @@
 
 N = chunks, C = chunk length, K = values kept a chunk, B = blocks, P = values. Only codes, bits and gaps travel to the
 host, never the dense update. Each operation here is one that rounds as its compiled counterpart in
-`hypergpu_fl.codec.kernels`: float32 additions, divisions of tensor by tensor (torch multiplies by the reciprocal of a
-scalar), rounding to even, and sums of integers.
+`hypergpu_fl.codec.encode_kernels`: float32 additions, divisions of tensor by tensor (torch multiplies by the
+reciprocal of a scalar), rounding to even, and sums of integers.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def _topk(p_NC: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def _magnitudes(value_NK: Tensor, top_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Two magnitudes a chunk and which values take the upper one: `kernels._quantise`, for all chunks at once."""
+    """Two magnitudes a chunk and which values take the upper one: `_quantise` of the kernels, for all chunks."""
     k = value_NK.shape[1]
     exponent_N = (top_N >> 23).clamp(min=1).long() - 127
     scale_N = ((_SUM_BITS - exponent_N + 1023) << 52).view(torch.float64)

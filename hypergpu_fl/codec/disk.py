@@ -15,11 +15,11 @@ import hashlib
 import os
 import shutil
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 
+from hypergpu_fl.codec.checksum import crc32
 from hypergpu_fl.codec.errors import ResidualRefused
 from strategies.layout import Vector
 
@@ -49,7 +49,7 @@ class NodeFolder:
         self._make_room(_PREFIX + vector_P.nbytes)
         values = np.ascontiguousarray(vector_P, dtype="<f4")
         header = _HEADER.pack(_MAGIC, self._model, tag, number, values.size)
-        checksum = zlib.crc32(values.data, zlib.crc32(header))
+        checksum = crc32(header, values.data)
         temporary = self.path / f"{name}.{os.getpid()}.tmp"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ class NodeFolder:
                 (stated,) = _CHECKSUM.unpack_from(prefix, _HEADER.size)
                 if magic != _MAGIC or model != self._model or count != size:
                     fault = "is of another format or model"
-                elif zlib.crc32(vector_P.data, zlib.crc32(prefix[: _HEADER.size])) != stated:
+                elif crc32(prefix[: _HEADER.size], vector_P.data) != stated:
                     fault = "has a wrong checksum"
         if fault:
             path.unlink()

@@ -114,7 +114,7 @@ class Integers:
 
     def write(self, values: Values, body: Writer) -> None:
         """See `Level.write`."""
-        from hypergpu_fl.codec import kernels
+        from hypergpu_fl.codec import byte_kernels
 
         span = FRAME_BYTES * 8 // self.bits
         packed = np.empty(-(-values.size * self.bits // 8), dtype=np.uint8)
@@ -125,7 +125,7 @@ class Integers:
             if self.bits == 8:
                 part[: codes.size] = codes.view(np.uint8)
             else:
-                kernels.pack_nibbles(codes, part[: -(-codes.size // 2)])
+                byte_kernels.pack_nibbles(codes, part[: -(-codes.size // 2)])
             return scales
 
         scales = np.concatenate([np.empty(0, dtype=np.uint16), *ordered_map(encode, range(0, values.size, span))])
@@ -169,7 +169,7 @@ class TopK:
 
     def read(self, body: Reader, size: int) -> Part:
         """See `Level.read`."""
-        from hypergpu_fl.codec import kernels
+        from hypergpu_fl.codec import decode_kernels
 
         n_chunks, n_kept = -(-size // self.chunk), kept_in(size, self.chunk, self.k)
         scales = body.words(2 * n_chunks, 2)
@@ -181,20 +181,20 @@ class TopK:
         gaps = body.raw_bytes(n_gaps)
         index, value = np.empty(n_kept, dtype=np.uint32), np.empty(n_kept, dtype=np.float32)
         low, high = scales[:n_chunks], scales[n_chunks:]
-        if kernels.untopk(gaps, signs, marks, low, high, size, self.chunk, self.k, index, value) != n_gaps:
+        if decode_kernels.untopk(gaps, signs, marks, low, high, size, self.chunk, self.k, index, value) != n_gaps:
             raise Malformed("gaps leave their chunk or do not end with it", RESEND)
         return Sparse(index, value)
 
 
 def _codes(packed: NDArray[np.uint8], size: int) -> NDArray[np.int8]:
     """Codes of nibbles."""
-    from hypergpu_fl.codec import kernels
+    from hypergpu_fl.codec import byte_kernels
 
     codes = np.empty(size, dtype=np.int8)
 
     def unpack(start: int) -> None:
         part = codes[start : start + FRAME_BYTES]
-        kernels.unpack_nibbles(packed[start // 2 : (start + part.size + 1) // 2], part)
+        byte_kernels.unpack_nibbles(packed[start // 2 : (start + part.size + 1) // 2], part)
 
     for _ in ordered_map(unpack, range(0, size, FRAME_BYTES)):
         pass

@@ -41,14 +41,14 @@ class Dense:
 
     def add_to(self, total_P: Vector, runs: tuple[Run, ...], weight: float) -> None:
         """``total += weight * values`` at the runs of the vector."""
-        from hypergpu_fl.codec import kernels
+        from hypergpu_fl.codec import decode_kernels
 
         def add(part: Vector, at: int) -> None:
             words = self.words[at : at + part.size]
             if self.word is Word.FP32:
-                kernels.add(part, words.view(np.float32), weight)
+                decode_kernels.add(part, words.view(np.float32), weight)
             else:
-                kernels.half_add(part, words, self.word is Word.BF16, weight)
+                decode_kernels.half_add(part, words, self.word is Word.BF16, weight)
 
         _over(total_P, runs, add)
 
@@ -66,9 +66,9 @@ class Blocks:
 
     def square(self) -> float:
         """Sum of squares, in float64."""
-        from hypergpu_fl.codec import kernels
+        from hypergpu_fl.codec import decode_kernels
 
-        return float(kernels.block_square(self.codes, self.scales, self.block))
+        return float(decode_kernels.block_square(self.codes, self.scales, self.block))
 
     def finite(self) -> bool:
         """Hold always: scales were checked as they were read."""
@@ -76,12 +76,12 @@ class Blocks:
 
     def add_to(self, total_P: Vector, runs: tuple[Run, ...], weight: float) -> None:
         """``total += weight * values`` at the runs of the vector."""
-        from hypergpu_fl.codec import kernels
+        from hypergpu_fl.codec import decode_kernels
 
         _over(
             total_P,
             runs,
-            lambda part, at: kernels.block_add(part, self.codes, self.scales, self.block, at, weight),
+            lambda part, at: decode_kernels.block_add(part, self.codes, self.scales, self.block, at, weight),
         )
 
 
@@ -102,9 +102,9 @@ class Sparse:
 
     def add_to(self, total_P: Vector, runs: tuple[Run, ...], weight: float) -> None:
         """``total += weight * values``; the indices already speak of the whole vector, whatever the runs."""
-        from hypergpu_fl.codec import kernels
+        from hypergpu_fl.codec import decode_kernels
 
-        kernels.scatter_add(total_P, self.index, self.value, weight)
+        decode_kernels.scatter_add(total_P, self.index, self.value, weight)
 
 
 Part = Dense | Blocks | Sparse

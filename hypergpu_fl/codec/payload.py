@@ -13,6 +13,7 @@ from strategies.errors import Reason, Refused
 from strategies.layout import Arrays, Layout, Vector
 from strategies.payload import Level, ModelBlob
 
+PRICED_LEVELS = tuple(Level(level.name, level.expected_ratio, level.fidelity) for level in LEVELS.values())
 CHAIN_LEVEL = "top64"
 # The downlink's common steps come this often, as a share of the versions that pass between two messages to a node: it
 # takes all of them, and an extra for what they lack. Measured beside 2/5 and 4/5, and beside top16 and top32.
@@ -40,7 +41,7 @@ class CodecPayload:
     @property
     def levels(self) -> Sequence[Level]:
         """See ``Payload.levels``."""
-        return tuple(Level(level.name, level.expected_ratio, level.fidelity) for level in LEVELS.values())
+        return PRICED_LEVELS
 
     def publish(self, version: int, model_P: Vector, buffers: Arrays) -> None:
         """See ``Payload.publish``."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,11 +14,6 @@ from strategies import wire
 
 CODEC_RECORD = "codec"  # ConfigRecord with wire.ROUND, wire.ACK and wire.CODEC, beside the app's own
 REMEDY = "use the codec on both sides"
-# The one header accepted, as numpy writes it. Numpy's own reader takes the text there for Python's source and fails
-# with whatever its tokenizer raises.
-_NPY = re.compile(
-    rb"\x93NUMPY\x01\x00(?s:..)\{'descr': '\|u1', 'fortran_order': False, 'shape': \((?P<size>\d{1,18}),\), \} *\n"
-)
 
 
 def to_record(arrays: Mapping[str, NDArray[Any]]) -> ArrayRecord:
@@ -47,11 +41,10 @@ def blob_of(record: ArrayRecord) -> memoryview:
     """
     if list(record) != [wire.BLOB]:
         raise Malformed(f"expected the one array {wire.BLOB!r}, got {list(record)[:5]}", REMEDY)
-    data = record[wire.BLOB].data
-    header = _NPY.match(data)
-    if header is None or int(header["size"]) != len(data) - header.end():
-        raise Malformed(f"array {wire.BLOB!r} is not flat uint8 in npy format 1.0", REMEDY)
-    return memoryview(data)[header.end() :]
+    try:
+        return wire.row_of_bytes(record[wire.BLOB])
+    except ValueError as error:
+        raise Malformed(f"array {wire.BLOB!r} is {error}", REMEDY) from error
 
 
 def the_record(message: Message) -> tuple[str, ArrayRecord]:

@@ -1,6 +1,6 @@
 """A few threads for work that releases the GIL: compiled kernels and Zstandard.
 
-Results never depend on how many there are; see `hypergpu_fl.codec.kernels`.
+Results never depend on how many there are; see `hypergpu_fl.codec.encode_kernels`.
 """
 
 from __future__ import annotations

@@ -80,12 +80,12 @@ def unfit() -> NotFinite:
 
 def from_word(bits: NDArray[Any], word: Word) -> Vector:
     """Float32 values of a word's bits."""
-    from hypergpu_fl.codec import kernels
+    from hypergpu_fl.codec import decode_kernels
 
     if word is Word.FP32:
         return bits.view(np.float32)
     values = np.empty(bits.size, dtype=np.float32)
-    kernels.widen(bits, word is Word.BF16, values)
+    decode_kernels.widen(bits, word is Word.BF16, values)
     return values
 
 
@@ -114,31 +114,31 @@ class HostValues:
 
     def words(self, start: int, stop: int, word: Word) -> NDArray[Any]:
         """See `Values.words`."""
-        from hypergpu_fl.codec import kernels
+        from hypergpu_fl.codec import encode_kernels
 
         if word is not Word.FP32:
             halves = np.empty(stop - start, dtype=np.uint16)
-            if not kernels.halves(self._delta, self._old, self._out, start, stop, word is Word.BF16, halves):
+            if not encode_kernels.halves(self._delta, self._old, self._out, start, stop, word is Word.BF16, halves):
                 raise unfit()
             return halves
         bits = np.empty(stop - start, dtype=np.uint32)
-        if not kernels.whole(self._delta, self._old, self._out, start, stop, bits):
+        if not encode_kernels.whole(self._delta, self._old, self._out, start, stop, bits):
             raise unfit()
         return bits
 
     def blocks(self, start: int, stop: int, block: int, largest: int) -> tuple[NDArray[np.int8], NDArray[np.uint16]]:
         """See `Values.blocks`."""
-        from hypergpu_fl.codec import kernels
+        from hypergpu_fl.codec import encode_kernels
 
         codes = np.empty(stop - start, dtype=np.int8)
         scales = np.empty(-(-(stop - start) // block), dtype=np.uint16)
-        if not kernels.blocks(self._delta, self._old, self._out, start, stop, block, largest, codes, scales):
+        if not encode_kernels.blocks(self._delta, self._old, self._out, start, stop, block, largest, codes, scales):
             raise unfit()
         return codes, scales
 
     def topk(self, chunk: int, k: int) -> Kept:
         """See `Values.topk`."""
-        from hypergpu_fl.codec import kernels
+        from hypergpu_fl.codec import encode_kernels
 
         n_chunks = -(-self.size // chunk)
         n_bits = -(-kept_in(self.size, chunk, k) // 8)
@@ -148,7 +148,9 @@ class HostValues:
         def encode(first: int) -> NDArray[np.uint8]:
             last = min(first + CHUNKS_A_TASK, n_chunks)
             gaps = np.empty((last - first) * (k + chunk // 255 + 1), dtype=np.uint8)
-            used = kernels.topk(self._delta, self._old, self._out, chunk, k, first, last, gaps, signs, marks, low, high)
+            used = encode_kernels.topk(
+                self._delta, self._old, self._out, chunk, k, first, last, gaps, signs, marks, low, high
+            )
             if used < 0:
                 raise unfit()
             return gaps[:used]

@@ -84,9 +84,9 @@ class Received:
 
 def round_to_grid(vector_P: Vector) -> None:
     """Round to TF32, ties to even, in place: the 13 last bits of every value become zero."""
-    from hypergpu_fl.codec import kernels
+    from hypergpu_fl.codec import encode_kernels
 
-    kernels.round_to_grid(vector_P.view(np.uint32))
+    encode_kernels.round_to_grid(vector_P.view(np.uint32))
 
 
 def move(view_P: Vector, step: Decoded) -> None:

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from hypergpu_fl.cli import invoke
-from hypergpu_fl.codec.payload import CodecPayload
+from hypergpu_fl.codec.payload import PRICED_LEVELS
 from hypergpu_fl.config import Config
 from strategies.fleet import Fleet
-from strategies.layout import Layout
 from strategies.link import LinkSample
 from strategies.planning import Workload, plan
 from tests.deployment.conftest import MakeStack
@@ -58,14 +57,14 @@ def test_unequal_links_are_measured_planned_for_and_the_rounds_verified(
 
 def bytes_planned(nodes: Sequence[dict[str, float]], *, model_bytes: int) -> list[float]:
     """Bytes of each node's update, as planned over the links that were measured."""
-    fleet, levels = Fleet(), CodecPayload(Layout.of({"w": np.zeros(1, dtype=np.float32)})).levels
+    fleet = Fleet()
     for node in nodes:
         row = fleet.enrol(str(node["node"]), examples=360, sample_s=2e-3)
         fleet.overhead_s[row] = 10.0
         up_bps, down_bps = node["up_mbps"] * 1e6, (node["down_mbps"] or node["up_mbps"]) * 1e6
         fleet.observe(row, LinkSample(rtt_s=node["rtt_ms"] / 1e3, uplink_bps=up_bps, downlink_bps=down_bps))
-    planned = plan(fleet, Workload(np.full(len(nodes), 12), 32, model_bytes), levels)
-    return [model_bytes / levels[level].expected_ratio for level in planned.level]
+    planned = plan(fleet, Workload(np.full(len(nodes), 12), 32, model_bytes), PRICED_LEVELS)
+    return [model_bytes / PRICED_LEVELS[level].expected_ratio for level in planned.level]
 
 
 def registry_of(stack: Stack, run: str, capsys: pytest.CaptureFixture[str]) -> list[dict[str, float]]:

@@ -100,7 +100,7 @@ def test_every_policy_trains_and_never_sets_more_than_thirteen_tenths_of_the_coh
         assert sum(accepted.weight for accepted in outcome.accepted) == pytest.approx(1.0 if outcome.accepted else 0.0)
     targets = [np.random.default_rng(i).standard_normal(LAYOUT.size) for i in range(20)]
     # nobody's optimum is everybody's, but between them all there is a better place than the start
-    assert min(np.linalg.norm(o.model_P - t) / np.linalg.norm(t) for o in diary.rounds for t in targets) < 0.9
+    assert min(np.linalg.norm(o.average_P - t) / np.linalg.norm(t) for o in diary.rounds for t in targets) < 0.9
 
 
 def test_a_seed_makes_a_run_and_node_ids_do_not_matter() -> None:

@@ -14,7 +14,7 @@ from strategies.payload import Level
 from strategies.planning import (
     FEWEST_STEPS,
     FIDELITY_EXPONENT,
-    LITTLE_LONGER,
+    LONGEST_ROUND,
     MOST_STEPS,
     Workload,
     balanced_steps,
@@ -102,7 +102,7 @@ def test_all_take_the_same_steps_and_no_other_level_that_keeps_the_deadline_make
         )
         for row in rows
     ]
-    longest = LITTLE_LONGER * seconds[2]
+    longest = LONGEST_ROUND * seconds[2]
     if deadline_s:
         longest = np.minimum(longest, deadline_s)
     fattest = [min(i for i in range(3) if seconds[i, row] <= longest[row] or i == best[row]) for row in rows]

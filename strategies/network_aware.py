@@ -242,9 +242,8 @@ class NetworkAware(Strategy):
         ratios = {level.name: level.expected_ratio for level in levels}
         if settings.codec != "auto":
             levels = [level for level in levels if level.name == settings.codec]
-        scale = settings.byte_scale
-        model_bytes = round(4 * self.layout.size * scale)
-        workload = Workload(steps, settings.batch_size, model_bytes, self._common_bytes * scale)
+        model_bytes = round(4 * self.layout.size * settings.byte_scale)
+        workload = Workload(steps, settings.batch_size, model_bytes, self._common_bytes * settings.byte_scale)
         return self.planner(
             self.fleet,
             workload,

@@ -19,6 +19,7 @@ def bf16(value: float) -> np.uint16:
 
 @inlined
 def from_bf16(bits: np.uint16) -> np.float32:
+    """Float32 of bfloat16 bits."""
     return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
 
 

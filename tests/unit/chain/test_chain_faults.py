@@ -3,135 +3,31 @@
 from __future__ import annotations
 
 import logging
-import time
 import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from desk import GWEI, Desk
 from eth_hash.auto import keccak
 from pydantic import SecretStr
 from rounds import a_round
-from rpc import Proxy, ask, funded_signer, proxied
+from rpc import ask, funded_signer, proxied
 
 from hypergpu_fl.chain import abi
-from hypergpu_fl.chain.anvil import Anvil, find_anvil
+from hypergpu_fl.chain.anvil import Anvil
 from hypergpu_fl.chain.contract import LedgerContract
 from hypergpu_fl.chain.direct import send_and_wait
-from hypergpu_fl.chain.errors import ForkAlarm, Misconfigured, Reverted, Unavailable
+from hypergpu_fl.chain.errors import ForkAlarm, Misconfigured, Reverted
 from hypergpu_fl.chain.http import HttpChain
-from hypergpu_fl.chain.outbox import Attempt, Entry, Intent, Outbox, State
-from hypergpu_fl.chain.sender import Pace, Sender
-from hypergpu_fl.chain.signer import KeySigner, Transaction, created_address
+from hypergpu_fl.chain.outbox import Attempt, Intent, State
+from hypergpu_fl.chain.signer import KeySigner, Transaction
 from hypergpu_fl.config import Blockchain, Secrets
 from hypergpu_fl.errors import ChainError
-from hypergpu_fl.ledger import database
-from hypergpu_fl.ledger.bundle import session_id
-from hypergpu_fl.ledger.sealing import next_head
 from hypergpu_fl.settlement.session import Settlement, commit_calldata
 
 pytestmark = pytest.mark.chain
 
 DAY_S = 86_400.0
-GWEI = 10**9
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture(scope="session")
-def contract(quick_anvil: Anvil) -> str:
-    client, signer = HttpChain([quick_anvil.url]), funded_signer(quick_anvil.url)
-    sent = send_and_wait(client, signer, to=None, data=abi.bytecode(), max_fee=500 * GWEI)
-    return created_address(signer.address, sent.nonce)
-
-
-@dataclass
-class Desk:
-    """A session's outbox with a sender that is stepped by hand, and rounds put into it as training would."""
-
-    url: str
-    contract: str
-    signer: KeySigner
-    outbox: Outbox
-    engine: database.Engine
-    proxy: Proxy
-    clock: Clock
-    tick: Callable[[float], object] = time.sleep
-
-    def __post_init__(self) -> None:
-        self.session = session_id(31337, self.contract, self.signer.address, b"\1" * 32)
-        self.heads = [self.session]
-        self.client = HttpChain([self.url])
-        self.sender = self.make_sender()
-        self.put(Intent("open", self.contract, self.session, abi.encode_call("open", b"\1" * 32), value=10**6))
-
-    def make_sender(self, **pace: float) -> Sender:
-        self.http = HttpChain([self.proxy.url], timeout_s=2.0)
-        return Sender([self.outbox], self.http, self.signer, max_fee=500 * GWEI, pace=Pace(**pace), clock=self.clock)
-
-    def put(self, intent: Intent) -> None:
-        with self.engine.begin() as connection:
-            self.outbox.put(connection, intent)
-
-    def train(self) -> None:
-        """One more round is sealed."""
-        number, before = len(self.heads), self.heads[-1]
-        word = bytes([number]) * 32
-        after = next_head(before, round=number, root=word, model=word, rewards_root=word, owed=number)
-        data = commit_calldata(self.session, number, word, word, word, number)
-        self.put(Intent("commit", self.contract, self.session, data, round=number, before=before, after=after))
-        self.heads.append(after)
-
-    def steps(self, count: int = 500, *, seconds: float = 0.0, until_last: State | None = None) -> None:
-        """Step until all is final, or the last entry has come to a state, letting `seconds` pass on the fake clock."""
-        for _ in range(count):
-            pause = self.sender.step()
-            if pause is None or (until_last and self.outbox.entries()[-1].state is until_last):
-                return
-            self.clock.now += seconds or pause
-            self.tick(min(pause, 0.02))
-
-    def drained(self) -> list[Entry]:
-        self.steps()
-        entries = self.outbox.entries()
-        assert [entry.state for entry in entries] == [State.FINALIZED] * len(entries)
-        state = LedgerContract(self.client, self.contract).session(self.session)
-        assert (state.next, state.head) == (len(self.heads), self.heads[-1])
-        blocks = [entry.block for entry in entries if entry.block is not None]
-        assert blocks == sorted(blocks)
-        return entries
-
-
-@pytest.fixture
-def desk(quick_anvil: Anvil, contract: str, tmp_path: Path) -> Iterator[Desk]:
-    signer = funded_signer(quick_anvil.url)
-    engine = database.connect(tmp_path / "run.db")
-    with proxied(quick_anvil.url) as proxy:
-        yield Desk(quick_anvil.url, contract, signer, Outbox(engine, signer.address, 31337), engine, proxy, Clock())
-    engine.dispose()
-
-
-@pytest.fixture
-def mining_desk(contracts: Path, tmp_path: Path) -> Iterator[Desk]:
-    """A desk on a chain that mines a block with every step, and never by itself."""
-    with Anvil(find_anvil([contracts]), shape=("--slots-in-an-epoch", "1", "--no-mining")) as anvil:
-
-        def mine(_: float) -> None:
-            ask(anvil.url, "evm_mine")
-
-        signer, client = funded_signer(anvil.url), HttpChain([anvil.url])
-        send_and_wait(client, signer, to=None, data=abi.bytecode(), max_fee=500 * GWEI, sleep=mine)
-        engine = database.connect(tmp_path / "run.db")
-        outbox, address = Outbox(engine, signer.address, 31337), created_address(signer.address, 0)
-        with proxied(anvil.url) as proxy:
-            yield Desk(anvil.url, address, signer, outbox, engine, proxy, Clock(), mine)
-        engine.dispose()
 
 
 @pytest.mark.parametrize("mode", ["down", "hang", "garbage", "forget", "stale"])
@@ -227,97 +123,6 @@ def test_a_top_up_whose_nonce_was_taken_is_not_paid_twice(desk: Desk) -> None:
     assert LedgerContract(desk.client, desk.contract).session(desk.session).pool == 10**6 + 50
 
 
-def test_a_top_up_is_not_paid_twice_by_an_endpoint_that_lies_about_its_nonce(desk: Desk) -> None:
-    desk.drained()
-    data = abi.encode_call("fundTo", desk.session, 10**6 + 50)
-    desk.put(Intent("fund", desk.contract, desk.session, data, value=50, pool=10**6 + 50))
-    desk.proxy.mode = "forget"
-    desk.steps(2)
-    nonce = desk.outbox.entries()[-1].attempts[0].nonce
-    desk.proxy.lies["eth_getTransactionCount"] = lambda answer: answer.update(result=hex(nonce + 1))
-    desk.steps(20, seconds=1.0, until_last=State.PREPARED)
-    desk.steps(2)
-    attempts = desk.outbox.entries()[-1].attempts
-    assert [attempt.nonce for attempt in attempts] == [nonce, nonce + 1]
-    for attempt in attempts:
-        ask(desk.url, "eth_sendRawTransaction", "0x" + attempt.raw.hex())
-    desk.proxy.mode = "pass"
-    desk.proxy.lies.clear()
-    desk.drained()
-    while desk.client.nonce(desk.signer.address) < nonce + 2:
-        time.sleep(0.02)
-    assert LedgerContract(desk.client, desk.contract).session(desk.session).pool == 10**6 + 50
-
-
-def test_a_nonce_that_an_endpoint_made_up_is_given_up(desk: Desk) -> None:
-    desk.drained()
-    desk.train()
-    desk.proxy.lies["eth_getTransactionCount"] = lambda answer: answer.update(result=hex(10**6))
-    desk.steps(3)
-    assert desk.outbox.entries()[-1].attempts[-1].nonce == 10**6
-    desk.proxy.lies.clear()
-    desk.train()
-    assert [entry.attempts[-1].nonce for entry in desk.drained()] == [0, 1, 2]
-
-
-def test_a_block_that_an_endpoint_made_up_does_not_keep_a_commit_from_becoming_final(desk: Desk) -> None:
-    desk.drained()
-    desk.train()
-    desk.proxy.lies["eth_getTransactionReceipt"] = lambda answer: (
-        answer["result"] and answer["result"].update(blockNumber=hex(10**9))
-    )
-    desk.steps(until_last=State.INCLUDED)
-    assert desk.outbox.entries()[-1].block == 10**9
-    desk.proxy.lies.clear()
-    desk.train()
-    assert max(entry.block or 0 for entry in desk.drained()) < 10**9
-
-
-def test_gas_beyond_belief_is_not_signed_for(desk: Desk) -> None:
-    desk.proxy.lies["eth_estimateGas"] = lambda answer: answer.update(result=hex(29_000_000))
-    desk.steps(3)
-    assert isinstance(desk.sender.problem, Unavailable) and "29000000 gas" in str(desk.sender.problem)
-    assert not desk.outbox.entries()[0].attempts and not desk.proxy.broadcasts
-    desk.proxy.lies.clear()
-    desk.drained()
-
-
-def test_an_endpoint_that_refuses_everything_does_not_stop_commits_while_another_is_honest(desk: Desk) -> None:
-    refusal = {"code": 3, "message": "execution reverted", "data": "0x"}
-    desk.proxy.lies["eth_estimateGas"] = lambda answer: (answer.pop("result", None), answer.update(error=refusal))
-    client = HttpChain([desk.proxy.url, desk.url], timeout_s=2.0)
-    desk.sender = Sender([desk.outbox], client, desk.signer, max_fee=500 * GWEI, clock=desk.clock)
-    desk.train()
-    desk.drained()
-
-
-def test_an_endpoint_that_keeps_transactions_to_itself_does_not_hold_commits_up(desk: Desk) -> None:
-    desk.proxy.mode = "forget"
-    client = HttpChain([desk.proxy.url, desk.url], timeout_s=2.0)
-    desk.sender = Sender([desk.outbox], client, desk.signer, max_fee=500 * GWEI, clock=desk.clock)
-    desk.train()
-    desk.drained()
-    assert max(len(entry.attempts) for entry in desk.outbox.entries()) <= 4
-
-
-@pytest.mark.parametrize("data", ["0x", "0x" + keccak(b"LedgerWrongRound(uint64,uint64)")[:4].hex() + "ff" * 7, "0x1"])
-def test_what_an_endpoint_gives_as_a_reason_is_one_short_line(desk: Desk, data: str) -> None:
-    refusal = {"code": 3, "message": "execution\nreverted " * 1000, "data": data + "00" * (len(data) > 3) * 10**5}
-    desk.proxy.lies["eth_call"] = lambda answer: (answer.pop("result", None), answer.update(error=refusal))
-    with pytest.raises(Reverted) as refused:
-        desk.http.call(desk.contract, b"")
-    assert len(refused.value.cause) < 300 and "\n" not in refused.value.cause
-
-
-def test_an_endpoint_of_another_chain_is_passed_over_and_nothing_is_asked_of_it(desk: Desk) -> None:
-    desk.proxy.lies["eth_chainId"] = lambda answer: answer.update(result="0x8f")
-    client = HttpChain([desk.proxy.url, desk.url], chain_id=31337)
-    client.nonce(desk.signer.address)
-    assert desk.proxy.calls == 1
-    with pytest.raises(Misconfigured, match="serves chain 143, the run is bound to chain 31337"):
-        HttpChain([desk.proxy.url], chain_id=31337).nonce(desk.signer.address)
-
-
 def test_a_claim_with_a_malformed_proof_is_told_in_one_line_and_nothing_is_sent(desk: Desk) -> None:
     desk.train()
     desk.drained()
@@ -329,15 +134,6 @@ def test_a_claim_with_a_malformed_proof_is_told_in_one_line_and_nothing_is_sent(
         assert refused.value.reason == f"LedgerInvalidProof({account.lower()}, 1)"
         assert "\n" not in refused.value.cause
     assert len(desk.proxy.broadcasts) == sent
-
-
-def test_a_session_that_no_contract_holds_is_no_answer(desk: Desk) -> None:
-    desk.drained()
-    answer = bytearray(desk.client.call(desk.contract, abi.encode_call("session", desk.session)))
-    answer[4 * 32 - 1] = 77  # status
-    desk.proxy.lies["eth_call"] = lambda said: said.update(result="0x" + answer.hex())
-    with pytest.raises(Unavailable, match="answers session with something else"):
-        LedgerContract(desk.http, desk.contract).session(desk.session)
 
 
 def test_a_commit_that_ran_out_of_gas_is_estimated_and_signed_anew(desk: Desk) -> None:
@@ -427,18 +223,6 @@ def test_no_log_line_error_or_traceback_shows_the_key(
 def test_a_second_endpoint_takes_over(desk: Desk, quick_anvil: Anvil) -> None:
     client = HttpChain(["http://127.0.0.1:9", quick_anvil.url], timeout_s=0.2)
     assert client.chain_id() == 31337
-
-
-@pytest.mark.parametrize("mode", ["down", "hang", "garbage"])
-def test_nothing_but_an_answer_counts_as_one(desk: Desk, mode: str) -> None:
-    desk.proxy.mode = mode
-    client = HttpChain([desk.proxy.url], timeout_s=0.05)
-    for _ in range(10):
-        with pytest.raises(Unavailable):
-            client.nonce(desk.signer.address)
-
-
-# opening a run
 
 
 def rpc(url: str, **changes: object) -> Blockchain:

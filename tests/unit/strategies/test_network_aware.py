@@ -3,77 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
-from flwr.serverapp.strategy import Strategy
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
-from strategy_grid import LAYOUT, START, Links, NodeGrid, Trainer, reply_with
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from strategy_grid import LAYOUT, Links, NodeGrid, Trainer, reply_with
+from strategy_runs import SLOW_BY_FIVE, Diary, build, play, trainers
 
 from strategies import wire
 from strategies.arrivals import VirtualArrivals, WallArrivals
-from strategies.errors import NoNodes, Reason, Refused, UnknownPolicy
+from strategies.errors import NoNodes, Reason, UnknownPolicy
 from strategies.layout import Layout
 from strategies.lineup import strategy
-from strategies.network_aware import NetworkAware, RoundHook, RoundOutcome
+from strategies.network_aware import NetworkAware, RoundOutcome
 from strategies.payload import RawPayload
 from strategies.selection import POLICIES
 from strategies.server_optimizer import ServerOptimizer
 from strategies.settings import Settings
-
-
-class Diary(RoundHook):
-    """A hook that keeps every round."""
-
-    def __init__(self) -> None:
-        self.rounds: list[RoundOutcome] = []
-        self.refuse: Callable[[int], bool] = lambda node_id: False
-
-    def admit(self, flight: Any, reply: Message, blob: bytes) -> None:
-        if self.refuse(flight.node_id):
-            raise Refused(Reason.NOT_ALLOWED, "not on the list")
-
-    def accepted(self, flight: Any, reply: Message, update: Any, model_P: Any) -> None:
-        assert update.size == model_P.size == LAYOUT.size
-
-    def closed(self, outcome: RoundOutcome) -> None:
-        self.rounds.append(outcome)
-
-    @property
-    def reasons(self) -> list[Reason]:
-        return [refused.reason for outcome in self.rounds for refused in outcome.refused]
-
-
-def trainers(count: int) -> NodeGrid:
-    return NodeGrid({1000 + 7 * i: Trainer(i, examples=32 * (1 + i % 4)) for i in range(count)})
-
-
-def build(name: str = "network_aware", **settings: Any) -> tuple[NetworkAware, Diary]:
-    diary = Diary()
-    optimizer = settings.pop("optimizer", ServerOptimizer())
-    chosen = Settings(**{"cohort": 5, **settings})
-    built = strategy(
-        name, layout=LAYOUT, payload=RawPayload(LAYOUT), optimizer=optimizer, settings=chosen, hooks=[diary]
-    )
-    return built, diary
-
-
-def play(engine: NetworkAware, arrivals: Any, rounds: int, evaluate: Any = None) -> None:
-    Strategy.start(
-        engine,
-        arrivals,
-        ArrayRecord({name: Array(array) for name, array in START.items()}),
-        num_rounds=rounds,
-        evaluate_fn=evaluate,
-    )
-
-
-SLOW_BY_FIVE = Links(lambda node, sent_s: 1.0 + (node % 5) ** 2)
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
@@ -169,86 +117,10 @@ def test_without_nodes_there_is_nothing_to_train_on() -> None:
         play(engine, VirtualArrivals(NodeGrid({}), SLOW_BY_FIVE), 1)
 
 
-@pytest.mark.parametrize("shut_out", [False, True])
-def test_a_run_whose_nodes_are_all_gone_or_shut_out_goes_on_when_one_is_back(
-    monkeypatch: pytest.MonkeyPatch, shut_out: bool
-) -> None:
-    monkeypatch.setattr("strategies.flight.LOOK_AGAIN_S", 0.01)
-    grid = trainers(6)
-    engine, diary = build(cohort=3, mode="sync")
-    looks = 0
-
-    def outage(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
-        if server_round == 2 and shut_out:
-            engine.roster.excluded.update(grid.online)
-        elif server_round == 2:
-            grid.online.clear()
-        return None
-
-    class Back(VirtualArrivals):
-        def get_node_ids(self) -> Any:
-            nonlocal looks
-            looks += not grid.online
-            if looks == 3:
-                grid.online.add(1000)
-            return super().get_node_ids()
-
-    play(engine, Back(grid, SLOW_BY_FIVE), 4, outage)
-    assert [outcome.round for outcome in diary.rounds] == [1, 2, 3, 4]
-    assert diary.rounds[-1].accepted
-
-
-def test_a_run_whose_nodes_stay_away_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("strategies.roster.OUTAGE_S", 0.05)
-    monkeypatch.setattr("strategies.flight.LOOK_AGAIN_S", 0.01)
-    grid = trainers(6)
-    engine, diary = build(cohort=3)
-
-    def outage(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
-        if server_round == 1:
-            grid.online.clear()
-        return None
-
-    with pytest.raises(NoNodes):
-        play(engine, VirtualArrivals(grid, SLOW_BY_FIVE), 4, outage)
-    assert len(diary.rounds) == 1
-
-
 def test_another_grid_is_refused() -> None:
     engine, _ = build()
     with pytest.raises(TypeError, match="strategies.arrivals"):
         engine.configure_train(1, ArrayRecord(), ConfigRecord(), trainers(1))
-
-
-def test_nodes_that_vanish_are_left_out_and_taken_back_under_a_new_id_in_their_old_row() -> None:
-    grid = trainers(6)
-    engine, diary = build(cohort=3, mode="sync")
-    arrivals = VirtualArrivals(grid, SLOW_BY_FIVE)
-    gone = 1000
-
-    def come_and_go(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
-        if server_round == 5:
-            grid.online.discard(gone)
-        if server_round == 15:
-            grid.nodes[77] = grid.nodes.pop(gone)
-            grid.online.add(77)
-        return None
-
-    play(engine, arrivals, 30, come_and_go)
-    chosen = [{engine.fleet.names[row] for row in outcome.selected} for outcome in diary.rounds]
-    assert not any("node-0" in names for names in chosen[5:15])
-    assert any("node-0" in names for names in chosen[15:])
-    assert len(engine.fleet) == 6 and engine.roster.rows[77] == engine.roster.rows[gone]
-
-
-def test_nodes_that_join_late_are_enrolled_and_soon_chosen() -> None:
-    grid = trainers(8)
-    late = sorted(grid.online)[6:]
-    grid.online -= set(late)
-    engine, diary = build(cohort=4, mode="sync", deadline_s=60.0)
-    play(engine, VirtualArrivals(grid, SLOW_BY_FIVE), 12, lambda r, a: grid.online.update(late) if r == 6 else None)
-    assert len(engine.fleet) == 8
-    assert {"node-6", "node-7"} <= {a.node for o in diary.rounds[6:9] for a in o.accepted}
 
 
 def test_a_bandwidth_that_falls_twentyfold_and_recovers_is_noticed_within_three_of_the_nodes_rounds() -> None:
@@ -414,146 +286,3 @@ def test_a_run_on_the_wall_clock() -> None:
     arrivals.close()
     assert engine.version == 5 and not diary.reasons
     assert all(outcome.ended_s >= outcome.started_s for outcome in diary.rounds)
-
-
-def good() -> RecordDict:
-    return reply_with(np.ones(LAYOUT.size, np.float32))
-
-
-def with_blob(array: np.ndarray) -> RecordDict:
-    return RecordDict({wire.UPDATE: ArrayRecord({wire.BLOB: Array(array)}), wire.METRICS: MetricRecord({})})
-
-
-def with_arrays(**arrays: np.ndarray) -> RecordDict:
-    return RecordDict({wire.UPDATE: ArrayRecord({name: Array(array) for name, array in arrays.items()})})
-
-
-def raw_array(**changes: Any) -> RecordDict:
-    array = Array(np.zeros(8, np.uint8))
-    for name, value in changes.items():
-        setattr(array, name, value)
-    return RecordDict({wire.UPDATE: ArrayRecord({wire.BLOB: array})})
-
-
-HOSTILE: dict[str, tuple[Callable[[], RecordDict | Error], Reason]] = {
-    "an error": (lambda: Error(code=2, reason="x" * 10_000), Reason.ERROR_REPLY),
-    "nothing": (RecordDict, Reason.MALFORMED),
-    "an update that is metrics": (lambda: RecordDict({wire.UPDATE: MetricRecord({"a": 1.0})}), Reason.MALFORMED),
-    "another array's name": (
-        lambda: RecordDict({wire.UPDATE: ArrayRecord({"b": Array(np.zeros(1))})}),
-        Reason.MALFORMED,
-    ),
-    "two arrays": (lambda: with_arrays(blob=np.zeros(8, np.uint8), c=np.zeros(1)), Reason.MALFORMED),
-    "floats for bytes": (lambda: with_blob(np.zeros(LAYOUT.size, np.float32)), Reason.MALFORMED),
-    "a matrix of bytes": (lambda: with_blob(np.zeros((4, 8), np.uint8)), Reason.MALFORMED),
-    "an array that is none": (lambda: raw_array(data=b"not numpy at all"), Reason.MALFORMED),
-    "an unknown serialiser": (lambda: raw_array(stype="pickle"), Reason.MALFORMED),
-    "too few bytes": (lambda: with_blob(np.zeros(4 * LAYOUT.size - 1, np.uint8)), Reason.WRONG_MODEL),
-    "too many bytes": (lambda: with_blob(np.zeros(200_000, np.uint8)), Reason.TOO_LARGE),
-    "not a number": (lambda: reply_with(np.full(LAYOUT.size, np.nan, np.float32)), Reason.NON_FINITE),
-    "infinity": (lambda: reply_with(np.full(LAYOUT.size, np.inf, np.float32)), Reason.NON_FINITE),
-    "a giant at first": (lambda: reply_with(np.full(LAYOUT.size, 1e3, np.float32)), Reason.NORM_OUTLIER),
-    "a giant": (lambda: reply_with(np.full(LAYOUT.size, 1e12, np.float32)), Reason.NORM_OUTLIER),
-    "the same again": (good, Reason.DUPLICATE),
-}
-
-
-@pytest.mark.parametrize("case", HOSTILE)
-def test_a_hostile_reply_is_refused_with_its_reason_and_the_round_goes_on(case: str) -> None:
-    answer, reason = HOSTILE[case]
-    grid = trainers(6)
-    honest = grid.nodes[1000]
-    grid.nodes[1000] = lambda m: honest(m) if m.metadata.message_type == "query" else answer()
-    engine, diary = build(cohort=6, mode="sync", quota=1.0, deadline_s=100.0)
-    play(engine, VirtualArrivals(grid, Links(lambda node, sent_s: 1.0)), 6)
-    assert reason in diary.reasons
-    details = [refused.detail for outcome in diary.rounds for refused in outcome.refused]
-    assert all(detail and len(detail) <= 600 for detail in details)
-    assert {r.node for o in diary.rounds for r in o.refused} == {"node-0"}
-    assert engine.version == 6 and all(len(outcome.accepted) >= 5 for outcome in diary.rounds)
-
-
-def test_updates_of_unusual_length_count_where_nobody_is_suspected() -> None:
-    answer, _ = HOSTILE["a giant at first"]
-    grid = trainers(6)
-    honest = grid.nodes[1000]
-    grid.nodes[1000] = lambda m: honest(m) if m.metadata.message_type == "query" else answer()
-    engine, diary = build(cohort=6, mode="sync", quota=1.0, deadline_s=100.0, refuse_outliers=False)
-    play(engine, VirtualArrivals(grid, Links(lambda node, sent_s: 1.0)), 1)
-    assert not diary.reasons and len(diary.rounds[0].accepted) == 6
-
-
-def test_what_a_hook_does_not_admit_is_refused_and_recorded() -> None:
-    engine, diary = build(cohort=4, mode="sync", quota=1.0)
-    diary.refuse = lambda node_id: node_id == 1000
-    play(engine, VirtualArrivals(trainers(4), Links(lambda node, sent_s: 1.0)), 3)
-    assert diary.reasons and set(diary.reasons) == {Reason.NOT_ALLOWED}
-
-
-junk = st.one_of(
-    st.floats(allow_nan=True, allow_infinity=True, width=64),
-    st.integers(-(2**63), 2**63 - 1),
-    st.lists(st.floats(allow_nan=True), max_size=3),
-)
-metric_keys = st.sampled_from(
-    [
-        wire.SAMPLES,
-        wire.COMPUTE_S,
-        wire.LOSS,
-        wire.SQUARED_LOSS,
-        wire.BYTES_UP,
-        wire.UPLOAD_S,
-        wire.RTT_S,
-        wire.UPLINK_BPS,
-        "x",
-    ]
-)
-
-
-@st.composite
-def replies(draw: st.DrawFn) -> RecordDict:
-    records: dict[str, Any] = {}
-    for name in draw(
-        st.lists(st.sampled_from([wire.METRICS, wire.LINK, wire.TIMING, wire.HELLO, wire.CONTRIBUTION]), unique=True)
-    ):
-        if draw(st.booleans()):
-            records[name] = MetricRecord(draw(st.dictionaries(metric_keys, junk, max_size=6)))
-        else:
-            records[name] = ConfigRecord({"k": draw(st.one_of(st.text(), st.binary(), st.booleans()))})
-    kind = draw(st.sampled_from(["bytes", "floats", "none", "metrics"]))
-    if kind == "bytes":
-        records[wire.UPDATE] = ArrayRecord({wire.BLOB: Array(np.frombuffer(draw(st.binary(max_size=64)), np.uint8))})
-    elif kind == "floats":
-        values = draw(st.lists(st.floats(width=32), min_size=LAYOUT.size, max_size=LAYOUT.size))
-        blob = np.frombuffer(np.asarray(values, "<f4").tobytes(), np.uint8)
-        records[wire.UPDATE] = ArrayRecord({wire.BLOB: Array(blob)})
-    elif kind == "metrics":
-        records[wire.UPDATE] = MetricRecord({"a": 1.0})
-    return RecordDict(records)
-
-
-@hypothesis_settings(max_examples=25)
-@given(answers=st.lists(replies(), min_size=4, max_size=4), greeting=replies(), mode=st.sampled_from(["sync", "async"]))
-def test_no_reply_whatsoever_stops_a_live_round_or_poisons_what_is_known(
-    answers: list[RecordDict], greeting: RecordDict, mode: str
-) -> None:
-    grid = trainers(5)
-    honest = grid.nodes[1000]
-    queue = list(answers)
-
-    def hostile(message: Message) -> RecordDict:
-        if message.metadata.message_type == "query":
-            return honest(message)  # type: ignore[return-value]
-        return queue.pop() if queue else good()
-
-    grid.nodes[1000] = hostile
-    grid.nodes[1] = lambda message: greeting  # one that cannot even introduce itself
-    grid.online.add(1)
-    engine, diary = build(cohort=5, mode=mode)
-    play(engine, VirtualArrivals(grid, Links(lambda node, sent_s: 1.0)), 5)
-    assert len(diary.rounds) == 5 and engine.version >= 3
-    assert np.isfinite(engine.model.vector_P).all()
-    fleet = engine.fleet
-    for column in (fleet.sample_s, fleet.rtt_s, fleet.uplink_bps, fleet.downlink_bps, fleet.quality):
-        assert (column > 0).all() and np.isfinite(column).all()
-    json.dumps(engine.state()[0], allow_nan=False)

@@ -1,0 +1,66 @@
+"""Whole runs through Flower's own loop: a strategy, a hook that keeps its rounds, and nodes that train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flwr.app import Array, ArrayRecord, Message
+from flwr.serverapp.strategy import Strategy
+from strategy_grid import LAYOUT, START, Links, NodeGrid, Trainer
+
+from strategies.errors import Reason, Refused
+from strategies.lineup import strategy
+from strategies.network_aware import NetworkAware, RoundHook, RoundOutcome
+from strategies.payload import RawPayload
+from strategies.server_optimizer import ServerOptimizer
+from strategies.settings import Settings
+
+
+class Diary(RoundHook):
+    """A hook that keeps every round."""
+
+    def __init__(self) -> None:
+        self.rounds: list[RoundOutcome] = []
+        self.refuse: Callable[[int], bool] = lambda node_id: False
+
+    def admit(self, flight: Any, reply: Message, blob: bytes) -> None:
+        if self.refuse(flight.node_id):
+            raise Refused(Reason.NOT_ALLOWED, "not on the list")
+
+    def accepted(self, flight: Any, reply: Message, update: Any, model_P: Any) -> None:
+        assert update.size == model_P.size == LAYOUT.size
+
+    def closed(self, outcome: RoundOutcome) -> None:
+        self.rounds.append(outcome)
+
+    @property
+    def reasons(self) -> list[Reason]:
+        return [refused.reason for outcome in self.rounds for refused in outcome.refused]
+
+
+def trainers(count: int) -> NodeGrid:
+    return NodeGrid({1000 + 7 * i: Trainer(i, examples=32 * (1 + i % 4)) for i in range(count)})
+
+
+def build(name: str = "network_aware", **settings: Any) -> tuple[NetworkAware, Diary]:
+    diary = Diary()
+    optimizer = settings.pop("optimizer", ServerOptimizer())
+    chosen = Settings(**{"cohort": 5, **settings})
+    built = strategy(
+        name, layout=LAYOUT, payload=RawPayload(LAYOUT), optimizer=optimizer, settings=chosen, hooks=[diary]
+    )
+    return built, diary
+
+
+def play(engine: NetworkAware, arrivals: Any, rounds: int, evaluate: Any = None) -> None:
+    Strategy.start(
+        engine,
+        arrivals,
+        ArrayRecord({name: Array(array) for name, array in START.items()}),
+        num_rounds=rounds,
+        evaluate_fn=evaluate,
+    )
+
+
+SLOW_BY_FIVE = Links(lambda node, sent_s: 1.0 + (node % 5) ** 2)

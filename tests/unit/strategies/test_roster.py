@@ -1,0 +1,88 @@
+"""Nodes that come late, vanish, return under another id, or are all gone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from flwr.app import ArrayRecord, MetricRecord
+from strategy_runs import SLOW_BY_FIVE, build, play, trainers
+
+from strategies.arrivals import VirtualArrivals
+from strategies.errors import NoNodes
+
+
+@pytest.mark.parametrize("shut_out", [False, True])
+def test_a_run_whose_nodes_are_all_gone_or_shut_out_goes_on_when_one_is_back(
+    monkeypatch: pytest.MonkeyPatch, shut_out: bool
+) -> None:
+    monkeypatch.setattr("strategies.flight.LOOK_AGAIN_S", 0.01)
+    grid = trainers(6)
+    engine, diary = build(cohort=3, mode="sync")
+    looks = 0
+
+    def outage(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+        if server_round == 2 and shut_out:
+            engine.roster.excluded.update(grid.online)
+        elif server_round == 2:
+            grid.online.clear()
+        return None
+
+    class Back(VirtualArrivals):
+        def get_node_ids(self) -> Any:
+            nonlocal looks
+            looks += not grid.online
+            if looks == 3:
+                grid.online.add(1000)
+            return super().get_node_ids()
+
+    play(engine, Back(grid, SLOW_BY_FIVE), 4, outage)
+    assert [outcome.round for outcome in diary.rounds] == [1, 2, 3, 4]
+    assert diary.rounds[-1].accepted
+
+
+def test_a_run_whose_nodes_stay_away_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("strategies.roster.OUTAGE_S", 0.05)
+    monkeypatch.setattr("strategies.flight.LOOK_AGAIN_S", 0.01)
+    grid = trainers(6)
+    engine, diary = build(cohort=3)
+
+    def outage(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+        if server_round == 1:
+            grid.online.clear()
+        return None
+
+    with pytest.raises(NoNodes):
+        play(engine, VirtualArrivals(grid, SLOW_BY_FIVE), 4, outage)
+    assert len(diary.rounds) == 1
+
+
+def test_nodes_that_vanish_are_left_out_and_taken_back_under_a_new_id_in_their_old_row() -> None:
+    grid = trainers(6)
+    engine, diary = build(cohort=3, mode="sync")
+    arrivals = VirtualArrivals(grid, SLOW_BY_FIVE)
+    gone = 1000
+
+    def come_and_go(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+        if server_round == 5:
+            grid.online.discard(gone)
+        if server_round == 15:
+            grid.nodes[77] = grid.nodes.pop(gone)
+            grid.online.add(77)
+        return None
+
+    play(engine, arrivals, 30, come_and_go)
+    chosen = [{engine.fleet.names[row] for row in outcome.selected} for outcome in diary.rounds]
+    assert not any("node-0" in names for names in chosen[5:15])
+    assert any("node-0" in names for names in chosen[15:])
+    assert len(engine.fleet) == 6 and engine.roster.rows[77] == engine.roster.rows[gone]
+
+
+def test_nodes_that_join_late_are_enrolled_and_soon_chosen() -> None:
+    grid = trainers(8)
+    late = sorted(grid.online)[6:]
+    grid.online -= set(late)
+    engine, diary = build(cohort=4, mode="sync", deadline_s=60.0)
+    play(engine, VirtualArrivals(grid, SLOW_BY_FIVE), 12, lambda r, a: grid.online.update(late) if r == 6 else None)
+    assert len(engine.fleet) == 8
+    assert {"node-6", "node-7"} <= {a.node for o in diary.rounds[6:9] for a in o.accepted}

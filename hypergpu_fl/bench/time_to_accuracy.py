@@ -24,6 +24,7 @@ from hypergpu_fl.bench.scenarios import CORRELATED_TASK, Labels, Links
 from hypergpu_fl.bench.standings import Row, Standings
 from hypergpu_fl.config import DATASETS, Training
 from hypergpu_fl.errors import UsageError
+from hypergpu_fl.lock import exclusive
 from hypergpu_fl.network.wan import PROFILES
 
 UPDATES = 2000
@@ -139,9 +140,16 @@ def run_time_to_accuracy(options: Options, progress: Progress = lambda share, la
     Raises
     ------
     UsageError
-        If the options cannot be raced, or ``options.out`` was made with others.
+        If the options cannot be raced, or ``options.out`` was made with others or is being written.
     """
     options.check()
+    busy = UsageError(f"another process writes {options.out}", "wait for it, or name another file")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(options.out.with_suffix(".lock"), busy):
+        return _race(options, progress)
+
+
+def _race(options: Options, progress: Progress) -> list[Row]:
     standings = Standings.open(options.out, options.fingerprint())
     contenders = options.contenders()
     courts = [(scenario, seed) for scenario in options.scenarios for seed in options.seeds]

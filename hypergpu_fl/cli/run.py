@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -25,10 +24,11 @@ from hypergpu_fl.cli.submission import COMPLETED, Submission, app_folder, root_c
 from hypergpu_fl.cli.superlink import LocalSuperLink, flower_environment, free_port, require_free
 from hypergpu_fl.config import Config, environment, load, read_secrets, runs_root, to_run_config, unflatten
 from hypergpu_fl.errors import Interrupted, RunFailed, UsageError
+from hypergpu_fl.lock import exclusive
 from hypergpu_fl.redaction import redact
 from hypergpu_fl.runs import checked_name, find_run, free_run_name, open_run_folder, run_names
 
-_POLL_S: Final = 10.0  # asking Flower starts a Python process, which would compete with training
+_POLL_S: Final = 30.0  # asking Flower starts a Python process, which competes with training; its end is seen at once
 _LOOK_S: Final = 0.5
 
 app = typer.Typer(help="Check the configuration, then train through Flower.")
@@ -232,16 +232,9 @@ def _check_settled(folder: Path) -> None:
         )
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise UsageError(f"run {folder.name!r} is at work in another process", "wait for it, or give --name") from None
-    finally:
-        os.close(descriptor)
+def _locked(folder: Path) -> contextlib.AbstractContextManager[None]:
+    busy = UsageError(f"run {folder.name!r} is at work in another process", "wait for it, or give --name")
+    return exclusive(folder / ".lock", busy)
 
 
 def _write_config(folder: Path, config: Config) -> None:

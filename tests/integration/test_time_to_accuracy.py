@@ -9,6 +9,7 @@ import pytest
 from hypergpu_fl.bench import time_to_accuracy
 from hypergpu_fl.bench.time_to_accuracy import Options, run_time_to_accuracy
 from hypergpu_fl.errors import UsageError
+from hypergpu_fl.lock import exclusive
 
 COLUMNS = [
     *("policy", "scenario", "links", "seed", "target", "time_to_target_s", "final_accuracy", "slow_accuracy"),
@@ -66,3 +67,9 @@ def test_what_cannot_be_raced_is_refused_before_anything_runs(
 ) -> None:
     with pytest.raises(UsageError, match=said):
         run_time_to_accuracy(replace(small, **change))  # type: ignore[arg-type]
+
+
+def test_two_races_do_not_write_one_file(small: Options) -> None:
+    refusal = UsageError("busy", "wait")
+    with exclusive(small.out.with_suffix(".lock"), refusal), pytest.raises(UsageError, match="another process writes"):
+        run_time_to_accuracy(small)

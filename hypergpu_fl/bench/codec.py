@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hypergpu_fl.bench.codec_accuracy import run_codec_accuracy as run_codec_accuracy
 from hypergpu_fl.codec import LEVELS, decode, encode_with_feedback
 from strategies.layout import Layout, Vector
 

@@ -15,11 +15,12 @@ step 4, up alone 0.2 and 0.45.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from hypergpu_fl.config import Training
 from hypergpu_fl.task import Task, load_task
 from strategies.layout import Layout, Vector
 
-Progress = Callable[[str], None]
+Progress = Callable[[float, str], None]
 Row = dict[str, Any]
 LAST = 10
 STEPS = (1.0, 1.4, 2.0, 2.8, 4.0, 5.6)
@@ -69,7 +70,7 @@ VARIANTS = (
     Variant("top32, 20 % lost, carried", "top32", loss=0.2, on_loss="carry"),
 )
 DATASETS: dict[str, dict[str, Any]] = {
-    "digits": {"rounds": 200, "learning_rate": 0.3, "batch_size": 32},
+    "digits": {"rounds": 400, "learning_rate": 0.3, "batch_size": 32},
     "mnist": {"rounds": 40, "learning_rate": 0.1, "batch_size": 64},
 }
 
@@ -95,37 +96,36 @@ def run_codec_accuracy(
     steps: Sequence[float] = STEPS,
     tuning_seeds: Sequence[int] = TUNING_SEEDS,
     cache: Path | None = None,
-    progress: Progress = lambda line: None,
+    progress: Progress = lambda share, label: None,
 ) -> list[Row]:
     """Rows of mean paired differences to dense FedAvg, in points of accuracy.
 
     Each is ``{dataset, codec, seeds, rounds, server_step, accuracy, difference, sd, lower, upper, ratio_up,
     ratio_down, ratio_round_trip}``; ``lower`` and ``upper`` bound the two-sided 95 % confidence interval (Student's
-    t). A variant with loss is compared with dense training under the same loss.
+    t). A variant with loss is compared with dense training under the same loss. ``progress`` is told the share of
+    trainings done, and what the last one was.
     """
     rounds = rounds or DATASETS[dataset]["rounds"]
+    losses = {0.0, *(variant.loss for variant in variants)}
+    compressed = sum(bool(variant.up or variant.down) for variant in variants)
+    trainings = len(seeds) * (len(losses) + compressed) + (len(steps) * len(tuning_seeds) if len(steps) > 1 else 0)
+    done = itertools.count(1)
 
     def outcome(variant: Variant, seed: int, step: float) -> Outcome:
-        return simulate(make_task(dataset, data_root, seed, cache), dataset, variant, rounds, seed, step)
+        made = simulate(make_task(dataset, data_root, seed, cache), dataset, variant, rounds, seed, step)
+        progress(next(done) / trainings, f"{variant.name}, seed {seed}, step {step}: {made.accuracy:.2f} %")
+        return made
 
     step = steps[0]
     if len(steps) > 1:
         tuned = {s: statistics.mean(outcome(DENSE, seed, s).accuracy for seed in tuning_seeds) for s in steps}
         step = max(tuned, key=lambda s: tuned[s])
-        progress(f"{dataset}: dense server step {step} of { ({s: round(a, 2) for s, a in tuned.items()}) }")
-    dense = {
-        loss: [outcome(Variant("", loss=loss), s, step) for s in seeds] for loss in {0.0, *(v.loss for v in variants)}
-    }
+    dense = {loss: [outcome(replace(DENSE, loss=loss), seed, step) for seed in seeds] for loss in sorted(losses)}
     rows = [_row(dataset, DENSE, dense[0.0], dense[0.0], rounds, step)]
     for variant in variants:
         ours = [outcome(variant, seed, step) for seed in seeds] if variant.up or variant.down else dense[variant.loss]
         reference = dense[0.0] if variant.up is None else dense[variant.loss]
         rows.append(_row(dataset, variant, ours, reference, rounds, step))
-        row = rows[-1]
-        progress(
-            f"{dataset} {variant.name}: {row['accuracy']:.2f} %, {row['difference']:+.2f} "
-            f"[{row['lower']:+.2f}, {row['upper']:+.2f}], round trip {row['ratio_round_trip']:.1f}x"
-        )
     if json_out is not None:
         json_out.write_text(json.dumps(rows, indent=1))
     return rows

@@ -12,8 +12,7 @@ over the small model's size scales each message's real, encoded bytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -175,18 +174,6 @@ def _race(options: Options, progress: Progress) -> list[Row]:
             progress((done + 1) / total, label)
     standings.publish()
     return standings.rows
-
-
-@contextmanager
-def rich_progress() -> Iterator[Progress]:
-    """A progress bar on standard error, with the time left."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=1.0)
-        yield lambda share, label: bar.update(task, completed=share, description=label)
 
 
 def _row(policy: str, scenario: str, links: str, seed: int, target: float, course: Course) -> Row:

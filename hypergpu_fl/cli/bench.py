@@ -9,7 +9,8 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,9 +42,7 @@ def train(
     """Samples a second of local training, ours and the plain PyTorch loop on the same tensors."""
     from hypergpu_fl.bench.train import SHAPES, run_train
 
-    names = listed(models)
-    if unknown := [name for name in names if name not in SHAPES]:
-        raise UsageError(f"there is no model {unknown[0]!r} to measure", f"choose from {', '.join(SHAPES)}")
+    names = known("model", listed(models), SHAPES)
     rows = run_train(models=names, device=device, steps=steps, batch_size=batch_size, repeats=repeats)
     deliver(rows, out, format)
 
@@ -127,7 +126,7 @@ def time_to_accuracy(
 ) -> None:
     """Virtual seconds until the target accuracy, ours and every peer, over simulated links with real training."""
     from hypergpu_fl.bench.contenders import CONTENDERS
-    from hypergpu_fl.bench.time_to_accuracy import Options, rich_progress, run_time_to_accuracy
+    from hypergpu_fl.bench.time_to_accuracy import Options, run_time_to_accuracy
 
     options = Options(
         out=out,
@@ -146,7 +145,7 @@ def time_to_accuracy(
         ablation=ablation,
         policies=listed(policies) or tuple(CONTENDERS),
     )
-    with rich_progress() as progress:
+    with progress_bar() as progress:
         rows = run_time_to_accuracy(options, progress)
     render(rows, format)
 
@@ -178,13 +177,13 @@ def select(
     """Seconds that a round's decisions take: beliefs, plans of all nodes, and the choice of the cohort."""
     from hypergpu_fl.bench.select import run_select
 
-    known = counts(nodes, "--nodes")
-    deliver(run_select(nodes=known, cohort=cohort, repeats=repeats, policy_name=policy, progress=say), out, format)
+    sizes = counts(nodes, "--nodes")
+    deliver(run_select(nodes=sizes, cohort=cohort, repeats=repeats, policy_name=policy, progress=say), out, format)
 
 
 @app.command()
 def codec(
-    levels: Annotated[str, typer.Option(help="comma-separated; default: all")] = "",
+    levels: Annotated[str, typer.Option(help="comma-separated; with --accuracy: of uploads; default: all")] = "",
     data_root: Annotated[str, typer.Option(help="MNIST to train the measured update on; default: digits")] = "",
     repeats: Annotated[int, typer.Option(min=1, help="of which the median counts")] = 9,
     accuracy: Annotated[bool, typer.Option("--accuracy", help="paired accuracies instead of speeds")] = False,
@@ -194,22 +193,48 @@ def codec(
     format: FormatOption = Format.DEFAULT,
 ) -> None:
     """Ratio and speed of every level on a real update and on noise, or what it costs in accuracy."""
-    if accuracy:
-        from hypergpu_fl.bench.codec_accuracy import run_codec_accuracy
+    from hypergpu_fl.codec import LEVELS
 
-        chosen = counts(seeds, "--seeds")
-        rows = run_codec_accuracy(dataset=dataset, data_root=data_root, seeds=chosen, progress=say)
+    chosen = known("level", listed(levels) or tuple(LEVELS), LEVELS)
+    if accuracy:
+        from hypergpu_fl.bench.codec_accuracy import DATASETS, VARIANTS, run_codec_accuracy
+
+        known("data set", [dataset], DATASETS)
+        variants = [variant for variant in VARIANTS if variant.up in (None, *chosen)]
+        paired = counts(seeds, "--seeds")
+        with progress_bar() as progress:
+            rows = run_codec_accuracy(
+                dataset=dataset, data_root=data_root, seeds=paired, variants=variants, progress=progress
+            )
     else:
         from hypergpu_fl.bench.codec import run_codec
-        from hypergpu_fl.codec import LEVELS
 
-        rows = run_codec(levels=listed(levels) or tuple(LEVELS), data_root=data_root, repeats=repeats, progress=say)
+        rows = run_codec(levels=chosen, data_root=data_root, repeats=repeats, progress=say)
     deliver(rows, out, format)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[float, str], None]]:
+    """A progress bar on standard error, with the time left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda share, label: bar.update(task, completed=share, description=label)
 
 
 def say(line: str) -> None:
     """Progress goes to standard error, rows to standard output."""
     typer.echo(line, err=True)
+
+
+def known(kind: str, names: Sequence[str], choices: Collection[str]) -> Sequence[str]:
+    """``names`` if all are among ``choices``; else a refusal."""
+    if unknown := [name for name in names if name not in choices]:
+        raise UsageError(f"there is no {kind} {unknown[0]!r} to measure", f"choose from {', '.join(choices)}")
+    return names
 
 
 def counts(text: str, option: str) -> list[int]:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hypergpu_fl.bench.codec import run_codec, run_codec_accuracy, trained_updates
-from hypergpu_fl.bench.codec_accuracy import VARIANTS, Variant
+from hypergpu_fl.bench.codec import run_codec, trained_updates
+from hypergpu_fl.bench.codec_accuracy import VARIANTS, Variant, run_codec_accuracy
 
 
 def test_rows_of_rates_have_the_promised_keys(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_real_images_are_used_where_a_data_root_is_given(shared_data: Path) -> N
 
 
 def test_accuracy_is_compared_seed_by_seed(tmp_path: Path) -> None:
-    out, lines = tmp_path / "accuracy.json", []
+    out, heard = tmp_path / "accuracy.json", []
     both = next(v for v in VARIANTS if v.name == "top32 both ways")
     lossy = Variant("carried", "top32", loss=0.5, on_loss="carry")
     rows = run_codec_accuracy(
@@ -55,7 +55,7 @@ def test_accuracy_is_compared_seed_by_seed(tmp_path: Path) -> None:
         steps=(1.0, 2.0),
         tuning_seeds=(5,),
         cache=tmp_path / "cache",
-        progress=lines.append,
+        progress=lambda share, label: heard.append(share),
     )
     assert rows == json.loads(out.read_text())
     assert [row["codec"] for row in rows] == ["dense", "lossless", "top32 both ways", "carried", "lost"]
@@ -65,4 +65,4 @@ def test_accuracy_is_compared_seed_by_seed(tmp_path: Path) -> None:
     assert twice["ratio_up"] > 60 and twice["ratio_down"] > 15  # six rounds bear the whole views
     assert twice["lower"] < twice["difference"] < twice["upper"]
     assert carried["ratio_down"] == 1 and lost["ratio_up"] == 1
-    assert len(lines) == 5
+    assert heard == pytest.approx([n / 12 for n in range(1, 13)])  # 2 to tune, 2 x 2 dense, 3 x 2 compressed

@@ -32,3 +32,17 @@ def test_what_cannot_be_measured_is_told(hypergpu: Command, words: list[str], ca
     code, _, err = hypergpu(*QUICK, *words)
     assert code == 2
     assert cause in err and err.count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "cause"),
+    [
+        (["--levels", "int8,int2"], "there is no level 'int2' to measure"),
+        (["--accuracy", "--levels", "int2"], "there is no level 'int2' to measure"),
+        (["--accuracy", "--dataset", "imagenet"], "there is no data set 'imagenet' to measure"),
+    ],
+)
+def test_a_codec_that_cannot_be_measured_is_told_at_once(hypergpu: Command, words: list[str], cause: str) -> None:
+    code, out, err = hypergpu("bench", "codec", *words)
+    assert (code, out) == (2, "")
+    assert cause in err and err.count("\n") == 2

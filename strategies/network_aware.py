@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from strategies import wire
 from strategies.aggregation import Aggregator
 from strategies.arrivals import Arrivals, Flight, Terms
-from strategies.errors import NoNodes, Reason, Refused, UnknownPolicy
+from strategies.errors import NoNodes, Reason, Refused
 from strategies.fleet import Fleet
 from strategies.global_model import GlobalModel
 from strategies.layout import Arrays, Layout
@@ -99,7 +99,7 @@ class NetworkAware(Strategy):
         self._common_bytes = 0.0  # that a download of the last round carried beyond what its level comes to
         self._grid: Arrivals | None = None
         self._open: OpenRound | None = None
-        _check_levels(payload, settings)
+        settings.check_levels(payload.levels)
 
     def summary(self) -> None:
         """Log the settings, as Flower's strategies do."""
@@ -392,10 +392,3 @@ class NetworkAware(Strategy):
     def _roll_back(self) -> int | None:
         self._exploded = False
         return self.model.roll_back()
-
-
-def _check_levels(payload: Payload, settings: Settings) -> None:
-    names = [level.name for level in payload.levels]
-    for name in (settings.codec, settings.downlink_codec):
-        if name != "auto" and name not in names:
-            raise UnknownPolicy(f"no codec level {name!r}; there are {', '.join(names)}, and 'auto'")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from strategies.errors import UnknownPolicy
+from strategies.payload import Level
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +72,10 @@ class Settings:
     reply_patience: float = 10.0
     overhead_s: float = 0.0
     byte_scale: float = 1.0
+
+    def check_levels(self, levels: Sequence[Level]) -> None:
+        """Raise ``UnknownPolicy`` if a codec is none of ``levels``, and not ``auto``."""
+        names = [level.name for level in levels]
+        for name in (self.codec, self.downlink_codec):
+            if name != "auto" and name not in names:
+                raise UnknownPolicy(f"no codec level {name!r}; there are {', '.join(names)}, and 'auto'")

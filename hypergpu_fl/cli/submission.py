@@ -43,16 +43,8 @@ class Submission:
 
     def log(self) -> str:
         """All that a run which has ended printed, without colours."""
-        done = subprocess.run(
-            [_program("flwr"), "log", self.run_id, self.connection, "--stream"],
-            env=dict(self.environ),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_COMMAND_LIMIT_S,
-            check=False,
-        )
-        return _ANSI.sub("", done.stdout)
+        printed, _ = _run(["log", self.run_id, self.connection, "--stream"], self.environ)
+        return _ANSI.sub("", printed)
 
     def follow(self) -> subprocess.Popen[str]:
         """Process whose standard output is the run's log, until the run ends."""
@@ -189,25 +181,37 @@ def _program(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
+def _run(arguments: list[str], environ: Mapping[str, str]) -> tuple[str, str]:
+    """What ``flwr <arguments>`` prints and complains of; unlike `subprocess.run`, Ctrl-C leaves no child behind."""
+    process = subprocess.Popen(
+        [_program("flwr"), *arguments],
+        env=dict(environ),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            return process.communicate(timeout=_COMMAND_LIMIT_S)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+
+
 def _flwr(arguments: list[str], environ: Mapping[str, str]) -> dict[str, Any]:
     """Answer of ``flwr <arguments> --format json``."""
+    printed, complaints = "", ""
     try:
-        done = subprocess.run(
-            [_program("flwr"), *arguments, "--format", "json"],
-            env=dict(environ),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_COMMAND_LIMIT_S,
-            check=False,
-        )
-        answer = json.loads(done.stdout)
+        printed, complaints = _run([*arguments, "--format", "json"], environ)
+        answer = json.loads(printed)
     except subprocess.TimeoutExpired:
         raise RunFailed(
             f"`flwr {arguments[0]}` gave no answer within {_COMMAND_LIMIT_S:.0f} s", "is the SuperLink reachable?"
         ) from None
     except ValueError:
-        said = (_ANSI.sub("", done.stderr) or done.stdout).strip().splitlines() or ["nothing"]
+        said = (_ANSI.sub("", complaints) or printed).strip().splitlines() or ["nothing"]
         raise RunFailed(f"`flwr {arguments[0]}` answered: {said[-1]}", "check the SuperLink connection") from None
     if not answer.get("success"):
         reason = str(answer.get("error-message") or answer).strip().splitlines()[-1]

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hypergpu_fl.cli import submission
-from hypergpu_fl.cli.submission import app_folder, as_toml, root_cause, simulation_resources
+from hypergpu_fl.cli.submission import Submission, app_folder, as_toml, root_cause, simulation_resources
 from hypergpu_fl.cli.superlink import _RAY_PREFIX_LIMIT, _short_path, flower_environment, free_port, require_free
 from hypergpu_fl.config import Config, flatten, to_run_config
 from hypergpu_fl.errors import Fault, RunFailed, TaskError, UsageError
@@ -108,6 +108,17 @@ def test_flower_refusals_are_told_in_its_words(tmp_path: Path) -> None:
     environ = flower_environment(dict(os.environ) | {"FLWR_HOME": str(tmp_path)})
     with pytest.raises(RunFailed, match=r"`flwr ls` failed: .*'nowhere' not found"):
         submission.Submission("1", "nowhere", environ).status()
+
+
+def test_ctrl_c_while_flower_answers_leaves_no_child_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, pid = tmp_path / "flwr", tmp_path / "pid"
+    slow.write_text(f"#!/bin/sh\necho $$ > {pid}\nkill -INT $PPID\nexec sleep 60\n")
+    slow.chmod(0o755)
+    monkeypatch.setattr(submission, "_program", lambda name: str(slow))
+    with pytest.raises(KeyboardInterrupt):
+        Submission("1", "local", os.environ).log()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
 
 
 def test_a_free_port_is_free_and_a_taken_one_is_refused() -> None:

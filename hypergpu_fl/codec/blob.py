@@ -9,7 +9,7 @@ offset  bytes  field
 6       2      zero
 8       16     first half of the layout's SHA-256 (`strategies.layout.Layout.hash`)
 24      8      base, signed: version of the global model that the values are a change against
-32      4      CRC-32 (zlib's) of the whole blob without these four bytes
+32      4      checksum (`hypergpu_fl.codec.checksum`) of the whole blob without these four bytes
 36      ...    main values, then statistics, then buffers, as below; nothing may follow
 ======  =====  ============================================================================
 
@@ -58,7 +58,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from hypergpu_fl.codec.checksum import Buffer, crc32
+from hypergpu_fl.codec.checksum import Buffer, checksum
 from hypergpu_fl.codec.errors import Corrupt, Malformed, Truncated, UnknownFormat, WrongModel
 from hypergpu_fl.codec.threads import ordered_map
 
@@ -137,7 +137,7 @@ class Writer:
     def finish(self, level: int, model_hash: bytes, base: int) -> bytes:
         """Return the whole blob."""
         header = HEADER.pack(MAGIC, VERSION, level, 0, model_hash[:16], base)
-        return b"".join([header, CHECKSUM.pack(crc32(header, *self._frames)), *self._frames])
+        return b"".join([header, CHECKSUM.pack(checksum(header, *self._frames)), *self._frames])
 
 
 class Reader:
@@ -164,7 +164,7 @@ class Reader:
                 f"blob is of model {model.hex()}, expected {model_hash[:16].hex()}", "run the same model everywhere"
             )
         (stated,) = CHECKSUM.unpack_from(self._blob, HEADER.size)
-        found = crc32(self._blob[: HEADER.size], self._blob[BODY:])
+        found = checksum(self._blob[: HEADER.size], self._blob[BODY:])
         if stated != found:
             raise Corrupt(f"blob's checksum is {found:08x}, it states {stated:08x}", RESEND)
         self._at = BODY

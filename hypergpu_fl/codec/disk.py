@@ -1,7 +1,7 @@
 """Vectors a node keeps between messages: each Flower message runs in a process of its own.
 
 Files hold, little-endian: magic ``HGPV``, the first half of the layout's hash (16), a tag (8), a number
-(int64), the count of values (uint64), CRC-32 of all the rest (4), float32 values. They are written to a
+(int64), the count of values (uint64), checksum of all the rest (4), float32 values. They are written to a
 temporary name, synced and renamed, so a reader finds the old file or the new one and nothing between.
 
 Everything of one (run, node, model) lies in one folder, named by a hash: what others call their runs never becomes
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hypergpu_fl.codec.checksum import crc32
+from hypergpu_fl.codec.checksum import checksum
 from hypergpu_fl.codec.errors import ResidualRefused
 from strategies.layout import Vector
 
@@ -49,12 +49,11 @@ class NodeFolder:
         self._make_room(_PREFIX + vector_P.nbytes)
         values = np.ascontiguousarray(vector_P, dtype="<f4")
         header = _HEADER.pack(_MAGIC, self._model, tag, number, values.size)
-        checksum = crc32(header, values.data)
         temporary = self.path / f"{name}.{os.getpid()}.tmp"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
-                file.write(header + _CHECKSUM.pack(checksum))
+                file.write(header + _CHECKSUM.pack(checksum(header, values.data)))
                 file.write(values.data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -91,7 +90,7 @@ class NodeFolder:
                 (stated,) = _CHECKSUM.unpack_from(prefix, _HEADER.size)
                 if magic != _MAGIC or model != self._model or count != size:
                     fault = "is of another format or model"
-                elif crc32(prefix[: _HEADER.size], vector_P.data) != stated:
+                elif checksum(prefix[: _HEADER.size], vector_P.data) != stated:
                     fault = "has a wrong checksum"
         if fault:
             path.unlink()

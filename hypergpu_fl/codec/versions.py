@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hypergpu_fl.codec.checksum import checksum
 from hypergpu_fl.codec.decoder import decode
 from hypergpu_fl.codec.encoder import encode
 from hypergpu_fl.codec.levels import LEVELS, level
-from hypergpu_fl.codec.views import EXTRA, MODEL_ONLY, WHOLE_VIEW, checksum, first_view, move, pack
+from hypergpu_fl.codec.views import EXTRA, MODEL_ONLY, WHOLE_VIEW, first_view, move, pack
 from hypergpu_fl.errors import UsageError
 from strategies.layout import Arrays, Layout, Vector
 
@@ -127,7 +128,7 @@ class ModelVersions:
             while self._steps and sum(len(step.blob) for step in self._steps) > self._max_bytes:
                 self._steps.popleft()
         self._version, self._model_P, self._buffers = version, model_P.copy(), dict(buffers)
-        self._checksum = checksum(self._view_P)
+        self._checksum = checksum(self._view_P.data)
         self._extras = {}
         if self._first() > self._root_version:
             self._root = b""

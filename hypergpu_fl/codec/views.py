@@ -22,8 +22,8 @@ offset  bytes  field
 6       2      number of parts
 8       8      chain: first 8 bytes of the SHA-256 of the chain's first blob
 16      8      version, signed: of the view after all steps; of the model where it is the only part
-24      4      CRC-32 of the view after all steps; 0 if no view is concerned
-28      4      CRC-32 of the 28 bytes before and of all lengths below
+24      4      checksum of the view after all steps; 0 if no view is concerned
+28      4      checksum of the 28 bytes before and of all lengths below
 32      ...    per part: ``length: uint64`` and a blob (`hypergpu_fl.codec.blob`)
 ======  =====  ============================================================================
 
@@ -36,7 +36,6 @@ from __future__ import annotations
 
 import hashlib
 import struct
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +45,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hypergpu_fl.codec.blob import RESEND, base_of
-from hypergpu_fl.codec.checksum import Buffer, crc32
+from hypergpu_fl.codec.checksum import Buffer, checksum
 from hypergpu_fl.codec.decoder import Decoded, decode
 from hypergpu_fl.codec.disk import NodeFolder
 from hypergpu_fl.codec.encoder import encode
@@ -95,11 +94,6 @@ def move(view_P: Vector, step: Decoded) -> None:
     round_to_grid(view_P)
 
 
-def checksum(view_P: Vector) -> int:
-    """CRC-32 of a view."""
-    return crc32(view_P.data)
-
-
 def first_view(model_P: Vector, buffers: Arrays, layout: Layout, *, version: int = 0) -> tuple[View, bytes]:
     """The view that a chain begins with, from the model itself, and its blob.
 
@@ -116,7 +110,7 @@ def pack(parts: list[bytes], flags: int, chain: bytes, version: int, view_checks
     """Put a message together."""
     header = _HEADER.pack(MAGIC, VERSION, flags, len(parts), chain, version, view_checksum)
     lengths = [_LENGTH.pack(len(part)) for part in parts]
-    check = _CHECKSUM.pack(zlib.crc32(header + b"".join(lengths)))
+    check = _CHECKSUM.pack(checksum(header, *lengths))
     return b"".join([header, check, *(piece for pair in zip(lengths, parts, strict=True) for piece in pair)])
 
 
@@ -156,7 +150,7 @@ def apply(blob: Buffer, layout: Layout, held: View | None) -> Received:
             raise ViewMissing(f"steps start at version {step.base}, version {at} is held here", _RESYNC)
         move(view_P, step)
         at = end
-    if at != version or checksum(view_P) != view_checksum:
+    if at != version or checksum(view_P.data) != view_checksum:
         raise ViewMissing(f"the view held here does not lead to the server's version {version}", _RESYNC)
     view = View(chain, version, view_P)
     if extra_part is None:
@@ -174,19 +168,19 @@ def _unpack(blob: Buffer) -> tuple[int, bytes, int, int, list[memoryview]]:
     magic, format_version, flags, count, chain, version, view_checksum = _HEADER.unpack_from(data)
     if magic != MAGIC or format_version != VERSION:
         raise UnknownFormat(f"message begins with {bytes(data[:5]).hex()}", "run the same release everywhere")
-    check = zlib.crc32(data[: _HEADER.size])
-    parts = []
+    parts: list[memoryview] = []
+    lengths: list[memoryview] = []
     for _ in range(count):
         if at + _LENGTH.size > len(data):
             raise Truncated("message ends between its parts", RESEND)
-        check = zlib.crc32(data[at : at + _LENGTH.size], check)
+        lengths.append(data[at : at + _LENGTH.size])
         (length,) = _LENGTH.unpack_from(data, at)
         at += _LENGTH.size
         if length > len(data) - at:
             raise Truncated(f"message ends inside a part of {length} bytes", RESEND)
         parts.append(data[at : at + length])
         at += length
-    if (check,) != _CHECKSUM.unpack_from(data, _HEADER.size):
+    if (checksum(data[: _HEADER.size], *lengths),) != _CHECKSUM.unpack_from(data, _HEADER.size):
         raise Corrupt("the message's checksum differs", RESEND)
     if at != len(data) or flags > 7 or (flags & MODEL_ONLY and (flags, count) != (MODEL_ONLY, 1)):
         raise Malformed("the message's parts and flags do not fit together", RESEND)

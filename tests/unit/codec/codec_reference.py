@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import struct
-import zlib
 from collections import Counter
 
 import numpy as np
+import xxhash
 import zstandard
 
 CODES = {"fp32": 1, "fp16": 2, "bf16": 3, "int8": 4, "int4": 5, "top16": 6, "top32": 7, "top64": 8, "top128": 9}
@@ -141,4 +141,4 @@ def encode(level: str, p: np.ndarray, is_statistic: np.ndarray, buffers: bytes, 
     stats, q[is_statistic] = encode_words(p[is_statistic], "fp32" if level in ("raw", "fp32") else "fp16")
     body = main + stats + as_bytes(buffers)
     header = struct.pack("<4sBBH16sq", b"HGPU", 1, CODES[level], 0, model[:16], base)
-    return header + struct.pack("<I", zlib.crc32(body, zlib.crc32(header))) + body, q
+    return header + struct.pack("<I", xxhash.xxh3_64_intdigest(header + body) % 2**32) + body, q

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import tracemalloc
-import zlib
 
 import numpy as np
 import pytest
@@ -12,7 +11,8 @@ import zstandard
 from codec_models import LEVEL_NAMES, MIXED, arrays_of
 
 from hypergpu_fl.codec import decode, encode
-from hypergpu_fl.codec.blob import BODY, HEADER
+from hypergpu_fl.codec.blob import BODY, CHECKSUM, HEADER
+from hypergpu_fl.codec.checksum import checksum
 from hypergpu_fl.codec.errors import Corrupt, Malformed, Truncated, UnknownFormat, WrongModel
 from hypergpu_fl.errors import CodecError
 from strategies.layout import Layout
@@ -21,7 +21,7 @@ from strategies.layout import Layout
 def sealed(blob: bytes) -> bytes:
     """The blob with a checksum that fits, as an attacker would send it."""
     body = blob[BODY:]
-    return blob[: HEADER.size] + struct.pack("<I", zlib.crc32(body, zlib.crc32(blob[: HEADER.size]))) + body
+    return blob[: HEADER.size] + CHECKSUM.pack(checksum(blob[: HEADER.size], body)) + body
 
 
 def mutate(blob: bytes, rng: np.random.Generator) -> bytes:

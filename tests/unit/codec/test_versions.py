@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hypergpu_fl.codec import LEVELS, encode
+from hypergpu_fl.codec.checksum import checksum
 from hypergpu_fl.codec.errors import Corrupt, Malformed, Truncated, UnknownFormat, ViewMissing
 from hypergpu_fl.codec.versions import MODEL_LEVELS, ModelVersions
-from hypergpu_fl.codec.views import View, ViewStore, apply, checksum, pack
+from hypergpu_fl.codec.views import View, ViewStore, apply, pack
 from hypergpu_fl.errors import CodecError, UsageError
 from strategies.layout import Layout
 
@@ -210,7 +211,7 @@ def test_a_message_of_many_steps_is_held_one_step_at_a_time() -> None:
     nothing_P = np.zeros(layout.size, dtype=np.float32)
     held = View(bytes(8), 0, nothing_P)
     steps = [encode("fp32", nothing_P, layout, {}, base=version) for version in range(32)]
-    message = pack(steps, 0, held.chain, 32, checksum(nothing_P))
+    message = pack(steps, 0, held.chain, 32, checksum(nothing_P.data))
     assert len(message) < nothing_P.nbytes
     tracemalloc.start()
     assert apply(message, layout, held).version == 32

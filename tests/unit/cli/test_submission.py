@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import tomllib
 import traceback
@@ -115,8 +116,12 @@ def test_ctrl_c_while_flower_answers_leaves_no_child_behind(tmp_path: Path, monk
     slow.write_text(f"#!/bin/sh\necho $$ > {pid}\nkill -INT $PPID\nexec sleep 60\n")
     slow.chmod(0o755)
     monkeypatch.setattr(submission, "_program", lambda name: str(slow))
-    with pytest.raises(KeyboardInterrupt):
-        Submission("1", "local", os.environ).log()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Submission("1", "local", os.environ).log()
+    finally:
+        signal.signal(signal.SIGINT, before)
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
 

@@ -26,9 +26,10 @@ lint: $(READY)  ## ruff, mypy --strict and the import floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Links are measured in real time, so nothing else may run beside those tests.
+# Three workers keep two cores busy while Flower's processes start and wait. Links are measured in real time, so nothing
+# else may run beside those tests.
 test: lint  ## lint, then every test that takes less than minutes and needs no GPU
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not timed and not slow' --cov --cov-report= --cov-fail-under=90
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not timed and not slow' --cov --cov-report= --cov-fail-under=90
 	$(BIN)/python -m pytest -m 'timed and not slow'
 
 test-slow: $(READY)  ## the tests that take minutes

@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint clean
+.PHONY: help demo test untimed timed test-slow lint clean
 
 help:  ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,10 +26,16 @@ lint: $(READY)  ## ruff, mypy --strict and the import floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Three workers keep two cores busy while Flower's processes start and wait. Links are measured in real time, so nothing
-# else may run beside those tests.
-test: lint  ## lint, then every test that takes less than minutes and needs no GPU
+test: $(READY)  ## lint and every test that takes less than minutes and needs no GPU
+	+$(MAKE) --no-print-directory -j 2 lint untimed
+	$(MAKE) --no-print-directory timed
+
+# Three workers keep two cores busy while Flower's processes start and wait.
+untimed: $(READY)
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not timed and not slow' --cov --cov-report= --cov-fail-under=90
+
+# Links are measured in real time, so nothing else may run beside these.
+timed: $(READY)
 	$(BIN)/python -m pytest -m 'timed and not slow'
 
 test-slow: $(READY)  ## the tests that take minutes

@@ -113,7 +113,7 @@ def test_flower_refusals_are_told_in_its_words(tmp_path: Path) -> None:
 
 def test_ctrl_c_while_flower_answers_leaves_no_child_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow, pid = tmp_path / "flwr", tmp_path / "pid"
-    slow.write_text(f"#!/bin/sh\necho $$ > {pid}\nkill -INT $PPID\nexec sleep 60\n")
+    slow.write_text(f"#!/bin/sh\necho $$ > {pid}\nsleep 1\nkill -INT $PPID\nexec sleep 60\n")
     slow.chmod(0o755)
     monkeypatch.setattr(submission, "_program", lambda name: str(slow))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it

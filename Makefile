@@ -27,7 +27,7 @@ lint: $(READY)  ## ruff, mypy --strict and the import floors
 	$(BIN)/lint-imports
 
 test: $(READY)  ## lint and every test that takes less than minutes and needs no GPU
-	+$(MAKE) --no-print-directory -j 2 lint untimed
+	$(MAKE) --no-print-directory -j 2 lint untimed
 	$(MAKE) --no-print-directory timed
 
 # Three workers keep two cores busy while Flower's processes start and wait.

@@ -53,11 +53,9 @@ def run_aggregate(
         turns = [i % len(pool) for i in range(count)]
         ours_s, flower_s, memory_s = [], [], []
         for _ in range(repeats):
-            memory_s.append(_seconds(lambda turns=turns: memory_pass([pool[i] for i in turns])))  # type: ignore[misc]
-            ours_s.append(_seconds(lambda turns=turns: ours([pool[i] for i in turns])))  # type: ignore[misc]
-            flower_s.append(
-                _seconds(lambda turns=turns: aggregate_arrayrecords([records[i] for i in turns], "num-examples"))  # type: ignore[misc]
-            )
+            memory_s.append(_seconds(memory_pass, [pool[i] for i in turns]))
+            ours_s.append(_seconds(ours, [pool[i] for i in turns]))
+            flower_s.append(_seconds(aggregate_arrayrecords, [records[i] for i in turns], "num-examples"))
         rows.append(
             {
                 "nodes": count,
@@ -107,7 +105,7 @@ def peak_bytes(count: int, size: int, seed: int) -> int:
         tracemalloc.stop()
 
 
-def _seconds(act: Callable[[], Any]) -> float:
+def _seconds(act: Callable[..., Any], *arguments: Any) -> float:
     start_s = time.perf_counter()
-    act()
+    act(*arguments)
     return time.perf_counter() - start_s

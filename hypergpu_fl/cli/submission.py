@@ -48,14 +48,8 @@ class Submission:
 
     def follow(self) -> subprocess.Popen[str]:
         """Process whose standard output is the run's log, until the run ends."""
-        return subprocess.Popen(
-            [_program("flwr"), "log", self.run_id, self.connection, "--stream"],
-            env=dict(self.environ) | {"PYTHONUNBUFFERED": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+        environ = {**self.environ, "PYTHONUNBUFFERED": "1"}
+        return _start(["log", self.run_id, self.connection, "--stream"], environ, stderr=subprocess.DEVNULL)
 
     def stop(self) -> None:
         """Ask Flower to stop the run. ClientApps that are training finish their step; their SuperNodes drop it."""
@@ -181,17 +175,20 @@ def _program(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-def _run(arguments: list[str], environ: Mapping[str, str]) -> tuple[str, str]:
-    """What ``flwr <arguments>`` prints and complains of; unlike `subprocess.run`, Ctrl-C leaves no child behind."""
-    process = subprocess.Popen(
+def _start(arguments: list[str], environ: Mapping[str, str], *, stderr: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
         [_program("flwr"), *arguments],
         env=dict(environ),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
     )
-    with process:
+
+
+def _run(arguments: list[str], environ: Mapping[str, str]) -> tuple[str, str]:
+    """What ``flwr <arguments>`` prints and complains of; unlike `subprocess.run`, Ctrl-C leaves no child behind."""
+    with _start(arguments, environ, stderr=subprocess.PIPE) as process:
         try:
             return process.communicate(timeout=_COMMAND_LIMIT_S)
         except BaseException:

@@ -1,0 +1,181 @@
+"""A process that stays between messages, so that a node loads torch, its kernels and its data once a run.
+
+Flower starts a Python process for every message, which imports everything, answers and ends. `ask` hands the message
+on to a worker instead, which the first message starts and later ones find by its socket:
+
+```
+flwr-clientapp (a message) -- ask --> worker (a run): the same ClientApp, still warm
+```
+
+The socket is a file in a folder that nobody but this user may enter. A worker ends with the SuperNode it belongs to,
+or when nothing has come for ``IDLE_S``, and gives its GPU memory back then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import logging
+import os
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from importlib import import_module
+from multiprocessing.connection import Connection
+from pathlib import Path
+from stat import S_ISDIR
+from typing import Final
+
+import psutil
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from flwr.common.serde import context_from_proto, context_to_proto, message_from_proto, message_to_proto
+from flwr.proto.message_pb2 import Context as ContextProto
+from flwr.proto.message_pb2 import Message as MessageProto
+
+from hypergpu_fl.errors import WorkerFailed
+
+IDLE_S: Final = 300.0
+OWNER_CHECK_S: Final = 0.5
+BACKLOG: Final = 8
+
+log = logging.getLogger(__name__)
+
+
+def ask(reference: str, message: Message, context: Context, *, owner: int, idle_s: float = IDLE_S) -> Message:
+    """Have a ClientApp answer a message in the worker of this run, which is started if there is none.
+
+    Parameters
+    ----------
+    reference : str
+        The ClientApp, as ``"module:name"``.
+    context : Context
+        Its ``state`` is replaced by what the ClientApp left in it.
+    owner : int
+        Process id of the worker's owner: when it ends, so does the worker.
+    idle_s : float
+        How long a worker waits for the next message.
+
+    Raises
+    ------
+    WorkerFailed
+        If the ClientApp raised, or the worker died over this message.
+    OSError
+        If no worker can be reached or started here.
+    """
+    with _channel(reference, f"{owner}-{context.run_id}", owner, idle_s) as channel:
+        try:
+            channel.send_bytes(message_to_proto(message).SerializeToString())
+            channel.send_bytes(context_to_proto(context).SerializeToString())
+            if failure := channel.recv_bytes():
+                raise WorkerFailed(failure.decode(errors="replace"))
+            reply = message_from_proto(MessageProto.FromString(channel.recv_bytes()))
+            context.state = context_from_proto(ContextProto.FromString(channel.recv_bytes())).state
+        except (EOFError, ConnectionError) as error:
+            raise WorkerFailed("the worker process died while it trained", "see whether memory ran out") from error
+    return reply
+
+
+def serve(listener: socket.socket, path: Path, app: ClientApp, idle_s: float) -> None:
+    """Answer one message after another until none has come for ``idle_s`` seconds."""
+    listener.settimeout(idle_s)
+    with contextlib.suppress(TimeoutError):
+        while True:
+            _answer(app, listener.accept()[0])
+    path.unlink(missing_ok=True)  # whoever comes now starts another worker; who had come before is still answered
+    listener.settimeout(0)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            _answer(app, listener.accept()[0])
+
+
+def _answer(app: ClientApp, accepted: socket.socket) -> None:
+    with contextlib.suppress(EOFError, OSError), Connection(accepted.detach()) as channel:
+        message = message_from_proto(MessageProto.FromString(channel.recv_bytes()))
+        context = context_from_proto(ContextProto.FromString(channel.recv_bytes()))
+        try:
+            reply = app(message, context)
+        except Exception as error:  # whatever a ClientApp may raise
+            log.exception("the ClientApp raised")
+            channel.send_bytes(f"{type(error).__name__}: {error}".encode())
+            return
+        channel.send_bytes(b"")
+        channel.send_bytes(message_to_proto(reply).SerializeToString())
+        channel.send_bytes(context_to_proto(context).SerializeToString())
+
+
+@contextlib.contextmanager
+def _channel(reference: str, name: str, owner: int, idle_s: float) -> Iterator[Connection]:
+    folder = _private_folder()
+    path = folder / name
+    with contextlib.ExitStack() as exits:
+        lock = os.open(folder, os.O_RDONLY)
+        exits.callback(os.close, lock)
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two messages at once start one worker
+        client = exits.enter_context(socket.socket(socket.AF_UNIX))
+        try:
+            client.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            _start(reference, path, owner, idle_s)
+            client.connect(str(path))
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        yield exits.enter_context(Connection(client.detach()))
+
+
+def _start(reference: str, path: Path, owner: int, idle_s: float) -> None:
+    """Start a worker that inherits a socket which already listens, so that nobody has to wait for it to be ready."""
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(BACKLOG)
+        listener.set_inheritable(True)
+        # Not by ``subprocess``, which wants whoever starts a process to see its end.
+        os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-P", "-m", __name__, reference, str(path)]
+            + ["--listener", str(listener.fileno()), "--owner", str(owner), "--idle", str(idle_s)],
+            {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},  # Flower adds the app's folder
+            file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)],
+        )
+
+
+def _private_folder() -> Path:
+    """Folder for sockets under the system's temporary one; OSError if somebody else has made it."""
+    folder = Path(tempfile.gettempdir()) / f"hypergpu-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise PermissionError(f"{folder} is open to others")
+    return folder
+
+
+def _end_with(owner: int, path: Path) -> None:
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(owner)
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(OWNER_CHECK_S)
+    path.unlink(missing_ok=True)
+    os._exit(0)  # training may be under way in another thread, for nobody
+
+
+def main(arguments: list[str]) -> None:
+    """Run a worker; `ask` gives it its arguments."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("reference")
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--listener", type=int)
+    parser.add_argument("--owner", type=int)
+    parser.add_argument("--idle", type=float)
+    given = parser.parse_args(arguments)
+    threading.Thread(target=_end_with, args=(given.owner, given.path), daemon=True).start()
+    module, _, name = given.reference.partition(":")
+    with contextlib.suppress(KeyboardInterrupt), socket.socket(fileno=given.listener) as listener:
+        serve(listener, given.path, getattr(import_module(module), name), given.idle)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -59,9 +59,14 @@ def require_free(port: int) -> int:
 
 
 def flower_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """``environ`` with this interpreter's programs first, and Flower kept from calling home or installing."""
+    """``environ`` with this interpreter's programs first, and Flower kept from calling home or installing.
+
+    Bytecode is written even where ``PYTHONDONTWRITEBYTECODE`` forbids it: a Python that starts for every message would
+    spend half its time on compiling what it imports.
+    """
     programs = str(Path(sys.executable).parent)
-    return dict(environ) | {
+    kept = {name: value for name, value in environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return kept | {
         "PATH": os.pathsep.join([programs, environ.get("PATH", os.defpath)]),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",

@@ -23,7 +23,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -67,16 +66,16 @@ def ask(reference: str, message: Message, context: Context, *, owner: int, idle_
     OSError
         If no worker can be reached or started here.
     """
-    with _channel(reference, f"{owner}-{context.run_id}", owner, idle_s) as channel:
-        try:
+    try:
+        with _connected(reference, f"{owner}-{context.run_id}", owner, idle_s) as channel:
             channel.send_bytes(message_to_proto(message).SerializeToString())
             channel.send_bytes(context_to_proto(context).SerializeToString())
             if failure := channel.recv_bytes():
                 raise WorkerFailed(failure.decode(errors="replace"))
             reply = message_from_proto(MessageProto.FromString(channel.recv_bytes()))
             context.state = context_from_proto(ContextProto.FromString(channel.recv_bytes())).state
-        except (EOFError, ConnectionError) as error:
-            raise WorkerFailed("the worker process died while it trained", "see whether memory ran out") from error
+    except (EOFError, ConnectionError) as error:
+        raise WorkerFailed("the worker process died while it trained", "see whether memory ran out") from error
     return reply
 
 
@@ -95,6 +94,7 @@ def serve(listener: socket.socket, path: Path, app: ClientApp, idle_s: float) ->
 
 def _answer(app: ClientApp, accepted: socket.socket) -> None:
     with contextlib.suppress(EOFError, OSError), Connection(accepted.detach()) as channel:
+        channel.send_bytes(b"")  # taken up
         message = message_from_proto(MessageProto.FromString(channel.recv_bytes()))
         context = context_from_proto(ContextProto.FromString(channel.recv_bytes()))
         try:
@@ -108,22 +108,31 @@ def _answer(app: ClientApp, accepted: socket.socket) -> None:
         channel.send_bytes(context_to_proto(context).SerializeToString())
 
 
-@contextlib.contextmanager
-def _channel(reference: str, name: str, owner: int, idle_s: float) -> Iterator[Connection]:
+def _connected(reference: str, name: str, owner: int, idle_s: float) -> Connection:
+    """Connection that a worker has taken up; one that is just ending is replaced."""
     folder = _private_folder()
     path = folder / name
-    with contextlib.ExitStack() as exits:
-        lock = os.open(folder, os.O_RDONLY)
-        exits.callback(os.close, lock)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two messages at once start one worker
-        client = exits.enter_context(socket.socket(socket.AF_UNIX))
-        try:
-            client.connect(str(path))
-        except (FileNotFoundError, ConnectionRefusedError):
-            _start(reference, path, owner, idle_s)
-            client.connect(str(path))
-        fcntl.flock(lock, fcntl.LOCK_UN)
-        yield exits.enter_context(Connection(client.detach()))
+        with contextlib.suppress(FileNotFoundError, ConnectionError, EOFError):
+            return _taken_up(path)
+        _start(reference, path, owner, idle_s)
+        return _taken_up(path)
+    finally:
+        os.close(lock)
+
+
+def _taken_up(path: Path) -> Connection:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        channel = Connection(client.detach())
+    try:
+        channel.recv_bytes()
+    except BaseException:
+        channel.close()
+        raise
+    return channel
 
 
 def _start(reference: str, path: Path, owner: int, idle_s: float) -> None:

@@ -27,7 +27,7 @@ bytes
     frames of 2**20 bytes each, the last one shorter.
 words
     integers of 2 or 4 bytes: for every 2**18 of them one frame with their least significant bytes, one with the
-    next, and so on to the most significant (which alone compresses well; a mantissa's bytes are left plain).
+    next, and so on to the most significant, which alone is compressed: others shrink little for the time they take.
 
 =================  =========================================================================================
 part               content
@@ -52,6 +52,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -78,8 +79,6 @@ _ENTROPY = zstandard.ZstdCompressionParameters(
     strategy=zstandard.STRATEGY_FAST, window_log=20, hash_log=6, chain_log=6, search_log=1, min_match=7, target_length=0
 )
 
-PROBE_BYTES, PROBE_STRIDE = 4096, 16
-
 
 def _frame(content: NDArray[np.uint8], compress: bool = True) -> list[Buffer]:
     if compress:
@@ -87,18 +86,6 @@ def _frame(content: NDArray[np.uint8], compress: bool = True) -> list[Buffer]:
         if len(packed) < content.nbytes:
             return [LENGTH.pack(len(packed)), packed]
     return [LENGTH.pack(content.nbytes), content.data]
-
-
-def _pays(plane: NDArray[np.uint8]) -> bool:
-    """Whether to try to compress a plane: not one whose collision entropy is above 7.68 bits a byte.
-
-    Such a plane would shrink by less than a twentieth, for most of the time of the whole encoding. Of every 16th byte,
-    with counts c of the n seen, ``256 sum c**2 >= 1.25 n**2`` decides: integers, the same on every machine.
-    """
-    from hypergpu_fl.codec import byte_kernels
-
-    seen = -(-plane.size // PROBE_STRIDE)
-    return plane.size < PROBE_BYTES or 1024 * byte_kernels.collisions(plane, PROBE_STRIDE) >= 5 * seen * seen
 
 
 class Writer:
@@ -126,7 +113,9 @@ class Writer:
             words = get(start, min(start + FRAME_WORDS, size))
             planes = room[start * width : (start + words.size) * width]
             (byte_kernels.split2 if width == 2 else byte_kernels.split4)(words, planes)
-            return [piece for plane in planes.reshape(width, -1) for piece in _frame(plane, compress and _pays(plane))]
+            *mantissas, exponents = planes.reshape(width, -1)
+            plain = [piece for plane in mantissas for piece in _frame(plane, compress=False)]
+            return plain + _frame(exponents, compress)
 
         self.frames(make, range(0, size, FRAME_WORDS))
 
@@ -138,6 +127,34 @@ class Writer:
         """Return the whole blob."""
         header = HEADER.pack(MAGIC, VERSION, level, 0, model_hash[:16], base)
         return b"".join([header, CHECKSUM.pack(checksum(header, *self._frames)), *self._frames])
+
+
+@dataclass(frozen=True, slots=True)
+class Planes:
+    """``size`` words of ``width`` bytes as they arrived, a list of byte planes a frame; plain ones lie in the blob.
+
+    Merging a few at a time is faster than all at once: they are still in the cache when they are used.
+    """
+
+    size: int
+    frames: list[list[NDArray[np.uint8]]]
+    width: int
+
+    def words(self, start: int, stop: int) -> NDArray[Any]:
+        """Unsigned integers ``start`` to ``stop``."""
+        from hypergpu_fl.codec import byte_kernels
+
+        words: NDArray[Any] = np.empty(stop - start, dtype=f"<u{self.width}")
+        for number in range(start // FRAME_WORDS, -(-stop // FRAME_WORDS)):
+            first = number * FRAME_WORDS
+            low, high = max(start, first), min(stop, first + FRAME_WORDS)
+            planes = [plane[low - first : high - first] for plane in self.frames[number]]
+            part = words[low - start : high - start]
+            if self.width == 2:
+                byte_kernels.merge2(planes[0], planes[1], part)
+            else:
+                byte_kernels.merge4(planes[0], planes[1], planes[2], planes[3], part)
+        return words
 
 
 class Reader:
@@ -187,25 +204,16 @@ class Reader:
 
     def words(self, size: int, width: int) -> NDArray[Any]:
         """Take *words* of ``width`` bytes, as unsigned integers."""
-        from hypergpu_fl.codec import byte_kernels
+        return self.planes(size, width).words(0, size)
 
-        words: NDArray[Any] = np.empty(size, dtype=f"<u{width}")
+    def planes(self, size: int, width: int) -> Planes:
+        """Take *words*, and leave them as their frames."""
         found = []
         for start in range(0, size, FRAME_WORDS):
-            part = words[start : start + FRAME_WORDS]
-            found.append((part, [self._payload(part.size) for _ in range(width)]))
-
-        def fill(item: tuple[NDArray[Any], list[memoryview]]) -> None:
-            part, payloads = item
-            planes = [_plane(payload, part.size) for payload in payloads]
-            if width == 2:
-                byte_kernels.merge2(planes[0], planes[1], part)
-            else:
-                byte_kernels.merge4(planes[0], planes[1], planes[2], planes[3], part)
-
-        for _ in ordered_map(fill, found):
-            pass
-        return words
+            count = min(FRAME_WORDS, size - start)
+            found += [(self._payload(count), count) for _ in range(width)]
+        planes = list(ordered_map(lambda item: _plane(*item), found))
+        return Planes(size, [planes[at : at + width] for at in range(0, len(planes), width)], width)
 
     def finish(self) -> None:
         """Refuse what is left over."""

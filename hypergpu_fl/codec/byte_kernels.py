@@ -50,18 +50,6 @@ def merge4(a: Array, b: Array, c: Array, d: Array, words: Array) -> None:
         words[i] = np.uint32(a[i]) | (np.uint32(b[i]) << 8) | (np.uint32(c[i]) << 16) | (np.uint32(d[i]) << 24)
 
 
-@kernel(types.int64, U8_IN, types.int64)
-def collisions(content: Array, stride: int) -> int:
-    """Sum of the squared counts of every ``stride``-th byte's values."""
-    counts = np.zeros(256, np.int64)
-    for i in range(0, content.size, stride):
-        counts[content[i]] += 1
-    total = 0
-    for i in range(256):
-        total += counts[i] * counts[i]
-    return total
-
-
 @kernel(types.void, I8_IN, U8)
 def pack_nibbles(codes: Array, packed: Array) -> None:
     """Two codes a byte, the earlier one in the low half."""

@@ -53,7 +53,7 @@ class Decoded:
     def dense(self) -> Vector:
         """All P values as float32."""
         if isinstance(self.main, Dense) and not self.spans.statistics:
-            return self.main.values().copy()  # to the last bit, the sign of a zero included
+            return self.main.values()  # to the last bit, the sign of a zero included
         vector_P = np.zeros(self.size, dtype=np.float32)
         self.add_to(vector_P, 1.0)
         return vector_P
@@ -75,7 +75,7 @@ def decode(blob: Buffer, layout: Layout) -> Decoded:
     main = level.read(body, parts.n_main)
     if isinstance(main, Sparse):
         main = Sparse(parts.positions(main.index), main.value)
-    statistics = Dense(body.words(parts.n_statistics, level.statistics.width), level.statistics)
+    statistics = Dense(body.planes(parts.n_statistics, level.statistics.width), level.statistics)
     buffers = _read_buffers(body, layout)
     body.finish()
     return Decoded(layout.size, body.base, level.name, buffers, main, statistics, parts)

@@ -190,8 +190,8 @@ def _bits(halves: Tensor) -> NDArray[np.uint16]:
 def _values(dense: Dense, device: torch.device) -> Tensor:
     """Float32 values; it is their words that travel."""
     kinds = {Word.FP32: torch.float32, Word.FP16: torch.float16, Word.BF16: torch.bfloat16}
-    words = torch.from_numpy(dense.words.view(np.int32 if dense.word is Word.FP32 else np.int16)).to(device)
-    return words.view(kinds[dense.word]).float()
+    words = dense.planes.words(0, dense.planes.size).view(np.int32 if dense.word is Word.FP32 else np.int16)
+    return torch.from_numpy(words).to(device).view(kinds[dense.word]).float()
 
 
 def _take(values_P: Tensor, runs: tuple[Run, ...]) -> Tensor:

@@ -92,7 +92,7 @@ class Words:
 
     def read(self, body: Reader, size: int) -> Part:
         """See `Level.read`."""
-        return Dense(body.words(size, self.word.width), self.word)
+        return Dense(body.planes(size, self.word.width), self.word)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hypergpu_fl.codec.blob import Planes
 from hypergpu_fl.codec.spans import Run
 from hypergpu_fl.codec.threads import ordered_map
 from hypergpu_fl.codec.values import Word, from_word
@@ -22,14 +22,14 @@ PIECE = 1 << 18  # values handled at once by one thread
 
 @dataclass(frozen=True, slots=True)
 class Dense:
-    """All values, still as the words that arrived: half the memory, and half the way to the total."""
+    """All values, still as the bytes that arrived: they become words and numbers on their way to the total."""
 
-    words: NDArray[Any]
+    planes: Planes
     word: Word
 
     def values(self) -> Vector:
         """All of them as float32."""
-        return from_word(self.words, self.word)
+        return from_word(self.planes.words(0, self.planes.size), self.word)
 
     def square(self) -> float:
         """Sum of squares, in float64."""
@@ -44,7 +44,7 @@ class Dense:
         from hypergpu_fl.codec import decode_kernels
 
         def add(part: Vector, at: int) -> None:
-            words = self.words[at : at + part.size]
+            words = self.planes.words(at, at + part.size)
             if self.word is Word.FP32:
                 decode_kernels.add(part, words.view(np.float32), weight)
             else:
@@ -53,7 +53,8 @@ class Dense:
         _over(total_P, runs, add)
 
     def _pieces(self) -> Iterator[Vector]:
-        return (from_word(self.words[i : i + PIECE], self.word) for i in range(0, self.words.size, PIECE))
+        size = self.planes.size
+        return (from_word(self.planes.words(i, min(i + PIECE, size)), self.word) for i in range(0, size, PIECE))
 
 
 @dataclass(frozen=True, slots=True)

@@ -210,11 +210,11 @@ def test_a_message_of_many_steps_is_held_one_step_at_a_time() -> None:
     layout = Layout.of({"weight": np.empty(1 << 20, dtype=np.float32)})
     nothing_P = np.zeros(layout.size, dtype=np.float32)
     held = View(bytes(8), 0, nothing_P)
-    steps = [encode("fp32", nothing_P, layout, {}, base=version) for version in range(32)]
-    message = pack(steps, 0, held.chain, 32, checksum(nothing_P.data))
+    steps = [encode("int8", nothing_P, layout, {}, base=version) for version in range(64)]  # 64 MiB once decoded
+    message = pack(steps, 0, held.chain, 64, checksum(nothing_P.data))
     assert len(message) < nothing_P.nbytes
     tracemalloc.start()
-    assert apply(message, layout, held).version == 32
+    assert apply(message, layout, held).version == 64
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4 * nothing_P.nbytes + (16 << 20)

@@ -39,6 +39,7 @@ app = ClientApp()
 @app.query()
 def hello(message: Message, context: Context) -> Message:
     """Answer who this node is: its share of the data, its device, and the address it signs with."""
+    from hypergpu_fl.codec.threads import compile_ahead
     from hypergpu_fl.network.hardware import describe_hardware
 
     config, partition = _config(context), _partition(context)
@@ -53,6 +54,7 @@ def hello(message: Message, context: Context) -> Message:
             **link,
         }
     )
+    compile_ahead()  # not before the link was probed, which is a matter of milliseconds
     return Message(content, reply_to=message)
 
 

@@ -17,6 +17,7 @@ from loguru import logger
 from hypergpu_fl import logs
 from hypergpu_fl.accounting import Accounting
 from hypergpu_fl.codec.payload import CodecPayload
+from hypergpu_fl.codec.threads import compile_ahead
 from hypergpu_fl.config import Config, from_run_config, read_secrets, runs_root, to_run_config
 from hypergpu_fl.errors import LedgerError, NetworkError
 from hypergpu_fl.evaluation import Evaluation
@@ -65,6 +66,7 @@ def main(grid: Grid, context: Context) -> None:
     config = from_run_config(context.run_config, os.environ)
     folder = open_run_folder(runs_root(config.system, dict(os.environ)), config.system.run_name)
     logs.configure(config.system, folder)
+    compile_ahead()
     nodes = wait_for_nodes(grid, config.training.num_nodes, simulated=config.network.enable_simulation)
     config = config.model_copy(
         update={

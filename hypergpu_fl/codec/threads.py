@@ -1,4 +1,4 @@
-"""A few threads for work that releases the GIL: compiled kernels and Zstandard.
+"""Threads: a few for work that releases the GIL, compiled kernels and Zstandard, and one that readies the kernels.
 
 Results never depend on how many there are; see `hypergpu_fl.codec.encode_kernels`.
 """
@@ -6,9 +6,11 @@ Results never depend on how many there are; see `hypergpu_fl.codec.encode_kernel
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from importlib import import_module
 from typing import TypeVar
 
 A = TypeVar("A")
@@ -27,3 +29,14 @@ def ordered_map(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
     todo = list(items)
     pool = _pool(os.getpid()) if len(todo) > 1 else None
     return map(function, todo) if pool is None else pool.map(function, todo)
+
+
+@cache
+def compile_ahead() -> None:
+    """Compile the kernels, or load them, in a thread: done by the time that the first model has been received."""
+    threading.Thread(target=_import_kernels, name="kernels", daemon=True).start()
+
+
+def _import_kernels() -> None:
+    for name in ("byte_kernels", "decode_kernels", "encode_kernels"):
+        import_module(f"hypergpu_fl.codec.{name}")

@@ -9,7 +9,10 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
+
+import psutil
 
 from hypergpu_fl.cli import invoke
 from tests.deployment.relay import Shape
@@ -41,6 +44,7 @@ def main(arguments: list[str]) -> int:
         stack.register()
         for index in range(len(LINKS)):
             stack.start_node(index)
+        settle()
         os.environ.update(stack.environ)
         settings = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
         code = invoke(["bench", "deployment", "--superlink", CONNECTION, *settings, *arguments])
@@ -50,6 +54,13 @@ def main(arguments: list[str]) -> int:
                 sys.stderr.writelines(line for line in log.read_text().splitlines(True) if "accuracy" in line)
         invoke(["nodes", "bench-hypergpu", "--runs", str(stack.runs), "--format", "json"])
         return code
+
+
+def settle() -> None:
+    """Wait until the nodes have started, a minute at most: whoever races first would pay for it."""
+    until_s = time.monotonic() + 60
+    while psutil.cpu_percent(2.0) > 25 and time.monotonic() < until_s:
+        pass
 
 
 if __name__ == "__main__":

@@ -116,8 +116,8 @@ def quality(*, delivery: F, loss: F, rtt_s: F, uplink_bps: F) -> F:
     perfect one tends to 1.
     """
     slowness = rtt_s / REFERENCE_RTT_S + REFERENCE_BPS / uplink_bps
-    found: F = delivery * (1 - loss) / (1 + slowness)
-    return np.clip(found, 1e-6, 1.0)  # type: ignore[no-any-return]
+    found: F = np.clip(delivery * (1 - loss) / (1 + slowness), 1e-6, 1.0)
+    return found
 
 
 def observe(link: LinkEstimate, sample: LinkSample) -> LinkEstimate:

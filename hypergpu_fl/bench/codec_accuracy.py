@@ -204,7 +204,7 @@ def _send(
 def _row(
     dataset: str, variant: Variant, ours: Sequence[Outcome], dense: Sequence[Outcome], rounds: int, step: float
 ) -> Row:
-    from scipy import stats  # type: ignore[import-untyped]
+    from scipy import stats
 
     differences = [a.accuracy - b.accuracy for a, b in zip(ours, dense, strict=True)]
     n, mean = len(differences), statistics.mean(differences)

@@ -97,7 +97,7 @@ def _plain(model: nn.Module, inputs: Tensor, labels: Tensor, steps: int, batch: 
         for chosen in torch.split(order, batch)[: steps - done]:
             optimizer.zero_grad()
             loss = F.cross_entropy(model(inputs[chosen]), labels[chosen])
-            loss.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(loss)
             optimizer.step()
             total += loss.detach()
             done += 1

@@ -69,7 +69,9 @@ def run(
     if port and not superlink:
         require_free(port)
 
-    say: Say = lambda text: typer.echo(redact(text), err=format is Format.JSON)  # noqa: E731
+    def say(text: str) -> None:
+        typer.echo(redact(text), err=format is Format.JSON)
+
     with _stoppable(), _run_folder(root, chosen, replace=replace, resume=bool(resume)) as folder:
         _write_config(folder, effective)
         training = effective.training

@@ -59,7 +59,7 @@ def choose_cache() -> bool:
     except OSError:
         return False
     if folder is not None:
-        setattr(numba.config, "CACHE_DIR", str(folder))  # noqa: B010 - numba makes its settings at import
+        vars(numba.config)["CACHE_DIR"] = str(folder)  # a module that numba fills as it is imported
     return True
 
 

@@ -56,8 +56,8 @@ def report_link(node_config: Mapping[str, Any], state: RecordDict, *, reply_byte
 
     A probe that fails costs the reply nothing but this record: training does not depend on it.
     """
-    memory = state.metric_records.get(MEMORY, MetricRecord({"number": 0, "reply-bytes": 0}))
-    number, last_bytes = (int(memory[key]) for key in ("number", "reply-bytes"))  # type: ignore[arg-type]
+    memory = wire.numbers(state, MEMORY)
+    number, last_bytes = (int(memory.get(key, 0)) for key in ("number", "reply-bytes"))
     state[MEMORY] = MetricRecord({"number": number + 1, "reply-bytes": reply_bytes})
     try:
         if (target := target_of(node_config)) is None:

@@ -42,7 +42,8 @@ class Block(nn.Module):
         """See the class."""
         shortcut = x_BCHW if self.downsample is None else self.downsample(x_BCHW)
         y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x_BCHW)))))
-        return self.relu(y + shortcut)  # type: ignore[no-any-return]
+        activated: Tensor = self.relu(y + shortcut)
+        return activated
 
 
 class ResNet18(nn.Sequential):

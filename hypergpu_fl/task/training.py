@@ -188,7 +188,7 @@ def train(
                 losses_B = F.cross_entropy(logits_BK.float(), labels_B, reduction="none")
                 for parameter in parameters:
                     parameter.grad = None
-                losses_B.backward(slope_B)  # type: ignore[no-untyped-call]
+                torch.autograd.backward(losses_B, slope_B)
                 step()
                 losses.append(losses_B.detach())
             losses_SB = torch.cat(losses).cpu().double()

@@ -32,7 +32,7 @@ def refused(stack: Stack, index: int, words: str, **how: str) -> None:
     """A node that is started in this way ends, or keeps out, with these words in its log."""
     log = f"node-{index}"
     (stack.folder / f"{log}.log").unlink(missing_ok=True)
-    node = stack.start_node(index, **how)  # type: ignore[arg-type]
+    node = stack.start_node(index, **how)
     assert node.process is not None
     try:
         stack.wait_for(lambda: words in stack.log(log), f"{words!r} from {log}", LIMIT_S)

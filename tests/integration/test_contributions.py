@@ -84,7 +84,7 @@ def test_a_round_shares_its_budget_whatever_the_scoring(tmp_path: Path, scoring:
 def flip_signature(replies: list[Message]) -> None:
     for reply in replies[:1]:
         record = reply.content.config_records[wire.CONTRIBUTION]
-        signature = bytearray(record[wire.SIGNATURE])  # type: ignore[arg-type]
+        signature = bytearray(record[wire.SIGNATURE])
         signature[5] ^= 1
         record[wire.SIGNATURE] = bytes(signature)
 

@@ -66,7 +66,7 @@ def test_what_cannot_be_raced_is_refused_before_anything_runs(
     small: Options, change: dict[str, object], said: str
 ) -> None:
     with pytest.raises(UsageError, match=said):
-        run_time_to_accuracy(replace(small, **change))  # type: ignore[arg-type]
+        run_time_to_accuracy(replace(small, **change))
 
 
 def test_two_races_do_not_write_one_file(small: Options) -> None:

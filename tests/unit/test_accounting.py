@@ -54,7 +54,7 @@ class Server:
     def __init__(self, settlement: Settlement) -> None:
         layout = Layout.of({"w": MODEL_P})
         self.hook = Accounting(
-            FixedModel(),  # type: ignore[arg-type]
+            FixedModel(),
             settlement,
             layout,
             device=torch.device("cpu"),

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from npm_tools import contracts, quick_anvil
@@ -54,7 +55,7 @@ def demo(embedded_runs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     forget()
 
 
-def answer(capsys: pytest.CaptureFixture[str], *words: str) -> object:
+def answer(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
     assert invoke([*words, "--format", "json"]) == 0, capsys.readouterr().err
     return json.loads(capsys.readouterr().out)
 
@@ -70,14 +71,14 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str, code: int = 1) -> s
 
 def test_rounds_are_listed_with_their_transactions(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = answer(capsys, "ledger", "list", "demo")
-    assert [(row["round"], row["contributions"], row["refused"], row["status"]) for row in rows] == [  # type: ignore[attr-defined]
+    assert [(row["round"], row["contributions"], row["refused"], row["status"]) for row in rows] == [
         (number, 3, 1, "FINALIZED") for number in (1, 2, 3)
     ]
 
 
 def test_a_round_is_shown_with_its_contributions(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = answer(capsys, "ledger", "show", "demo", "--round", "2")
-    assert len(shown["contributions"]) == 3 and shown["round"] == 2  # type: ignore[index]
+    assert len(shown["contributions"]) == 3 and shown["round"] == 2
     assert invoke(["ledger", "show", "demo"]) == 0
     assert "too late 12 s" in capsys.readouterr().out
     assert "no round 9" in refusal(capsys, "ledger", "show", "demo", "--round", "9")
@@ -86,7 +87,7 @@ def test_a_round_is_shown_with_its_contributions(demo: Path, capsys: pytest.Capt
 def test_an_untouched_bundle_verifies_and_scores_are_called_the_coordinators_word(
     demo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert answer(capsys, "ledger", "verify", "demo")["rounds"] == ROUNDS  # type: ignore[index]
+    assert answer(capsys, "ledger", "verify", "demo")["rounds"] == ROUNDS
     assert invoke(["ledger", "verify", str(demo / "ledger.json")]) == 0
     assert "coordinator's word" in capsys.readouterr().out
 
@@ -102,7 +103,7 @@ def test_a_changed_byte_is_named_with_its_round(demo: Path, tmp_path: Path, caps
 
 def test_export_writes_again_what_the_run_wrote(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "copy.json"
-    assert answer(capsys, "ledger", "export", "demo", "--out", str(out))["rounds"] == ROUNDS  # type: ignore[index]
+    assert answer(capsys, "ledger", "export", "demo", "--out", str(out))["rounds"] == ROUNDS
     assert out.read_bytes() == (demo / "ledger.json").read_bytes()
 
 
@@ -118,7 +119,7 @@ def test_a_proof_is_printed_for_who_contributed(demo: Path, capsys: pytest.Captu
 def test_rewards_add_up_to_what_is_owed(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = answer(capsys, "rewards", "demo")
     listed = answer(capsys, "ledger", "list", "demo")
-    assert sum(int(row["earned_wei"]) for row in rows) == listed[-1]["owed (wei)"]  # type: ignore[attr-defined,index]
+    assert sum(int(row["earned_wei"]) for row in rows) == listed[-1]["owed (wei)"]
 
 
 def test_an_embedded_runs_rewards_cannot_be_claimed(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,7 +128,7 @@ def test_an_embedded_runs_rewards_cannot_be_claimed(demo: Path, capsys: pytest.C
 
 def test_chain_status_of_an_embedded_run_needs_no_network(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status = answer(capsys, "chain", "status", "demo")
-    assert (status["rounds"], status["finalized"], status["waiting"]) == (ROUNDS, ROUNDS, 0)  # type: ignore[index]
+    assert (status["rounds"], status["finalized"], status["waiting"]) == (ROUNDS, ROUNDS, 0)
 
 
 def test_bad_usage_is_refused_in_two_lines(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,8 +152,8 @@ def test_keystores_are_made_once_and_never_show_their_key(
     monkeypatch.setenv("HYPERGPU_KEYSTORE_PASSWORD", "known-password-1")
     made = answer(capsys, "keys", "new", str(file))
     assert file.stat().st_mode & 0o077 == 0
-    assert answer(capsys, "keys", "show", str(file), "--check")["address"] == made["address"]  # type: ignore[index]
-    assert answer(capsys, "keys", "show", str(file))["address"] == made["address"]  # type: ignore[index]
+    assert answer(capsys, "keys", "show", str(file), "--check")["address"] == made["address"]
+    assert answer(capsys, "keys", "show", str(file))["address"] == made["address"]
     assert "never overwritten" in refusal(capsys, "keys", "new", str(file), code=2)
     monkeypatch.setenv("HYPERGPU_KEYSTORE_PASSWORD", "another-password")
     wrong = refusal(capsys, "keys", "show", str(file), "--check")
@@ -171,25 +172,25 @@ def test_a_run_on_a_real_chain_is_deployed_verified_and_claimed_and_no_file_hold
     monkeypatch.setenv("HYPERGPU_COORDINATOR_KEY", secret)
     monkeypatch.setenv("HYPERGPU_KEYSTORE_PASSWORD", password)
     deployed = answer(capsys, "chain", "deploy", "--rpc", url)
-    settings = Blockchain(kind="rpc", chain_id=31337, rpc_url=url, contract=deployed["contract"])  # type: ignore[index]
+    settings = Blockchain(kind="rpc", chain_id=31337, rpc_url=url, contract=deployed["contract"])
     settlement = finished_run(root / "real", settings, Secrets(coordinator_key=SecretStr(secret)))
-    assert answer(capsys, "ledger", "verify", "real", "--rpc", url)["rounds on chain"] == ROUNDS  # type: ignore[index]
+    assert answer(capsys, "ledger", "verify", "real", "--rpc", url)["rounds on chain"] == ROUNDS
     status = answer(capsys, "chain", "status", "real", "--rpc", url)
-    assert (status["rounds_on_chain"], status["status"]) == (ROUNDS, "open")  # type: ignore[index]
-    assert answer(capsys, "chain", "status", "--rpc", url)["chain_id"] == 31337  # type: ignore[index]
+    assert (status["rounds_on_chain"], status["status"]) == (ROUNDS, "open")
+    assert answer(capsys, "chain", "status", "--rpc", url)["chain_id"] == 31337
 
     keystore = tmp_path / "payer.json"
-    payer = answer(capsys, "keys", "new", str(keystore))["address"]  # type: ignore[index]
+    payer = answer(capsys, "keys", "new", str(keystore))["address"]
     ask(url, "anvil_setBalance", payer, hex(10**18))
     account = node_key(2).address
     words = ("claim", "real", "--key", str(keystore), "--account", account, "--rpc", url)
     before = HttpChain([url]).balance(account)
     claimed = answer(capsys, *words)
-    assert HttpChain([url]).balance(account) - before == int(claimed["paid_wei"]) > 0  # type: ignore[index]
+    assert HttpChain([url]).balance(account) - before == int(claimed["paid_wei"]) > 0
     assert "has been paid all" in refusal(capsys, *words)
     assert "earned nothing" in refusal(capsys, *words[:5], payer, *words[6:])
     rows = answer(capsys, "rewards", "real", "--rpc", url)
-    assert {row["node"]: row["paid_wei"] != "0" for row in rows}[account]  # type: ignore[attr-defined]
+    assert {row["node"]: row["paid_wei"] != "0" for row in rows}[account]
 
     assert len(settlement.receipts(account)) == ROUNDS and len(settlement.receipts(account, after=2)) == 1
     for file in (path for path in root.rglob("*") if path.is_file()):

@@ -11,7 +11,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from eth_abi import decode, encode  # type: ignore[attr-defined]
+from eth_abi.abi import decode, encode
 from eth_abi.exceptions import DecodingError
 
 from hypergpu_fl.keccak import keccak

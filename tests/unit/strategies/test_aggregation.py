@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, RecordDict
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import trim_mean
 
-from strategies.aggregation import BLOCK, DenseUpdate, StreamingMean
+from strategies.aggregation import BLOCK, Aggregator, DenseUpdate, StreamingMean
 from strategies.axpy import COMPILED_FROM, add_scaled
 from strategies.errors import UnknownPolicy
 from strategies.robust import RULES, aggregator
@@ -26,7 +28,7 @@ def updates(seed: int, count: int, size: int) -> tuple[np.ndarray, np.ndarray, n
     return deltas_KP, rng.uniform(1e-3, 1.0, count), rng.integers(1, 40, count)
 
 
-def fold(rule, deltas_KP, weights, steps):  # type: ignore[no-untyped-def]
+def fold(rule: Aggregator, deltas_KP: np.ndarray, weights: Sequence[float], steps: Sequence[int]) -> np.ndarray:
     for delta, weight, step in zip(deltas_KP, weights, steps, strict=True):
         rule.add(DenseUpdate(delta), weight=float(weight), steps=int(step))
     return rule.mean()
@@ -127,7 +129,7 @@ def test_krum_chooses_what_flowers_krum_chooses(seed: int, count: int) -> None:
     found = fold(aggregator("krum", 40), deltas_KP, weights, [1] * count)
     contents = [RecordDict({"arrays": ArrayRecord({"w": Array(delta)})}) for delta in deltas_KP]
     (chosen,) = select_multikrum(contents, num_malicious_nodes=int(0.2 * count), num_nodes_to_select=1)
-    np.testing.assert_array_equal(found, chosen["arrays"]["w"].numpy())  # type: ignore[index, call-overload, union-attr]
+    np.testing.assert_array_equal(found, chosen["arrays"]["w"].numpy())
 
 
 def test_norm_clipping_is_the_mean_of_updates_cut_to_the_median_norm() -> None:

@@ -10,8 +10,8 @@ from flwr.app import Array, ArrayRecord, Message, MessageType, Metadata, RecordD
 from flwr.app.message import remove_content_from_message
 from flwr.app.message.message import make_message
 from flwr.common.serde import message_to_proto
-from flwr.proto.message_pb2 import PullObjectResponse
-from flwr.proto.runtime_pb2 import PullAppMessagesResponse
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest, PullObjectResponse
+from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullAppMessagesResponse
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
 from flwr.supercore.run import Run
@@ -27,7 +27,7 @@ class Runtime:
         self._reply, self._uploading, self._lost = reply, uploading, lost
         self.confirmed: list[str] = []
 
-    def PullMessages(self, request):  # type: ignore[no-untyped-def]
+    def PullMessages(self, request: PullAppMessagesRequest) -> PullAppMessagesResponse:
         if self._reply is None:
             return PullAppMessagesResponse()
         self._objects = {k: v.deflate() for k, v in get_all_nested_objects(self._reply).items()}
@@ -36,7 +36,7 @@ class Runtime:
             message_object_trees=[get_object_tree(self._reply)],
         )
 
-    def PullObject(self, request):  # type: ignore[no-untyped-def]
+    def PullObject(self, request: PullObjectRequest) -> PullObjectResponse:
         self._uploading -= 1
         if self._lost:
             return PullObjectResponse(object_found=False)
@@ -45,13 +45,13 @@ class Runtime:
         content = self._objects[request.object_id]
         return PullObjectResponse(object_found=True, object_available=True, object_content=content)
 
-    def ConfirmMessageReceived(self, request):  # type: ignore[no-untyped-def]
+    def ConfirmMessageReceived(self, request: ConfirmMessageReceivedRequest) -> None:
         self.confirmed.append(request.message_object_id)
 
 
 def grid_of(runtime: Runtime) -> HttpGrid:
     grid = HttpGrid(token="token")
-    grid._client = runtime  # type: ignore[assignment]
+    grid._client = runtime
     grid.set_run(Run.create_empty(7))
     return grid
 

@@ -147,7 +147,7 @@ def test_no_reply_whatsoever_stops_a_live_round_or_poisons_what_is_known(
 
     def hostile(message: Message) -> RecordDict:
         if message.metadata.message_type == "query":
-            return honest(message)  # type: ignore[return-value]
+            return honest(message)
         return queue.pop() if queue else good()
 
     grid.nodes[1000] = hostile

@@ -54,7 +54,7 @@ def test_every_policy_trains_and_never_sets_more_than_thirteen_tenths_of_the_coh
 def test_a_seed_makes_a_run_and_node_ids_do_not_matter() -> None:
     def models(offset: int) -> list[bytes]:
         grid = NodeGrid({offset + 13 * ((5 * i) % 20): Trainer(i, examples=32 * (1 + i % 4)) for i in range(20)})
-        partition = {node: trainer.partition for node, trainer in grid.nodes.items()}  # type: ignore[attr-defined]
+        partition = {node: trainer.partition for node, trainer in grid.nodes.items()}
         links = Links(lambda node, sent_s: 1.0 + (partition[node] % 5) ** 2)
         engine, diary = build(seed=4)
         play(engine, VirtualArrivals(grid, links), 10)
@@ -149,7 +149,7 @@ def explode(after: int, factor: float) -> NodeGrid:
         def __call__(self, message: Message) -> RecordDict:
             reply = super().__call__(message)
             if message.metadata.message_type == "train":
-                model = np.frombuffer(message.content[wire.MODEL][wire.BLOB].numpy().tobytes(), "<f4")  # type: ignore[index,union-attr,call-overload]
+                model = np.frombuffer(message.content[wire.MODEL][wire.BLOB].numpy().tobytes(), "<f4")
                 if np.abs(model).max() > 100:
                     return reply_with(np.ones(LAYOUT.size, np.float32) * self.partition, loss=1e9)
                 if len(self.orders) == after:

@@ -8,18 +8,24 @@ import numpy as np
 import pytest
 from strategy_grid import fleet_of, plan_of
 
+from strategies.fleet import Fleet
+from strategies.planning import FleetPlan
+from strategies.selection import SelectionPolicy
 from strategies.selection.oort import OortSelection, Tuning, scores
+from strategies.selection.policy import Selection
 from strategies.selection.pyramid import PyramidSelection, dropout, extended
 
 ALL_EXPLOIT = Tuning(explore=0.0, explore_least=0.0, overcommit=1.0, percentile=100.0)
 
 
-def select(chosen, fleet, plan, *, cohort, round, seed=0):  # type: ignore[no-untyped-def]
+def select(
+    chosen: SelectionPolicy, fleet: Fleet, plan: FleetPlan, *, cohort: int, round: int, seed: int = 0
+) -> Selection:
     rng = np.random.default_rng(seed)
     return chosen.select(fleet, fleet.available(), plan, cohort=cohort, round=round, rng=rng)
 
 
-def everybody_seen(chosen, fleet, round=1):  # type: ignore[no-untyped-def]
+def everybody_seen(chosen: SelectionPolicy, fleet: Fleet, round: int = 1) -> None:
     rows = np.arange(len(fleet))
     chosen.closed(fleet, round=round, selected=rows, arrived=rows)
 

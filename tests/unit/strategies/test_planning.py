@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategy_grid import fleet_of
 
+from strategies.fleet import Fleet
 from strategies.payload import Level
 from strategies.planning import (
     FEWEST_STEPS,
@@ -26,7 +27,7 @@ from strategies.planning import (
 LEVELS = [Level("fat", 1.0, 1.0), Level("half", 2.0, 0.9), Level("thin", 20.0, 0.6)]
 
 
-def known(examples: list[int], uplink_bps: list[float], *, sample_s: float = 0.01):  # type: ignore[no-untyped-def]
+def known(examples: list[int], uplink_bps: list[float], *, sample_s: float = 0.01) -> Fleet:
     fleet = fleet_of(examples, uplink_bps=uplink_bps, downlink_bps=[2 * bps for bps in uplink_bps])
     fleet.rtt_s[:] = 0.1
     fleet.sample_s[:] = sample_s

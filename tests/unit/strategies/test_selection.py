@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from strategy_grid import fleet_of, plan_of
 
 from strategies.errors import UnknownPolicy
+from strategies.fleet import Fleet
 from strategies.selection import POLICIES, SelectionPolicy, policy
 from strategies.selection.fedcs import FedCSSelection
 from strategies.selection.latency import LatencySelection
@@ -23,7 +25,9 @@ from strategies.selection.random import RandomSelection
 from strategies.selection.tifl import TiFLSelection, ranked, tier_losses
 
 
-def ask(chosen: SelectionPolicy, fleet, seconds, *, cohort: int, round: int = 1, seed: int = 0) -> Selection:  # type: ignore[no-untyped-def]
+def ask(
+    chosen: SelectionPolicy, fleet: Fleet, seconds: Sequence[float], *, cohort: int, round: int = 1, seed: int = 0
+) -> Selection:
     rng = np.random.default_rng(seed)
     return chosen.select(fleet, fleet.available(), plan_of(seconds), cohort=cohort, round=round, rng=rng)
 

@@ -29,7 +29,7 @@ OURS: dict[Name, ServerOptimizer] = {
 def replies(model: np.ndarray) -> list[Message]:
     sent = Message(RecordDict(), dst_node_id=2, message_type="train")
     content = {"arrays": ArrayRecord({"w": Array(model)}), "metrics": MetricRecord({"num-examples": 1})}
-    return [Message(RecordDict(content), reply_to=sent)]  # type: ignore[arg-type]
+    return [Message(RecordDict(content), reply_to=sent)]
 
 
 @pytest.mark.parametrize("name", FLOWERS)

@@ -23,7 +23,7 @@ def nodes(count: int) -> NodeGrid:
 def order(node: int, *, ttl: float = 1e6, plan: dict[str, int] | None = None) -> Message:
     from flwr.app import ConfigRecord
 
-    content = RecordDict({wire.PLAN: ConfigRecord(plan or {})})  # type: ignore[arg-type]
+    content = RecordDict({wire.PLAN: ConfigRecord(plan or {})})
     return Message(content, dst_node_id=node, message_type="train", ttl=ttl)
 
 
@@ -133,7 +133,7 @@ def test_the_servers_timing_overwrites_what_a_node_claims_of_it() -> None:
 
 def test_no_claim_of_samples_moves_an_arrival_into_the_past_or_beyond_the_work_that_was_asked_for() -> None:
     for claimed, expected_s in ((-1e9, 1.0), (1e9, 1.0 + 0.5), (float("nan"), 1.0)):
-        grid = NodeGrid({0: lambda m, claimed=claimed: reply_with(np.zeros(8, np.float32), samples=claimed)})  # type: ignore[misc]
+        grid = NodeGrid({0: lambda m, claimed=claimed: reply_with(np.zeros(8, np.float32), samples=claimed)})
         arrivals = VirtualArrivals(grid, Links(lambda node, sent_s: 1.0))
         list(arrivals.send_and_receive([order(0, plan={wire.LOCAL_STEPS: 50, wire.BATCH_SIZE: 10})]))
         assert arrivals.now_s == pytest.approx(expected_s)

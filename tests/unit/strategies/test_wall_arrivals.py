@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterable
 
 import numpy as np
+import pytest
 from flwr.app import Error, Message, RecordDict
 from strategy_grid import NodeGrid, reply_with
 
@@ -81,7 +83,7 @@ def test_a_superlink_that_fails_for_a_while_loses_nobody() -> None:
     class Flaky(NodeGrid):
         failures = 3
 
-        def pull_messages(self, message_ids):  # type: ignore[no-untyped-def]
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
             if self.failures:
                 self.failures -= 1
                 raise ConnectionError("restarting")
@@ -93,7 +95,7 @@ def test_a_superlink_that_fails_for_a_while_loses_nobody() -> None:
     arrivals.close()
 
 
-def test_a_node_that_never_answers_is_given_up_after_its_ttl(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_a_node_that_never_answers_is_given_up_after_its_ttl(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("strategies.wall_arrivals.GRACE_S", 0.0)
     arrivals = WallArrivals(nodes({0: 3600.0}), poll_s=0.01)
     (reply,) = list(arrivals.send_and_receive([order(0, ttl=0.1)]))
@@ -107,7 +109,7 @@ def test_no_more_replies_are_held_than_there_are_pullers() -> None:
     class Counting(NodeGrid):
         count = 0
 
-        def pull_messages(self, message_ids):  # type: ignore[no-untyped-def]
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
             found = super().pull_messages(message_ids)
             self.count += len(found)
             for _ in found:

@@ -75,7 +75,8 @@ def ask(reference: str, message: Message, context: Context, *, owner: int, idle_
             reply = message_from_proto(MessageProto.FromString(channel.recv_bytes()))
             context.state = context_from_proto(ContextProto.FromString(channel.recv_bytes())).state
     except (EOFError, ConnectionError) as error:
-        raise WorkerFailed("the worker process died while it trained", "see whether memory ran out") from error
+        remedy = "see the SuperNode's log, and whether memory ran out"
+        raise WorkerFailed("the worker process ended before it had answered", remedy) from error
     return reply
 
 

@@ -145,7 +145,7 @@ def test_a_killed_server_app_resumes_where_the_books_end(make_stack: MakeStack, 
     assert all(before["seconds"] < after["seconds"] for before, after in itertools.pairwise(history))
 
 
-def test_a_client_app_that_runs_out_of_memory(
+def test_a_worker_that_runs_out_of_memory(
     make_stack: MakeStack, configure: Configure, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stack = started(make_stack, 3)
@@ -153,7 +153,7 @@ def test_a_client_app_that_runs_out_of_memory(
     wait_for_round(stack, "memory", 1)
     process = stack.nodes[2].process
     assert process is not None
-    kill_app(process, "flwr-clientapp")  # what the kernel does
+    kill_app(process, "hypergpu_fl.worker")  # what the kernel does to who holds the memory
     concluded(stack, "memory", submission, 5)
 
 
@@ -178,7 +178,7 @@ def kill_app(process: subprocess.Popen[bytes], program: str) -> None:
     while time.monotonic() < until_s:
         for one in below(process):
             try:
-                if any(word.endswith(program) for word in one.cmdline()[:2]):
+                if any(word.endswith(program) for word in one.cmdline()[:4]):
                     one.kill()
                     return
             except psutil.Error:

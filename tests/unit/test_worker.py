@@ -106,7 +106,7 @@ def test_what_the_app_raises_is_told_and_the_worker_stays(owner: subprocess.Pope
 
 def test_a_worker_that_dies_costs_one_message(owner: subprocess.Popen[bytes]) -> None:
     process = answer(owner, context_of())["process"]
-    with pytest.raises(WorkerFailed, match="died"):
+    with pytest.raises(WorkerFailed, match="ended before it had answered"):
         answer(owner, context_of(wish="die"))
     assert answer(owner, context_of())["process"] != process
 

@@ -194,7 +194,8 @@ def load_state(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            names = file.keys()
+            state = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, ValueError) as error:
         raise Malformed(f"{path.name} is not a safetensors file: {error}", "restore it from a copy") from error
     for key, name in metadata.items():

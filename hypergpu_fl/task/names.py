@@ -31,7 +31,7 @@ def import_object(reference: str, field: str) -> Callable[..., Any]:
     if not (module and colon and name):
         raise TaskError(f"{field} = {reference!r} is not of the form 'pkg.module:name'", "name a module and a callable")
     try:
-        found: Any = getattr(importlib.import_module(module), name)
+        found: object = getattr(importlib.import_module(module), name)
     except ImportError as error:
         raise TaskError(
             f"{field} = {reference!r} cannot be imported: {error}", "install the module or put it on PYTHONPATH"
@@ -42,5 +42,4 @@ def import_object(reference: str, field: str) -> Callable[..., Any]:
         ) from error
     if not callable(found):
         raise TaskError(f"{field} = {reference!r} is a {type(found).__name__}", "name a function or a class")
-    made: Callable[..., Any] = found
-    return made
+    return found

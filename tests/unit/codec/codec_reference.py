@@ -90,8 +90,7 @@ def encode_topk(p: np.ndarray, share: int, chunk: int = 8192) -> tuple[bytes, np
     for start in range(0, p.size, chunk):
         part = p[start : start + chunk]
         k = math.ceil(part.size * (chunk // share) / chunk)
-        order = sorted(range(part.size), key=lambda i: (-abs(float(part[i])), i))  # noqa: B023 - used at once
-        index = sorted(order[:k])
+        index = sorted(np.argsort(-np.abs(part), kind="stable")[:k].tolist())
         top = int(np.abs(part).max().view(np.int32))
         scale = 2.0 ** (40 - (max(top >> 23, 1) - 127))
         whole = [int(abs(float(part[i])) * scale) for i in index]

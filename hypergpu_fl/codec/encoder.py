@@ -88,8 +88,7 @@ def assemble(chosen: Level, main: Values, statistics: Values, layout: Layout, bu
     """Blob of values that any backend holds; the values become the residual."""
     body = Writer()
     chosen.write(main, body)
-    word = chosen.statistics
-    body.words(statistics.size, word.width, lambda start, stop: statistics.words(start, stop, word))
+    body.words(statistics.size, chosen.statistics.width, statistics.words(chosen.statistics))
     write_buffers(body, layout, buffers)
     return body.finish(chosen.code, layout.hash, base)
 

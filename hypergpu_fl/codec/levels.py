@@ -83,12 +83,7 @@ class Words:
 
     def write(self, values: Values, body: Writer) -> None:
         """See `Level.write`."""
-        body.words(
-            values.size,
-            self.word.width,
-            lambda start, stop: values.words(start, stop, self.word),
-            compress=self.compress,
-        )
+        body.words(values.size, self.word.width, values.words(self.word), compress=self.compress)
 
     def read(self, body: Reader, size: int) -> Part:
         """See `Level.read`."""
@@ -118,9 +113,10 @@ class Integers:
 
         span = FRAME_BYTES * 8 // self.bits
         packed = np.empty(-(-values.size * self.bits // 8), dtype=np.uint8)
+        get = values.blocks(self.block, self.largest)
 
         def encode(start: int) -> NDArray[np.uint16]:
-            codes, scales = values.blocks(start, min(start + span, values.size), self.block, self.largest)
+            codes, scales = get(start, min(start + span, values.size))
             part = packed[start * self.bits // 8 :]
             if self.bits == 8:
                 part[: codes.size] = codes.view(np.uint8)

@@ -7,8 +7,10 @@ to hold what was not encoded, the new residual. `HostValues` works in memory wit
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,20 +48,27 @@ class Kept:
     high: NDArray[np.uint16]
 
 
+BlockCodes = tuple[NDArray[np.int8], NDArray[np.uint16]]
+
+
 class Values(Protocol):
-    """What a level asks of a backend. Every value is encoded exactly once."""
+    """What a level asks of a backend. Every value is encoded exactly once.
+
+    Spans are asked for on several threads. Memory is encoded a span at a time there; a GPU encodes all values at once
+    in the caller's thread, whose stream it is, and only hands out what came of it.
+    """
 
     @property
     def size(self) -> int:
         """Number of values."""
         ...
 
-    def words(self, start: int, stop: int, word: Word) -> NDArray[Any]:
-        """Values as unsigned integers holding ``word``'s bits."""
+    def words(self, word: Word) -> Callable[[int, int], NDArray[Any]]:
+        """Take values ``start..stop`` as unsigned integers holding ``word``'s bits."""
         ...
 
-    def blocks(self, start: int, stop: int, block: int, largest: int) -> tuple[NDArray[np.int8], NDArray[np.uint16]]:
-        """Codes and one bfloat16 scale a block; ``start`` is a multiple of ``block``."""
+    def blocks(self, block: int, largest: int) -> Callable[[int, int], BlockCodes]:
+        """Take codes of values ``start..stop`` and one bfloat16 scale a block; ``start`` is a multiple of ``block``."""
         ...
 
     def topk(self, chunk: int, k: int) -> Kept:
@@ -112,8 +121,15 @@ class HostValues:
         """Number of values."""
         return self._out.size
 
-    def words(self, start: int, stop: int, word: Word) -> NDArray[Any]:
+    def words(self, word: Word) -> Callable[[int, int], NDArray[Any]]:
         """See `Values.words`."""
+        return partial(self._words, word)
+
+    def blocks(self, block: int, largest: int) -> Callable[[int, int], BlockCodes]:
+        """See `Values.blocks`."""
+        return partial(self._blocks, block, largest)
+
+    def _words(self, word: Word, start: int, stop: int) -> NDArray[Any]:
         from hypergpu_fl.codec import encode_kernels
 
         if word is not Word.FP32:
@@ -126,8 +142,7 @@ class HostValues:
             raise unfit()
         return bits
 
-    def blocks(self, start: int, stop: int, block: int, largest: int) -> tuple[NDArray[np.int8], NDArray[np.uint16]]:
-        """See `Values.blocks`."""
+    def _blocks(self, block: int, largest: int, start: int, stop: int) -> BlockCodes:
         from hypergpu_fl.codec import encode_kernels
 
         codes = np.empty(stop - start, dtype=np.int8)

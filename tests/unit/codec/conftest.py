@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 from codec_models import MIXED
@@ -18,3 +20,10 @@ def blobs(layout: Layout) -> dict[str, bytes]:
     """One valid blob of the mixed model a level."""
     vector = np.random.default_rng(2).standard_normal(layout.size).astype(np.float32)
     return {name: encode(name, vector, layout, layout.buffers(MIXED), base=5) for name in LEVELS}
+
+
+@pytest.fixture(scope="session")
+def triton() -> None:
+    """Triton, which torch's CPU builds do without."""
+    if find_spec("triton") is None:
+        pytest.skip("no Triton beside this build of torch")

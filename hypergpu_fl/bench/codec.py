@@ -24,6 +24,8 @@ from strategies.layout import Layout, Vector
 Progress = Callable[[str], None]
 Row = dict[str, Any]
 Updates = tuple[Layout, dict[str, NDArray[Any]], list[Vector]]  # layout, buffers, successive updates
+NOISE_VALUES = 11_170_000
+SOURCES = ("resnet18", "gaussian")
 UPSCALED = 32  # side length the 8x8 digits are enlarged to
 
 
@@ -37,7 +39,7 @@ def run_codec(
     repeats: int = 9,
     seed: int = 0,
     architecture: str = "resnet18",
-    values: int = 11_170_000,
+    values: int = NOISE_VALUES,
     progress: Progress = lambda line: None,
 ) -> list[Row]:
     """Rows ``{codec, source, ratio, encode_bytes_per_s, decode_bytes_per_s, memcpy_bytes_per_s}``.

@@ -186,6 +186,12 @@ def codec(
     levels: Annotated[str, typer.Option(help="comma-separated; with --accuracy: of uploads; default: all")] = "",
     data_root: Annotated[str, typer.Option(help="MNIST to train the measured update on; default: digits")] = "",
     repeats: Annotated[int, typer.Option(min=1, help="of which the median counts")] = 9,
+    device: Annotated[str, typer.Option(help="where the update lies: cpu or cuda")] = "cpu",
+    sources: Annotated[str, typer.Option(help="comma-separated; default: all")] = "",
+    values: Annotated[
+        int | None,
+        typer.Option(min=1, help="values of the noise; default: as many as ResNet-18 has, on cuda 200 million"),
+    ] = None,
     accuracy: Annotated[bool, typer.Option("--accuracy", help="paired accuracies instead of speeds")] = False,
     dataset: Annotated[str, typer.Option(help="of --accuracy: digits or mnist")] = "digits",
     seeds: Annotated[str, typer.Option(help="of --accuracy, comma-separated")] = "0,1,2,3,4,5,6,7,8,9",
@@ -207,9 +213,29 @@ def codec(
                 dataset=dataset, data_root=data_root, seeds=paired, variants=variants, progress=progress
             )
     else:
-        from hypergpu_fl.bench.codec import run_codec
+        from hypergpu_fl.bench.codec import NOISE_VALUES, SOURCES, run_codec
 
-        rows = run_codec(levels=chosen, data_root=data_root, repeats=repeats, progress=say)
+        if device not in ("cpu", "cuda"):
+            raise UsageError(f"there is no device {device!r} to measure", "choose cpu or cuda")
+        named = known("source", listed(sources), SOURCES)
+        if device == "cpu":
+            size = values or NOISE_VALUES
+            rows = run_codec(
+                levels=chosen, sources=named, data_root=data_root, repeats=repeats, values=size, progress=say
+            )
+        else:
+            from hypergpu_fl.bench import device_codec
+            from hypergpu_fl.task.device import resolve_device
+
+            rows = device_codec.run_device_codec(
+                resolve_device(device),
+                levels=chosen,
+                sources=named,
+                data_root=data_root,
+                repeats=repeats,
+                values=values or device_codec.NOISE_VALUES,
+                progress=say,
+            )
     deliver(rows, out, format)
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from hypergpu_fl.bench.codec import run_codec, trained_updates
 from hypergpu_fl.bench.codec_accuracy import VARIANTS, Variant, run_codec_accuracy
+from hypergpu_fl.bench.device_codec import run_device_codec
 
 
 def test_rows_of_rates_have_the_promised_keys(tmp_path: Path) -> None:
@@ -30,6 +32,29 @@ def test_rows_of_rates_have_the_promised_keys(tmp_path: Path) -> None:
     assert all(row[key] > 0 for row in rows for key in rates)
     assert rows[2]["ratio"] == pytest.approx(4.2, abs=0.2) and rows[3]["ratio"] > 100
     assert len(lines) == 6
+
+
+def test_rows_of_rates_on_a_device_have_the_promised_keys(tmp_path: Path) -> None:
+    lines: list[str] = []
+    out = tmp_path / "codec.json"
+    rows = run_device_codec(
+        torch.device("cpu"),
+        out,
+        levels=("fp16", "int8", "top32"),
+        architecture="mlp",
+        values=100_000,
+        steps=2,
+        repeats=1,
+        rotated_bytes=3_000_000,
+        progress=lines.append,
+    )
+    assert rows == json.loads(out.read_text())
+    assert [(row["source"], row["codec"]) for row in rows[2:4]] == [("mlp", "top32"), ("gaussian", "fp16")]
+    rates = {f"{name}_bytes_per_s" for name in ("device_encode", "copy", "encode", "decode")}
+    about = {"codec", "source", "values", "device", "kernels", "ratio"}
+    assert all(row.keys() == about | rates and all(row[key] > 0 for key in rates) for row in rows)
+    assert rows[5]["values"] == 100_000 and rows[5]["ratio"] > 100
+    assert len(lines) == 8
 
 
 def test_updates_are_made_by_training_and_the_same_each_time() -> None:

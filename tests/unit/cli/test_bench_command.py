@@ -38,6 +38,8 @@ def test_what_cannot_be_measured_is_told(hypergpu: Command, words: list[str], ca
     ("words", "cause"),
     [
         (["--levels", "int8,int2"], "there is no level 'int2' to measure"),
+        (["--device", "tpu"], "there is no device 'tpu' to measure"),
+        (["--sources", "resnet99"], "there is no source 'resnet99' to measure"),
         (["--accuracy", "--levels", "int2"], "there is no level 'int2' to measure"),
         (["--accuracy", "--dataset", "imagenet"], "there is no data set 'imagenet' to measure"),
     ],

@@ -35,6 +35,7 @@ _ROUNDER = tl.constexpr(float(1 << 23))  # from here on float32 has no fractions
 _PIECE = 2048
 _TILE = 4096  # values a program of `words` and `blocks`
 _EXACT = {"enable_fp_fusion": False}  # no product joins the sum after it, whatever the default
+_WARPS = 8  # of `words` and `blocks`: twice the values a thread would take registers that four programs need
 _GAUSS = (torch.pi / 2) ** 0.5  # standard deviation over mean magnitude of Gaussian values
 
 
@@ -142,7 +143,10 @@ def _select(
     threshold = (mean * reach).to(tl.int32, bitcast=True)
     while (count > R) & (high - low > 1):
         outside = (threshold <= low) | (threshold >= high) | (tries > 6)
-        threshold = tl.where(outside, low + (high - low) // 2, threshold)
+        middle = low + (high - low) // 2
+        # more equal values than there is room for, zeros above all, are mostly the least or the largest
+        middle = tl.where(tries == 7, low + 1, tl.where(tries == 8, high - 1, middle))
+        threshold = tl.where(outside, middle, threshold)
         found = tl.sum((magnitude >= threshold).to(tl.int32), 0)
         enough = found >= k
         low, count = tl.where(enough, threshold, low), tl.where(enough, found, count)
@@ -361,7 +365,17 @@ def words(delta_P: Tensor, old_P: Tensor | None, out_P: Tensor, word: Word) -> t
     with torch.cuda.device(out_P.get_device()):
         old = delta_P if old_P is None else old_P
         _words[(-(-n // _TILE),)](
-            delta_P, old, out_P, content_P, unfit, n, has_old=old_P is not None, word=word.value, TILE=_TILE, **_EXACT
+            delta_P,
+            old,
+            out_P,
+            content_P,
+            unfit,
+            n,
+            has_old=old_P is not None,
+            word=word.value,
+            TILE=_TILE,
+            num_warps=_WARPS,
+            **_EXACT,
         )
     return content_P, unfit
 
@@ -386,6 +400,7 @@ def blocks(
             largest=largest,
             BLOCK=block,
             ROWS=_TILE // block,
+            num_warps=_WARPS,
             **_EXACT,
         )
     return codes_P, scales_B, unfit
@@ -422,7 +437,7 @@ def topk(
             R=room,
             PIECE=_PIECE,
             num_warps=16,
-            maxnreg=64,
+            maxnreg=64,  # so that two programs share a multiprocessor, one computing while one loads
             **_EXACT,
         )
         _settle[grid](

@@ -57,11 +57,12 @@ def test_a_gpu_gives_the_same_bytes(name: str) -> None:
     for arrays in (MIXED, arrays_of([("weight", 8191)]), arrays_of([("weight", 3_000_017)])):
         layout, size = Layout.of(arrays), Layout.of(arrays).size
         kinds = [rng.standard_t(3, size), rng.standard_normal(size) * (rng.random(size) < 0.01)]
-        kinds += [rng.integers(-3, 4, size), np.ones(size), np.zeros(size) * -1, rng.standard_normal(size) * 1e-43]
+        if size < 1_000_000:
+            kinds += [rng.integers(-3, 4, size), np.ones(size), np.zeros(size) * -1, rng.standard_normal(size) * 1e-43]
         for kernels in (None, device_operations):
             for delta in (kind.astype(np.float32) for kind in kinds):
-                for old in (None, rng.permutation(delta)):
-                    compare(name, delta, old, layout, layout.buffers(arrays), "cuda", kernels)
+                compare(name, delta, None, layout, layout.buffers(arrays), "cuda", kernels)
+                compare(name, delta, rng.permutation(delta), layout, layout.buffers(arrays), "cuda", kernels)
 
 
 @pytest.mark.gpu

@@ -1,13 +1,15 @@
-"""Numba, with a compile cache that works wherever the app was unpacked.
+"""Numba, with a compile cache that a machine fills once, wherever the app was unpacked.
 
-A Flower node starts one Python process a message, so machine code must survive the process. Numba caches beside
-the source, else in the user's cache folder, and raises if neither can be written. In that last case (a read-only
-image without a home) the cache goes to a private folder below the temporary directory; numba's cache files are
-pickles, so that folder must belong to this user and be closed to others, or nothing is cached at all.
+Machine code must survive the process that compiled it, and the next copy of the app: Flower unpacks every version into
+a folder of its own, and numba's caches go by folders. So kernels are kept by what the codec's sources say, in the
+user's cache folder, else (a read-only image without a home) below the temporary directory. Numba's cache files are
+pickles, so the folder must belong to this user and be closed to others, or nothing is cached at all.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import stat
 import tempfile
@@ -17,6 +19,7 @@ from typing import Any, TypeVar
 
 import numba
 from numba import types
+from numba.core.caching import UserProvidedCacheLocator
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,52 +34,59 @@ F32, U8, I8, U16, U32, I32 = (
 )
 
 
-def cache_folder(source: Path, home: Path, temporary: Path) -> Path | None:
-    """Where numba shall cache: None for its own choice, else a private folder below ``temporary``.
-
-    Raises
-    ------
-    PermissionError
-        If that folder exists but belongs to someone else or is open to others.
-    """
-    if os.access(source, os.W_OK) or os.environ.get("NUMBA_CACHE_DIR"):
-        return None
-    if os.access(next(p for p in (home, *home.parents) if p.exists()), os.W_OK):
-        return None
-    folder = temporary / f"hypergpu-numba-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    info = folder.lstat()
-    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o077:
-        raise PermissionError(f"{folder} is not a private folder of this user")
-    return folder
+def cache_folder(home: Path, temporary: Path) -> Path | None:
+    """Folder below the user's caches or the temporary directory that is this user's alone; None if neither can be."""
+    for folder in (home / "hypergpu", temporary / f"hypergpu-cache-{os.getuid()}"):
+        with contextlib.suppress(OSError):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            info = folder.lstat()
+            ours = stat.S_ISDIR(info.st_mode) and info.st_uid == os.getuid() and not info.st_mode & 0o022
+            if ours and os.access(folder, os.W_OK):
+                return folder
+    return None
 
 
-def choose_cache() -> bool:
-    """Set numba's cache folder; False where nothing may be cached."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+def digest_of(folder: Path) -> str:
+    """Hex digits that stand for the kernels' sources: those in ``folder``, whose time and place do not matter."""
+    sources = sorted([*folder.glob("*_kernels.py"), folder / "float_conversions.py", folder / "compiled.py"])
+    return hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()[:16]
+
+
+FOLDER = cache_folder(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"), Path(tempfile.gettempdir()))
+
+
+class KernelLocator(UserProvidedCacheLocator):
+    """Tells numba where a kernel's machine code lies; see the module."""
+
+    def __init__(self, function: Any, source: str) -> None:
+        super().__init__(function, source)
+        self._cache_path = str(Path(FOLDER or "") / f"kernels-{digest_of(Path(source).parent)}")
+
+    @classmethod
+    def from_function(cls, function: Any, source: str) -> KernelLocator:
+        """The locator for a function of the source file ``source``."""
+        locator = cls(function, source)
+        locator.ensure_cache_path()
+        return locator
+
+
+def _njit(function: F, *signature: Any) -> F:
+    """Compile, or load; the GIL is released while it runs."""
+    settings = vars(numba.config)  # a module that numba fills as it is imported
+    before = settings.get("CACHE_LOCATOR_CLASSES", "")
+    settings["CACHE_LOCATOR_CLASSES"] = f"{__name__}.{KernelLocator.__name__}"
     try:
-        folder = cache_folder(Path(__file__).parent, home, Path(tempfile.gettempdir()))
-    except OSError:
-        return False
-    if folder is not None:
-        vars(numba.config)["CACHE_DIR"] = str(folder)  # a module that numba fills as it is imported
-    return True
-
-
-CACHED = choose_cache()
+        compiled: F = numba.njit(*signature, nogil=True, cache=FOLDER is not None)(function)
+    finally:
+        settings["CACHE_LOCATOR_CLASSES"] = before
+    return compiled
 
 
 def kernel(result: Any, *arguments: Any) -> Callable[[F], F]:
-    """Compile for exactly this signature, once a machine; the GIL is released while it runs."""
-
-    def compile_(function: F) -> F:
-        compiled: F = numba.njit(result(*arguments), nogil=True, cache=CACHED)(function)
-        return compiled
-
-    return compile_
+    """Compile for exactly this signature, once a machine."""
+    return lambda function: _njit(function, result(*arguments))
 
 
 def inlined(function: F) -> F:
     """Compile as a part of the kernels that call it."""
-    compiled: F = numba.njit(function, nogil=True, cache=CACHED)
-    return compiled
+    return _njit(function)

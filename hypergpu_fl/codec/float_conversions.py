@@ -1,7 +1,4 @@
-"""Float32 to and from the 16-bit formats, inlined into the kernels.
-
-The formats are fixed for ever, and have to be: numba's cache does not see a change here in a kernel of another file.
-"""
+"""Float32 to and from the 16-bit formats, inlined into the kernels."""
 
 from __future__ import annotations
 

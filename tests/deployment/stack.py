@@ -11,6 +11,7 @@ import datetime
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,7 +40,7 @@ START_LIMIT_S = 60.0
 
 def namespaces_work() -> bool:
     """Whether this user may make network namespaces and TUN devices here."""
-    if os.geteuid() or not os.access("/dev/net/tun", os.R_OK | os.W_OK):
+    if os.geteuid() or not os.access("/dev/net/tun", os.R_OK | os.W_OK) or not shutil.which("ip"):
         return False
     name = f"hg-try-{os.getpid()}"
     made = subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode == 0

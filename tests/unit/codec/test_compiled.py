@@ -1,56 +1,81 @@
-"""Machine code must survive the process, wherever the app was unpacked."""
+"""Machine code must survive the process, and serve every copy of the app."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from hypergpu_fl.codec import compiled
+from hypergpu_fl.codec.compiled import cache_folder, digest_of
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+LOAD = """
+from hypergpu_fl.codec.byte_kernels import split2
+print(split2.__wrapped__.__code__.co_filename, sum(split2.stats.cache_hits.values()))
+"""
 
 
-@pytest.fixture
-def read_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests may run as root, to whom nothing is read-only."""
-    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
-    monkeypatch.setattr(os, "access", lambda path, mode: "temporary" in str(path))
+def test_the_users_caches_come_first(tmp_path: Path) -> None:
+    folder = cache_folder(tmp_path / "home" / ".cache", tmp_path)
+    assert folder == tmp_path / "home" / ".cache" / "hypergpu"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert cache_folder(tmp_path / "home" / ".cache", tmp_path) == folder
 
 
-def test_numba_chooses_where_it_can_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
-    assert compiled.cache_folder(tmp_path, tmp_path, tmp_path) is None
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) == tmp_path)
-    assert compiled.cache_folder(Path("/package"), tmp_path / "not" / "yet", Path("/")) is None
+def test_a_read_only_home_leaves_the_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    # tests may run as root, to whom nothing is read-only
+    monkeypatch.setattr(os, "access", lambda path, mode: home not in Path(path).parents)
+    folder = cache_folder(home, tmp_path)
+    assert folder == tmp_path / f"hypergpu-cache-{os.getuid()}"
 
 
-@pytest.mark.usefixtures("read_only")
-def test_a_read_only_image_caches_in_a_private_folder(tmp_path: Path) -> None:
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    folder = compiled.cache_folder(Path("/package"), Path("/home/nobody"), temporary)
-    assert folder is not None and folder.stat().st_mode & 0o777 == 0o700
-    assert compiled.cache_folder(Path("/package"), Path("/home/nobody"), temporary) == folder
-
-
-@pytest.mark.usefixtures("read_only")
 def test_a_cache_others_can_write_to_is_not_trusted(tmp_path: Path) -> None:
-    temporary = tmp_path / "temporary"
-    folder = temporary / f"hypergpu-numba-{os.getuid()}"
-    folder.mkdir(parents=True)
+    nowhere = tmp_path / "file" / "home"
+    (tmp_path / "file").touch()
+    folder = tmp_path / f"hypergpu-cache-{os.getuid()}"
+    folder.mkdir()
     folder.chmod(0o777)
-    with pytest.raises(PermissionError):
-        compiled.cache_folder(Path("/package"), Path("/home/nobody"), temporary)
+    assert cache_folder(nowhere, tmp_path) is None
     folder.rmdir()
     folder.symlink_to(tmp_path)
-    with pytest.raises(PermissionError):
-        compiled.cache_folder(Path("/package"), Path("/home/nobody"), temporary)
+    assert cache_folder(nowhere, tmp_path) is None
 
 
-@pytest.mark.usefixtures("read_only")
-def test_without_any_place_nothing_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "cache_folder", lambda *a: (_ for _ in ()).throw(PermissionError("no")))
-    assert compiled.choose_cache() is False
-    monkeypatch.setattr(compiled, "cache_folder", lambda *a: tmp_path)
-    monkeypatch.setattr(compiled.numba.config, "CACHE_DIR", "")
-    assert compiled.choose_cache() is True and str(tmp_path) == compiled.numba.config.CACHE_DIR
+def test_another_copy_of_the_app_finds_what_one_has_compiled(tmp_path: Path) -> None:
+    environ = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+
+    def load(copy: str) -> list[str]:
+        app = tmp_path / copy
+        for part in ("hypergpu_fl", "strategies"):
+            shutil.copytree(REPOSITORY / part, app / part, ignore=shutil.ignore_patterns("__pycache__", "bench", "cli"))
+        done = subprocess.run(
+            [sys.executable, "-c", LOAD], cwd=app, env=environ, capture_output=True, text=True, check=True
+        )
+        source, hits = done.stdout.split()
+        assert Path(source).is_relative_to(app)
+        return [hits, *sorted(path.name for path in (tmp_path / "cache").rglob("*.nbc"))]
+
+    (cold, *made), (warm, *found) = load("first"), load("second")
+    assert (cold, warm) == ("0", "1") and made == found
+
+
+def test_a_changed_source_is_compiled_anew(tmp_path: Path) -> None:
+    for name in ("byte_kernels.py", "float_conversions.py", "compiled.py"):
+        shutil.copy(REPOSITORY / "hypergpu_fl" / "codec" / name, tmp_path)
+    before = digest_of(tmp_path)
+    (tmp_path / "other.py").touch()
+    assert digest_of(tmp_path) == before
+    with (tmp_path / "float_conversions.py").open("a") as source:
+        source.write("# changed\n")
+    assert digest_of(tmp_path) != before
+
+
+def test_numbas_own_choice_is_left_to_others() -> None:
+    assert not compiled.numba.config.CACHE_LOCATOR_CLASSES

@@ -15,6 +15,7 @@ import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import FunctionType
 from typing import Any, TypeVar
 
 import numba
@@ -58,25 +59,26 @@ FOLDER = cache_folder(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".c
 class KernelLocator(UserProvidedCacheLocator):
     """Tells numba where a kernel's machine code lies; see the module."""
 
-    def __init__(self, function: Any, source: str) -> None:
-        super().__init__(function, source)
+    def __init__(self, function: FunctionType, source: str) -> None:
+        self._py_file = source
+        self._lineno = function.__code__.co_firstlineno
         self._cache_path = str(Path(FOLDER or "") / f"kernels-{digest_of(Path(source).parent)}")
 
     @classmethod
-    def from_function(cls, function: Any, source: str) -> KernelLocator:
+    def from_function(cls, function: FunctionType, source: str) -> KernelLocator:
         """The locator for a function of the source file ``source``."""
         locator = cls(function, source)
-        locator.ensure_cache_path()
+        Path(locator._cache_path).mkdir(exist_ok=True)
         return locator
 
 
-def _njit(function: F, *signature: Any) -> F:
+def _njit(function: F, signature: Any = None) -> F:
     """Compile, or load; the GIL is released while it runs."""
     settings = vars(numba.config)  # a module that numba fills as it is imported
     before = settings.get("CACHE_LOCATOR_CLASSES", "")
     settings["CACHE_LOCATOR_CLASSES"] = f"{__name__}.{KernelLocator.__name__}"
     try:
-        compiled: F = numba.njit(*signature, nogil=True, cache=FOLDER is not None)(function)
+        compiled: F = numba.njit(signature, nogil=True, cache=FOLDER is not None)(function)
     finally:
         settings["CACHE_LOCATOR_CLASSES"] = before
     return compiled

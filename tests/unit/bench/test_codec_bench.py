@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hypergpu_fl.bench.codec import run_codec, trained_updates
-from hypergpu_fl.bench.codec_accuracy import VARIANTS, Variant, run_codec_accuracy
+from hypergpu_fl.bench.codec_accuracy import DATASETS, VARIANTS, Variant, run_codec_accuracy
 from hypergpu_fl.bench.device_codec import run_device_codec
 
 
@@ -66,6 +66,16 @@ def test_updates_are_made_by_training_and_the_same_each_time() -> None:
 def test_real_images_are_used_where_a_data_root_is_given(shared_data: Path) -> None:
     layout, _, updates = trained_updates("mlp", str(shared_data), 1, 0)
     assert layout.size == 784 * 128 + 128 + 128 * 10 + 10 and len(updates) == 2
+
+
+def test_a_seed_may_stand_for_several_trainings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dense(trainings: int, seeds: tuple[int, ...]) -> float:
+        monkeypatch.setitem(DATASETS["digits"], "trainings", trainings)
+        (row,) = run_codec_accuracy(seeds=seeds, variants=(), rounds=2, steps=(1.0,), cache=tmp_path)
+        assert (row["seeds"], row["trainings"]) == (len(seeds), trainings)
+        return float(row["accuracy"])
+
+    assert dense(2, (1, 2)) == pytest.approx(dense(1, (2, 3, 4, 5)))
 
 
 def test_accuracy_is_compared_seed_by_seed(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Arrivals on the wall clock: a bounded number of pullers, none of which waits for a node that is still at work."""
+"""Arrivals on the wall clock: one look for all replies, and a bounded number of pullers for those that are coming."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from flwr.app import Message, RecordDict
@@ -16,7 +16,7 @@ from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
 
 from strategies import wire
 from strategies.flight import Arrivals, Tally, failure, payload_bytes, timing
-from strategies.flower_pull import pull
+from strategies.flower_pull import Announcement, announced, pull
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +34,16 @@ class Arrived(NamedTuple):
     takes_room: bool = True
 
 
+class Pulling(NamedTuple):
+    """An announced reply: when it was seen, and how long before it may have been announced, on average."""
+
+    announcement: Announcement
+    seen_s: float
+    earlier_s: float
+
+
 class WallArrivals(Arrivals):
-    """Pullers take turns at the messages in flight, so one slow upload delays no other.
+    """A watcher asks for all messages in flight at once; pullers take what has come, so one upload delays no other.
 
     Flower discards a finished reply whose node goes offline before it is pulled, hence replies are pulled at once,
     also between rounds; but no more than ``pullers`` of them are held before the round takes them, for memory.
@@ -47,7 +55,7 @@ class WallArrivals(Arrivals):
     pullers : int
         Concurrent pulls, and the most replies held.
     poll_s : float
-        Seconds between two looks at the same message while few are in flight.
+        Seconds between two looks.
     start_s : float
         What the run's clock shows now.
     """
@@ -56,12 +64,13 @@ class WallArrivals(Arrivals):
         super().__init__(grid, poll_s=poll_s)
         self._began_s = time.monotonic() - start_s
         self._pullers = pullers
-        self._to_pull: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._awaited: set[str] = set()  # messages whose replies have not been announced
+        self._awaiting = threading.Lock()
+        self._to_pull: queue.SimpleQueue[Pulling] = queue.SimpleQueue()
         self._arrived: queue.SimpleQueue[Arrived] = queue.SimpleQueue()
         self._room = threading.Semaphore(pullers)
         self._stopped = threading.Event()
         self._envelopes: dict[str, Message] = {}
-        self._looked: dict[str, float] = {}
         self._threads: list[threading.Thread] = []
 
     @property
@@ -112,46 +121,79 @@ class WallArrivals(Arrivals):
             self._envelopes[message.metadata.message_id] = envelope
         for error in failures:
             self._arrived.put(Arrived(error.metadata.reply_to_message_id, error, self.now_s, takes_room=False))
-        for message_id in sent:
-            self._to_pull.put(message_id)
-        while len(self._threads) < min(self._pullers, len(self._flights)):
-            # daemons: a ServerApp that ends with work in flight must not hang on it
-            thread = threading.Thread(target=self._pull, name=f"puller-{len(self._threads)}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        with self._awaiting:
+            self._awaited.update(sent)
+        if not self._threads:
+            self._start(self._watch, "watcher")
+        while len(self._threads) <= min(self._pullers, len(self._flights)):
+            self._start(self._pull, f"puller-{len(self._threads)}")
+
+    def _start(self, target: Callable[[], None], name: str) -> None:
+        # daemons: a ServerApp that ends with work in flight must not hang on it
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _watch(self) -> None:
+        looked_s = self.now_s
+        while not self._stopped.is_set():
+            with self._awaiting:
+                awaited = list(self._awaited)
+            last_s, looked_s = looked_s, self.now_s
+            self._look([message_id for message_id in awaited if not self._given_up(message_id)], looked_s - last_s)
+            self._stopped.wait(self._poll_s)
+
+    def _given_up(self, message_id: str) -> bool:
+        """Whether nobody will answer any more, the SuperLink neither."""
+        flight = self._flights[message_id]
+        if self.now_s <= flight.sent_s + flight.ttl_s + GRACE_S:
+            return False
+        self._no_longer_awaited(message_id)
+        error = failure(self._envelopes[message_id], f"no reply in {flight.ttl_s:.0f} s")
+        self._arrived.put(Arrived(message_id, error, self.now_s, takes_room=False))
+        return True
+
+    def _look(self, message_ids: Sequence[str], since_s: float) -> None:
+        try:
+            found = announced(self._grid, message_ids) if message_ids else []
+        except Exception as error:  # the SuperLink may be restarting; a dead watcher would lose all nodes for good
+            log.warning("looking for replies failed, will be tried again: %s", error)
+            return
+        for announcement in found:
+            self._no_longer_awaited(announcement.message_id)
+            self._to_pull.put(Pulling(announcement, self.now_s, since_s / 2))
+
+    def _no_longer_awaited(self, message_id: str) -> None:
+        with self._awaiting:
+            self._awaited.discard(message_id)
 
     def _pull(self) -> None:
         while not self._stopped.is_set():
-            message_id = self._to_pull.get()
+            pulling = self._to_pull.get()
             self._room.acquire()
-            arrived = self._look(message_id)
-            if arrived is not None:
+            arrived = self._pulled(pulling)
+            if arrived is None:
+                self._room.release()
+                with self._awaiting:
+                    self._awaited.add(pulling.announcement.message_id)
+            else:
                 self._arrived.put(arrived)
-                del arrived
-                continue
-            self._room.release()
-            self._to_pull.put(message_id)
-            in_flight = max(1, len(self._flights))
-            self._stopped.wait(self._poll_s * min(1.0, len(self._threads) / in_flight))
+            del arrived
 
-    def _look(self, message_id: str) -> Arrived | None:
-        looked_s, now_s = self._looked.get(message_id, self.now_s), self.now_s
-        self._looked[message_id] = now_s
+    def _pulled(self, pulling: Pulling) -> Arrived | None:
+        message_id = pulling.announcement.message_id
+        at_once = self.now_s - pulling.seen_s <= self._poll_s  # else the time is that of waiting for a puller
         try:
-            if (pulled := pull(self._grid, message_id, lambda: self.now_s)) is not None:
-                arrived_s = self.now_s
-                upload_s = None
-                content = pulled.reply.content if pulled.reply.has_content() else RecordDict()
-                if pulled.announced_s is not None and payload_bytes(content) >= LEAST_TIMED_BYTES:
-                    # It was announced some time after the last look.
-                    upload_s = arrived_s - pulled.announced_s + (now_s - looked_s) / 2
-                del self._looked[message_id]
-                return Arrived(message_id, pulled.reply, arrived_s, upload_s)
+            reply = pull(self._grid, pulling.announcement)
         except ObjectPullError as error:
-            return Arrived(message_id, failure(self._envelopes[message_id], f"the upload broke off: {error}"), now_s)
-        except Exception as error:  # the SuperLink may be restarting; a dead puller would lose its node for good
+            reply = failure(self._envelopes[message_id], f"the upload broke off: {error}")
+        except Exception as error:  # as above; a dead puller would lose its node
             log.warning("pulling %s failed, will be tried again: %s", message_id, error)
-        flight = self._flights[message_id]
-        if self.now_s > flight.sent_s + flight.ttl_s + GRACE_S:
-            return Arrived(message_id, failure(self._envelopes[message_id], f"no reply in {flight.ttl_s:.0f} s"), now_s)
-        return None
+            return None
+        if reply is None:
+            return None
+        arrived_s, upload_s = self.now_s, None
+        content = reply.content if reply.has_content() else RecordDict()
+        if at_once and pulling.announcement.reply_id and payload_bytes(content) >= LEAST_TIMED_BYTES:
+            upload_s = arrived_s - pulling.seen_s + pulling.earlier_s
+        return Arrived(message_id, reply, arrived_s, upload_s)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Message, MessageType, Metadata, RecordDict
@@ -16,8 +14,9 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, 
 from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
 from flwr.supercore.run import Run
 from flwr.superlink.grid.http_grid import HttpGrid
+from strategy_grid import NodeGrid, reply_with
 
-from strategies.flower_pull import pull
+from strategies.flower_pull import Announcement, announced, pull
 
 
 class Runtime:
@@ -64,23 +63,33 @@ def reply() -> Message:
     return message
 
 
-def test_a_reply_comes_whole_with_the_moment_it_was_announced() -> None:
-    sent, ticks = reply(), itertools.count(100.0)
+def test_an_announced_reply_comes_whole_once_its_upload_has_ended() -> None:
+    sent = reply()
     runtime = Runtime(sent, uploading=3)
-    pulled = pull(grid_of(runtime), "asked", lambda: next(ticks))
+    grid = grid_of(runtime)
+    (announcement,) = announced(grid, ["asked", "too"])
+    assert announcement.message_id == "asked" and not runtime.confirmed
+    pulled = pull(grid, announcement)
     assert pulled is not None
-    assert pulled.announced_s == 100.0
-    assert pulled.reply.metadata.message_id == sent.metadata.message_id == runtime.confirmed[0]
+    assert pulled.metadata.message_id == sent.metadata.message_id == runtime.confirmed[0]
     expected = sent.content.array_records["update"]["blob"].numpy()
-    assert np.array_equal(pulled.reply.content.array_records["update"]["blob"].numpy(), expected)
+    assert np.array_equal(pulled.content.array_records["update"]["blob"].numpy(), expected)
 
 
-def test_no_reply_is_none() -> None:
-    assert pull(grid_of(Runtime(None)), "asked", lambda: 0.0) is None
+def test_without_replies_nothing_is_announced() -> None:
+    assert announced(grid_of(Runtime(None)), ["asked"]) == []
 
 
 def test_an_upload_that_broke_off_is_an_error_and_is_not_confirmed() -> None:
     runtime = Runtime(reply(), lost=True)
     with pytest.raises(ObjectPullError):
-        pull(grid_of(runtime), "asked", lambda: 0.0)
+        pull(grid_of(runtime), announced(grid_of(runtime), ["asked"])[0])
     assert not runtime.confirmed
+
+
+def test_a_grid_that_only_tells_by_pulling_is_asked_for_each() -> None:
+    node_grid = NodeGrid({0: lambda message: reply_with(np.zeros(8, np.float32))})
+    (sent,) = node_grid.push_messages([Message(RecordDict(), dst_node_id=0, message_type="train")])
+    (announcement,) = announced(node_grid, [sent])
+    assert announcement == Announcement(sent)
+    assert pull(node_grid, announcement) is not None and pull(node_grid, Announcement("nobody's")) is None

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pytest
 from flwr.app import Error, Message, RecordDict
+from flwr.serverapp import Grid
 from strategy_grid import NodeGrid, reply_with
 
 from strategies import wire
 from strategies.arrivals import Terms, WallArrivals
+from strategies.flower_pull import Announcement, announced
 
 
 def nodes(delays: dict[int, float]) -> NodeGrid:
@@ -49,6 +51,20 @@ def test_more_silent_nodes_than_pullers_keep_nobody_waiting() -> None:
     arrivals = WallArrivals(nodes({i: 3600.0 if i < 6 else 0.0 for i in range(7)}), pullers=2, poll_s=0.01)
     assert run(arrivals, [order(i) for i in range(7)], Terms(quota=1, deadline_s=30)) == [6]
     arrivals.close()
+
+
+def test_one_look_asks_for_all_that_are_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[set[str]] = []
+
+    def look(grid: Grid, message_ids: Sequence[str]) -> list[Announcement]:
+        looks.append(set(message_ids))
+        return announced(grid, message_ids[:1]) if len(looks) == 3 else []
+
+    monkeypatch.setattr("strategies.wall_arrivals.announced", look)
+    arrivals = WallArrivals(nodes(dict.fromkeys(range(50), 0.0)), pullers=2, poll_s=0.001)
+    assert len(run(arrivals, [order(i) for i in range(50)], Terms(quota=1, deadline_s=30))) == 1
+    arrivals.close()
+    assert looks[0] == looks[1] == looks[2] and len(looks[0]) == 50
 
 
 def test_refill_works_in_real_time_too() -> None:

@@ -1,7 +1,6 @@
 """GPU kernels that encode values, compiled by Triton, which torch's CUDA builds bring along.
 
-Shapes: P = values, N = chunks, C = chunk length, K = values kept a chunk, R = room for a chunk's candidates,
-B = blocks.
+Shapes: P = values, N = chunks, C = chunk length, K = values kept a chunk, B = blocks.
 
 The functions are those of `hypergpu_fl.codec.device_operations`, which knows no compiler, with the same result to the
 last bit; but delta and residual are read once and the new residual is written once. None of them waits for the GPU:
@@ -32,7 +31,10 @@ _HALF_MAX = tl.constexpr(65504.0)
 _SUM_BITS = tl.constexpr(40)
 _HUGE = tl.constexpr(1 << 50)
 _ROUNDER = tl.constexpr(float(1 << 23))  # from here on float32 has no fractions: adding it rounds to even
-_PIECE = 2048
+_GROUP = 128  # chunks whose gap bytes are counted together
+_LIMIT = tl.constexpr(2.0**120)
+_SUM_OF_ALL = tl.constexpr(52)  # bits that hold the sum of 1024 magnitudes; a count stands above them
+_ONE = tl.constexpr(1 << 52)
 _TILE = 4096  # values a program of `words` and `blocks`
 _EXACT = {"enable_fp_fusion": False}  # no product joins the sum after it, whatever the default
 _WARPS = 8  # of `words` and `blocks`: twice the values a thread would take registers that four programs need
@@ -93,40 +95,221 @@ def _from_bf16(bits: tl.tensor) -> tl.tensor:
 
 
 @kernel
-def _ranked(magnitude: tl.tensor, low: tl.tensor, high: tl.tensor, ties: tl.tensor, seen: tl.tensor) -> tl.tensor:
-    """Which are kept and their ranks: all from ``high`` on, the first ``ties`` of those from ``low`` on.
+def _narrowed(sizes: tl.tensor, count: tl.tensor, k: tl.tensor, guess: tl.tensor, SLOPE: tl.constexpr) -> tl.tensor:
+    """Bounds of a threshold that ``k`` reach, and how many reach the upper and the lower one.
 
-    ``seen`` counts both kinds among the values before, one in each half of an integer; its new value comes last.
+    Counts the sizes that reach two thresholds at a time, which enclose what is sought as narrowly as chance allows.
+    Where equal ones make it more than ``k``, the bounds meet, and the lower one is theirs. Sizes of 0 may stand behind
+    those that ``count`` tells of.
     """
-    sure = magnitude >= high
-    maybe = (magnitude >= low) & (magnitude < high)
-    each = sure.to(tl.int32) + (maybe.to(tl.int32) << 16)
-    counts = tl.cumsum(each, 0) + seen
-    n_sure, n_maybe = counts & 0xFFFF, counts >> 16
-    return sure | (maybe & (n_maybe <= ties)), n_sure + tl.minimum(n_maybe, ties) - 1, seen + tl.sum(each, 0)
+    low, high, n_above, tries = guess * 0, guess * 0 + (_TOO_LARGE + 1), guess * 0, guess * 0
+    spread = 12582912.0 / (SLOPE * tl.sqrt(k.to(tl.float32)))  # counts differ by their root: 1.5 times that
+    lower, upper = guess - spread.to(tl.int32), guess + spread.to(tl.int32)
+    while (count > k) & (high - low > 1):
+        if tries >= 6:
+            # many equal values, zeros above all, are mostly the least or the largest between the bounds
+            quarter = tl.maximum((high - low) // 4, 1)
+            lower, upper = low + quarter, low + 2 * quarter
+            if tries == 6:
+                lower = low + 1
+                bits = sizes.to(tl.int32, bitcast=True)
+                upper = tl.max(tl.where(bits < high, bits, 0), 0)
+            if tries == 7:
+                lower, upper = low + 1, high - 1
+        lower = tl.minimum(tl.maximum(lower, low + 1), high - 1)
+        upper = tl.minimum(tl.maximum(upper, lower), high - 1)
+        first, second = lower.to(tl.float32, bitcast=True), upper.to(tl.float32, bitcast=True)
+        found = tl.sum(tl.where(sizes >= second, 0x10001, tl.where(sizes >= first, 1, 0)), 0)
+        more, fewer = found & 0xFFFF, found >> 16
+        beyond, between = fewer >= k, (more >= k) & (fewer < k)
+        last = tl.where(beyond, upper, lower)
+        n_last = tl.where(beyond, fewer, more)
+        high = tl.where(beyond, high, tl.where(between, upper, lower))
+        n_above = tl.where(beyond, n_above, tl.where(between, fewer, more))
+        low = tl.where(beyond, upper, tl.where(between, lower, low))
+        count = tl.where(beyond, fewer, tl.where(between, more, count))
+        if (low > 0) & (high < _TOO_LARGE):
+            n_between = (count - n_above).to(tl.float32)
+            each = (high - low).to(tl.float32) / n_between
+            centre = low + (each * (count - k).to(tl.float32)).to(tl.int32)
+            spread = each * 0.3 * tl.sqrt(n_between)
+        else:  # tail counts fall roughly with a power of the threshold
+            octaves = tl.log2(tl.maximum(n_last, 1).to(tl.float32) / k.to(tl.float32)) / SLOPE
+            centre = last + (octaves * 8388608.0).to(tl.int32)
+            spread += tl.abs(octaves) * 2516582.0
+        lower, upper = centre - spread.to(tl.int32), centre + spread.to(tl.int32)
+        tries += 1
+    return low, high, n_above, count
 
 
 @kernel
-def _select(
+def _words_of(flags: tl.tensor, C: tl.constexpr) -> tl.tensor:
+    """Flags as integers of 32 bits, the first flag the least significant bit."""
+    bits = tl.reshape(flags.to(tl.int32), (C // 32, 32)) << tl.arange(0, 32)[None, :]
+    return tl.sum(bits, 1).to(tl.uint32, bitcast=True)
+
+
+@kernel
+def _ones(words: tl.tensor) -> tl.tensor:
+    """How many bits are set."""
+    words = words - ((words >> 1) & 0x55555555)
+    words = (words & 0x33333333) + ((words >> 2) & 0x33333333)
+    words = (words + (words >> 4)) & 0x0F0F0F0F
+    words += words >> 8
+    return ((words + (words >> 16)) & 0x3F).to(tl.int32)
+
+
+@kernel
+def _kept(
+    sizes: tl.tensor,
+    low: tl.tensor,
+    high: tl.tensor,
+    count: tl.tensor,
+    n_above: tl.tensor,
+    k: tl.tensor,
+    C: tl.constexpr,
+) -> tl.tensor:
+    """Which k are kept, as bits: those from ``low`` on; if they are more, they are equal up to ``high``: the first."""
+    words = _words_of(sizes >= low.to(tl.float32, bitcast=True), C)
+    if (count > k) | (low == 0):  # zeros behind the last value are not counted, but reach 0
+        above = _words_of(sizes >= high.to(tl.float32, bitcast=True), C)
+        ties = words ^ above
+        n_ties = _ones(ties)
+        before = tl.cumsum(n_ties, 0) - n_ties
+        wanted = tl.minimum(tl.maximum(k - n_above - before, 0), n_ties)
+        words = above
+        for i in range(tl.max(wanted, 0)):
+            first = ties & (~ties + 1)
+            words = words | tl.where(wanted > i, first, 0)
+            ties ^= first
+    return words
+
+
+@kernel
+def _list(words: tl.tensor, index: tl.tensor, C: tl.constexpr) -> None:
+    """Places of the bits that are set."""
+    n_ones = _ones(words)
+    rank = tl.cumsum(n_ones, 0) - n_ones
+    place = tl.arange(0, C // 32) * 32
+    for i in range(tl.max(n_ones, 0)):
+        first = words & (~words + 1)
+        bit = (first.to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127
+        tl.store(index + rank + i, (place + bit).to(tl.int16), mask=n_ones > i)
+        words ^= first
+
+
+@kernel
+def _mean(total: tl.tensor, count: tl.tensor) -> tl.tensor:
+    """Of a sum below 2**51 and a count of at most 2**10: the float64 nearest to it, whose floor is the integer's."""
+    return total.to(tl.float64) / tl.maximum(count, 1).to(tl.float64)
+
+
+@kernel
+def _parted(whole: tl.tensor, split: tl.tensor) -> tl.tensor:
+    """Sum and number of the integers above a split; both fit into one sum."""
+    packed = tl.sum(tl.where(whole > split, whole + _ONE, 0), 0)
+    return packed & (_ONE - 1), (packed >> _SUM_OF_ALL).to(tl.int32)
+
+
+@kernel
+def _whole(bits: tl.tensor, exponent: tl.tensor) -> tl.tensor:
+    """Magnitudes times 2**(40 - exponent), truncated to integers: what float64 would give, without it."""
+    own = bits >> 23
+    mantissa = tl.where(own > 0, (bits & 0x7FFFFF) | 0x800000, bits).to(tl.int64)
+    return (mantissa << (_SUM_BITS - 23)) >> tl.minimum(exponent - tl.maximum(own, 1), 63).to(tl.int64)
+
+
+@kernel
+def _quantised(
+    out: tl.tensor,
+    index: tl.tensor,
+    chunk: tl.tensor,
+    k: tl.tensor,
+    floor: tl.tensor,
+    signs: tl.tensor,
+    marks: tl.tensor,
+    scales: tl.tensor,
+    gap_bytes: tl.tensor,
+    groups: tl.tensor,
+    C: tl.constexpr,
+    K: tl.constexpr,
+    GROUP: tl.constexpr,
+) -> None:
+    """Bits and magnitudes of a chunk's k values as `encode_kernels._quantise` finds them; the rest of them to ``out``.
+
+    ``scales`` holds the lower magnitudes of all chunks, then the upper ones.
+    """
+    j = tl.arange(0, K)
+    there = j < k
+    places = tl.load(index + chunk * K + j, mask=there, other=0).to(tl.int32)
+    before = tl.load(index + chunk * K + j - 1, mask=there & (j > 0), other=-1).to(tl.int32)
+    values = tl.load(out + chunk * C + places, mask=there, other=0.0)
+    bits = _magnitude(values)
+    exponent = tl.maximum(tl.max(bits, 0) >> 23, 1)
+    whole = _whole(bits, exponent)
+    n_bytes = tl.where(there, 1 + (places - before - 1) // 255, 0)
+    packed = tl.sum(whole + (n_bytes.to(tl.int64) << _SUM_OF_ALL), 0)
+    total, n_gaps = packed & (_ONE - 1), (packed >> _SUM_OF_ALL).to(tl.int32)
+    tl.store(gap_bytes + chunk, n_gaps)
+    tl.atomic_add(groups + chunk // GROUP, n_gaps, sem="relaxed")
+
+    split = _mean(total, k).to(tl.int64)
+    above, n_above = _parted(whole, split)
+    if n_above > 0:
+        split = (_mean(total - above, k - n_above).to(tl.int64) + _mean(above, n_above).to(tl.int64)) // 2
+        above, n_above = _parted(whole, split)
+    low = _mean(total - above, k - n_above)
+    high = tl.where(n_above > 0, _mean(above, n_above), low)
+    mark = whole > split
+    least_low, least_high = _whole(floor, exponent), split + 1
+    # bounds are mostly enough to see that the least do not matter
+    if (8.0 * low > (15 * least_low).to(tl.float64)) | (8.0 * high > (15 * least_high).to(tl.float64)):
+        least_low = tl.min(tl.where(there & (whole <= split), whole, _HUGE), 0)
+        least_high = tl.min(tl.where(mark, whole, _HUGE), 0)
+        least_high = tl.where(n_above > 0, least_high, least_low)
+    low = tl.minimum(low, (15 * least_low).to(tl.float64) / 8.0)
+    high = tl.minimum(high, (15 * least_high).to(tl.float64) / 8.0)
+    low = tl.where(low * 16384.0 < split.to(tl.float64), 0.0, low)
+    unit = ((1023 + exponent - 127 - _SUM_BITS).to(tl.int64) << 52).to(tl.float64, bitcast=True)
+    low_bits, high_bits = _to_bf16((low * unit).to(tl.float32)), _to_bf16((high * unit).to(tl.float32))
+    tl.store(scales + chunk, low_bits.to(tl.int16))
+    tl.store(scales + tl.num_programs(0) + chunk, high_bits.to(tl.int16))
+
+    negative = values < 0
+    sent = tl.where(mark, _from_bf16(high_bits), _from_bf16(low_bits))
+    tl.store(out + chunk * C + places, values - tl.where(negative, -sent, sent), mask=there)
+    byte = tl.arange(0, K // 8)
+    both = negative.to(tl.int32) | (mark.to(tl.int32) << 8)
+    both_bytes = tl.sum(tl.reshape(both, (K // 8, 8)) << tl.arange(0, 8)[None, :], 1)
+    tl.store(signs + chunk * (K // 8) + byte, (both_bytes & 0xFF).to(tl.uint8))
+    tl.store(marks + chunk * (K // 8) + byte, (both_bytes >> 8).to(tl.uint8))
+
+
+@kernel
+def _keep(
     delta: tl.tensor,
     old: tl.tensor,
     out: tl.tensor,
-    room_index: tl.tensor,
-    room_value: tl.tensor,
-    bracket: tl.tensor,
+    index: tl.tensor,
+    signs: tl.tensor,
+    marks: tl.tensor,
+    scales: tl.tensor,
+    gap_bytes: tl.tensor,
+    groups: tl.tensor,
     unfit: tl.tensor,
     n: tl.tensor,
     reach: tl.tensor,
     has_old: tl.constexpr,
     C: tl.constexpr,
     K: tl.constexpr,
-    R: tl.constexpr,
-    PIECE: tl.constexpr,
+    SLOPE: tl.constexpr,
+    GROUP: tl.constexpr,
 ) -> None:
-    """A chunk's sum, and at least its k and at most R largest values in order, with a threshold's bounds among them.
+    """A chunk's sum, its k largest values and their codes, and what the codes leave of them.
 
-    As on the CPU a threshold on the bit patterns is narrowed by counting, here until R hold all candidates. Where
-    equal values do not fit, the bounds have met, and the first of them are taken.
+    As on the CPU a threshold on the bit patterns is narrowed by counting, here until it tells exactly k; the chunk
+    stays in registers meanwhile. What is kept is listed in bits first, as a scan over 8192 flags takes a barrier more
+    and registers that other programs need.
     """
     chunk = tl.program_id(0).to(tl.int64)
     start = chunk * C
@@ -135,161 +318,52 @@ def _select(
     at = tl.arange(0, C)
     p = _input(delta + start, old + start, at, size, C, has_old)
     _store(out + start, at, p, size, C)
-    magnitude = tl.where(at < size, _magnitude(p), -1)
-    top = tl.max(magnitude, 0)
-    _refuse(top, unfit)
-    low, high, count, n_above, tries = top * 0, top + 1, size, top * 0, top * 0
+    p = tl.where(tl.abs(p) < _LIMIT, p, _LIMIT)  # NaN as well
     mean = tl.sum(tl.abs(p) * (1.0 / C), 0) / (size.to(tl.float32) / C)
-    threshold = (mean * reach).to(tl.int32, bitcast=True)
-    while (count > R) & (high - low > 1):
-        outside = (threshold <= low) | (threshold >= high) | (tries > 6)
-        middle = low + (high - low) // 2
-        # more equal values than there is room for, zeros above all, are mostly the least or the largest
-        middle = tl.where(tries == 7, low + 1, tl.where(tries == 8, high - 1, middle))
-        threshold = tl.where(outside, middle, threshold)
-        found = tl.sum((magnitude >= threshold).to(tl.int32), 0)
-        enough = found >= k
-        low, count = tl.where(enough, threshold, low), tl.where(enough, found, count)
-        high, n_above = tl.where(enough, high, threshold), tl.where(enough, n_above, found)
-        # tail counts fall roughly with the fifth power of the threshold
-        octaves = tl.log2(tl.maximum(found, 1).to(tl.float32) / (1.4 * k.to(tl.float32))) / 5.0
-        threshold += (octaves * 8388608.0).to(tl.int32)
-        tries += 1
-    count = tl.where(count > R, k, count)
-    # Piece by piece, out of the nearest cache: the registers of a whole chunk would leave room for one program at a
-    # time, which waits for memory while it does not compute.
+    if mean >= _LIMIT / (2 * C):  # else there is no such value
+        _refuse(tl.max(_magnitude(p), 0), unfit)
+    guess = (mean * reach).to(tl.int32, bitcast=True)
+    low, high, n_above, count = _narrowed(tl.abs(p), size, k, guess, SLOPE)
+    words = _kept(tl.abs(p), low, high, count, n_above, k, C)
+    _list(words, index + chunk * K, C)
     tl.debug_barrier()
-    seen = top * 0
-    for first in range(0, C, PIECE):
-        place = first + tl.arange(0, PIECE)
-        value = tl.load(out + start + place, mask=place < size, other=0.0)
-        bits = tl.where(place < size, _magnitude(value), -1)
-        kept, rank, seen = _ranked(bits, low, high, count - n_above, seen)
-        tl.store(room_index + chunk * R + rank, place.to(tl.int16), mask=kept)
-        tl.store(room_value + chunk * R + rank, value, mask=kept)
-    tl.store(bracket + chunk * 3, count)
-    tl.store(bracket + chunk * 3 + 1, low)
-    tl.store(bracket + chunk * 3 + 2, high)
-
-
-@kernel
-def _settle(
-    room_index: tl.tensor,
-    room_value: tl.tensor,
-    bracket: tl.tensor,
-    index: tl.tensor,
-    value: tl.tensor,
-    n: tl.tensor,
-    C: tl.constexpr,
-    K: tl.constexpr,
-    R: tl.constexpr,
-) -> None:
-    """The k largest of a chunk's candidates, in order; among equals the first wins."""
-    chunk = tl.program_id(0).to(tl.int64)
-    k = (tl.minimum(n - chunk * C, C).to(tl.int32) * K + C - 1) // C
-    count = tl.load(bracket + chunk * 3)
-    low, high = tl.load(bracket + chunk * 3 + 1), tl.load(bracket + chunk * 3 + 2)
-    j = tl.arange(0, R)
-    there = j < count
-    values = tl.load(room_value + chunk * R + j, mask=there, other=0.0)
-    places = tl.load(room_index + chunk * R + j, mask=there, other=0)
-    magnitude = tl.where(there, _magnitude(values), -1)
-    n_above = tl.sum((magnitude >= high).to(tl.int32), 0)
-    while (count > k) & (high - low > 1):
-        middle = low + (high - low) // 2
-        found = tl.sum((magnitude >= middle).to(tl.int32), 0)
-        enough = found >= k
-        low, count = tl.where(enough, middle, low), tl.where(enough, found, count)
-        high, n_above = tl.where(enough, high, middle), tl.where(enough, n_above, found)
-    kept, rank, _ = _ranked(magnitude, low, high, k - n_above, low * 0)
-    tl.store(index + chunk * K + rank, places, mask=kept)
-    tl.store(value + chunk * K + rank, values, mask=kept)
-
-
-@kernel
-def _quantise(
-    out: tl.tensor,
-    index: tl.tensor,
-    value: tl.tensor,
-    signs: tl.tensor,
-    marks: tl.tensor,
-    scales: tl.tensor,
-    gap_bytes: tl.tensor,
-    n: tl.tensor,
-    C: tl.constexpr,
-    K: tl.constexpr,
-) -> None:
-    """Bits and magnitudes of a chunk's k values as `encode_kernels._quantise` finds them; the rest of them to ``out``.
-
-    ``scales`` holds the lower magnitudes of all chunks, then the upper ones.
-    """
-    chunk = tl.program_id(0).to(tl.int64)
-    k = (tl.minimum(n - chunk * C, C).to(tl.int32) * K + C - 1) // C
-    j = tl.arange(0, K)
-    there = j < k
-    values = tl.load(value + chunk * K + j, mask=there, other=0.0)
-    places = tl.load(index + chunk * K + j, mask=there, other=0).to(tl.int32)
-    before = tl.load(index + chunk * K + j - 1, mask=there & (j > 0), other=-1).to(tl.int32)
-    tl.store(gap_bytes + chunk, tl.sum(tl.where(there, 1 + (places - before - 1) // 255, 0), 0))
-
-    exponent = tl.maximum(tl.max(_magnitude(values), 0) >> 23, 1) - 127
-    scale = ((1023 - exponent + _SUM_BITS).to(tl.int64) << 52).to(tl.float64, bitcast=True)
-    whole = (tl.abs(values).to(tl.float64) * scale).to(tl.int64)
-    total = tl.sum(whole, 0)
-    split = total // k
-    following = split
-    for _ in tl.static_range(2):
-        split = following
-        mark = whole > split
-        above = tl.sum(tl.where(mark, whole, 0), 0)
-        n_above = tl.sum(mark.to(tl.int32), 0)
-        middle = ((total - above) // (k - n_above) + above // tl.maximum(n_above, 1)) // 2
-        following = tl.where(n_above > 0, middle, split)
-    least_low = tl.min(tl.where(there & (whole <= split), whole, _HUGE), 0)
-    least_high = tl.min(tl.where(whole > split, whole, _HUGE), 0)
-    low = (total - above).to(tl.float64) / (k - n_above).to(tl.float64)
-    high = above.to(tl.float64) / tl.maximum(n_above, 1).to(tl.float64)
-    high = tl.where(n_above > 0, high, low)
-    least_high = tl.where(n_above > 0, least_high, least_low)
-    low = tl.minimum(low, (15 * least_low).to(tl.float64) / 8.0)
-    high = tl.minimum(high, (15 * least_high).to(tl.float64) / 8.0)
-    low = tl.where(low * 16384.0 < split.to(tl.float64), 0.0, low)
-    low_bits, high_bits = _to_bf16((low / scale).to(tl.float32)), _to_bf16((high / scale).to(tl.float32))
-    tl.store(scales + chunk, low_bits.to(tl.int16))
-    tl.store(scales + tl.num_programs(0) + chunk, high_bits.to(tl.int16))
-
-    negative = values < 0
-    sent = tl.where(mark, _from_bf16(high_bits), _from_bf16(low_bits))
-    tl.store(out + chunk * C + places, values - tl.where(negative, -sent, sent), mask=there)
-    byte = tl.arange(0, K // 8)
-    places_of_bits = tl.arange(0, 8)[None, :]
-    sign_bytes = tl.sum(tl.reshape(negative.to(tl.int32), (K // 8, 8)) << places_of_bits, 1)
-    mark_bytes = tl.sum(tl.reshape(mark.to(tl.int32), (K // 8, 8)) << places_of_bits, 1)
-    tl.store(signs + chunk * (K // 8) + byte, sign_bytes.to(tl.uint8))
-    tl.store(marks + chunk * (K // 8) + byte, mark_bytes.to(tl.uint8))
+    _quantised(out, index, chunk, k, low, signs, marks, scales, gap_bytes, groups, C, K, GROUP)
 
 
 @kernel
 def _write_gaps(
     index: tl.tensor,
     gap_bytes: tl.tensor,
-    ends: tl.tensor,
+    groups: tl.tensor,
+    n_gaps: tl.tensor,
     gaps: tl.tensor,
     n: tl.tensor,
     C: tl.constexpr,
     K: tl.constexpr,
+    GROUP: tl.constexpr,
 ) -> None:
-    """``gap % 255`` of a chunk's gaps behind ``gap // 255`` bytes that hold 255 already."""
+    """``gap // 255`` bytes of 255 and one of ``gap % 255`` for every gap of a chunk, behind those of chunks before."""
     chunk = tl.program_id(0).to(tl.int64)
     k = (tl.minimum(n - chunk * C, C).to(tl.int32) * K + C - 1) // C
     j = tl.arange(0, K)
-    there = j < k
-    places = tl.load(index + chunk * K + j, mask=there, other=0).to(tl.int32)
-    before = tl.load(index + chunk * K + j - 1, mask=there & (j > 0), other=-1).to(tl.int32)
+    places = tl.load(index + chunk * K + j, mask=j < k, other=0).to(tl.int32)
+    before = tl.load(index + chunk * K + j - 1, mask=(j < k) & (j > 0), other=-1).to(tl.int32)
+    group = (chunk // GROUP).to(tl.int32)
+    i = tl.arange(0, GROUP)
+    member = group * GROUP + i
+    own = tl.load(gap_bytes + member, mask=member < chunk, other=0)
+    for first in range(0, group, GROUP):
+        own += tl.load(groups + first + i, mask=first + i < group, other=0)
+    start = tl.sum(own.to(tl.int64), 0)
     gap = places - before - 1
-    start = tl.load(ends + chunk) - tl.load(gap_bytes + chunk)
-    last = tl.cumsum(tl.where(there, 1 + gap // 255, 0), 0) - 1
-    tl.store(gaps + start + last, (gap % 255).to(tl.uint8), mask=there)
+    over = tl.where(j < k, gap // 255, 0)
+    last = start + tl.cumsum(tl.where(j < k, 1 + over, 0), 0) - 1
+    tl.store(gaps + last, (gap % 255).to(tl.uint8), mask=j < k)
+    most = tl.max(over, 0)
+    for back in range(1, most + 1):
+        tl.store(gaps + last - back, 255, mask=over >= back)
+    if chunk == tl.num_programs(0) - 1:
+        tl.store(n_gaps, (start + tl.load(gap_bytes + chunk)).to(tl.int32))
 
 
 @kernel
@@ -410,57 +484,47 @@ def topk(
     delta_P: Tensor, old_P: Tensor | None, out_P: Tensor, chunk: int, k: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See `device_operations.topk`."""
-    n, unfit, room = out_P.numel(), _flag(out_P), 2 * k
-    grid = (-(-n // chunk),)
-    room_index_NR, room_value_NR = (out_P.new_empty(grid[0], room, dtype=t) for t in (torch.int16, torch.float32))
-    index_NK, value_NK = (out_P.new_empty(grid[0], k, dtype=t) for t in (torch.int16, torch.float32))
-    bracket_N3 = out_P.new_empty(grid[0], 3, dtype=torch.int32)
-    signs, marks = (out_P.new_empty(grid[0] * k // 8, dtype=torch.uint8) for _ in range(2))
-    scales_2N = out_P.new_empty(2 * grid[0], dtype=torch.int16)
-    gap_bytes_N = out_P.new_empty(grid[0], dtype=torch.int32)
-    reach = _GAUSS * NormalDist().inv_cdf(1 - 0.7 * k / chunk)
+    n = out_P.numel()
+    n_chunks = -(-n // chunk)
+    grid = (n_chunks,)
+    zeros = torch.zeros(2 + -(-n_chunks // _GROUP), dtype=torch.int32, device=out_P.device)
+    unfit, n_gaps, groups = zeros[:1], zeros[1:2], zeros[2:]
+    index = out_P.new_empty(n_chunks * k, dtype=torch.int16)
+    gap_bytes = out_P.new_empty(n_chunks, dtype=torch.int32)
+    signs = out_P.new_empty(n_chunks * k // 8, dtype=torch.uint8)
+    marks = torch.empty_like(signs)
+    scales = out_P.new_empty(2 * n_chunks, dtype=torch.int16)
+    # room for the most bytes there can be, for their number is not known on the host
+    gaps = out_P.new_empty(n_chunks * (k + chunk // 255), dtype=torch.uint8)
+    # guesses: the threshold of Gaussian values, and the power of it that counts fall with
+    reach = _GAUSS * NormalDist().inv_cdf(1 - 0.5 * k / chunk)
     few = 1 if k <= 256 else 4
+    old = delta_P if old_P is None else old_P
+    slope = 4.0 if k >= 512 else 5.5
+    done = (signs, marks, scales, gap_bytes, groups)
     with torch.cuda.device(out_P.get_device()):
-        _select[grid](
+        _keep[grid](
             delta_P,
-            delta_P if old_P is None else old_P,
+            old,
             out_P,
-            room_index_NR,
-            room_value_NR,
-            bracket_N3,
+            index,
+            *done,
             unfit,
             n,
             reach,
             has_old=old_P is not None,
             C=chunk,
             K=k,
-            R=room,
-            PIECE=_PIECE,
+            SLOPE=slope,
+            GROUP=_GROUP,
             num_warps=16,
-            maxnreg=64,  # so that two programs share a multiprocessor, one computing while one loads
+            maxnreg=40,  # three programs share a multiprocessor: one computes while others load
             **_EXACT,
         )
-        _settle[grid](
-            room_index_NR,
-            room_value_NR,
-            bracket_N3,
-            index_NK,
-            value_NK,
-            n,
-            C=chunk,
-            K=k,
-            R=room,
-            num_warps=few,
-            **_EXACT,
+        _write_gaps[grid](
+            index, gap_bytes, groups, n_gaps, gaps, n, C=chunk, K=k, GROUP=_GROUP, num_warps=few, **_EXACT
         )
-        _quantise[grid](
-            out_P, index_NK, value_NK, signs, marks, scales_2N, gap_bytes_N, n, C=chunk, K=k, num_warps=few, **_EXACT
-        )
-        ends_N = gap_bytes_N.cumsum(0)
-        # room for the most bytes there can be, for their number is not known on the host
-        gaps = torch.full((grid[0] * (k + chunk // 255),), 255, dtype=torch.uint8, device=out_P.device)
-        _write_gaps[grid](index_NK, gap_bytes_N, ends_N, gaps, n, C=chunk, K=k, num_warps=few, **_EXACT)
-    return gaps, ends_N[-1:], signs, marks, scales_2N, unfit
+    return gaps, n_gaps, signs, marks, scales, unfit
 
 
 def _flag(like: Tensor) -> Tensor:

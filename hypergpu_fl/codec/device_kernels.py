@@ -517,8 +517,8 @@ def topk(
             K=k,
             SLOPE=slope,
             GROUP=_GROUP,
-            num_warps=16,
-            maxnreg=40,  # three programs share a multiprocessor: one computes while others load
+            num_warps=8,
+            maxnreg=64,  # four programs share a multiprocessor: one computes while others load
             **_EXACT,
         )
         _write_gaps[grid](

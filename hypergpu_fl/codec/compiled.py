@@ -22,6 +22,8 @@ import numba
 from numba import types
 from numba.core.caching import UserProvidedCacheLocator
 
+from hypergpu_fl.codec.threads import KERNELS
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 # array types of kernel arguments: inputs may be read-only, outputs may not
@@ -49,7 +51,7 @@ def cache_folder(home: Path, temporary: Path) -> Path | None:
 
 def digest_of(folder: Path) -> str:
     """Hex digits that stand for the kernels' sources: those in ``folder``, whose time and place do not matter."""
-    sources = sorted([*folder.glob("*_kernels.py"), folder / "float_conversions.py", folder / "compiled.py"])
+    sources = (folder / f"{name}.py" for name in (*KERNELS, "float_conversions", "compiled"))
     return hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()[:16]
 
 

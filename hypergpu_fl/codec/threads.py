@@ -16,6 +16,7 @@ from typing import TypeVar
 A = TypeVar("A")
 B = TypeVar("B")
 MOST = 8
+KERNELS = ("byte_kernels", "decode_kernels", "encode_kernels")  # modules that are compiled as they are imported
 
 
 @cache
@@ -38,5 +39,5 @@ def compile_ahead() -> None:
 
 
 def _import_kernels() -> None:
-    for name in ("byte_kernels", "decode_kernels", "encode_kernels"):
+    for name in KERNELS:
         import_module(f"hypergpu_fl.codec.{name}")

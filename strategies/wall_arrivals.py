@@ -148,7 +148,7 @@ class WallArrivals(Arrivals):
         flight = self._flights[message_id]
         if self.now_s <= flight.sent_s + flight.ttl_s + GRACE_S:
             return False
-        self._no_longer_awaited(message_id)
+        self._taken(message_id)
         error = failure(self._envelopes[message_id], f"no reply in {flight.ttl_s:.0f} s")
         self._arrived.put(Arrived(message_id, error, self.now_s, takes_room=False))
         return True
@@ -160,12 +160,15 @@ class WallArrivals(Arrivals):
             log.warning("looking for replies failed, will be tried again: %s", error)
             return
         for announcement in found:
-            self._no_longer_awaited(announcement.message_id)
-            self._to_pull.put(Pulling(announcement, self.now_s, since_s / 2))
+            if self._taken(announcement.message_id):
+                self._to_pull.put(Pulling(announcement, self.now_s, since_s / 2))
 
-    def _no_longer_awaited(self, message_id: str) -> None:
+    def _taken(self, message_id: str) -> bool:
+        """Take a message out of those awaited; False if it was not among them, as with a node's second reply."""
         with self._awaiting:
+            awaited = message_id in self._awaited
             self._awaited.discard(message_id)
+        return awaited
 
     def _pull(self) -> None:
         while not self._stopped.is_set():

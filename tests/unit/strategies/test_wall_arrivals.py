@@ -67,6 +67,17 @@ def test_one_look_asks_for_all_that_are_awaited(monkeypatch: pytest.MonkeyPatch)
     assert looks[0] == looks[1] == looks[2] and len(looks[0]) == 50
 
 
+def test_a_second_reply_to_the_same_message_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def twice(grid: Grid, message_ids: Sequence[str]) -> list[Announcement]:
+        return [*announced(grid, message_ids), *announced(grid, message_ids), Announcement("nobody's")]
+
+    monkeypatch.setattr("strategies.wall_arrivals.announced", twice)
+    arrivals = WallArrivals(nodes({0: 0.0, 1: 0.0}), poll_s=0.001)
+    assert sorted(run(arrivals, [order(0), order(1)], Terms(quota=3, deadline_s=0.5))) == [0, 1]
+    assert not arrivals.busy()
+    arrivals.close()
+
+
 def test_refill_works_in_real_time_too() -> None:
     arrivals = WallArrivals(nodes({0: 0.0, 1: 0.0}), poll_s=0.01)
     more = iter([[order(1)], []])

@@ -13,7 +13,7 @@ import hashlib
 import os
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FunctionType
 from typing import Any, TypeVar
@@ -37,9 +37,14 @@ F32, U8, I8, U16, U32, I32 = (
 )
 
 
-def cache_folder(home: Path, temporary: Path) -> Path | None:
+def cache_folder(environ: Mapping[str, str], temporary: Path) -> Path | None:
     """Folder below the user's caches or the temporary directory that is this user's alone; None if neither can be."""
-    for folder in (home / "hypergpu", temporary / f"hypergpu-cache-{os.getuid()}"):
+    folders = [temporary / f"hypergpu-cache-{os.getuid()}"]
+    if environ.get("XDG_CACHE_HOME"):
+        folders.insert(0, Path(environ["XDG_CACHE_HOME"]) / "hypergpu")
+    elif environ.get("HOME"):
+        folders.insert(0, Path(environ["HOME"]) / ".cache" / "hypergpu")
+    for folder in folders:
         with contextlib.suppress(OSError):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             info = folder.lstat()
@@ -55,7 +60,7 @@ def digest_of(folder: Path) -> str:
     return hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()[:16]
 
 
-FOLDER = cache_folder(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"), Path(tempfile.gettempdir()))
+FOLDER = cache_folder(os.environ, Path(tempfile.gettempdir()))
 
 
 class KernelLocator(UserProvidedCacheLocator):

@@ -21,23 +21,23 @@ print(split2.__wrapped__.__code__.co_filename, sum(split2.stats.cache_hits.value
 
 
 def test_the_users_caches_come_first(tmp_path: Path) -> None:
-    folder = cache_folder(tmp_path / "home" / ".cache", tmp_path)
-    assert folder == tmp_path / "home" / ".cache" / "hypergpu"
-    assert folder.stat().st_mode & 0o777 == 0o700
-    assert cache_folder(tmp_path / "home" / ".cache", tmp_path) == folder
+    caches = tmp_path / "home" / ".cache"
+    folder = cache_folder({"HOME": str(caches.parent)}, tmp_path)
+    assert folder == caches / "hypergpu" and folder.stat().st_mode & 0o777 == 0o700
+    assert cache_folder({"HOME": "/home/other", "XDG_CACHE_HOME": str(caches)}, tmp_path) == folder
 
 
-def test_a_read_only_home_leaves_the_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_home_or_none_leaves_the_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    private = tmp_path / f"hypergpu-cache-{os.getuid()}"
+    assert cache_folder({}, tmp_path) == private
     home = tmp_path / "home"
-    home.mkdir()
     # tests may run as root, to whom nothing is read-only
     monkeypatch.setattr(os, "access", lambda path, mode: home not in Path(path).parents)
-    folder = cache_folder(home, tmp_path)
-    assert folder == tmp_path / f"hypergpu-cache-{os.getuid()}"
+    assert cache_folder({"HOME": str(home)}, tmp_path) == private
 
 
 def test_a_cache_others_can_write_to_is_not_trusted(tmp_path: Path) -> None:
-    nowhere = tmp_path / "file" / "home"
+    nowhere = {"HOME": str(tmp_path / "file" / "home")}
     (tmp_path / "file").touch()
     folder = tmp_path / f"hypergpu-cache-{os.getuid()}"
     folder.mkdir()

@@ -26,9 +26,7 @@ from hypergpu_fl.task.device import describe
 
 Vectors = tuple[Tensor, Tensor, Tensor]  # update, residual so far, new residual
 NOISE_VALUES = 200_000_000  # several times any cache
-ROTATED_BYTES = (
-    1 << 30
-)  # vectors that are used in turns take this much, so that no cache holds what the next call reads
+ROTATED_BYTES = 1 << 30  # of vectors used in turns, so that no cache holds what the next call reads
 
 
 def run_device_codec(

@@ -99,9 +99,7 @@ def _compiled(device: torch.device) -> Kernels:
         one = torch.ones(1, device=device)
         device_kernels.words(one, None, torch.empty_like(one), Word.FP32)
         return device_kernels
-    except (
-        Exception
-    ) as error:  # Triton tells in many ways that it, a C compiler, Python's headers or a cache are missing
+    except Exception as error:  # many kinds: Triton, a C compiler, Python's headers or a cache may be missing
         _LOG.warning(
             "updates are encoded on %s by torch's operations, at a fifth of the speed: Triton does not run here: %s",
             device,

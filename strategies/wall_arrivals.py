@@ -20,6 +20,7 @@ from strategies.flower_pull import Announcement, announced, pull
 
 log = logging.getLogger(__name__)
 
+LEAST_TIMED_BYTES = 500_000  # a smaller reply's time is that of its requests and of Flower, not of the link
 GRACE_S = 60.0  # after its TTL, until which the SuperLink itself should have answered for the node
 
 
@@ -196,6 +197,6 @@ class WallArrivals(Arrivals):
             return None
         arrived_s, upload_s = self.now_s, None
         content = reply.content if reply.has_content() else RecordDict()
-        if at_once and pulling.announcement.reply_id and payload_bytes(content) >= wire.TIMED_BYTES:
+        if at_once and pulling.announcement.reply_id and payload_bytes(content) >= LEAST_TIMED_BYTES:
             upload_s = arrived_s - pulling.seen_s + pulling.earlier_s
         return Arrived(message_id, reply, arrived_s, upload_s)

@@ -63,7 +63,6 @@ SENT_S: Final = "sent-s"
 ARRIVED_S: Final = "arrived-s"
 DOWNLOAD_S: Final = "download-s"
 UPLOAD_S: Final = "upload-s"
-TIMED_BYTES: Final = 1_000_000  # of a reply that the server times; a smaller one's time is that of Flower's requests
 
 # CONTRIBUTION (node -> server)
 ADDRESS: Final = "address"

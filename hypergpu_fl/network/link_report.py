@@ -20,6 +20,7 @@ from strategies import wire
 log = logging.getLogger(__name__)
 
 MEMORY: Final = "link-probe"  # in Flower's context, so that it outlives the message's process
+PASSIVE_BYTES: Final = 1_000_000
 DIRECTIONS: Final[tuple[Direction, ...]] = ("up", "down", "up")
 WIRE_KEYS: Final = {
     "rtt_s": wire.RTT_S,
@@ -32,7 +33,7 @@ WIRE_KEYS: Final = {
 
 def direction_of(number: int, *, last_reply_bytes: int) -> Direction:
     """Direction of a node's probe ``number`` (0, 1, ...), after a reply of ``last_reply_bytes``."""
-    return "none" if last_reply_bytes >= wire.TIMED_BYTES else DIRECTIONS[number % len(DIRECTIONS)]
+    return "none" if last_reply_bytes >= PASSIVE_BYTES else DIRECTIONS[number % len(DIRECTIONS)]
 
 
 def target_of(node_config: Mapping[str, Any]) -> Target | None:

@@ -57,10 +57,7 @@ def run_codec(
     architecture, values : str, int
         What the real update is of, and how many values of noise there are.
     """
-    makers: dict[str, Callable[[], Updates]] = {
-        architecture: lambda: trained_updates(architecture, data_root, steps, seed),
-        "gaussian": lambda: noise(seed, values),
-    }
+    makers = sources_of(architecture, data_root, steps, seed, values)
     rows: list[Row] = []
     for source in sources or makers:
         progress(f"{source}: making two updates")
@@ -100,6 +97,16 @@ def measure(
             seconds[name].append(time.perf_counter() - start)
     rates = {f"{name}_bytes_per_s": update_P.nbytes / statistics.median(took) for name, took in seconds.items()}
     return {"ratio": update_P.nbytes / len(blob), **rates}
+
+
+def sources_of(
+    architecture: str, data_root: str, steps: int, seed: int, values: int
+) -> dict[str, Callable[[], Updates]]:
+    """What makes the updates of each source."""
+    return {
+        architecture: lambda: trained_updates(architecture, data_root, steps, seed),
+        "gaussian": lambda: noise(seed, values),
+    }
 
 
 def noise(seed: int, size: int) -> Updates:

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hypergpu_fl.bench.codec import Progress, Row, Updates, noise, trained_updates
+from hypergpu_fl.bench.codec import Progress, Row, Updates, sources_of
 from hypergpu_fl.codec import LEVELS, Level, decode, level
 from hypergpu_fl.codec.device import Kernels, add_to_tensor, encode_tensor, kernels_for
 from hypergpu_fl.codec.levels import Integers, TopK, Words
@@ -50,10 +50,7 @@ def run_device_codec(
     the host, ``decode`` adds a blob on the host to a total on the device; parameters as those of
     `hypergpu_fl.bench.codec.run_codec`.
     """
-    makers: dict[str, Callable[[], Updates]] = {
-        architecture: lambda: trained_updates(architecture, data_root, steps, seed),
-        "gaussian": lambda: noise(seed, values),
-    }
+    makers = sources_of(architecture, data_root, steps, seed, values)
     kernels = kernels_for(device)
     rows: list[Row] = []
     for source in sources or makers:

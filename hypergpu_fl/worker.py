@@ -7,8 +7,9 @@ on to a worker instead, which the first message starts and later ones find by it
 flwr-clientapp (a message) -- ask --> worker (a run): the same ClientApp, still warm
 ```
 
-The socket is a file in a folder that nobody but this user may enter. A worker ends with the SuperNode it belongs to,
-or when nothing has come for ``IDLE_S``, and gives its GPU memory back then.
+The socket is a file in a folder that nobody but this user may enter. A worker ends with the SuperExec it belongs to,
+or when nothing has come for ``IDLE_S``, and gives its GPU memory back then. `hypergpu_fl.superexec` makes workers ahead
+of the first message.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import json
 import logging
 import os
 import socket
@@ -41,6 +43,7 @@ from hypergpu_fl.errors import WorkerFailed
 IDLE_S: Final = 300.0
 OWNER_CHECK_S: Final = 0.5
 BACKLOG: Final = 8
+PROTOCOL: Final = 1  # in a socket's name: a SuperExec may be of another release than the app that it was sent
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +70,9 @@ def ask(reference: str, message: Message, context: Context, *, owner: int, idle_
         If no worker can be reached or started here.
     """
     try:
-        with _connected(reference, f"{owner}-{context.run_id}", owner, idle_s) as channel:
+        with _connected(owner, context.run_id, idle_s) as channel:
+            # Flower has put the app's folder on this process's path.
+            channel.send_bytes(json.dumps({"app": reference, "path": sys.path}).encode())
             channel.send_bytes(message_to_proto(message).SerializeToString())
             channel.send_bytes(context_to_proto(context).SerializeToString())
             if failure := channel.recv_bytes():
@@ -80,26 +85,43 @@ def ask(reference: str, message: Message, context: Context, *, owner: int, idle_
     return reply
 
 
-def serve(listener: socket.socket, path: Path, app: ClientApp, idle_s: float) -> None:
-    """Answer one message after another until none has come for ``idle_s`` seconds."""
+def listen(owner: int, run: int) -> socket.socket:
+    """Socket on which the worker of a run is found; it listens from now on, so that nobody waits for the worker."""
+    path = _path(owner, run)
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind(str(path))
+        listener.listen(BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def serve(listener: socket.socket, owner: int, idle_s: float = IDLE_S) -> None:
+    """Answer one message after another until none has come for ``idle_s`` seconds, or ``owner`` has ended."""
+    path = Path(listener.getsockname())
+    threading.Thread(target=_end_with, args=(owner, path), daemon=True).start()
     listener.settimeout(idle_s)
     with contextlib.suppress(TimeoutError):
         while True:
-            _answer(app, listener.accept()[0])
+            _answer(listener.accept()[0])
     path.unlink(missing_ok=True)  # whoever comes now starts another worker; who had come before is still answered
     listener.settimeout(0)
     with contextlib.suppress(BlockingIOError):
         while True:
-            _answer(app, listener.accept()[0])
+            _answer(listener.accept()[0])
 
 
-def _answer(app: ClientApp, accepted: socket.socket) -> None:
+def _answer(accepted: socket.socket) -> None:
     with contextlib.suppress(EOFError, OSError), Connection(accepted.detach()) as channel:
         channel.send_bytes(b"")  # taken up
+        wanted = json.loads(channel.recv_bytes())
         message = message_from_proto(MessageProto.FromString(channel.recv_bytes()))
         context = context_from_proto(ContextProto.FromString(channel.recv_bytes()))
         try:
-            reply = app(message, context)
+            reply = _load(wanted["app"], wanted["path"])(message, context)
         except Exception as error:  # whatever a ClientApp may raise
             log.exception("the ClientApp raised")
             channel.send_bytes(f"{type(error).__name__}: {error}".encode())
@@ -109,16 +131,23 @@ def _answer(app: ClientApp, accepted: socket.socket) -> None:
         channel.send_bytes(context_to_proto(context).SerializeToString())
 
 
-def _connected(reference: str, name: str, owner: int, idle_s: float) -> Connection:
+def _load(reference: str, path: list[str]) -> ClientApp:
+    sys.path[:] = path
+    module, _, name = reference.partition(":")
+    app: ClientApp = getattr(import_module(module), name)
+    return app
+
+
+def _connected(owner: int, run: int, idle_s: float) -> Connection:
     """Connection that a worker has taken up; one that is just ending is replaced."""
-    folder = _private_folder()
-    path = folder / name
-    lock = os.open(folder, os.O_RDONLY)
+    path = _path(owner, run)
+    lock = os.open(path.parent, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two messages at once start one worker
         with contextlib.suppress(FileNotFoundError, ConnectionError, EOFError):
             return _taken_up(path)
-        _start(reference, path, owner, idle_s)
+        with listen(owner, run) as listener:
+            _start(listener, owner, idle_s)
         return _taken_up(path)
     finally:
         os.close(lock)
@@ -136,21 +165,20 @@ def _taken_up(path: Path) -> Connection:
     return channel
 
 
-def _start(reference: str, path: Path, owner: int, idle_s: float) -> None:
-    """Start a worker that inherits a socket which already listens, so that nobody has to wait for it to be ready."""
-    path.unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen(BACKLOG)
-        listener.set_inheritable(True)
-        # Not by ``subprocess``, which wants whoever starts a process to see its end.
-        os.posix_spawn(
-            sys.executable,
-            [sys.executable, "-P", "-m", __name__, reference, str(path)]
-            + ["--listener", str(listener.fileno()), "--owner", str(owner), "--idle", str(idle_s)],
-            {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},  # Flower adds the app's folder
-            file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)],
-        )
+def _start(listener: socket.socket, owner: int, idle_s: float) -> None:
+    listener.set_inheritable(True)
+    # Not by ``subprocess``, which wants whoever starts a process to see its end.
+    os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-P", "-m", __name__]
+        + ["--listener", str(listener.fileno()), "--owner", str(owner), "--idle", str(idle_s)],
+        {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)],
+    )
+
+
+def _path(owner: int, run: int) -> Path:
+    return _private_folder() / f"{owner}-{run}.v{PROTOCOL}"
 
 
 def _private_folder() -> Path:
@@ -175,16 +203,12 @@ def _end_with(owner: int, path: Path) -> None:
 def main(arguments: list[str]) -> None:
     """Run a worker; `ask` gives it its arguments."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("reference")
-    parser.add_argument("path", type=Path)
     parser.add_argument("--listener", type=int)
     parser.add_argument("--owner", type=int)
     parser.add_argument("--idle", type=float)
     given = parser.parse_args(arguments)
-    threading.Thread(target=_end_with, args=(given.owner, given.path), daemon=True).start()
-    module, _, name = given.reference.partition(":")
     with contextlib.suppress(KeyboardInterrupt), socket.socket(fileno=given.listener) as listener:
-        serve(listener, given.path, getattr(import_module(module), name), given.idle)
+        serve(listener, given.owner, given.idle)
 
 
 if __name__ == "__main__":

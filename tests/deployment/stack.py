@@ -176,7 +176,7 @@ class Stack:
         pairs = [f"{k}={json.dumps(v)}" for k, v in node.config.items()]
         node.process = self.start(
             f"node-{index}",
-            [*node.prefix, str(PROGRAMS / "flower-supernode"), "--root-certificates", str(keys / "ca.crt")]
+            [*node.prefix, str(PROGRAMS / "hypergpu"), "node", "start", "--root-certificates", str(keys / "ca.crt")]
             + ["--superlink", node.address, "--auth-supernode-private-key", str(keys / (key or f"node-{index}"))]
             + ["--port", str(9094 if self.namespaces else free_port()), "--node-config", " ".join(pairs)],
             environ=environ,

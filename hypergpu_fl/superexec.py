@@ -1,0 +1,133 @@
+"""A SuperExec that forks, so that a node's message finds Python, Flower and torch loaded.
+
+``flower-superexec`` starts a Python for every message, which imports Flower for more than a second of processor time
+before it looks at the message. This one has imported everything and forks instead; `hypergpu_fl.cli.node` starts it
+beside a SuperNode with ``--isolation process``:
+
+```
+flower-supernode <-- Runtime API, on loopback -- superexec -- fork --> a process a message, as Flower runs it
+                                                          -- fork --> the run's worker (hypergpu_fl.worker)
+```
+
+It has one thread, without which forking would not be safe, and keeps nothing: whoever is forked ends by itself when
+this process does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from typing import Final
+
+import httpx
+from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from flwr.supercore.constant import TaskType
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supernode.runtime.run_clientapp import run_clientapp
+
+from hypergpu_fl import worker
+
+POLL_S: Final = 0.25  # 2 ms of processor each
+RETRY_S: Final = 1.0  # while the SuperNode does not answer
+# What this app's messages import, none of which starts a thread; another app's pay for the rest themselves.
+PRELOADED: Final = ("torch", "numba", "eth_account", "coincurve", "pydantic", "zstandard", "xxhash")
+OWN: Final = ("hypergpu_fl", "strategies")
+
+log = logging.getLogger(__name__)
+
+
+def serve(address: str, owner: int) -> None:
+    """Launch what the SuperNode at ``address`` has received, message by message, until process ``owner`` has ended."""
+    client = RuntimeHttpClient.from_server_address(
+        server_address=address,
+        insecure=True,
+        root_certificates=None,
+        interceptors=[RuntimeVersionHttpInterceptor(component_name="SuperExec")],
+    )
+    workers: dict[int, int] = {}  # by run: process ids
+    while os.getppid() == owner:
+        ended = _reap()
+        workers = {run: process for run, process in workers.items() if process not in ended}
+        try:
+            acquired = client.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
+        except (httpx.HTTPError, ValueError) as error:  # it is starting or ending, or answers what it should not
+            log.debug("the SuperNode does not answer: %s", error)
+            time.sleep(RETRY_S)
+            continue
+        if not acquired.token:
+            time.sleep(POLL_S)
+            continue
+        if acquired.task.run_id not in workers:
+            with contextlib.suppress(OSError):  # then the message starts one, or says why it cannot
+                workers[acquired.task.run_id] = fork_worker(acquired.task.run_id)
+        try:
+            _fork(partial(run_clientapp, address, acquired.token, insecure=True, parent_pid=os.getpid()))
+        except OSError as error:
+            log.warning("a message could not be answered: %s", error)
+
+
+def preload() -> None:
+    """Import what messages need, and forget this app's own modules: a message's come with the run it belongs to."""
+    for name in PRELOADED:
+        with contextlib.suppress(ImportError):
+            import_module(name)
+    for name in [name for name in sys.modules if name.partition(".")[0] in OWN]:
+        del sys.modules[name]
+
+
+def fork_worker(run: int) -> int:
+    """Process id of a worker that `hypergpu_fl.worker.ask` finds when it looks for this run's; OSError if none can."""
+    with worker.listen(os.getpid(), run) as listener:
+        return _fork(partial(worker.serve, listener, os.getpid()))
+
+
+def _fork(work: Callable[[], None]) -> int:
+    """Process id of a child that does ``work`` and ends."""
+    if child := os.fork():
+        return child
+    status = 1
+    try:
+        work()
+        status = 0
+    except SystemExit as error:  # Flower's way to end
+        status = error.code if isinstance(error.code, int) else 1
+    except KeyboardInterrupt:
+        pass
+    except BaseException:
+        log.exception("a forked process failed")
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _reap() -> set[int]:
+    """Process ids of the children that have ended since the last time."""
+    ended = set()
+    with contextlib.suppress(ChildProcessError):
+        while child := os.waitpid(-1, os.WNOHANG)[0]:
+            ended.add(child)
+    return ended
+
+
+def main(arguments: list[str]) -> None:
+    """Run a SuperExec; `hypergpu_fl.cli.node` gives it its arguments."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--runtime-api-address")
+    given = parser.parse_args(arguments)
+    owner = os.getppid()
+    preload()
+    with contextlib.suppress(KeyboardInterrupt):
+        serve(given.runtime_api_address, owner)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -161,8 +161,10 @@ class Stack:
             os.environ.clear()
             os.environ.update(saved)
 
-    def start_node(self, index: int, *, key: str = "", environ: Mapping[str, str] | None = None, **config: Any) -> Node:
-        """Start a SuperNode; ``config`` adds to its node-config."""
+    def start_node(
+        self, index: int, *, plain: bool = False, key: str = "", environ: Mapping[str, str] | None = None, **config: Any
+    ) -> Node:
+        """Start a SuperNode, with ``plain`` Flower's own; ``config`` adds to its node-config."""
         node, keys = self.nodes[index], self.folder / "keys"
         node.config = {
             "partition-id": index,
@@ -174,9 +176,10 @@ class Stack:
             **{name.replace("_", "-"): value for name, value in config.items()},
         }
         pairs = [f"{k}={json.dumps(v)}" for k, v in node.config.items()]
+        program = [str(PROGRAMS / "flower-supernode")] if plain else [str(PROGRAMS / "hypergpu"), "node", "start"]
         node.process = self.start(
             f"node-{index}",
-            [*node.prefix, str(PROGRAMS / "hypergpu"), "node", "start", "--root-certificates", str(keys / "ca.crt")]
+            [*node.prefix, *program, "--root-certificates", str(keys / "ca.crt")]
             + ["--superlink", node.address, "--auth-supernode-private-key", str(keys / (key or f"node-{index}"))]
             + ["--port", str(9094 if self.namespaces else free_port()), "--node-config", " ".join(pairs)],
             environ=environ,

@@ -21,7 +21,7 @@ def test_a_round_ends_on_time_while_60_megabytes_are_under_way_and_they_join_a_l
     stack.start_superlink()
     stack.register()
     for index in range(2):
-        stack.start_node(index)
+        stack.start_node(index, plain=index == 1)
     out = stack.folder / "rounds.json"
     submission = stack.submit_app(APP, {"deadline_s": 25.0, "megabytes": 60, "out": str(out)})
     status, details = stack.wait(submission, limit_s=420)

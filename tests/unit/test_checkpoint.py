@@ -156,7 +156,7 @@ def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
 
 def test_a_foreign_manifest_is_refused(tmp_path: Path) -> None:
     (tmp_path / "00000001.json").write_text(json.dumps({"format": "other"}))
-    with pytest.raises(CheckpointError, match="is no hypergpu-checkpoint-1 manifest"):
+    with pytest.raises(CheckpointError, match="is no hypergpu-checkpoint-2 manifest"):
         load(tmp_path)
 
 

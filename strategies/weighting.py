@@ -17,7 +17,9 @@ import numpy as np
 
 from strategies.fleet import Bools, Fleet, Floats
 
-STRONGEST_TILT = 2.0  # link quality and staleness may speak for or against an update by this factor at most
+# Link quality and staleness may speak for or against an update by this factor at most. Bounds of 1, 1.25 and 2 were
+# told apart by nothing where 100 nodes take turns; where four nodes answer every round, 2 took a round or two more.
+STRONGEST_TILT = 1.25
 SMALLEST_ARREARS = 0.1  # of its data share: what even a node in credit is given
 SMALLEST_SHARE = 0.05  # of an even share of the round: likewise
 LARGEST_WEIGHT = 2.0  # rounds that one update may make up for: a node too slow for its data is heard all the same
@@ -30,7 +32,7 @@ def staleness_discount(staleness: int) -> float:
 
 
 def tilt(quality: float, typical_quality: float, staleness: int) -> float:
-    """``clip(quality / typical * discount(staleness), 1/2, 2)``.
+    """``clip(quality / typical * discount(staleness), 0.8, 1.25)``.
 
     It is bounded so that the debt, which is not, always has the last word on a node's long-run weight.
     """

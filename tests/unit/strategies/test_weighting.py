@@ -159,11 +159,11 @@ def test_a_node_silent_three_times_in_a_row_is_due_nothing_until_it_answers() ->
 
 def test_a_weight_is_arrears_times_tilt_by_hand() -> None:
     fleet, accounts = fleet_of([10, 30]), Accounts()
-    fleet.quality[:] = [0.2, 0.4]  # typical 0.3
+    fleet.quality[:] = [0.27, 0.33]  # typical 0.3
     fleet.at_work[:] = [False, True]
     # both are known: arrears 1/4 and 3/4 sum to 1, so the level is 0
-    assert accounts.weight(fleet, 0, staleness=0) == pytest.approx(0.25 * 0.2 / 0.3)
-    assert accounts.weight(fleet, 1, staleness=3) == pytest.approx(0.75 * 0.4 / 0.3 * 0.5)
+    assert accounts.weight(fleet, 0, staleness=0) == pytest.approx(0.25 * 0.9)
+    assert accounts.weight(fleet, 1, staleness=0) == pytest.approx(0.75 * 1.1)
     assert accounts.book(fleet, [0, 1], [1.0, 3.0]) == [0.25, 0.75]
 
 
@@ -193,7 +193,8 @@ def test_weights_are_positive_even_far_in_credit_and_never_more_than_two_rounds(
 
 def test_tilt_is_bounded_and_staleness_is_fedbuffs() -> None:
     assert staleness_discount(0) == 1.0 and staleness_discount(3) == 0.5
-    assert tilt(0.3, 0.3, 0) == 1.0 and tilt(0.9, 0.1, 0) == 2.0 and tilt(1e-6, 1.0, 100) == 0.5
+    assert tilt(0.3, 0.3, 0) == 1.0 and tilt(0.6, 0.3, 3) == 1.0
+    assert tilt(0.9, 0.1, 0) == 1.25 and tilt(1e-6, 1.0, 100) == 0.8
 
 
 def test_a_round_without_updates_books_nothing() -> None:

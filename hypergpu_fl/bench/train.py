@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hypergpu_fl.task.device import describe, resolve_device
+from hypergpu_fl.task.image import place
 from hypergpu_fl.task.models import Shape, build_model
 from hypergpu_fl.task.training import Optimizer, Share, train
 
@@ -63,11 +64,8 @@ def _compare(
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn((examples, *shape), generator=generator).to(device)
     labels = torch.randint(CLASSES, (examples,), generator=generator).to(device)
-    convolves = name != "mlp"
-    share = Share(inputs, labels)
-    if convolves:
-        ours.to(memory_format=torch.channels_last)
-        share = Share(inputs.permute(0, 2, 3, 1).contiguous(), labels, channels_last=True)
+    channels_last = place(ours, device)
+    share = Share(inputs.permute(0, 2, 3, 1).contiguous() if channels_last else inputs, labels, channels_last)
     optimizer = Optimizer("sgd", learning_rate=0.01)
 
     ours_s, plain_s = [], []

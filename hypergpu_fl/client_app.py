@@ -98,7 +98,8 @@ def train(message: Message, context: Context) -> Message:
         device=device,
     )
     trained = task.arrays(model)
-    delta_P: Vector = layout.flatten(trained) - base_P
+    delta_P: Vector = layout.flatten(trained)
+    delta_P -= base_P
     blob, residual_P = encode_with_feedback(
         plan[wire.CODEC],
         delta_P,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import mmap
 import os
 import shutil
 import struct
@@ -86,7 +87,9 @@ class NodeFolder:
                 fault = f"is not of {size} values"
             else:
                 magic, model, tag, number, count = _HEADER.unpack_from(prefix)
-                vector_P = np.fromfile(file, dtype="<f4", count=size)
+                # Mapped, not copied: no memory of its own. Files are replaced and never written to, so it stays valid.
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+                vector_P = np.frombuffer(mapped, dtype="<f4", count=size, offset=_PREFIX)
                 (stated,) = _CHECKSUM.unpack_from(prefix, _HEADER.size)
                 if magic != _MAGIC or model != self._model or count != size:
                     fault = "is of another format or model"

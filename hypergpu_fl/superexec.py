@@ -1,7 +1,7 @@
 """A SuperExec that forks, so that a node's message finds Python, Flower and torch loaded.
 
 ``flower-superexec`` starts a Python for every message, which imports Flower for more than a second of processor time
-before it looks at the message. This one has imported everything and forks instead; `hypergpu_fl.cli.node` starts it
+before it looks at the message. This one has imported everything and forks instead; `hypergpu_fl.supernode` runs it
 beside a SuperNode with ``--isolation process``:
 
 ```
@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Final
 
 import httpx
@@ -40,6 +41,8 @@ RETRY_S: Final = 1.0  # while the SuperNode does not answer
 # What this app's messages import, none of which starts a thread; another app's pay for the rest themselves.
 PRELOADED: Final = ("torch", "numba", "eth_account", "coincurve", "pydantic", "zstandard", "xxhash")
 OWN: Final = ("hypergpu_fl", "strategies")
+# When memory runs out, the kernel takes a message or a worker: what they do is done again, by others.
+OOM_SCORE, FIRST_TO_GO = Path("/proc/self/oom_score_adj"), "500"
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +98,8 @@ def _fork(work: Callable[[], None]) -> int:
         return child
     status = 1
     try:
+        with contextlib.suppress(OSError):
+            OOM_SCORE.write_text(FIRST_TO_GO)
         work()
         status = 0
     except SystemExit as error:  # Flower's way to end
@@ -119,14 +124,14 @@ def _reap() -> set[int]:
 
 
 def main(arguments: list[str]) -> None:
-    """Run a SuperExec; `hypergpu_fl.cli.node` gives it its arguments."""
+    """Run a SuperExec; `hypergpu_fl.supernode` gives it its arguments."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--runtime-api-address")
+    parser.add_argument("address")
+    parser.add_argument("owner", type=int)
     given = parser.parse_args(arguments)
-    owner = os.getppid()
-    preload()
     with contextlib.suppress(KeyboardInterrupt):
-        serve(given.runtime_api_address, owner)
+        preload()
+        serve(given.address, given.owner)
 
 
 if __name__ == "__main__":

@@ -110,14 +110,6 @@ def start(
             )
     os.environ.update(flower_environment(os.environ))
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    arguments = [*context.args, "--host", host, "--port", str(port)]
-    if sys.platform == "linux":  # elsewhere forking a process with so much loaded is not safe; Flower starts its own
-        arguments += ["--isolation", "process"]
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        command = [sys.executable, "-P", "-m", "hypergpu_fl.superexec", "--runtime-api-address", address]
-        os.posix_spawn(
-            sys.executable, command, os.environ, file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
-        )
     from hypergpu_fl import supernode
 
-    supernode.main(arguments)
+    supernode.run(context.args, host=host, port=port)

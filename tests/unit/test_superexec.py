@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from flwr.supernode import start_client_internal
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -81,3 +84,8 @@ def test_another_wait_begins_anew() -> None:
         before_s = time.now_s
         wait.sleep(asked_s)
         assert time.now_s - before_s == pytest.approx(LEAST_S)
+
+
+def test_flowers_supernode_uses_its_clock_for_waiting_alone() -> None:
+    used = re.findall(r"\btime\.(\w+)", inspect.getsource(start_client_internal))
+    assert used and set(used) == {"sleep"}

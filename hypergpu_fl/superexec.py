@@ -68,9 +68,9 @@ def serve(address: str, owner: int) -> None:
         if not acquired.token:
             time.sleep(POLL_S)
             continue
-        if acquired.task.run_id not in workers:
+        if (run := acquired.task.run_id) not in workers:
             with contextlib.suppress(OSError):  # then the message starts one, or says why it cannot
-                workers[acquired.task.run_id] = fork_worker(acquired.task.run_id)
+                workers[run] = fork_worker(run)
         try:
             _fork(partial(run_clientapp, address, acquired.token, insecure=True, parent_pid=os.getpid()))
         except OSError as error:

@@ -108,8 +108,9 @@ def start(
             raise UsageError(
                 f"{word} is for a SuperExec of your own", "start flower-supernode and flower-superexec by themselves"
             )
-    os.environ.update(flower_environment(os.environ))
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    from hypergpu_fl import supernode
+    environ = flower_environment(os.environ)
+    os.environ.clear()
+    os.environ.update(environ)
+    from hypergpu_fl import supernode  # which imports Flower, and that reads the environment
 
     supernode.run(context.args, host=host, port=port)

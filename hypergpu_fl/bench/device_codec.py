@@ -26,6 +26,7 @@ from hypergpu_fl.task.device import describe
 
 Vectors = tuple[Tensor, Tensor, Tensor]  # update, residual so far, new residual
 NOISE_VALUES = 200_000_000  # several times any cache
+LEAST_CALLS = 32
 ROTATED_BYTES = 1 << 30  # of vectors used in turns, so that no cache holds what the next call reads
 
 
@@ -117,10 +118,13 @@ def copy(vectors: Vectors) -> None:
 
 
 def device_seconds(call: Callable[[], object], device: torch.device, calls: int, repeats: int) -> float:
-    """Seconds of a call: median of ``repeats`` measurements, each over ``calls`` and more that follow one another."""
+    """Seconds of a call: median of ``repeats`` measurements, each over ``calls`` and more that follow one another.
+
+    They are enough for the wait for the first one, which finds the device idle, to vanish among them.
+    """
     if device.type != "cuda":
         return host_seconds(call, device, repeats)
-    calls = max(calls, 4)
+    calls = max(calls, LEAST_CALLS)
     for _ in range(calls):  # the first ones compile, and fill the allocator's cache
         call()
     took_s: list[float] = []

@@ -1,4 +1,4 @@
-"""CPU kernels that rearrange bytes and compute nothing: words as byte planes, codes of four bits two a byte."""
+"""CPU kernels that rearrange bytes and compute nothing: planes of words, two codes a byte, one row after another."""
 
 from __future__ import annotations
 
@@ -67,3 +67,13 @@ def unpack_nibbles(packed: Array, codes: Array) -> None:
         codes[2 * i + 1] = np.int8(packed[i]) >> np.int8(4)
     if codes.size & 1:
         codes[codes.size - 1] = np.int8(packed[codes.size >> 1] << np.uint8(4)) >> np.int8(4)
+
+
+@kernel(types.void, U8_IN, types.int64, types.int64, U16_IN, U8)
+def join(rows: Array, first: int, step: int, sizes: Array, joined: Array) -> None:
+    """Put rows of bytes, which start every ``step`` bytes from ``first``, one after another."""
+    end = np.int64(0)
+    for i in range(sizes.size):
+        start, size = first + i * step, np.int64(sizes[i])
+        joined[end : end + size] = rows[start : start + size]
+        end += size

@@ -7,7 +7,7 @@ the operations of `hypergpu_fl.codec.device_operations`; both give the bytes of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from logging import getLogger
 from typing import Any, Protocol
@@ -24,7 +24,7 @@ from hypergpu_fl.codec.encoder import assemble
 from hypergpu_fl.codec.levels import level
 from hypergpu_fl.codec.parts import Blocks, Dense, Sparse
 from hypergpu_fl.codec.spans import Run, spans
-from hypergpu_fl.codec.values import BlockCodes, Kept, Word, kept_in, unfit
+from hypergpu_fl.codec.values import BlockCodes, Kept, Word, unfit
 from strategies.errors import LayoutError
 from strategies.layout import Arrays, Layout
 
@@ -46,10 +46,12 @@ class Kernels(Protocol):
         """Codes and scales of all blocks."""
         ...
 
-    def topk(
-        self, delta_P: Tensor, old_P: Tensor | None, out_P: Tensor, chunk: int, k: int
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Gaps, bits and magnitudes of all chunks."""
+    def topk(self, delta_P: Tensor, old_P: Tensor | None, out_P: Tensor, chunk: int, k: int) -> tuple[Tensor, ...]:
+        """Gaps, bits and magnitudes of all chunks, as `kept` takes them."""
+        ...
+
+    def kept(self, contents: Sequence[NDArray[Any]], size: int, chunk: int, k: int) -> Kept:
+        """What `topk` returned for ``size`` values, once it is on the host."""
         ...
 
 
@@ -157,14 +159,16 @@ class DeviceValues:
         """See `Values.words`."""
         if not self.size:
             return lambda start, stop: np.empty(0, dtype=f"u{word.width}")
-        (bits,) = _fetched(*self._kernels.words(*self._tensors, word))
+        bits, flags = _fetched(*self._kernels.words(*self._tensors, word))
+        _check(flags)
         return lambda start, stop: bits[start:stop].view(f"u{word.width}")
 
     def blocks(self, block: int, largest: int) -> Callable[[int, int], BlockCodes]:
         """See `Values.blocks`."""
         if not self.size:
             return lambda start, stop: (np.empty(0, dtype=np.int8), np.empty(0, dtype=np.uint16))
-        codes, scales = _fetched(*self._kernels.blocks(*self._tensors, block, largest))
+        codes, scales, flags = _fetched(*self._kernels.blocks(*self._tensors, block, largest))
+        _check(flags)
         scales = scales.view(np.uint16)
         return lambda start, stop: (codes[start:stop], scales[start // block : -(-stop // block)])
 
@@ -173,21 +177,21 @@ class DeviceValues:
         if not self.size:
             empty = np.empty(0, dtype=np.uint8)
             return Kept(empty, empty, empty, empty.astype(np.uint16), empty.astype(np.uint16))
-        gaps, n_gaps, signs, marks, scales = _fetched(*self._kernels.topk(*self._tensors, chunk, k))
-        n_bytes = -(-kept_in(self.size, chunk, k) // 8)
-        low, high = np.split(scales.view(np.uint16), 2)
-        return Kept(gaps[: int(n_gaps[0])], signs[:n_bytes], marks[:n_bytes], low, high)
+        contents = _fetched(*self._kernels.topk(*self._tensors, chunk, k))
+        return self._kernels.kept(contents, self.size, chunk, k)
 
 
 def _fetched(*tensors: Tensor) -> list[NDArray[Any]]:
-    """Tensors on the host but for the last, the flag of a value that does not fit; the GPU is waited for once."""
+    """Tensors on the host; the GPU is waited for once."""
     arrived = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
     if tensors[0].is_cuda:
         torch.cuda.current_stream(tensors[0].device).synchronize()
-    *contents, flag = (tensor.numpy() for tensor in arrived)
-    if flag[0]:
+    return [tensor.numpy() for tensor in arrived]
+
+
+def _check(flags: NDArray[Any]) -> None:
+    if flags.any():
         raise unfit()
-    return contents
 
 
 def _checked(values_P: Tensor, layout: Layout) -> Tensor:

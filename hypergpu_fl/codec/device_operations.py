@@ -4,17 +4,22 @@ N = chunks, C = chunk length, K = values kept a chunk, B = blocks, P = values. E
 as its compiled counterpart in `hypergpu_fl.codec.encode_kernels`: float32 additions, divisions of tensor by tensor
 (torch multiplies by the reciprocal of a scalar), rounding to even, and sums of integers.
 
-Every function takes the update, the residual so far (None: nothing) and a tensor that becomes the new residual, which
-may be the old one. What it returns ends with a flag, not 0 if a value does not fit; the functions here find that out
-before anything else and raise instead.
+Every function but `kept` takes the update, the residual so far (None: nothing) and a tensor that becomes the new
+residual, which may be the old one. What it returns ends with flags, not 0 where a value does not fit; the functions
+here find that out before anything else and raise instead.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from hypergpu_fl.codec.values import HALF_MAX, Word, unfit
+from hypergpu_fl.codec.values import HALF_MAX, Kept, Word, unfit
 
 _TOO_LARGE = (127 + 120) << 23
 _SUM_BITS = 40
@@ -22,7 +27,7 @@ _HUGE = 1 << 50
 
 
 def words(delta_P: Tensor, old_P: Tensor | None, out_P: Tensor, word: Word) -> tuple[Tensor, Tensor]:
-    """Bits of every value as int32 or int16, and the flag."""
+    """Bits of every value as int32 or int16, and flags."""
     flag = _input(delta_P, old_P, out_P)
     if word is Word.FP32:
         bits_P = out_P.view(torch.int32).clone()
@@ -37,7 +42,7 @@ def words(delta_P: Tensor, old_P: Tensor | None, out_P: Tensor, word: Word) -> t
 def blocks(
     delta_P: Tensor, old_P: Tensor | None, out_P: Tensor, block: int, largest: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes as int8, bits of the bfloat16 scales as int16, and the flag."""
+    """Codes as int8, bits of the bfloat16 scales as int16, and flags."""
     flag = _input(delta_P, old_P, out_P)
     padded = torch.nn.functional.pad(out_P, (0, -out_P.numel() % block)).view(-1, block)
     peak_B = padded.abs().amax(1)
@@ -50,11 +55,9 @@ def blocks(
     return codes.to(torch.int8).view(-1)[: out_P.numel()], scale_B.view(torch.int16), flag
 
 
-def topk(
-    delta_P: Tensor, old_P: Tensor | None, out_P: Tensor, chunk: int, k: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gap bytes, how many of them count, sign and mark bits in bytes, bits of lower and upper magnitudes, the flag."""
-    flag = _input(delta_P, old_P, out_P)
+def topk(delta_P: Tensor, old_P: Tensor | None, out_P: Tensor, chunk: int, k: int) -> tuple[Tensor, ...]:
+    """Gap bytes, sign and mark bits in bytes, bits of lower and of upper magnitudes: what `kept` takes."""
+    _input(delta_P, old_P, out_P)
     size = out_P.numel()
     whole = size - size % chunk
     found = []
@@ -64,9 +67,13 @@ def topk(
         rest = size - whole
         found.append(_topk(out_P[whole:].view(1, rest), -(-rest * k // chunk)))
     gaps, signs, marks, low, high = (torch.cat(parts) for parts in zip(*found, strict=True))
-    content = _gap_bytes(gaps)
-    n_gaps = torch.tensor([content.numel()], device=out_P.device)
-    return content, n_gaps, _packed(signs), _packed(marks), torch.cat([low, high]).view(torch.int16), flag
+    return _gap_bytes(gaps), _packed(signs), _packed(marks), low.view(torch.int16), high.view(torch.int16)
+
+
+def kept(contents: Sequence[NDArray[Any]], size: int, chunk: int, k: int) -> Kept:
+    """What `topk` returned for ``size`` values, once it is on the host."""
+    gaps, signs, marks, low, high = contents
+    return Kept(gaps, signs, marks, low.view(np.uint16), high.view(np.uint16))
 
 
 def _input(delta_P: Tensor, old_P: Tensor | None, out_P: Tensor) -> Tensor:

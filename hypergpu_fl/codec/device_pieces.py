@@ -1,4 +1,4 @@
-"""What the GPU kernels share: loads and stores, magnitudes, bfloat16, and the flag of a value that does not fit.
+"""What the GPU kernels share: loads and stores, magnitudes, bfloat16, and the flags of values that do not fit.
 
 `hypergpu_fl.codec.device_kernels` tells what holds for all of them.
 """
@@ -55,10 +55,9 @@ def magnitude_of(values: tl.tensor) -> tl.tensor:
 
 
 @kernel
-def refuse(top: tl.tensor, unfit: tl.tensor) -> None:
-    """Raise the flag if the largest magnitude does not fit."""
-    if top >= TOO_LARGE:
-        tl.store(unfit, 1)
+def tell(top: tl.tensor, unfit: tl.tensor) -> None:
+    """Set the program's flag: whether its largest magnitude does not fit."""
+    tl.store(unfit + tl.program_id(0), (top >= TOO_LARGE).to(tl.int8))
 
 
 @kernel
@@ -74,6 +73,6 @@ def from_bf16(bits: tl.tensor) -> tl.tensor:
     return (bits << 16).to(tl.float32, bitcast=True)
 
 
-def flag(like: Tensor) -> Tensor:
-    """Zero beside the values of ``like``, until a kernel meets one that does not fit."""
-    return torch.zeros(1, dtype=torch.int32, device=like.device)
+def flags(like: Tensor, programs: int) -> Tensor:
+    """Room for the programs' flags beside the values of ``like``: one each, so that none has to be cleared first."""
+    return like.new_empty(programs, dtype=torch.int8)

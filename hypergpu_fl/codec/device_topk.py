@@ -1,14 +1,20 @@
 """The largest values of every chunk, found and coded by one GPU kernel that keeps the chunk in registers meanwhile.
 
-N = chunks, C = chunk length, K = values kept a chunk. See `hypergpu_fl.codec.device_kernels`.
+C = chunk length, K = values kept a chunk. See `hypergpu_fl.codec.device_kernels`.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from functools import cache
 from statistics import NormalDist
+from typing import Any
 
+import numpy as np
 import torch
 import triton.language as tl
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hypergpu_fl.codec.device_pieces import (
@@ -18,18 +24,19 @@ from hypergpu_fl.codec.device_pieces import (
     kernel,
     load_sum,
     magnitude_of,
-    refuse,
     store_part,
     to_bf16,
 )
+from hypergpu_fl.codec.values import Kept, kept_in, unfit
 
 _SUM_BITS = tl.constexpr(40)
 _HUGE = tl.constexpr(1 << 50)
-_GROUP = 128  # chunks whose gap bytes are counted together
+_HEADER = tl.constexpr(8)  # bytes of a record before its sign bits
+_ALIGNED = 16  # bytes that a record is a multiple of
 _LIMIT = tl.constexpr(2.0**120)
 _SUM_OF_ALL = tl.constexpr(52)  # bits that hold the sum of 1024 magnitudes; a count stands above them
 _ONE = tl.constexpr(1 << 52)
-_GAUSS = (torch.pi / 2) ** 0.5  # standard deviation over mean magnitude of Gaussian values
+_GAUSS = math.sqrt(math.pi / 2)  # standard deviation over mean magnitude of Gaussian values
 
 
 @kernel
@@ -70,7 +77,7 @@ def _narrowed(sizes: tl.tensor, count: tl.tensor, k: tl.tensor, guess: tl.tensor
             n_between = (count - n_above).to(tl.float32)
             each = (high - low).to(tl.float32) / n_between
             centre = low + (each * (count - k).to(tl.float32)).to(tl.int32)
-            spread = each * 0.3 * tl.sqrt(n_between)
+            spread = each * 0.2 * tl.sqrt(n_between)
         else:  # tail counts fall roughly with a power of the threshold
             octaves = tl.log2(tl.maximum(n_last, 1).to(tl.float32) / k.to(tl.float32)) / SLOPE
             centre = last + (octaves * 8388608.0).to(tl.int32)
@@ -82,9 +89,10 @@ def _narrowed(sizes: tl.tensor, count: tl.tensor, k: tl.tensor, guess: tl.tensor
 
 @kernel
 def _words_of(flags: tl.tensor, C: tl.constexpr) -> tl.tensor:
-    """Flags as integers of 32 bits, the first flag the least significant bit."""
-    bits = tl.reshape(flags.to(tl.int32), (C // 32, 32)) << tl.arange(0, 32)[None, :]
-    return tl.sum(bits, 1).to(tl.uint32, bitcast=True)
+    """Flags as integers of 32 bits, the first flag the least significant bit; each thread holds another one."""
+    bits = tl.where(tl.reshape(flags, (C // 32, 32)), 1 << tl.arange(0, 32)[None, :], 0)
+    # a sum leaves every integer to eight threads
+    return tl.gather(tl.sum(bits, 1), tl.arange(0, C // 32), 0).to(tl.uint32, bitcast=True)
 
 
 @kernel
@@ -124,16 +132,33 @@ def _kept(
 
 
 @kernel
-def _list(words: tl.tensor, index: tl.tensor, C: tl.constexpr) -> None:
-    """Places of the bits that are set."""
+def _stepped(place: tl.tensor, rank: tl.tensor, ones: tl.tensor, width: tl.constexpr) -> tl.tensor:
+    """Where the bit of a rank lies, past the next bits if it is not among their ones, and its rank from there on."""
+    past = rank >= ones.to(tl.int32)
+    return place + tl.where(past, width, 0), rank - tl.where(past, ones.to(tl.int32), 0)
+
+
+@kernel
+def _places(words: tl.tensor, K: tl.constexpr, HALVINGS: tl.constexpr) -> tl.tensor:
+    """Places of the first K of the bits that are set: their words by bisection, then the bits by halves of a word."""
     n_ones = _ones(words)
-    rank = tl.cumsum(n_ones, 0) - n_ones
-    place = tl.arange(0, C // 32) * 32
-    for i in range(tl.max(n_ones, 0)):
-        first = words & (~words + 1)
-        bit = (first.to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127
-        tl.store(index + rank + i, (place + bit).to(tl.int16), mask=n_ones > i)
-        words ^= first
+    ends = tl.cumsum(n_ones, 0)
+    rank = tl.arange(0, K)
+    word = rank * 0
+    for i in tl.static_range(HALVINGS):
+        step = 1 << (HALVINGS - 1 - i)
+        word += tl.where(tl.gather(ends, word + (step - 1), 0) <= rank, step, 0)
+    rank -= tl.gather(ends - n_ones, word, 0)
+    bits = tl.gather(words, word, 0)
+    twos = bits - ((bits >> 1) & 0x55555555)
+    fours = (twos & 0x33333333) + ((twos >> 2) & 0x33333333)
+    eights = (fours + (fours >> 4)) & 0x0F0F0F0F
+    place, rank = _stepped(rank * 0, rank, (eights + (eights >> 8)) & 0x1F, 16)
+    place, rank = _stepped(place, rank, (eights >> place) & 0xF, 8)
+    place, rank = _stepped(place, rank, (fours >> place) & 0xF, 4)
+    place, rank = _stepped(place, rank, (twos >> place) & 3, 2)
+    place, rank = _stepped(place, rank, (bits >> place) & 1, 1)
+    return word * 32 + place
 
 
 @kernel
@@ -158,39 +183,24 @@ def _whole(bits: tl.tensor, exponent: tl.tensor) -> tl.tensor:
 
 
 @kernel
-def _quantised(
-    out: tl.tensor,
-    index: tl.tensor,
-    chunk: tl.tensor,
+def _code(
+    values: tl.tensor,
+    places: tl.tensor,
+    before: tl.tensor,
     k: tl.tensor,
     floor: tl.tensor,
-    signs: tl.tensor,
-    marks: tl.tensor,
-    scales: tl.tensor,
-    gap_bytes: tl.tensor,
-    groups: tl.tensor,
-    C: tl.constexpr,
+    record: tl.tensor,
     K: tl.constexpr,
-    GROUP: tl.constexpr,
-) -> None:
-    """Bits and magnitudes of a chunk's k values as `encode_kernels._quantise` finds them; the rest of them to ``out``.
+) -> tl.tensor:
+    """Fill in a chunk's record but for its flag, with magnitudes as `encode_kernels._quantise` finds them.
 
-    ``scales`` holds the lower magnitudes of all chunks, then the upper ones.
+    Returns the magnitude sent for every value.
     """
-    j = tl.arange(0, K)
-    there = j < k
-    places = tl.load(index + chunk * K + j, mask=there, other=0).to(tl.int32)
-    before = tl.load(index + chunk * K + j - 1, mask=there & (j > 0), other=-1).to(tl.int32)
-    values = tl.load(out + chunk * C + places, mask=there, other=0.0)
+    there = tl.arange(0, K) < k
     bits = magnitude_of(values)
     exponent = tl.maximum(tl.max(bits, 0) >> 23, 1)
     whole = _whole(bits, exponent)
-    n_bytes = tl.where(there, 1 + (places - before - 1) // 255, 0)
-    packed = tl.sum(whole + (n_bytes.to(tl.int64) << _SUM_OF_ALL), 0)
-    total, n_gaps = packed & (_ONE - 1), (packed >> _SUM_OF_ALL).to(tl.int32)
-    tl.store(gap_bytes + chunk, n_gaps)
-    tl.atomic_add(groups + chunk // GROUP, n_gaps, sem="relaxed")
-
+    total = tl.sum(whole, 0)
     split = _mean(total, k).to(tl.int64)
     above, n_above = _parted(whole, split)
     if n_above > 0:
@@ -210,17 +220,24 @@ def _quantised(
     low = tl.where(low * 16384.0 < split.to(tl.float64), 0.0, low)
     unit = ((1023 + exponent - 127 - _SUM_BITS).to(tl.int64) << 52).to(tl.float64, bitcast=True)
     low_bits, high_bits = to_bf16((low * unit).to(tl.float32)), to_bf16((high * unit).to(tl.float32))
-    tl.store(scales + chunk, low_bits.to(tl.int16))
-    tl.store(scales + tl.num_programs(0) + chunk, high_bits.to(tl.int16))
 
-    negative = values < 0
-    sent = tl.where(mark, from_bf16(high_bits), from_bf16(low_bits))
-    tl.store(out + chunk * C + places, values - tl.where(negative, -sent, sent), mask=there)
-    byte = tl.arange(0, K // 8)
-    both = negative.to(tl.int32) | (mark.to(tl.int32) << 8)
-    both_bytes = tl.sum(tl.reshape(both, (K // 8, 8)) << tl.arange(0, 8)[None, :], 1)
-    tl.store(signs + chunk * (K // 8) + byte, (both_bytes & 0xFF).to(tl.uint8))
-    tl.store(marks + chunk * (K // 8) + byte, (both_bytes >> 8).to(tl.uint8))
+    both = (values < 0).to(tl.int32) | (mark.to(tl.int32) << 8)
+    both = tl.sum(tl.reshape(both, (K // 8, 8)) << tl.arange(0, 8)[None, :], 1)
+    byte = record + _HEADER + tl.arange(0, K // 8)
+    tl.store(byte, (both & 0xFF).to(tl.uint8))
+    tl.store(byte + K // 8, (both >> 8).to(tl.uint8))
+    gap = places - before - 1
+    over = tl.where(there, gap // 255, 0)
+    end = tl.cumsum(tl.where(there, 1 + over, 0), 0)
+    gaps = record + _HEADER + K // 4
+    tl.store(gaps + end - 1, (gap % 255).to(tl.uint8), mask=there)
+    for back in range(1, 1 + tl.max(over, 0)):
+        tl.store(gaps + end - 1 - back, 255, mask=over >= back)
+    header = record.to(tl.pointer_type(tl.int16), bitcast=True)
+    tl.store(header, low_bits.to(tl.int16))
+    tl.store(header + 1, high_bits.to(tl.int16))
+    tl.store(header + 2, tl.max(end, 0).to(tl.int16))
+    return tl.where(mark, from_bf16(high_bits), from_bf16(low_bits))
 
 
 @kernel
@@ -228,122 +245,111 @@ def _keep(
     delta: tl.tensor,
     old: tl.tensor,
     out: tl.tensor,
-    index: tl.tensor,
-    signs: tl.tensor,
-    marks: tl.tensor,
-    scales: tl.tensor,
-    gap_bytes: tl.tensor,
-    groups: tl.tensor,
-    unfit: tl.tensor,
+    records: tl.tensor,
     n: tl.tensor,
-    reach: tl.tensor,
     has_old: tl.constexpr,
     C: tl.constexpr,
     K: tl.constexpr,
+    REACH: tl.constexpr,
     SLOPE: tl.constexpr,
-    GROUP: tl.constexpr,
+    HALVINGS: tl.constexpr,
+    RECORD: tl.constexpr,
 ) -> None:
     """A chunk's sum, its k largest values and their codes, and what the codes leave of them.
 
     As on the CPU a threshold on the bit patterns is narrowed by counting, here until it tells exactly k; the chunk
     stays in registers meanwhile. What is kept is listed in bits first, as a scan over 8192 flags takes a barrier more
-    and registers that other programs need.
+    and registers that other programs need; the places are then found by search, as writing a list of them would take
+    as much of the cache's bandwidth as a fifth of the chunk.
     """
     chunk = tl.program_id(0).to(tl.int64)
     start = chunk * C
+    record = records + chunk * RECORD
     size = tl.minimum(n - start, C).to(tl.int32)
     k = (size * K + C - 1) // C
-    at = tl.arange(0, C)
-    p = load_sum(delta + start, old + start, at, size, C, has_old)
-    store_part(out + start, at, p, size, C)
-    p = tl.where(tl.abs(p) < _LIMIT, p, _LIMIT)  # NaN as well
-    mean = tl.sum(tl.abs(p) * (1.0 / C), 0) / (size.to(tl.float32) / C)
-    if mean >= _LIMIT / (2 * C):  # else there is no such value
-        refuse(tl.max(magnitude_of(p), 0), unfit)
-    guess = (mean * reach).to(tl.int32, bitcast=True)
+    p = load_sum(delta + start, old + start, tl.arange(0, C), size, C, has_old)
+    store_part(out + start, tl.arange(0, C), p, size, C)
+    mean = tl.sum(tl.abs(p), 0) / size.to(tl.float32)
+    unfit = tl.full((), 0, tl.int16)
+    if not (mean < _LIMIT / (2 * C)):  # NaN and infinity as well; else all values fit
+        p = tl.where(tl.abs(p) < _LIMIT, p, _LIMIT)  # no threshold tells NaN from others
+        unfit = (tl.max(tl.abs(p), 0) >= _LIMIT).to(tl.int16)
+    tl.store(record.to(tl.pointer_type(tl.int16), bitcast=True) + 3, unfit)
+    guess = (mean * REACH).to(tl.int32, bitcast=True)
     low, high, n_above, count = _narrowed(tl.abs(p), size, k, guess, SLOPE)
     words = _kept(tl.abs(p), low, high, count, n_above, k, C)
-    _list(words, index + chunk * K, C)
-    tl.debug_barrier()
-    _quantised(out, index, chunk, k, low, signs, marks, scales, gap_bytes, groups, C, K, GROUP)
-
-
-@kernel
-def _write_gaps(
-    index: tl.tensor,
-    gap_bytes: tl.tensor,
-    groups: tl.tensor,
-    n_gaps: tl.tensor,
-    gaps: tl.tensor,
-    n: tl.tensor,
-    C: tl.constexpr,
-    K: tl.constexpr,
-    GROUP: tl.constexpr,
-) -> None:
-    """``gap // 255`` bytes of 255 and one of ``gap % 255`` for every gap of a chunk, behind those of chunks before."""
-    chunk = tl.program_id(0).to(tl.int64)
-    k = (tl.minimum(n - chunk * C, C).to(tl.int32) * K + C - 1) // C
     j = tl.arange(0, K)
-    places = tl.load(index + chunk * K + j, mask=j < k, other=0).to(tl.int32)
-    before = tl.load(index + chunk * K + j - 1, mask=(j < k) & (j > 0), other=-1).to(tl.int32)
-    group = (chunk // GROUP).to(tl.int32)
-    i = tl.arange(0, GROUP)
-    member = group * GROUP + i
-    own = tl.load(gap_bytes + member, mask=member < chunk, other=0)
-    for first in range(0, group, GROUP):
-        own += tl.load(groups + first + i, mask=first + i < group, other=0)
-    start = tl.sum(own.to(tl.int64), 0)
-    gap = places - before - 1
-    over = tl.where(j < k, gap // 255, 0)
-    last = start + tl.cumsum(tl.where(j < k, 1 + over, 0), 0) - 1
-    tl.store(gaps + last, (gap % 255).to(tl.uint8), mask=j < k)
-    most = tl.max(over, 0)
-    for back in range(1, most + 1):
-        tl.store(gaps + last - back, 255, mask=over >= back)
-    if chunk == tl.num_programs(0) - 1:
-        tl.store(n_gaps, (start + tl.load(gap_bytes + chunk)).to(tl.int32))
+    there = j < k
+    places = tl.where(there, _places(words, K, HALVINGS), 0)
+    before = tl.where(j > 0, tl.gather(places, tl.maximum(j - 1, 0), 0), -1)
+    tl.debug_barrier()  # the sums have been stored
+    values = tl.load(out + start + places, mask=there, other=0.0)
+    sent = _code(values, places, before, k, low, record, K)
+    tl.store(out + start + places, values - tl.where(values < 0, -sent, sent), mask=there)
 
 
-def topk(
-    delta_P: Tensor, old_P: Tensor | None, out_P: Tensor, chunk: int, k: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """See `device_operations.topk`."""
+@cache
+def _record(chunk: int, k: int) -> np.dtype[Any]:
+    """What a chunk is encoded to: the gap bytes have room for the most there can be, as they are written at once."""
+    fields = {
+        "low": "<u2",
+        "high": "<u2",
+        "n_gaps": "<u2",
+        "unfit": "<u2",
+        "signs": f"{k // 8}u1",
+        "marks": f"{k // 8}u1",
+        "gaps": f"{k + chunk // 255}u1",
+    }
+    packed = np.dtype(list(fields.items()))
+    room = -packed.itemsize % _ALIGNED
+    return np.dtype([*fields.items(), ("room", f"{room}u1")])
+
+
+@cache
+def _reach(chunk: int, k: int) -> float:
+    """The threshold of k Gaussian values a chunk, over their mean magnitude."""
+    return _GAUSS * NormalDist().inv_cdf(1 - 0.5 * k / chunk)
+
+
+def topk(delta_P: Tensor, old_P: Tensor | None, out_P: Tensor, chunk: int, k: int) -> tuple[Tensor, ...]:
+    """See `device_operations.topk`; here it is one tensor, which holds a record for every chunk."""
     n = out_P.numel()
-    n_chunks = -(-n // chunk)
-    grid = (n_chunks,)
-    zeros = torch.zeros(2 + -(-n_chunks // _GROUP), dtype=torch.int32, device=out_P.device)
-    unfit, n_gaps, groups = zeros[:1], zeros[1:2], zeros[2:]
-    index = out_P.new_empty(n_chunks * k, dtype=torch.int16)
-    gap_bytes = out_P.new_empty(n_chunks, dtype=torch.int32)
-    signs = out_P.new_empty(n_chunks * k // 8, dtype=torch.uint8)
-    marks = torch.empty_like(signs)
-    scales = out_P.new_empty(2 * n_chunks, dtype=torch.int16)
-    # room for the most bytes there can be, for their number is not known on the host
-    gaps = out_P.new_empty(n_chunks * (k + chunk // 255), dtype=torch.uint8)
-    # guesses: the threshold of Gaussian values, and the power of it that counts fall with
-    reach = _GAUSS * NormalDist().inv_cdf(1 - 0.5 * k / chunk)
-    few = 1 if k <= 256 else 4
-    old = delta_P if old_P is None else old_P
-    slope = 4.0 if k >= 512 else 5.5
-    done = (signs, marks, scales, gap_bytes, groups)
+    n_chunks, record = -(-n // chunk), _record(chunk, k).itemsize
+    records = out_P.new_empty(n_chunks * record, dtype=torch.uint8)
     with torch.cuda.device(out_P.get_device()):
-        _keep[grid](
+        _keep[(n_chunks,)](
             delta_P,
-            old,
+            delta_P if old_P is None else old_P,
             out_P,
-            index,
-            *done,
-            unfit,
+            records,
             n,
-            reach,
             has_old=old_P is not None,
             C=chunk,
             K=k,
-            SLOPE=slope,
-            GROUP=_GROUP,
+            REACH=_reach(chunk, k),
+            SLOPE=4.0 if k >= 512 else 5.5,  # the power of a threshold that counts fall with
+            HALVINGS=(chunk // 32).bit_length() - 1,
+            RECORD=record,
             num_warps=8,
             maxnreg=64,  # four programs share a multiprocessor: one computes while others load
             **EXACT,
         )
-        _write_gaps[grid](index, gap_bytes, groups, n_gaps, gaps, n, C=chunk, K=k, GROUP=_GROUP, num_warps=few, **EXACT)
-    return gaps, n_gaps, signs, marks, scales, unfit
+    return (records,)
+
+
+def kept(contents: Sequence[NDArray[Any]], size: int, chunk: int, k: int) -> Kept:
+    """See `device_operations.kept`."""
+    from hypergpu_fl.codec import byte_kernels
+
+    (content,) = contents
+    kind = _record(chunk, k)
+    records = content.view(kind)
+    if records["unfit"].any():
+        raise unfit()
+    gaps = np.empty(records["n_gaps"].sum(), dtype=np.uint8)
+    first = kind.itemsize - kind["room"].itemsize - kind["gaps"].itemsize
+    byte_kernels.join(content, first, kind.itemsize, np.ascontiguousarray(records["n_gaps"]), gaps)
+    n_bytes = -(-kept_in(size, chunk, k) // 8)
+    signs, marks = (records[bits].reshape(-1)[:n_bytes] for bits in ("signs", "marks"))
+    low, high = (np.ascontiguousarray(records[scales]) for scales in ("low", "high"))
+    return Kept(gaps, signs, marks, low, high)

@@ -46,8 +46,9 @@ def test_subnormals_and_negative_zeros_are_encoded_alike(name: str) -> None:
     for scale in (1e-43, 1e-38, 1e35):
         values = (rng.standard_normal(layout.size) * scale).astype(np.float32)
         values[::3] = -0.0
-        compare(name, values, None, layout, {})
-        compare(name, values, np.where(rng.random(layout.size) < 0.5, -values, values), layout, {})
+        with np.errstate(over="ignore"):  # a chunk's sum may reach infinity, and then is not used
+            compare(name, values, None, layout, {})
+            compare(name, values, np.where(rng.random(layout.size) < 0.5, -values, values), layout, {})
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf, 2.0**120, -(2.0**120)])

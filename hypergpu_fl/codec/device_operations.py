@@ -5,8 +5,8 @@ as its compiled counterpart in `hypergpu_fl.codec.encode_kernels`: float32 addit
 (torch multiplies by the reciprocal of a scalar), rounding to even, and sums of integers.
 
 Every function but `kept` takes the update, the residual so far (None: nothing) and a tensor that becomes the new
-residual, which may be the old one. What it returns ends with flags, not 0 where a value does not fit; the functions
-here find that out before anything else and raise instead.
+residual, which may be the old one. What `words` and `blocks` return ends with flags, not 0 where a value does not fit;
+the functions here find that out before anything else and raise instead.
 """
 
 from __future__ import annotations

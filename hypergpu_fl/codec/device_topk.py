@@ -96,7 +96,7 @@ def _narrowed(sizes: tl.tensor, count: tl.tensor, k: tl.tensor, guess: tl.tensor
 
 @kernel
 def _words_of(flags: tl.tensor, C: tl.constexpr) -> tl.tensor:
-    """Flags as integers of 32 bits, the first flag the least significant bit; each thread holds another one."""
+    """Flags as integers of 32 bits, the first flag the least significant bit, spread evenly over the threads."""
     bits = tl.where(tl.reshape(flags, (C // 32, 32)), 1 << tl.arange(0, 32)[None, :], 0)
     # a sum leaves every integer to eight threads
     return tl.gather(tl.sum(bits, 1), tl.arange(0, C // 32), 0).to(tl.uint32, bitcast=True)
@@ -264,9 +264,9 @@ def _keep(
     """A chunk's sum, its k largest values and their codes, and what the codes leave of them.
 
     As on the CPU a threshold on the bit patterns is narrowed by counting, here until it tells exactly k; the chunk
-    stays in registers meanwhile. What is kept is listed in bits first, as a scan over 8192 flags takes a barrier more
-    and registers that other programs need; the places are then found by search, as writing a list of them would take
-    as much of the cache's bandwidth as a fifth of the chunk.
+    stays in registers meanwhile. What is kept is told by bits first, as a scan over 8192 flags takes a barrier more
+    and registers that other programs need, and its places are found by search, as a list of them would burden the
+    cache with a fifth of what the chunk does.
     """
     chunk = tl.program_id(0).to(tl.int64)
     start = chunk * C

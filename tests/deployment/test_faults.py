@@ -103,14 +103,15 @@ def test_a_link_cut_for_30_seconds(
     make_stack: MakeStack, configure: Configure, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stack = started(make_stack, 3)
-    # A reply that the cut swallowed is given up after ten deadlines, about as many rounds; then its node is asked anew.
-    submission = stack.submit(configure(stack, "cut", training__rounds=16, network__quota=0.6))
+    # The rounds outlast the cut, and then ten deadlines, after which a reply that the cut swallowed is given up and its
+    # node is asked anew.
+    submission = stack.submit(configure(stack, "cut", training__rounds=60, network__quota=0.6))
     wait_for_round(stack, "cut", 1)
     stack.change(1, cut=True)
     cut = registry(stack, "cut", capsys)["node-1"]["last_seen"]
     time.sleep(30)
     stack.change(1, cut=False)
-    concluded(stack, "cut", submission, 16)
+    concluded(stack, "cut", submission, 60)
     assert registry(stack, "cut", capsys)["node-1"]["last_seen"] > cut
 
 

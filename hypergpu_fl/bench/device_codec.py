@@ -26,8 +26,8 @@ from hypergpu_fl.task.device import describe
 
 Vectors = tuple[Tensor, Tensor, Tensor]  # update, residual so far, new residual
 NOISE_VALUES = 200_000_000  # several times any cache
-LEAST_CALLS = 32
 ROTATED_BYTES = 1 << 30  # of vectors used in turns, so that no cache holds what the next call reads
+LEAST_CALLS = 32  # that one measurement of a device covers
 
 
 def run_device_codec(

@@ -103,13 +103,19 @@ def _words_of(flags: tl.tensor, C: tl.constexpr) -> tl.tensor:
 
 
 @kernel
+def _counted(words: tl.tensor) -> tl.tensor:
+    """How many bits are set in every two, in every four and in every eight, each in their place."""
+    twos = words - ((words >> 1) & 0x55555555)
+    fours = (twos & 0x33333333) + ((twos >> 2) & 0x33333333)
+    return twos, fours, (fours + (fours >> 4)) & 0x0F0F0F0F
+
+
+@kernel
 def _ones(words: tl.tensor) -> tl.tensor:
     """How many bits are set."""
-    words = words - ((words >> 1) & 0x55555555)
-    words = (words & 0x33333333) + ((words >> 2) & 0x33333333)
-    words = (words + (words >> 4)) & 0x0F0F0F0F
-    words += words >> 8
-    return ((words + (words >> 16)) & 0x3F).to(tl.int32)
+    _, _, eights = _counted(words)
+    sixteens = eights + (eights >> 8)
+    return ((sixteens + (sixteens >> 16)) & 0x3F).to(tl.int32)
 
 
 @kernel
@@ -157,9 +163,7 @@ def _places(words: tl.tensor, K: tl.constexpr, HALVINGS: tl.constexpr) -> tl.ten
         word += tl.where(tl.gather(ends, word + (step - 1), 0) <= rank, step, 0)
     rank -= tl.gather(ends - n_ones, word, 0)
     bits = tl.gather(words, word, 0)
-    twos = bits - ((bits >> 1) & 0x55555555)
-    fours = (twos & 0x33333333) + ((twos >> 2) & 0x33333333)
-    eights = (fours + (fours >> 4)) & 0x0F0F0F0F
+    twos, fours, eights = _counted(bits)
     place, rank = _stepped(rank * 0, rank, (eights + (eights >> 8)) & 0x1F, 16)
     place, rank = _stepped(place, rank, (eights >> place) & 0xF, 8)
     place, rank = _stepped(place, rank, (fours >> place) & 0xF, 4)

@@ -36,6 +36,7 @@ from strategies import lineup
 from strategies.arrivals import Arrivals, VirtualArrivals, WallArrivals
 from strategies.layout import Layout
 from strategies.network_aware import NetworkAware
+from strategies.planning import FEWEST_STEPS, MOST_STEPS
 from strategies.server_optimizer import ServerOptimizer
 from strategies.settings import Settings
 
@@ -172,6 +173,8 @@ def build_strategy(config: Config, task: Task, *, session: bytes) -> NetworkAwar
             mode=network.mode,
             epochs=training.epochs,
             batch_size=training.batch_size,
+            local_steps=training.fixed_steps,
+            steps_within=training.steps_within or (FEWEST_STEPS, MOST_STEPS),
             codec=network.codec,
             downlink_codec=network.downlink_codec,
             seed=training.seed,

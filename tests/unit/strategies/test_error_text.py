@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from strategies.error_text import LONGEST, error_line
 
-SIMULATED = """<class 'ray.exceptions.RayTaskError(ClientAppException)'>:<'\x1b[36mray::ClientAppActor.run()\x1b[39m (pid=1, actor_id=766e)
+SIMULATED = """<class 'ray.exceptions.RayTaskError(ClientAppException)'>:<'\
+\x1b[36mray::ClientAppActor.run()\x1b[39m (pid=1, actor_id=766e)
                   ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
   File "/venv/flwr/clientapp/client_app.py", line 161, in __call__
     return self._registered_funcs[full_name](message, context)

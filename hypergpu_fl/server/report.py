@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import math
-import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +12,8 @@ from typing import Any
 from loguru import logger
 
 from hypergpu_fl.config import Config
+from hypergpu_fl.files import write_whole
+from hypergpu_fl.output import to_json
 from hypergpu_fl.server.local_work import summary
 from hypergpu_fl.server.node_rounds import Row, by_round
 from strategies.round import RoundHook, RoundOutcome
@@ -116,23 +115,5 @@ class Report(RoundHook):
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Write atomically, with ``null`` for numbers that JSON does not have: NaN and infinity."""
-    write_text(path, json.dumps(_finite(document), indent=1, allow_nan=False) + "\n")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(each) for key, each in value.items()}
-    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write atomically: a reader sees the old text or the new one."""
-    fresh = path.with_suffix(".tmp")
-    with fresh.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    """Write atomically: a reader sees the old document or the new one."""
+    write_whole(path, to_json(document, indent=1) + "\n")

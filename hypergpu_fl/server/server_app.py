@@ -20,6 +20,7 @@ from hypergpu_fl.codec.payload import CodecPayload
 from hypergpu_fl.codec.threads import compile_ahead
 from hypergpu_fl.config import Config, from_run_config, read_secrets, runs_root, to_run_config
 from hypergpu_fl.errors import LedgerError, NetworkError
+from hypergpu_fl.files import write_whole
 from hypergpu_fl.heap import long_lived
 from hypergpu_fl.ledger import database
 from hypergpu_fl.network.registry import Registry
@@ -31,7 +32,7 @@ from hypergpu_fl.server.evaluation import Evaluation
 from hypergpu_fl.server.local_work import LocalWork
 from hypergpu_fl.server.node_rounds import NodeRounds, as_csv
 from hypergpu_fl.server.nothing_counted import failure_of
-from hypergpu_fl.server.report import Report, write_json, write_text
+from hypergpu_fl.server.report import Report, write_json
 from hypergpu_fl.server.resumption import Checkpointing, resume
 from hypergpu_fl.settlement import Settlement
 from hypergpu_fl.task import Task, load_task
@@ -141,7 +142,7 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
         books.dispose()
     drift = strategy.accounts.drift(strategy.fleet)
     failure = failure_of(rows)
-    write_text(folder / "nodes.csv", as_csv(rows))
+    write_whole(folder / "nodes.csv", as_csv(rows))
     write_json(
         folder / "report.json",
         report.document(

@@ -23,6 +23,7 @@ from typing import Any, Final
 from sqlalchemy import JSON, Column, Engine, Index, Integer, MetaData, Table, delete, select
 from sqlalchemy import insert as insert_
 
+from hypergpu_fl.output import printable
 from strategies import wire
 from strategies.round import Accepted, Journey, Ordered, RefusedReply, RoundHook, RoundOutcome
 
@@ -101,6 +102,7 @@ def as_csv(rows: Sequence[Row]) -> str:
     writer.writeheader()
     for row in rows:
         plain = {key: value for key, value in row.items() if key != "metrics"}
+        plain["refusal"] = row["refusal"] and printable(row["refusal"])
         writer.writerow(plain | {f"metrics.{name}": row["metrics"].get(name) for name in names})
     return text.getvalue()
 

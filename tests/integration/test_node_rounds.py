@@ -134,3 +134,21 @@ def test_passes_over_its_own_data_are_what_every_node_makes(tmp_path: Path) -> N
     assert len({row["steps"] for row in counted}) > 1  # shares differ in size
     assert all(row["samples"] == 8 * row["steps"] for row in counted)
     assert report["local_work"]["decided_by"] == "as asked: training.epochs = 2 over its own data"
+
+
+def test_a_simulated_node_computes_in_proportion_to_its_models_flops(tmp_path: Path) -> None:
+    def per_sample(name: str, **settings: Any) -> tuple[dict[str, float], dict[str, Any]]:
+        report = train(tmp_path / name, training__rounds=1, network__quota=1.0, **settings)
+        (entry,) = report["history"]
+        answered = [row for row in entry["nodes"] if row["compute_s"]]
+        return {row["node"]: row["compute_s"] / row["samples"] for row in answered}, report["simulated_compute"]
+
+    small, said = per_sample("small")
+    large, said_too = per_sample("large", training__model_architecture="simple_cnn")
+    assert (said["by"], said_too["by"]) == ("flops", "flops")
+    both = small.keys() & large.keys()
+    assert both
+    for node in both:
+        assert large[node] / small[node] == pytest.approx(said_too["flops_per_sample"] / said["flops_per_sample"])
+    _, fixed = per_sample("fixed", network__sample_ms=4)
+    assert (fixed["by"], fixed["flops_per_sample"]) == ("network.sample_ms", None)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from strategies import wire
 from strategies.aggregation import Update
-from strategies.error_text import error_line
 from strategies.errors import Reason, Refused
+from strategies.failure import told
 from strategies.layout import Arrays
 
 HISTORY = 64
@@ -47,7 +47,7 @@ def read(reply: Message, *, largest_bytes: int) -> Contents:
         one larger than ``largest_bytes``.
     """
     if reply.has_error():
-        raise Refused(Reason.ERROR_REPLY, error_line(reply.error.reason or "") or f"code {reply.error.code}")
+        raise Refused(Reason.ERROR_REPLY, told(reply.error.reason or f"code {reply.error.code}", 500))
     content = reply.content
     record = content.array_records.get(wire.UPDATE)
     array = record.get(wire.BLOB) if record is not None else None

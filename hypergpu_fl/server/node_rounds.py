@@ -18,11 +18,13 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import JSON, Column, Engine, Index, Integer, MetaData, Table, delete, select
+from sqlalchemy import JSON, Column, Engine, Index, Integer, MetaData, Table, delete, inspect, select
 from sqlalchemy import insert as insert_
 
+from hypergpu_fl.ledger.database import connect
 from hypergpu_fl.output import printable
 from strategies import wire
 from strategies.round import Accepted, Journey, Ordered, RefusedReply, RoundHook, RoundOutcome
@@ -71,6 +73,22 @@ class NodeRounds(RoundHook):
         """All rows of the run, in the order of rounds and of nodes' names."""
         with self._engine.connect() as connection:
             return list(connection.execute(select(node_rounds.c.row).order_by(node_rounds.c.id)).scalars())
+
+
+def last_rows(folder: Path) -> dict[str, Row]:
+    """What is known last of each node of a run, field by field, by its name; none before the first round."""
+    engine = connect(folder / "run.db")
+    try:
+        with engine.connect() as connection:
+            if not inspect(engine).has_table(node_rounds.name):
+                return {}
+            rows = connection.execute(select(node_rounds.c.row).order_by(node_rounds.c.id)).scalars()
+            last: dict[str, Row] = {}
+            for row in rows:
+                last.setdefault(row["node"], {}).update((k, value) for k, value in row.items() if value is not None)
+            return last
+    finally:
+        engine.dispose()
 
 
 def rows_of(outcome: RoundOutcome) -> list[Row]:

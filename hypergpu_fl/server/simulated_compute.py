@@ -97,11 +97,10 @@ def flops_per_sample(task: Task, nodes: int) -> float | None:
     model = task.model()
     try:
         with FlopCounterMode(display=False) as counter:
-            result = task.train(model, partition, steps=1, batch_size=COUNTED_BATCH, seed=0, device=torch.device("cpu"))
+            task.train(model, partition, steps=1, batch_size=COUNTED_BATCH, seed=0, device=torch.device("cpu"))
     except Exception as error:  # a user's own code may raise anything; its nodes will say so, too
         logger.warning("the model's FLOPs cannot be counted: {}: {}", type(error).__name__, error)
         return None
-    samples = min(max(1, result.samples), COUNTED_BATCH)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     # without any product to count: each parameter is used once forward, and twice backward
-    return float(counter.get_total_flops() / samples or 6 * parameters) or None
+    return float(counter.get_total_flops() / COUNTED_BATCH or 6 * parameters) or None

@@ -13,6 +13,7 @@ import pytest
 from torch import nn
 
 from hypergpu_fl.bench.in_process import InProcessGrid
+from hypergpu_fl.cli import invoke
 from hypergpu_fl.config import Config, to_run_config, unflatten
 from hypergpu_fl.errors import RunFailed
 from hypergpu_fl.node.client_app import app
@@ -90,6 +91,18 @@ def test_the_table_for_pandas_says_what_the_report_says(tmp_path: Path) -> None:
     for line, row in zip(found, rows, strict=True):
         assert row.pop("metrics") == {}
         assert line == {key: "" if value is None else str(value) for key, value in row.items()}
+
+
+def test_the_nodes_command_shows_names_steps_and_losses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = train(tmp_path / "run", training__rounds=2)
+    capsys.readouterr()
+    assert invoke(["nodes", "run", "--runs", str(tmp_path), "--format", "json"]) == 0
+    shown = {row["node"]: row for row in json.loads(capsys.readouterr().out)}
+    assert shown.keys() == {f"node-{i}" for i in range(NODES)}
+    for row in report["history"][-1]["nodes"]:
+        assert shown[row["node"]]["steps"] == row["steps"]
+        assert row["train_loss"] is None or shown[row["node"]]["train_loss"] == row["train_loss"]
+    assert all("packet_loss" in row and "loss" not in row for row in shown.values())
 
 
 def test_a_resumed_run_keeps_its_rows_and_forgets_those_of_rounds_that_were_not_booked(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from hypergpu_fl.cli.bundle import app_with_task
 from hypergpu_fl.cli.follow import Tail, worth_showing
 from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides
 from hypergpu_fl.cli.render import Format, FormatOption, render
@@ -65,22 +66,26 @@ def run(
     checked_name(chosen)
     effective = _for_this_run(effective, root, chosen, resume=bool(resume), deployed=bool(superlink))
     _check_data(effective, root)
-    app_dir = app_dir or app_folder()
+    source = app_dir or app_folder()
     if port and not superlink:
         require_free(port)
 
     def say(text: str) -> None:
         typer.echo(redact(text), err=format is Format.JSON)
 
-    with _stoppable(), _run_folder(root, chosen, replace=replace, resume=bool(resume)) as folder:
+    with (
+        _stoppable(),
+        app_with_task(source, effective.training) as bundled,
+        _run_folder(root, chosen, replace=replace, resume=bool(resume)) as folder,
+    ):
         _write_config(folder, effective)
         training = effective.training
         say(f"run {chosen}: {training.title}, {training.num_nodes} nodes, {training.rounds} rounds -> {folder}")
         try:
             if superlink:
-                _deploy(effective, app_dir, superlink, folder, environ, say)
+                _deploy(effective, bundled, superlink, folder, environ, say)
             else:
-                _simulate(effective, app_dir, folder, port or free_port(), environ, say)
+                _simulate(effective, bundled, folder, port or free_port(), environ, say)
         except KeyboardInterrupt:
             raise Interrupted(f"run {chosen} was stopped", _how_to_go_on(folder)) from None
     _conclude(folder, chosen, format)

@@ -26,6 +26,8 @@ LINK: Final = "link"
 CONTRIBUTION: Final = "contribution"
 TIMING: Final = "timing"
 HELLO: Final = "hello"  # MetricRecord: PARTITION, EXAMPLES; ConfigRecord DEVICE: what it runs on
+IDENTITY: Final = "identity"  # ConfigRecord: what must be the same at server and node, text by name
+UNFIT: Final = "unfit"  # ConfigRecord instead of HELLO: PARTITION, CAUSE, REMEDY of a node that cannot take part
 
 # the one array of MODEL and UPDATE
 BLOB: Final = "blob"
@@ -50,13 +52,12 @@ SAMPLES: Final = "samples"  # samples processed in this round
 STEPS: Final = "steps"
 LOSS: Final = "loss"  # mean training loss over the steps
 SQUARED_LOSS: Final = "squared-loss"  # mean squared sample loss (Oort's statistical utility)
+COUNT: Final = "count"  # processed in this round, in the task's own unit
+TASK_METRIC: Final = "metric."  # prefix of the names that the task gives its own metrics
 COMPUTE_S: Final = "compute-s"  # node's own monotonic clock
 BYTES_DOWN: Final = "bytes-down"
 BYTES_UP: Final = "bytes-up"
 
-OWN_METRICS: Final = frozenset(
-    {EXAMPLES, SAMPLES, STEPS, LOSS, SQUARED_LOSS, COMPUTE_S, BYTES_DOWN, BYTES_UP}
-)  # all others in METRICS are the task's
 MOST_METRICS: Final = 32  # of the task's that are kept of a reply
 _METRIC: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_./ -]{0,63}")
 
@@ -79,6 +80,10 @@ SIGNATURE: Final = "signature"
 PARTITION: Final = "partition-id"
 DEVICE: Final = "device"  # ConfigRecord: device name, memory, driver, address
 
+# UNFIT (node -> server, answer to a query)
+CAUSE: Final = "cause"
+REMEDY: Final = "remedy"
+
 
 # The one header that a row of bytes has, as numpy writes it. Numpy's own reader takes the text there for Python's
 # source and fails with whatever its tokenizer raises.
@@ -100,8 +105,9 @@ def row_of_bytes(array: Array) -> memoryview:
 
 def custom_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
     """The task's own metrics among those of a reply, by name; no more than ``MOST_METRICS``, and no odd names."""
-    names = sorted(name for name in metrics.keys() - OWN_METRICS if _METRIC.fullmatch(name))
-    return {name: metrics[name] for name in names[:MOST_METRICS]}
+    named = {key.removeprefix(TASK_METRIC): value for key, value in metrics.items() if key.startswith(TASK_METRIC)}
+    names = sorted(name for name in named if _METRIC.fullmatch(name))
+    return {name: named[name] for name in names[:MOST_METRICS]}
 
 
 def numbers(content: RecordDict, record: str) -> dict[str, float]:

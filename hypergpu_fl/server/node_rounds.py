@@ -8,6 +8,8 @@ refused   the reply did not count; ``refusal`` says why
 working   no reply yet; a row of a later round tells what came of it
 dropped   no reply, and the policy gave it up at the end of the round
 
+``samples`` are examples, ``count`` is what the task counts, in its own unit.
+
 Bytes are those that moved in the round: a late reply's row has none down. Seconds are on the run's clock; a part is
 None where nobody measured it.
 """
@@ -136,7 +138,7 @@ def by_round(rows: Iterable[Row]) -> dict[int, list[Row]]:
 def _row(**known: Any) -> Row:
     """One row: every field there is, in order."""
     fields = (
-        "round node verdict refusal steps samples train_loss codec bytes_down bytes_up "
+        "round node verdict refusal steps samples count train_loss codec bytes_down bytes_up "
         "download_s compute_s upload_s total_s weight staleness"
     )
     return {**dict.fromkeys(fields.split()), "metrics": {}, **known}
@@ -150,6 +152,7 @@ def _answered(round_: int, reply: Accepted | RefusedReply, *, bytes_down: int) -
         node=reply.node,
         steps=journey.steps,
         samples=None if samples is None else int(samples),
+        count=None if (count := journey.metrics.get(wire.COUNT)) is None else int(count),
         train_loss=journey.metrics.get(wire.LOSS),
         codec=journey.codec,
         bytes_down=bytes_down,

@@ -11,17 +11,23 @@ A trace's milliseconds were measured with a model that its file does not name, a
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from statistics import median
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from loguru import logger
 
 from hypergpu_fl.config import Network
-from hypergpu_fl.errors import UsageError
+from hypergpu_fl.errors import TaskError, UsageError
 from hypergpu_fl.network.wan import SimulatedLink
-from hypergpu_fl.task import Task
+from hypergpu_fl.task import Task, TrainContext
+from hypergpu_fl.task.user_code import user_code
+
+if TYPE_CHECKING:
+    import torch
 
 REFERENCE: Final = "ResNet-18 on images of 3x32x32"
 REFERENCE_FLOPS: Final = 3_328_997_376  # forward and backward for one of them
@@ -86,20 +92,27 @@ def computing(
     return scaled, SimulatedCompute(by, 1e3 * median(link.sample_s for link in scaled), counted)
 
 
-def flops_per_sample(task: Task, nodes: int) -> float | None:
-    """FLOPs of one sample's forward and backward pass, counted in one step on the first share that has a batch."""
+def flops_per_sample(task: Task, model: torch.nn.Module, nodes: int) -> float | None:
+    """FLOPs of one example's forward and backward pass, counted in one step on the first share that has a batch.
+
+    The step changes ``model``. None, with a warning, if the task fails: its nodes will say so, too.
+    """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     partition = next((node for node in range(nodes) if task.examples(node) >= COUNTED_BATCH), None)
     if partition is None:
         return None
-    model = task.model()
+    counter = FlopCounterMode(display=False)
     try:
-        with FlopCounterMode(display=False) as counter:
-            task.train(model, partition, steps=1, batch_size=COUNTED_BATCH, seed=0, device=torch.device("cpu"))
-    except Exception as error:  # a user's own code may raise anything; its nodes will say so, too
-        logger.warning("the model's FLOPs cannot be counted: {}: {}", type(error).__name__, error)
+        with tempfile.TemporaryDirectory(prefix="hypergpu-flops-") as folder, user_code("counting the model's FLOPs"):
+            context = TrainContext(
+                steps=1, batch_size=COUNTED_BATCH, seed=0, device=torch.device("cpu"), folder=Path(folder)
+            )
+            with counter:
+                task.train(model, partition, context)
+    except TaskError as error:
+        logger.warning("the model's FLOPs cannot be counted: {}", error)
         return None
     parameters = sum(parameter.numel() for parameter in model.parameters())
     # without any product to count: each parameter is used once forward, and twice backward

@@ -15,9 +15,10 @@ from torch import nn
 from hypergpu_fl.bench.in_process import InProcessGrid
 from hypergpu_fl.cli import invoke
 from hypergpu_fl.config import Config, to_run_config, unflatten
-from hypergpu_fl.errors import RunFailed
+from hypergpu_fl.errors import RunFailed, TaskError
 from hypergpu_fl.node.client_app import app
 from hypergpu_fl.server.server_app import run
+from strategies.errors import NoNodes
 
 NODES = 6
 
@@ -45,10 +46,8 @@ def train(folder: Path, **settings: Any) -> dict[str, Any]:
     }
     given |= {key.replace("__", "."): value for key, value in settings.items()}
     config = Config.model_validate(unflatten(given))
-    try:
-        run(config, InProcessGrid(app, NODES, to_run_config(config), state_dir=folder / "nodes"), folder)
-    finally:
-        report: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    run(config, InProcessGrid(app, NODES, to_run_config(config), state_dir=folder / "nodes"), folder)
+    report: dict[str, Any] = json.loads((folder / "report.json").read_text())
     return report
 
 
@@ -119,14 +118,6 @@ def test_a_resumed_run_keeps_its_rows_and_forgets_those_of_rounds_that_were_not_
     ("settings", "cause"),
     [
         ({"training__learning_rate": 1e6}, "were refused as error reply: NotFinite: values to encode hold NaN"),
-        (
-            {"training__model_architecture": f"{__name__}:frozen"},
-            "were refused as error reply: RuntimeError: element 0",
-        ),
-        (
-            {"training__model_architecture": f"{__name__}:batch_normalised", "training__batch_size": 1},
-            "were refused as error reply: ValueError: Expected more than 1 value per channel",
-        ),
         ({"network__deadline_s": 1e-6, "network__mode": "sync"}, "orders was answered in time"),
     ],
 )
@@ -139,6 +130,18 @@ def test_a_run_of_which_nothing_counts_fails_with_the_commonest_reason(
     report = json.loads((tmp_path / "run" / "report.json").read_text(), parse_constant=pytest.fail)  # no NaN
     assert (report["status"], report["failure"]) == ("failed", caught.value.cause)
     assert not any(row["verdict"] == "counted" for entry in report["history"] for row in entry["nodes"])
+
+
+@pytest.mark.parametrize(
+    ("model", "cause"),
+    [("frozen", "no trainable parameter"), ("batch_normalised", "none can take part; 1 of them: ValueError: Expected")],
+)
+def test_a_model_that_no_node_can_train_is_refused_before_the_first_round(
+    tmp_path: Path, model: str, cause: str
+) -> None:
+    with pytest.raises((TaskError, NoNodes), match=cause):
+        train(tmp_path / "run", training__model_architecture=f"{__name__}:{model}", training__batch_size=1)
+    assert not (tmp_path / "run" / "report.json").exists()
 
 
 def test_passes_over_its_own_data_are_what_every_node_makes(tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ from strategies import wire
 from strategies.errors import Reason
 from strategies.round import Accepted, Journey, Ordered, RefusedReply, RoundOutcome
 
-OWN = {wire.SAMPLES: 64.0, wire.LOSS: 0.5, wire.STEPS: 2.0, wire.EXAMPLES: 40.0}
+OWN = {wire.SAMPLES: 64.0, wire.LOSS: 0.5, wire.STEPS: 2.0, wire.EXAMPLES: 40.0, wire.COUNT: 640.0}
 
 
 def accepted(row: int, ordered_in: int, **metrics: float) -> Accepted:
-    journey = Journey(ordered_in, 2, "int8", 900, {**OWN, **metrics}, 0.1, 0.2, 0.3, 0.7)
+    named = {f"{wire.TASK_METRIC}{name}": value for name, value in metrics.items()}
+    journey = Journey(ordered_in, 2, "int8", 900, {**OWN, **named}, 0.1, 0.2, 0.3, 0.7)
     return Accepted(row, f"node-{row}", row, ordered_in, 1, 1, 2, 40, 800, 0.25, {}, journey.metrics, journey)
 
 
@@ -64,6 +65,7 @@ def test_each_order_and_each_late_reply_has_one_row_with_its_verdict_by_the_node
         "refusal": None,
         "steps": 2,
         "samples": 64,
+        "count": 640,
         "train_loss": 0.5,
         "codec": "int8",
         "bytes_down": 1010,

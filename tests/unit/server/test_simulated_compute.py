@@ -17,6 +17,7 @@ from hypergpu_fl.errors import UsageError
 from hypergpu_fl.network.wan import PROFILES, draw
 from hypergpu_fl.server.server_app import simulated_links
 from hypergpu_fl.server.simulated_compute import REFERENCE_FLOPS, computing, flops_per_sample
+from hypergpu_fl.task import fresh_model
 from hypergpu_fl.task.image import ImageTask
 from hypergpu_fl.task.models import build_model
 
@@ -36,7 +37,7 @@ def test_the_demos_model_is_counted_by_hand(tmp_path: Path) -> None:
     # second layer once more for the gradient of what went in
     weights = 64 * 128, 128 * 10
     task = ImageTask(Training(num_nodes=4), tmp_path)
-    assert flops_per_sample(task, 4) == 2 * (2 * weights[0] + 3 * weights[1])
+    assert flops_per_sample(task, fresh_model(task, 0), 4) == 2 * (2 * weights[0] + 3 * weights[1])
 
 
 def test_a_model_that_cannot_be_counted_takes_the_profiles_time(tmp_path: Path) -> None:
@@ -45,7 +46,9 @@ def test_a_model_that_cannot_be_counted_takes_the_profiles_time(tmp_path: Path) 
             raise ValueError("no such column")
 
     task = Broken(Training(num_nodes=4), tmp_path)
-    links, compute = computing(LINKS, Network(), lambda: flops_per_sample(task, 4), typical_s=PROFILE.sample_s)
+    links, compute = computing(
+        LINKS, Network(), lambda: flops_per_sample(task, fresh_model(task, 0), 4), typical_s=PROFILE.sample_s
+    )
     assert links == LINKS and compute.by == "profile"
 
 

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 KEPT_TASKS: Final = 4  # in a process; a node needs one, a benchmark some
 KEPT_VALUES: Final = 1 << 24  # of the first weights; those of a larger model are made again when they are asked for
 
-MOST_METRICS: Final = 32  # that travel with an update
-LONGEST_NAME: Final = 64
 UNUSED_S: Final = 30 * 86400.0  # after which the folder of another run is removed
 
 _kept: OrderedDict[str, LocalTask] = OrderedDict()
@@ -94,14 +92,16 @@ def named_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
     Raises
     ------
     TaskError
-        If there are too many, or a name is too long.
+        If there are too many, or one has a name that cannot travel.
     """
-    if len(metrics) > MOST_METRICS or any(len(name) > LONGEST_NAME for name in metrics):
+    named = {str(name): float(value) for name, value in metrics.items()}
+    if odd := sorted(named.keys() - wire.custom_metrics(named).keys()):
         raise TaskError(
-            f"train() returned {len(metrics)} metrics, named {', '.join(metrics)[:200]}",
-            f"return at most {MOST_METRICS}, with names of at most {LONGEST_NAME} characters",
+            f"train() returned {len(named)} metrics, of which {odd[0][:100]!r} cannot travel",
+            f"return at most {wire.MOST_METRICS}, named by up to 64 letters, digits and ./_- from a letter on, "
+            f"and none of {', '.join(sorted(wire.OWN_METRICS))}",
         )
-    return {f"{wire.TASK_METRIC}{name}": float(value) for name, value in metrics.items()}
+    return named
 
 
 def task_folder(root: Path, run: int, partition: int, *, now_s: float) -> Path:

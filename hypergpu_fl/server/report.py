@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import math
-import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +12,10 @@ from typing import Any
 from loguru import logger
 
 from hypergpu_fl.config import Config
+from hypergpu_fl.files import write_whole
+from hypergpu_fl.output import to_json
+from hypergpu_fl.server.local_work import summary
+from hypergpu_fl.server.node_rounds import Row, by_round
 from strategies.round import RoundHook, RoundOutcome
 
 PACKAGES = ("flwr", "torch", "numpy", "web3")
@@ -56,8 +57,7 @@ class Report(RoundHook):
     def evaluated(self, loss: float, metrics: Mapping[str, float]) -> None:
         """Complete the newest round and say it in one line."""
         entry = self.history[-1]
-        named = {name: _finite(value) for name, value in metrics.items()}
-        entry.update(accuracy=named.get("accuracy"), loss=_finite(loss), metrics=named)
+        entry.update(accuracy=metrics.get("accuracy"), loss=loss, metrics=dict(metrics))
         logger.info(
             "round {:>3}/{}  {}loss {:.4f}  {:>7.1f} s  {}/{} arrived  {} late  {} refused  {:.1f} kB up",
             entry["round"],
@@ -79,13 +79,28 @@ class Report(RoundHook):
                 entry.update(facts)
 
     def document(
-        self, *, nodes: int, chain: dict[str, Any], max_abs_drift: float, unit: str, unfit: Mapping[str, str]
+        self,
+        *,
+        nodes: int,
+        chain: dict[str, Any],
+        max_abs_drift: float,
+        unit: str = "examples",
+        unfit: Mapping[str, str] | None = None,
+        rows: Sequence[Row] = (),
+        failure: str | None = None,
     ) -> dict[str, Any]:
-        """The whole of ``report.json``. ``unit`` is what the task counts, ``unfit`` why nodes could not take part."""
+        """The whole of ``report.json``.
+
+        ``unit`` is what the task counts, ``unfit`` why nodes could not take part, ``rows`` tell what each node did in
+        each round, ``failure`` what went wrong.
+        """
+        nodes_of = by_round(rows)
         last = self.history[-1] if self.history else {}
         training = self.config.training
         return {
             "run": self.config.system.run_name,
+            "status": "failed" if failure else "completed",
+            "failure": failure,
             "dataset": None if training.task else training.dataset,
             "model": training.task or training.model_architecture,
             "nodes": nodes,
@@ -99,25 +114,15 @@ class Report(RoundHook):
             "loss": last.get("loss"),
             "metrics": last.get("metrics", {}),
             "unit": unit,
-            "unfit": unfit,
-            "history": self.history,
+            "unfit": dict(unfit or {}),
+            "local_work": summary(self.config, rows),
+            "history": [{**entry, "nodes": nodes_of.get(entry["round"], [])} for entry in self.history],
             "chain": chain,
             "weights": {"max_abs_drift": max_abs_drift},
             "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         }
 
 
-def _finite(value: float) -> float | None:
-    """The value as JSON has it: there is no NaN."""
-    return value if math.isfinite(value) else None
-
-
 def write_json(path: Path, document: dict[str, Any]) -> None:
     """Write atomically: a reader sees the old document or the new one."""
-    fresh = path.with_suffix(".tmp")
-    with fresh.open("w", encoding="utf-8") as file:
-        json.dump(document, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    write_whole(path, to_json(document, indent=1) + "\n")

@@ -41,10 +41,6 @@ def _plugin(name: str) -> str:
     return name
 
 
-def _target(text: str) -> str:
-    return str(Target.parse(text)) if text.strip() else ""
-
-
 def _number_as_text(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
@@ -54,6 +50,10 @@ def _steps(text: str) -> str:
     if text != "auto" and (not _STEPS.fullmatch(text) or (last and int(first) > int(last))):
         raise ValueError("must be 'auto', a number of steps, or a range as '5-60' within which the planner decides")
     return text
+
+
+def _target(text: str) -> str:
+    return str(Target.parse(text)) if text.strip() else ""
 
 
 def run_name(name: str) -> str:

@@ -84,15 +84,15 @@ class Report(RoundHook):
         nodes: int,
         chain: dict[str, Any],
         max_abs_drift: float,
-        unit: str = "examples",
-        unfit: Mapping[str, str] | None = None,
+        unit: str,
+        unfit: Mapping[str, str],
         rows: Sequence[Row] = (),
         failure: str | None = None,
     ) -> dict[str, Any]:
         """The whole of ``report.json``.
 
-        ``unit`` is what the task counts, ``unfit`` why nodes could not take part, ``rows`` tell what each node did in
-        each round, ``failure`` what went wrong.
+        ``unit`` is what the task counts, ``unfit`` why nodes could not take part, ``rows`` what each node did in each
+        round, ``failure`` what went wrong.
         """
         nodes_of = by_round(rows)
         last = self.history[-1] if self.history else {}
@@ -114,7 +114,7 @@ class Report(RoundHook):
             "loss": last.get("loss"),
             "metrics": last.get("metrics", {}),
             "unit": unit,
-            "unfit": dict(unfit or {}),
+            "unfit": unfit,
             "local_work": summary(self.config, rows),
             "history": [{**entry, "nodes": nodes_of.get(entry["round"], [])} for entry in self.history],
             "chain": chain,

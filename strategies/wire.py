@@ -53,10 +53,10 @@ STEPS: Final = "steps"
 LOSS: Final = "loss"  # mean training loss over the steps
 SQUARED_LOSS: Final = "squared-loss"  # mean squared sample loss (Oort's statistical utility)
 COUNT: Final = "count"  # processed in this round, in the task's own unit
-TASK_METRIC: Final = "metric."  # prefix of the names that the task gives its own metrics
 COMPUTE_S: Final = "compute-s"  # node's own monotonic clock
 BYTES_DOWN: Final = "bytes-down"
 BYTES_UP: Final = "bytes-up"
+TASK_METRIC: Final = "metric."  # prefix of the names that the task gives its own metrics
 
 MOST_METRICS: Final = 32  # of the task's that are kept of a reply
 _METRIC: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_./ -]{0,63}")

@@ -92,7 +92,7 @@ def train(message: Message, context: Context) -> Message:
         encode_with_feedback,
         first_view,
     )
-    from hypergpu_fl.node.local_task import local_task
+    from hypergpu_fl.node.local_task import local_task, named_metrics
 
     config, partition = _config(context), _partition(context)
     plan: dict[str, Any] = dict(message.content.config_records[wire.PLAN])
@@ -127,7 +127,7 @@ def train(message: Message, context: Context) -> Message:
         views.save(received.view)
     examples = task.examples(partition)
     metrics: dict[str, Any] = {
-        **{f"{wire.TASK_METRIC}{name}": float(value) for name, value in result.metrics.items()},
+        **named_metrics(result.metrics),
         wire.EXAMPLES: examples,
         wire.SAMPLES: result.steps * min(plan[wire.BATCH_SIZE], examples),
         wire.COUNT: result.count,
@@ -149,16 +149,15 @@ def train(message: Message, context: Context) -> Message:
 
 
 def _order(plan: dict[str, Any], config: Config, context: Context) -> TrainContext:
+    from hypergpu_fl.node.local_task import task_folder
     from hypergpu_fl.task import TrainContext
 
-    folder = _state_folder(config, context) / "task" / f"{context.run_id:x}-{_partition(context)}"
-    folder.mkdir(parents=True, exist_ok=True)
     return TrainContext(
         steps=plan[wire.LOCAL_STEPS],
         batch_size=plan[wire.BATCH_SIZE],
         seed=int(np.random.SeedSequence([plan[wire.SEED], plan[wire.ROUND]]).generate_state(1)[0]),
         device=_device(config),
-        folder=folder,
+        folder=task_folder(_state_folder(config, context), context.run_id, _partition(context), now_s=time.time()),
         round=plan[wire.ROUND],
         progress=min(1.0, (plan[wire.ROUND] - 1) / config.training.rounds),
         node_config=dict(context.node_config),

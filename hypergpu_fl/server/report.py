@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -59,8 +58,7 @@ class Report(RoundHook):
     def evaluated(self, loss: float, metrics: Mapping[str, float]) -> None:
         """Complete the newest round and say it in one line."""
         entry = self.history[-1]
-        named = {name: _finite(value) for name, value in metrics.items()}
-        entry.update(accuracy=named.get("accuracy"), loss=_finite(loss), metrics=named)
+        entry.update(accuracy=metrics.get("accuracy"), loss=loss, metrics=dict(metrics))
         logger.info(
             "round {:>3}/{}  {}loss {:.4f}  {:>7.1f} s  {}/{} arrived  {} late  {} refused  {:.1f} kB up",
             entry["round"],
@@ -126,11 +124,6 @@ class Report(RoundHook):
             "weights": {"max_abs_drift": max_abs_drift},
             "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         }
-
-
-def _finite(value: float) -> float | None:
-    """The value as JSON has it: there is no NaN."""
-    return value if math.isfinite(value) else None
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:

@@ -194,10 +194,9 @@ def train(config: Config, first: Arrays, strategy: NetworkAware, arrivals: Arriv
             return None
         entry = report.history[-1]
         figures = {**entry["metrics"], "loss": entry["loss"]}
-        known = {name: value for name, value in figures.items() if value is not None}
-        if goal is not None and goal.is_reached(known):
+        if goal is not None and goal.is_reached(figures):
             raise TargetReached
-        return MetricRecord(known)
+        return MetricRecord(figures)
 
     fresh = {name: Array(np.asarray(array)) for name, array in first.items()}
     try:

@@ -104,13 +104,13 @@ class ImageTask(TorchTask):
 
     def evaluate(self, model: nn.Module, *, device: torch.device, partition: int | None = None) -> ImageResult:
         """Evaluate on a node's share, or on the test set."""
-        return self._measured(model, device, "test" if partition is None else partition)
+        return self._classified(model, device, "test" if partition is None else partition)
 
     def validate(self, model: nn.Module, *, device: torch.device) -> ImageResult:
         """Evaluate on the validation set."""
-        return self._measured(model, device, "validation")
+        return self._classified(model, device, "validation")
 
-    def _measured(self, model: nn.Module, device: torch.device, part: int | str) -> ImageResult:
+    def _classified(self, model: nn.Module, device: torch.device, part: int | str) -> ImageResult:
         share = self._share(part, place(model, device), device)
         with user_code("evaluating the model"):
             return evaluate(model, share, self.images.classes)

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Connection,
     Engine,
     ForeignKey,
@@ -33,7 +34,7 @@ from sqlalchemy import (
     update,
 )
 
-Purpose = Literal["deploy", "open", "fund", "commit"]
+Purpose = Literal["deploy", "open", "fund", "commit", "propose", "accept"]
 
 
 class State(StrEnum):
@@ -193,7 +194,13 @@ class Outbox:
 
     def entries(self, *, unfinished: bool = False) -> list[Entry]:
         """All entries, or those that are not FINALIZED, in their order."""
-        which = self._mine & (_entries.c.state != State.FINALIZED) if unfinished else self._mine
+        return self._read(self._mine & (_entries.c.state != State.FINALIZED) if unfinished else self._mine)
+
+    def history(self) -> list[Entry]:
+        """All entries of this chain in their order, those of a coordinator before a hand-over included."""
+        return self._read(_entries.c.chain_id == self.chain_id)
+
+    def _read(self, which: ColumnElement[bool]) -> list[Entry]:
         attempts: dict[int, list[Attempt]] = {}
         with self._engine.connect() as connection:
             rows = connection.execute(select(_entries).where(which).order_by(_entries.c.id)).all()
@@ -204,7 +211,9 @@ class Outbox:
 
     def final_round(self) -> int:
         """Last round whose commit is FINALIZED; 0 if none. Entries go out in their order, so all before it are too."""
-        query = select(func.max(_entries.c.round)).where(self._mine, _entries.c.state == State.FINALIZED)
+        query = select(func.max(_entries.c.round)).where(
+            _entries.c.chain_id == self.chain_id, _entries.c.state == State.FINALIZED
+        )
         with self._engine.connect() as connection:
             return connection.execute(query).scalar() or 0
 
@@ -225,7 +234,7 @@ class Outbox:
     def head_after(self, session: bytes, number: int) -> bytes | None:
         """Head that the session must have after round `number`; None if that round is not here."""
         query = select(_entries.c.after).where(
-            self._mine, _entries.c.session == session, _entries.c.purpose == "commit", _entries.c.round == number
+            _entries.c.session == session, _entries.c.purpose == "commit", _entries.c.round == number
         )
         with self._engine.connect() as connection:
             found: bytes | None = connection.execute(query).scalar()

@@ -23,7 +23,7 @@ Preset = Annotated[str, typer.Option("--preset", help="monad-mainnet or monad-te
 
 
 def _client(rpc: str, preset: str, chain_id: int = 0) -> HttpChain:
-    """Client of the addresses given, of the preset, or of the known chain with this id."""
+    """Client of the addresses given, of the preset, or of the known chain with this id, and bound to that id."""
     from hypergpu_fl.chain.http import HttpChain
     from hypergpu_fl.chain.presets import PRESETS, preset_of
     from hypergpu_fl.settlement.opening import rpc_urls
@@ -34,13 +34,14 @@ def _client(rpc: str, preset: str, chain_id: int = 0) -> HttpChain:
     urls = rpc_urls(rpc) or list(known.rpc_urls if known else ())
     if not urls:
         raise UsageError("no RPC address is given", "give --rpc URL or --preset NAME")
-    return HttpChain(urls, chain_id=known.chain_id if known else 0)
+    return HttpChain(urls, chain_id=known.chain_id if known else chain_id)
 
 
 @app.command()
 def deploy(
     rpc: Rpc = "",
     preset: Preset = "",
+    chain_id: Annotated[int, typer.Option("--chain-id", help="the chain to sign for, with --rpc", min=0)] = 0,
     keystore: Annotated[str, typer.Option("--keystore", help="deployer's keystore file")] = "",
     max_fee_gwei: Annotated[float, typer.Option("--max-fee-gwei", help="most that a gas may cost")] = 500.0,
     runs: Runs = None,
@@ -50,17 +51,21 @@ def deploy(
     from hypergpu_fl.chain import abi
     from hypergpu_fl.chain.direct import send_and_wait
     from hypergpu_fl.chain.lock import KeyLock
-    from hypergpu_fl.chain.presets import preset_of
+    from hypergpu_fl.chain.presets import PRESETS, preset_of
     from hypergpu_fl.chain.progress import check_code
     from hypergpu_fl.chain.signer import created_address
     from hypergpu_fl.config import Blockchain, read_secrets
     from hypergpu_fl.settlement.opening import coordinator_signer
 
-    client = _client(rpc, preset)
+    client = _client(rpc, preset, chain_id)
+    chain_id = chain_id or (PRESETS[preset].chain_id if preset else 0)
+    if not chain_id:
+        raise UsageError("nothing says which chain to sign for", "give --chain-id or --preset")
     signer = coordinator_signer(Blockchain(keystore=keystore), read_secrets())
-    chain_id = client.chain_id()
     with KeyLock(root_of(runs) / ".locks", chain_id, signer.address):
-        sent = send_and_wait(client, signer, to=None, data=abi.bytecode(), max_fee=int(max_fee_gwei * 10**9))
+        sent = send_and_wait(
+            client, signer, to=None, data=abi.bytecode(), chain_id=chain_id, max_fee=int(max_fee_gwei * 10**9)
+        )
     contract, tx = created_address(signer.address, sent.nonce), "0x" + sent.tx_hash.hex()
     check_code(client, contract)
     row: dict[str, Any] = {

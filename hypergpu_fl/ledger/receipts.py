@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from hypergpu_fl.errors import VerificationError
-from hypergpu_fl.ledger.proof import ContributionProof, verify_proof
+from hypergpu_fl.ledger.fields import parse
+from hypergpu_fl.ledger.proof import RECEIPT, ContributionProof, verify_proof
 
 _MAX_BYTES = 1 << 20
 
@@ -33,21 +32,30 @@ def keep_receipt(text: str | bytes, *, node: str, folder: Path) -> Path:
     Raises
     ------
     VerificationError
-        If the receipt is malformed, proves nothing, or is another node's.
+        If the receipt is malformed, proves nothing, is another node's, or contradicts the one kept for that round. The
+        earlier one is never replaced.
     """
     remedy = "the server sent a receipt that proves nothing; ask its operator for the ledger"
     if len(text) > _MAX_BYTES:
         raise VerificationError(f"a receipt of {len(text)} bytes is none", remedy)
-    try:
-        receipt = ContributionProof.model_validate_json(text)
-    except ValidationError as error:
-        raise VerificationError(f"the receipt is malformed: {error.errors()[0]['msg']}", remedy) from None
+    receipt = parse(ContributionProof, text, "the receipt")
+    if receipt.format != RECEIPT:
+        raise VerificationError(f"the receipt is a {receipt.format}", remedy)
     verify_proof(receipt)
     if receipt.value[3] != node:
         raise VerificationError(f"the receipt is for {receipt.value[3]}, this node is {node}", remedy)
-    path = folder / receipt.value[0][2:18] / f"{int(receipt.value[1])}.json"
+    path = folder / receipt.value[0].hex()[:16] / f"{receipt.value[1]}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(receipt.model_dump_json(indent=1) + "\n")
-    temporary.replace(path)
+    try:
+        os.link(temporary, path)  # unlike a rename it never replaces what is there
+    except FileExistsError:
+        if path.read_bytes() != temporary.read_bytes():
+            raise VerificationError(
+                f"the receipt contradicts the one kept in {path}",
+                "the earlier one stays; the coordinator has signed both, or one of them is an older release's",
+            ) from None
+    finally:
+        temporary.unlink()
     return path

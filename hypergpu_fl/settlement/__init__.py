@@ -5,21 +5,26 @@ contributions and the outbox entry that commits it. A background thread does the
 """
 
 from hypergpu_fl.settlement.claiming import Claim, claim, distribution
-from hypergpu_fl.settlement.evidence import verify, verify_on_chain
+from hypergpu_fl.settlement.evidence import UNSEALED, Findings, verify, verify_on_chain, verify_proof_on_chain
+from hypergpu_fl.settlement.exporting import export_books
 from hypergpu_fl.settlement.reading import BUNDLE, load_books, load_bundle, unsettled
 from hypergpu_fl.settlement.session import RoundStatus, Settlement, SettlementStatus
 
 __all__ = [
     "BUNDLE",
+    "UNSEALED",
     "Claim",
+    "Findings",
     "RoundStatus",
     "Settlement",
     "SettlementStatus",
     "claim",
     "distribution",
+    "export_books",
     "load_books",
     "load_bundle",
     "unsettled",
     "verify",
     "verify_on_chain",
+    "verify_proof_on_chain",
 ]

@@ -67,7 +67,7 @@ def claim(bundle: Bundle, client: Client, signer: Signer, account: str, *, max_f
         raise LedgerError(f"{account} has been paid all of its {cumulative} wei", "there is nothing left to claim")
     data = abi.encode_call("claim", session, account, cumulative, rewards.proof(account))
     try:
-        sent = send_and_wait(client, signer, to=contract, data=data, max_fee=max_fee)
+        sent = send_and_wait(client, signer, to=contract, data=data, chain_id=bundle.session.chain_id, max_fee=max_fee)
     except Reverted as error:
         raise LedgerError(error.cause, "a newer round may have been committed: export the ledger again") from None
     return Claim(account, cumulative - paid, cumulative, sent)

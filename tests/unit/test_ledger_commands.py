@@ -171,7 +171,7 @@ def test_a_run_on_a_real_chain_is_deployed_verified_and_claimed_and_no_file_hold
     monkeypatch.setenv("HYPERGPU_RUNS", str(root))
     monkeypatch.setenv("HYPERGPU_COORDINATOR_KEY", secret)
     monkeypatch.setenv("HYPERGPU_KEYSTORE_PASSWORD", password)
-    deployed = answer(capsys, "chain", "deploy", "--rpc", url)
+    deployed = answer(capsys, "chain", "deploy", "--rpc", url, "--chain-id", "31337")
     settings = Blockchain(kind="rpc", chain_id=31337, rpc_url=url, contract=deployed["contract"])
     settlement = finished_run(root / "real", settings, Secrets(coordinator_key=SecretStr(secret)))
     assert answer(capsys, "ledger", "verify", "real", "--rpc", url)["rounds on chain"] == ROUNDS

@@ -17,7 +17,7 @@ from hypergpu_fl.chain import abi
 from hypergpu_fl.chain.anvil import Anvil, find_anvil
 from hypergpu_fl.chain.client import Client
 from hypergpu_fl.chain.contract import LedgerContract, Status
-from hypergpu_fl.chain.embedded import COORDINATOR_SECRET, EmbeddedChain
+from hypergpu_fl.chain.embedded import EmbeddedChain
 from hypergpu_fl.chain.errors import Reverted
 from hypergpu_fl.chain.fees import gas_limit
 from hypergpu_fl.chain.http import HttpChain
@@ -28,6 +28,8 @@ from hypergpu_fl.ledger.merkle import MerkleTree
 from hypergpu_fl.ledger.proof import LEAF_ENCODING
 from hypergpu_fl.ledger.rewards import RewardDistribution
 from hypergpu_fl.ledger.sealing import next_head, seal_round
+
+COORDINATOR_SECRET = b"\x11" * 32
 
 
 @pytest.mark.chain

@@ -98,8 +98,11 @@ def _verify_round(
                 f"contribution {index} of {entry.node} for round {entry.round} is counted twice or too early"
             )
         counted.add((entry.round, entry.node))
-        if entry.duplicate_of and entry.duplicate_of not in (other.node for other in record.contributions):
-            raise _Differs(f"contribution {index} nearly equals that of {entry.duplicate_of}, who is not in the round")
+        others = (other.node for other in record.contributions if other is not entry)
+        if entry.duplicate_of and entry.duplicate_of not in others:
+            raise _Differs(
+                f"contribution {index} nearly equals that of {entry.duplicate_of}, who is no other in the round"
+            )
     if MerkleTree([entry.leaf for entry in record.contributions]).root != record.root:
         raise _Differs("root differs from the tree of its leaves")
     shares = split_budget([entry.score for entry in record.contributions], budget)

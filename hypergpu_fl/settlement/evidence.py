@@ -21,7 +21,7 @@ from hypergpu_fl.settlement.books_seal import verify_seal
 _REMEDY = "the file was altered; take it from its source again and compare with the chain"
 
 UNSEALED: Final = (
-    "session.budget",  # where nobody earned; else the rewards tell it
+    "session.budget",  # rewards tell it up to a few wei, and not at all where nobody earned
     "session.simulated_keys",
     "transactions",
     "rounds.*.contributions.*.duplicate_of",
@@ -48,7 +48,7 @@ class Findings:
     commits : int
         Rounds whose commit the coordinator signed.
     uncommitted : tuple of int
-        Rounds of a run with a chain that the books do not say to be on it.
+        Rounds that the books do not say to be on the chain; without a chain, those that the coordinator has not signed.
     """
 
     head: bytes
@@ -87,14 +87,17 @@ def verify(bundle: Bundle) -> Findings:
             turn = coordinators.index(sender, turn)
     if bundle.seal is not None:
         verify_seal(bundle, bundle.seal, coordinators[-1])
-    uncommitted = (r.round for r in bundle.rounds if r.commit is None or r.commit.state in ("SIGNED", "SENT"))
+    if bundle.session.chain_id:
+        uncommitted = [r.round for r in bundle.rounds if r.commit is None or r.commit.state in ("SIGNED", "SENT")]
+    else:  # without a chain the coordinator's signature is all that seals a round
+        uncommitted = [] if bundle.seal is not None else [r.round for r in bundle.rounds]
     return Findings(
         head,
         coordinators[-1],
         signed=bundle.seal is not None,
         ended=bundle.seal is not None and bundle.seal.ended,
         commits=sum(record.commit is not None for record in bundle.rounds),
-        uncommitted=tuple(uncommitted) if bundle.session.chain_id else (),
+        uncommitted=tuple(uncommitted),
     )
 
 

@@ -107,11 +107,20 @@ def test_export_writes_again_what_the_run_wrote(demo: Path, tmp_path: Path, caps
     assert out.read_bytes() == (demo / "ledger.json").read_bytes()
 
 
-def test_a_proof_is_printed_for_who_contributed(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_proof_is_printed_for_who_contributed_and_verifies(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     node = node_key(1).address
     assert invoke(["ledger", "proof", "demo", "--node", node, "--round", "2"]) == 0
     proof = json.loads(capsys.readouterr().out)
     assert proof["value"][3] == node and len(proof["commitments"]) == 2
+    (tmp_path / "proof.json").write_text(json.dumps(proof))
+    found = answer(capsys, "ledger", "verify", str(tmp_path / "proof.json"))
+    assert (found["kind"], found["sealed in round"], found["head after round"]) == ("proof", 2, 3)
+    earned = {row["node"]: row["earned_wei"] for row in answer(capsys, "rewards", "demo")}
+    assert found["cumulative_wei"] == earned[node]
+    (tmp_path / "proof.json").write_text(json.dumps(proof | {"head": proof["before"]}))
+    assert "do not lead to the head" in refusal(capsys, "ledger", "verify", str(tmp_path / "proof.json"))
     stranger = "0x" + "1" * 40
     assert "sealed nothing" in refusal(capsys, "ledger", "proof", "demo", "--node", stranger, "--round", "2")
 
@@ -179,6 +188,16 @@ def test_a_run_on_a_real_chain_is_deployed_verified_and_claimed_and_no_file_hold
     assert (status["rounds_on_chain"], status["status"]) == (ROUNDS, "open")
     assert answer(capsys, "chain", "status", "--rpc", url)["chain_id"] == 31337
 
+    proof = tmp_path / "proof.json"
+    assert invoke(["ledger", "proof", "real", "--node", node_key(1).address, "--round", "1"]) == 0
+    proof.write_text(capsys.readouterr().out)
+    assert answer(capsys, "ledger", "verify", str(proof), "--rpc", url)["on chain"] is True
+    receipt = tmp_path / "receipt.json"
+    receipt.write_text(json.dumps(settlement.receipts(node_key(1).address)[-1]))
+    assert answer(capsys, "ledger", "verify", str(receipt), "--rpc", url)["kind"] == "receipt"
+    receipt.write_text(json.dumps(settlement.receipts(node_key(1).address)[0]))
+    assert "the chain holds 3 rounds" in refusal(capsys, "ledger", "verify", str(receipt), "--rpc", url)
+
     keystore = tmp_path / "payer.json"
     payer = answer(capsys, "keys", "new", str(keystore))["address"]
     ask(url, "anvil_setBalance", payer, hex(10**18))
@@ -212,9 +231,12 @@ def test_a_bundle_of_another_history_is_refused_by_the_chain(
     bundle["rounds"].pop()
     shorter = tmp_path / "shorter.json"
     shorter.write_text(json.dumps(bundle))
-    assert invoke(["ledger", "verify", str(shorter)]) == 0
+    assert "round 3: the coordinator signed 3 rounds" in refusal(capsys, "ledger", "verify", str(shorter))
+    shorter.write_text(json.dumps(bundle | {"seal": None}))
+    assert invoke(["ledger", "verify", str(shorter), "--open"]) == 0
     capsys.readouterr()
-    assert "round 3: the chain holds 3" in refusal(capsys, "ledger", "verify", str(shorter), "--rpc", quick_anvil.url)
+    words = ("ledger", "verify", str(shorter), "--open", "--rpc", quick_anvil.url)
+    assert "round 3: the chain holds 3" in refusal(capsys, *words)
 
 
 @pytest.mark.chain

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Final, Literal
 
 from hypergpu_fl.errors import LedgerError
+from hypergpu_fl.files import write_whole
 from hypergpu_fl.keccak import keccak
 from hypergpu_fl.ledger.contribution import (
     Contribution,
@@ -175,13 +175,7 @@ def round_record(sealed: SealedRound, commit: TransactionRecord | None) -> Round
 
 def write_bundle(path: Path, bundle: Bundle) -> None:
     """Write the bundle atomically: a reader sees the old file or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(bundle.model_dump_json(indent=1))
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_whole(path, bundle.model_dump_json(indent=1) + "\n")
 
 
 def read_bundle(path: Path) -> Bundle:

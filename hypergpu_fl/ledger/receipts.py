@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from hypergpu_fl.errors import VerificationError
+from hypergpu_fl.files import private_folder, write_whole
 from hypergpu_fl.ledger.fields import parse
 from hypergpu_fl.ledger.proof import RECEIPT, ContributionProof, verify_proof
 
@@ -45,17 +45,13 @@ def keep_receipt(text: str | bytes, *, node: str, folder: Path) -> Path:
     if receipt.value[3] != node:
         raise VerificationError(f"the receipt is for {receipt.value[3]}, this node is {node}", remedy)
     path = folder / receipt.value[0].hex()[:16] / f"{receipt.value[1]}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(receipt.model_dump_json(indent=1) + "\n")
-    try:
-        os.link(temporary, path)  # unlike a rename it never replaces what is there
-    except FileExistsError:
-        if path.read_bytes() != temporary.read_bytes():
-            raise VerificationError(
-                f"the receipt contradicts the one kept in {path}",
-                "the earlier one stays; the coordinator has signed both, or one of them is an older release's",
-            ) from None
-    finally:
-        temporary.unlink()
+    content = receipt.model_dump_json(indent=1) + "\n"
+    if not path.exists():
+        private_folder(path.parent)
+        write_whole(path, content)
+    elif path.read_text(encoding="utf-8") != content:
+        raise VerificationError(
+            f"the receipt contradicts the one kept in {path}",
+            "the earlier one stays; the coordinator has signed both, or one of them is an older release's",
+        )
     return path

@@ -5,13 +5,13 @@ A key that others knew could sign other books in the run's name.
 
 from __future__ import annotations
 
-import os
 import secrets
 from pathlib import Path
 from typing import Final
 
 from hypergpu_fl.chain.errors import Misconfigured
 from hypergpu_fl.chain.signer import KeySigner
+from hypergpu_fl.files import write_whole
 
 KEY_FILE: Final = "coordinator.key"
 
@@ -33,7 +33,7 @@ def run_key(run_dir: Path, *, address: str = "") -> KeySigner:
     """
     path = run_dir / KEY_FILE
     if not address and not path.exists():
-        _write(path, secrets.token_bytes(32).hex())
+        write_whole(path, secrets.token_bytes(32).hex() + "\n", mode=0o600)
     try:
         signer = KeySigner.from_hex(path.read_text(encoding="ascii"))
     except (OSError, ValueError):
@@ -44,13 +44,3 @@ def run_key(run_dir: Path, *, address: str = "") -> KeySigner:
             "put the run's key back, or start a new run",
         )
     return signer
-
-
-def _write(path: Path, text: str) -> None:
-    draft = path.with_suffix(".tmp")
-    draft.unlink(missing_ok=True)
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)

@@ -15,12 +15,12 @@ from hypergpu_fl.chain.outbox import Entry, Intent, State
 from hypergpu_fl.chain.signer import Signer
 from hypergpu_fl.config import Blockchain, Secrets
 from hypergpu_fl.errors import LedgerError
+from hypergpu_fl.files import exclusive
 from hypergpu_fl.ledger import database
 from hypergpu_fl.ledger.bundle import RoundRecord, SessionRecord, round_record, write_bundle
 from hypergpu_fl.ledger.proof import contribution_proof
 from hypergpu_fl.ledger.sealing import RoundSeal, SealedRound, seal_round
 from hypergpu_fl.ledger.statement import round_digest
-from hypergpu_fl.lock import exclusive
 from hypergpu_fl.settlement.books_seal import sign_books
 from hypergpu_fl.settlement.evidence import commit_calldata
 from hypergpu_fl.settlement.opening import Route, embedded_route, rpc_route, session_without_chain

@@ -107,6 +107,7 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
             )
         strategy = build_strategy(config, task, session=settlement.session)
         began_s = resume(folder, strategy, report, last_round=settlement.last_round)
+        settlement.check_model(strategy.model.hash)
         arrivals = open_arrivals(config, grid, strategy, start_s=began_s)
         node_rounds = NodeRounds(books, last_round=settlement.last_round)
         strategy.hooks = [

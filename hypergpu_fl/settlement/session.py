@@ -190,6 +190,20 @@ class Settlement:
         data = abi.encode_call("fundTo", self.session, pool)
         return Intent("fund", self.record.contract, self.session, data, value=pool - self._pool, pool=pool)
 
+    def check_model(self, model: bytes) -> None:
+        """Refuse to go on from a model that the last round did not seal.
+
+        Raises
+        ------
+        LedgerError
+            If `model` is another's hash: the checkpoint is of another run, or was changed.
+        """
+        if self.last_model is not None and model != self.last_model:
+            raise LedgerError(
+                f"the checkpoint's model is 0x{model.hex()}, round {self.last_round} sealed 0x{self.last_model.hex()}",
+                f"put the checkpoints of this run back into {self.run_dir}, or start a new run",
+            )
+
     def drain(self, timeout_s: float) -> bool:
         """Wait until every commit is final, at most so long; whether they are."""
         return self._courier is None or self._courier.drain(timeout_s)

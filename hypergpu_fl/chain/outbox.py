@@ -92,7 +92,8 @@ class Intent:
     ----------
     purpose : Purpose
         ``deploy`` creates `contract`, so it is signed with the nonce that gives this address; ``open`` makes the
-        session exist; ``fund`` lifts its pool to `pool`; ``commit`` moves its head from `before` to `after`.
+        session exist; ``fund`` lifts its pool to `pool`; ``commit`` moves its head from `before` to `after`;
+        ``propose`` offers it to the address in `after`, ``accept`` makes that the coordinator.
     contract : str
         EIP-55 address of the ledger contract.
     session : bytes
@@ -104,7 +105,7 @@ class Intent:
     round : int
         Round of a commit; 0 for the rest.
     before, after : bytes
-        Heads around a commit.
+        Heads around a commit; the next coordinator's address, left-padded, of a hand-over.
     pool : int
         Pool that a ``fund`` must lead to, in wei.
     """
@@ -134,9 +135,10 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An intent with its state; `attempts` in the order of signing."""
+    """An intent with its state and the address that sends it; `attempts` in the order of signing."""
 
     id: int
+    sender: str
     intent: Intent
     state: State
     block: int | None
@@ -293,4 +295,4 @@ def _entry(row: Any, attempts: tuple[Attempt, ...]) -> Entry:
         row.after,
         int(row.pool),
     )
-    return Entry(row.id, intent, State(row.state), row.block, row.gas_used, row.included_hash, attempts)
+    return Entry(row.id, row.sender, intent, State(row.state), row.block, row.gas_used, row.included_hash, attempts)

@@ -1,25 +1,30 @@
-"""``hypergpu chain``: deploy the contract, see its state, start a local chain."""
+"""``hypergpu chain``: deploy the contract, see its state, hand a run over, start a local chain."""
 
 from __future__ import annotations
 
 import signal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hypergpu_fl.cli.ledger import Rpc
-from hypergpu_fl.cli.options import Runs, root_of
-from hypergpu_fl.cli.place import books_of
+from hypergpu_fl.cli.options import Run, Runs, root_of
+from hypergpu_fl.cli.place import books_of, place_of
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.errors import UsageError
 
 if TYPE_CHECKING:
     from hypergpu_fl.chain.http import HttpChain
 
-app = typer.Typer(no_args_is_help=True, help="Deploy the contract, see its state, start a local chain.")
+app = typer.Typer(
+    no_args_is_help=True, help="Deploy the contract, see its state, hand a run over, start a local chain."
+)
 
 Preset = Annotated[str, typer.Option("--preset", help="monad-mainnet or monad-testnet, instead of --rpc")]
+MaxFee = Annotated[float, typer.Option("--max-fee-gwei", help="most that a gas may cost")]
+Keystore = Annotated[str, typer.Option("--keystore", help="keystore file of who sends it")]
 
 
 def _client(rpc: str, preset: str, chain_id: int = 0) -> HttpChain:
@@ -42,8 +47,8 @@ def deploy(
     rpc: Rpc = "",
     preset: Preset = "",
     chain_id: Annotated[int, typer.Option("--chain-id", help="the chain to sign for, with --rpc", min=0)] = 0,
-    keystore: Annotated[str, typer.Option("--keystore", help="deployer's keystore file")] = "",
-    max_fee_gwei: Annotated[float, typer.Option("--max-fee-gwei", help="most that a gas may cost")] = 500.0,
+    keystore: Keystore = "",
+    max_fee_gwei: MaxFee = 500.0,
     runs: Runs = None,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
@@ -138,6 +143,50 @@ def _session_on_chain(client: HttpChain, contract: str, session: bytes, coordina
         "paid_wei": str(state.paid),
         "coordinator_balance_wei": str(client.balance(coordinator)),
     }
+
+
+@app.command(name="hand-over")
+def hand_over(
+    run: Run,
+    to: Annotated[str, typer.Option("--to", help="address of the next coordinator")],
+    rpc: Rpc = "",
+    keystore: Keystore = "",
+    max_fee_gwei: MaxFee = 500.0,
+    runs: Runs = None,
+    format: FormatOption = Format.DEFAULT,
+) -> None:
+    """Offer a run's session to another coordinator, who takes it over with ``chain take-over`` on a copy of the run."""
+    from hypergpu_fl.config import Blockchain, read_secrets
+    from hypergpu_fl.ledger.identity import checksum_address
+    from hypergpu_fl.settlement.handing_over import offer
+    from hypergpu_fl.settlement.opening import coordinator_signer
+
+    try:
+        address = checksum_address(bytes.fromhex(to.removeprefix("0x").rjust(40, "x")))
+    except ValueError:
+        raise UsageError(f"{to!r} is no address", "give 0x and 40 hexadecimal digits") from None
+    signer = coordinator_signer(Blockchain(keystore=keystore), read_secrets())
+    client_of = partial(_client, rpc, "")
+    render(offer(place_of(run, runs), client_of, signer, address, max_fee=int(max_fee_gwei * 10**9)), format)
+
+
+@app.command(name="take-over")
+def take_over(
+    run: Run,
+    rpc: Rpc = "",
+    keystore: Keystore = "",
+    max_fee_gwei: MaxFee = 500.0,
+    runs: Runs = None,
+    format: FormatOption = Format.DEFAULT,
+) -> None:
+    """Accept a session that was offered to this key; the run then goes on with it."""
+    from hypergpu_fl.config import Blockchain, read_secrets
+    from hypergpu_fl.settlement.handing_over import accept
+    from hypergpu_fl.settlement.opening import coordinator_signer
+
+    signer = coordinator_signer(Blockchain(keystore=keystore), read_secrets())
+    client_of = partial(_client, rpc, "")
+    render(accept(place_of(run, runs), client_of, signer, max_fee=int(max_fee_gwei * 10**9)), format)
 
 
 @app.command()

@@ -156,7 +156,7 @@ def rpc_route(
             if deploy:  # at once, since the contract's address rests on the nonce
                 sender.sign(outbox, outbox.entries()[0])
         else:
-            _check_same(record, blockchain, signer)
+            _check_same(record, coordinator_of(outbox, record), blockchain, signer)
             preflight(client, blockchain.chain_id, record.contract, signer.address, deploy=True, pool=0)
     except BaseException:
         lock.release()
@@ -205,11 +205,17 @@ def preflight(client: Client, chain_id: int, contract: str, account: str, deploy
         )
 
 
-def _check_same(record: SessionRecord, blockchain: Blockchain, signer: Signer) -> None:
+def coordinator_of(outbox: Outbox, record: SessionRecord) -> str:
+    """Whose turn it is to commit: the last to whom the session was handed over, else who opened it."""
+    accepted = [entry.sender for entry in outbox.history() if entry.intent.purpose == "accept" and entry.included_hash]
+    return accepted[-1] if accepted else record.coordinator
+
+
+def _check_same(record: SessionRecord, coordinator: str, blockchain: Blockchain, signer: Signer) -> None:
     for what, wanted, given in (
         ("chain", record.chain_id, blockchain.chain_id),
         ("contract", record.contract.lower(), (blockchain.contract or record.contract).lower()),
-        ("coordinator", record.coordinator, signer.address),
+        ("coordinator", coordinator, signer.address),
     ):
         if wanted != given:
             raise Misconfigured(

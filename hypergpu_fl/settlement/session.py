@@ -24,9 +24,8 @@ from hypergpu_fl.ledger.statement import round_digest
 from hypergpu_fl.settlement.books_seal import sign_books
 from hypergpu_fl.settlement.evidence import commit_calldata
 from hypergpu_fl.settlement.opening import Route, embedded_route, rpc_route, session_without_chain
-from hypergpu_fl.settlement.reading import BUNDLE, DATABASE, books_as_bundle
+from hypergpu_fl.settlement.reading import BUNDLE, DATABASE, LOCK, books_as_bundle
 
-LOCK: Final = ".books.lock"
 _RECEIPT_ROUNDS: Final = 8  # rounds whose receipts are kept in memory; the rest are made again when asked for
 
 
@@ -260,6 +259,8 @@ class Settlement:
         With a receipt alone the node proves that the coordinator sealed its work, and claims what it had earned by
         then. `upto` is `final_round` if None.
         """
+        if self._signer.address != self.record.coordinator:
+            return []  # after a hand-over: a receipt does not show that its signer may speak for the session
         upto = self.final_round() if upto is None else upto
         with self._engine.connect() as connection:
             numbers = self._books.rounds_with(connection, node, after=after, upto=upto)[:limit]

@@ -18,15 +18,15 @@ import {MerkleProof} from "@openzeppelin/contracts/utils/cryptography/MerkleProo
 ///   account that has never seen the rest of the tree.
 /// - The bits of an account's address give the place of its leaf. So a tree holds an account once, and one bit a round
 ///   and account is enough to pay each grant once.
-/// - A grant is claimed against any head that is still stored. Heads stay for the next seven commits, and the head of
-///   every eighth round stays for ever. So commits that overtake a claim do not undo it, and a coordinator who floods
-///   the chain with commits lengthens no proof.
+/// - The head after every round stays stored, and a grant is claimed against any of them. So no number of later commits
+///   undoes a claim or lengthens a proof, and who holds the history up to a round needs nothing newer.
 /// - Grants do not lapse. A refund returns what no round granted, and nothing else.
 ///
-/// Two simpler designs were turned down. Cumulative amounts under the newest root make claims cheap, but the next root
+/// Three other designs were turned down. Cumulative amounts under the newest root make a claim cheap, but the next root
 /// takes everything back. Cumulative amounts under any past root are no better: a root that names the coordinator for
-/// all of `owed` empties the pool before the others have claimed. What the rule costs: a claim shows the rounds it is
-/// for, about 8,000 gas each.
+/// all of `owed` empties the pool before the others have claimed. To store one head in eight saves a commit 17,000 gas,
+/// but whoever has lost touch with a dishonest coordinator may then lack up to seven commitments. What the rule costs:
+/// a claim shows each round it is for, at about 17,000 gas a round among 100 accounts.
 ///
 /// The contract has no owner, cannot be upgraded, and knows nothing of scores: they are the coordinator's word.
 contract HyperGPULedger {
@@ -88,8 +88,8 @@ contract HyperGPULedger {
         address pendingCoordinator;
     }
 
-    /// @dev Three slots and the heads, which follow them in the same storage page. A commit writes the second slot and
-    /// one head, and reads the first.
+    /// @dev Three slots and the head after every round, that of round 0 being the session's id. A commit writes the second
+    /// slot and a new head, and reads the first slot and the last head.
     struct Session {
         address coordinator;
         uint96 pool;
@@ -104,9 +104,6 @@ contract HyperGPULedger {
 
     /// @notice Time after the last commit until the coordinator may take back what no round granted.
     uint256 public constant REFUND_DELAY = 90 days;
-
-    /// @notice The head of every so many rounds is stored for ever, the others until so many more are committed.
-    uint256 public constant HEADS_KEPT = 8;
 
     mapping(bytes32 id => Session) private _sessions;
     mapping(bytes32 id => mapping(address account => mapping(uint256 word => uint256 rounds))) private _paid;
@@ -166,7 +163,7 @@ contract HyperGPULedger {
         s.lastCommit = uint40(block.timestamp);
         s.status = Status.Open;
         s.pool = _toUint96(msg.value);
-        s.heads[_place(0)] = id;
+        s.heads[0] = id;
         emit SessionOpened(id, msg.sender, msg.value);
     }
 
@@ -182,15 +179,15 @@ contract HyperGPULedger {
         if (round != s.next) revert LedgerWrongRound(round, s.next);
         if (owed < s.owed) revert LedgerOwedDecreased(owed, s.owed);
         if (owed > s.pool) revert LedgerPoolTooSmall(owed, s.pool);
-        bytes32 head = _chained(s.heads[_place(round - 1)], Commitment(round, root, model, rewards, owed));
-        s.heads[_place(round)] = head;
+        bytes32 head = _chained(s.heads[round - 1], Commitment(round, root, model, rewards, owed));
+        s.heads[round] = head;
         s.next = uint32(round) + 1;
         s.lastCommit = uint40(block.timestamp);
         s.owed = uint96(owed);
         emit RoundCommitted(id, round, root, model, rewards, owed, head);
     }
 
-    /// @notice Adds to a session's pool; anyone may.
+    /// @notice Adds to a session's pool; anyone may. What no round grants goes to the coordinator in the end.
     function fund(bytes32 id) external payable {
         Session storage s = _sessions[id];
         if (s.status == Status.None) revert LedgerUnknownSession(id);
@@ -219,8 +216,7 @@ contract HyperGPULedger {
     /// @dev Grants that are paid already are passed over: otherwise a stranger could undo a claim of many rounds by
     /// claiming one of them first.
     /// @param before Head before the first commitment.
-    /// @param history Commitments in a row: from the round before the first grant, or from round 1, to a round whose
-    /// head is stored.
+    /// @param history Commitments in a row, from the round before the first grant, or from round 1, to the last grant's.
     function claim(
         bytes32 id,
         address account,
@@ -294,10 +290,15 @@ contract HyperGPULedger {
     /// @notice A session's state; all zero if it does not exist.
     function session(bytes32 id) external view returns (SessionState memory) {
         Session storage s = _sessions[id];
-        bytes32 head = s.next == 0 ? bytes32(0) : s.heads[_place(s.next - 1)];
+        bytes32 head = s.next == 0 ? bytes32(0) : s.heads[s.next - 1];
         return SessionState(
             s.coordinator, s.next, s.lastCommit, s.status, s.pool, s.owed, head, s.paid, s.pendingCoordinator
         );
+    }
+
+    /// @notice Head after `round`; the session's id after round 0, zero after a round that is not committed.
+    function headAfter(bytes32 id, uint32 round) external view returns (bytes32) {
+        return _sessions[id].heads[round];
     }
 
     /// @notice Which of the rounds `256 * word` to `256 * word + 255` have been paid to `account`: the lowest bit first.
@@ -307,7 +308,7 @@ contract HyperGPULedger {
 
     /// @notice Whether the session's history holds `contribution`.
     /// @param before Head before the round that sealed it.
-    /// @param commitments That round and those after it, in order, to a round whose head is stored.
+    /// @param commitments That round and any number of those after it, in order.
     /// @param proof Merkle proof of the contribution under `commitments[0].root`.
     function verifyContribution(
         Contribution calldata contribution,
@@ -320,13 +321,7 @@ contract HyperGPULedger {
         return MerkleProof.verifyCalldata(proof, commitments[0].root, leaf);
     }
 
-    /// @dev Where the head after `round` is stored: for ever if `HEADS_KEPT` divides it, else until as many more rounds
-    /// are committed. The head after round 0 is the session's id.
-    function _place(uint256 round) private pure returns (uint256) {
-        return round % HEADS_KEPT == 0 ? HEADS_KEPT + round / HEADS_KEPT : round % HEADS_KEPT;
-    }
-
-    /// @dev Whether `commitments`, in a row, are the session's own and end at a round whose head is stored.
+    /// @dev Whether `commitments` are the session's own, in a row.
     function _isSealed(Session storage s, bytes32 before, Commitment[] calldata commitments)
         private
         view
@@ -339,7 +334,7 @@ contract HyperGPULedger {
         for (uint256 i = 0; i < commitments.length; ++i) {
             head = _chained(head, commitments[i]);
         }
-        return head == s.heads[_place(last)];
+        return head == s.heads[last];
     }
 
     function _chained(bytes32 head, Commitment memory c) private pure returns (bytes32) {

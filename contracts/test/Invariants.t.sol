@@ -107,13 +107,13 @@ contract Driver {
         } catch {}
     }
 
-    /// @dev Claims anything that was ever granted, against a head that stays for ever or one of the newest. What was paid
-    /// already must fail, everything else succeed.
+    /// @dev Claims anything that was ever granted, against any head since. What was paid already must fail, everything
+    /// else succeed.
     function claim(uint256 i, uint256 later) external returns (bool ok) {
         if (_granted.length == 0) return false;
         Granted storage g = _granted[i % _granted.length];
         HyperGPULedger.Grant memory grant = _grants[_key(g.which, g.round, g.account)];
-        ok = _claim(g.which, g.account, grant, _anchor(g.which, g.round, later));
+        ok = _claim(g.which, g.account, grant, g.round + later % (_history[g.which].length + 1 - g.round));
         if (ok == g.paid) cheated = true;
         if (!ok) return false;
         g.paid = true;
@@ -125,7 +125,7 @@ contract Driver {
         if (_granted.length == 0) return;
         Granted memory g = _granted[i % _granted.length];
         HyperGPULedger.Grant memory grant = _grants[_key(g.which, g.round, g.account)];
-        uint256 last = _anchor(g.which, g.round, 0);
+        uint256 last = g.round;
         unchecked {
             grant.amount += 1 + excess % 1 gwei;
         }
@@ -235,14 +235,6 @@ contract Driver {
 
     function _key(uint256 which, uint64 round, address account) private pure returns (bytes32) {
         return keccak256(abi.encode(which, round, account));
-    }
-
-    function _anchor(uint256 which, uint64 round, uint256 later) private view returns (uint256) {
-        uint256 newest = _history[which].length;
-        uint256 kept = (uint256(round) + 7) / 8 * 8;
-        if (kept <= newest && later % 2 == 0) return kept;
-        uint256 oldest = newest < 7 + uint256(round) ? round : newest - 7;
-        return oldest + later % (newest + 1 - oldest);
     }
 
     function _claim(uint256 which, address account, HyperGPULedger.Grant memory grant, uint256 last)

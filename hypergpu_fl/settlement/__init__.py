@@ -4,7 +4,7 @@ The strategy's hook calls `Settlement.seal` once a round: one database transacti
 contributions and the outbox entry that commits it. A background thread does the rest; the hook never waits for it.
 """
 
-from hypergpu_fl.settlement.claiming import Claim, claim, distribution
+from hypergpu_fl.settlement.claiming import Claim, claim, distribution, earned_by_round, shared_rounds
 from hypergpu_fl.settlement.evidence import verify, verify_on_chain
 from hypergpu_fl.settlement.reading import BUNDLE, load_books, load_bundle, unsettled
 from hypergpu_fl.settlement.session import RoundStatus, Settlement, SettlementStatus
@@ -17,8 +17,10 @@ __all__ = [
     "SettlementStatus",
     "claim",
     "distribution",
+    "earned_by_round",
     "load_books",
     "load_bundle",
+    "shared_rounds",
     "unsettled",
     "verify",
     "verify_on_chain",

@@ -26,7 +26,7 @@ def claim(
     runs: Runs = None,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Claim what an account earned up to the last committed round."""
+    """Claim what an account earned up to the last committed round. A grant does not lapse: claim when you like."""
     from hypergpu_fl.chain.embedded import CHAIN_ID
     from hypergpu_fl.chain.http import HttpChain
     from hypergpu_fl.chain.presets import preset_of
@@ -51,14 +51,17 @@ def claim(
     signer = KeySigner.from_keystore(key, password_of(key))
     client = HttpChain(urls, chain_id=chain_id)
     done = send_claim(bundle, client, signer, account or signer.address, max_fee=int(max_fee_gwei * 10**9))
-    tx = "0x" + done.sent.tx_hash.hex()
+    hashes = ["0x" + sent.tx_hash.hex() for sent in done.sent]
     row = {
         "account": done.account,
         "paid_wei": str(done.amount),
         "cumulative_wei": str(done.cumulative),
-        "tx": tx,
-        "block": done.sent.receipt.block,
+        "rounds_paid": len(done.rounds),
+        "tx": hashes[-1],
+        "block": done.sent[-1].receipt.block,
     }
+    if len(hashes) > 1:
+        row["earlier_tx"] = hashes[:-1]
     if preset is not None:
-        row["link"] = preset.transaction_link(tx)
+        row["link"] = preset.transaction_link(hashes[-1])
     render(row, format)

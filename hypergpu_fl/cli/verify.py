@@ -132,7 +132,6 @@ def _of_proof(proof: ContributionProof, rpc: str) -> tuple[dict[str, Any], list[
     kind = "receipt" if proof.format == RECEIPT else "proof"
     sealed, last = proof.commitments[0].round, proof.commitments[-1].round
     made_for, node, reward = proof.value[1], proof.value[3], proof.value[10]
-    cumulative = proof.reward.cumulative if proof.reward else 0
     result = {
         "kind": kind,
         "session": "0x" + proof.value[0].hex(),
@@ -141,7 +140,7 @@ def _of_proof(proof: ContributionProof, rpc: str) -> tuple[dict[str, Any], list[
         "made for round": made_for,
         "sealed in round": sealed,
         "reward_wei": str(reward),
-        "cumulative_wei": str(cumulative),
+        "granted_wei": str(proof.grant.amount if proof.grant else 0),
         "head": "0x" + proof.head.hex(),
         "head after round": last,
         "on chain": bool(rpc),
@@ -154,8 +153,8 @@ def _of_proof(proof: ContributionProof, rpc: str) -> tuple[dict[str, Any], list[
     else:
         head += "; whether the chain holds that head, --rpc tells"
     line = (
-        f"verified {kind}: {node} signed its work for round {made_for}, round {sealed} sealed it for {reward} wei "
-        f"({cumulative} in all), and that leads to {head}"
+        f"verified {kind}: {node} signed its work for round {made_for}, round {sealed} sealed it for {reward} wei, "
+        f"and that leads to {head}"
     )
     return result, [line]
 

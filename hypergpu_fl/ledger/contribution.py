@@ -152,6 +152,6 @@ class SealedContribution:
         return keccak(keccak(encoded))
 
 
-def reward_leaf(session: bytes, account: str, cumulative: int) -> bytes:
-    """Leaf of the reward tree: ``keccak(keccak(abi.encode(session, account, cumulative)))``."""
-    return keccak(keccak(session + address_word(account) + word(cumulative)))
+def reward_leaf(session: bytes, account: str, amount: int) -> bytes:
+    """Leaf of a round's reward tree: ``keccak(keccak(abi.encode(session, account, amount)))``."""
+    return keccak(keccak(session + address_word(account) + word(amount)))

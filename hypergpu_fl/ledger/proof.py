@@ -1,4 +1,4 @@
-"""Proof that one contribution was sealed, and what its node had earned by then.
+"""Proof that one contribution was sealed, and what its round granted to the node.
 
 A proof leads to the newest committed head, for the contract and for the npm library. A receipt is what a node keeps of
 its own: it leads to the head of the round alone, and the coordinator has signed that head.
@@ -6,14 +6,15 @@ its own: it leads to the head of the round alone, and the coordinator has signed
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
 from hypergpu_fl.errors import LedgerError, VerificationError
 from hypergpu_fl.ledger.bundle import Bundle, ContributionRecord, RoundRecord, SessionRecord, session_id
-from hypergpu_fl.ledger.contribution import Contribution, CreditedContribution, SealedContribution, reward_leaf
+from hypergpu_fl.ledger.contribution import Contribution, CreditedContribution, SealedContribution
 from hypergpu_fl.ledger.fields import (
     U64,
     Address,
@@ -27,7 +28,8 @@ from hypergpu_fl.ledger.fields import (
 )
 from hypergpu_fl.ledger.identity import recover_signer
 from hypergpu_fl.ledger.merkle import proven_root
-from hypergpu_fl.ledger.rewards import RewardDistribution
+from hypergpu_fl.ledger.reward_tree import RewardTree, Sum, proven_total
+from hypergpu_fl.ledger.rewards import summed
 from hypergpu_fl.ledger.sealing import next_head
 from hypergpu_fl.ledger.statement import round_digest
 
@@ -51,15 +53,18 @@ class Commitment(Record):
     owed: Annotated[Amount, Field(lt=2**128)]
 
 
-class RewardProof(Record):
-    """All that an account has earned up to the last of the proof's commitments, and its way to their rewards root.
+class Grant(Record):
+    """What a round granted to the node in all, and the proof of it: the arguments of the contract's ``claim``.
 
-    These are the arguments of the contract's ``claim``: with a receipt alone a node can claim what it earned.
+    ``proof`` are the siblings in the round's sum tree, ``previous`` is the commitment of the round before (None for
+    round 1), from which the contract tells what the round added, and ``before`` the head before that. With a receipt
+    alone a node can so claim what it earned, whatever becomes of the ledger.
     """
 
-    account: Address
-    cumulative: Amount
-    proof: Siblings
+    amount: Amount
+    proof: Annotated[list[tuple[Hash, Amount]], Field(max_length=160)]
+    previous: Commitment | None
+    before: Hash
 
 
 class ContributionProof(Record):
@@ -67,9 +72,8 @@ class ContributionProof(Record):
 
     ``value`` under ``leaf_encoding`` with ``proof`` and ``commitments[0].root`` is what the npm package's
     ``StandardMerkleTree.verify`` takes; ``value``, ``proof``, ``before`` and ``commitments`` are the arguments of the
-    contract's ``verifyContribution``, which needs all commitments up to the newest. ``reward`` is None for a node that
-    has earned nothing. ``statement`` is the coordinator's signature over the head (`round_digest`); only a receipt has
-    one.
+    contract's ``verifyContribution``. ``grant`` is None if the round granted the node nothing. ``statement`` is the
+    coordinator's signature over the head (`round_digest`); only a receipt has one.
     """
 
     format: Literal["hypergpu-proof-2", "hypergpu-receipt-2"]
@@ -85,7 +89,7 @@ class ContributionProof(Record):
     commitments: Annotated[list[Commitment], Field(min_length=1)]
     head: Hash
     signature: Signature
-    reward: RewardProof | None
+    grant: Grant | None
     statement: Signature | None
 
     @property
@@ -96,12 +100,42 @@ class ContributionProof(Record):
         return SealedContribution(index, CreditedContribution(signed, node, self.signature, weight, score), reward)
 
 
+def commitment(record: RoundRecord) -> Commitment:
+    """What a round's ``commitRound`` sealed."""
+    return Commitment(
+        round=record.round, root=record.root, model=record.model, rewards=record.rewards_root, owed=record.owed
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class GrantedRound:
+    """A round that granted rewards, with what proves them: the tree, and the round before with the head before it."""
+
+    earned: Mapping[str, int]
+    tree: RewardTree
+    previous: Commitment | None
+    before: bytes
+
+    @classmethod
+    def of(cls, session: bytes, record: RoundRecord, previous: RoundRecord | None, before: bytes) -> GrantedRound:
+        """Build a round's tree; `before` is the head before `previous`, the session id without one."""
+        earned = summed((entry.node, entry.reward) for entry in record.contributions)
+        return cls(earned, RewardTree(session, earned), commitment(previous) if previous else None, before)
+
+    def grant(self, node: str) -> Grant | None:
+        """What the round granted to a node; None if nothing."""
+        if node not in self.earned:
+            return None
+        proof = [(sibling.hash, sibling.amount) for sibling in self.tree.proof(node)]
+        return Grant(amount=self.earned[node], proof=proof, previous=self.previous, before=self.before)
+
+
 def contribution_proof(
     session: SessionRecord,
     rounds: Sequence[RoundRecord],
     before: bytes,
     entry: ContributionRecord,
-    rewards: RewardDistribution,
+    granted: GrantedRound,
     *,
     statement: bytes | None = None,
 ) -> ContributionProof:
@@ -117,12 +151,11 @@ def contribution_proof(
         Head before the first of them.
     entry : ContributionRecord
         The contribution.
-    rewards : RewardDistribution
-        What everyone has earned by the last of them.
+    granted : GrantedRound
+        The rewards of the first of them.
     statement : bytes, optional
         The coordinator's signature over that head, which makes the proof a receipt.
     """
-    earned = rewards.cumulative.get(entry.node)
     return ContributionProof(
         format=PROOF if statement is None else RECEIPT,
         chain_id=session.chain_id,
@@ -137,12 +170,10 @@ def contribution_proof(
         leaf=entry.leaf,
         proof=entry.proof,
         before=before,
-        commitments=[
-            Commitment(round=r.round, root=r.root, model=r.model, rewards=r.rewards_root, owed=r.owed) for r in rounds
-        ],
+        commitments=[commitment(record) for record in rounds],
         head=rounds[-1].head,
         signature=entry.signature,
-        reward=RewardProof(account=entry.node, cumulative=earned, proof=rewards.proof(entry.node)) if earned else None,
+        grant=granted.grant(entry.node),
         statement=statement,
     )  # fmt: skip
 
@@ -163,15 +194,14 @@ def proof_from_bundle(bundle: Bundle, *, node: str, number: int) -> Contribution
         raise LedgerError(f"round {number} sealed nothing of {node}", "see who is in it with `ledger show`")
     included = [r.round for r in bundle.rounds if r.commit and r.commit.state in ("INCLUDED", "FINALIZED")]
     last = max(max(included, default=len(bundle.rounds)), number)
-    before = bundle.rounds[number - 2].head if number > 1 else bundle.session.id
-    rewards = RewardDistribution(bundle.session.id, {}).after(
-        (entry.node, entry.reward) for record in bundle.rounds[:last] for entry in record.contributions
-    )
-    return contribution_proof(bundle.session, bundle.rounds[number - 1 : last], before, entry, rewards)
+    heads = [bundle.session.id, *(r.head for r in bundle.rounds)]
+    previous = bundle.rounds[number - 2] if number > 1 else None
+    granted = GrantedRound.of(bundle.session.id, record, previous, heads[max(number - 2, 0)])
+    return contribution_proof(bundle.session, bundle.rounds[number - 1 : last], heads[number - 1], entry, granted)
 
 
 def verify_proof(proof: ContributionProof) -> None:
-    """Check a proof or receipt by itself: leaf, signatures, way to the root, way to the head, what was earned.
+    """Check a proof or receipt by itself: leaf, signatures, way to the root, way to the head, the round's grant.
 
     That the head is the chain's is for the contract to say.
 
@@ -194,12 +224,12 @@ def verify_proof(proof: ContributionProof) -> None:
     if [c.round for c in proof.commitments] != list(range(first, last + 1)):
         raise _refused("the commitments are not those of rounds in a row")
     for c in proof.commitments:
-        head = next_head(head, round=c.round, root=c.root, model=c.model, rewards_root=c.rewards, owed=c.owed)
+        head = _after(head, c)
     if head != proof.head:
         raise _refused("the commitments do not lead to the head")
     if not 1 <= sealed.credited.contribution.round <= first:
         raise _refused("the contribution is sealed before the round it was made for")
-    _verify_reward(proof)
+    _verify_grant(proof)
     if (proof.statement is not None) != (proof.format == RECEIPT):
         raise _refused("a receipt is signed by the coordinator, and a proof is not")
     if proof.statement is not None:
@@ -208,16 +238,24 @@ def verify_proof(proof: ContributionProof) -> None:
             raise _refused(f"the head is signed by {signer}, not by the coordinator {proof.coordinator}")
 
 
-def _verify_reward(proof: ContributionProof) -> None:
-    last, node, earned = proof.commitments[-1], proof.value[3], proof.reward
-    if earned is None:
+def _verify_grant(proof: ContributionProof) -> None:
+    sealing, session, node, grant = proof.commitments[0], proof.value[0], proof.value[3], proof.grant
+    if grant is None:
         if proof.value[10]:
-            raise _refused("the proof of what the node has earned is missing")
+            raise _refused("the proof of what the round granted is missing")
         return
-    if earned.account != node or not proof.value[10] <= earned.cumulative <= last.owed:
-        raise _refused("what the node has earned does not fit the contribution")
-    if proven_root(reward_leaf(proof.value[0], node, earned.cumulative), earned.proof) != last.rewards:
-        raise _refused("the reward's proof does not lead to the rewards root")
+    before, owed = grant.before, 0
+    if (previous := grant.previous) is not None:
+        before, owed = _after(before, previous), previous.owed
+    if before != proof.before or sealing.round != (previous.round + 1 if previous else 1):
+        raise _refused("the round before does not lead to the head before the round")
+    total = proven_total(session, node, grant.amount, [Sum(*sibling) for sibling in grant.proof])
+    if total != (sealing.rewards, sealing.owed - owed) or grant.amount < proof.value[10]:
+        raise _refused("what the round granted does not lead to its rewards root")
+
+
+def _after(head: bytes, c: Commitment) -> bytes:
+    return next_head(head, round=c.round, root=c.root, model=c.model, rewards_root=c.rewards, owed=c.owed)
 
 
 def _signer(digest: bytes, signature: bytes) -> str:

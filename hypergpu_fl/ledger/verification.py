@@ -12,7 +12,8 @@ from hypergpu_fl.errors import LedgerError, VerificationError
 from hypergpu_fl.ledger.bundle import Bundle, ContributionRecord, RoundRecord
 from hypergpu_fl.ledger.identity import recover
 from hypergpu_fl.ledger.merkle import MerkleTree, proven_root
-from hypergpu_fl.ledger.rewards import RewardDistribution, split_budget
+from hypergpu_fl.ledger.reward_tree import RewardTree
+from hypergpu_fl.ledger.rewards import RewardDistribution, split_budget, summed
 from hypergpu_fl.ledger.sealing import next_head
 
 _REMEDY = "the file was altered, or its writer is dishonest; take it from its source again and compare with the chain"
@@ -108,9 +109,10 @@ def _verify_round(
     shares = split_budget([entry.score for entry in record.contributions], budget)
     if shares != [entry.reward for entry in record.contributions]:
         raise _Differs("rewards differ from the budget shared by score")
-    after = before.after((entry.node, entry.reward) for entry in record.contributions)
-    if after.tree()[0].root != record.rewards_root:
-        raise _Differs("rewards root differs from the tree of cumulative rewards")
+    earned = [(entry.node, entry.reward) for entry in record.contributions]
+    after = before.after(earned)
+    if RewardTree(session, summed(earned)).root != record.rewards_root:
+        raise _Differs("rewards root differs from the tree of the round's rewards")
     if after.owed != record.owed:
         raise _Differs(f"owed is {record.owed} wei, the rewards so far add up to {after.owed}")
     return after

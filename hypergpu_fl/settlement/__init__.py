@@ -4,7 +4,7 @@ The strategy's hook calls `Settlement.seal` once a round: one database transacti
 contributions and the outbox entry that commits it. A background thread does the rest; the hook never waits for it.
 """
 
-from hypergpu_fl.settlement.claiming import Claim, claim, distribution
+from hypergpu_fl.settlement.claiming import Claim, claim, distribution, earned_by_round, shared_rounds
 from hypergpu_fl.settlement.evidence import UNSEALED, Findings, verify, verify_on_chain, verify_proof_on_chain
 from hypergpu_fl.settlement.exporting import export_books
 from hypergpu_fl.settlement.reading import BUNDLE, load_books, load_bundle, unsettled
@@ -20,9 +20,11 @@ __all__ = [
     "SettlementStatus",
     "claim",
     "distribution",
+    "earned_by_round",
     "export_books",
     "load_books",
     "load_bundle",
+    "shared_rounds",
     "unsettled",
     "verify",
     "verify_on_chain",

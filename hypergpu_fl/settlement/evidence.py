@@ -199,26 +199,25 @@ def verify_on_chain(bundle: Bundle, client: Client) -> int:
     return committed
 
 
-def verify_proof_on_chain(proof: ContributionProof, client: Client) -> int:
-    """Compare a verified proof or receipt with the contract; the round whose head both hold.
+def verify_proof_on_chain(proof: ContributionProof, client: Client) -> None:
+    """Compare a verified proof or receipt with the contract, which stores the head after every round.
 
     Raises
     ------
     VerificationError
-        If the chain's head is not the proof's.
+        If the chain's head after the proof's last round is not the proof's.
     ChainError
         If chain or contract is not the proof's, or no endpoint answers.
     """
-    committed, found = _on_chain(proof.value[0], proof.chain_id, proof.contract, client)
-    last = proof.commitments[-1].round
-    if committed != last:
-        raise VerificationError(
-            f"the proof leads to the head after round {last}, the chain holds {committed} rounds",
-            "ask for a proof up to the newest round with `ledger proof`",
-        )
+    session, last = proof.value[0], proof.commitments[-1].round
+    committed, _ = _on_chain(session, proof.chain_id, proof.contract, client)
+    if committed < last:
+        raise VerificationError(f"round {last} is not committed: the chain holds {committed} rounds", _REMEDY)
+    found = LedgerContract(client, proof.contract).head_after(session, last)
     if found != proof.head:
-        raise VerificationError(f"the chain's head is 0x{found.hex()}, the proof's 0x{proof.head.hex()}", _REMEDY)
-    return committed
+        raise VerificationError(
+            f"round {last}: the chain's head is 0x{found.hex()}, the proof's 0x{proof.head.hex()}", _REMEDY
+        )
 
 
 def _on_chain(session: bytes, chain_id: int, contract: str, client: Client) -> tuple[int, bytes]:

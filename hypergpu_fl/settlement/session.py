@@ -18,7 +18,7 @@ from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.files import exclusive
 from hypergpu_fl.ledger import database
 from hypergpu_fl.ledger.bundle import RoundRecord, SessionRecord, round_record, write_bundle
-from hypergpu_fl.ledger.proof import contribution_proof
+from hypergpu_fl.ledger.proof import GrantedRound, contribution_proof
 from hypergpu_fl.ledger.sealing import RoundSeal, SealedRound, seal_round
 from hypergpu_fl.ledger.statement import round_digest
 from hypergpu_fl.settlement.books_seal import sign_books
@@ -71,7 +71,7 @@ class Settlement:
         self._held = ExitStack()  # what is let go of at the end: the folder, the key
         self._outbox = route.outbox if route else None
         self._courier = Courier(route.make_sender) if route else None
-        self._sealed: dict[int, tuple[SealedRound, RoundRecord]] = {}
+        self._sealed: dict[int, tuple[bytes, RoundRecord, GrantedRound]] = {}  # head before, and the round
         self._books = database.Books(record.id)
         with engine.connect() as connection:
             self.last_round, self._head = self._books.last(connection)
@@ -256,8 +256,8 @@ class Settlement:
     ) -> list[dict[str, Any]]:
         """Receipts of what rounds ``after + 1 .. upto`` sealed of a node, the oldest first, of at most `limit` rounds.
 
-        With a receipt alone the node proves that the coordinator sealed its work, and claims what it had earned by
-        then. `upto` is `final_round` if None.
+        With a receipt alone the node proves that the coordinator sealed its work, and claims what the round granted.
+        `upto` is `final_round` if None.
         """
         if self._signer.address != self.record.coordinator:
             return []  # after a hand-over: a receipt does not show that its signer may speak for the session
@@ -268,20 +268,30 @@ class Settlement:
 
     def _receipts_of(self, node: str, number: int) -> list[dict[str, Any]]:
         if number not in self._sealed:
-            with self._engine.connect() as connection:
-                (sealed,) = self._books.sealed_rounds(connection, only=number)
             while len(self._sealed) >= _RECEIPT_ROUNDS:
                 del self._sealed[next(iter(self._sealed))]
-            self._sealed[number] = sealed, round_record(sealed, None)
-        sealed, record = self._sealed[number]
+            self._sealed[number] = self._read(number)
+        before, record, granted = self._sealed[number]
         statement = self._signer.sign_digest(round_digest(self.session, number, record.head))
         return [
-            contribution_proof(
-                self.record, [record], sealed.before, entry, sealed.rewards, statement=statement
-            ).model_dump(mode="json")
+            contribution_proof(self.record, [record], before, entry, granted, statement=statement).model_dump(
+                mode="json"
+            )
             for entry in record.contributions
             if entry.node == node
         ]
+
+    def _read(self, number: int) -> tuple[bytes, RoundRecord, GrantedRound]:
+        """Head before a round, the round, and what it granted."""
+        with self._engine.connect() as connection:
+            found = [
+                sealed
+                for wanted in (number, number - 1)
+                for sealed in self._books.sealed_rounds(connection, only=wanted)
+            ]
+        record, *earlier = (round_record(sealed, None) for sealed in found)
+        previous = earlier[0] if earlier else None
+        return found[0].before, record, GrantedRound.of(self.session, record, previous, found[-1].before)
 
     def export_bundle(self) -> Path:
         """Sign that the run has ended, and write ``ledger.json`` beside the database."""

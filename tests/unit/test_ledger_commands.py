@@ -117,8 +117,7 @@ def test_a_proof_is_printed_for_who_contributed_and_verifies(
     (tmp_path / "proof.json").write_text(json.dumps(proof))
     found = answer(capsys, "ledger", "verify", str(tmp_path / "proof.json"))
     assert (found["kind"], found["sealed in round"], found["head after round"]) == ("proof", 2, 3)
-    earned = {row["node"]: row["earned_wei"] for row in answer(capsys, "rewards", "demo")}
-    assert found["cumulative_wei"] == earned[node]
+    assert int(found["granted_wei"]) == int(found["reward_wei"]) > 0
     (tmp_path / "proof.json").write_text(json.dumps(proof | {"head": proof["before"]}))
     assert "do not lead to the head" in refusal(capsys, "ledger", "verify", str(tmp_path / "proof.json"))
     stranger = "0x" + "1" * 40
@@ -196,7 +195,7 @@ def test_a_run_on_a_real_chain_is_deployed_verified_and_claimed_and_no_file_hold
     receipt.write_text(json.dumps(settlement.receipts(node_key(1).address)[-1]))
     assert answer(capsys, "ledger", "verify", str(receipt), "--rpc", url)["kind"] == "receipt"
     receipt.write_text(json.dumps(settlement.receipts(node_key(1).address)[0]))
-    assert "the chain holds 3 rounds" in refusal(capsys, "ledger", "verify", str(receipt), "--rpc", url)
+    assert answer(capsys, "ledger", "verify", str(receipt), "--rpc", url)["head after round"] == 1
 
     keystore = tmp_path / "payer.json"
     payer = answer(capsys, "keys", "new", str(keystore))["address"]

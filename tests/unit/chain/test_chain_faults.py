@@ -129,11 +129,13 @@ def test_a_claim_with_a_malformed_proof_is_told_in_one_line_and_nothing_is_sent(
     desk.train()
     desk.drained()
     account, sent = desk.signer.address, len(desk.proxy.broadcasts)
-    for proof in ([], [b"\1" * 32], [b"\0" * 32] * 40):
-        data = abi.encode_call("claim", desk.session, account, 1, proof)
+    word = b"\1" * 32
+    for proof in ([], [(word, 1)], [(bytes(32), 0)] * 200):
+        history, grants = [(1, word, word, word, 1)], [(1, 1, proof)]
+        data = abi.encode_call("claim", desk.session, account, desk.session, history, grants)
         with pytest.raises(Reverted) as refused:
             send_and_wait(desk.http, desk.signer, to=desk.contract, data=data, chain_id=31337, max_fee=500 * GWEI)
-        assert refused.value.reason == f"LedgerInvalidProof({account.lower()}, 1)"
+        assert refused.value.reason == f"LedgerInvalidProof({account.lower()}, 1, 1)"
         assert "\n" not in refused.value.cause
     assert len(desk.proxy.broadcasts) == sent
 

@@ -47,7 +47,7 @@ def test_another_nodes_receipt_is_refused(receipt: str, tmp_path: Path) -> None:
     [f"value.{i}" for i in range(11)]
     + [f"commitments.0.{name}" for name in ("round", "root", "model", "rewards", "owed")]
     + ["leaf", "proof.0", "before", "head", "signature", "salt", "coordinator", "contract", "chain_id", "format"]
-    + ["statement", "reward.account", "reward.cumulative", "reward.proof.0"],
+    + ["statement", "grant.amount", "grant.before", "grant.proof.0.0", "grant.proof.0.1"],
 )
 def test_a_receipt_with_anything_changed_is_refused(receipt: str, tmp_path: Path, path: str) -> None:
     changed = json.loads(receipt)
@@ -93,8 +93,8 @@ def test_a_round_that_is_no_round_is_refused_and_no_exception_of_another_kind(
         keep_receipt(json.dumps(changed), node=node_key(1).address, folder=tmp_path)
 
 
-@pytest.mark.parametrize("part", ["reward", "statement"])
-def test_a_receipt_without_its_reward_or_its_coordinators_signature_is_refused(
+@pytest.mark.parametrize("part", ["grant", "statement"])
+def test_a_receipt_without_its_grant_or_its_coordinators_signature_is_refused(
     receipt: str, tmp_path: Path, part: str
 ) -> None:
     with pytest.raises(VerificationError):

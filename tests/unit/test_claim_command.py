@@ -1,0 +1,70 @@
+"""`hypergpu claim` and `hypergpu rewards` on a real chain, with a coordinator who turns dishonest after the run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from npm_tools import contracts, quick_anvil
+from pydantic import SecretStr
+from rounds import a_round, node_key
+from rpc import ask, funded_signer
+
+from hypergpu_fl.chain import abi
+from hypergpu_fl.chain.anvil import Anvil
+from hypergpu_fl.chain.contract import LedgerContract
+from hypergpu_fl.chain.direct import send_and_wait
+from hypergpu_fl.chain.http import HttpChain
+from hypergpu_fl.cli import invoke
+from hypergpu_fl.config import Blockchain, Secrets
+from hypergpu_fl.ledger.contribution import reward_leaf
+from hypergpu_fl.redaction import forget
+from hypergpu_fl.settlement import Settlement
+
+__all__ = ["contracts", "quick_anvil"]
+
+
+@pytest.mark.chain
+def test_a_node_claims_with_its_old_file_what_its_coordinator_would_like_back(
+    quick_anvil: Anvil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = quick_anvil.url
+    client, coordinator = HttpChain([url]), funded_signer(url)
+    monkeypatch.setenv("HYPERGPU_RUNS", str(tmp_path))
+    monkeypatch.setenv("HYPERGPU_KEYSTORE_PASSWORD", "known-password-3")
+    secrets = Secrets(coordinator_key=SecretStr(coordinator._account.key.hex()))
+    settings = Blockchain(kind="rpc", chain_id=31337, rpc_url=url)
+    (tmp_path / "run").mkdir()
+    settlement = Settlement.open(tmp_path / "run", settings, secrets, salt=b"\6" * 32, rounds=9, simulated_keys=True)
+    for number in range(1, 4):
+        settlement.seal(a_round(settlement.session, number))
+    assert settlement.drain(60)
+    bundle = settlement.export_bundle()
+    settlement.close()
+
+    def answer(*words: str) -> Any:
+        assert invoke([*words, "--rpc", url, "--format", "json"]) == 0, capsys.readouterr().err
+        return json.loads(capsys.readouterr().out)
+
+    contract, session = LedgerContract(client, settlement.record.contract), settlement.session
+    owed = contract.session(session).owed
+    for number, loot in ((4, bytes(32)), (5, reward_leaf(session, coordinator.address, owed))):
+        data = abi.encode_call("commitRound", session, number, bytes(32), bytes(32), loot, owed)
+        send_and_wait(client, coordinator, to=contract.address, data=data, max_fee=500 * 10**9)
+
+    keystore, accounts = tmp_path / "payer.json", [node_key(index).address for index in range(3)]
+    assert invoke(["keys", "new", str(keystore), "--format", "json"]) == 0
+    ask(url, "anvil_setBalance", json.loads(capsys.readouterr().out)["address"], hex(10**18))
+    earned = {row["node"]: row["earned_wei"] for row in answer("rewards", str(bundle))}
+    for account in accounts:
+        before = client.balance(account)
+        done = answer("claim", str(bundle), "--key", str(keystore), "--account", account)
+        assert done["paid_wei"] == done["cumulative_wei"] == earned[account] and done["rounds_paid"] == 3
+        assert client.balance(account) - before == int(earned[account])
+    assert {row["node"]: row["paid_wei"] for row in answer("rewards", str(bundle))} == earned
+    assert contract.session(session).paid == owed
+    assert invoke(["claim", str(bundle), "--key", str(keystore), "--account", accounts[0], "--rpc", url]) == 1
+    assert "has been paid all" in capsys.readouterr().err
+    forget()

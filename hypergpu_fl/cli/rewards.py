@@ -24,7 +24,7 @@ def rewards(
     """Show what each node earned, and with --rpc what it has been paid."""
     from hypergpu_fl.chain.contract import LedgerContract
     from hypergpu_fl.chain.http import HttpChain
-    from hypergpu_fl.settlement import distribution, earned_by_round, shared_rounds
+    from hypergpu_fl.settlement import distribution, held_in_bundle, shared_rounds
     from hypergpu_fl.settlement.opening import rpc_urls
 
     bundle = books_of(run, runs)
@@ -48,7 +48,8 @@ def rewards(
         }
         if contract is not None:
             rounds = contract.paid_rounds(session.id, node, shared)
-            paid = sum(wei for number, wei in earned_by_round(bundle, node, upto=shared).items() if number in rounds)
+            granted = held_in_bundle(bundle, node, upto=shared).amounts
+            paid = sum(wei for number, wei in granted.items() if number in rounds)
             row["paid_wei"] = str(paid) if format is Format.JSON else paid
         rows.append(row)
     render(rows, format)

@@ -4,12 +4,42 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hypergpu_fl.errors import VerificationError
+from hypergpu_fl.errors import LedgerError, VerificationError
 from hypergpu_fl.files import private_folder, write_whole
+from hypergpu_fl.ledger.bundle import read_file
 from hypergpu_fl.ledger.fields import parse
 from hypergpu_fl.ledger.proof import RECEIPT, ContributionProof, verify_proof
 
 _MAX_BYTES = 1 << 20
+
+
+def read_receipts(place: Path) -> list[ContributionProof]:
+    """Read and check receipts or proofs: one file, or the ``.json`` files of a folder.
+
+    Raises
+    ------
+    LedgerError
+        If there is none, or one cannot be read.
+    VerificationError
+        If one is malformed or proves nothing; names the file.
+    """
+    files = sorted(place.glob("*.json")) if place.is_dir() else [place]
+    if not files:
+        raise LedgerError(f"{place} holds no receipts", "give a node's folder receipts/<session>, or one file of it")
+    receipts = []
+    for file in files:
+        text = read_file(file)
+        if len(text) > _MAX_BYTES:
+            raise VerificationError(
+                f"{file}: a receipt of {len(text)} bytes is none", "take the file out of the folder"
+            )
+        receipt = parse(ContributionProof, text, str(file))
+        try:
+            verify_proof(receipt)
+        except VerificationError as error:
+            raise VerificationError(f"{file}: {error.cause}", "take the file out of the folder") from None
+        receipts.append(receipt)
+    return receipts
 
 
 def keep_receipt(text: str | bytes, *, node: str, folder: Path) -> Path:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
-from hypergpu_fl.chain import abi
 from hypergpu_fl.chain.client import Client
 from hypergpu_fl.chain.contract import LedgerContract, Status
 from hypergpu_fl.chain.direct import Sent, send_and_wait
@@ -15,12 +13,10 @@ from hypergpu_fl.chain.errors import Reverted
 from hypergpu_fl.chain.progress import check_chain_id, check_code
 from hypergpu_fl.chain.signer import Signer
 from hypergpu_fl.errors import LedgerError, VerificationError
-from hypergpu_fl.ledger.bundle import Bundle, RoundRecord
-from hypergpu_fl.ledger.reward_tree import RewardTree
-from hypergpu_fl.ledger.rewards import RewardDistribution, summed
-
-ROUNDS_A_CLAIM: Final = 24
-"""Rounds that one transaction shows: among 5,000 accounts they take about as much gas as `MOST_CALL_GAS` allows."""
+from hypergpu_fl.ledger.bundle import Bundle
+from hypergpu_fl.ledger.proof import ContributionProof
+from hypergpu_fl.ledger.rewards import RewardDistribution
+from hypergpu_fl.settlement.grants import Holdings, head_after, held_in_bundle, held_in_receipts, rewards_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +34,8 @@ def distribution(bundle: Bundle, *, upto: int | None = None) -> RewardDistributi
     """Cumulative rewards after round `upto` of a bundle, the last one if None."""
     rewards = RewardDistribution(bundle.session.id, {})
     for record in bundle.rounds[:upto]:
-        rewards = rewards.after(_earned(record))
+        rewards = rewards.after(rewards_in(record).items())
     return rewards
-
-
-def earned_by_round(bundle: Bundle, account: str, *, upto: int | None = None) -> dict[int, int]:
-    """What each round up to `upto` granted to an account, in wei; rounds that granted it nothing are left out."""
-    earned = {record.round: summed(_earned(record)).get(account, 0) for record in bundle.rounds[:upto]}
-    return {number: wei for number, wei in earned.items() if wei}
 
 
 def shared_rounds(bundle: Bundle, client: Client) -> int:
@@ -71,41 +61,15 @@ def shared_rounds(bundle: Bundle, client: Client) -> int:
     most = min(state.next - 1, len(bundle.rounds))
 
     def differs(number: int) -> bool:
-        return contract.head_after(session.id, number) != _head(bundle, number)
+        return contract.head_after(session.id, number) != head_after(bundle, number)
 
     if not differs(most):  # the usual case, in one call
         return most
     return bisect_left(range(1, most), True, key=differs)
 
 
-def claim_calldata(bundle: Bundle, account: str, rounds: Sequence[int]) -> bytes:
-    """Calldata of the transaction that pays what `rounds` granted to an account.
-
-    Parameters
-    ----------
-    bundle : Bundle
-        A verified bundle.
-    account : str
-        EIP-55 address that earned in each of the rounds.
-    rounds : Sequence[int]
-        Committed rounds in ascending order.
-    """
-    first = max(rounds[0] - 1, 1)  # the round before tells what the first one added
-    history = [
-        (record.round, record.root, record.model, record.rewards_root, record.owed)
-        for record in bundle.rounds[first - 1 : rounds[-1]]
-    ]
-    grants = []
-    for number in rounds:
-        earned = summed(_earned(bundle.rounds[number - 1]))
-        grants.append((number, earned[account], RewardTree(bundle.session.id, earned).proof(account)))
-    return abi.encode_call("claim", bundle.session.id, account, _head(bundle, first - 1), history, grants)
-
-
 def claim(bundle: Bundle, client: Client, signer: Signer, account: str, *, max_fee: int) -> Claim:
     """Send `account` what it earned in the committed rounds of a bundle, and has not been paid.
-
-    A claim that fails halfway goes on where it stopped when it is sent again.
 
     Parameters
     ----------
@@ -128,42 +92,52 @@ def claim(bundle: Bundle, client: Client, signer: Signer, account: str, *, max_f
         If the chain is another, or refuses.
     """
     committed = shared_rounds(bundle, client)
-    earned = earned_by_round(bundle, account, upto=committed)
-    cumulative = sum(earned.values())
-    if not earned:
+    held = held_in_bundle(bundle, account, upto=committed)
+    if not held.amounts:
         raise LedgerError(
             f"{account} earned nothing in the {committed} rounds that the file shares with the chain",
             "see who earned what with `rewards`, and what the chain holds with `ledger verify --rpc`",
         )
-    contract, chain_id = bundle.session.contract, bundle.session.chain_id
-    paid = LedgerContract(client, contract).paid_rounds(bundle.session.id, account, committed)
-    due = [number for number in earned if number not in paid]
+    return _send(held, client, signer, max_fee)
+
+
+def claim_with_receipts(
+    receipts: Sequence[ContributionProof], client: Client, signer: Signer, *, max_fee: int
+) -> Claim:
+    """Send a node what the rounds of its receipts granted, and it has not been paid: a ledger is not needed.
+
+    Receipts of rounds that the chain does not hold are passed over. Parameters and errors are those of `claim`; the
+    receipts must be verified.
+    """
+    for receipt in receipts[:1]:
+        check_chain_id(client, receipt.chain_id)
+        check_code(client, receipt.contract)
+    committed = [
+        receipt
+        for receipt in receipts
+        if LedgerContract(client, receipt.contract).head_after(receipt.value[0], receipt.commitments[-1].round)
+        == receipt.head
+    ]
+    if not committed:
+        raise LedgerError("the chain holds none of the rounds of these receipts", "they may not be committed yet")
+    held = held_in_receipts(committed)
+    return _send(held, client, signer, max_fee)
+
+
+def _send(held: Holdings, client: Client, signer: Signer, max_fee: int) -> Claim:
+    """Claim what is not paid yet; when it fails halfway, another try goes on where it stopped."""
+    granted, cumulative = list(held.amounts), sum(held.amounts.values())
+    paid = LedgerContract(client, held.contract).paid_rounds(held.session, held.account, granted[-1])
+    due = [number for number in granted if number not in paid]
     if not due:
-        raise LedgerError(f"{account} has been paid all of its {cumulative} wei", "there is nothing left to claim")
+        raise LedgerError(f"{held.account} has been paid all of its {cumulative} wei", "there is nothing left to claim")
     sent = []
-    for rounds in _batches(due):
-        data = claim_calldata(bundle, account, rounds)
+    for rounds in held.batches(due):
+        data = held.calldata(rounds)
         try:
-            sent.append(send_and_wait(client, signer, to=contract, data=data, chain_id=chain_id, max_fee=max_fee))
+            sent.append(
+                send_and_wait(client, signer, to=held.contract, data=data, chain_id=held.chain_id, max_fee=max_fee)
+            )
         except Reverted as error:
             raise LedgerError(error.cause, "somebody may have claimed it meanwhile: try again") from None
-    return Claim(account, sum(earned[number] for number in due), cumulative, tuple(due), tuple(sent))
-
-
-def _head(bundle: Bundle, number: int) -> bytes:
-    return bundle.rounds[number - 1].head if number else bundle.session.id
-
-
-def _earned(record: RoundRecord) -> list[tuple[str, int]]:
-    return [(entry.node, entry.reward) for entry in record.contributions]
-
-
-def _batches(rounds: Sequence[int]) -> Iterator[list[int]]:
-    """Rounds in as few runs as one transaction each can show."""
-    batch: list[int] = []
-    for number in rounds:
-        if batch and number - batch[0] >= ROUNDS_A_CLAIM:
-            yield batch
-            batch = []
-        batch.append(number)
-    yield batch
+    return Claim(held.account, sum(held.amounts[number] for number in due), cumulative, tuple(due), tuple(sent))

@@ -20,6 +20,7 @@ from hypergpu_fl.chain.http import HttpChain
 from hypergpu_fl.cli import invoke
 from hypergpu_fl.config import Blockchain, Secrets
 from hypergpu_fl.ledger.contribution import reward_leaf
+from hypergpu_fl.ledger.receipts import keep_receipt
 from hypergpu_fl.redaction import forget
 from hypergpu_fl.settlement import Settlement
 
@@ -42,6 +43,9 @@ def test_a_node_claims_with_its_old_file_what_its_coordinator_would_like_back(
         settlement.seal(a_round(settlement.session, number))
     assert settlement.drain(60)
     bundle = settlement.export_bundle()
+    receipts = tmp_path / "receipts"
+    for receipt in settlement.receipts(node_key(2).address):
+        kept = keep_receipt(json.dumps(receipt), node=node_key(2).address, folder=receipts)
     settlement.close()
 
     def answer(*words: str) -> Any:
@@ -52,17 +56,30 @@ def test_a_node_claims_with_its_old_file_what_its_coordinator_would_like_back(
     owed = contract.session(session).owed
     for number, loot in ((4, bytes(32)), (5, reward_leaf(session, coordinator.address, owed))):
         data = abi.encode_call("commitRound", session, number, bytes(32), bytes(32), loot, owed)
-        send_and_wait(client, coordinator, to=contract.address, data=data, max_fee=500 * 10**9)
+        send_and_wait(client, coordinator, to=contract.address, data=data, chain_id=31337, max_fee=500 * 10**9)
 
     keystore, accounts = tmp_path / "payer.json", [node_key(index).address for index in range(3)]
     assert invoke(["keys", "new", str(keystore), "--format", "json"]) == 0
     ask(url, "anvil_setBalance", json.loads(capsys.readouterr().out)["address"], hex(10**18))
     earned = {row["node"]: row["earned_wei"] for row in answer("rewards", str(bundle))}
-    for account in accounts:
+    for account in accounts[:2]:
         before = client.balance(account)
         done = answer("claim", str(bundle), "--key", str(keystore), "--account", account)
         assert done["paid_wei"] == done["cumulative_wei"] == earned[account] and done["rounds_paid"] == 3
         assert client.balance(account) - before == int(earned[account])
+    before = client.balance(accounts[2])
+    done = answer("claim", "--receipts", str(kept.parent), "--key", str(keystore))  # no ledger at all
+    assert (done["account"], done["paid_wei"]) == (accounts[2], earned[accounts[2]])
+    assert client.balance(accounts[2]) - before == int(earned[accounts[2]])
+    for words, cause in (
+        (["--receipts", str(kept.parent), "--account", accounts[0]], "the receipts are of"),
+        (["--receipts", str(receipts)], "holds no receipts"),
+    ):
+        assert invoke(["claim", *words, "--key", str(keystore), "--rpc", url]) != 0
+        assert cause in capsys.readouterr().err
+    kept.write_text(kept.read_text().replace('"amount": "', '"amount": "1'))
+    assert invoke(["claim", "--receipts", str(kept), "--key", str(keystore), "--rpc", url]) == 1
+    assert f"{kept}: what the round granted does not lead" in capsys.readouterr().err
     assert {row["node"]: row["paid_wei"] for row in answer("rewards", str(bundle))} == earned
     assert contract.session(session).paid == owed
     assert invoke(["claim", str(bundle), "--key", str(keystore), "--account", accounts[0], "--rpc", url]) == 1

@@ -13,7 +13,7 @@ from hypergpu_fl.chain import abi
 from hypergpu_fl.chain.anvil import Anvil
 from hypergpu_fl.chain.client import Client
 from hypergpu_fl.chain.contract import LedgerContract, Status
-from hypergpu_fl.chain.direct import send_and_wait
+from hypergpu_fl.chain.direct import Sent, send_and_wait
 from hypergpu_fl.chain.embedded import EmbeddedChain
 from hypergpu_fl.chain.errors import Reverted
 from hypergpu_fl.chain.fees import MOST_CALL_GAS
@@ -21,16 +21,22 @@ from hypergpu_fl.chain.http import HttpChain
 from hypergpu_fl.chain.signer import KeySigner, created_address
 from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.keccak import keccak
-from hypergpu_fl.ledger.bundle import Bundle, RoundRecord, SessionRecord, round_record, session_id
+from hypergpu_fl.ledger.bundle import FORMAT, Bundle, RoundRecord, SessionRecord, round_record, session_id
 from hypergpu_fl.ledger.contribution import reward_leaf
 from hypergpu_fl.ledger.identity import checksum_address
+from hypergpu_fl.ledger.proof import proof_from_bundle
 from hypergpu_fl.ledger.reward_tree import RewardTree
 from hypergpu_fl.ledger.rewards import RewardDistribution
 from hypergpu_fl.ledger.sealing import RoundSeal, seal_round
-from hypergpu_fl.settlement import claim, shared_rounds
-from hypergpu_fl.settlement.claiming import ROUNDS_A_CLAIM, claim_calldata
+from hypergpu_fl.settlement import claim, claim_with_receipts, held_in_bundle, shared_rounds
+from hypergpu_fl.settlement.grants import ROUNDS_A_CLAIM
 
 GWEI, BUDGET, POOL, SALT = 10**9, 10**12, 10**16, b"\3" * 32
+
+
+def sent(client: Client, signer: KeySigner, to: str | None, data: bytes, value: int = 0) -> Sent:
+    chain_id = client.chain_id()
+    return send_and_wait(client, signer, to=to, data=data, value=value, chain_id=chain_id, max_fee=500 * GWEI)
 
 
 @dataclass
@@ -50,10 +56,7 @@ class Run:
 
     def call(self, function: str, *arguments: object, value: int = 0, signer: KeySigner | None = None) -> int:
         data = abi.encode_call(function, *arguments)
-        sent = send_and_wait(
-            self.client, signer or self.coordinator, to=self.contract, data=data, value=value, max_fee=500 * GWEI
-        )
-        return sent.receipt.gas_used
+        return sent(self.client, signer or self.coordinator, self.contract, data, value).receipt.gas_used
 
     def train(self, *, nodes: int = 3, idle: bool = False) -> None:
         """One honest round."""
@@ -81,7 +84,7 @@ class Run:
             id=self.session, salt=SALT, chain_id=self.client.chain_id(), contract=self.contract,
             coordinator=self.coordinator.address, budget=BUDGET, simulated_keys=True,
         )  # fmt: skip
-        return Bundle(session=record, transactions=[], rounds=self.rounds)
+        return Bundle(format=FORMAT, session=record, transactions=[], rounds=self.rounds, seal=None)
 
     def claimed(self, index: int) -> int:
         """What a claim for a node brings it now."""
@@ -98,14 +101,14 @@ def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     if request.param == "embedded":
         coordinator, payer = KeySigner(b"\x11" * 32), KeySigner(b"\x22" * 32)
         client = EmbeddedChain(coordinator.address)
-        send_and_wait(client, coordinator, to=payer.address, data=b"", value=10**21, max_fee=500 * GWEI)
+        sent(client, coordinator, payer.address, b"", 10**21)
     else:
         anvil: Anvil = request.getfixturevalue("quick_anvil")
         client, coordinator, payer = HttpChain([anvil.url]), funded_signer(anvil.url), funded_signer(anvil.url)
         for index in range(3):
             ask(anvil.url, "anvil_setBalance", node_key(index).address, "0x0")
-    sent = send_and_wait(client, coordinator, to=None, data=abi.bytecode(), max_fee=500 * GWEI)
-    yield Run(client, coordinator, payer, created_address(coordinator.address, sent.nonce))
+    deployed = sent(client, coordinator, None, abi.bytecode())
+    yield Run(client, coordinator, payer, created_address(coordinator.address, deployed.nonce))
 
 
 def test_nodes_are_paid_every_round_once_however_often_they_claim(run: Run) -> None:
@@ -147,14 +150,34 @@ def test_books_that_went_on_otherwise_than_the_chain_pay_what_they_share(run: Ru
     assert (done.rounds, done.amount) == ((1, 2, 3), run.rewards.cumulative[node_key(0).address])
 
 
+def test_a_node_whose_coordinator_hides_the_ledger_claims_with_proofs_of_single_rounds(run: Run) -> None:
+    for _ in range(6):
+        run.train()
+    account = node_key(0).address
+    proofs = [proof_from_bundle(run.bundle, node=account, number=number) for number in (1, 2, 5)]
+    receipts = [
+        proof.model_copy(update={"commitments": proof.commitments[:1], "head": run.rounds[number - 1].head})
+        for number, proof in zip((1, 2, 5), proofs, strict=True)
+    ]
+    before = run.client.balance(account)
+    done = claim_with_receipts(receipts, run.client, run.payer, max_fee=500 * GWEI)
+    assert done.rounds == (1, 2, 5) and len(done.sent) == 2  # what rounds 3 and 4 committed is not in them
+    assert run.client.balance(account) - before == done.amount == done.cumulative > 0
+    with pytest.raises(LedgerError, match="has been paid all"):
+        claim_with_receipts(receipts, run.client, run.payer, max_fee=500 * GWEI)
+    invented = receipts[0].model_copy(update={"head": bytes(32)})
+    with pytest.raises(LedgerError, match="holds none of the rounds"):
+        claim_with_receipts([invented], run.client, run.payer, max_fee=500 * GWEI)
+
+
 def test_a_claim_that_later_commits_overtake_is_paid(run: Run) -> None:
     run.train()
     run.train()
     account = node_key(0).address
-    data = claim_calldata(run.bundle, account, [1, 2])
+    data = held_in_bundle(run.bundle, account).calldata([1, 2])
     for _ in range(3):
         run.train()
-    send_and_wait(run.client, run.payer, to=run.contract, data=data, max_fee=500 * GWEI)
+    sent(run.client, run.payer, run.contract, data)
     assert LedgerContract(run.client, run.contract).paid_rounds(run.session, account, 5) == {1, 2}
 
 

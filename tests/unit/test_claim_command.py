@@ -52,7 +52,7 @@ def test_a_node_claims_with_its_old_file_what_its_coordinator_would_like_back(
     owed = contract.session(session).owed
     for number, loot in ((4, bytes(32)), (5, reward_leaf(session, coordinator.address, owed))):
         data = abi.encode_call("commitRound", session, number, bytes(32), bytes(32), loot, owed)
-        send_and_wait(client, coordinator, to=contract.address, data=data, max_fee=500 * 10**9)
+        send_and_wait(client, coordinator, to=contract.address, data=data, chain_id=31337, max_fee=500 * 10**9)
 
     keystore, accounts = tmp_path / "payer.json", [node_key(index).address for index in range(3)]
     assert invoke(["keys", "new", str(keystore), "--format", "json"]) == 0

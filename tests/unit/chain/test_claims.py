@@ -21,7 +21,7 @@ from hypergpu_fl.chain.http import HttpChain
 from hypergpu_fl.chain.signer import KeySigner, created_address
 from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.keccak import keccak
-from hypergpu_fl.ledger.bundle import Bundle, RoundRecord, SessionRecord, round_record, session_id
+from hypergpu_fl.ledger.bundle import FORMAT, Bundle, RoundRecord, SessionRecord, round_record, session_id
 from hypergpu_fl.ledger.contribution import reward_leaf
 from hypergpu_fl.ledger.identity import checksum_address
 from hypergpu_fl.ledger.reward_tree import RewardTree
@@ -51,7 +51,13 @@ class Run:
     def call(self, function: str, *arguments: object, value: int = 0, signer: KeySigner | None = None) -> int:
         data = abi.encode_call(function, *arguments)
         sent = send_and_wait(
-            self.client, signer or self.coordinator, to=self.contract, data=data, value=value, max_fee=500 * GWEI
+            self.client,
+            signer or self.coordinator,
+            to=self.contract,
+            data=data,
+            value=value,
+            chain_id=self.client.chain_id(),
+            max_fee=500 * GWEI,
         )
         return sent.receipt.gas_used
 
@@ -81,7 +87,7 @@ class Run:
             id=self.session, salt=SALT, chain_id=self.client.chain_id(), contract=self.contract,
             coordinator=self.coordinator.address, budget=BUDGET, simulated_keys=True,
         )  # fmt: skip
-        return Bundle(session=record, transactions=[], rounds=self.rounds)
+        return Bundle(format=FORMAT, session=record, transactions=[], rounds=self.rounds, seal=None)
 
     def claimed(self, index: int) -> int:
         """What a claim for a node brings it now."""
@@ -98,13 +104,23 @@ def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     if request.param == "embedded":
         coordinator, payer = KeySigner(b"\x11" * 32), KeySigner(b"\x22" * 32)
         client = EmbeddedChain(coordinator.address)
-        send_and_wait(client, coordinator, to=payer.address, data=b"", value=10**21, max_fee=500 * GWEI)
+        send_and_wait(
+            client,
+            coordinator,
+            to=payer.address,
+            data=b"",
+            value=10**21,
+            chain_id=client.chain_id(),
+            max_fee=500 * GWEI,
+        )
     else:
         anvil: Anvil = request.getfixturevalue("quick_anvil")
         client, coordinator, payer = HttpChain([anvil.url]), funded_signer(anvil.url), funded_signer(anvil.url)
         for index in range(3):
             ask(anvil.url, "anvil_setBalance", node_key(index).address, "0x0")
-    sent = send_and_wait(client, coordinator, to=None, data=abi.bytecode(), max_fee=500 * GWEI)
+    sent = send_and_wait(
+        client, coordinator, to=None, data=abi.bytecode(), chain_id=client.chain_id(), max_fee=500 * GWEI
+    )
     yield Run(client, coordinator, payer, created_address(coordinator.address, sent.nonce))
 
 
@@ -154,7 +170,7 @@ def test_a_claim_that_later_commits_overtake_is_paid(run: Run) -> None:
     data = claim_calldata(run.bundle, account, [1, 2])
     for _ in range(3):
         run.train()
-    send_and_wait(run.client, run.payer, to=run.contract, data=data, max_fee=500 * GWEI)
+    send_and_wait(run.client, run.payer, to=run.contract, data=data, chain_id=run.client.chain_id(), max_fee=500 * GWEI)
     assert LedgerContract(run.client, run.contract).paid_rounds(run.session, account, 5) == {1, 2}
 
 

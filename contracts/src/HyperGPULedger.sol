@@ -6,8 +6,7 @@ import {MerkleProof} from "@openzeppelin/contracts/utils/cryptography/MerkleProo
 /// @title HyperGPULedger
 /// @notice Seals the rounds of federated training runs and pays out what contributors earned.
 /// @dev A session is one run. A commit costs the same however many nodes contribute: roots and model hashes are not
-/// stored but folded into a head, a hash chain over the whole history. Whoever holds the history off chain proves it,
-/// or anything in it, against one word.
+/// stored but folded into a head, a hash chain over the history. Whoever holds the history proves it, or any part, by it.
 ///
 /// **What a round grants, nobody takes back.** A coordinator may turn dishonest at any moment, and a node may be away
 /// for months. So no later commit touches an earlier grant:

@@ -21,8 +21,8 @@ def claim(
     key: Annotated[Path, typer.Option("--key", help="keystore of who sends the claim and pays its gas")],
     run: Run = "latest",
     account: Annotated[str, typer.Option("--account", help="who is paid; the key's own address if left out")] = "",
-    receipts: Annotated[
-        Path | None, typer.Option("--receipts", help="claim with a node's receipts, a file or folder, without a ledger")
+    receipt: Annotated[
+        Path | None, typer.Option("--receipt", help="a node's receipt, or a folder of them, instead of RUN's books")
     ] = None,
     rpc: Rpc = "",
     max_fee_gwei: Annotated[float, typer.Option("--max-fee-gwei", help="most that a gas may cost")] = 500.0,
@@ -40,7 +40,7 @@ def claim(
     from hypergpu_fl.settlement import claim_with_receipts, verify
     from hypergpu_fl.settlement.opening import rpc_urls
 
-    held = read_receipts(receipts) if receipts is not None else None
+    held = read_receipts(receipt) if receipt is not None else None
     bundle = books_of(run, runs) if held is None else None
     chain_id = bundle.session.chain_id if bundle is not None else held[0].chain_id if held else 0
     if chain_id in (0, CHAIN_ID):

@@ -68,17 +68,17 @@ def test_a_node_claims_with_its_old_file_what_its_coordinator_would_like_back(
         assert done["paid_wei"] == done["cumulative_wei"] == earned[account] and done["rounds_paid"] == 3
         assert client.balance(account) - before == int(earned[account])
     before = client.balance(accounts[2])
-    done = answer("claim", "--receipts", str(kept.parent), "--key", str(keystore))  # no ledger at all
+    done = answer("claim", "--receipt", str(kept.parent), "--key", str(keystore))  # no ledger at all
     assert (done["account"], done["paid_wei"]) == (accounts[2], earned[accounts[2]])
     assert client.balance(accounts[2]) - before == int(earned[accounts[2]])
     for words, cause in (
-        (["--receipts", str(kept.parent), "--account", accounts[0]], "the receipts are of"),
-        (["--receipts", str(receipts)], "holds no receipts"),
+        (["--receipt", str(kept.parent), "--account", accounts[0]], "the receipts are of"),
+        (["--receipt", str(receipts)], "holds no receipts"),
     ):
         assert invoke(["claim", *words, "--key", str(keystore), "--rpc", url]) != 0
         assert cause in capsys.readouterr().err
     kept.write_text(kept.read_text().replace('"amount": "', '"amount": "1'))
-    assert invoke(["claim", "--receipts", str(kept), "--key", str(keystore), "--rpc", url]) == 1
+    assert invoke(["claim", "--receipt", str(kept), "--key", str(keystore), "--rpc", url]) == 1
     assert f"{kept}: what the round granted does not lead" in capsys.readouterr().err
     assert {row["node"]: row["paid_wei"] for row in answer("rewards", str(bundle))} == earned
     assert contract.session(session).paid == owed

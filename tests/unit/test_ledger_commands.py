@@ -202,8 +202,15 @@ def test_a_run_on_a_real_chain_is_deployed_verified_and_claimed_and_no_file_hold
     ask(url, "anvil_setBalance", payer, hex(10**18))
     account = node_key(2).address
     words = ("claim", "real", "--key", str(keystore), "--account", account, "--rpc", url)
+    receipt.write_text(json.dumps(settlement.receipts(account)[1]))  # of round 2, with no ledger at hand
+    by_receipt = ("claim", "--receipt", str(receipt), "--key", str(keystore), "--rpc", url)
+    before = HttpChain([url]).balance(account)
+    paid = answer(capsys, *by_receipt)
+    assert HttpChain([url]).balance(account) - before == int(paid["paid_wei"]) > 0
+    assert "has been paid all" in refusal(capsys, *by_receipt)
     before = HttpChain([url]).balance(account)
     claimed = answer(capsys, *words)
+    assert claimed["rounds_paid"] == ROUNDS - 1
     assert HttpChain([url]).balance(account) - before == int(claimed["paid_wei"]) > 0
     assert "has been paid all" in refusal(capsys, *words)
     assert "earned nothing" in refusal(capsys, *words[:5], payer, *words[6:])

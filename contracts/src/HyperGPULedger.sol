@@ -321,11 +321,7 @@ contract HyperGPULedger {
     }
 
     /// @dev Whether `commitments` are the session's own, in a row.
-    function _isSealed(Session storage s, bytes32 before, Commitment[] calldata commitments)
-        private
-        view
-        returns (bool)
-    {
+    function _isSealed(Session storage s, bytes32 before, Commitment[] calldata commitments) private view returns (bool) {
         if (commitments.length == 0) return false;
         uint64 last = commitments[commitments.length - 1].round;
         if (last >= s.next) return false;

@@ -11,14 +11,15 @@ import typer
 from hypergpu_fl.cli.options import Run, Runs
 from hypergpu_fl.cli.place import books_of, place_of
 from hypergpu_fl.cli.render import Format, FormatOption, render
+from hypergpu_fl.cli.verify import Rpc, verify
 from hypergpu_fl.errors import LedgerError
+
+__all__ = ["Rpc", "app"]
 
 if TYPE_CHECKING:
     from hypergpu_fl.ledger.bundle import RoundRecord
 
 app = typer.Typer(no_args_is_help=True, help="List, show, verify, prove and export the books of a run.")
-
-Rpc = Annotated[str, typer.Option("--rpc", help="RPC addresses, comma-separated")]
 
 
 @app.command(name="list")
@@ -60,43 +61,7 @@ def show(
     render(rows, format)
 
 
-@app.command()
-def verify(
-    run: Run = "latest",
-    rpc: Rpc = "",
-    runs: Runs = None,
-    format: FormatOption = Format.DEFAULT,
-) -> None:
-    """Recompute leaves, signatures, roots, rewards and heads from ``ledger.json``; with --rpc, ask the chain too."""
-    from hypergpu_fl.settlement import load_bundle
-    from hypergpu_fl.settlement import verify as verify_bundle
-
-    bundle = load_bundle(place_of(run, runs))
-    head = verify_bundle(bundle)
-    contributions = sum(len(record.contributions) for record in bundle.rounds)
-    commits = sum(record.commit is not None for record in bundle.rounds)
-    result: dict[str, Any] = {
-        "valid": True,
-        "rounds": len(bundle.rounds),
-        "contributions": contributions,
-        "signed commits": commits,
-        "head": "0x" + head.hex(),
-    }
-    if rpc:
-        from hypergpu_fl.chain.http import HttpChain
-        from hypergpu_fl.settlement import verify_on_chain
-        from hypergpu_fl.settlement.opening import rpc_urls
-
-        chain = HttpChain(rpc_urls(rpc), chain_id=bundle.session.chain_id)
-        result["rounds on chain"] = verify_on_chain(bundle, chain)
-    if format is Format.JSON:
-        render(result, format)
-        return
-    known = f", {result['rounds on chain']} of them on chain {bundle.session.chain_id}" if rpc else ""
-    typer.echo(
-        f"verified: {len(bundle.rounds)} rounds{known}, {contributions} signed contributions, {commits} signed commits"
-    )
-    typer.echo("scores are the coordinator's word; signatures rule out forged contributions, not unfair scores")
+app.command()(verify)
 
 
 @app.command()
@@ -116,21 +81,27 @@ def proof(
 def export(
     run: Run = "latest",
     out: Annotated[Path | None, typer.Option("--out", help="file to write; ledger.json in the run's folder")] = None,
+    keystore: Annotated[str, typer.Option("--keystore", help="the coordinator's keystore file")] = "",
     runs: Runs = None,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Write the run database's books as ``ledger.json``."""
-    from hypergpu_fl.ledger.bundle import write_bundle
-    from hypergpu_fl.settlement import BUNDLE, load_books
+    """Write the run database's books as ``ledger.json``, signed where the coordinator's key is at hand.
+
+    That is the run's own key, the key in HYPERGPU_COORDINATOR_KEY, or --keystore. Without it the file is signed only if
+    nothing has changed since the run ended.
+    """
+    from hypergpu_fl.config import Blockchain, read_secrets
+    from hypergpu_fl.settlement import BUNDLE, export_books
 
     folder = place_of(run, runs)
-    bundle = load_books(folder)
     path = out or folder / BUNDLE
-    write_bundle(path, bundle)
+    bundle = export_books(folder, path, Blockchain(keystore=keystore), read_secrets())
     if format is Format.JSON:
-        typer.echo(json.dumps({"file": str(path), "rounds": len(bundle.rounds)}))
+        ended = bundle.seal is not None and bundle.seal.ended
+        typer.echo(json.dumps({"file": str(path), "rounds": len(bundle.rounds), "ended": ended}))
     else:
-        typer.echo(f"{path}: {len(bundle.rounds)} rounds")
+        signed = "signed" if bundle.seal else "not signed: the coordinator's key is not at hand"
+        typer.echo(f"{path}: {len(bundle.rounds)} rounds, {signed}")
 
 
 def _round_row(record: RoundRecord) -> dict[str, Any]:

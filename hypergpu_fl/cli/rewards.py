@@ -24,7 +24,7 @@ def rewards(
     """Show what each node earned, and with --rpc what it has been paid."""
     from hypergpu_fl.chain.contract import LedgerContract
     from hypergpu_fl.chain.http import HttpChain
-    from hypergpu_fl.settlement import distribution
+    from hypergpu_fl.settlement import distribution, held_in_bundle, shared_rounds
     from hypergpu_fl.settlement.opening import rpc_urls
 
     bundle = books_of(run, runs)
@@ -35,6 +35,7 @@ def rewards(
     session = bundle.session
     chain = HttpChain(rpc_urls(rpc), chain_id=session.chain_id) if rpc else None
     contract = LedgerContract(chain, session.contract) if chain else None
+    shared = shared_rounds(bundle, chain) if chain else 0
     rows = []
     for node in sorted(times, key=lambda node: (-earned.cumulative.get(node, 0), node)):
         wei = earned.cumulative.get(node, 0)
@@ -46,7 +47,9 @@ def rewards(
             "near_duplicates": flagged[node],
         }
         if contract is not None:
-            paid = contract.claimed(session.id, node)
+            rounds = contract.paid_rounds(session.id, node, shared)
+            granted = held_in_bundle(bundle, node, upto=shared).amounts
+            paid = sum(wei for number, wei in granted.items() if number in rounds)
             row["paid_wei"] = str(paid) if format is Format.JSON else paid
         rows.append(row)
     render(rows, format)

@@ -27,6 +27,7 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
     create_engine,
+    delete,
     event,
     insert,
     select,
@@ -126,6 +127,17 @@ rewards = Table(
     ForeignKeyConstraint(["session", "round"], ["rounds.session", "rounds.round"]),
 )
 
+seals = Table(  # the coordinator's signature under the books of a run that has ended
+    "seals",
+    metadata,
+    Column("session", LargeBinary(32), primary_key=True),
+    Column("rounds", Integer, primary_key=True, autoincrement=False),
+    Column("head", LargeBinary(32), nullable=False),
+    Column("document", LargeBinary(32), nullable=False),
+    Column("signature", LargeBinary(65), nullable=False),
+    ForeignKeyConstraint(["session"], ["sessions.id"]),
+)
+
 
 def connect(location: Path | str) -> Engine:
     """Engine on a SQLite file, or on any database by URL.
@@ -206,6 +218,21 @@ class Books:
         ):
             _insert(connection, table, rows)
 
+    def record_end(
+        self, connection: Connection, *, rounds: int, head: bytes, document: bytes, signature: bytes
+    ) -> None:
+        """Write the signature under a run that has ended, in place of an earlier one after as many rounds."""
+        connection.execute(delete(seals).where(seals.c.session == self.session, seals.c.rounds == rounds))
+        fields = {"rounds": rounds, "head": head, "document": document, "signature": signature}
+        connection.execute(insert(seals), fields | {"session": self.session})
+
+    def end(self, connection: Connection) -> dict[str, Any] | None:
+        """Return the signature under the run's latest end; None if it has not ended."""
+        query = select(seals.c.rounds, seals.c.head, seals.c.document, seals.c.signature)
+        query = query.where(seals.c.session == self.session).order_by(seals.c.rounds.desc()).limit(1)
+        row = connection.execute(query).mappings().first()
+        return dict(row) if row is not None else None
+
     def last(self, connection: Connection) -> tuple[int, bytes]:
         """Return number and head of the last sealed round; 0 and the session id before the first."""
         row = connection.execute(
@@ -215,6 +242,12 @@ class Books:
             .limit(1)
         ).first()
         return (row.round, row.head) if row else (0, self.session)
+
+    def last_model(self, connection: Connection) -> bytes | None:
+        """Return the hash of the model after the last sealed round; None before the first."""
+        query = select(rounds.c.model).where(rounds.c.session == self.session).order_by(rounds.c.round.desc()).limit(1)
+        found: bytes | None = connection.execute(query).scalar()
+        return found
 
     def distribution(self, connection: Connection, *, upto: int | None = None) -> RewardDistribution:
         """Cumulative earnings after round `upto`, the last one if None."""

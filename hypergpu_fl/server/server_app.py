@@ -121,6 +121,7 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
             )
         strategy = build_strategy(config, Layout.of(first), session=settlement.session)
         began_s = resume(folder, strategy, report, last_round=settlement.last_round)
+        settlement.check_model(strategy.model.hash)
         arrivals, compute = open_arrivals(config, grid, strategy, task, start_s=began_s)
         node_rounds = NodeRounds(books, last_round=settlement.last_round)
         strategy.hooks = [

@@ -17,12 +17,15 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from hypergpu_fl.cli.failure import root_cause
 from hypergpu_fl.cli.follow import Tail, worth_showing
 from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides
+from hypergpu_fl.cli.preflight import check_before_start
 from hypergpu_fl.cli.render import Format, FormatOption, render
-from hypergpu_fl.cli.submission import COMPLETED, Submission, app_folder, root_cause, simulation_resources, submit
+from hypergpu_fl.cli.resuming import check_unchanged, keep, layers_of
+from hypergpu_fl.cli.submission import COMPLETED, Submission, app_folder, simulation_resources, submit
 from hypergpu_fl.cli.superlink import LocalSuperLink, flower_environment, free_port, require_free
-from hypergpu_fl.config import Config, environment, load, read_secrets, runs_root, to_run_config, unflatten
+from hypergpu_fl.config import Config, environment, load, read_secrets, runs_root, without_settings
 from hypergpu_fl.errors import Interrupted, RunFailed, UsageError
 from hypergpu_fl.lock import exclusive
 from hypergpu_fl.redaction import redact
@@ -57,15 +60,16 @@ def run(
     resumed = (
         find_run(runs or runs_root(load(config, given, environ).config.system, environ), resume) if resume else None
     )
-    if resumed is not None and config is None:
-        config = resumed / "config.json"
-    effective = load(config, given, environ).config
+    loaded = load(layers_of(resumed, config) if resumed else config, given, environ)
+    effective = loaded.config
     root = (runs or runs_root(effective.system, environ)).expanduser().resolve()
     chosen = resumed.name if resumed else name or effective.system.run_name or _default_name(root, effective)
     checked_name(chosen)
     effective = _for_this_run(effective, root, chosen, resume=bool(resume), deployed=bool(superlink))
-    _check_data(effective, root)
+    if resumed:
+        check_unchanged(resumed, effective, loaded.origins)
     app_dir = app_dir or app_folder()
+    check_before_start(effective, root, app_dir, deployed=bool(superlink))
     if port and not superlink:
         require_free(port)
 
@@ -73,7 +77,7 @@ def run(
         typer.echo(redact(text), err=format is Format.JSON)
 
     with _stoppable(), _run_folder(root, chosen, replace=replace, resume=bool(resume)) as folder:
-        _write_config(folder, effective)
+        keep(folder, effective)
         training = effective.training
         say(
             f"run {chosen}: {training.model_architecture} on {training.dataset}, {training.num_nodes} nodes, "
@@ -95,7 +99,9 @@ def _simulate(config: Config, app_dir: Path, folder: Path, port: int, environ: M
     resources = simulation_resources(config.training.num_nodes, config.system.device)
     with contextlib.closing(Tail(folder / (config.system.log_file or "run.log"))) as tail:
         tail.skip()
-        with LocalSuperLink(scratch, folder.parent, folder / "superlink.log", port, environ) as link:
+        with LocalSuperLink(
+            scratch, folder.parent, folder / "superlink.log", port, without_settings(environ, config)
+        ) as link:
             submission = submit(
                 config, app=app_dir, connection="local", environ=link.environ, scratch=scratch, resources=resources
             )
@@ -199,14 +205,6 @@ def _for_this_run(config: Config, root: Path, name: str, *, resume: bool, deploy
     return Config.model_validate(tree)
 
 
-def _check_data(config: Config, root: Path) -> None:
-    """Find the data set, or download it, before anything is started: a node would only fail in the first round."""
-    if not config.training.task:
-        from hypergpu_fl.task.data import load_images
-
-        load_images(config.training.dataset, config.training.data_root, root / ".cache")
-
-
 @contextlib.contextmanager
 def _run_folder(root: Path, name: str, *, replace: bool, resume: bool) -> Iterator[Path]:
     """Folder of the run, locked while the run is at work."""
@@ -237,13 +235,6 @@ def _check_settled(folder: Path) -> None:
 def _locked(folder: Path) -> contextlib.AbstractContextManager[None]:
     busy = UsageError(f"run {folder.name!r} is at work in another process", "wait for it, or give --name")
     return exclusive(folder / ".lock", busy)
-
-
-def _write_config(folder: Path, config: Config) -> None:
-    """Keep what was submitted, for ``--resume`` and for people."""
-    flat = to_run_config(config)
-    del flat["system.resume"], flat["system.run_name"], flat["system.runs_dir"]
-    (folder / "config.json").write_text(json.dumps(unflatten(flat), indent=1) + "\n", encoding="utf-8")
 
 
 def _how_to_go_on(folder: Path) -> str:

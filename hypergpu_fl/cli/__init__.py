@@ -31,6 +31,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "bench": ("bench:app", "Measure against the peers, with the peer in the same process run."),
     "nodes": ("nodes:app", "The nodes of a run: links, quality, success rate."),
     "node": ("node:app", "Certificates, keys and registration of a deployment; start a node."),
+    "export": ("export:app", "Take a run's model home, as a state dict."),
     "ledger": ("ledger:app", "List, show, verify, prove and export the books of a run."),
     "rewards": ("rewards:app", "What each node of a run earned."),
     "claim": ("claim:app", "Claim a node's rewards on chain."),

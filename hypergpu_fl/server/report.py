@@ -13,6 +13,7 @@ from typing import Any
 from loguru import logger
 
 from hypergpu_fl.config import Config
+from hypergpu_fl.config.resuming import Stretch, numbered
 from strategies.round import RoundHook, RoundOutcome
 
 PACKAGES = ("flwr", "torch", "numpy", "web3")
@@ -22,12 +23,14 @@ PACKAGES = ("flwr", "torch", "numpy", "web3")
 class Report(RoundHook):
     """Collects rounds as they close.
 
-    ``clock`` is "virtual" in simulation, where seconds are those of the simulated links, else "wall".
+    ``clock`` is "virtual" in simulation, where seconds are those of the simulated links, else "wall". ``stretches``:
+    see `hypergpu_fl.config.resuming`.
     """
 
     config: Config
     clock: str
     history: list[dict[str, Any]] = field(default_factory=list)
+    stretches: list[Stretch] = field(default_factory=list)
 
     def closed(self, outcome: RoundOutcome) -> None:
         """Add the round, as yet without its accuracy."""
@@ -93,6 +96,7 @@ class Report(RoundHook):
             "accuracy": last.get("accuracy"),
             "loss": last.get("loss"),
             "history": self.history,
+            "stretches": numbered(self.stretches, len(self.history)),
             "chain": chain,
             "weights": {"max_abs_drift": max_abs_drift},
             "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},

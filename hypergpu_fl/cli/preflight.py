@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from hypergpu_fl.cli.failure import root_cause
 from hypergpu_fl.config import Config
 from hypergpu_fl.config.faults import did_you_mean
 from hypergpu_fl.errors import ConfigError, Fault, TaskError
+from strategies.failure import root_cause
 
 IMPORT_LIMIT_S: Final = 120.0
 _IMPORT: Final = "import sys; from hypergpu_fl.task.names import import_object; import_object(*sys.argv[1:])"
@@ -88,10 +88,8 @@ def check_import(reference: str, field: str, app: Path) -> None:
             "load data and models when they are asked for, not when the module is imported",
         ) from None
     if done.returncode:
-        fault = root_cause(done.stderr) or Fault(f"its import ended with code {done.returncode}", "")
-        if fault.remedy:
-            raise TaskError(fault.cause, fault.remedy)
-        module = reference.partition(":")[0]
-        raise TaskError(
-            f"{field} = {reference!r} cannot be imported: {fault.cause}", f"`python -c 'import {module}'` shows where"
-        )
+        cause, remedy = root_cause(done.stderr) or (f"its import ended with code {done.returncode}", "")
+        if not remedy:
+            cause = f"{field} = {reference!r} cannot be imported: {cause}"
+            remedy = f"`python -c 'import {reference.partition(':')[0]}'` shows where"
+        raise TaskError(cause, remedy)

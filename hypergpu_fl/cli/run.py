@@ -17,7 +17,6 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from hypergpu_fl.cli.failure import root_cause
 from hypergpu_fl.cli.follow import Tail, worth_showing
 from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides
 from hypergpu_fl.cli.preflight import check_before_start
@@ -27,9 +26,11 @@ from hypergpu_fl.cli.submission import COMPLETED, Submission, app_folder, simula
 from hypergpu_fl.cli.superlink import LocalSuperLink, flower_environment, free_port, require_free
 from hypergpu_fl.config import Config, environment, load, read_secrets, runs_root, without_settings
 from hypergpu_fl.errors import Interrupted, RunFailed, UsageError
-from hypergpu_fl.lock import exclusive
+from hypergpu_fl.files import exclusive
+from hypergpu_fl.output import printable
 from hypergpu_fl.redaction import redact
 from hypergpu_fl.runs import checked_name, find_run, free_run_name, open_run_folder, run_names
+from strategies.failure import root_cause
 
 _POLL_S: Final = 30.0  # asking Flower starts a Python process, which competes with training; its end is seen at once
 _LOOK_S: Final = 0.5
@@ -74,7 +75,7 @@ def run(
         require_free(port)
 
     def say(text: str) -> None:
-        typer.echo(redact(text), err=format is Format.JSON)
+        typer.echo(printable(redact(text)), err=format is Format.JSON)
 
     with _stoppable(), _run_folder(root, chosen, replace=replace, resume=bool(resume)) as folder:
         keep(folder, effective)
@@ -159,12 +160,8 @@ def _check_status(submission: Submission, status: str, details: str, folder: Pat
         return
     log = redact(submission.log())
     (folder / "flower.log").write_text(log, encoding="utf-8")
-    fault = root_cause(log)
-    cause = fault.cause if fault else details
-    raise RunFailed(
-        f"run {folder.name} ended as {status}: {cause}",
-        (fault.remedy if fault else "") or f"see {folder / 'flower.log'}",
-    )
+    cause, remedy = root_cause(log) or (details, "")
+    raise RunFailed(f"run {folder.name} ended as {status}: {cause}", remedy or f"see {folder / 'flower.log'}")
 
 
 def _conclude(folder: Path, name: str, format: Format) -> None:

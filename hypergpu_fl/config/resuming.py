@@ -11,7 +11,8 @@ from hypergpu_fl.config.layers import MACHINE, to_run_config
 from hypergpu_fl.config.models import Config
 from hypergpu_fl.errors import Fault
 
-# How long, until when, at what price, and what differs by machine: nothing of what is learnt, from whom, how it is booked.
+# How long, until when, at what price, and what differs by machine: nothing of what is learnt, from whom, and how it is
+# booked.
 CHANGEABLE: Final = ("training.rounds", "training.target_accuracy", "blockchain.max_fee_gwei", *MACHINE)
 _OF_THE_CALL: Final = ("system.run_name", "system.resume")
 

@@ -34,9 +34,10 @@ def best_round(history: Sequence[Mapping[str, Any]], aim: Aim) -> int | None:
         by_accuracy = any(_figure(entry, "accuracy") is not None for entry in history)
         aim = Aim("accuracy") if by_accuracy else Aim("loss", more=False)
     sign = 1.0 if aim.more else -1.0
-    figures = [(sign * figure, entry["round"]) for entry in history if (figure := _figure(entry, aim.metric)) is not None]
-    if figures:
-        return int(max(figures, key=lambda pair: (pair[0], -pair[1]))[1])
+    figures = [(entry["round"], _figure(entry, aim.metric)) for entry in history]
+    measured = [(sign * figure, -round_) for round_, figure in figures if figure is not None]
+    if measured:
+        return -int(max(measured)[1])
     return int(history[-1]["round"]) if history else None
 
 

@@ -76,9 +76,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int = KEPT) -> Best:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         files = {name: _store(folder, draft, group) for name, group in _groups(checkpoint.vectors).items()}
-        best = checkpoint.best or Best(
-            checkpoint.version, {name: files[name] for name in EXPORTED if name in files}
-        )
+        best = checkpoint.best or Best(checkpoint.version, {name: files[name] for name in EXPORTED if name in files})
         content = {
             "format": FORMAT,
             "version": checkpoint.version,

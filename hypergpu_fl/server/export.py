@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -74,7 +73,9 @@ def export(
     try:
         out.mkdir(parents=True, exist_ok=True)
         _write(file, state, format)
-        entry = next((e for e in checkpoint.state["history"] if e["round"] == checkpoint.version), {})
+        entry: Mapping[str, Any] = next(
+            (e for e in checkpoint.state["history"] if e["round"] == checkpoint.version), {}
+        )
         about = {
             "format": FORMAT,
             "run": folder.name,
@@ -93,7 +94,8 @@ def export(
         }
         write_json(out / "model.json", about)
     except OSError as error:
-        raise CheckpointError(f"{file} cannot be written: {error.strerror}", "choose another folder with --out") from error
+        cause = f"{file} cannot be written: {error.strerror}"
+        raise CheckpointError(cause, "choose another folder with --out") from error
     return about
 
 

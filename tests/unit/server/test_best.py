@@ -35,7 +35,12 @@ def test_the_best_round_is_by_target_else_accuracy_else_loss(
 
 @pytest.mark.parametrize(
     ("target", "aim"),
-    [("loss <= 1.88", Aim("loss", more=False)), ("accuracy >= 0.9", Aim("accuracy")), ("r2>=0.4", Aim("r2")), ("", Aim())],
+    [
+        ("loss <= 1.88", Aim("loss", more=False)),
+        ("accuracy >= 0.9", Aim("accuracy")),
+        ("r2>=0.4", Aim("r2")),
+        ("", Aim()),
+    ],
 )
 def test_a_target_says_what_is_aimed_at(target: str, aim: Aim) -> None:
     assert aim_of(cast(Training, SimpleNamespace(target=target, target_accuracy=0.0))) == aim

@@ -50,7 +50,8 @@ class Roster:
         if self._anybody(grid, fleet):
             return True
         wait_s = OUTAGE_S if self.rows else 0.0
-        log.warning("no node is connected; waiting %.0f s for one", wait_s)
+        if wait_s:
+            log.warning("no node is connected; waiting %.0f s for one", wait_s)
         return grid.until(lambda: self._anybody(grid, fleet), within_s=wait_s)
 
     def restore(self, rows: dict[int, int]) -> None:

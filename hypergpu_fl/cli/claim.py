@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hypergpu_fl.cli.ledger import Rpc
+from hypergpu_fl.cli.names import address_of, names_in
 from hypergpu_fl.cli.options import Run, Runs
 from hypergpu_fl.cli.place import books_of
 from hypergpu_fl.cli.render import Format, FormatOption, render
@@ -20,13 +21,18 @@ app = typer.Typer(help="Claim a node's rewards on chain.")
 def claim(
     key: Annotated[Path, typer.Option("--key", help="keystore of who sends the claim and pays its gas")],
     run: Run = "latest",
-    account: Annotated[str, typer.Option("--account", help="who is paid; the key's own address if left out")] = "",
+    account: Annotated[
+        str, typer.Option("--account", help="who is paid, by name or address; the key's own if left out")
+    ] = "",
     rpc: Rpc = "",
     max_fee_gwei: Annotated[float, typer.Option("--max-fee-gwei", help="most that a gas may cost")] = 500.0,
     runs: Runs = None,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Claim what an account earned up to the last committed round."""
+    """Claim what an account earned up to the last committed round.
+
+    Example: hypergpu claim demo --key keystore.json --account node-3
+    """
     from hypergpu_fl.chain.embedded import CHAIN_ID
     from hypergpu_fl.chain.http import HttpChain
     from hypergpu_fl.chain.presets import preset_of
@@ -47,10 +53,11 @@ def claim(
     urls = rpc_urls(rpc) or list(preset.rpc_urls if preset else ())
     if not urls:
         raise UsageError(f"no RPC address is known for chain {chain_id}", "give --rpc URL")
+    payee = address_of(account, names_in(run, runs)) if account else ""
     verify(bundle)
     signer = KeySigner.from_keystore(key, password_of(key))
     client = HttpChain(urls, chain_id=chain_id)
-    done = send_claim(bundle, client, signer, account or signer.address, max_fee=int(max_fee_gwei * 10**9))
+    done = send_claim(bundle, client, signer, payee or signer.address, max_fee=int(max_fee_gwei * 10**9))
     tx = "0x" + done.sent.tx_hash.hex()
     row = {
         "account": done.account,

@@ -43,6 +43,8 @@ def export(
     """Write the model as a state dict, frozen parameters included, and model.json, which says what it is.
 
     Best is the round with the best target metric, else accuracy, else the lowest loss.
+
+    Example: hypergpu export demo --best --format safetensors --out model
     """
     from hypergpu_fl.server.export import export as write
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from hypergpu_fl.cli.names import registered
 from hypergpu_fl.cli.options import Run, Runs, root_of
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.errors import RunNotFound
@@ -20,22 +21,14 @@ app = typer.Typer(help="The nodes of a run: links, quality, success rate.")
 
 @app.command()
 def nodes(run: Run = "latest", runs: Runs = None, format: FormatOption = Format.DEFAULT) -> None:
-    """Show who took part, on what hardware, over which link, and how reliably."""
-    from sqlalchemy import inspect
+    """Show who took part, on what hardware, over which link, and how reliably.
 
-    from hypergpu_fl.ledger.database import connect
-    from hypergpu_fl.network import registry
-
+    Example: hypergpu nodes latest
+    """
     folder = find_run(root_of(runs), run)
     if not (folder / "run.db").is_file():
         raise RunNotFound(f"{folder.name} has no database yet", "wait for its first round")
-    engine = connect(folder / "run.db")
-    try:
-        known = inspect(engine).has_table("nodes")
-        with engine.connect() as connection:
-            records = registry.read_nodes(connection) if known else []
-    finally:
-        engine.dispose()
+    records = registered(folder)
     render([_row(record) for record in records], format, title=f"{len(records)} nodes of {folder.name}")
 
 
@@ -48,7 +41,7 @@ def _row(record: NodeRecord) -> dict[str, Any]:
         "status": record.status,
         "rtt_ms": _scaled(record.rtt_s, 1e3),
         "jitter_ms": _scaled(record.jitter_s, 1e3),
-        "loss": record.loss_rate,
+        "packet_loss": record.loss_rate,
         "up_mbps": _scaled(record.uplink_bps, 1e-6),
         "down_mbps": _scaled(record.downlink_bps, 1e-6),
         "quality": record.quality,

@@ -14,6 +14,7 @@ from hypergpu_fl.config import Config, flatten, to_run_config, unflatten
 from hypergpu_fl.config.layers import read
 from hypergpu_fl.config.resuming import refused_changes, settings_of
 from hypergpu_fl.errors import ConfigError, UsageError
+from hypergpu_fl.files import write_whole
 
 BEGUN: Final = "config.json"
 CHANGED: Final = "resumed.json"
@@ -54,4 +55,4 @@ def keep(folder: Path, config: Config) -> None:
     if config.system.resume:
         begun, file = flatten(read(file)), folder / CHANGED
         flat = {path: value for path, value in flat.items() if path not in begun or value != begun[path]}
-    file.write_text(json.dumps(unflatten(flat), indent=1) + "\n", encoding="utf-8")
+    write_whole(file, json.dumps(unflatten(flat), indent=1) + "\n")

@@ -25,6 +25,7 @@ from hypergpu_fl.cli.resuming import check_unchanged, keep, layers_of
 from hypergpu_fl.cli.submission import COMPLETED, Submission, app_folder, simulation_resources, submit
 from hypergpu_fl.cli.superlink import LocalSuperLink, flower_environment, free_port, require_free
 from hypergpu_fl.config import Config, environment, load, read_secrets, runs_root, without_settings
+from hypergpu_fl.config.resuming import CHANGEABLE
 from hypergpu_fl.errors import Interrupted, RunFailed, UsageError
 from hypergpu_fl.files import exclusive
 from hypergpu_fl.output import printable
@@ -35,6 +36,8 @@ from strategies.failure import root_cause
 _POLL_S: Final = 30.0  # asking Flower starts a Python process, which competes with training; its end is seen at once
 _LOOK_S: Final = 0.5
 
+RESUME: Final = f"go on with a run from its last checkpoint; it may change {', '.join(CHANGEABLE)}, nothing else"
+
 app = typer.Typer(help="Check the configuration, then train through Flower.")
 Say = Callable[[str], None]
 
@@ -43,7 +46,7 @@ Say = Callable[[str], None]
 def run(
     config: ConfigFile = None,
     name: Annotated[str, typer.Option(help="name of the run; default: data set, model and a number")] = "",
-    resume: Annotated[str, typer.Option(metavar="RUN", help="go on with a run from its last checkpoint")] = "",
+    resume: Annotated[str, typer.Option(metavar="RUN", help=RESUME)] = "",
     replace: Annotated[bool, typer.Option("--replace", help="remove a run of the same name first")] = False,
     superlink: Annotated[str, typer.Option(metavar="NAME", help="deployment: a connection in Flower's config")] = "",
     settings: Overrides = None,
@@ -52,7 +55,10 @@ def run(
     port: Annotated[int, typer.Option(help="port of the local SuperLink; 0: a free one")] = 0,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Check the configuration, then train through Flower: simulated, or on a deployment with --superlink."""
+    """Check the configuration, then train through Flower: simulated, or on a deployment with --superlink.
+
+    Example: hypergpu run --config configs/demo.toml --set training.rounds=5
+    """
     if resume and (name or replace):
         raise UsageError("--resume goes with neither --name nor --replace", "leave out the one or the others")
     environ = environment(os.environ)
@@ -181,7 +187,9 @@ def _conclude(folder: Path, name: str, format: Format) -> None:
         f"seconds ({report.get('clock', 'wall')} clock)": report.get("seconds"),
         "megabytes up, down": f"{report.get('bytes_up', 0) / 1e6:.2f}, {report.get('bytes_down', 0) / 1e6:.2f}",
     }
-    if chain:
+    if chain.get("kind") == "none":
+        table["sealed on"] = "no chain (blockchain.enabled = false); the books are in ledger.json"
+    elif chain:
         table["sealed on"] = f"chain {chain.get('chain_id')} ({chain.get('kind')}), contract {chain.get('contract')}"
         table["commits, finalized"] = f"{chain.get('commits')}, {chain.get('finalized')}"
     render(table | {"files": str(folder)} if report else {"status": "completed", "files": "where the SuperLink runs"})

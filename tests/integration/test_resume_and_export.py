@@ -14,6 +14,8 @@ from tied_model import tied
 
 from hypergpu_fl.bench.in_process import InProcessGrid
 from hypergpu_fl.cli import invoke
+from hypergpu_fl.cli.render import Format
+from hypergpu_fl.cli.run import _conclude as conclude
 from hypergpu_fl.config import Config, to_run_config
 from hypergpu_fl.errors import ConfigError
 from hypergpu_fl.node.client_app import app
@@ -121,3 +123,27 @@ def test_a_run_without_a_finished_round_has_nothing_to_export(tmp_path: Path, ca
     (tmp_path / "empty").mkdir()
     assert invoke(["export", "empty", "--runs", str(tmp_path)]) == 1
     assert "there is no checkpoint in" in capfd.readouterr().err
+
+
+def test_nodes_go_by_their_names_wherever_a_person_reads_or_types(root: Path, capfd: Capture) -> None:
+    where = ("own", "--runs", str(root))
+    assert invoke(["rewards", *where, "--format", "json"]) == 0
+    rows = json.loads(capfd.readouterr().out)
+    address = {row["name"]: row["node"] for row in rows}["node-2"]
+    assert invoke(["ledger", "show", *where]) == 0
+    shown = capfd.readouterr().out
+    assert "node-2" in shown and address not in shown
+    proofs = []
+    for node in ("node-2", address):
+        assert invoke(["ledger", "proof", *where, "--node", node, "--round", "1"]) == 0
+        proofs.append(json.loads(capfd.readouterr().out))
+    assert proofs[0] == proofs[1]
+    assert invoke(["ledger", "proof", *where, "--node", "node-22", "--round", "1"]) == 2
+    assert "'node-22' is neither an address nor the name of a node of this run" in capfd.readouterr().err
+
+
+def test_a_run_without_a_chain_shows_no_contract(root: Path, capfd: Capture) -> None:
+    conclude(root / "own", "own", Format.DEFAULT)
+    assert "no chain (blockchain.enabled = false)" in capfd.readouterr().out
+    assert invoke(["chain", "status", "own", "--runs", str(root)]) == 0
+    assert "0x" + "0" * 40 not in capfd.readouterr().out

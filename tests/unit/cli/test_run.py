@@ -108,6 +108,29 @@ def test_a_resumed_run_is_refused_other_settings_before_anything_is_written(hype
     assert hypergpu("run", "--resume", "a", "--runs", str(tmp_path / "runs"), "--superlink", "far")[0] == 2
 
 
+@pytest.mark.parametrize(
+    ("text", "error", "remedy"),
+    [
+        (None, "training.task = 'mine:Task' cannot be imported: No module named 'mine'", "put it on PYTHONPATH"),
+        ("import gone", "cannot be imported: No module named 'gone'", "put it on PYTHONPATH"),
+        ("def Task(:", "cannot be imported: SyntaxError: invalid syntax", "`python -c 'import mine'` shows where"),
+        ("x = 1 / 0", "cannot be imported: ZeroDivisionError: division by zero", "shows where"),
+        ("Other = 1", "module mine has no 'Task'", "name a callable of that module"),
+        ("raise SystemExit(3)", "its import ended with code 3", "shows where"),
+    ],
+)
+def test_a_task_that_cannot_be_imported_is_told_before_flower_starts(
+    hypergpu: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, error: str, remedy: str
+) -> None:
+    (tmp_path / "path").mkdir()
+    if text is not None:
+        (tmp_path / "path" / "mine.py").write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"), prepend=os.pathsep)
+    code, _, err = hypergpu("run", "--set", "training.task=mine:Task", "--runs", "r")
+    assert code == 2 and error in err and remedy in err
+    assert not (tmp_path / "r").exists()
+
+
 def test_what_a_run_began_with_is_kept_and_the_next_resumption_starts_from_the_last_one(tmp_path: Path) -> None:
     folder = begun(tmp_path)
     before = (folder / "config.json").read_bytes()

@@ -30,7 +30,7 @@ def check_before_start(config: Config, root: Path, app: Path, *, deployed: bool)
     app : Path
         Folder of the Flower app, whose modules the run can import.
     deployed : bool
-        Whether the run's code is imported on other machines, so that nothing of it can be known here.
+        Whether code and data lie on other machines, so that nothing can be known of them here.
 
     Raises
     ------
@@ -40,11 +40,12 @@ def check_before_start(config: Config, root: Path, app: Path, *, deployed: bool)
         If the user's own code cannot be imported, or the data set is neither there nor to be had.
     """
     check_names(config)
-    if not deployed:
-        for field in ("task", "model_architecture"):
-            reference = getattr(config.training, field)
-            if ":" in reference:
-                check_import(reference, f"training.{field}", app)
+    if deployed:
+        return
+    for field in ("task", "model_architecture"):
+        reference = getattr(config.training, field)
+        if ":" in reference:
+            check_import(reference, f"training.{field}", app)
     if not config.training.task:
         from hypergpu_fl.task.data import load_images
 

@@ -9,6 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from safetensors import SafetensorError
+
 from hypergpu_fl.config import Config, from_run_config
 from hypergpu_fl.errors import CheckpointError
 from hypergpu_fl.server.checkpoint import load_model
@@ -93,9 +95,8 @@ def export(
             "versions": {name: version(name) for name in PACKAGES} | {"hypergpu": version("hypergpu")},
         }
         write_json(out / "model.json", about)
-    except OSError as error:
-        cause = f"{file} cannot be written: {error.strerror}"
-        raise CheckpointError(cause, "choose another folder with --out") from error
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file} cannot be written: {error}", "choose another folder with --out") from error
     return about
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 # A traceback's first line: Python's, or Ray's for what was raised in an actor.
-_HEADER: Final = re.compile(r"Traceback \(most recent call last\)|(?:<class '[^']*'>:<')?ray::\S+ \(pid=")
+_HEADER: Final = re.compile(r"( *)(?:Traceback \(most recent call last\)|(?:<class '[^']*'>:<')?ray::\S+ \(pid=)")
 _EXCEPTION: Final = re.compile(r"((?:\w+\.)*)([A-Z]\w*)(?:: (.*))?")
 _CHAINED: Final = ("direct cause of the following exception", "another exception occurred")
 _ACTOR: Final = re.compile(r"^\(\w+ pid=\d+\) ")  # before each line that a Ray actor prints
@@ -29,9 +29,9 @@ def root_cause(log: str) -> Fault | None:
     lines = [_ACTOR.sub("", line) for line in _COLOUR.sub("", log).splitlines()]
     chain: list[tuple[bool, Fault]] = []
     for i, line in enumerate(lines):
-        if _HEADER.match(line):
+        if header := _HEADER.match(line):
             goes_on = any(link in before for before in lines[max(0, i - 2) : i] for link in _CHAINED)
-            raised = _raised(lines, i + 1)
+            raised = _raised(lines, i + 1, header[1])
             chain = [*(chain if goes_on else []), *([raised] if raised else [])]
     ours = [fault for is_ours, fault in chain if is_ours]
     return ours[-1] if ours else chain[0][1] if chain else None
@@ -51,14 +51,17 @@ def _wrapped(reason: str) -> Fault:
     return f"{name}: {cause}" if name else cause, remedy
 
 
-def _raised(lines: Sequence[str], first_frame: int) -> tuple[bool, Fault] | None:
-    """The exception below a traceback's frames, which are indented, and whether it is one of ours."""
-    below = next((i for i in range(first_frame, len(lines)) if not lines[i].startswith(" ")), len(lines))
-    match = _EXCEPTION.fullmatch(lines[below]) if below < len(lines) else None
+def _raised(lines: Sequence[str], first_frame: int, margin: str) -> tuple[bool, Fault] | None:
+    """The exception below a traceback's frames, and whether it is one of ours.
+
+    Frames are indented; in a log the whole of it is, by ``margin``.
+    """
+    below = next((i for i in range(first_frame, len(lines)) if not lines[i].startswith(f"{margin} ")), len(lines))
+    raised, note, *_ = [line.removeprefix(margin) for line in lines[below : below + 2]] + ["", ""]
+    match = _EXCEPTION.fullmatch(raised)
     if match is None:
         return None
     module, name, text = match.groups()
     ours = module.startswith(_OURS) and bool(text)
-    note = lines[below + 1] if below + 1 < len(lines) else ""
     remedy = note.removeprefix(_REMEDY) if note.startswith(_REMEDY) else ""
     return ours, (text if ours else f"{name}: {text}" if text else name, remedy)

@@ -59,6 +59,8 @@ def test_the_outermost_error_of_ours_wins_over_what_caused_it() -> None:
         "install the module or put it on PYTHONPATH",
     )
     assert root_cause(text_of(act)) == fault
+    logged = "".join(f"    {line}" for line in text_of(act).splitlines(keepends=True))  # as `flwr log` shows our logs
+    assert root_cause(f"08:01:14  error: Simulation raised an exception\n{logged}08:01:14  error: bye") == fault
     actors = "".join(f"(ClientAppActor pid=77) {line}" for line in text_of(act).splitlines(keepends=True))
     assert root_cause(actors) == fault
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -50,6 +51,7 @@ def export(
 
     folder = find_run(root_of(runs), run)
     place = out or folder / "export"
+    sys.path.append(os.getcwd())  # where `hypergpu run` looks for the user's own modules too
     try:
         about = write(
             folder,

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from hypergpu_fl.cli.bundle import app_with_task
 from hypergpu_fl.cli.follow import Tail, worth_showing
 from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides
 from hypergpu_fl.cli.preflight import check_before_start
@@ -45,7 +46,7 @@ Say = Callable[[str], None]
 @app.command()
 def run(
     config: ConfigFile = None,
-    name: Annotated[str, typer.Option(help="name of the run; default: data set, model and a number")] = "",
+    name: Annotated[str, typer.Option(help="name of the run; default: task, or data set and model, and a number")] = "",
     resume: Annotated[str, typer.Option(metavar="RUN", help=RESUME)] = "",
     replace: Annotated[bool, typer.Option("--replace", help="remove a run of the same name first")] = False,
     superlink: Annotated[str, typer.Option(metavar="NAME", help="deployment: a connection in Flower's config")] = "",
@@ -75,28 +76,26 @@ def run(
     effective = _for_this_run(effective, root, chosen, resume=bool(resume), deployed=bool(superlink))
     if resumed:
         check_unchanged(resumed, effective, loaded.origins)
-    app_dir = app_dir or app_folder()
-    check_before_start(effective, root, app_dir, deployed=bool(superlink))
+    source = app_dir or app_folder()
     if port and not superlink:
         require_free(port)
 
     def say(text: str) -> None:
         typer.echo(printable(redact(text)), err=format is Format.JSON)
 
-    with _stoppable(), _run_folder(root, chosen, replace=replace, resume=bool(resume)) as folder:
-        keep(folder, effective)
-        training = effective.training
-        say(
-            f"run {chosen}: {training.model_architecture} on {training.dataset}, {training.num_nodes} nodes, "
-            f"{training.rounds} rounds -> {folder}"
-        )
-        try:
-            if superlink:
-                _deploy(effective, app_dir, superlink, folder, environ, say)
-            else:
-                _simulate(effective, app_dir, folder, port or free_port(), environ, say)
-        except KeyboardInterrupt:
-            raise Interrupted(f"run {chosen} was stopped", _how_to_go_on(folder)) from None
+    with _stoppable(), app_with_task(source, effective.training) as bundled:
+        check_before_start(effective, root, bundled, deployed=bool(superlink))
+        with _run_folder(root, chosen, replace=replace, resume=bool(resume)) as folder:
+            keep(folder, effective)
+            training = effective.training
+            say(f"run {chosen}: {training.title}, {training.num_nodes} nodes, {training.rounds} rounds -> {folder}")
+            try:
+                if superlink:
+                    _deploy(effective, bundled, superlink, folder, environ, say)
+                else:
+                    _simulate(effective, bundled, folder, port or free_port(), environ, say)
+            except KeyboardInterrupt:
+                raise Interrupted(f"run {chosen} was stopped", _how_to_go_on(folder)) from None
     _conclude(folder, chosen, format)
 
 
@@ -181,7 +180,7 @@ def _conclude(folder: Path, name: str, format: Format) -> None:
         return
     chain = report.get("chain") or {}
     table: dict[str, Any] = {
-        "accuracy": report.get("accuracy"),
+        **(report.get("metrics") or {"accuracy": report.get("accuracy")}),
         "loss": report.get("loss"),
         "rounds": report.get("rounds"),
         f"seconds ({report.get('clock', 'wall')} clock)": report.get("seconds"),
@@ -196,8 +195,10 @@ def _conclude(folder: Path, name: str, format: Format) -> None:
 
 
 def _default_name(root: Path, config: Config) -> str:
-    model = re.sub(r"[^A-Za-z0-9_-]+", "-", config.training.model_architecture.rpartition(":")[2])
-    return free_run_name(root, f"{config.training.dataset}-{model}"[:48])
+    training = config.training
+    model = training.model_architecture.rpartition(":")[2]
+    stem = training.task.rpartition(":")[2].lower() if training.task else f"{training.dataset}-{model}"
+    return free_run_name(root, re.sub(r"[^A-Za-z0-9_-]+", "-", stem)[:48].lstrip("_-") or "run")
 
 
 def _for_this_run(config: Config, root: Path, name: str, *, resume: bool, deployed: bool) -> Config:

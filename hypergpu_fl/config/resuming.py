@@ -13,7 +13,13 @@ from hypergpu_fl.errors import Fault
 
 # How long, until when, at what price, and what differs by machine: nothing of what is learnt, from whom, and how it is
 # booked.
-CHANGEABLE: Final = ("training.rounds", "training.target_accuracy", "blockchain.max_fee_gwei", *MACHINE)
+CHANGEABLE: Final = (
+    "training.rounds",
+    "training.target",
+    "training.target_accuracy",
+    "blockchain.max_fee_gwei",
+    *MACHINE,
+)
 _OF_THE_CALL: Final = ("system.run_name", "system.resume")
 
 Settings = Mapping[str, Scalar]

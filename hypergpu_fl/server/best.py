@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hypergpu_fl.config import Training
-
-_TARGET = re.compile(r"\s*(\w+)\s*([<>])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +20,8 @@ class Aim:
 
 def aim_of(training: Training) -> Aim:
     """What ``training.target`` names (``"loss <= 1.88"``), or accuracy where ``target_accuracy`` is set."""
-    if target := _TARGET.match(str(getattr(training, "target", ""))):
-        return Aim(target[1], target[2] == ">")
-    return Aim("accuracy") if training.target_accuracy else Aim()
+    goal = training.goal
+    return Aim(goal.metric, goal.comparison in (">", ">=")) if goal else Aim()
 
 
 def best_round(history: Sequence[Mapping[str, Any]], aim: Aim) -> int | None:

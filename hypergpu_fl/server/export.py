@@ -16,7 +16,7 @@ from hypergpu_fl.errors import CheckpointError
 from hypergpu_fl.server.checkpoint import load_model
 from hypergpu_fl.server.report import PACKAGES, write_json
 from hypergpu_fl.server.resumption import FOLDER
-from hypergpu_fl.task import load_task
+from hypergpu_fl.task import fresh_model, load_task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,7 +102,7 @@ def export(
 
 def _state_dict(config: Config, trained: Mapping[str, Any]) -> dict[str, Tensor]:
     task = load_task(config.training, config.system)
-    model = task.model()
+    model = fresh_model(task, config.training.seed)
     task.load(model, trained)
     return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
 

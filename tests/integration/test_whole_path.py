@@ -129,7 +129,7 @@ def test_a_run_of_which_nothing_counts_fails_and_says_why(root: Path) -> None:
     assert done.returncode == 1
     cause, remedy = done.stderr.splitlines()[-2:]
     assert cause.startswith("error: run exploded ended as finished:failed: nothing was trained: no update counted, ")
-    assert "NotFinite" in cause and remedy.startswith("remedy: mend what the nodes say there")
+    assert "values to encode hold NaN, Inf" in cause and remedy.startswith("remedy: mend what the nodes say there")
     report = json.loads((root / "exploded" / "report.json").read_text())
     assert report["status"] == "failed" and report["failure"] in cause
     assert report["chain"]["commits"] == ROUNDS  # the books say that these rounds brought nothing

@@ -93,4 +93,4 @@ def check_import(reference: str, field: str, app: Path) -> None:
         if not remedy:
             cause = f"{field} = {reference!r} cannot be imported: {cause}"
             remedy = f"`python -c 'import {reference.partition(':')[0]}'` shows where"
-        raise TaskError(cause, remedy)
+        raise TaskError(cause.replace(f"{app}{os.sep}", ""), remedy)  # it may be a copy that is made for this run

@@ -55,8 +55,8 @@ def test_the_outermost_error_of_ours_wins_over_what_caused_it() -> None:
             wrapped(error)()
 
     fault = (
-        "training.task = 'no_such_module:Mine' cannot be imported: No module named 'no_such_module'",
-        "install the module or put it on PYTHONPATH",
+        "training.task = 'no_such_module:Mine' cannot be imported: there is no module 'no_such_module' here",
+        "run in the folder that holds it, install it, or put it on PYTHONPATH",
     )
     assert root_cause(text_of(act)) == fault
     logged = "".join(f"    {line}" for line in text_of(act).splitlines(keepends=True))  # as `flwr log` shows our logs

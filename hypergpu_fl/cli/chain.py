@@ -52,7 +52,10 @@ def deploy(
     runs: Runs = None,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Deploy the ledger contract; the key comes from --keystore or HYPERGPU_COORDINATOR_KEY."""
+    """Deploy the ledger contract; the key comes from --keystore or HYPERGPU_COORDINATOR_KEY.
+
+    Example: hypergpu chain deploy --preset monad-testnet --keystore keystore.json
+    """
     from hypergpu_fl.chain import abi
     from hypergpu_fl.chain.direct import send_and_wait
     from hypergpu_fl.chain.lock import KeyLock
@@ -95,7 +98,10 @@ def status(
     runs: Runs = None,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Show the chain's heights and, for a run, its session: rounds, head, pool, balances."""
+    """Show the chain's heights and, for a run, its session: rounds, head, pool, balances.
+
+    Example: hypergpu chain status demo
+    """
     bundle = books_of(run, runs) if run else None
     row: dict[str, Any] = {}
     if bundle is not None:
@@ -104,8 +110,8 @@ def status(
         row = {
             "session": "0x" + session.id.hex(),
             "chain_id": session.chain_id,
-            "contract": session.contract,
-            "coordinator": session.coordinator,
+            "contract": session.contract if session.chain_id else None,  # zeros, where there is no chain
+            "coordinator": session.coordinator if session.chain_id else None,
             "rounds": len(bundle.rounds),
             "finalized": states.count("FINALIZED"),
             "waiting": sum(state not in ("INCLUDED", "FINALIZED") for state in states),
@@ -196,7 +202,10 @@ def dev(
         "runs/.anvil.json"
     ),
 ) -> None:
-    """Run a local anvil in Monad's shape until interrupted: a block each 0.3 s, final two blocks later."""
+    """Run a local anvil in Monad's shape until interrupted: a block each 0.3 s, final two blocks later.
+
+    Example: hypergpu chain dev --port 8545
+    """
     from hypergpu_fl.chain.anvil import CHAIN_ID, FUNDED_SECRET, Anvil, check_port, find_anvil
 
     for ending in (signal.SIGINT, signal.SIGTERM):  # a plain SIGTERM would leave anvil behind

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hypergpu_fl.cli.ledger import Rpc
+from hypergpu_fl.cli.names import address_of, names_in
 from hypergpu_fl.cli.options import Run, Runs
 from hypergpu_fl.cli.place import books_of
 from hypergpu_fl.cli.render import Format, FormatOption, render
@@ -20,7 +21,9 @@ app = typer.Typer(help="Claim a node's rewards on chain.")
 def claim(
     key: Annotated[Path, typer.Option("--key", help="keystore of who sends the claim and pays its gas")],
     run: Run = "latest",
-    account: Annotated[str, typer.Option("--account", help="who is paid; the key's own address if left out")] = "",
+    account: Annotated[
+        str, typer.Option("--account", help="who is paid, by name or address; the key's own if left out")
+    ] = "",
     receipt: Annotated[
         Path | None, typer.Option("--receipt", help="a node's receipt, or a folder of them, instead of RUN's books")
     ] = None,
@@ -29,7 +32,10 @@ def claim(
     runs: Runs = None,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Claim what an account earned up to the last committed round. A grant does not lapse: claim when you like."""
+    """Claim what an account earned up to the last committed round. A grant does not lapse: claim when you like.
+
+    Example: hypergpu claim demo --key keystore.json --account node-3
+    """
     from hypergpu_fl.chain.embedded import CHAIN_ID
     from hypergpu_fl.chain.http import HttpChain
     from hypergpu_fl.chain.presets import preset_of
@@ -54,12 +60,13 @@ def claim(
         raise UsageError(f"no RPC address is known for chain {chain_id}", "give --rpc URL")
     if held and account and account.lower() != held[0].value[3].lower():
         raise UsageError(f"the receipts are of {held[0].value[3]}, not of {account}", "leave out --account")
+    payee = address_of(account, names_in(run, runs)) if account and bundle is not None else ""
     if bundle is not None:
         verify(bundle)
     signer, client = KeySigner.from_keystore(key, password_of(key)), HttpChain(urls, chain_id=chain_id)
     max_fee = int(max_fee_gwei * 10**9)
     if bundle is not None:
-        done = claim_with_bundle(bundle, client, signer, account or signer.address, max_fee=max_fee)
+        done = claim_with_bundle(bundle, client, signer, payee or signer.address, max_fee=max_fee)
     else:
         done = claim_with_receipts(held or [], client, signer, max_fee=max_fee)
     hashes = ["0x" + sent.tx_hash.hex() for sent in done.sent]

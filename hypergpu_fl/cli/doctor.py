@@ -56,7 +56,10 @@ def doctor(
     runs: Runs = None,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Check this machine; exit 1 if something is missing that a run needs."""
+    """Check this machine; exit 1 if something is missing that a run needs.
+
+    Example: hypergpu doctor --config my.toml --superlink link.example:8443
+    """
     environ = environment(os.environ)
     read_secrets()
     effective = load(config, {}, environ).config

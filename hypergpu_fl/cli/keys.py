@@ -43,7 +43,10 @@ def new(
     file: Annotated[Path, typer.Argument(help="keystore to write; must not exist")],
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Make a key and keep it in an encrypted keystore (Web3 Secret Storage, version 3)."""
+    """Make a key and keep it in an encrypted keystore (Web3 Secret Storage, version 3).
+
+    Example: hypergpu keys new keystore.json
+    """
     from eth_account import Account
 
     from hypergpu_fl.chain.signer import KeySigner
@@ -66,7 +69,10 @@ def show(
     check: Annotated[bool, typer.Option("--check", help="open it, to see that the password is right")] = False,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Show a keystore's address; the key itself is never shown."""
+    """Show a keystore's address; the key itself is never shown.
+
+    Example: hypergpu keys show keystore.json --check
+    """
     from hypergpu_fl.chain.signer import KeySigner
     from hypergpu_fl.ledger.identity import checksum_address
 

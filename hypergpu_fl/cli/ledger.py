@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hypergpu_fl.cli.names import address_of, names_in
 from hypergpu_fl.cli.options import Run, Runs
 from hypergpu_fl.cli.place import books_of, place_of
 from hypergpu_fl.cli.render import Format, FormatOption, render
@@ -24,7 +25,10 @@ app = typer.Typer(no_args_is_help=True, help="List, show, verify, prove and expo
 
 @app.command(name="list")
 def list_(run: Run = "latest", runs: Runs = None, format: FormatOption = Format.DEFAULT) -> None:
-    """List the sealed rounds with their roots and transactions."""
+    """List the sealed rounds with their roots and transactions.
+
+    Example: hypergpu ledger list demo
+    """
     render([_round_row(record) for record in books_of(run, runs).rounds], format)
 
 
@@ -35,7 +39,10 @@ def show(
     runs: Runs = None,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Show one round: who contributed what, at which weight, score and reward, and who was refused."""
+    """Show one round: who contributed what, at which weight, score and reward, and who was refused.
+
+    Example: hypergpu ledger show demo --round 3
+    """
     bundle = books_of(run, runs)
     number = len(bundle.rounds) if round is None else round
     if not 1 <= number <= len(bundle.rounds):
@@ -45,15 +52,16 @@ def show(
         render({"session": bundle.session.model_dump(mode="json")} | record.model_dump(mode="json"), format)
         return
     render({"session": "0x" + bundle.session.id.hex()} | _round_row(record), format)
+    names = names_in(run, runs)
     rows = [
         {
-            "node": entry.node,
+            "node": names.get(entry.node, entry.node),
             "made for": entry.round,
             "examples": entry.examples,
             "weight": entry.weight / 10**9,
             "score": entry.score,
             "reward (wei)": entry.reward,
-            "nearly equals": entry.duplicate_of or None,
+            "nearly equals": names.get(entry.duplicate_of, entry.duplicate_of) or None,
         }
         for entry in record.contributions
     ]
@@ -66,15 +74,19 @@ app.command()(verify)
 
 @app.command()
 def proof(
-    node: Annotated[str, typer.Option("--node", help="address of the node")],
+    node: Annotated[str, typer.Option("--node", help="name or address of the node")],
     round: Annotated[int, typer.Option("--round", help="round that sealed its contribution")],
     run: Run = "latest",
     runs: Runs = None,
 ) -> None:
-    """Print the JSON proof of a sealed contribution, for the contract and for @openzeppelin/merkle-tree."""
+    """Print the JSON proof of a sealed contribution, for the contract and for @openzeppelin/merkle-tree.
+
+    Example: hypergpu ledger proof demo --node node-3 --round 3
+    """
     from hypergpu_fl.ledger.proof import proof_from_bundle
 
-    typer.echo(proof_from_bundle(books_of(run, runs), node=node, number=round).model_dump_json(indent=2))
+    address = address_of(node, names_in(run, runs))
+    typer.echo(proof_from_bundle(books_of(run, runs), node=address, number=round).model_dump_json(indent=2))
 
 
 @app.command()
@@ -89,6 +101,8 @@ def export(
 
     That is the run's own key, the key in HYPERGPU_COORDINATOR_KEY, or --keystore. Without it the file is signed only if
     nothing has changed since the run ended.
+
+    Example: hypergpu ledger export demo --out books.json
     """
     from hypergpu_fl.config import Blockchain, read_secrets
     from hypergpu_fl.settlement import BUNDLE, export_books

@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import click
 import typer
+from typer.core import TyperCommand
 
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.errors import NetworkError, UsageError
@@ -27,7 +29,10 @@ def certs(
     days: Annotated[int, typer.Option(min=1, max=3650, help="validity of the server's certificate")] = 397,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Make (or renew) the SuperLink's certificate, and an authority to trust it by if there is none yet."""
+    """Make (or renew) the SuperLink's certificate, and an authority to trust it by if there is none yet.
+
+    Example: hypergpu node certs link.example
+    """
     from hypergpu_fl.network.certificates import write_certificates
 
     files = write_certificates(out, hosts, now=datetime.datetime.now(datetime.UTC), days=days)
@@ -47,7 +52,10 @@ def keys(
     out: Out = Path("keys"),
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Make the key pair with which a SuperNode proves who it is. The private half stays on that node."""
+    """Make the key pair with which a SuperNode proves who it is. The private half stays on that node.
+
+    Example: hypergpu node keys site-a site-b
+    """
     from hypergpu_fl.network.certificates import write_node_key
 
     rows = []
@@ -63,7 +71,10 @@ def register(
     superlink: Annotated[str, typer.Option(help="connection in Flower's configuration")] = "local",
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Let SuperNodes with these keys in. Needs the Control API, which only the SuperLink's own host should reach."""
+    """Let SuperNodes with these keys in. Needs the Control API, which only the SuperLink's own host should reach.
+
+    Example: hypergpu node register keys/site-a.pub --superlink deployed
+    """
     from hypergpu_fl.cli.superlink import flower_environment
 
     rows = []
@@ -94,13 +105,27 @@ def register(
     render(rows, format)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+class _Start(TyperCommand):
+    """Lists Flower's options below ours."""
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_help(ctx, formatter)
+        from hypergpu_fl.node.supernode import options
+
+        with formatter.section("Options of flower-supernode"):
+            formatter.write_dl(list(options()))
+
+
+@app.command(cls=_Start, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def start(
     context: typer.Context,
     host: Annotated[str, typer.Option(help="where the SuperNode serves its own processes")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="and on which port")] = 9094,
 ) -> None:
-    """Start a SuperNode: flower-supernode, with all its options, but a second quicker with every message."""
+    """Start a SuperNode: flower-supernode, with all its options, but a second quicker with every message.
+
+    Example: hypergpu node start --superlink link.example:8443 --root-certificates ca.crt
+    """
     from hypergpu_fl.cli.superlink import flower_environment
 
     for word in context.args:

@@ -20,18 +20,24 @@ import typer
 from hypergpu_fl.cli.bundle import app_with_task
 from hypergpu_fl.cli.follow import Tail, worth_showing
 from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides
+from hypergpu_fl.cli.preflight import check_before_start
 from hypergpu_fl.cli.render import Format, FormatOption, render
-from hypergpu_fl.cli.submission import COMPLETED, Submission, app_folder, root_cause, simulation_resources, submit
+from hypergpu_fl.cli.resuming import check_unchanged, keep, layers_of
+from hypergpu_fl.cli.submission import COMPLETED, Submission, app_folder, simulation_resources, submit
 from hypergpu_fl.cli.superlink import LocalSuperLink, flower_environment, free_port, require_free
-from hypergpu_fl.config import Config, environment, load, read_secrets, runs_root, to_run_config, unflatten
+from hypergpu_fl.config import Config, environment, load, read_secrets, runs_root, without_settings
+from hypergpu_fl.config.resuming import CHANGEABLE
 from hypergpu_fl.errors import Interrupted, RunFailed, UsageError
 from hypergpu_fl.files import exclusive
 from hypergpu_fl.output import printable
 from hypergpu_fl.redaction import redact
 from hypergpu_fl.runs import checked_name, find_run, free_run_name, open_run_folder, run_names
+from strategies.failure import root_cause
 
 _POLL_S: Final = 30.0  # asking Flower starts a Python process, which competes with training; its end is seen at once
 _LOOK_S: Final = 0.5
+
+RESUME: Final = f"go on with a run from its last checkpoint; it may change {', '.join(CHANGEABLE)}, nothing else"
 
 app = typer.Typer(help="Check the configuration, then train through Flower.")
 Say = Callable[[str], None]
@@ -41,7 +47,7 @@ Say = Callable[[str], None]
 def run(
     config: ConfigFile = None,
     name: Annotated[str, typer.Option(help="name of the run; default: task, or data set and model, and a number")] = "",
-    resume: Annotated[str, typer.Option(metavar="RUN", help="go on with a run from its last checkpoint")] = "",
+    resume: Annotated[str, typer.Option(metavar="RUN", help=RESUME)] = "",
     replace: Annotated[bool, typer.Option("--replace", help="remove a run of the same name first")] = False,
     superlink: Annotated[str, typer.Option(metavar="NAME", help="deployment: a connection in Flower's config")] = "",
     settings: Overrides = None,
@@ -50,7 +56,10 @@ def run(
     port: Annotated[int, typer.Option(help="port of the local SuperLink; 0: a free one")] = 0,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Check the configuration, then train through Flower: simulated, or on a deployment with --superlink."""
+    """Check the configuration, then train through Flower: simulated, or on a deployment with --superlink.
+
+    Example: hypergpu run --config configs/demo.toml --set training.rounds=5
+    """
     if resume and (name or replace):
         raise UsageError("--resume goes with neither --name nor --replace", "leave out the one or the others")
     environ = environment(os.environ)
@@ -59,14 +68,14 @@ def run(
     resumed = (
         find_run(runs or runs_root(load(config, given, environ).config.system, environ), resume) if resume else None
     )
-    if resumed is not None and config is None:
-        config = resumed / "config.json"
-    effective = load(config, given, environ).config
+    loaded = load(layers_of(resumed, config) if resumed else config, given, environ)
+    effective = loaded.config
     root = (runs or runs_root(effective.system, environ)).expanduser().resolve()
     chosen = resumed.name if resumed else name or effective.system.run_name or _default_name(root, effective)
     checked_name(chosen)
     effective = _for_this_run(effective, root, chosen, resume=bool(resume), deployed=bool(superlink))
-    _check_data(effective, root)
+    if resumed:
+        check_unchanged(resumed, effective, loaded.origins)
     source = app_dir or app_folder()
     if port and not superlink:
         require_free(port)
@@ -74,21 +83,19 @@ def run(
     def say(text: str) -> None:
         typer.echo(printable(redact(text)), err=format is Format.JSON)
 
-    with (
-        _stoppable(),
-        app_with_task(source, effective.training) as bundled,
-        _run_folder(root, chosen, replace=replace, resume=bool(resume)) as folder,
-    ):
-        _write_config(folder, effective)
-        training = effective.training
-        say(f"run {chosen}: {training.title}, {training.num_nodes} nodes, {training.rounds} rounds -> {folder}")
-        try:
-            if superlink:
-                _deploy(effective, bundled, superlink, folder, environ, say)
-            else:
-                _simulate(effective, bundled, folder, port or free_port(), environ, say)
-        except KeyboardInterrupt:
-            raise Interrupted(f"run {chosen} was stopped", _how_to_go_on(folder)) from None
+    with _stoppable(), app_with_task(source, effective.training) as bundled:
+        check_before_start(effective, root, bundled, deployed=bool(superlink))
+        with _run_folder(root, chosen, replace=replace, resume=bool(resume)) as folder:
+            keep(folder, effective)
+            training = effective.training
+            say(f"run {chosen}: {training.title}, {training.num_nodes} nodes, {training.rounds} rounds -> {folder}")
+            try:
+                if superlink:
+                    _deploy(effective, bundled, superlink, folder, environ, say)
+                else:
+                    _simulate(effective, bundled, folder, port or free_port(), environ, say)
+            except KeyboardInterrupt:
+                raise Interrupted(f"run {chosen} was stopped", _how_to_go_on(folder)) from None
     _conclude(folder, chosen, format)
 
 
@@ -98,7 +105,9 @@ def _simulate(config: Config, app_dir: Path, folder: Path, port: int, environ: M
     resources = simulation_resources(config.training.num_nodes, config.system.device)
     with contextlib.closing(Tail(folder / (config.system.log_file or "run.log"))) as tail:
         tail.skip()
-        with LocalSuperLink(scratch, folder.parent, folder / "superlink.log", port, environ) as link:
+        with LocalSuperLink(
+            scratch, folder.parent, folder / "superlink.log", port, without_settings(environ, config)
+        ) as link:
             submission = submit(
                 config, app=app_dir, connection="local", environ=link.environ, scratch=scratch, resources=resources
             )
@@ -156,12 +165,8 @@ def _check_status(submission: Submission, status: str, details: str, folder: Pat
         return
     log = redact(submission.log())
     (folder / "flower.log").write_text(log, encoding="utf-8")
-    fault = root_cause(log)
-    cause = fault.cause if fault else details
-    raise RunFailed(
-        f"run {folder.name} ended as {status}: {cause}",
-        (fault.remedy if fault else "") or f"see {folder / 'flower.log'}",
-    )
+    cause, remedy = root_cause(log) or (details, "")
+    raise RunFailed(f"run {folder.name} ended as {status}: {cause}", remedy or f"see {folder / 'flower.log'}")
 
 
 def _conclude(folder: Path, name: str, format: Format) -> None:
@@ -183,7 +188,9 @@ def _conclude(folder: Path, name: str, format: Format) -> None:
     }
     if steps := (report.get("local_work") or {}).get("steps"):
         table["local steps a node"] = "{fewest} to {most}, median {median:g}".format(**steps)
-    if chain:
+    if chain.get("kind") == "none":
+        table["sealed on"] = "no chain (blockchain.enabled = false); the books are in ledger.json"
+    elif chain:
         table["sealed on"] = f"chain {chain.get('chain_id')} ({chain.get('kind')}), contract {chain.get('contract')}"
         table["commits, finalized"] = f"{chain.get('commits')}, {chain.get('finalized')}"
     render(table | {"files": str(folder)} if report else {"status": "completed", "files": "where the SuperLink runs"})
@@ -204,14 +211,6 @@ def _for_this_run(config: Config, root: Path, name: str, *, resume: bool, deploy
     if deployed:
         tree["network"]["enable_simulation"] = False
     return Config.model_validate(tree)
-
-
-def _check_data(config: Config, root: Path) -> None:
-    """Find the data set, or download it, before anything is started: a node would only fail in the first round."""
-    if not config.training.task:
-        from hypergpu_fl.task.data import load_images
-
-        load_images(config.training.dataset, config.training.data_root, root / ".cache")
 
 
 @contextlib.contextmanager
@@ -244,13 +243,6 @@ def _check_settled(folder: Path) -> None:
 def _locked(folder: Path) -> contextlib.AbstractContextManager[None]:
     busy = UsageError(f"run {folder.name!r} is at work in another process", "wait for it, or give --name")
     return exclusive(folder / ".lock", busy)
-
-
-def _write_config(folder: Path, config: Config) -> None:
-    """Keep what was submitted, for ``--resume`` and for people."""
-    flat = to_run_config(config)
-    del flat["system.resume"], flat["system.run_name"], flat["system.runs_dir"]
-    (folder / "config.json").write_text(json.dumps(unflatten(flat), indent=1) + "\n", encoding="utf-8")
 
 
 def _how_to_go_on(folder: Path) -> str:

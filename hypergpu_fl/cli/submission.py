@@ -15,12 +15,10 @@ from typing import Any, Final
 
 import hypergpu_fl
 from hypergpu_fl.config import Config, to_run_config, unflatten
-from hypergpu_fl.errors import Fault, RunFailed, UsageError
+from hypergpu_fl.errors import RunFailed, UsageError
 
 COMPLETED: Final = "finished:completed"
 _COMMAND_LIMIT_S: Final = 120.0
-_EXCEPTION: Final = re.compile(r"^((?:\w+\.)*)([A-Z]\w*)(?:: (.*))?$")
-_CHAINED: Final = ("direct cause of the following exception", "another exception occurred")
 _ANSI: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -145,30 +143,6 @@ def app_folder() -> Path:
         f"no pyproject.toml of the Flower app in {package} or from {here} upwards",
         "run inside a clone of the repository, or name one with --app",
     )
-
-
-def root_cause(log: str) -> Fault | None:
-    """First exception of the last chain of tracebacks in ``log``, with its remedy if it has one.
-
-    Python prints a chain of exceptions oldest first; those that Flower wraps around ours only say that it failed.
-    """
-    lines = log.splitlines()
-    start = None
-    for i, line in enumerate(lines):
-        if line.startswith("Traceback (most recent call last)"):
-            goes_on = any(link in before for before in lines[max(0, i - 2) : i] for link in _CHAINED)
-            start = start if goes_on else i
-    if start is None:
-        return None
-    for i, line in enumerate(lines[start + 1 :], start + 1):
-        if (match := _EXCEPTION.match(line)) is not None:
-            module, name, text = match.groups()
-            following = lines[i + 1] if i + 1 < len(lines) else ""
-            remedy = following.removeprefix("remedy: ") if following.startswith("remedy: ") else ""
-            return Fault(
-                text if module.startswith("hypergpu_fl") and text else f"{name}: {text}" if text else name, remedy
-            )
-    return None
 
 
 def _program(name: str) -> str:

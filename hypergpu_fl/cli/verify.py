@@ -37,6 +37,8 @@ def verify(
 
     Without --session or --coordinator a file only has to agree with itself, and somebody who makes up everything,
     keys included, passes.
+
+    Example: hypergpu ledger verify demo
     """
     from hypergpu_fl.ledger.bundle import Bundle, read_file
     from hypergpu_fl.ledger.fields import parse

@@ -12,6 +12,7 @@ from hypergpu_fl.config.layers import (
     load,
     runs_root,
     to_run_config,
+    without_settings,
 )
 from hypergpu_fl.config.models import DATASETS, MODELS, Blockchain, Config, Network, System, Training, run_name
 
@@ -38,6 +39,7 @@ __all__ = [
     "runs_root",
     "to_run_config",
     "unflatten",
+    "without_settings",
 ]
 
 

@@ -1,4 +1,8 @@
-"""Layers of configuration, last wins: defaults, file, run-config, environment over ``.env``."""
+"""Layers of configuration, last wins: defaults, files, environment over ``.env``, what is typed (``--set``).
+
+Who starts a run has the last word, and what is submitted is the whole configuration. Inside ServerApp and ClientApp a
+machine's environment therefore decides only what differs by machine, `MACHINE`; all else is what was submitted.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +32,18 @@ PATHS: Final = (
     "blockchain.keystore",
     "system.runs_dir",
 )
+# What a machine of a deployment says of itself, whatever was submitted.
+MACHINE: Final = (
+    "training.data_root",
+    "blockchain.rpc_url",
+    "blockchain.keystore",
+    "system.runs_dir",
+    "system.device",
+    "system.log_level",
+    "system.log_file",
+    "system.log_rotation_mb",
+    "system.log_retention",
+)
 _FILES: Final = ("network.links_file", "network.rtt_file", "blockchain.keystore")
 _LARGEST_FILE_BYTES: Final = 1 << 20
 _DEEPEST: Final = 20
@@ -45,7 +61,7 @@ class Loaded:
 
 
 def load(
-    file: Path | None = None,
+    file: Path | Sequence[Path] | None = None,
     overrides: Mapping[str, Any] | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Loaded:
@@ -53,10 +69,10 @@ def load(
 
     Parameters
     ----------
-    file : Path, optional
-        JSON or TOML, by its ending.
+    file : Path or sequence of Path, optional
+        JSON or TOML, by its ending; of several, a later one wins.
     overrides : Mapping, optional
-        Dotted name -> value (run-config, ``--set``); text is read as the field's type.
+        Dotted name -> value as typed (``--set``), which wins over all else; text is read as the field's type.
     environ : Mapping, optional
         ``HYPERGPU_<SECTION>__<FIELD>`` variables; ``os.environ`` and ``.env`` as `environment` joins them.
 
@@ -70,16 +86,15 @@ def load(
     ConfigError
         With every fault of every layer.
     """
-    layers: list[tuple[str, dict[str, Any]]] = []
-    if file is not None:
-        layers.append((file.name, flatten(read(file))))
-    layers.append(("--set", _typed(overrides or {})))
+    files = [file] if isinstance(file, Path) else file or []
+    read_in = [(path.name, flatten(read(path))) for path in files]
+    typed = ("--set", _typed(overrides or {}))
     found: list[Fault] = []
-    for origin, layer in layers:
+    for origin, layer in [*read_in, typed]:
         found += _misplaced_secrets(layer, origin)
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for origin, layer in [*layers, *_environment_layers(environ or {})]:
+    for origin, layer in [*read_in, *_environment_layers(environ or {}), typed]:
         for path, value in unpacked(layer).items():
             values[path], origins[path] = value, origin
     found += _make_absolute(values)
@@ -146,7 +161,7 @@ def from_run_config(run_config: Mapping[str, Any], environ: Mapping[str, str] | 
     run_config : Mapping[str, Scalar]
         ``context.run_config``.
     environ : Mapping[str, str], optional
-        Variables of the machine the app runs on, which win: its device, data root or RPC address.
+        Variables of the machine the app runs on. They win in what is its own, `MACHINE`, and say nothing else.
 
     Raises
     ------
@@ -158,7 +173,8 @@ def from_run_config(run_config: Mapping[str, Any], environ: Mapping[str, str] | 
     found = _misplaced_secrets(values, "run-config")
     for origin, layer in _environment_layers(environ or {}):
         for path, value in unpacked(layer).items():
-            values[path], origins[path] = value, origin
+            if path in MACHINE:
+                values[path], origins[path] = value, origin
     config, faulty = _validate({p: v for p, v in values.items() if not looks_secret(p)}, origins)
     if config is None or found:
         raise ConfigError([*found, *faulty])
@@ -177,6 +193,17 @@ def to_run_config(config: Config) -> dict[str, Scalar]:
             value = ""
         flat[path] = str(value) if isinstance(value, int) and value not in _INT64 else value
     return flat
+
+
+def without_settings(environ: Mapping[str, str], config: Config) -> dict[str, str]:
+    """Environment for an app on this machine that is given ``config``: the variables behind it would overrule it.
+
+    RPC addresses with credentials stay, since a run-config must not hold them.
+    """
+    left = {name: text for name, text in environ.items() if not _is_setting(name)}
+    if any(has_credentials(url) for url in config.blockchain.rpc_url.split(",")):
+        left[f"{PREFIX}BLOCKCHAIN__RPC_URL"] = config.blockchain.rpc_url
+    return left
 
 
 def runs_root(system: System, environ: Mapping[str, str] | None = None) -> Path:
@@ -232,10 +259,14 @@ def _environment_layers(environ: Mapping[str, str]) -> list[tuple[str, dict[str,
     """One layer a variable, so that a fault names the variable. Only names with ``__`` are settings."""
     layers = []
     for name, text in sorted(environ.items()):
-        if name.startswith(PREFIX) and "__" in name:
+        if _is_setting(name):
             path = name.removeprefix(PREFIX).lower().replace("__", ".", 1).replace("options__", "options.", 1)
             layers.append((name, _typed({path: text})))
     return layers
+
+
+def _is_setting(variable: str) -> bool:
+    return variable.startswith(PREFIX) and "__" in variable
 
 
 def _misplaced_secrets(layer: Mapping[str, Any], origin: str) -> list[Fault]:

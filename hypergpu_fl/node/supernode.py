@@ -7,6 +7,7 @@ since the waiting began, from 0.3 s up to Flower's own; so an idle node asks no 
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import logging
 import os
@@ -14,13 +15,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Final
 
 from flwr.supernode import start_client_internal
 from flwr.supernode.cli import flower_supernode
 
+# Options of Flower's that `run` gives, or that are for a SuperExec of one's own.
+DECIDED: Final = ("--help", "--version", "--host", "--port", "--isolation", "--ssl-", "--appio-", "--clientappio-")
 LEAST_S: Final = 0.3
 SHARE: Final = 0.1
 RESTART_S: Final = 3.0  # longer than a SuperNode that was stopped together with its SuperExec takes to end
@@ -43,6 +46,17 @@ class GrowingWait:
         if seconds != self._asked_s:
             self._asked_s, self._since_s = seconds, now_s
         self._sleep(min(seconds, max(LEAST_S, SHARE * (now_s - self._since_s))))
+
+
+def options() -> Iterator[tuple[str, str]]:
+    """Flags and help of those options of ``flower-supernode`` that are not decided here."""
+    parser = sys.modules[flower_supernode.__module__]._parse_args_run_supernode()
+    formatter = argparse.HelpFormatter(parser.prog)
+    for action in parser._actions:
+        if action.help not in (None, argparse.SUPPRESS) and not action.option_strings[-1].startswith(DECIDED):
+            value = action.metavar or action.dest.upper()
+            flags = ", ".join(action.option_strings) + ("" if action.nargs == 0 else f" {value}")
+            yield flags, " ".join(formatter._expand_help(action).split())
 
 
 def run(arguments: Sequence[str], *, host: str, port: int) -> None:

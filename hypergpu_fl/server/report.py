@@ -12,6 +12,7 @@ from typing import Any
 from loguru import logger
 
 from hypergpu_fl.config import Config
+from hypergpu_fl.config.resuming import Stretch, numbered
 from hypergpu_fl.files import write_whole
 from hypergpu_fl.output import to_json
 from hypergpu_fl.server.local_work import summary
@@ -26,12 +27,14 @@ PACKAGES = ("flwr", "torch", "numpy", "web3")
 class Report(RoundHook):
     """Collects rounds as they close.
 
-    ``clock`` is "virtual" in simulation, where seconds are those of the simulated links, else "wall".
+    ``clock`` is "virtual" in simulation, where seconds are those of the simulated links, else "wall". ``stretches``:
+    see `hypergpu_fl.config.resuming`.
     """
 
     config: Config
     clock: str
     history: list[dict[str, Any]] = field(default_factory=list)
+    stretches: list[Stretch] = field(default_factory=list)
 
     def closed(self, outcome: RoundOutcome) -> None:
         """Add the round, as yet without its accuracy."""
@@ -120,6 +123,7 @@ class Report(RoundHook):
             "local_work": summary(self.config, rows),
             "simulated_compute": compute and compute.document(),
             "history": [{**entry, "nodes": nodes_of.get(entry["round"], [])} for entry in self.history],
+            "stretches": numbered(self.stretches, len(self.history)),
             "chain": chain,
             "weights": {"max_abs_drift": max_abs_drift},
             "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},

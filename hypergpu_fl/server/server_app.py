@@ -22,6 +22,7 @@ from hypergpu_fl import logs
 from hypergpu_fl.codec.payload import CodecPayload
 from hypergpu_fl.codec.threads import compile_ahead
 from hypergpu_fl.config import Config, from_run_config, read_secrets, runs_root, to_run_config
+from hypergpu_fl.config.resuming import CHANGEABLE, settings_of
 from hypergpu_fl.config.target import Target
 from hypergpu_fl.errors import LedgerError, NetworkError, TaskError
 from hypergpu_fl.files import write_whole
@@ -32,13 +33,14 @@ from hypergpu_fl.network.traces import links_from_traces
 from hypergpu_fl.network.wan import PROFILES, SimulatedLink, SimulatedWan, draw
 from hypergpu_fl.runs import node_state_folder, open_run_folder
 from hypergpu_fl.server.accounting import Accounting
+from hypergpu_fl.server.best import aim_of
 from hypergpu_fl.server.enrolment import SameTask
 from hypergpu_fl.server.evaluation import Evaluation
 from hypergpu_fl.server.local_work import LocalWork
 from hypergpu_fl.server.node_rounds import NodeRounds, as_csv
 from hypergpu_fl.server.nothing_counted import failure_of
 from hypergpu_fl.server.report import Report, write_json
-from hypergpu_fl.server.resumption import Checkpointing, resume
+from hypergpu_fl.server.resumption import Checkpointing, check_unchanged, resume
 from hypergpu_fl.server.simulated_compute import SimulatedCompute, computing, flops_per_sample
 from hypergpu_fl.settlement import Settlement
 from hypergpu_fl.task import Task, fresh_model, full_identity, load_task
@@ -59,16 +61,6 @@ NODES_WAIT_S = 120.0
 SIMULATION_SETTLED_S = 5.0
 DRAIN_S = 60.0
 FLOWER_S = 15.0  # a message's first fixed cost: up to 3 s until it is polled for, then a Python process and torch
-
-# What a resumed run may change and still be the same run.
-CHANGEABLE = (
-    "training.rounds",
-    "training.target",
-    "training.target_accuracy",
-    "training.data_root",
-    "blockchain.rpc_url",
-    "blockchain.max_fee_gwei",
-)
 
 app = ServerApp()
 
@@ -98,6 +90,8 @@ def main(grid: Grid, context: Context) -> None:
 
 def run(config: Config, grid: Grid, folder: Path) -> None:
     """Train on the nodes of ``grid`` and write the run's books, checkpoints and report into ``folder``."""
+    settings = settings_of(config)
+    check_unchanged(folder, settings)
     task = load_task(config.training, config.system)
     device = resolve_device(config.system.device)
     model = fresh_model(task, config.training.seed)
@@ -116,11 +110,11 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
     try:
         if config.system.resume and settlement.last_round == 0:
             raise LedgerError(
-                f"run {folder.name} has no booked round under these settings",
-                f"resume with those in {folder / 'config.json'}; only {', '.join(CHANGEABLE)} may change",
+                f"run {folder.name} has no finished round to go on from",
+                f"start it again with `hypergpu run --name {folder.name} --replace`",
             )
         strategy = build_strategy(config, Layout.of(first), session=settlement.session)
-        began_s = resume(folder, strategy, report, last_round=settlement.last_round)
+        began_s, best = resume(folder, strategy, report, settings=settings, last_round=settlement.last_round)
         settlement.check_model(strategy.model.hash)
         arrivals, compute = open_arrivals(config, grid, strategy, task, start_s=began_s)
         node_rounds = NodeRounds(books, last_round=settlement.last_round)
@@ -131,7 +125,7 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
             LocalWork(config),
             Registry(books, strategy, clock=registry_clock(arrivals)),
             Evaluation(task, model, strategy.layout, report, device=device, watch=strategy.evaluated),
-            Checkpointing(folder, strategy, report),
+            Checkpointing(folder, strategy, report, aim_of(config.training), best),
             Accounting(
                 task,
                 model,

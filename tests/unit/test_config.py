@@ -11,8 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hypergpu_fl.config import Config, Training, environment, flatten, from_run_config, load, to_run_config, unflatten
-from hypergpu_fl.config.layers import _FIELDS
+from hypergpu_fl.config import (
+    Config,
+    Training,
+    environment,
+    flatten,
+    from_run_config,
+    load,
+    to_run_config,
+    unflatten,
+    without_settings,
+)
+from hypergpu_fl.config.layers import _FIELDS, MACHINE
 from hypergpu_fl.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +55,8 @@ def test_the_familiar_example_means_what_it_says() -> None:
 def test_the_last_layer_wins_and_is_named_as_the_origin(tmp_path: Path) -> None:
     file = tmp_path / "a.toml"
     file.write_text("[training]\nrounds = 3\nepochs = 3\nnum_nodes = 3\n")
-    loaded = load(file, {"training.epochs": "4", "training.num_nodes": "4"}, {"HYPERGPU_TRAINING__NUM_NODES": "5"})
+    environ = {"HYPERGPU_TRAINING__NUM_NODES": "5", "HYPERGPU_TRAINING__EPOCHS": "5"}
+    loaded = load(file, {"training.epochs": "4"}, environ)
     training = loaded.config.training
     assert (training.rounds, training.epochs, training.num_nodes, training.batch_size) == (3, 4, 5, 32)
     assert loaded.origins == {
@@ -53,6 +64,25 @@ def test_the_last_layer_wins_and_is_named_as_the_origin(tmp_path: Path) -> None:
         "training.epochs": "--set",
         "training.num_nodes": "HYPERGPU_TRAINING__NUM_NODES",
     }
+    (later := tmp_path / "b.json").write_text('{"training": {"rounds": 7}}')
+    assert load([file, later]).config.training.rounds == 7
+
+
+def test_inside_the_apps_a_machine_decides_only_what_is_its_own() -> None:
+    submitted = to_run_config(load(overrides={"training.rounds": 3, "system.device": "cuda"}).config)
+    environ = {"HYPERGPU_TRAINING__ROUNDS": "9", "HYPERGPU_SYSTEM__DEVICE": "cpu", "HYPERGPU_OF__ANOTHER_TOOL": "1"}
+    config = from_run_config(submitted, environ)
+    assert (config.training.rounds, config.system.device) == (3, "cpu")
+    assert set(MACHINE) <= set(_FIELDS)
+
+
+def test_a_simulation_on_this_machine_is_told_everything_by_its_configuration() -> None:
+    url = "https://user:hunter2@rpc.example"
+    environ = {"HYPERGPU_SYSTEM__DEVICE": "cuda", "HYPERGPU_RUNS": "/r", "HYPERGPU_BLOCKCHAIN__RPC_URL": url}
+    config = load(overrides={"system.device": "cpu"}, environ=environ).config
+    inside = without_settings(environ, config)
+    assert inside == {"HYPERGPU_RUNS": "/r", "HYPERGPU_BLOCKCHAIN__RPC_URL": url}
+    assert from_run_config(to_run_config(config), inside) == config
 
 
 def test_the_process_environment_wins_over_dotenv(tmp_path: Path) -> None:

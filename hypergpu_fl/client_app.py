@@ -191,7 +191,7 @@ def _partition(context: Context) -> int:
 def _task(config: Config) -> Task:
     from hypergpu_fl.task import load_task
 
-    return load_task(config.training, config.system)
+    return load_task(config.training, config.system, simulated=config.network.enable_simulation)
 
 
 def _device(config: Config) -> torch.device:

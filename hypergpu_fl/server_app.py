@@ -81,7 +81,7 @@ def main(grid: Grid, context: Context) -> None:
 
 def run(config: Config, grid: Grid, folder: Path) -> None:
     """Train on the nodes of ``grid`` and write the run's books, checkpoints and report into ``folder``."""
-    task = load_task(config.training, config.system)
+    task = load_task(config.training, config.system, simulated=config.network.enable_simulation)
     device = resolve_device(config.system.device)
     report = Report(config, clock="virtual" if config.network.enable_simulation else "wall")
     settlement = Settlement.open(

@@ -34,15 +34,17 @@ class ImageTask:
         Model, data set, split and optimiser.
     cache : Path
         Where prepared data and partitions are kept.
+    simulated : bool
+        Whether all nodes are on this machine. Then a folder is dealt out to them as any data set is; on a real node
+        it is that node's own.
     """
 
-    def __init__(self, training: Training, cache: Path) -> None:
+    def __init__(self, training: Training, cache: Path, *, simulated: bool = True) -> None:
         self._training = training
         self.images = load_images(training.dataset, training.data_root, cache)
-        # A folder is a node's own: there is nothing to deal out.
         self._partition = (
             None
-            if training.dataset == "folder"
+            if training.dataset == "folder" and not simulated
             else partition(
                 self.images.train.labels_N,
                 Split(
@@ -141,7 +143,10 @@ class ImageTask:
         if key in self._resident:
             self._resident.move_to_end(key)
             return self._resident[key]
-        share = self._resident[key] = self._upload(self._part(part), channels_last, device)
+        if not len(images := self._part(part)):
+            where = f"the {part} set" if isinstance(part, str) else f"the share of node {part}"
+            raise TaskError(f"{where} of {self._training.dataset!r} holds no image", "add some for every class")
+        share = self._resident[key] = self._upload(images, channels_last, device)
         held = sum(other.inputs.nbytes for other in self._resident.values())
         while held > RESIDENT_BYTES and len(self._resident) > 1:
             held -= self._resident.popitem(last=False)[1].inputs.nbytes

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from hypergpu_fl.config import Config
 
-PEER: Final = ("hypergpu_fl.server_app:app", "hypergpu_fl.bench.fedavg_app:app")
+PEER: Final = ("hypergpu_fl.server.server_app:app", "hypergpu_fl.bench.fedavg_app:app")
 
 
 def run_deployment(

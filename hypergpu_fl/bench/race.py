@@ -19,11 +19,11 @@ from flwr.serverapp import Grid
 from hypergpu_fl.bench.contenders import Contender
 from hypergpu_fl.bench.in_process import InProcessGrid
 from hypergpu_fl.bench.scenarios import Links, slow_accuracy, slow_nodes
-from hypergpu_fl.client_app import app
 from hypergpu_fl.codec.payload import CodecPayload
 from hypergpu_fl.config import Blockchain, Config, System, Training, to_run_config
 from hypergpu_fl.errors import RunFailed, UsageError
 from hypergpu_fl.network.wan import SimulatedWan
+from hypergpu_fl.node.client_app import app
 from hypergpu_fl.task import load_task
 from hypergpu_fl.task.image import ImageTask
 from strategies import wire

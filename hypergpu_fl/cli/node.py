@@ -111,6 +111,6 @@ def start(
     environ = flower_environment(os.environ)
     os.environ.clear()
     os.environ.update(environ)
-    from hypergpu_fl import supernode  # which imports Flower, and that reads the environment
+    from hypergpu_fl.node import supernode  # which imports Flower, and that reads the environment
 
     supernode.run(context.args, host=host, port=port)

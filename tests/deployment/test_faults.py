@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.deployment, pytest.mark.slow]
 
 LINK = Shape(50e6, 50e6, 0.03)
 LIMIT_S = 1200.0
-SUPEREXEC = "hypergpu_fl.superexec"
+SUPEREXEC = "hypergpu_fl.node.superexec"
 Configure = Callable[..., Config]
 
 

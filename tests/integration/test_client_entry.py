@@ -10,8 +10,8 @@ import pytest
 from flwr.app import Message, RecordDict
 
 from hypergpu_fl.bench.in_process import InProcessGrid
-from hypergpu_fl.client_entry import app
 from hypergpu_fl.config import load, to_run_config
+from hypergpu_fl.node.client_entry import app
 from strategies import wire
 
 

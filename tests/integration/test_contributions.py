@@ -10,13 +10,13 @@ from flwr.app import Message
 from sqlalchemy import create_engine, text
 
 from hypergpu_fl.bench.in_process import InProcessGrid
-from hypergpu_fl.client_app import app
 from hypergpu_fl.config import Config, to_run_config
 from hypergpu_fl.ledger.bundle import Bundle
 from hypergpu_fl.ledger.identity import derive_simulated_key
 from hypergpu_fl.ledger.proof import ContributionProof, verify_proof
 from hypergpu_fl.ledger.sealing import RoundSeal, SealedRound
-from hypergpu_fl.server_app import run
+from hypergpu_fl.node.client_app import app
+from hypergpu_fl.server.server_app import run
 from hypergpu_fl.settlement import Settlement, verify
 from strategies import wire
 

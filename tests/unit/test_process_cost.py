@@ -29,7 +29,7 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_importing_the_client_app_loads_nothing_heavy() -> None:
-    loaded = loaded_by("import hypergpu_fl.client_app")
+    loaded = loaded_by("import hypergpu_fl.node.client_app")
     assert "flwr" in loaded
     assert loaded.isdisjoint(HEAVY)
 

@@ -53,9 +53,9 @@ def test_a_resumed_run_shows_new_lines_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "shown"),
     [
-        ("2026-01-01 00:00:00.000 | INFO     | hypergpu_fl.report:64 | round 1 | done", "round 1 | done"),
+        ("2026-01-01 00:00:00.000 | INFO     | hypergpu_fl.server.report:64 | round 1 | done", "round 1 | done"),
         ("2026-01-01 00:00:00.000 | INFO     | strategies.network_aware:1 | text", "text"),
-        ("2026-01-01 00:00:00.000 | DEBUG    | hypergpu_fl.report:64 | fine", None),
+        ("2026-01-01 00:00:00.000 | DEBUG    | hypergpu_fl.server.report:64 | fine", None),
         ("2026-01-01 00:00:00.000 | INFO     | web3:1 | chatter", None),
         ("2026-01-01 00:00:00.000 | WARNING  | web3:1 | slow node", "warning: slow node"),
         ("2026-01-01 00:00:00.000 | ERROR    | flwr:363 | Simulation raised an exception", None),

@@ -96,7 +96,7 @@ def test_the_app_is_found_beside_the_package_or_from_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = app_folder()
-    assert (root / "hypergpu_fl" / "server_app.py").is_file()
+    assert (root / "hypergpu_fl" / "server" / "server_app.py").is_file()
     monkeypatch.setattr("hypergpu_fl.__file__", str(tmp_path / "site-packages" / "hypergpu_fl" / "__init__.py"))
     monkeypatch.chdir(root / "hypergpu_fl" / "cli")
     assert app_folder() == root

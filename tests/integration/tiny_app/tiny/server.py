@@ -19,7 +19,7 @@ def main(grid: Grid, context: Context) -> None:
     config = from_run_config(context.run_config)
     folder = open_run_folder(runs_root(config.system), config.system.run_name)
     logs.configure(config.system, folder)
-    log = logger.patch(lambda record: record.update(name="hypergpu_fl.server_app"))
+    log = logger.patch(lambda record: record.update(name="hypergpu_fl.server.server_app"))
     while len(nodes := list(grid.get_node_ids())) < config.training.num_nodes:
         time.sleep(0.1)
     for round_ in range(1, config.training.rounds + 1):

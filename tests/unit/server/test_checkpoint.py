@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from hypergpu_fl import checkpoint as module
-from hypergpu_fl.checkpoint import Checkpoint, load, save, versions
 from hypergpu_fl.errors import CheckpointError
+from hypergpu_fl.server import checkpoint as module
+from hypergpu_fl.server.checkpoint import Checkpoint, load, save, versions
 from strategies.layout import Layout
 
 NAMES = st.text("abcdefgh._0123456789", min_size=1, max_size=12)
@@ -185,5 +185,5 @@ def test_a_crash_while_saving_leaves_the_previous_checkpoint_whole(
 
 
 def test_checkpoints_need_no_torch() -> None:
-    code = "import sys, hypergpu_fl.checkpoint; sys.exit('torch' in sys.modules)"
+    code = "import sys, hypergpu_fl.server.checkpoint; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

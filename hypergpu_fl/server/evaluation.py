@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from hypergpu_fl.report import Report
+from hypergpu_fl.server.report import Report
 from hypergpu_fl.task import Task
 from strategies.layout import Layout
 from strategies.round import RoundHook, RoundOutcome

@@ -10,7 +10,7 @@ from flwr.clientapp import ClientApp
 
 from hypergpu_fl.config import from_run_config
 
-APP = "hypergpu_fl.client_app:app"
+APP = "hypergpu_fl.node.client_app:app"
 
 log = logging.getLogger(__name__)
 
@@ -20,14 +20,14 @@ app = ClientApp()
 @app.query()
 @app.train()
 def answer(message: Message, context: Context) -> Message:
-    """Answer as `hypergpu_fl.client_app` does. Ray's processes stay by themselves; a real node's need a worker."""
+    """Answer as `hypergpu_fl.node.client_app` does. Ray's processes stay by themselves; a real node's need a worker."""
     if not from_run_config(context.run_config, os.environ).network.enable_simulation:
-        from hypergpu_fl.worker import ask
+        from hypergpu_fl.node.worker import ask
 
         try:
             return ask(APP, message, context, owner=os.getppid())
         except OSError as error:
             log.warning("no worker can be kept, so every message loads everything anew: %s", error)
-    from hypergpu_fl.client_app import app as client_app
+    from hypergpu_fl.node.client_app import app as client_app
 
     return client_app(message, context)

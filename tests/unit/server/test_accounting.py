@@ -13,10 +13,10 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from rounds import node_key
 
-from hypergpu_fl.accounting import RECEIPTS_AT_ONCE, Accounting
 from hypergpu_fl.config import Blockchain, Secrets
 from hypergpu_fl.ledger.contribution import Contribution, hash_blob, hash_metrics
 from hypergpu_fl.ledger.identity import NodeKey, sign_contribution
+from hypergpu_fl.server.accounting import RECEIPTS_AT_ONCE, Accounting
 from hypergpu_fl.settlement import Settlement, load_books, verify
 from strategies import wire
 from strategies.aggregation import DenseUpdate

@@ -1,4 +1,4 @@
-"""A SuperNode that finds its next message sooner, with a SuperExec of ours (`hypergpu_fl.superexec`) beside it.
+"""A SuperNode that finds its next message sooner, with a SuperExec of ours (`hypergpu_fl.node.superexec`) beside it.
 
 Flower 1.41 waits 3 s between two looks for a message, and half a second between two for a ClientApp's reply. A round
 on fast links takes little longer than that, and waits for whoever looks last. Here a wait is a tenth of the time
@@ -59,7 +59,7 @@ def run(arguments: Sequence[str], *, host: str, port: int) -> None:
 
 def _keep_superexec(address: str) -> None:
     """Run a SuperExec, and another one whenever it ends: a node without one answers nothing."""
-    command = [sys.executable, "-P", "-m", "hypergpu_fl.superexec", address, str(os.getpid())]
+    command = [sys.executable, "-P", "-m", "hypergpu_fl.node.superexec", address, str(os.getpid())]
     while True:
         with contextlib.suppress(OSError):  # no memory for one just now
             subprocess.run(command, stdin=subprocess.DEVNULL, check=False)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hypergpu_fl.checkpoint import Checkpoint, load, save
 from hypergpu_fl.errors import CheckpointError
-from hypergpu_fl.report import Report
+from hypergpu_fl.server.checkpoint import Checkpoint, load, save
+from hypergpu_fl.server.report import Report
 from strategies.network_aware import NetworkAware
 from strategies.round import RoundHook, RoundOutcome
 

@@ -1,12 +1,12 @@
 """A SuperExec that forks, so that a node's message finds Python, Flower and torch loaded.
 
 ``flower-superexec`` starts a Python for every message, which imports Flower for more than a second of processor time
-before it looks at the message. This one has imported everything and forks instead; `hypergpu_fl.supernode` runs it
+before it looks at the message. This one has imported everything and forks instead; `hypergpu_fl.node.supernode` runs it
 beside a SuperNode with ``--isolation process``:
 
 ```
 flower-supernode <-- Runtime API, on loopback -- superexec -- fork --> a process a message, as Flower runs it
-                                                          -- fork --> the run's worker (hypergpu_fl.worker)
+                                                          -- fork --> the run's worker (hypergpu_fl.node.worker)
 ```
 
 It has one thread, without which forking would not be safe, and keeps nothing: whoever is forked ends by itself when
@@ -34,7 +34,7 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import run_clientapp
 
-from hypergpu_fl import worker
+from hypergpu_fl.node import worker
 
 POLL_S: Final = 0.25  # 2 ms of processor each
 RETRY_S: Final = 1.0  # while the SuperNode does not answer
@@ -87,7 +87,7 @@ def preload() -> None:
 
 
 def fork_worker(run: int) -> int:
-    """Process id of a worker that `hypergpu_fl.worker.ask` finds when it looks for this run's; OSError if none can."""
+    """Process id of a worker that `worker.ask` finds when it looks for this run's; OSError if none can."""
     with worker.listen(os.getpid(), run) as listener:
         return _fork(partial(worker.serve, listener, os.getpid()))
 
@@ -124,7 +124,7 @@ def _reap() -> set[int]:
 
 
 def main(arguments: list[str]) -> None:
-    """Run a SuperExec; `hypergpu_fl.supernode` gives it its arguments."""
+    """Run a SuperExec; `hypergpu_fl.node.supernode` gives it its arguments."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("address")
     parser.add_argument("owner", type=int)

@@ -15,20 +15,20 @@ from flwr.serverapp import Grid, ServerApp
 from loguru import logger
 
 from hypergpu_fl import logs
-from hypergpu_fl.accounting import Accounting
 from hypergpu_fl.codec.payload import CodecPayload
 from hypergpu_fl.codec.threads import compile_ahead
 from hypergpu_fl.config import Config, from_run_config, read_secrets, runs_root, to_run_config
 from hypergpu_fl.errors import LedgerError, NetworkError
-from hypergpu_fl.evaluation import Evaluation
 from hypergpu_fl.heap import long_lived
 from hypergpu_fl.ledger import database
 from hypergpu_fl.network.registry import Registry
 from hypergpu_fl.network.traces import links_from_traces
 from hypergpu_fl.network.wan import PROFILES, SimulatedLink, SimulatedWan, draw
-from hypergpu_fl.report import Report, write_json
-from hypergpu_fl.resumption import Checkpointing, resume
 from hypergpu_fl.runs import node_state_folder, open_run_folder
+from hypergpu_fl.server.accounting import Accounting
+from hypergpu_fl.server.evaluation import Evaluation
+from hypergpu_fl.server.report import Report, write_json
+from hypergpu_fl.server.resumption import Checkpointing, resume
 from hypergpu_fl.settlement import Settlement
 from hypergpu_fl.task import Task, load_task
 from hypergpu_fl.task.device import resolve_device

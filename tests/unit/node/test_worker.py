@@ -17,9 +17,9 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from hypergpu_fl.errors import WorkerFailed
-from hypergpu_fl.worker import IDLE_S, ask
+from hypergpu_fl.node.worker import IDLE_S, ask
 
-APP = "tests.unit.worker_app:app"
+APP = "tests.unit.node.worker_app:app"
 LIMIT_S = 30.0
 
 

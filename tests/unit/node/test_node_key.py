@@ -11,9 +11,9 @@ import pytest
 from eth_account import Account
 from flwr.app import ConfigRecord, Context, RecordDict
 
-from hypergpu_fl.client_app import _key, _opened
 from hypergpu_fl.config import Config
 from hypergpu_fl.errors import HyperGPUError
+from hypergpu_fl.node.client_app import _key, _opened
 from hypergpu_fl.redaction import forget, redact
 
 SECRET = "4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318"

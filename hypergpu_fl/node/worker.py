@@ -8,7 +8,7 @@ flwr-clientapp (a message) -- ask --> worker (a run): the same ClientApp, still 
 ```
 
 The socket is a file in a folder that nobody but this user may enter. A worker ends with the SuperExec it belongs to,
-or when nothing has come for ``IDLE_S``, and gives its GPU memory back then. `hypergpu_fl.superexec` makes workers ahead
+or when nothing has come for ``IDLE_S``, and gives its GPU memory back then. `superexec` makes workers ahead
 of the first message.
 """
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hypergpu_fl.cli import invoke
-from hypergpu_fl.supernode import LEAST_S, SHARE, GrowingWait
+from hypergpu_fl.node.supernode import LEAST_S, SHARE, GrowingWait
 
 # In a process of its own: forking this one, which has threads, would not be safe.
 FORKING = """
@@ -22,8 +22,8 @@ import os, sys
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 0, 0
-from hypergpu_fl.superexec import fork_worker, preload
-from hypergpu_fl.worker import ask
+from hypergpu_fl.node.superexec import fork_worker, preload
+from hypergpu_fl.node.worker import ask
 preload()
 assert {"torch", "numba", "eth_account"} <= set(sys.modules)
 worker = fork_worker(1)

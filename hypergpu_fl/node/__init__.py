@@ -1,0 +1,1 @@
+"""The node: its ClientApp, and what stays loaded between messages."""

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from hypergpu_fl.config.faults import faults, shown
-from hypergpu_fl.config.flat import Scalar, fields, flatten, from_text, unflatten
+from hypergpu_fl.config.faults import did_you_mean, faults, shown
+from hypergpu_fl.config.flat import Scalar, fields, flatten, from_text, leaves, unflatten
 from hypergpu_fl.config.models import Config, System
+from hypergpu_fl.config.values import INT64
 from hypergpu_fl.errors import ConfigError, Fault
 from hypergpu_fl.redaction import SECRETS, has_credentials, looks_secret
 
@@ -31,8 +33,13 @@ _FILES: Final = ("network.links_file", "network.rtt_file", "blockchain.keystore"
 _LARGEST_FILE_BYTES: Final = 1 << 20
 _DEEPEST: Final = 20
 _BRACKET: Final = re.compile(r"[\[{]|[\]}]|\"(?:[^\"\\\n]|\\.)*+\"?|'[^'\n]*+'?")
-_INT64: Final = range(-(2**63), 2**63)
 _FIELDS: Final = dict(fields())
+_OTHERS: Final = (*SECRETS, "HYPERGPU_RUNS")
+_VARIABLES: Final = {
+    name.replace("_", ""): name for name in (*_OTHERS, *(PREFIX + path.upper().replace(".", "__") for path in _FIELDS))
+}
+# Kubernetes and Docker tell a container of the services beside it, in variables that begin with the service's name.
+_ORCHESTRATOR: Final = re.compile(rf"{PREFIX}(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +80,12 @@ def load(
     if file is not None:
         layers.append((file.name, flatten(read(file))))
     layers.append(("--set", _typed(overrides or {})))
-    found: list[Fault] = []
+    variables, found = _environment_layers(environ or {})
     for origin, layer in layers:
         found += _misplaced_secrets(layer, origin)
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for origin, layer in [*layers, *_environment_layers(environ or {})]:
+    for origin, layer in [*layers, *variables]:
         for path, value in layer.items():
             values[path], origins[path] = value, origin
     found += _make_absolute(values)
@@ -102,7 +109,7 @@ def read(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > _LARGEST_FILE_BYTES:
             raise _error(f"{file} is larger than 1 MiB", "is it a configuration? keep only settings in it")
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
     except FileNotFoundError:
         raise _error(f"there is no file {file}", "check the path; configs/ holds examples") from None
     except UnicodeDecodeError as error:
@@ -121,20 +128,25 @@ def read(file: Path) -> dict[str, Any]:
         raise _error(f"{file} is not valid TOML at {where}: {reason}", f"correct {where}") from None
     except _DuplicateKey as error:
         raise _error(f"{file} gives {error.args[0]!r} twice", "keep one of the two") from None
+    except ValueError:  # Python reads no more digits than this, since that takes quadratic time
+        raise _error(f"{file} holds a number of more than 4,300 digits", "no setting takes such a number") from None
     if not isinstance(tree, dict):
         raise _error(f"{file} holds {type(tree).__name__}, not a table", 'start with {"training": {...}}')
+    given = Counter(path for path, _ in leaves(tree))
+    if twice := [path for path, times in given.items() if times > 1]:
+        raise _error(f"{file} gives {twice[0]} twice, in a table and with dots", "keep one of the two")
     return tree
 
 
 def environment(environ: Mapping[str, str], dotenv: Path | None = Path(".env")) -> dict[str, str]:
-    """``environ`` over the ``HYPERGPU_*`` lines of a ``.env`` file, if there is one."""
+    """``environ`` over the ``HYPERGPU_*`` lines of a ``.env`` file, if there is one; an empty variable is none."""
     values: dict[str, str] = {}
     if dotenv is not None and dotenv.is_file():
         from dotenv import dotenv_values
 
-        lines = dotenv_values(dotenv, interpolate=False)
-        values = {name: value for name, value in lines.items() if name.startswith(PREFIX) and value is not None}
-    return values | dict(environ)
+        lines = dotenv_values(dotenv, interpolate=False, encoding="utf-8-sig")
+        values = {name: value for name, value in lines.items() if name.startswith(PREFIX) and value}
+    return values | {name: value for name, value in environ.items() if value or not name.startswith(PREFIX)}
 
 
 def from_run_config(run_config: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Config:
@@ -155,7 +167,9 @@ def from_run_config(run_config: Mapping[str, Any], environ: Mapping[str, str] | 
     values = {path: _from_int64(value, path) for path, value in run_config.items()}
     origins = dict.fromkeys(values, "run-config")
     found = _misplaced_secrets(values, "run-config")
-    for origin, layer in _environment_layers(environ or {}):
+    variables, faulty_names = _environment_layers(environ or {})
+    found += faulty_names
+    for origin, layer in variables:
         for path, value in layer.items():
             values[path], origins[path] = value, origin
     config, faulty = _validate({p: v for p, v in values.items() if not looks_secret(p)}, origins)
@@ -174,7 +188,7 @@ def to_run_config(config: Config) -> dict[str, Scalar]:
     for path, value in flatten(config.model_dump()).items():
         if isinstance(value, str) and any(has_credentials(url) for url in value.split(",")):
             value = ""
-        flat[path] = str(value) if isinstance(value, int) and value not in _INT64 else value
+        flat[path] = str(value) if isinstance(value, int) and value not in INT64 else value
     return flat
 
 
@@ -227,14 +241,24 @@ def _typed(layer: Mapping[str, Any]) -> dict[str, Any]:
     return {p: from_text(_FIELDS[p], v) if isinstance(v, str) and p in _FIELDS else v for p, v in layer.items()}
 
 
-def _environment_layers(environ: Mapping[str, str]) -> list[tuple[str, dict[str, Any]]]:
-    """One layer a variable, so that a fault names the variable. Only names with ``__`` are settings."""
-    layers = []
+def _environment_layers(environ: Mapping[str, str]) -> tuple[list[tuple[str, dict[str, Any]]], list[Fault]]:
+    """One layer a variable, so that a fault names the variable, and the variables that mean nothing here."""
+    layers: list[tuple[str, dict[str, Any]]] = []
+    found: list[Fault] = []
+    first: dict[str, str] = {}
     for name, text in sorted(environ.items()):
-        if name.startswith(PREFIX) and "__" in name:
-            path = name.removeprefix(PREFIX).lower().replace("__", ".", 1)
-            layers.append((name, _typed({path: text})))
-    return layers
+        if not name.startswith(PREFIX) or name in _OTHERS or _ORCHESTRATOR.fullmatch(name) or not text.strip():
+            continue
+        if "__" not in name:
+            near = _VARIABLES.get(name.upper().replace("_", "")) or did_you_mean(name, _VARIABLES.values())
+            remedy = near.removeprefix("; ") if near.startswith("; ") else near and f"did you mean {near!r}?"
+            found.append(Fault(f"{name} is no variable that is read here", remedy or "remove it, or name it otherwise"))
+            continue
+        path = name.removeprefix(PREFIX).lower().replace("__", ".", 1)
+        if (other := first.setdefault(path, name)) != name:
+            found.append(Fault(f"{other} and {name} both set {path}", "keep one of the two"))
+        layers.append((name, _typed({path: text})))
+    return layers, found
 
 
 def _misplaced_secrets(layer: Mapping[str, Any], origin: str) -> list[Fault]:
@@ -258,7 +282,9 @@ def _make_absolute(values: dict[str, Any]) -> list[Fault]:
             try:
                 values[path] = str(Path(given).expanduser().resolve())
                 there = path not in _FILES or Path(values[path]).is_file()
-            except (OSError, RuntimeError, ValueError) as error:
+            except ValueError:
+                continue  # no text of one line, which the model refuses
+            except (OSError, RuntimeError) as error:
                 found.append(Fault(f"{path} is {shown(given)}, which is no path: {error}", f"correct {path}"))
                 continue
             if not there:
@@ -269,7 +295,7 @@ def _make_absolute(values: dict[str, Any]) -> list[Fault]:
 def _from_int64(value: Any, path: str) -> Any:
     if isinstance(value, str) and path in _FIELDS and _FIELDS[path].annotation is int:
         number = from_text(_FIELDS[path], value)
-        return number if isinstance(number, int) and number not in _INT64 else value
+        return number if isinstance(number, int) and number not in INT64 else value
     return value
 
 

@@ -61,22 +61,25 @@ def _numbers(path: Path, columns: tuple[str, ...]) -> NDArray[np.float64]:
     try:
         if path.stat().st_size > LARGEST_FILE_BYTES:
             raise UsageError(f"{path} is larger than {LARGEST_FILE_BYTES} bytes", "pass a smaller extract of the trace")
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets begin a file with a byte order mark
             reader = csv.reader(file)
-            header = tuple(next(reader, ()))
+            header = tuple(column.strip() for column in next(reader, ()))
             if header != columns:
                 raise UsageError(
                     f"{path} has columns {','.join(header)[:80]!r}", f"columns must be {','.join(columns)}"
                 )
-            return np.array(list(_parsed(path, reader, len(columns))), dtype=np.float64).reshape(-1, len(columns))
+            return np.array(list(_parsed(path, reader, columns)), dtype=np.float64).reshape(-1, len(columns))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"cannot read {path}: {error}", "check the path in network.links_file or network.rtt_file"
         ) from error
 
 
-def _parsed(path: Path, rows: Iterator[list[str]], width: int) -> Iterator[list[float]]:
+def _parsed(path: Path, rows: Iterator[list[str]], columns: tuple[str, ...]) -> Iterator[list[float]]:
+    width = len(columns)
     for line, row in enumerate(rows, start=2):
+        if not any(value.strip() for value in row):
+            continue  # an empty line, as many editors leave at the end
         try:
             values = [float(value) for value in row]
         except ValueError:
@@ -84,5 +87,9 @@ def _parsed(path: Path, rows: Iterator[list[str]], width: int) -> Iterator[list[
         if len(values) != width or not all(math.isfinite(v) and v >= 0 for v in values):
             raise UsageError(
                 f"{path}, line {line}: {','.join(row)[:80]!r}", f"give {width} numbers that are not negative"
+            )
+        if columns == DEVICES and values[2] == 0:
+            raise UsageError(
+                f"{path}, line {line}: a device of 0 kbps would never answer", "leave it out, or give its bandwidth"
             )
         yield values

@@ -24,7 +24,8 @@ from hypergpu_fl.cli.submission import COMPLETED, Submission, app_folder, root_c
 from hypergpu_fl.cli.superlink import LocalSuperLink, flower_environment, free_port, require_free
 from hypergpu_fl.config import Config, environment, load, read_secrets, runs_root, to_run_config, unflatten
 from hypergpu_fl.errors import Interrupted, RunFailed, UsageError
-from hypergpu_fl.lock import exclusive
+from hypergpu_fl.files import exclusive
+from hypergpu_fl.output import printable
 from hypergpu_fl.redaction import redact
 from hypergpu_fl.runs import checked_name, find_run, free_run_name, open_run_folder, run_names
 
@@ -70,7 +71,7 @@ def run(
         require_free(port)
 
     def say(text: str) -> None:
-        typer.echo(redact(text), err=format is Format.JSON)
+        typer.echo(printable(redact(text)), err=format is Format.JSON)
 
     with _stoppable(), _run_folder(root, chosen, replace=replace, resume=bool(resume)) as folder:
         _write_config(folder, effective)

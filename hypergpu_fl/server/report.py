@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import platform
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -13,6 +11,8 @@ from typing import Any
 from loguru import logger
 
 from hypergpu_fl.config import Config
+from hypergpu_fl.files import write_whole
+from hypergpu_fl.output import to_json
 from strategies.round import RoundHook, RoundOutcome
 
 PACKAGES = ("flwr", "torch", "numpy", "web3")
@@ -101,10 +101,4 @@ class Report(RoundHook):
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
     """Write atomically: a reader sees the old document or the new one."""
-    fresh = path.with_suffix(".tmp")
-    with fresh.open("w", encoding="utf-8") as file:
-        json.dump(document, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    write_whole(path, to_json(document, indent=1) + "\n")

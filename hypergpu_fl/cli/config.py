@@ -24,7 +24,11 @@ def check(
     format: FormatOption = Format.DEFAULT,
 ) -> None:
     """Check a file together with the environment; report all faults at once."""
-    load(file, overrides(settings), environment(os.environ))
+    config = load(file, overrides(settings), environment(os.environ)).config
+    if config.network.enable_simulation and config.network.links_file:
+        from hypergpu_fl.network.traces import configured_links
+
+        configured_links(config.network, config.training.num_nodes, seed=config.training.seed)
     if format is Format.JSON:
         render({"file": str(file), "valid": True}, format)
     else:
@@ -40,9 +44,9 @@ def show(file: ConfigFile = None, settings: Overrides = None, format: FormatOpti
         {"setting": path, "value": value, "origin": loaded.origins.get(path, "default")}
         for path, value in flatten(loaded.config.model_dump()).items()
     ]
-    secrets = read_secrets().model_dump()
+    secrets = read_secrets()
     for name in SECRETS:
-        given = secrets[name.removeprefix("HYPERGPU_").lower()] is not None
+        given = getattr(secrets, name.removeprefix("HYPERGPU_").lower()) is not None
         rows.append({"setting": name, "value": MASK if given else "", "origin": "environment" if given else "not set"})
     render(rows, format)
 

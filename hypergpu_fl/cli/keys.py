@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from hypergpu_fl.cli.render import Format, FormatOption, render
+from hypergpu_fl.config import read_secrets
 from hypergpu_fl.errors import UsageError
 from hypergpu_fl.redaction import register
 
@@ -27,8 +28,9 @@ def password_of(file: Path, *, new: bool = False) -> str:
     UsageError
         If it is in neither.
     """
-    password = os.environ.get(_ENVIRONMENT)
-    if password is None:
+    given = read_secrets().keystore_password
+    password = given.get_secret_value() if given else ""
+    if not password:
         if not os.isatty(0):
             raise UsageError(f"the password of {file} is not given", f"set {_ENVIRONMENT}, or run in a terminal")
         password = typer.prompt(f"password of {file}", hide_input=True, confirmation_prompt=new)

@@ -201,7 +201,11 @@ def _for_this_run(config: Config, root: Path, name: str, *, resume: bool, deploy
 
 
 def _check_data(config: Config, root: Path) -> None:
-    """Find the data set, or download it, before anything is started: a node would only fail in the first round."""
+    """Read the traces and the data set, or download it, before anything is started."""
+    if config.network.enable_simulation and config.network.links_file:
+        from hypergpu_fl.network.traces import configured_links
+
+        configured_links(config.network, config.training.num_nodes, seed=config.training.seed)
     if not config.training.task:
         from hypergpu_fl.task.data import load_images
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hypergpu_fl.config import Network
 from hypergpu_fl.errors import UsageError
 from hypergpu_fl.network.wan import SimulatedLink
 
@@ -22,6 +23,14 @@ ROUND_TRIPS = ("src", "dst", "rtt_avg_ms", "rtt_stddev_ms")
 LARGEST_FILE_BYTES = 256 * 2**20
 DOWNLINK_RATIO = 2.5  # the device trace has one bandwidth, which is taken for the uplink
 DEFAULT_RTT_MS = (80.0, 8.0)
+
+
+def configured_links(network: Network, nodes: int, *, seed: int) -> list[SimulatedLink] | None:
+    """Links from the files that the configuration names, see `links_from_traces`; None if it names none."""
+    if not network.links_file:
+        return None
+    round_trips = Path(network.rtt_file) if network.rtt_file else None
+    return links_from_traces(Path(network.links_file), round_trips, nodes, seed=seed)
 
 
 def links_from_traces(devices: Path, round_trips: Path | None, nodes: int, *, seed: int) -> list[SimulatedLink]:
@@ -69,7 +78,7 @@ def _numbers(path: Path, columns: tuple[str, ...]) -> NDArray[np.float64]:
                     f"{path} has columns {','.join(header)[:80]!r}", f"columns must be {','.join(columns)}"
                 )
             return np.array(list(_parsed(path, reader, columns)), dtype=np.float64).reshape(-1, len(columns))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(
             f"cannot read {path}: {error}", "check the path in network.links_file or network.rtt_file"
         ) from error

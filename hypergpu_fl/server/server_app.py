@@ -22,7 +22,7 @@ from hypergpu_fl.errors import LedgerError, NetworkError
 from hypergpu_fl.heap import long_lived
 from hypergpu_fl.ledger import database
 from hypergpu_fl.network.registry import Registry
-from hypergpu_fl.network.traces import links_from_traces
+from hypergpu_fl.network.traces import configured_links
 from hypergpu_fl.network.wan import PROFILES, SimulatedLink, SimulatedWan, draw
 from hypergpu_fl.runs import node_state_folder, open_run_folder
 from hypergpu_fl.server.accounting import Accounting
@@ -192,9 +192,8 @@ def open_arrivals(config: Config, grid: Grid, strategy: NetworkAware, *, start_s
 def simulated_links(config: Config) -> list[SimulatedLink]:
     """One link a node: from traces if there are files, alike if the profile is custom, else drawn from the profile."""
     network, nodes, seed = config.network, config.training.num_nodes, config.training.seed
-    if network.links_file:
-        round_trips = Path(network.rtt_file) if network.rtt_file else None
-        return links_from_traces(Path(network.links_file), round_trips, nodes, seed=seed)
+    if (traced := configured_links(network, nodes, seed=seed)) is not None:
+        return traced
     if network.profile != "custom":
         return draw(PROFILES[network.profile], nodes, seed=seed)
     link = SimulatedLink(

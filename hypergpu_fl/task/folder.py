@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from hypergpu_fl.errors import TaskError
+from hypergpu_fl.output import printable
 
 ENDINGS: Final = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 PARTS: Final = {
@@ -79,15 +80,10 @@ def survey(root: Path) -> Survey:
     return Survey(names, flat, (*notes, *walk.notes()))
 
 
-def named(name: str) -> str:
-    """``name`` as it stands, or escaped where it could not be printed."""
-    return name if name.isprintable() else repr(name)
-
-
 def listed(names: list[str] | tuple[str, ...]) -> str:
     """Some names and how many more there are."""
     more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-    return ", ".join(map(named, names[:_NAMED])) + more
+    return ", ".join(map(printable, names[:_NAMED])) + more
 
 
 def _layout(root: Path, folders: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -129,13 +125,13 @@ def _class_folders(walk: _Walk, folder: str) -> dict[str, str]:
             name.encode()
         except UnicodeEncodeError:
             raise TaskError(
-                f"the class folder {named(where)} in {walk.root} has a name that is not UTF-8",
+                f"the class folder {printable(where)} in {walk.root} has a name that is not UTF-8",
                 "rename it: nodes and server compare the names of classes",
             ) from None
         composed = unicodedata.normalize("NFC", name)
         if composed in found:
             raise TaskError(
-                f"{walk.root} has two class folders {named(where)}, which differ in their Unicode form alone",
+                f"{walk.root} has two class folders {printable(where)}, which differ in their Unicode form alone",
                 "move the files of one to the other",
             )
         found[composed] = where
@@ -162,7 +158,7 @@ def _same_classes(root: Path, found: dict[str, str], classes: dict[str, dict[str
 def _deeper(walk: _Walk, folders: list[str]) -> str:
     """Hint for a root that is one folder too high."""
     if len(folders) == 1 and len(walk.folders(folders[0])) > 1:
-        return f" ({named(folders[0])}/ has several: is it the folder meant?)"
+        return f" ({printable(folders[0])}/ has several: is it the folder meant?)"
     return ""
 
 
@@ -207,7 +203,7 @@ class _Walk:
                 if stat.S_ISDIR(status.st_mode):
                     if name.casefold() in _PART_OF:
                         raise TaskError(
-                            f"{self.root} has {named(where)}/: parts lie above classes, not below them",
+                            f"{self.root} has {printable(where)}/: parts lie above classes, not below them",
                             LAYOUTS,
                         )
                     waiting.append(where)
@@ -219,7 +215,7 @@ class _Walk:
                     found.append(ImageFile(where, label, status.st_size, status.st_mtime_ns))
         if lost and not found:
             raise TaskError(
-                f"no file of the class {named(folder)} in {self.root} can be used, {listed(lost)} among them",
+                f"no file of the class {printable(folder)} in {self.root} can be used, {listed(lost)} among them",
                 f"an image is not empty and ends with {', '.join(ENDINGS)}",
             )
         return sorted(found, key=lambda file: file.name)
@@ -252,15 +248,15 @@ class _Walk:
 
     def _unreadable(self, where: str, error: OSError) -> TaskError:
         if isinstance(error, FileNotFoundError):
-            return TaskError(f"{named(where)} in {self.root} is a link to nothing", "mend or remove it")
-        return TaskError(f"{named(where)} in {self.root} cannot be read: {error.strerror}", "mend or remove it")
+            return TaskError(f"{printable(where)} in {self.root} is a link to nothing", "mend or remove it")
+        return TaskError(f"{printable(where)} in {self.root} cannot be read: {error.strerror}", "mend or remove it")
 
     def _enter(self, folder: str) -> None:
         status = os.stat(self.root / folder)
         before = self._folders.setdefault((status.st_dev, status.st_ino), folder)
         if before != folder:
             raise TaskError(
-                f"{named(before)} and {named(folder)} in {self.root} are one and the same folder",
+                f"{printable(before)} and {printable(folder)} in {self.root} are one and the same folder",
                 "remove the link: its images would count twice",
             )
 
@@ -269,7 +265,7 @@ class _Walk:
         other_part, other_label, other = self._files.setdefault((status.st_dev, status.st_ino), (part, label, where))
         if (other_part, other_label) != (part, label):
             raise TaskError(
-                f"{named(other)} and {named(where)} in {self.root} are one and the same image",
+                f"{printable(other)} and {printable(where)} in {self.root} are one and the same image",
                 "keep it in one class of one part: it cannot be two things, nor be trained and tested on",
             )
 

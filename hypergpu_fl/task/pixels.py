@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hypergpu_fl.errors import TaskError
-from hypergpu_fl.task.folder import named
+from hypergpu_fl.output import printable
 
 SIDE: Final = 64  # images of a folder come in all sizes; they are scaled to this many pixels a side
 # Pillow would also open PostScript, for which it starts another program.
@@ -58,7 +58,7 @@ def read_images(root: Path, names: Sequence[str]) -> NDArray[np.uint8]:
         except Exception as error:  # a file can be broken in more ways than Pillow has errors
             reason = " ".join(str(error).replace(str(root / name), "").split()) or type(error).__name__
             raise TaskError(
-                f"the image {named(name)} in {root} cannot be read: {reason[:200]}", "replace or remove it"
+                f"the image {printable(name)} in {root} cannot be read: {reason[:200]}", "replace or remove it"
             ) from error
         if isinstance(read, _Deep):
             deep[number] = read
@@ -72,8 +72,8 @@ def read_images(root: Path, names: Sequence[str]) -> NDArray[np.uint8]:
         white = next((white for white in whites if white >= members[brightest].largest), None)
         if white is None:
             raise TaskError(
-                f"the image {named(names[brightest])} in {root} has a pixel of {members[brightest].largest:g}: what is "
-                "white there?",
+                f"the image {printable(names[brightest])} in {root} has a pixel of {members[brightest].largest:g}: "
+                "what is white there?",
                 f"scale such images so that white is {', '.join(f'{white:g}' for white in whites)}, or save 8 bits",
             )
         for number, image in members.items():

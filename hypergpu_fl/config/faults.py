@@ -87,6 +87,8 @@ def faults(error: ValidationError, origins: Mapping[str, str], known: Iterable[s
             found.append(Fault(f"{path} {cause}", f"set {path}; `hypergpu config schema` explains it"))
             continue
         origin = f" (in {origins[path]})" if path in origins else ""
+        if kind.startswith("float") and isinstance(value, int) and not isinstance(value, bool):
+            requirement = "be a number of usual size"  # beyond what 64 bits of a float can hold
         requirement, _, hint = requirement.partition("; ")
         if kind == "literal_error" and isinstance(value, str):
             hint = did_you_mean(value, re.findall(r"'([^']*)'", context["expected"])).removeprefix("; ")

@@ -9,12 +9,13 @@ import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
 from pydantic import ValidationError
 
-from hypergpu_fl.config.faults import did_you_mean, faults, shown
+from hypergpu_fl.config.faults import faults, shown
 from hypergpu_fl.config.flat import Scalar, fields, flatten, from_text, leaves, unflatten
 from hypergpu_fl.config.models import Config, System
 from hypergpu_fl.config.values import INT64
@@ -36,7 +37,8 @@ _BRACKET: Final = re.compile(r"[\[{]|[\]}]|\"(?:[^\"\\\n]|\\.)*+\"?|'[^'\n]*+'?"
 _FIELDS: Final = dict(fields())
 _OTHERS: Final = (*SECRETS, "HYPERGPU_RUNS")
 _VARIABLES: Final = {
-    name.replace("_", ""): name for name in (*_OTHERS, *(PREFIX + path.upper().replace(".", "__") for path in _FIELDS))
+    name.removeprefix(PREFIX).replace("_", ""): name
+    for name in (*_OTHERS, *(PREFIX + path.upper().replace(".", "__") for path in _FIELDS))
 }
 # Kubernetes and Docker tell a container of the services beside it, in variables that begin with the service's name.
 _ORCHESTRATOR: Final = re.compile(rf"{PREFIX}(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
@@ -186,7 +188,7 @@ def to_run_config(config: Config) -> dict[str, Scalar]:
     """
     flat: dict[str, Scalar] = {}
     for path, value in flatten(config.model_dump()).items():
-        if isinstance(value, str) and any(has_credentials(url) for url in value.split(",")):
+        if _holds_credentials(path, value):
             value = ""
         flat[path] = str(value) if isinstance(value, int) and value not in INT64 else value
     return flat
@@ -250,9 +252,9 @@ def _environment_layers(environ: Mapping[str, str]) -> tuple[list[tuple[str, dic
         if not name.startswith(PREFIX) or name in _OTHERS or _ORCHESTRATOR.fullmatch(name) or not text.strip():
             continue
         if "__" not in name:
-            near = _VARIABLES.get(name.upper().replace("_", "")) or did_you_mean(name, _VARIABLES.values())
-            remedy = near.removeprefix("; ") if near.startswith("; ") else near and f"did you mean {near!r}?"
-            found.append(Fault(f"{name} is no variable that is read here", remedy or "remove it, or name it otherwise"))
+            near = get_close_matches(name.removeprefix(PREFIX).replace("_", ""), _VARIABLES, n=1, cutoff=0.7)
+            remedy = f"did you mean {_VARIABLES[near[0]]}?" if near else "remove it, or name it otherwise"
+            found.append(Fault(f"{name} is no variable that is read here", remedy))
             continue
         path = name.removeprefix(PREFIX).lower().replace("__", ".", 1)
         if (other := first.setdefault(path, name)) != name:
@@ -267,11 +269,17 @@ def _misplaced_secrets(layer: Mapping[str, Any], origin: str) -> list[Fault]:
         if looks_secret(path):
             remedy = f"remove it from there; set one of {', '.join(SECRETS)} in the environment, or use a keystore"
             found.append(Fault(f"{path} looks like a secret (in {origin}), which every node could read", remedy))
-        elif isinstance(value, str) and any(has_credentials(url) for url in value.split(",")):
+        elif _holds_credentials(path, value):
             variable = PREFIX + path.upper().replace(".", "__")
             remedy = f"remove it from there and set {variable} in the environment or .env"
             found.append(Fault(f"{path} holds credentials (in {origin}), which every node could read", remedy))
     return found
+
+
+def _holds_credentials(path: str, value: object) -> bool:
+    """Whether a value is, or was meant to be, an address with credentials; a path may look like one and is none."""
+    urls = value.split(",") if isinstance(value, str) else []
+    return any(has_credentials(url) for url in urls if "://" in url or path == "blockchain.rpc_url")
 
 
 def _make_absolute(values: dict[str, Any]) -> list[Fault]:

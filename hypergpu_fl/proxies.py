@@ -34,7 +34,7 @@ def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host.lower().rstrip(".").endswith("localhost")
+        return f".{host.lower().rstrip('.')}".endswith(".localhost")
 
 
 def beside_loopback(environ: Mapping[str, str]) -> dict[str, str]:

@@ -70,7 +70,7 @@ def show(
 ) -> None:
     """Show a keystore's address; the key itself is never shown."""
     from hypergpu_fl.chain.signer import KeySigner
-    from hypergpu_fl.ledger.identity import checksum_address
+    from hypergpu_fl.keccak import checksum_address
 
     if check:
         address = KeySigner.from_keystore(file, password_of(file)).address

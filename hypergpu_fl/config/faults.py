@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -26,10 +25,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def shown(value: object) -> str:
     """Value on one line, at bounded length and without credentials, fit for a message."""
-    try:
-        text = redact(repr(value))
-    except ValueError:  # Python writes no more than 4,300 digits of a number
-        text = f"a number of {int(math.log10(2) * value.bit_length()):,} digits" if isinstance(value, int) else "***"
+    text = redact(repr(value))
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 

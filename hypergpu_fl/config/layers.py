@@ -122,6 +122,7 @@ def read(file: Path) -> dict[str, Any]:
         raise _error(f"{file} is nested too deeply", "use the four tables training, network, blockchain, system")
     try:
         tree = json.loads(text, object_pairs_hook=_no_duplicates) if kind == ".json" else tomllib.loads(text)
+        str(tree)  # refuses numbers that could be read, as hexadecimal ones of TOML, but not shown
     except json.JSONDecodeError as error:
         where = f"line {error.lineno} column {error.colno}"
         raise _error(f"{file} is not valid JSON at {where}: {error.msg}", f"correct {where}") from None

@@ -76,11 +76,10 @@ def _checksummed(text: str) -> str:
     """Address with the capitals of EIP-55, which contract libraries insist on; those without any are taken too."""
     if not _HEX_ADDRESS.fullmatch(text):
         raise ValueError("must be empty, or addresses of 0x and 40 hexadecimal digits, comma-separated")
-    from hypergpu_fl.keccak import keccak
+    from hypergpu_fl.keccak import checksum_address  # most configurations name no address
 
-    digits = text[2:].lower()
-    marks = keccak(digits.encode()).hex()
-    right = "0x" + "".join(c.upper() if mark >= "8" else c for c, mark in zip(digits, marks, strict=False))
-    if text != right and text[2:] not in (digits, digits.upper()):
+    digits = text[2:]
+    right = checksum_address(bytes.fromhex(digits))
+    if text != right and digits not in (digits.lower(), digits.upper()):
         raise ValueError(f"must be written in the capitals of its checksum (EIP-55); is a digit wrong? if not: {right}")
     return right

@@ -13,9 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
 from hypergpu_fl.errors import LedgerError, VerificationError
-from hypergpu_fl.keccak import keccak
+from hypergpu_fl.keccak import checksum_address, keccak
 from hypergpu_fl.ledger.contribution import Contribution, CreditedContribution, SealedContribution, address_word, word
-from hypergpu_fl.ledger.identity import checksum_address
 from hypergpu_fl.ledger.merkle import MerkleTree
 from hypergpu_fl.ledger.sealing import SealedRound
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +14,8 @@ from loguru import logger
 from hypergpu_fl.config import Config
 from hypergpu_fl.files import write_whole
 from hypergpu_fl.output import to_json
+from hypergpu_fl.server.local_work import summary
+from hypergpu_fl.server.node_rounds import Row, by_round
 from strategies.round import RoundHook, RoundOutcome
 
 PACKAGES = ("flwr", "torch", "numpy", "web3")
@@ -75,12 +78,23 @@ class Report(RoundHook):
             if entry["round"] == round_:
                 entry.update(facts)
 
-    def document(self, *, nodes: int, chain: dict[str, Any], max_abs_drift: float) -> dict[str, Any]:
-        """The whole of ``report.json``."""
+    def document(
+        self,
+        *,
+        nodes: int,
+        chain: dict[str, Any],
+        max_abs_drift: float,
+        rows: Sequence[Row] = (),
+        failure: str | None = None,
+    ) -> dict[str, Any]:
+        """The whole of ``report.json``; ``rows`` tell what each node did in each round, ``failure`` what went wrong."""
+        nodes_of = by_round(rows)
         last = self.history[-1] if self.history else {}
         training = self.config.training
         return {
             "run": self.config.system.run_name,
+            "status": "failed" if failure else "completed",
+            "failure": failure,
             "dataset": training.dataset,
             "model": training.model_architecture,
             "nodes": nodes,
@@ -92,7 +106,8 @@ class Report(RoundHook):
             "bytes_down": sum(entry["bytes_down"] for entry in self.history),
             "accuracy": last.get("accuracy"),
             "loss": last.get("loss"),
-            "history": self.history,
+            "local_work": summary(self.config, rows),
+            "history": [{**entry, "nodes": nodes_of.get(entry["round"], [])} for entry in self.history],
             "chain": chain,
             "weights": {"max_abs_drift": max_abs_drift},
             "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},

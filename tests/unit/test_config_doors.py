@@ -151,7 +151,7 @@ def test_a_trace_that_would_never_end_or_cannot_be_read_is_refused(text: str, ca
         ("a.toml", '"training.rounds" = 4\n[training]\nrounds = 3\n', "gives training.rounds twice"),
         ("a.json", '{"training": {"rounds": ' + "9" * 5000 + "}}", "more than 4,300 digits"),
         ("a.toml", "[training]\nrounds = " + "9" * 5000, "more than 4,300 digits"),
-        ("a.toml", "[training]\nrounds = 0x" + "f" * 5000, "a number of 6,020 digits"),
+        ("a.toml", "[training]\nrounds = 0x" + "f" * 5000, "more than 4,300 digits"),
         ("a.json", '{"training": {"learning_rate": 1' + "0" * 400 + "}}", "a number of usual size"),
     ],
 )

@@ -27,7 +27,7 @@ from hypergpu_fl.errors import Interrupted, RunFailed, UsageError
 from hypergpu_fl.files import exclusive
 from hypergpu_fl.output import printable
 from hypergpu_fl.redaction import redact
-from hypergpu_fl.runs import checked_name, find_run, free_run_name, open_run_folder, run_names
+from hypergpu_fl.runs import checked_name, find_run, open_run_folder, run_names
 
 _POLL_S: Final = 30.0  # asking Flower starts a Python process, which competes with training; its end is seen at once
 _LOOK_S: Final = 0.5
@@ -62,8 +62,9 @@ def run(
         config = resumed / "config.json"
     effective = load(config, given, environ).config
     root = (runs or runs_root(effective.system, environ)).expanduser().resolve()
-    chosen = resumed.name if resumed else name or effective.system.run_name or _default_name(root, effective)
-    checked_name(chosen)
+    chosen = resumed.name if resumed else name or effective.system.run_name
+    if chosen:
+        checked_name(chosen)
     effective = _for_this_run(effective, root, chosen, resume=bool(resume), deployed=bool(superlink))
     _check_data(effective, root)
     app_dir = app_dir or app_folder()
@@ -73,7 +74,9 @@ def run(
     def say(text: str) -> None:
         typer.echo(printable(redact(text)), err=format is Format.JSON)
 
-    with _stoppable(), _run_folder(root, chosen, replace=replace, resume=bool(resume)) as folder:
+    with _stoppable(), _run_folder(root, chosen, replace=replace, resume=bool(resume), stem=_stem(effective)) as folder:
+        chosen = folder.name  # where none was given, it is known only now that no other run can take it
+        effective = _for_this_run(effective, root, chosen, resume=bool(resume), deployed=bool(superlink))
         _write_config(folder, effective)
         training = effective.training
         say(
@@ -185,9 +188,10 @@ def _conclude(folder: Path, name: str, format: Format) -> None:
     render(table | {"files": str(folder)} if report else {"status": "completed", "files": "where the SuperLink runs"})
 
 
-def _default_name(root: Path, config: Config) -> str:
+def _stem(config: Config) -> str:
+    """Name of a run that is given none, but for its number."""
     model = re.sub(r"[^A-Za-z0-9_-]+", "-", config.training.model_architecture.rpartition(":")[2])
-    return free_run_name(root, f"{config.training.dataset}-{model}"[:48])
+    return f"{config.training.dataset}-{model}"[:48]
 
 
 def _for_this_run(config: Config, root: Path, name: str, *, resume: bool, deployed: bool) -> Config:
@@ -213,15 +217,15 @@ def _check_data(config: Config, root: Path) -> None:
 
 
 @contextlib.contextmanager
-def _run_folder(root: Path, name: str, *, replace: bool, resume: bool) -> Iterator[Path]:
-    """Folder of the run, locked while the run is at work."""
+def _run_folder(root: Path, name: str, *, replace: bool, resume: bool, stem: str = "run") -> Iterator[Path]:
+    """Folder of the run, locked while the run is at work; without a name the first free one of ``stem``."""
     if name in run_names(root) and not resume:
         if not replace:
             raise UsageError(f"there is a run {name!r} under {root}", "give --replace, --resume or another --name")
         with _locked(root / name):
             _check_settled(root / name)
             shutil.rmtree(root / name)
-    folder = open_run_folder(root, name)
+    folder = open_run_folder(root, name, stem=stem)
     with _locked(folder):
         yield folder
 

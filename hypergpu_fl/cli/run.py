@@ -205,15 +205,18 @@ def _for_this_run(config: Config, root: Path, name: str, *, resume: bool, deploy
 
 
 def _check_data(config: Config, root: Path) -> None:
-    """Read the traces and the data set, or download it, before anything is started."""
+    """Read the traces and the data set, or download it, and deal it out, before anything is started."""
     if config.network.enable_simulation and config.network.links_file:
         from hypergpu_fl.network.traces import configured_links
 
         configured_links(config.network, config.training.num_nodes, seed=config.training.seed)
     if not config.training.task:
         from hypergpu_fl.task.data import load_images
+        from hypergpu_fl.task.partition import dealt_out
 
-        load_images(config.training.dataset, config.training.data_root, root / ".cache")
+        images = load_images(config.training.dataset, config.training.data_root, root / ".cache")
+        if config.network.enable_simulation:
+            dealt_out(config.training, images.train.labels_N, root / ".cache", simulated=True)
 
 
 @contextlib.contextmanager

@@ -96,7 +96,8 @@ class Training(Section):
     )
     normalization: Literal["group", "batch"] = Field("group", description="normalisation of resnet18")
     dataset: Annotated[str, AfterValidator(values.one_of(DATASETS))] = Field(
-        "digits", description="digits, mnist, fashion_mnist, cifar10, or folder"
+        "digits",
+        description="digits, mnist, fashion_mnist, cifar10, or folder: train/, val/ and test/, or classes alone",
     )
     data_root: str = Field("", description="where the data set lies, or is downloaded to")
     partitioner: Literal["iid", "dirichlet", "pathological", "shard"] = "dirichlet"

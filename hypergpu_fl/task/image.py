@@ -17,7 +17,7 @@ from hypergpu_fl.errors import TaskError
 from hypergpu_fl.task import EvalResult, TrainResult
 from hypergpu_fl.task.data import load_images
 from hypergpu_fl.task.models import build_model
-from hypergpu_fl.task.partition import Split, partition
+from hypergpu_fl.task.partition import dealt_out
 from hypergpu_fl.task.sources import Images
 from hypergpu_fl.task.training import Optimizer, Share, evaluate, train
 
@@ -42,21 +42,7 @@ class ImageTask:
     def __init__(self, training: Training, cache: Path, *, simulated: bool = True) -> None:
         self._training = training
         self.images = load_images(training.dataset, training.data_root, cache)
-        self._partition = (
-            None
-            if training.dataset == "folder" and not simulated
-            else partition(
-                self.images.train.labels_N,
-                Split(
-                    training.partitioner,
-                    training.num_nodes,
-                    training.seed,
-                    training.alpha,
-                    training.classes_per_node,
-                ),
-                cache,
-            )
-        )
+        self._partition = dealt_out(training, self.images.train.labels_N, cache, simulated=simulated)
         self._optimizer = Optimizer(
             training.optimizer, training.learning_rate, training.momentum, training.weight_decay
         )

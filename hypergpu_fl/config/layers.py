@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from hypergpu_fl.config.faults import faults, shown
 from hypergpu_fl.config.flat import Scalar, fields, flatten, from_text, leaves, unflatten
 from hypergpu_fl.config.models import Config, System
+from hypergpu_fl.config.task_options import packed, unpacked
 from hypergpu_fl.config.values import INT64
 from hypergpu_fl.errors import ConfigError, Fault
 from hypergpu_fl.redaction import SECRETS, has_credentials, looks_secret
@@ -88,7 +89,7 @@ def load(
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for origin, layer in [*layers, *variables]:
-        for path, value in layer.items():
+        for path, value in unpacked(layer).items():
             values[path], origins[path] = value, origin
     found += _make_absolute(values)
     config, faulty = _validate({p: v for p, v in values.items() if not looks_secret(p)}, origins)
@@ -167,13 +168,13 @@ def from_run_config(run_config: Mapping[str, Any], environ: Mapping[str, str] | 
     ConfigError
         With every fault.
     """
-    values = {path: _from_int64(value, path) for path, value in run_config.items()}
+    values = unpacked({path: _from_int64(value, path) for path, value in run_config.items()})
     origins = dict.fromkeys(values, "run-config")
     found = _misplaced_secrets(values, "run-config")
     variables, faulty_names = _environment_layers(environ or {})
     found += faulty_names
     for origin, layer in variables:
-        for path, value in layer.items():
+        for path, value in unpacked(layer).items():
             values[path], origins[path] = value, origin
     config, faulty = _validate({p: v for p, v in values.items() if not looks_secret(p)}, origins)
     if config is None or found:
@@ -188,7 +189,7 @@ def to_run_config(config: Config) -> dict[str, Scalar]:
     run-config: the ServerApp finds them in its environment.
     """
     flat: dict[str, Scalar] = {}
-    for path, value in flatten(config.model_dump()).items():
+    for path, value in packed(flatten(config.model_dump())).items():
         if _holds_credentials(path, value):
             value = ""
         flat[path] = str(value) if isinstance(value, int) and value not in INT64 else value
@@ -257,7 +258,7 @@ def _environment_layers(environ: Mapping[str, str]) -> tuple[list[tuple[str, dic
             remedy = f"did you mean {_VARIABLES[near[0]]}?" if near else "remove it, or name it otherwise"
             found.append(Fault(f"{name} is no variable that is read here", remedy))
             continue
-        path = name.removeprefix(PREFIX).lower().replace("__", ".", 1)
+        path = name.removeprefix(PREFIX).lower().replace("__", ".", 1).replace("options__", "options.", 1)
         if (other := first.setdefault(path, name)) != name:
             found.append(Fault(f"{other} and {name} both set {path}", "keep one of the two"))
         layers.append((name, _typed({path: text})))

@@ -88,9 +88,9 @@ def test_links_are_measured_on_a_deployment(tmp_path: Path) -> None:
 
 def test_a_run_without_a_name_is_called_by_what_it_learns(tmp_path: Path) -> None:
     own = Config(training=Training(model_architecture="my.models:BigNet", dataset="cifar10"))
-    assert run._stem(own) == "cifar10-BigNet"
+    assert run._stem(own.training) == "cifar10-BigNet"
     (tmp_path / "digits-mlp-1").mkdir()
-    with run._run_folder(tmp_path, "", replace=False, resume=False, stem=run._stem(Config())) as folder:
+    with run._run_folder(tmp_path, "", replace=False, resume=False, stem=run._stem(Training())) as folder:
         assert folder.name == "digits-mlp-2"
 
 

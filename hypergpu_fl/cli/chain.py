@@ -163,7 +163,7 @@ def hand_over(
 ) -> None:
     """Offer a run's session to another coordinator, who takes it over with ``chain take-over`` on a copy of the run."""
     from hypergpu_fl.config import Blockchain, read_secrets
-    from hypergpu_fl.ledger.identity import checksum_address
+    from hypergpu_fl.keccak import checksum_address
     from hypergpu_fl.settlement.handing_over import offer
     from hypergpu_fl.settlement.opening import coordinator_signer
 

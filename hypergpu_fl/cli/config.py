@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from hypergpu_fl.cli.options import ConfigFile, Overrides, overrides
-from hypergpu_fl.cli.preflight import check_names
+from hypergpu_fl.cli.preflight import check_links
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.config import Config, environment, flatten, load, read_secrets
 from hypergpu_fl.redaction import MASK, SECRETS
@@ -28,7 +28,7 @@ def check(
 
     Example: hypergpu config check configs/demo.toml
     """
-    check_names(load(file, overrides(settings), environment(os.environ)).config)
+    check_links(load(file, overrides(settings), environment(os.environ)).config)
     if format is Format.JSON:
         render({"file": str(file), "valid": True}, format)
     else:
@@ -47,9 +47,9 @@ def show(file: ConfigFile = None, settings: Overrides = None, format: FormatOpti
         {"setting": path, "value": value, "origin": loaded.origins.get(path, "default")}
         for path, value in flatten(loaded.config.model_dump()).items()
     ]
-    secrets = read_secrets().model_dump()
+    secrets = read_secrets()
     for name in SECRETS:
-        given = secrets[name.removeprefix("HYPERGPU_").lower()] is not None
+        given = getattr(secrets, name.removeprefix("HYPERGPU_").lower()) is not None
         rows.append({"setting": name, "value": MASK if given else "", "origin": "environment" if given else "not set"})
     render(rows, format)
 

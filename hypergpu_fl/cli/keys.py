@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from hypergpu_fl.cli.render import Format, FormatOption, render
+from hypergpu_fl.config import read_secrets
 from hypergpu_fl.errors import UsageError
 from hypergpu_fl.redaction import register
 
@@ -27,8 +28,9 @@ def password_of(file: Path, *, new: bool = False) -> str:
     UsageError
         If it is in neither.
     """
-    password = os.environ.get(_ENVIRONMENT)
-    if password is None:
+    given = read_secrets().keystore_password
+    password = given.get_secret_value() if given else ""
+    if not password:
         if not os.isatty(0):
             raise UsageError(f"the password of {file} is not given", f"set {_ENVIRONMENT}, or run in a terminal")
         password = typer.prompt(f"password of {file}", hide_input=True, confirmation_prompt=new)
@@ -74,7 +76,7 @@ def show(
     Example: hypergpu keys show keystore.json --check
     """
     from hypergpu_fl.chain.signer import KeySigner
-    from hypergpu_fl.ledger.identity import checksum_address
+    from hypergpu_fl.keccak import checksum_address
 
     if check:
         address = KeySigner.from_keystore(file, password_of(file)).address

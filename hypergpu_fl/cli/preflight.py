@@ -1,4 +1,4 @@
-"""What can be known of a run before Flower is started, in seconds: names, the user's own code, and the data.
+"""What can be known of a run before Flower is started, in seconds: links, the user's own code, and the data.
 
 Flower would find the same out after a minute, in a process whose log is one file among many.
 """
@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from hypergpu_fl.config import Config
-from hypergpu_fl.config.faults import did_you_mean
-from hypergpu_fl.errors import ConfigError, Fault, TaskError
+from hypergpu_fl.errors import TaskError
 from strategies.failure import root_cause
 
 IMPORT_LIMIT_S: Final = 120.0
@@ -35,38 +34,31 @@ def check_before_start(config: Config, root: Path, app: Path, *, deployed: bool)
     Raises
     ------
     ConfigError
-        If a setting names what there is not.
+        If a trace is not one.
     TaskError
         If the user's own code cannot be imported, or the data set is neither there nor to be had.
     """
-    check_names(config)
     if deployed:
         return
     for field in ("task", "model_architecture"):
         reference = getattr(config.training, field)
         if ":" in reference:
             check_import(reference, f"training.{field}", app)
+    check_links(config)
     if not config.training.task:
         from hypergpu_fl.task.data import load_images
+        from hypergpu_fl.task.partition import dealt_out
 
-        load_images(config.training.dataset, config.training.data_root, root / ".cache")
+        images = load_images(config.training.dataset, config.training.data_root, root / ".cache")
+        dealt_out(config.training, images.train.labels_N, root / ".cache", simulated=True)
 
 
-def check_names(config: Config) -> None:
-    """Raise ``ConfigError`` for codec levels that do not exist; all other names are checked with the configuration."""
-    if config.network.codec == config.network.downlink_codec == "auto":
-        return
-    from hypergpu_fl.codec.levels import LEVELS
+def check_links(config: Config) -> None:
+    """Read the traces that a simulation's links come from, if it has any."""
+    if config.network.enable_simulation and config.network.links_file:
+        from hypergpu_fl.network.traces import configured_links
 
-    known = ("auto", *LEVELS)
-    faults = []
-    for field in ("codec", "downlink_codec"):
-        if (name := getattr(config.network, field)) not in known:
-            near = did_you_mean(name, known).removeprefix("; ")
-            cause = f"network.{field} is {name!r}, but must be one of {', '.join(known)}"
-            faults.append(Fault(cause, near or f"give network.{field} one of these names"))
-    if faults:
-        raise ConfigError(faults)
+        configured_links(config.network, config.training.num_nodes, seed=config.training.seed)
 
 
 def check_import(reference: str, field: str, app: Path) -> None:

@@ -25,13 +25,13 @@ from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.cli.resuming import check_unchanged, keep, layers_of
 from hypergpu_fl.cli.submission import COMPLETED, Submission, app_folder, simulation_resources, submit
 from hypergpu_fl.cli.superlink import LocalSuperLink, flower_environment, free_port, require_free
-from hypergpu_fl.config import Config, environment, load, read_secrets, runs_root, without_settings
+from hypergpu_fl.config import Config, Training, environment, load, read_secrets, runs_root, without_settings
 from hypergpu_fl.config.resuming import CHANGEABLE
 from hypergpu_fl.errors import Interrupted, RunFailed, UsageError
 from hypergpu_fl.files import exclusive
 from hypergpu_fl.output import printable
 from hypergpu_fl.redaction import redact
-from hypergpu_fl.runs import checked_name, find_run, free_run_name, open_run_folder, run_names
+from hypergpu_fl.runs import checked_name, find_run, open_run_folder, run_names
 from strategies.failure import root_cause
 
 _POLL_S: Final = 30.0  # asking Flower starts a Python process, which competes with training; its end is seen at once
@@ -71,8 +71,9 @@ def run(
     loaded = load(layers_of(resumed, config) if resumed else config, given, environ)
     effective = loaded.config
     root = (runs or runs_root(effective.system, environ)).expanduser().resolve()
-    chosen = resumed.name if resumed else name or effective.system.run_name or _default_name(root, effective)
-    checked_name(chosen)
+    chosen = resumed.name if resumed else name or effective.system.run_name
+    if chosen:
+        checked_name(chosen)
     effective = _for_this_run(effective, root, chosen, resume=bool(resume), deployed=bool(superlink))
     if resumed:
         check_unchanged(resumed, effective, loaded.origins)
@@ -85,7 +86,9 @@ def run(
 
     with _stoppable(), app_with_task(source, effective.training) as bundled:
         check_before_start(effective, root, bundled, deployed=bool(superlink))
-        with _run_folder(root, chosen, replace=replace, resume=bool(resume)) as folder:
+        with _run_folder(root, chosen, replace=replace, resume=bool(resume), stem=_stem(effective.training)) as folder:
+            chosen = folder.name  # where none was given, it is known only now that no other run can take it
+            effective = _for_this_run(effective, root, chosen, resume=bool(resume), deployed=bool(superlink))
             keep(folder, effective)
             training = effective.training
             say(f"run {chosen}: {training.title}, {training.num_nodes} nodes, {training.rounds} rounds -> {folder}")
@@ -196,11 +199,11 @@ def _conclude(folder: Path, name: str, format: Format) -> None:
     render(table | {"files": str(folder)} if report else {"status": "completed", "files": "where the SuperLink runs"})
 
 
-def _default_name(root: Path, config: Config) -> str:
-    training = config.training
+def _stem(training: Training) -> str:
+    """Name of a run that is given none, but for its number."""
     model = training.model_architecture.rpartition(":")[2]
     stem = training.task.rpartition(":")[2].lower() if training.task else f"{training.dataset}-{model}"
-    return free_run_name(root, re.sub(r"[^A-Za-z0-9_-]+", "-", stem)[:48].lstrip("_-") or "run")
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", stem)[:48].lstrip("_-") or "run"
 
 
 def _for_this_run(config: Config, root: Path, name: str, *, resume: bool, deployed: bool) -> Config:
@@ -214,15 +217,15 @@ def _for_this_run(config: Config, root: Path, name: str, *, resume: bool, deploy
 
 
 @contextlib.contextmanager
-def _run_folder(root: Path, name: str, *, replace: bool, resume: bool) -> Iterator[Path]:
-    """Folder of the run, locked while the run is at work."""
+def _run_folder(root: Path, name: str, *, replace: bool, resume: bool, stem: str = "run") -> Iterator[Path]:
+    """Folder of the run, locked while the run is at work; without a name the first free one of ``stem``."""
     if name in run_names(root) and not resume:
         if not replace:
             raise UsageError(f"there is a run {name!r} under {root}", "give --replace, --resume or another --name")
         with _locked(root / name):
             _check_settled(root / name)
             shutil.rmtree(root / name)
-    folder = open_run_folder(root, name)
+    folder = open_run_folder(root, name, stem=stem)
     with _locked(folder):
         yield folder
 

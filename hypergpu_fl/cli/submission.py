@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -108,9 +109,6 @@ def simulation_resources(nodes: int, device: str) -> str:
 
 def gpu_count() -> int:
     """NVIDIA GPUs that this process may use, asked of the driver, which is faster than importing torch."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and not visible.strip("-1 "):
-        return 0
     import pynvml
 
     try:
@@ -119,7 +117,23 @@ def gpu_count() -> int:
         pynvml.nvmlShutdown()
     except pynvml.NVMLError:
         return 0
-    return found if visible is None else min(found, len(visible.split(",")))
+    return visible_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"), found)
+
+
+def visible_gpus(visible: str | None, found: int) -> int:
+    """GPUs of ``found`` that ``CUDA_VISIBLE_DEVICES`` leaves: those up to the first entry that names none.
+
+    An entry is a number or begins as a UUID does; one that is named twice hides all (CUDA C++ Programming Guide).
+    """
+    if visible is None:
+        return found
+    entries = [entry.strip() for entry in visible.split(",")]
+    named = list(
+        itertools.takewhile(
+            lambda entry: int(entry) < found if entry.isdecimal() else entry.startswith(("GPU-", "MIG-")), entries
+        )
+    )
+    return len(named) if len(set(named)) == len(named) else 0
 
 
 def app_folder() -> Path:

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Connection,
     Dialect,
     Engine,
+    ExceptionContext,
     ForeignKeyConstraint,
     Integer,
     LargeBinary,
@@ -33,6 +34,7 @@ from sqlalchemy import (
     select,
 )
 
+from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.ledger.contribution import Contribution, CreditedContribution, SealedContribution
 from hypergpu_fl.ledger.rewards import RewardDistribution
 from hypergpu_fl.ledger.sealing import Refusal, RoundSeal, SealedRound
@@ -52,6 +54,8 @@ class Uint256(TypeDecorator[int]):
         """Convert SQL to Python."""
         return None if value is None else int(value)
 
+
+LOCKED_LIMIT_S = 30.0  # a backup or a viewer may hold the file for as long
 
 metadata = MetaData()
 
@@ -143,19 +147,37 @@ def connect(location: Path | str) -> Engine:
     """Engine on a SQLite file, or on any database by URL.
 
     SQLite runs in WAL mode, so the dashboard reads while a round is written, with full synchronisation: a round
-    that was reported sealed survives a power cut.
+    that was reported sealed survives a power cut. A file that another program locks is waited for, then a
+    ``LedgerError`` names it.
     """
     if isinstance(location, str) and "://" in location:
         return create_engine(location)
-    engine = create_engine(f"sqlite:///{location}", connect_args={"timeout": 30.0})
+    engine = create_engine(f"sqlite:///{location}", connect_args={"timeout": LOCKED_LIMIT_S})
 
     @event.listens_for(engine, "connect")
     def _configure(connection: sqlite3.Connection, _record: object) -> None:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA foreign_keys=ON")
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("PRAGMA foreign_keys=ON")
+        except sqlite3.OperationalError as error:  # SQLAlchemy's event below is not for errors in this one
+            raise _named(error, location) or error from None
+
+    @event.listens_for(engine, "handle_error")
+    def _name(context: ExceptionContext) -> None:
+        if named := _named(context.original_exception, location):
+            raise named
 
     return engine
+
+
+def _named(error: BaseException, location: Path | str) -> LedgerError | None:
+    if "database is locked" not in str(error):
+        return None
+    return LedgerError(
+        f"{location} has been locked by another program for {LOCKED_LIMIT_S:.0f} s",
+        "close what has it open, such as a viewer or a backup; then `hypergpu run --resume` goes on",
+    )
 
 
 class Books:

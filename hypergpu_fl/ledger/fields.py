@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, ValidationInfo
 
 from hypergpu_fl.errors import VerificationError
-from hypergpu_fl.ledger.identity import checksum_address
+from hypergpu_fl.keccak import checksum_address
 
 
 def _unhex(value: Any, info: ValidationInfo) -> Any:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 import coincurve
 
 from hypergpu_fl.errors import LedgerError
-from hypergpu_fl.keccak import keccak
+from hypergpu_fl.keccak import checksum_address, keccak
 from hypergpu_fl.ledger.contribution import Contribution, word
 from hypergpu_fl.redaction import register, secret_from_hex
 
@@ -67,14 +66,6 @@ class NodeKey:
         """65 bytes r, s, v over a 32-byte digest; deterministic (RFC 6979), low s."""
         signature = self._key.sign_recoverable(digest, hasher=None)
         return bytes(signature[:64]) + bytes([27 + signature[64]])
-
-
-@lru_cache(maxsize=1 << 16)  # the same nodes come back every round
-def checksum_address(raw: bytes) -> str:
-    """EIP-55 form of 20 address bytes."""
-    digits = raw.hex()
-    case = keccak(digits.encode()).hex()
-    return "0x" + "".join(d.upper() if int(c, 16) >= 8 else d for d, c in zip(digits, case, strict=False))
 
 
 def _address(public: coincurve.PublicKey) -> str:

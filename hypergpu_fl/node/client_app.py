@@ -18,7 +18,7 @@ import numpy as np
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from hypergpu_fl.config import Config, from_run_config, runs_root
+from hypergpu_fl.config import Config, from_run_config, read_secrets, runs_root
 from hypergpu_fl.errors import HyperGPUError, UsageError
 from hypergpu_fl.runs import node_state_folder
 from strategies import wire
@@ -234,8 +234,8 @@ def _key(config: Config, context: Context) -> NodeKey:
         return derive_simulated_key(config.training.seed, _partition(context))
     if path := context.node_config.get("keystore"):
         return _opened(Path(str(path)))
-    if secret := os.environ.get("HYPERGPU_NODE_KEY"):
-        return NodeKey.from_hex(secret)
+    if (secret := read_secrets().node_key) is not None:
+        return NodeKey.from_hex(secret.get_secret_value())
     raise UsageError(
         "this node has no key to sign with",
         "start the SuperNode with --node-config 'keystore=\"FILE\"', or set HYPERGPU_NODE_KEY",
@@ -246,7 +246,8 @@ def _key(config: Config, context: Context) -> NodeKey:
 def _opened(keystore: Path) -> NodeKey:
     from hypergpu_fl.ledger.identity import load_keystore
 
-    return load_keystore(keystore, os.environ.get("HYPERGPU_KEYSTORE_PASSWORD", ""))
+    password = read_secrets().keystore_password
+    return load_keystore(keystore, password.get_secret_value() if password else "")
 
 
 def _state_folder(config: Config, context: Context) -> Path:

@@ -77,9 +77,11 @@ def local_task(config: Config) -> LocalTask:
     TaskError
         If it cannot be made here.
     """
-    key = config.model_dump_json(include={"training", "system"})
+    key = config.model_dump_json(include={"training", "system", "network"})
     if key not in _kept:
-        _kept[key] = LocalTask(load_task(config.training, config.system), config.training.seed)
+        _kept[key] = LocalTask(
+            load_task(config.training, config.system, simulated=config.network.enable_simulation), config.training.seed
+        )
     _kept.move_to_end(key)
     while len(_kept) > KEPT_TASKS:
         _kept.popitem(last=False)

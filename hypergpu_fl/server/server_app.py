@@ -29,7 +29,7 @@ from hypergpu_fl.files import write_whole
 from hypergpu_fl.heap import long_lived
 from hypergpu_fl.ledger import database
 from hypergpu_fl.network.registry import Registry
-from hypergpu_fl.network.traces import links_from_traces
+from hypergpu_fl.network.traces import configured_links
 from hypergpu_fl.network.wan import PROFILES, SimulatedLink, SimulatedWan, draw
 from hypergpu_fl.runs import node_state_folder, open_run_folder
 from hypergpu_fl.server.accounting import Accounting
@@ -92,7 +92,7 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
     """Train on the nodes of ``grid`` and write the run's books, checkpoints and report into ``folder``."""
     settings = settings_of(config)
     check_unchanged(folder, settings)
-    task = load_task(config.training, config.system)
+    task = load_task(config.training, config.system, simulated=config.network.enable_simulation)
     device = resolve_device(config.system.device)
     model = fresh_model(task, config.training.seed)
     first = task.arrays(model)
@@ -261,10 +261,8 @@ def simulated_links(config: Config, flops: Callable[[], float | None]) -> tuple[
     ``flops``: see ``computing``.
     """
     network, nodes, seed = config.network, config.training.num_nodes, config.training.seed
-    if network.links_file:
-        round_trips = Path(network.rtt_file) if network.rtt_file else None
-        links = links_from_traces(Path(network.links_file), round_trips, nodes, seed=seed)
-        return computing(links, network, flops, typical_s=median(link.sample_s for link in links))
+    if (traced := configured_links(network, nodes, seed=seed)) is not None:
+        return computing(traced, network, flops, typical_s=median(link.sample_s for link in traced))
     if network.profile != "custom":
         profile = PROFILES[network.profile]
         return computing(draw(profile, nodes, seed=seed), network, flops, typical_s=profile.sample_s)

@@ -12,8 +12,8 @@ from hypergpu_fl.chain.evidence import SignedTransaction, decode_transaction
 from hypergpu_fl.chain.progress import check_chain_id, check_code
 from hypergpu_fl.chain.signer import created_address
 from hypergpu_fl.errors import ChainError, VerificationError
+from hypergpu_fl.keccak import checksum_address
 from hypergpu_fl.ledger.bundle import Bundle, RoundRecord, SessionRecord, TransactionRecord
-from hypergpu_fl.ledger.identity import checksum_address
 from hypergpu_fl.ledger.proof import ContributionProof
 from hypergpu_fl.ledger.verification import verify_bundle
 from hypergpu_fl.settlement.books_seal import verify_seal

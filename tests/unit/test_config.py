@@ -104,10 +104,11 @@ def test_relative_paths_become_absolute_since_the_app_runs_elsewhere(
 
 
 NUMBERS = {
-    "training.learning_rate": st.floats(min_value=0, exclude_min=True, allow_nan=False, allow_infinity=False),
-    "training.num_nodes": st.integers(min_value=1, max_value=2**70),
+    "training.learning_rate": st.floats(min_value=0, exclude_min=True, max_value=10**6),
+    "training.num_nodes": st.integers(min_value=1, max_value=100_000),
+    "training.seed": st.integers(min_value=0, max_value=2**63 - 1),
     "training.target_accuracy": st.floats(min_value=0, max_value=1, exclude_max=True),
-    "blockchain.budget_wei": st.integers(min_value=0, max_value=2**255),
+    "blockchain.budget_wei": st.integers(min_value=0, max_value=2**123),
     "network.quota": st.floats(min_value=0, max_value=1, exclude_min=True),
     "network.enable_simulation": st.booleans(),
     "system.run_name": st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,30}", fullmatch=True).filter(
@@ -222,7 +223,8 @@ def test_a_field_in_the_wrong_section_is_found() -> None:
         ),
         (
             {"training.data_root": "a\0b"},
-            "training.data_root is 'a\\x00b', which is no path: embedded null byte",
+            "training.data_root is 'a\\x00b' (in --set), but must be text of one line, without control characters "
+            "and in UTF-8",
         ),
     ],
 )
@@ -237,7 +239,7 @@ def test_settings_that_need_another_say_which(settings: dict[str, Any], cause: s
     [
         ("training.model_architecture", "resnet19", "be one of mlp, simple_cnn, resnet18, or 'pkg.module:name'"),
         ("training.task", "no colon", "be 'pkg.module:name', or empty for the built-in task"),
-        ("blockchain.rpc_url", "ftp://host", "be empty, or http(s):// or ws(s):// addresses, comma-separated"),
+        ("blockchain.rpc_url", "ftp://host", "be empty, or http(s):// addresses, comma-separated"),
         ("blockchain.contract", "0x12", "be empty, or addresses of 0x and 40 hexadecimal digits, comma-separated"),
         ("training.learning_rate", float("nan"), "be a finite number"),
         ("training.learning_rate", float("inf"), "be a finite number"),

@@ -150,9 +150,10 @@ def test_links_are_measured_on_a_deployment(tmp_path: Path) -> None:
 
 def test_a_run_without_a_name_is_called_by_what_it_learns(tmp_path: Path) -> None:
     own = Config(training=Training(model_architecture="my.models:BigNet", dataset="cifar10"))
-    assert run._default_name(tmp_path, own) == "cifar10-BigNet-1"
+    assert run._stem(own.training) == "cifar10-BigNet"
     (tmp_path / "digits-mlp-1").mkdir()
-    assert run._default_name(tmp_path, Config()) == "digits-mlp-2"
+    with run._run_folder(tmp_path, "", replace=False, resume=False, stem=run._stem(Training())) as folder:
+        assert folder.name == "digits-mlp-2"
 
 
 def test_an_interrupted_run_names_the_way_on_that_there_is(tmp_path: Path) -> None:

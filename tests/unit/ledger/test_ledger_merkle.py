@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rounds import a_round
 
+from hypergpu_fl.keccak import checksum_address
 from hypergpu_fl.ledger.bundle import FORMAT, Bundle, SessionRecord, round_record, session_id
 from hypergpu_fl.ledger.contribution import reward_leaf
-from hypergpu_fl.ledger.identity import checksum_address
 from hypergpu_fl.ledger.merkle import EMPTY_ROOT, MerkleTree, proven_root
 from hypergpu_fl.ledger.proof import proof_from_bundle
 from hypergpu_fl.ledger.rewards import RewardDistribution

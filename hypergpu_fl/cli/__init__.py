@@ -26,6 +26,7 @@ _READER_GONE: Final = 141  # as a shell reports SIGPIPE
 # command -> (module:attribute with its Typer app, one line of help)
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "run": ("run:app", "Check the configuration, then train through Flower."),
+    "attach": ("attach:app", "Find a run on a SuperLink again, and follow it to its end."),
     "config": ("config:app", "Check a configuration, show effective values, print the JSON Schema."),
     "doctor": ("doctor:app", "Check this machine: Python, torch, GPU, SuperLink, chain, clock, disk."),
     "bench": ("bench:app", "Measure against the peers, with the peer in the same process run."),

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from hypergpu_fl.config.flat import Scalar, flatten, unflatten
 from hypergpu_fl.config.layers import (
+    PLACES,
+    PREFIX,
     Loaded,
     environment,
     from_run_config,
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = [
     "DATASETS",
     "MODELS",
+    "PLACES",
+    "PREFIX",
     "Blockchain",
     "Config",
     "Loaded",

@@ -99,12 +99,22 @@ def start(
     context: typer.Context,
     host: Annotated[str, typer.Option(help="where the SuperNode serves its own processes")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="and on which port")] = 9094,
+    drain_s: Annotated[
+        float,
+        typer.Option(min=0, help="seconds that work may go on after SIGTERM; what is not done then is handed back"),
+    ] = 20.0,
 ) -> None:
-    """Start a SuperNode: flower-supernode, with all its options, but a second quicker with every message."""
+    """Start a SuperNode: flower-supernode, with all its options, but a second quicker with every message.
+
+    Told to end (SIGTERM, Ctrl-C), it finishes the work it has and leaves; told twice, it leaves at once.
+
+    Example: hypergpu node start --superlink link.example:8443 --root-certificates ca.crt
+    --auth-supernode-private-key site-a --node-config 'partition-id=0 num-partitions=2 keystore="/keys/keystore.json"'
+    """
     from hypergpu_fl.cli.superlink import flower_environment
 
     for word in context.args:
-        if word.startswith(("--isolation", "--ssl-", "--superexec-auth-")):
+        if word.startswith(("--isolation", "--ssl-")):
             raise UsageError(
                 f"{word} is for a SuperExec of your own", "start flower-supernode and flower-superexec by themselves"
             )
@@ -113,4 +123,4 @@ def start(
     os.environ.update(environ)
     from hypergpu_fl.node import supernode  # which imports Flower, and that reads the environment
 
-    supernode.run(context.args, host=host, port=port)
+    supernode.run(context.args, host=host, port=port, drain_s=drain_s)

@@ -3,6 +3,9 @@
 Flower 1.41 waits 3 s between two looks for a message, and half a second between two for a ClientApp's reply. A round
 on fast links takes little longer than that, and waits for whoever looks last. Here a wait is a tenth of the time
 since the waiting began, from 0.3 s up to Flower's own; so an idle node asks no more often than before.
+
+The two share a secret that is made anew at every start. Told to end, the SuperNode finishes its work first
+(`hypergpu_fl.node.draining`).
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import subprocess
 import sys
 import threading
@@ -18,11 +22,16 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Final
 
+from flwr.supercore.auth import load_superexec_auth_secret
 from flwr.supernode import start_client_internal
 from flwr.supernode.cli import flower_supernode
 
+from hypergpu_fl.errors import UsageError
+from hypergpu_fl.node.draining import DRAIN_S, Draining
+
 LEAST_S: Final = 0.3
 SHARE: Final = 0.1
+SECRET_OPTION: Final = "--superexec-auth-secret-file"
 RESTART_S: Final = 3.0  # longer than a SuperNode that was stopped together with its SuperExec takes to end
 
 log = logging.getLogger(__name__)
@@ -45,23 +54,68 @@ class GrowingWait:
         self._sleep(min(seconds, max(LEAST_S, SHARE * (now_s - self._since_s))))
 
 
-def run(arguments: Sequence[str], *, host: str, port: int) -> None:
-    """Run ``flower-supernode`` with these arguments in this process, its Runtime API at ``host`` and ``port``."""
+def run(arguments: Sequence[str], *, host: str, port: int, drain_s: float = DRAIN_S) -> None:
+    """Run ``flower-supernode`` with these arguments in this process, its Runtime API at ``host`` and ``port``.
+
+    ``drain_s``: see `Draining`.
+
+    Raises
+    ------
+    UsageError
+        If the file of ``--superexec-auth-secret-file`` cannot be read.
+    """
+    wait, draining = GrowingWait(time.monotonic, time.sleep), Draining(drain_s)
+
+    def sleep(seconds: float) -> None:
+        wait.sleep(seconds)
+        draining.hand_back_if_late()
+
     # Flower has no option for it; the module uses its ``time`` for nothing else.
-    vars(start_client_internal)["time"] = SimpleNamespace(sleep=GrowingWait(time.monotonic, time.sleep).sleep)
+    vars(start_client_internal)["time"] = SimpleNamespace(sleep=sleep)
+    draining.join(start_client_internal)
     sys.argv = ["flower-supernode", *arguments, "--host", host, "--port", str(port)]
     if sys.platform == "linux":  # elsewhere forking a process with so much loaded is not safe; Flower starts its own
+        secret = given_secret(arguments)
+        if secret is None:  # else every user of this machine could take this node's messages, and the model in them
+            secret = secrets.token_bytes(32)
+            sys.argv += [SECRET_OPTION, _in_memory(secret)]
         sys.argv += ["--isolation", "process"]
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        threading.Thread(target=_keep_superexec, args=(address,), daemon=True).start()
+        threading.Thread(target=_keep_superexec, args=(address, secret), daemon=True).start()
     flower_supernode()
 
 
-def _keep_superexec(address: str) -> None:
+def given_secret(arguments: Sequence[str]) -> bytes | None:
+    """The secret that these arguments name a file of, or None.
+
+    Raises
+    ------
+    UsageError
+        If the file cannot be read, or is empty.
+    """
+    file = None
+    for i, word in enumerate(arguments):
+        option, equals, value = word.partition("=")
+        if option == SECRET_OPTION:
+            file = value if equals else "".join(arguments[i + 1 : i + 2])
+    try:
+        return load_superexec_auth_secret(file)
+    except ValueError as error:
+        raise UsageError(str(error), f"give {SECRET_OPTION} a file that this user can read, or leave it out") from None
+
+
+def _in_memory(secret: bytes) -> str:
+    """Path of a file that this process alone can open, and that no disk holds."""
+    descriptor = os.memfd_create("superexec-auth-secret")
+    os.write(descriptor, secret)
+    return f"/proc/self/fd/{descriptor}"
+
+
+def _keep_superexec(address: str, secret: bytes) -> None:
     """Run a SuperExec, and another one whenever it ends: a node without one answers nothing."""
     command = [sys.executable, "-P", "-m", "hypergpu_fl.node.superexec", address, str(os.getpid())]
     while True:
         with contextlib.suppress(OSError):  # no memory for one just now
-            subprocess.run(command, stdin=subprocess.DEVNULL, check=False)
+            subprocess.run(command, input=secret, check=False)
         time.sleep(RESTART_S)
         log.warning("the SuperExec has ended and is started again")

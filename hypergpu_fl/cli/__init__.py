@@ -32,6 +32,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "bench": ("bench:app", "Measure against the peers, with the peer in the same process run."),
     "nodes": ("nodes:app", "The nodes of a run: links, quality, success rate."),
     "node": ("node:app", "Certificates, keys and registration of a deployment; start a node."),
+    "server": ("server:app", "Start the server's side of a deployment: SuperLink and ServerApps."),
     "ledger": ("ledger:app", "List, show, verify, prove and export the books of a run."),
     "rewards": ("rewards:app", "What each node of a run earned."),
     "claim": ("claim:app", "Claim a node's rewards on chain."),

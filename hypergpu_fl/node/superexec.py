@@ -34,15 +34,14 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExec
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import run_clientapp
 
+from hypergpu_fl.children import end_with, forget_own_modules, hold_off_signals
 from hypergpu_fl.node import worker
-from hypergpu_fl.node.orphans import end_with
 
 POLL_S: Final = 0.25  # 2 ms of processor each
 PROTECTED: Final = ("/flwr.proto.Runtime/AcquireTask",)
 RETRY_S: Final = 1.0  # while the SuperNode does not answer
 # What this app's messages import, none of which starts a thread; another app's pay for the rest themselves.
 PRELOADED: Final = ("torch", "numba", "eth_account", "coincurve", "pydantic", "zstandard", "xxhash")
-OWN: Final = ("hypergpu_fl", "strategies")
 # When memory runs out, the kernel takes a message or a worker: what they do is done again, by others.
 OOM_SCORE, FIRST_TO_GO = Path("/proc/self/oom_score_adj"), "500"
 
@@ -90,8 +89,7 @@ def preload() -> None:
     for name in PRELOADED:
         with contextlib.suppress(ImportError):
             import_module(name)
-    for name in [name for name in sys.modules if name.partition(".")[0] in OWN]:
-        del sys.modules[name]
+    forget_own_modules()
 
 
 def fork_worker(run: int) -> int:
@@ -140,6 +138,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("owner", type=int)
     given = parser.parse_args(arguments)
     end_with(given.owner)
+    hold_off_signals()
     secret = sys.stdin.buffer.read()
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), sys.stdin.fileno())

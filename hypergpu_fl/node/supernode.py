@@ -19,19 +19,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from types import SimpleNamespace
 from typing import Final
 
-from flwr.supercore.auth import load_superexec_auth_secret
 from flwr.supernode import start_client_internal
-from flwr.supernode.cli import flower_supernode
 
-from hypergpu_fl.errors import UsageError
 from hypergpu_fl.node.draining import DRAIN_S, Draining
+from hypergpu_fl.superexec_secret import OPTION, given_secret
 
 LEAST_S: Final = 0.3
 SHARE: Final = 0.1
-SECRET_OPTION: Final = "--superexec-auth-secret-file"
 RESTART_S: Final = 3.0  # longer than a SuperNode that was stopped together with its SuperExec takes to end
 
 log = logging.getLogger(__name__)
@@ -64,6 +62,7 @@ def run(arguments: Sequence[str], *, host: str, port: int, drain_s: float = DRAI
     UsageError
         If the file of ``--superexec-auth-secret-file`` cannot be read.
     """
+    command = import_module("flwr.supernode.cli.flower_supernode")
     wait, draining = GrowingWait(time.monotonic, time.sleep), Draining(drain_s)
 
     def sleep(seconds: float) -> None:
@@ -78,44 +77,19 @@ def run(arguments: Sequence[str], *, host: str, port: int, drain_s: float = DRAI
         secret = given_secret(arguments)
         if secret is None:  # else every user of this machine could take this node's messages, and the model in them
             secret = secrets.token_bytes(32)
-            sys.argv += [SECRET_OPTION, _in_memory(secret)]
+            sys.argv += [OPTION, "made at this start"]
+        vars(command)["load_superexec_auth_secret"] = lambda secret_file: secret
         sys.argv += ["--isolation", "process"]
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         threading.Thread(target=_keep_superexec, args=(address, secret), daemon=True).start()
-    flower_supernode()
-
-
-def given_secret(arguments: Sequence[str]) -> bytes | None:
-    """The secret that these arguments name a file of, or None.
-
-    Raises
-    ------
-    UsageError
-        If the file cannot be read, or is empty.
-    """
-    file = None
-    for i, word in enumerate(arguments):
-        option, equals, value = word.partition("=")
-        if option == SECRET_OPTION:
-            file = value if equals else "".join(arguments[i + 1 : i + 2])
-    try:
-        return load_superexec_auth_secret(file)
-    except ValueError as error:
-        raise UsageError(str(error), f"give {SECRET_OPTION} a file that this user can read, or leave it out") from None
-
-
-def _in_memory(secret: bytes) -> str:
-    """Path of a file that this process alone can open, and that no disk holds."""
-    descriptor = os.memfd_create("superexec-auth-secret")
-    os.write(descriptor, secret)
-    return f"/proc/self/fd/{descriptor}"
+    command.flower_supernode()
 
 
 def _keep_superexec(address: str, secret: bytes) -> None:
     """Run a SuperExec, and another one whenever it ends: a node without one answers nothing."""
-    command = [sys.executable, "-P", "-m", "hypergpu_fl.node.superexec", address, str(os.getpid())]
+    program = [sys.executable, "-P", "-m", "hypergpu_fl.node.superexec", address, str(os.getpid())]
     while True:
         with contextlib.suppress(OSError):  # no memory for one just now
-            subprocess.run(command, input=secret, check=False)
+            subprocess.run(program, input=secret, check=False)
         time.sleep(RESTART_S)
         log.warning("the SuperExec has ended and is started again")

@@ -239,7 +239,8 @@ def locked(folder: Path) -> contextlib.AbstractContextManager[None]:
 def _write_config(folder: Path, config: Config) -> None:
     """Keep what was submitted, for ``--resume`` and for people."""
     flat = to_run_config(config)
-    del flat["system.resume"], flat["system.run_name"], flat["system.runs_dir"]
+    for own in ("system.resume", "system.run_name", "system.runs_dir"):
+        flat.pop(own, None)
     (folder / "config.json").write_text(json.dumps(unflatten(flat), indent=1) + "\n", encoding="utf-8")
 
 

@@ -45,17 +45,16 @@ class Person:
 
     def start(self, command: str, **more: str) -> subprocess.Popen[bytes]:
         """Start a command of the README in the home, its output in ``output``."""
-        who = {} if self.user is None else {"user": self.user, "group": self.user, "extra_groups": []}
+        words = shlex.split(command)
         with (self.home.parent / f"{self.name}.log").open("ab") as log:
             process = subprocess.Popen(
-                shlex.split(command),
+                words if self.user is None else as_user(self.user, words, self.home.parent),
                 cwd=self.home,
                 env=self.environ | more,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                **who,  # type: ignore[call-overload]
             )
         self.started.append(process)
         return process
@@ -89,6 +88,25 @@ class Person:
             time.sleep(0.1)
 
 
+def as_user(user: int, words: list[str], scratch: Path) -> list[str]:
+    """``words`` as another user does them, who sees of a folder closed to him what he needs, and nothing else."""
+    needed = [str(path) for path in (Path(sys.base_prefix), Path(sys.prefix), REPOSITORY) if closed_above(path)]
+    shown = "".join(
+        f"mkdir -p {scratch}/shown{i} && mount --bind {path} {scratch}/shown{i} && " for i, path in enumerate(needed)
+    )
+    shown += "".join(
+        f"mount -t tmpfs -o mode=755 tmpfs {folder} && " for folder in {closed_above(Path(p)) for p in needed}
+    )
+    shown += "".join(f"mkdir -p {path} && mount --bind {scratch}/shown{i} {path} && " for i, path in enumerate(needed))
+    change = f"exec setpriv --reuid {user} --regid {user} --clear-groups -- "
+    return ["unshare", "--mount", "sh", "-c", shown + change + shlex.join(words)]
+
+
+def closed_above(path: Path) -> Path | None:
+    """The outermost folder above ``path`` that other users may not enter."""
+    return next((folder for folder in reversed(path.parents) if not folder.stat().st_mode & 0o001), None)
+
+
 @contextlib.contextmanager
 def people(*names: str) -> Iterator[list[Person]]:
     """People who share nothing but the machine; all that they started ends with them."""
@@ -96,7 +114,7 @@ def people(*names: str) -> Iterator[list[Person]]:
     root.chmod(0o755)
     found = []
     for i, name in enumerate(names):
-        home, user = root / name, FIRST_USER + i if os.geteuid() == 0 else None
+        home, user = root / name, FIRST_USER + i if os.geteuid() == 0 and shutil.which("unshare") else None
         home.mkdir(mode=0o700)
         if user is not None:
             os.chown(home, user, user)
@@ -116,13 +134,12 @@ def people(*names: str) -> Iterator[list[Person]]:
 
 
 def readme(start: str) -> str:
-    """The one command of the README that starts with these words, as it stands there."""
+    """The first command of the README that starts with these words, as it stands there."""
     blocks = re.findall(r"```bash\n(.*?)```", README.read_text(), re.S)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     lines = [line for whole in lines for line in whole.split(" && ")]
     found = [re.sub(r"^HYPERGPU_KEYSTORE_PASSWORD=\.\.\. ", "", line) for line in lines]
-    (command,) = {line for line in found if line.startswith(start)}
-    return command
+    return next(line for line in found if line.startswith(start)).partition(" #")[0].strip()
 
 
 def deployed(server: Person, *nodes: Person) -> None:

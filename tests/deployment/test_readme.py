@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from itertools import permutations
 from pathlib import Path
 from statistics import median
 
@@ -106,8 +105,8 @@ def test_no_place_on_the_operators_machine_is_looked_for_on_another(everybody: t
     run = server.home / "runs" / "theirs"
     assert {"report.json", "ledger.json", "run.log"} <= {path.name for path in run.iterdir()}
     server.do("hypergpu ledger verify theirs")
-    for person, other in permutations((server, first, second, operator), 2):
-        assert str(other.home) not in person.output
+    for person in (server, first, second):
+        assert str(operator.home) not in person.output
     for node in (first, second):
         assert list((node.home / "state").iterdir())
     owned = {path.stat().st_uid for path in Path(server.home).rglob("*") if not path.is_symlink()}

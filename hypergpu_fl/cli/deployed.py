@@ -157,13 +157,12 @@ class Shown:
 
 @contextlib.contextmanager
 def _log(submission: Submission, shown: Shown) -> Iterator[threading.Thread]:
-    stream = submission.follow()
-    assert stream.stdout is not None
-    reader = threading.Thread(target=shown.lines, args=(stream.stdout,), daemon=True)
-    reader.start()
-    try:
-        yield reader
-    finally:
-        stream.kill()
-        stream.wait()
-        reader.join()
+    with submission.follow() as stream:
+        assert stream.stdout is not None
+        reader = threading.Thread(target=shown.lines, args=(stream.stdout,), daemon=True)
+        reader.start()
+        try:
+            yield reader
+        finally:
+            stream.kill()
+            reader.join()

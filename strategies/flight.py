@@ -22,6 +22,7 @@ from strategies import wire
 NOT_SENT = 3  # Flower's code for a message that is unavailable
 NODE_UNREACHABLE = 5  # Flower's code for a node that vanished
 LOOK_AGAIN_S = 1.0
+LONGEST_TTL_S = 12 * 3600.0  # Flower's default
 
 Refill = Callable[[float], Iterable[Message]]
 
@@ -60,7 +61,10 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Flight:
-    """A message under way: when and to whom it went, of what type, how long it may take, and its plan."""
+    """A message under way: when and to whom it went, of what type, how long it may take, and its plan.
+
+    Seconds are on the arrivals' clock, ``ttl_s`` too.
+    """
 
     node_id: int
     message_type: str
@@ -173,13 +177,14 @@ class Arrivals(Grid):
     def _push(self, messages: Iterable[Message], sent_s: float) -> tuple[dict[str, Message], list[Message]]:
         """Push and enter the flights; also the error replies that stand for messages that could not be sent."""
         batch = list(messages)
+        ttls_s = [message.metadata.ttl for message in batch]
         sent, unsent = self._send(batch)
-        for message in batch:
+        for message, ttl_s in zip(batch, ttls_s, strict=True):
             self._flights[message.metadata.message_id] = Flight(
                 node_id=message.metadata.dst_node_id,
                 message_type=message.metadata.message_type,
                 sent_s=sent_s,
-                ttl_s=message.metadata.ttl,
+                ttl_s=ttl_s,
                 bytes_down=payload_bytes(message.content),
                 plan=dict(message.content.config_records.get(wire.PLAN, {})),
             )

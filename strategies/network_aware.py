@@ -28,7 +28,7 @@ from strategies.planning import FleetPlan, Planner, Workload, plan, thinned
 from strategies.robust import aggregator
 from strategies.rollback import LossWatch
 from strategies.roster import Roster
-from strategies.round import Accepted, OpenRound, RefusedReply, RoundHook, RoundOutcome
+from strategies.round import Accepted, Journey, OpenRound, Ordered, RefusedReply, RoundHook, RoundOutcome
 from strategies.selection.policy import Selection, SelectionPolicy
 from strategies.server_optimizer import ServerOptimizer
 from strategies.settings import Settings
@@ -145,15 +145,17 @@ class NetworkAware(Strategy):
             flight = grid.flight(reply)
             row = self.roster.rows[flight.node_id]
             self.fleet.at_work[row] = False
+            journey = Journey.of(flight, reply, grid.now_s)
             try:
-                self._fold(open_, mean, flight, row, reply)
+                self._fold(open_, mean, flight, row, reply, journey)
             except Refused as refusal:
                 log.warning("round %d refused %s: %s", open_.number, self.fleet.names[row], refusal)
                 open_.refused.append(
-                    RefusedReply(row, self.fleet.names[row], open_.number, refusal.reason, refusal.detail)
+                    RefusedReply(row, self.fleet.names[row], open_.number, refusal.reason, refusal.detail, journey)
                 )
         if not self.settings.keep_late:
-            self.fleet.at_work[[self.roster.rows[node_id] for node_id in grid.cancel()]] = False
+            open_.dropped = [self.roster.rows[node_id] for node_id in grid.cancel()]
+            self.fleet.at_work[open_.dropped] = False
         self._close(open_, mean, grid.now_s)
         metrics = MetricRecord({"arrived": len(open_.accepted), "seconds": grid.now_s - open_.started_s})
         return self.arrays(), metrics
@@ -238,13 +240,18 @@ class NetworkAware(Strategy):
 
     def _plan(self) -> FleetPlan:
         settings, levels = self.settings, self.payload.levels
-        batches = np.maximum(1, -(-self.fleet.examples // settings.batch_size)) * settings.epochs
-        steps = np.full_like(batches, settings.local_steps) if settings.local_steps else batches
         ratios = {level.name: level.expected_ratio for level in levels}
         if settings.codec != "auto":
             levels = [level for level in levels if level.name == settings.codec]
         model_bytes = round(4 * self.layout.size * settings.byte_scale)
-        workload = Workload(steps, settings.batch_size, model_bytes, self._common_bytes * settings.byte_scale)
+        workload = Workload(
+            settings.base_steps(self.fleet.examples),
+            settings.batch_size,
+            model_bytes,
+            self._common_bytes * settings.byte_scale,
+            fixed=settings.asks_work,
+            within=settings.steps_within,
+        )
         return self.planner(
             self.fleet,
             workload,
@@ -277,7 +284,9 @@ class NetworkAware(Strategy):
     def _order(self, open_: OpenRound, selection: Selection, index: int) -> Message:
         row = int(selection.rows[index])
         work = open_.plan.of(row)
-        steps = work.local_steps if selection.local_steps is None else int(selection.local_steps[index])
+        steps = work.local_steps
+        if selection.local_steps is not None and not self.settings.asks_work:
+            steps = int(selection.local_steps[index])
         codec = work.codec
         if selection.keep is not None and selection.keep[index] < 1:
             codec = thinned(self.payload.levels, codec, float(selection.keep[index]))
@@ -288,7 +297,7 @@ class NetworkAware(Strategy):
         self.fleet.at_work[row] = True
         self.fleet.last_round[row] = open_.number
         self.fleet.selections[row] += 1
-        open_.selected.append(row)
+        open_.ordered.append(Ordered(row, self.fleet.names[row], steps, codec, len(sent.blob)))
         open_.bytes_down += len(sent.blob)
         open_.bytes_common += len(sent.blob) - 4 * self.layout.size / open_.plan.ratio(row)
         order = Order(
@@ -306,7 +315,9 @@ class NetworkAware(Strategy):
         )
         return order.message(self.roster.node_ids[row], sent, patience=self.settings.reply_patience)
 
-    def _fold(self, open_: OpenRound, mean: Aggregator, flight: Flight, row: int, reply: Message) -> None:
+    def _fold(
+        self, open_: OpenRound, mean: Aggregator, flight: Flight, row: int, reply: Message, journey: Journey
+    ) -> None:
         if reply.has_error():
             if has_left(reply):
                 self.fleet.online[row] = False  # not asked again before it is seen connected, at the next round's start
@@ -346,9 +357,11 @@ class NetworkAware(Strategy):
         self.fleet.held[row], self.fleet.acknowledged[row] = base, round_
         open_.late += round_ < open_.number
         open_.weights.append(weight)
-        open_.accepted.append(self._accepted(flight, row, contents, staleness, weight))
+        open_.accepted.append(self._accepted(flight, row, contents, staleness, weight, journey))
 
-    def _accepted(self, flight: Flight, row: int, contents: Contents, staleness: int, weight: float) -> Accepted:
+    def _accepted(
+        self, flight: Flight, row: int, contents: Contents, staleness: int, weight: float, journey: Journey
+    ) -> Accepted:
         return Accepted(
             row=row,
             node=self.fleet.names[row],
@@ -362,6 +375,7 @@ class NetworkAware(Strategy):
             weight=weight,
             contribution=contents.contribution,
             metrics=contents.metrics,
+            journey=journey,
         )
 
     def _close(self, open_: OpenRound, mean: Aggregator, now_s: float) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 
 from strategies import wire
+from strategies.flight import LONGEST_TTL_S
 from strategies.payload import ModelBlob
 
-LONGEST_TTL_S = 12 * 3600.0  # Flower's default
 SHORTEST_TTL_S = 60.0
 
 
@@ -32,7 +32,10 @@ class Order:
     enclosed: Mapping[str, str] = field(default_factory=dict)
 
     def message(self, node_id: int, sent: ModelBlob, *, patience: float) -> Message:
-        """The message to ``node_id`` with the model; it lives ``patience`` deadlines, within a minute and 12 hours."""
+        """The message to ``node_id`` with the model.
+
+        It lives ``patience`` deadlines on the arrivals' clock, within a minute and 12 hours.
+        """
         plan = ConfigRecord(
             {
                 wire.ROUND: self.round,

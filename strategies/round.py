@@ -11,9 +11,57 @@ from flwr.app import Message, RecordDict
 from strategies import wire
 from strategies.aggregation import Update
 from strategies.errors import Reason
-from strategies.flight import Flight
+from strategies.flight import Flight, payload_bytes
 from strategies.layout import Arrays, Vector
 from strategies.planning import FleetPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """Work that a node was given, and what the message with the model came to."""
+
+    row: int
+    node: str
+    steps: int
+    codec: str
+    bytes_down: int
+
+
+@dataclass(frozen=True, slots=True)
+class Journey:
+    """What came of an order that was answered: ``round`` it was given in, its work, and its way there and back.
+
+    Seconds are on the arrivals' clock; a part is None where nobody measured it.
+    """
+
+    round: int = 0
+    steps: int = 0
+    codec: str = ""
+    bytes_up: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    download_s: float | None = None
+    compute_s: float | None = None
+    upload_s: float | None = None
+    total_s: float | None = None
+
+    @classmethod
+    def of(cls, flight: Flight, reply: Message, now_s: float) -> Journey:
+        """The journey that ended with ``reply``, at the latest now. The server's own timing goes over the node's."""
+        content = reply.content if reply.has_content() else RecordDict()
+        metrics, measured = wire.numbers(content, wire.METRICS), wire.numbers(content, wire.TIMING)
+        total_s = measured.get(wire.ARRIVED_S, now_s) - flight.sent_s
+        claimed_s = metrics.get(wire.COMPUTE_S, -1.0)
+        return cls(
+            round=int(flight.plan.get(wire.ROUND, 0)),
+            steps=int(flight.plan.get(wire.LOCAL_STEPS, 0)),
+            codec=str(flight.plan.get(wire.CODEC, "")),
+            bytes_up=payload_bytes(content),
+            metrics=metrics,
+            download_s=measured.get(wire.DOWNLOAD_S),
+            compute_s=measured.get(wire.COMPUTE_S, claimed_s if 0 <= claimed_s <= total_s else None),
+            upload_s=measured.get(wire.UPLOAD_S),
+            total_s=total_s,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +80,19 @@ class Accepted:
     weight: float
     contribution: Mapping[str, Any]
     metrics: Mapping[str, float]
+    journey: Journey = Journey()
 
 
 @dataclass(frozen=True, slots=True)
 class RefusedReply:
-    """A reply that did not count, and why."""
+    """A reply that did not count, and why; ``round`` is the one that refused it."""
 
     row: int
     node: str
     round: int
     reason: Reason
     detail: str
+    journey: Journey = Journey()
 
 
 @dataclass(frozen=True)
@@ -51,7 +101,8 @@ class RoundOutcome:
 
     ``model_hash`` is of the version that nodes train from next, ``average_P`` what is evaluated and kept: the average
     of the versions, or the latest where they are not averaged. ``rolled_back`` is the version whose model was restored
-    because the loss had exploded, else None.
+    because the loss had exploded, else None. ``ordered`` is the work given in this round, ``dropped`` the rows whose
+    work was given up at its end.
     """
 
     round: int
@@ -68,6 +119,8 @@ class RoundOutcome:
     average_P: Vector
     buffers: Arrays
     rolled_back: int | None = None
+    ordered: Sequence[Ordered] = ()
+    dropped: Sequence[int] = ()
 
 
 class RoundHook:
@@ -102,7 +155,8 @@ class OpenRound:
     started_s: float
     plan: FleetPlan
     base_hash: bytes
-    selected: list[int] = field(default_factory=list)
+    ordered: list[Ordered] = field(default_factory=list)
+    dropped: list[int] = field(default_factory=list)
     accepted: list[Accepted] = field(default_factory=list)
     refused: list[RefusedReply] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
@@ -112,6 +166,11 @@ class OpenRound:
     bytes_up: int = 0
     refills: int = 0
     rolled_back: int | None = None
+
+    @property
+    def selected(self) -> list[int]:
+        """Rows that were given work, in that order."""
+        return [ordered.row for ordered in self.ordered]
 
     def loss(self) -> float | None:
         """Mean of the training losses reported with accepted updates, by examples; None when none was."""
@@ -138,4 +197,6 @@ class OpenRound:
             average_P=average_P,
             buffers=buffers,
             rolled_back=self.rolled_back,
+            ordered=self.ordered,
+            dropped=self.dropped,
         )

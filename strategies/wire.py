@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Final
 
 from flwr.app import Array, RecordDict
@@ -56,6 +57,12 @@ COMPUTE_S: Final = "compute-s"  # node's own monotonic clock
 BYTES_DOWN: Final = "bytes-down"
 BYTES_UP: Final = "bytes-up"
 
+OWN_METRICS: Final = frozenset(
+    {EXAMPLES, SAMPLES, STEPS, LOSS, SQUARED_LOSS, COMPUTE_S, BYTES_DOWN, BYTES_UP}
+)  # all others in METRICS are the task's
+MOST_METRICS: Final = 32  # of the task's that are kept of a reply
+_METRIC: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_./ -]{0,63}")
+
 # LINK (node -> server, optional: a probe's findings) and TIMING (server's own measurement)
 RTT_S: Final = "rtt-s"
 JITTER_S: Final = "jitter-s"
@@ -92,6 +99,12 @@ def row_of_bytes(array: Array) -> memoryview:
     if header is None or int(header["size"]) != len(array.data) - header.end():
         raise ValueError("not one row of bytes in npy format 1.0")
     return memoryview(array.data)[header.end() :]
+
+
+def custom_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The task's own metrics among those of a reply, by name; no more than ``MOST_METRICS``, and no odd names."""
+    names = sorted(name for name in metrics.keys() - OWN_METRICS if _METRIC.fullmatch(name))
+    return {name: metrics[name] for name in names[:MOST_METRICS]}
 
 
 def numbers(content: RecordDict, record: str) -> dict[str, float]:

@@ -100,7 +100,7 @@ def main(grid: Grid, context: Context) -> None:
         round=0,
         base=0,
         base_model=bytes(32),
-        local_steps=-(-most // training.batch_size) * training.epochs,
+        local_steps=training.fixed_steps or -(-most // training.batch_size) * max(1, training.epochs),
         batch_size=training.batch_size,
         codec="raw",
         deadline_s=3600.0,

@@ -229,7 +229,7 @@ class Race:
             ),
             settings=Settings(
                 cohort=cohort,
-                epochs=training.epochs,
+                baseline_epochs=training.epochs,  # ours plans its own, as `hypergpu run` does
                 batch_size=training.batch_size,
                 refuse_outliers=False,  # nobody here attacks, and peers have no such rule
                 seed=training.seed,

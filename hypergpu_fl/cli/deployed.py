@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,6 +17,7 @@ from hypergpu_fl.cli.submission import Submission, submit
 from hypergpu_fl.cli.superlink import flower_environment
 from hypergpu_fl.config import Config
 from hypergpu_fl.errors import SuperLinkSilent, UsageError
+from hypergpu_fl.files import write_whole
 
 FILE: Final = "submission.json"  # in the run's folder: what Flower calls the run, and where
 ASK_S: Final = 30.0  # the log's end tells that the run has ended, but for a connection that hangs
@@ -51,9 +51,7 @@ def deploy(
 def hand_in(config: Config, app: Path, connection: str, folder: Path, environ: Mapping[str, str]) -> Submission:
     """Submit a run, or what its books lack, and write down where it is found again."""
     submission = submit(config, app=app, connection=connection, environ=flower_environment(environ), scratch=folder)
-    fresh = folder / f".{FILE}.{os.getpid()}"
-    fresh.write_text(json.dumps({"run_id": submission.run_id, "connection": connection}) + "\n", encoding="utf-8")
-    fresh.replace(folder / FILE)
+    write_whole(folder / FILE, json.dumps({"run_id": submission.run_id, "connection": connection}) + "\n")
     return submission
 
 

@@ -35,7 +35,8 @@ from hypergpu_fl.config import (
     unflatten,
 )
 from hypergpu_fl.errors import Interrupted, RunFailed, UsageError
-from hypergpu_fl.lock import exclusive
+from hypergpu_fl.files import exclusive
+from hypergpu_fl.output import printable
 from hypergpu_fl.redaction import redact
 from hypergpu_fl.runs import checked_name, find_run, free_run_name, open_run_folder, run_names
 
@@ -83,7 +84,7 @@ def run(
         require_free(port)
 
     def say(text: str) -> None:
-        typer.echo(redact(text), err=format is Format.JSON)
+        typer.echo(printable(redact(text)), err=format is Format.JSON)
 
     with stoppable(), _run_folder(root, chosen, replace=replace, resume=bool(resume)) as folder:
         _write_config(folder, effective)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +12,10 @@ from typing import Any
 from loguru import logger
 
 from hypergpu_fl.config import Config
+from hypergpu_fl.files import write_whole
+from hypergpu_fl.output import to_json
+from hypergpu_fl.server.local_work import summary
+from hypergpu_fl.server.node_rounds import Row, by_round
 from strategies.round import RoundHook, RoundOutcome
 
 PACKAGES = ("flwr", "torch", "numpy", "web3")
@@ -75,12 +78,23 @@ class Report(RoundHook):
             if entry["round"] == round_:
                 entry.update(facts)
 
-    def document(self, *, nodes: int, chain: dict[str, Any], max_abs_drift: float) -> dict[str, Any]:
-        """The whole of ``report.json``."""
+    def document(
+        self,
+        *,
+        nodes: int,
+        chain: dict[str, Any],
+        max_abs_drift: float,
+        rows: Sequence[Row] = (),
+        failure: str | None = None,
+    ) -> dict[str, Any]:
+        """The whole of ``report.json``; ``rows`` tell what each node did in each round, ``failure`` what went wrong."""
+        nodes_of = by_round(rows)
         last = self.history[-1] if self.history else {}
         training = self.config.training
         return {
             "run": self.config.system.run_name,
+            "status": "failed" if failure else "completed",
+            "failure": failure,
             "dataset": training.dataset,
             "model": training.model_architecture,
             "nodes": nodes,
@@ -92,7 +106,8 @@ class Report(RoundHook):
             "bytes_down": sum(entry["bytes_down"] for entry in self.history),
             "accuracy": last.get("accuracy"),
             "loss": last.get("loss"),
-            "history": self.history,
+            "local_work": summary(self.config, rows),
+            "history": [{**entry, "nodes": nodes_of.get(entry["round"], [])} for entry in self.history],
             "chain": chain,
             "weights": {"max_abs_drift": max_abs_drift},
             "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
@@ -101,10 +116,4 @@ class Report(RoundHook):
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
     """Write atomically: a reader sees the old document or the new one."""
-    fresh = path.with_suffix(".tmp")
-    with fresh.open("w", encoding="utf-8") as file:
-        json.dump(document, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    write_whole(path, to_json(document, indent=1) + "\n")

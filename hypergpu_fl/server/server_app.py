@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from hypergpu_fl.codec.payload import CodecPayload
 from hypergpu_fl.codec.threads import compile_ahead
 from hypergpu_fl.config import Config, from_run_config, read_secrets, runs_root, to_run_config
 from hypergpu_fl.errors import LedgerError, NetworkError
+from hypergpu_fl.files import write_whole
 from hypergpu_fl.heap import long_lived
 from hypergpu_fl.ledger import database
 from hypergpu_fl.network.registry import Registry
@@ -28,6 +30,9 @@ from hypergpu_fl.runs import node_state_folder, open_run_folder
 from hypergpu_fl.server.accounting import Accounting
 from hypergpu_fl.server.ending import until_heard
 from hypergpu_fl.server.evaluation import Evaluation
+from hypergpu_fl.server.local_work import LocalWork
+from hypergpu_fl.server.node_rounds import NodeRounds, as_csv
+from hypergpu_fl.server.nothing_counted import failure_of
 from hypergpu_fl.server.report import Report, write_json
 from hypergpu_fl.server.resumption import Checkpointing, resume
 from hypergpu_fl.settlement import Settlement
@@ -37,6 +42,7 @@ from strategies import lineup
 from strategies.arrivals import Arrivals, VirtualArrivals, WallArrivals
 from strategies.layout import Layout
 from strategies.network_aware import NetworkAware
+from strategies.planning import FEWEST_STEPS, MOST_STEPS
 from strategies.server_optimizer import ServerOptimizer
 from strategies.settings import Settings
 
@@ -105,9 +111,13 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
             )
         strategy = build_strategy(config, task, session=settlement.session)
         began_s = resume(folder, strategy, report, last_round=settlement.last_round)
+        arrivals = open_arrivals(config, grid, strategy, start_s=began_s)
+        node_rounds = NodeRounds(books, last_round=settlement.last_round)
         strategy.hooks = [
             report,
-            Registry(books, strategy, clock=time.time),
+            node_rounds,
+            LocalWork(config),
+            Registry(books, strategy, clock=registry_clock(arrivals)),
             Evaluation(task, strategy.layout, report, device=device, watch=strategy.evaluated),
             Checkpointing(folder, strategy, report),
             Accounting(
@@ -124,7 +134,7 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
         if not config.network.enable_simulation and settlement.last_round < config.training.rounds:
             wait_for_nodes(grid, config.training.num_nodes, simulated=False)
         with long_lived():
-            train(config, task, strategy, open_arrivals(config, grid, strategy, start_s=began_s), report)
+            train(config, task, strategy, arrivals, report)
         if not settlement.drain(DRAIN_S):
             logger.warning("not every round is final on chain yet; a later run sends the rest")
         settlement.export_bundle()
@@ -132,11 +142,25 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
         commits = chain.pop("rounds")
         for number, root in settlement.roots().items():
             report.sealed(number, root="0x" + root.hex(), **commits.get(number, {}))
+        rows = node_rounds.rows()
     finally:
         settlement.close()
         books.dispose()
     drift = strategy.accounts.drift(strategy.fleet)
-    write_json(folder / "report.json", report.document(nodes=len(strategy.fleet), chain=chain, max_abs_drift=drift))
+    failure = failure_of(rows)
+    write_whole(folder / "nodes.csv", as_csv(rows))
+    write_json(
+        folder / "report.json",
+        report.document(
+            nodes=len(strategy.fleet),
+            chain=chain,
+            max_abs_drift=drift,
+            rows=rows,
+            failure=failure.cause if failure else None,
+        ),
+    )
+    if failure:
+        raise failure
 
 
 def train(config: Config, task: Task, strategy: NetworkAware, arrivals: Arrivals, report: Report) -> None:
@@ -178,6 +202,8 @@ def build_strategy(config: Config, task: Task, *, session: bytes) -> NetworkAwar
             mode=network.mode,
             epochs=training.epochs,
             batch_size=training.batch_size,
+            local_steps=training.fixed_steps,
+            steps_within=training.steps_within or (FEWEST_STEPS, MOST_STEPS),
             codec=network.codec,
             downlink_codec=network.downlink_codec,
             seed=training.seed,
@@ -193,6 +219,14 @@ def open_arrivals(config: Config, grid: Grid, strategy: NetworkAware, *, start_s
         return WallArrivals(grid, start_s=start_s)
     wan = SimulatedWan(simulated_links(config), strategy.roster.rows.get, seed=config.training.seed)
     return VirtualArrivals(grid, wan, start_s=start_s)
+
+
+def registry_clock(arrivals: Arrivals) -> Callable[[], float]:
+    """Seconds since the epoch. In simulation they pass as virtual time does, so that a quarantine ends in it."""
+    if not isinstance(arrivals, VirtualArrivals):
+        return time.time
+    began_s = time.time() - arrivals.now_s
+    return lambda: began_s + arrivals.now_s
 
 
 def simulated_links(config: Config) -> list[SimulatedLink]:

@@ -27,6 +27,7 @@ from flwr.supercore.tls import validate_and_resolve_root_certificates
 from flwr.superlink.runtime import run_serverapp
 
 from hypergpu_fl.children import end_with, forget_own_modules
+from hypergpu_fl.files import write_whole
 from hypergpu_fl.server.superexec import Kept, forget, input_of
 
 ENDED_FROM_OUTSIDE: Final = "Task failed with unknown error."  # Flower's words: it neither completed nor raised
@@ -42,10 +43,7 @@ def take_the_place(file: Path) -> None:
             given: PullTaskInputResponse = PullTaskInputResponse.FromString(kept.read_bytes())
             return given
         response = pull(self, request)
-        fresh = kept.with_suffix(".tmp-input")
-        fresh.touch(0o600)
-        fresh.write_bytes(response.SerializeToString())
-        fresh.replace(kept)
+        write_whole(kept, response.SerializeToString())
         return response
 
     def push_if_ended(self: RuntimeHttpClient, request: PushTaskOutputRequest) -> PushTaskOutputResponse:

@@ -23,6 +23,7 @@ from flwr.supercore.superexec.executor.types import ExecutionSpec, LaunchResult
 
 from hypergpu_fl.children import end_with
 from hypergpu_fl.config import System, runs_root
+from hypergpu_fl.files import private_folder, write_whole
 
 FOLDER: Final = ".serverapps"
 MOST_STARTS: Final = 6  # of one ServerApp; then Flower finds that the run has failed
@@ -47,11 +48,8 @@ class Kept:
         return cls(**json.loads(file.read_text(encoding="utf-8")))
 
     def write(self, file: Path) -> None:
-        """Write atomically, for this user alone."""
-        fresh = file.with_suffix(".tmp")
-        with open(os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", encoding="utf-8") as stream:
-            json.dump(asdict(self), stream)
-        fresh.replace(file)
+        """Inverse of ``read``."""
+        write_whole(file, json.dumps(asdict(self)))
 
 
 @dataclass
@@ -71,7 +69,7 @@ class Keeper(SubprocessExecutor):
     children: dict[Path, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(self.folder)
 
     def launch(self, spec: ExecutionSpec) -> LaunchResult:
         """Start a task."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -95,17 +93,12 @@ def test_the_submitting_command_is_killed_and_finds_its_run_again(make_stack: Ma
     stack.kill(first)
     assert stack.superlink is not None
     stack.kill(stack.superlink)
-    time.sleep(OFF_S / 2)
-    again = [str(PROGRAMS / "hypergpu"), "attach", "mine", "--runs", str(mine), "--format", "json"]
-    with subprocess.Popen(
-        again, env=stack.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as second:
-        time.sleep(OFF_S / 2)
-        stack.start_server()
-        printed, said = second.communicate(timeout=600)
-    assert second.returncode == 0, said
-    assert json.loads(printed)["status"] == "completed"
-    assert "goes on asking" in said and "answers again" in said
+    second = stack.start("attached", [str(PROGRAMS / "hypergpu"), "attach", "mine", "--runs", str(mine)])
+    stack.wait_for(lambda: "goes on asking" in stack.log("attached"), "the command to wait", 120.0)
+    stack.start_server()
+    assert second.wait(timeout=600) == 0, stack.log("attached")
+    said = stack.log("attached")
+    assert "answers again" in said
     assert len([line for line in said.splitlines() if "round  12/12" in line]) == 1
 
 

@@ -45,6 +45,7 @@ class Reason(StrEnum):
     NOT_ALLOWED = "not allowed"
     TOO_LATE = "too late"
     LEFT = "left"  # no fault of the node's: it, or its machine, goes
+    OTHER_TASK = "other task"
 
 
 class Refused(StrategyError):

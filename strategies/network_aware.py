@@ -92,7 +92,7 @@ class NetworkAware(Strategy):
         self.fleet = Fleet()
         self.model = GlobalModel(layout, payload, optimizer, averaging=settings.averaging)
         self.first_round = 1
-        self.roster = Roster(settings.overhead_s, self._enrolled)
+        self.roster = Roster(settings.overhead_s, self._enrolled, self._vet)
         self._norms = NormHistory()
         self._replays = Replays()
         self._train_loss, self._test_loss = LossWatch(), LossWatch()
@@ -117,7 +117,7 @@ class NetworkAware(Strategy):
         if not self.model.hash:
             self.set_model({name: array.numpy() for name, array in arrays.items()})
         if not self.roster.gather(grid, self.fleet):
-            raise NoNodes("no node is connected; start SuperNodes or raise training.num_nodes")
+            raise NoNodes(self.roster.why_nobody())
         rolled_back = self._roll_back() if self._exploded else None
         self.fleet.learn_priors()
         self.fleet.believe(number)
@@ -237,6 +237,10 @@ class NetworkAware(Strategy):
     def _enrolled(self, row: int, node_id: int, answer: RecordDict) -> None:
         for hook in self.hooks:
             hook.enrolled(row, node_id, answer)
+
+    def _vet(self, answer: RecordDict) -> None:
+        for hook in self.hooks:
+            hook.vet(answer)
 
     def _plan(self) -> FleetPlan:
         settings, levels = self.settings, self.payload.levels

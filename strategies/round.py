@@ -126,6 +126,9 @@ class RoundOutcome:
 class RoundHook:
     """What may watch a round: the ledger, the registry, the report. Does nothing, so a hook says what it does."""
 
+    def vet(self, answer: RecordDict) -> None:
+        """Raise ``Refused`` to keep a node that answered so from taking part."""
+
     def enrolled(self, row: int, node_id: int, answer: RecordDict) -> None:
         """See what a node answered when it was asked who it is: new, back, or let out on probation."""
 

@@ -26,6 +26,8 @@ LINK: Final = "link"
 CONTRIBUTION: Final = "contribution"
 TIMING: Final = "timing"
 HELLO: Final = "hello"  # MetricRecord: PARTITION, EXAMPLES; ConfigRecord DEVICE: what it runs on
+IDENTITY: Final = "identity"  # ConfigRecord: what must be the same at server and node, text by name
+UNFIT: Final = "unfit"  # ConfigRecord instead of HELLO: PARTITION, CAUSE, REMEDY of a node that cannot take part
 
 # the one array of MODEL and UPDATE
 BLOB: Final = "blob"
@@ -53,6 +55,8 @@ SAMPLES: Final = "samples"  # samples processed in this round
 STEPS: Final = "steps"
 LOSS: Final = "loss"  # mean training loss over the steps
 SQUARED_LOSS: Final = "squared-loss"  # mean squared sample loss (Oort's statistical utility)
+COUNT: Final = "count"  # processed in this round, in the task's own unit
+TASK_METRIC: Final = "metric."  # prefix of the names that the task gives its own metrics
 COMPUTE_S: Final = "compute-s"  # node's own monotonic clock
 BYTES_DOWN: Final = "bytes-down"
 BYTES_UP: Final = "bytes-up"
@@ -81,6 +85,10 @@ SIGNATURE: Final = "signature"
 # HELLO (node -> server, answer to a query)
 PARTITION: Final = "partition-id"
 DEVICE: Final = "device"  # ConfigRecord: device name, memory, driver, address
+
+# UNFIT (node -> server, answer to a query)
+CAUSE: Final = "cause"
+REMEDY: Final = "remedy"
 
 
 # The one header that a row of bytes has, as numpy writes it. Numpy's own reader takes the text there for Python's

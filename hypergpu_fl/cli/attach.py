@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from hypergpu_fl.cli.bundle import app_with_task
 from hypergpu_fl.cli.deployed import find, follow, hand_in
 from hypergpu_fl.cli.options import Runs, root_of
 from hypergpu_fl.cli.render import Format, FormatOption
@@ -16,6 +17,7 @@ from hypergpu_fl.cli.submission import Submission, app_folder
 from hypergpu_fl.cli.superlink import flower_environment
 from hypergpu_fl.config import environment, load, read_secrets
 from hypergpu_fl.errors import UsageError
+from hypergpu_fl.output import printable
 from hypergpu_fl.redaction import redact
 from hypergpu_fl.runs import find_run, open_run_folder, run_names
 
@@ -46,7 +48,7 @@ def attach(
     root = root_of(runs)
 
     def say(text: str) -> None:
-        typer.echo(redact(text), err=format is Format.JSON)
+        typer.echo(printable(redact(text)), err=format is Format.JSON)
 
     if run.isdigit() and run not in run_names(root):
         if not superlink:
@@ -61,7 +63,8 @@ def attach(
 
         def again() -> Submission:
             config = load(folder / "config.json", {"system.run_name": folder.name}).config
-            return hand_in(config, app_dir or app_folder(), submission.connection, folder, environ)
+            with app_with_task(app_dir or app_folder(), config.training) as bundled:
+                return hand_in(config, bundled, submission.connection, folder, environ)
 
     say(f"run {folder.name}: Flower's {submission.run_id} on {submission.connection!r}")
     with stoppable(), locked(folder):

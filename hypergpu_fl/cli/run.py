@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from hypergpu_fl.cli.bundle import app_with_task
 from hypergpu_fl.cli.deployed import deploy
 from hypergpu_fl.cli.follow import Tail, worth_showing
 from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides
@@ -50,7 +51,7 @@ Say = Callable[[str], None]
 @app.command()
 def run(
     config: ConfigFile = None,
-    name: Annotated[str, typer.Option(help="name of the run; default: data set, model and a number")] = "",
+    name: Annotated[str, typer.Option(help="name of the run; default: task, or data set and model, and a number")] = "",
     resume: Annotated[str, typer.Option(metavar="RUN", help="go on with a run from its last checkpoint")] = "",
     replace: Annotated[bool, typer.Option("--replace", help="remove a run of the same name first")] = False,
     superlink: Annotated[str, typer.Option(metavar="NAME", help="deployment: a connection in Flower's config")] = "",
@@ -79,28 +80,29 @@ def run(
     effective = _for_this_run(effective, root, chosen, resume=bool(resume), deployed=bool(superlink))
     if not superlink:
         _check_data(effective, root)
-    app_dir = app_dir or app_folder()
+    source = app_dir or app_folder()
     if port and not superlink:
         require_free(port)
 
     def say(text: str) -> None:
         typer.echo(printable(redact(text)), err=format is Format.JSON)
 
-    with stoppable(), _run_folder(root, chosen, replace=replace, resume=bool(resume)) as folder:
+    with (
+        stoppable(),
+        app_with_task(source, effective.training) as bundled,
+        _run_folder(root, chosen, replace=replace, resume=bool(resume)) as folder,
+    ):
         _write_config(folder, effective)
         training = effective.training
-        say(
-            f"run {chosen}: {training.model_architecture} on {training.dataset}, {training.num_nodes} nodes, "
-            f"{training.rounds} rounds -> {folder}"
-        )
+        say(f"run {chosen}: {training.title}, {training.num_nodes} nodes, {training.rounds} rounds -> {folder}")
         try:
             if superlink:
                 for place in (p for p in PLACES if not loaded.origins.get(p, PREFIX).startswith(PREFIX)):
                     variable = PREFIX + place.upper().replace(".", "__")
                     say(f"warning: {place} names a place on this machine; the run's machines look in their {variable}")
-                check_status(*deploy(effective, app_dir, superlink, folder, environ, say), folder)
+                check_status(*deploy(effective, bundled, superlink, folder, environ, say), folder)
             else:
-                _simulate(effective, app_dir, folder, port or free_port(), environ, say)
+                _simulate(effective, bundled, folder, port or free_port(), environ, say)
         except KeyboardInterrupt as stop:
             raise interrupted(folder, stop, goes_on=bool(superlink)) from None
     conclude(folder, chosen, format)
@@ -162,7 +164,7 @@ def conclude(folder: Path, name: str, format: Format) -> None:
         return
     chain = report.get("chain") or {}
     table: dict[str, Any] = {
-        "accuracy": report.get("accuracy"),
+        **(report.get("metrics") or {"accuracy": report.get("accuracy")}),
         "loss": report.get("loss"),
         "rounds": report.get("rounds"),
         f"seconds ({report.get('clock', 'wall')} clock)": report.get("seconds"),
@@ -175,8 +177,10 @@ def conclude(folder: Path, name: str, format: Format) -> None:
 
 
 def _default_name(root: Path, config: Config) -> str:
-    model = re.sub(r"[^A-Za-z0-9_-]+", "-", config.training.model_architecture.rpartition(":")[2])
-    return free_run_name(root, f"{config.training.dataset}-{model}"[:48])
+    training = config.training
+    model = training.model_architecture.rpartition(":")[2]
+    stem = training.task.rpartition(":")[2].lower() if training.task else f"{training.dataset}-{model}"
+    return free_run_name(root, re.sub(r"[^A-Za-z0-9_-]+", "-", stem)[:48].lstrip("_-") or "run")
 
 
 def interrupted(folder: Path, stop: KeyboardInterrupt, *, goes_on: bool) -> Interrupted:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from hypergpu_fl.config import task_options
 from hypergpu_fl.config.faults import did_you_mean
+from hypergpu_fl.config.target import Target
 
 MODELS: Final = ("mlp", "simple_cnn", "resnet18")
 DATASETS: Final = ("digits", "mnist", "fashion_mnist", "cifar10", "folder")
@@ -47,6 +50,10 @@ def _steps(text: str) -> str:
     if text != "auto" and (not _STEPS.fullmatch(text) or (last and int(first) > int(last))):
         raise ValueError("must be 'auto', a number of steps, or a range as '5-60' within which the planner decides")
     return text
+
+
+def _target(text: str) -> str:
+    return str(Target.parse(text)) if text.strip() else ""
 
 
 def run_name(name: str) -> str:
@@ -96,6 +103,9 @@ class Training(Section):
     task: Annotated[str, AfterValidator(_plugin)] = Field(
         "", description="'pkg.module:name' of a user's own Task; empty: the built-in one"
     )
+    options: Annotated[Mapping[str, bool | int | float | str], BeforeValidator(task_options.checked)] = Field(
+        {}, description="a table of scalars for the task, which reads them itself"
+    )
     model_architecture: Annotated[str, AfterValidator(_known_model)] = Field(
         "mlp", description="mlp, simple_cnn, resnet18, or 'pkg.module:name'"
     )
@@ -125,8 +135,29 @@ class Training(Section):
     server_optimizer: Literal["fedavg", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
     server_learning_rate: Positive = 1.0
     server_momentum: Fraction = 0.9
-    target_accuracy: Fraction = Field(0.0, description="stop when reached; 0: run all rounds")
+    target: Annotated[str, AfterValidator(_target)] = Field(
+        "", description="stop when reached: 'loss <= 1.88', 'accuracy >= 0.9'; empty: run all rounds"
+    )
+    target_accuracy: Fraction = Field(0.0, description="the same for the accuracy alone; 0: run all rounds")
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def goal(self) -> Target | None:
+        """What the run stops at, from `target` or `target_accuracy`; None: nothing."""
+        if self.target_accuracy:
+            return Target("accuracy", ">=", self.target_accuracy)
+        return Target.parse(self.target) if self.target else None
+
+    @property
+    def title(self) -> str:
+        """What is trained, for people: ``mlp on digits``, or the task's own name."""
+        return self.task or f"{self.model_architecture} on {self.dataset}"
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Self:
+        if self.target and self.target_accuracy:
+            raise ValueError(f"target: is {self.target!r} beside target_accuracy {self.target_accuracy:g}; keep one")
+        return self
 
     @model_validator(mode="after")
     def _folder_needs_root(self) -> Self:

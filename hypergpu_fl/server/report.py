@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -40,6 +41,7 @@ class Report(RoundHook):
                 "seconds": outcome.ended_s,
                 "accuracy": None,
                 "loss": None,
+                "metrics": {},
                 "selected": len(outcome.selected),
                 "arrived": len(outcome.accepted),
                 "late": outcome.late,
@@ -53,16 +55,16 @@ class Report(RoundHook):
             }
         )
 
-    def evaluated(self, *, accuracy: float, loss: float) -> None:
+    def evaluated(self, loss: float, metrics: Mapping[str, float]) -> None:
         """Complete the newest round and say it in one line."""
         entry = self.history[-1]
-        entry.update(accuracy=accuracy, loss=loss)
+        named = {name: _finite(value) for name, value in metrics.items()}
+        entry.update(accuracy=named.get("accuracy"), loss=_finite(loss), metrics=named)
         logger.info(
-            "round {:>3}/{}  accuracy {:.3f}  loss {:.4f}  {:>7.1f} s  "
-            "{}/{} arrived  {} late  {} refused  {:.1f} kB up",
+            "round {:>3}/{}  {}loss {:.4f}  {:>7.1f} s  {}/{} arrived  {} late  {} refused  {:.1f} kB up",
             entry["round"],
             self.config.training.rounds,
-            accuracy,
+            "".join(f"{name} {value:.3f}  " for name, value in metrics.items()),
             loss,
             entry["seconds"],
             entry["arrived"],
@@ -84,10 +86,16 @@ class Report(RoundHook):
         nodes: int,
         chain: dict[str, Any],
         max_abs_drift: float,
+        unit: str,
+        unfit: Mapping[str, str],
         rows: Sequence[Row] = (),
         failure: str | None = None,
     ) -> dict[str, Any]:
-        """The whole of ``report.json``; ``rows`` tell what each node did in each round, ``failure`` what went wrong."""
+        """The whole of ``report.json``.
+
+        ``unit`` is what the task counts, ``unfit`` why nodes could not take part, ``rows`` what each node did in each
+        round, ``failure`` what went wrong.
+        """
         nodes_of = by_round(rows)
         last = self.history[-1] if self.history else {}
         training = self.config.training
@@ -95,8 +103,8 @@ class Report(RoundHook):
             "run": self.config.system.run_name,
             "status": "failed" if failure else "completed",
             "failure": failure,
-            "dataset": training.dataset,
-            "model": training.model_architecture,
+            "dataset": None if training.task else training.dataset,
+            "model": training.task or training.model_architecture,
             "nodes": nodes,
             "rounds": len(self.history),
             "seed": training.seed,
@@ -106,12 +114,20 @@ class Report(RoundHook):
             "bytes_down": sum(entry["bytes_down"] for entry in self.history),
             "accuracy": last.get("accuracy"),
             "loss": last.get("loss"),
+            "metrics": last.get("metrics", {}),
+            "unit": unit,
+            "unfit": unfit,
             "local_work": summary(self.config, rows),
             "history": [{**entry, "nodes": nodes_of.get(entry["round"], [])} for entry in self.history],
             "chain": chain,
             "weights": {"max_abs_drift": max_abs_drift},
             "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         }
+
+
+def _finite(value: float) -> float | None:
+    """The value as JSON has it: there is no NaN."""
+    return value if math.isfinite(value) else None
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -116,6 +117,6 @@ def test_no_other_user_of_the_machine_gets_a_task_of_a_node_or_of_the_server(mak
         stranger = RuntimeHttpClient.from_server_address(
             address, root is None, root, [RuntimeVersionHttpInterceptor(component_name="SuperExec")]
         )
-        with pytest.raises(httpx.HTTPStatusError) as refusal:
+        with closing(stranger), pytest.raises(httpx.HTTPStatusError) as refusal:
             stranger.AcquireTask(AcquireTaskRequest(supported_task_types=[kind]))
         assert refusal.value.response.status_code in (401, 403)

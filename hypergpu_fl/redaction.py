@@ -81,8 +81,8 @@ def redact_url(url: str) -> str:
 
 
 def has_credentials(url: str) -> bool:
-    """Whether ``url`` carries something that others must not read."""
-    return redact_url(url) != url
+    """Whether ``url`` carries something that others must not read; what is no URL (a path) does not."""
+    return "://" in url and redact_url(url) != url
 
 
 def redact(text: str) -> str:

@@ -18,6 +18,7 @@ from strategies.aggregation import Aggregator
 from strategies.arrivals import Arrivals, Flight, Terms
 from strategies.errors import NoNodes, Reason, Refused
 from strategies.fleet import Fleet
+from strategies.flight import has_left
 from strategies.global_model import GlobalModel
 from strategies.layout import Arrays, Layout
 from strategies.observation import learn
@@ -322,7 +323,10 @@ class NetworkAware(Strategy):
         self, open_: OpenRound, mean: Aggregator, flight: Flight, row: int, reply: Message, journey: Journey
     ) -> None:
         if reply.has_error():
-            self.fleet.miss(row, round=open_.number)
+            if has_left(reply):
+                self.fleet.online[row] = False  # not asked again before it is seen connected, at the next round's start
+            else:
+                self.fleet.miss(row, round=open_.number)
             self.fleet.held[row] = -1  # whatever it held, it may hold no longer
         contents = read(reply, largest_bytes=4 * self.layout.size)
         open_.bytes_up += len(contents.blob)

@@ -17,6 +17,7 @@ from strategies import wire
 from strategies.aggregation import Update
 from strategies.errors import Reason, Refused
 from strategies.failure import told
+from strategies.flight import has_left
 from strategies.layout import Arrays
 
 HISTORY = 64
@@ -47,7 +48,8 @@ def read(reply: Message, *, largest_bytes: int) -> Contents:
         one larger than ``largest_bytes``.
     """
     if reply.has_error():
-        raise Refused(Reason.ERROR_REPLY, told(reply.error.reason or f"code {reply.error.code}", 500))
+        reason = Reason.LEFT if has_left(reply) else Reason.ERROR_REPLY
+        raise Refused(reason, told(reply.error.reason or f"code {reply.error.code}", 500))
     content = reply.content
     record = content.array_records.get(wire.UPDATE)
     array = record.get(wire.BLOB) if record is not None else None

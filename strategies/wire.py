@@ -32,6 +32,9 @@ UNFIT: Final = "unfit"  # ConfigRecord instead of HELLO: PARTITION, CAUSE, REMED
 # the one array of MODEL and UPDATE
 BLOB: Final = "blob"
 
+# Code of the error reply by which a node hands its work back because it goes; Flower's own end far below
+LEAVING: Final = 1005
+
 # PLAN (server -> node)
 ROUND: Final = "round"
 BASE: Final = "base"  # version of the global model the blob brings the node to

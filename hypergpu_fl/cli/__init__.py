@@ -27,12 +27,14 @@ _READER_GONE: Final = 141  # as a shell reports SIGPIPE
 # command -> (module:attribute with its Typer app, one line of help)
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "run": ("run:app", "Check the configuration, then train through Flower."),
+    "attach": ("attach:app", "Find a run on a SuperLink again, and follow it to its end."),
     "config": ("config:app", "Check a configuration, show effective values, print the JSON Schema."),
     "doctor": ("doctor:app", "Check this machine: Python, torch, GPU, SuperLink, chain, clock, disk."),
     "bench": ("bench:app", "Measure against the peers, with the peer in the same process run."),
     "nodes": ("nodes:app", "The nodes of a run: links, quality, success rate."),
     "node": ("node:app", "Certificates, keys and registration of a deployment; start a node."),
     "export": ("export:app", "Take a run's model home, as a state dict."),
+    "server": ("server:app", "Start the server's side of a deployment: SuperLink and ServerApps."),
     "ledger": ("ledger:app", "List, show, verify, prove and export the books of a run."),
     "rewards": ("rewards:app", "What each node of a run earned."),
     "claim": ("claim:app", "Claim a node's rewards on chain."),

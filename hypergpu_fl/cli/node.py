@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -121,15 +123,22 @@ def start(
     context: typer.Context,
     host: Annotated[str, typer.Option(help="where the SuperNode serves its own processes")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="and on which port")] = 9094,
+    drain_s: Annotated[
+        float,
+        typer.Option(min=0, help="seconds that work may go on after SIGTERM; what is not done then is handed back"),
+    ] = 20.0,
 ) -> None:
     """Start a SuperNode: flower-supernode, with all its options, but a second quicker with every message.
 
+    Told to end (SIGTERM, Ctrl-C), it finishes the work it has and leaves; told twice, it leaves at once.
+
     Example: hypergpu node start --superlink link.example:8443 --root-certificates ca.crt
+    --auth-supernode-private-key site-a --node-config 'partition-id=0 num-partitions=2 keystore="keystore.json"'
     """
     from hypergpu_fl.cli.superlink import flower_environment
 
     for word in context.args:
-        if word.startswith(("--isolation", "--ssl-", "--superexec-auth-")):
+        if word.startswith(("--isolation", "--ssl-")):
             raise UsageError(
                 f"{word} is for a SuperExec of your own", "start flower-supernode and flower-superexec by themselves"
             )
@@ -138,4 +147,21 @@ def start(
     os.environ.update(environ)
     from hypergpu_fl.node import supernode  # which imports Flower, and that reads the environment
 
-    supernode.run(context.args, host=host, port=port)
+    supernode.run(with_link(context.args), host=host, port=port, drain_s=drain_s)
+
+
+def with_link(words: Sequence[str]) -> list[str]:
+    """``words`` with the SuperLink's address and authority in ``--node-config`` too, where the ClientApp reads them."""
+    given, words = {}, list(words)
+    for i, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        if option in ("--superlink", "--root-certificates", "--node-config"):
+            given[option] = (i if equals else i + 1, value if equals else "".join(words[i + 1 : i + 2]))
+    at, config = given.get("--node-config", (len(words), ""))
+    for key in ("superlink", "root-certificates"):
+        if f"--{key}" in given and not re.search(rf"(^|\s){key}=", config):
+            config = f"{config} {key}={json.dumps(given[f'--{key}'][1])}".strip()
+    if at >= len(words):
+        return [*words, "--node-config", config] if config and "--node-config" not in words else words
+    words[at] = f"--node-config={config}" if words[at].startswith("--node-config=") else config
+    return words

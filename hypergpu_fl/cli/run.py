@@ -18,14 +18,25 @@ from typing import Annotated, Any, Final
 import typer
 
 from hypergpu_fl.cli.bundle import app_with_task
+from hypergpu_fl.cli.deployed import deploy
 from hypergpu_fl.cli.follow import Tail, worth_showing
 from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides
 from hypergpu_fl.cli.preflight import check_before_start
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.cli.resuming import check_unchanged, keep, layers_of
 from hypergpu_fl.cli.submission import COMPLETED, Submission, app_folder, simulation_resources, submit
-from hypergpu_fl.cli.superlink import LocalSuperLink, flower_environment, free_port, require_free
-from hypergpu_fl.config import Config, Training, environment, load, read_secrets, runs_root, without_settings
+from hypergpu_fl.cli.superlink import LocalSuperLink, free_port, require_free
+from hypergpu_fl.config import (
+    PLACES,
+    PREFIX,
+    Config,
+    Training,
+    environment,
+    load,
+    read_secrets,
+    runs_root,
+    without_settings,
+)
 from hypergpu_fl.config.resuming import CHANGEABLE
 from hypergpu_fl.errors import Interrupted, RunFailed, UsageError
 from hypergpu_fl.files import exclusive
@@ -84,7 +95,7 @@ def run(
     def say(text: str) -> None:
         typer.echo(printable(redact(text)), err=format is Format.JSON)
 
-    with _stoppable(), app_with_task(source, effective.training) as bundled:
+    with stoppable(), app_with_task(source, effective.training) as bundled:
         check_before_start(effective, root, bundled, deployed=bool(superlink))
         with _run_folder(root, chosen, replace=replace, resume=bool(resume), stem=_stem(effective.training)) as folder:
             chosen = folder.name  # where none was given, it is known only now that no other run can take it
@@ -94,12 +105,17 @@ def run(
             say(f"run {chosen}: {training.title}, {training.num_nodes} nodes, {training.rounds} rounds -> {folder}")
             try:
                 if superlink:
-                    _deploy(effective, bundled, superlink, folder, environ, say)
+                    for place in (p for p in PLACES if not loaded.origins.get(p, PREFIX).startswith(PREFIX)):
+                        variable = PREFIX + place.upper().replace(".", "__")
+                        say(
+                            f"warning: {place} names a place on this machine; the run's machines look in their {variable}"
+                        )
+                    check_status(*deploy(effective, bundled, superlink, folder, environ, say), folder)
                 else:
                     _simulate(effective, bundled, folder, port or free_port(), environ, say)
-            except KeyboardInterrupt:
-                raise Interrupted(f"run {chosen} was stopped", _how_to_go_on(folder)) from None
-    _conclude(folder, chosen, format)
+            except KeyboardInterrupt as stop:
+                raise interrupted(folder, stop, goes_on=bool(superlink)) from None
+    conclude(folder, chosen, format)
 
 
 def _simulate(config: Config, app_dir: Path, folder: Path, port: int, environ: Mapping[str, str], say: Say) -> None:
@@ -126,34 +142,7 @@ def _simulate(config: Config, app_dir: Path, folder: Path, port: int, environ: M
                     ask_at_s = time.monotonic() + _POLL_S
                 started = started or working
             _show(tail, say)
-            _check_status(submission, status, details, folder)
-
-
-def _deploy(config: Config, app_dir: Path, connection: str, folder: Path, environ: Mapping[str, str], say: Say) -> None:
-    """Run on a SuperLink that others started; its log comes through Flower, since the files may be elsewhere."""
-    submission = submit(config, app=app_dir, connection=connection, environ=flower_environment(environ), scratch=folder)
-    stream = submission.follow()
-    try:
-        assert stream.stdout is not None
-        reader = threading.Thread(target=_copy, args=(stream.stdout, say), daemon=True)
-        reader.start()
-        status, details = submission.status()
-        while not status.startswith("finished"):
-            time.sleep(3.0)
-            status, details = submission.status()
-        reader.join(timeout=5.0)
-    except KeyboardInterrupt:
-        submission.stop()
-        raise
-    finally:
-        stream.kill()
-        stream.wait()
-    _check_status(submission, status, details, folder)
-
-
-def _copy(lines: Any, say: Say) -> None:
-    for line in lines:
-        say(line.rstrip("\n"))
+            check_status(submission, status, details, folder)
 
 
 def _show(tail: Tail, say: Say) -> None:
@@ -162,7 +151,7 @@ def _show(tail: Tail, say: Say) -> None:
             say(text)
 
 
-def _check_status(submission: Submission, status: str, details: str, folder: Path) -> None:
+def check_status(submission: Submission, status: str, details: str, folder: Path) -> None:
     """Keep Flower's log of a run that failed, and raise its cause."""
     if status == COMPLETED:
         return
@@ -172,7 +161,7 @@ def _check_status(submission: Submission, status: str, details: str, folder: Pat
     raise RunFailed(f"run {folder.name} ended as {status}: {cause}", remedy or f"see {folder / 'flower.log'}")
 
 
-def _conclude(folder: Path, name: str, format: Format) -> None:
+def conclude(folder: Path, name: str, format: Format) -> None:
     """Print the final table from ``report.json``."""
     try:
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
@@ -206,6 +195,13 @@ def _stem(training: Training) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", stem)[:48].lstrip("_-") or "run"
 
 
+def interrupted(folder: Path, stop: KeyboardInterrupt, *, goes_on: bool) -> Interrupted:
+    """What a command that was told to stop says. A deployed run ``goes_on`` unless it was Ctrl-C, see `stoppable`."""
+    if goes_on and stop.args:
+        return Interrupted(f"{stop}; run {folder.name} goes on", f"find it again with `hypergpu attach {folder.name}`")
+    return Interrupted(f"run {folder.name} was stopped", _how_to_go_on(folder))
+
+
 def _for_this_run(config: Config, root: Path, name: str, *, resume: bool, deployed: bool) -> Config:
     """The configuration as submitted. Links are measured, not simulated, on a deployment."""
     system = {"runs_dir": str(root), "run_name": name, "resume": resume}
@@ -222,11 +218,11 @@ def _run_folder(root: Path, name: str, *, replace: bool, resume: bool, stem: str
     if name in run_names(root) and not resume:
         if not replace:
             raise UsageError(f"there is a run {name!r} under {root}", "give --replace, --resume or another --name")
-        with _locked(root / name):
+        with locked(root / name):
             _check_settled(root / name)
             shutil.rmtree(root / name)
     folder = open_run_folder(root, name, stem=stem)
-    with _locked(folder):
+    with locked(folder):
         yield folder
 
 
@@ -243,7 +239,8 @@ def _check_settled(folder: Path) -> None:
         )
 
 
-def _locked(folder: Path) -> contextlib.AbstractContextManager[None]:
+def locked(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Hold a run's folder against other commands; UsageError if one of them is at work on it."""
     busy = UsageError(f"run {folder.name!r} is at work in another process", "wait for it, or give --name")
     return exclusive(folder / ".lock", busy)
 
@@ -256,14 +253,19 @@ def _how_to_go_on(folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Treat SIGTERM and SIGHUP as Ctrl-C; after the first of them the clean-up is not to be interrupted."""
+def stoppable() -> Iterator[None]:
+    """Treat SIGTERM and SIGHUP as Ctrl-C; after the first of them the clean-up is not to be interrupted.
+
+    The KeyboardInterrupt names the signal, unless it was Ctrl-C's.
+    """
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def stop(number: int, frame: FrameType | None) -> None:
         for each in signals:
             signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise KeyboardInterrupt(f"ended by {signal.Signals(number).name}")
 
     if threading.current_thread() is not threading.main_thread():
         yield

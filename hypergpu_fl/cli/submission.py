@@ -16,10 +16,11 @@ from typing import Any, Final
 
 import hypergpu_fl
 from hypergpu_fl.config import Config, to_run_config, unflatten
-from hypergpu_fl.errors import RunFailed, UsageError
+from hypergpu_fl.errors import RunFailed, SuperLinkSilent, UsageError
 
 COMPLETED: Final = "finished:completed"
 _COMMAND_LIMIT_S: Final = 120.0
+_AWAY: Final = re.compile(r"SuperLink is unavailable|\b50[0234]\b|not initialized")  # it starts or ends just now
 _ANSI: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -192,13 +193,14 @@ def _flwr(arguments: list[str], environ: Mapping[str, str]) -> dict[str, Any]:
         printed, complaints = _run([*arguments, "--format", "json"], environ)
         answer = json.loads(printed)
     except subprocess.TimeoutExpired:
-        raise RunFailed(
+        raise SuperLinkSilent(
             f"`flwr {arguments[0]}` gave no answer within {_COMMAND_LIMIT_S:.0f} s", "is the SuperLink reachable?"
         ) from None
     except ValueError:
         said = (_ANSI.sub("", complaints) or printed).strip().splitlines() or ["nothing"]
-        raise RunFailed(f"`flwr {arguments[0]}` answered: {said[-1]}", "check the SuperLink connection") from None
+        raise SuperLinkSilent(f"`flwr {arguments[0]}` answered: {said[-1]}", "check the SuperLink connection") from None
     if not answer.get("success"):
         reason = str(answer.get("error-message") or answer).strip().splitlines()[-1]
-        raise RunFailed(f"`flwr {arguments[0]}` failed: {reason}", "check the SuperLink connection and its version")
+        kind = SuperLinkSilent if _AWAY.search(reason) else RunFailed
+        raise kind(f"`flwr {arguments[0]}` failed: {reason}", "check the SuperLink connection and its version")
     return dict(answer)

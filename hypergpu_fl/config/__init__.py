@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from hypergpu_fl.config.flat import Scalar, flatten, unflatten
 from hypergpu_fl.config.layers import (
+    PLACES,
+    PREFIX,
     Loaded,
     environment,
     from_run_config,
@@ -18,6 +20,8 @@ from hypergpu_fl.config.secrets import Secrets, read_secrets
 __all__ = [
     "DATASETS",
     "MODELS",
+    "PLACES",
+    "PREFIX",
     "Blockchain",
     "Config",
     "Loaded",

@@ -47,6 +47,8 @@ MACHINE: Final = (
     "system.log_rotation_mb",
     "system.log_retention",
 )
+# What a path names lies on one machine. In a deployment each machine finds its own in its environment.
+PLACES: Final = (*PATHS, "system.log_file")
 _FILES: Final = ("network.links_file", "network.rtt_file", "blockchain.keystore")
 _LARGEST_FILE_BYTES: Final = 1 << 20
 _DEEPEST: Final = 20
@@ -176,14 +178,15 @@ def from_run_config(run_config: Mapping[str, Any], environ: Mapping[str, str] | 
     run_config : Mapping[str, Scalar]
         ``context.run_config``.
     environ : Mapping[str, str], optional
-        Variables of the machine the app runs on. They win in what is its own, `MACHINE`, and say nothing else.
+        Variables of the machine the app runs on. They win in what is its own, `MACHINE`, and say nothing else. In a
+        deployment `PLACES` come from here alone.
 
     Raises
     ------
     ConfigError
         With every fault.
     """
-    values = unpacked({path: _from_int64(value, path) for path, value in run_config.items()})
+    values = unpacked({path: _from_int64(value, path) for path, value in _travelling(run_config).items()})
     origins = dict.fromkeys(values, "run-config")
     found = _misplaced_secrets(values, "run-config")
     variables, faulty_names = _environment_layers(environ or {})
@@ -202,10 +205,10 @@ def to_run_config(config: Config) -> dict[str, Scalar]:
     """Every setting as a flat table of scalars; inverse of `from_run_config`.
 
     Integers beyond 64 bits travel as text. Addresses with credentials are left out, since every node can read a
-    run-config: the ServerApp finds them in its environment.
+    run-config: the ServerApp finds them in its environment. So are the `PLACES` of a deployment.
     """
     flat: dict[str, Scalar] = {}
-    for path, value in packed(flatten(config.model_dump())).items():
+    for path, value in packed(_travelling(flatten(config.model_dump()))).items():
         if _holds_credentials(path, value):
             value = ""
         flat[path] = str(value) if isinstance(value, int) and value not in INT64 else value
@@ -221,6 +224,13 @@ def without_settings(environ: Mapping[str, str], config: Config) -> dict[str, st
     if any(has_credentials(url) for url in config.blockchain.rpc_url.split(",")):
         left[f"{PREFIX}BLOCKCHAIN__RPC_URL"] = config.blockchain.rpc_url
     return left
+
+
+def _travelling(flat: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``flat`` without what names a place on another machine than the reader's; a simulation has one machine."""
+    if flat.get("network.enable_simulation", True):
+        return flat
+    return {path: value for path, value in flat.items() if path not in PLACES}
 
 
 def runs_root(system: System, environ: Mapping[str, str] | None = None) -> Path:

@@ -18,6 +18,7 @@ from sqlalchemy import insert as insert_
 
 from strategies import wire
 from strategies.aggregation import Update
+from strategies.errors import Reason
 from strategies.flight import Flight
 from strategies.layout import Vector
 from strategies.network_aware import NetworkAware
@@ -213,6 +214,8 @@ class Registry(RoundHook):
         """Count failures, let nodes in and out of quarantine, and write everything in one transaction."""
         now_s, strategy = self._clock(), self._strategy
         for refused in outcome.refused:
+            if refused.reason is Reason.LEFT:
+                continue
             record = self._record(refused.node, self._flower_id(refused.row))
             self._records[refused.node] = failed(record, f"{refused.reason}: {refused.detail}", now_s=now_s)
         for node_id, row in strategy.roster.rows.items():

@@ -34,6 +34,7 @@ from hypergpu_fl.network.wan import PROFILES, SimulatedLink, SimulatedWan, draw
 from hypergpu_fl.runs import node_state_folder, open_run_folder
 from hypergpu_fl.server.accounting import Accounting
 from hypergpu_fl.server.best import aim_of
+from hypergpu_fl.server.ending import until_heard
 from hypergpu_fl.server.enrolment import SameTask
 from hypergpu_fl.server.evaluation import Evaluation
 from hypergpu_fl.server.local_work import LocalWork
@@ -71,12 +72,15 @@ class TargetReached(Exception):
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Set up logging and the run's folder, wait for the nodes, and run."""
+    """Set up logging and the run's folder, and run."""
+    until_heard(grid)
     config = from_run_config(context.run_config, os.environ)
     folder = open_run_folder(runs_root(config.system, dict(os.environ)), config.system.run_name)
     logs.configure(config.system, folder)
     compile_ahead()
-    nodes = wait_for_nodes(grid, config.training.num_nodes, simulated=config.network.enable_simulation)
+    simulated, nodes = config.network.enable_simulation, config.training.num_nodes
+    if simulated:
+        nodes = wait_for_nodes(grid, nodes, simulated=True)
     config = config.model_copy(
         update={
             "training": config.training.model_copy(update={"num_nodes": nodes}),
@@ -84,7 +88,7 @@ def main(grid: Grid, context: Context) -> None:
         }
     )
     run(config, grid, folder)
-    if config.network.enable_simulation:
+    if simulated:
         shutil.rmtree(node_state_folder(folder.parent, context.run_id), ignore_errors=True)
 
 
@@ -138,6 +142,8 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
                 seed=config.training.seed,
             ),
         ]
+        if not config.network.enable_simulation and settlement.last_round < config.training.rounds:
+            wait_for_nodes(grid, config.training.num_nodes, simulated=False)
         with long_lived():
             train(config, first, strategy, arrivals, report)
         if not settlement.drain(DRAIN_S):

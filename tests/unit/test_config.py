@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hypergpu_fl.config import (
+    PLACES,
+    PREFIX,
     Config,
     Training,
     environment,
@@ -125,6 +127,18 @@ def test_run_config_carries_every_configuration_there_and_back(settings: dict[st
     assert all(isinstance(value, bool | int | float | str) for value in table.values())
     assert all(-(2**63) <= value < 2**63 for value in table.values() if isinstance(value, int))
     assert from_run_config(table) == config
+
+
+def test_no_place_on_one_machine_travels_to_another(tmp_path: Path) -> None:
+    for path in PLACES:
+        (tmp_path / path).touch()
+    places = {path: str(tmp_path / path) for path in PLACES}
+    config = load(overrides={**places, "network.enable_simulation": "false"}).config
+    assert not any(str(tmp_path) in str(value) for value in to_run_config(config).values())
+    here = {f"{PREFIX}{path.upper().replace('.', '__')}": value for path, value in places.items()}
+    sent = {**flatten(config.model_dump()), **dict.fromkeys(PLACES, "/of/the/operator")}
+    assert from_run_config(sent, here) == config  # each machine's own, whatever is sent
+    assert from_run_config(sent, {}).system.runs_dir == ""
 
 
 @given(SETTINGS)

@@ -26,7 +26,7 @@ Command = Callable[..., tuple[int, str, str]]
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_every_way_of_stopping_is_ctrl_c_once_and_handlers_come_back(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with run._stoppable():
+    with run.stoppable():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
             time.sleep(5)
@@ -178,11 +178,11 @@ REPORT = {
 
 def test_the_last_table_tells_what_was_learnt_and_sealed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "report.json").write_text(json.dumps(REPORT))
-    run._conclude(tmp_path, "demo", Format.DEFAULT)
+    run.conclude(tmp_path, "demo", Format.DEFAULT)
     out = capsys.readouterr().out
     for text in ("0.9312", "virtual", "431.2", "1.50, 2.00", "20, 20", "0xabc", str(tmp_path)):
         assert text in out
-    run._conclude(tmp_path, "demo", Format.JSON)
+    run.conclude(tmp_path, "demo", Format.JSON)
     assert json.loads(capsys.readouterr().out)["report"] == REPORT
-    run._conclude(tmp_path / "elsewhere", "demo", Format.DEFAULT)
+    run.conclude(tmp_path / "elsewhere", "demo", Format.DEFAULT)
     assert "where the SuperLink runs" in capsys.readouterr().out

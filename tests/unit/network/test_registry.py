@@ -110,6 +110,17 @@ def outcome(round_: int, refused: list[RefusedReply] | None = None) -> RoundOutc
     return RoundOutcome(round_, 0.0, 1.0, [0], [], refused or [], 0, 0, 0, b"", b"", none, {})
 
 
+def test_leaving_is_no_failure_however_often(engine: Engine) -> None:
+    strategy = strategy_with(1)
+    book = Registry(engine, strategy, clock=lambda: 1.0)
+    for number in range(1, 6):
+        book.closed(outcome(number, [RefusedReply(0, "node-0", number, Reason.LEFT, "the node leaves")]))
+    with engine.connect() as connection:
+        (record,) = read_nodes(connection)
+    assert (record.tries, record.failures_in_a_row, record.excluded_until_s) == (0, 0, None)
+    assert not strategy.roster.excluded
+
+
 def reply(uplink_bps: float, *, upload_s: float = 0.0) -> tuple[Flight, Message]:
     flight = Flight(100, "train", 0.0, 60.0, 10, {wire.ROUND: 1})
     content = RecordDict(

@@ -107,9 +107,7 @@ def run(
                 if superlink:
                     for place in (p for p in PLACES if not loaded.origins.get(p, PREFIX).startswith(PREFIX)):
                         variable = PREFIX + place.upper().replace(".", "__")
-                        say(
-                            f"warning: {place} names a place on this machine; the run's machines look in their {variable}"
-                        )
+                        say(f"warning: {place} is a place on this machine; the other machines look in their {variable}")
                     check_status(*deploy(effective, bundled, superlink, folder, environ, say), folder)
                 else:
                     _simulate(effective, bundled, folder, port or free_port(), environ, say)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from strategies.errors import UnknownPolicy
-from strategies.payload import Level
+from strategies.planning import Level
 
 
 @dataclass(frozen=True, slots=True)

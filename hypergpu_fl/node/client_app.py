@@ -72,7 +72,7 @@ def train(message: Message, context: Context) -> Message:
     )
 
     config, partition = _config(context), _partition(context)
-    plan: dict[str, Any] = dict(message.content.config_records[wire.PLAN])
+    order = wire.Order.read(message.content)
     task, device = _task(config), _device(config)
     model = task.model()
     arrays = task.arrays(model)
@@ -85,30 +85,30 @@ def train(message: Message, context: Context) -> Message:
     base_P = received.model_P
     task.load(model, layout.restore(base_P, received.buffers or layout.buffers(arrays)))
 
-    if wire.RECEIPT in plan:
-        _keep_receipts(plan[wire.RECEIPT], _key(config, context).address, _state_folder(config, context) / "receipts")
+    if order.receipt:
+        _keep_receipts(order.receipt, _key(config, context).address, _state_folder(config, context) / "receipts")
 
     began_s = time.monotonic()
     result = task.train(
         model,
         partition,
-        steps=plan[wire.LOCAL_STEPS],
-        batch_size=plan[wire.BATCH_SIZE],
-        seed=int(np.random.SeedSequence([plan[wire.SEED], plan[wire.ROUND]]).generate_state(1)[0]),
+        steps=order.local_steps,
+        batch_size=order.batch_size,
+        seed=int(np.random.SeedSequence([order.seed, order.round]).generate_state(1)[0]),
         device=device,
     )
     trained = task.arrays(model)
     delta_P: Vector = layout.flatten(trained)
     delta_P -= base_P
     blob, residual_P = encode_with_feedback(
-        plan[wire.CODEC],
+        order.codec,
         delta_P,
-        residuals.load(plan[wire.ACK]),
+        residuals.load(order.ack),
         layout,
         layout.buffers(trained),
-        base=plan[wire.BASE],
+        base=order.base,
     )
-    residuals.stage(plan[wire.ROUND], residual_P)
+    residuals.stage(order.round, residual_P)
     if received.view is not None:
         views.save(received.view)
     metrics: dict[str, Any] = {
@@ -127,23 +127,23 @@ def train(message: Message, context: Context) -> Message:
             **_link(config, context, reply_bytes=len(blob)),
         }
     )
-    content[wire.CONTRIBUTION] = _sign(_key(config, context), plan, blob, wire.numbers(content, wire.METRICS))
+    content[wire.CONTRIBUTION] = _sign(_key(config, context), order, blob, wire.numbers(content, wire.METRICS))
     return Message(content, reply_to=message)
 
 
-def _sign(key: NodeKey, plan: dict[str, Any], blob: bytes, metrics: dict[str, float]) -> ConfigRecord:
+def _sign(key: NodeKey, order: wire.Order, blob: bytes, metrics: dict[str, float]) -> ConfigRecord:
     from hypergpu_fl.ledger.contribution import Contribution, hash_blob, hash_metrics
     from hypergpu_fl.ledger.identity import sign_contribution
 
     contribution = Contribution(
-        session=plan[wire.SESSION],
-        round=plan[wire.ROUND],
-        base_model=plan[wire.BASE_MODEL],
+        session=order.session,
+        round=order.round,
+        base_model=order.base_model,
         update_hash=hash_blob(blob),
         examples=int(metrics[wire.EXAMPLES]),
         metrics_hash=hash_metrics(metrics),
     )
-    return ConfigRecord({wire.ADDRESS: key.address, wire.SIGNATURE: sign_contribution(key, contribution)})
+    return wire.Claim(key.address, sign_contribution(key, contribution)).record()
 
 
 def _keep_receipts(text: str, address: str, folder: Path) -> None:

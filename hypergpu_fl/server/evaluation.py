@@ -1,35 +1,26 @@
-"""The hook that measures each round's model on the server's test set."""
+"""Each round's model, measured on the server's test set."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from hypergpu_fl.server.report import Report
-from hypergpu_fl.task import Task
-from strategies.layout import Layout
-from strategies.round import RoundHook, RoundOutcome
+from hypergpu_fl.task import EvalResult, Task
+from strategies.layout import Arrays, Layout, Vector
 
 if TYPE_CHECKING:
     import torch
 
 
-class Evaluation(RoundHook):
-    """Tells accuracy and loss to the report, and the loss to ``watch``, which may ask for a roll-back."""
+class Evaluation:
+    """Measures vectors as ``task``'s model."""
 
-    def __init__(
-        self, task: Task, layout: Layout, report: Report, *, device: torch.device, watch: Callable[[float], bool]
-    ) -> None:
+    def __init__(self, task: Task, layout: Layout, *, device: torch.device) -> None:
         self._task = task
         self._layout = layout
-        self._report = report
         self._device = device
-        self._watch = watch
         self._model = task.model()
 
-    def closed(self, outcome: RoundOutcome) -> None:
-        """See ``RoundHook.closed``."""
-        self._task.load(self._model, self._layout.restore(outcome.average_P, outcome.buffers))
-        result = self._task.evaluate(self._model, device=self._device)
-        self._watch(result.loss)
-        self._report.evaluated(accuracy=result.accuracy, loss=result.loss)
+    def of(self, model_P: Vector, buffers: Arrays) -> EvalResult:
+        """Accuracy and loss of this model."""
+        self._task.load(self._model, self._layout.restore(model_P, buffers))
+        return self._task.evaluate(self._model, device=self._device)

@@ -13,13 +13,13 @@ from typing import Any
 from loguru import logger
 
 from hypergpu_fl.config import Config
-from strategies.round import RoundHook, RoundOutcome
+from strategies.outcome import RoundOutcome
 
 PACKAGES = ("flwr", "torch", "numpy", "web3")
 
 
 @dataclass
-class Report(RoundHook):
+class Report:
     """Collects rounds as they close.
 
     ``clock`` is "virtual" in simulation, where seconds are those of the simulated links, else "wall".

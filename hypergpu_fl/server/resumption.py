@@ -8,14 +8,14 @@ from pathlib import Path
 from hypergpu_fl.errors import CheckpointError
 from hypergpu_fl.server.checkpoint import Checkpoint, load, save
 from hypergpu_fl.server.report import Report
-from strategies.network_aware import NetworkAware
-from strategies.round import RoundHook, RoundOutcome
+from strategies.engine import Engine
+from strategies.outcome import RoundOutcome
 
 FOLDER = "checkpoints"
 
 
 @dataclass
-class Checkpointing(RoundHook):
+class Checkpointing:
     """Saves a round *before* the ledger books it, and keeps some earlier ones.
 
     A server that is killed between the two finds a checkpoint one round ahead of the books, and resumes from the one
@@ -23,18 +23,18 @@ class Checkpointing(RoundHook):
     """
 
     folder: Path
-    strategy: NetworkAware
+    strategy: Engine
     report: Report
 
     def closed(self, outcome: RoundOutcome) -> None:
-        """See ``RoundHook.closed``."""
-        state, vectors = self.strategy.state()
+        """Save the round."""
+        state, vectors = self.strategy.saved()
         arrays = self.strategy.layout.restore(outcome.average_P, outcome.buffers)
         everything = {"strategy": state, "history": self.report.history, "seconds": outcome.ended_s}
         save(self.folder / FOLDER, Checkpoint(outcome.round, arrays, vectors, everything))
 
 
-def resume(folder: Path, strategy: NetworkAware, report: Report, *, last_round: int) -> float:
+def resume(folder: Path, strategy: Engine, report: Report, *, last_round: int) -> float:
     """Put ``strategy`` and ``report`` back to where they were after ``last_round``, the newest in the books.
 
     Work that was under way is lost; its nodes are free. Returns the seconds on the run's clock.
@@ -49,7 +49,7 @@ def resume(folder: Path, strategy: NetworkAware, report: Report, *, last_round: 
     checkpoint = load(folder / FOLDER, last_round, layout=strategy.layout)
     state = checkpoint.state
     try:
-        strategy.restore(state["strategy"], checkpoint.vectors, next_round=last_round + 1, in_flight=False)
+        strategy.restore(state["strategy"], checkpoint.vectors, now_s=float(state["seconds"]), in_flight=False)
         report.history.extend(state["history"])
         return float(state["seconds"])
     except (KeyError, TypeError, ValueError) as error:

@@ -27,6 +27,7 @@ from hypergpu_fl.network.wan import PROFILES, SimulatedLink, SimulatedWan, draw
 from hypergpu_fl.runs import node_state_folder, open_run_folder
 from hypergpu_fl.server.accounting import Accounting
 from hypergpu_fl.server.evaluation import Evaluation
+from hypergpu_fl.server.pipeline import Pipeline
 from hypergpu_fl.server.report import Report, write_json
 from hypergpu_fl.server.resumption import Checkpointing, resume
 from hypergpu_fl.settlement import Settlement
@@ -34,8 +35,8 @@ from hypergpu_fl.task import Task, load_task
 from hypergpu_fl.task.device import resolve_device
 from strategies import lineup
 from strategies.arrivals import Arrivals, VirtualArrivals, WallArrivals
+from strategies.engine import Engine
 from strategies.layout import Layout
-from strategies.network_aware import NetworkAware
 from strategies.server_optimizer import ServerOptimizer
 from strategies.settings import Settings
 
@@ -101,10 +102,11 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
             )
         strategy = build_strategy(config, task, session=settlement.session)
         began_s = resume(folder, strategy, report, last_round=settlement.last_round)
-        strategy.hooks = [
+        strategy.attendant = Pipeline(
+            strategy,
             report,
             Registry(books, strategy, clock=time.time),
-            Evaluation(task, strategy.layout, report, device=device, watch=strategy.evaluated),
+            Evaluation(task, strategy.layout, device=device),
             Checkpointing(folder, strategy, report),
             Accounting(
                 task,
@@ -116,7 +118,8 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
                 allowed=[address.strip() for address in config.blockchain.allow_list.split(",") if address.strip()],
                 seed=config.training.seed,
             ),
-        ]
+            settlement,
+        )
         with long_lived():
             train(config, task, strategy, open_arrivals(config, grid, strategy, start_s=began_s), report)
         if not settlement.drain(DRAIN_S):
@@ -129,11 +132,13 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
     finally:
         settlement.close()
         books.dispose()
-    drift = strategy.accounts.drift(strategy.fleet)
-    write_json(folder / "report.json", report.document(nodes=len(strategy.fleet), chain=chain, max_abs_drift=drift))
+    drift = strategy.state.accounts.drift()
+    write_json(
+        folder / "report.json", report.document(nodes=len(strategy.state.fleet), chain=chain, max_abs_drift=drift)
+    )
 
 
-def train(config: Config, task: Task, strategy: NetworkAware, arrivals: Arrivals, report: Report) -> None:
+def train(config: Config, task: Task, strategy: Engine, arrivals: Arrivals, report: Report) -> None:
     """Run the rounds that are left, or as many as the target accuracy takes."""
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
@@ -156,7 +161,7 @@ def train(config: Config, task: Task, strategy: NetworkAware, arrivals: Arrivals
         logger.info("target accuracy {} reached", config.training.target_accuracy)
 
 
-def build_strategy(config: Config, task: Task, *, session: bytes) -> NetworkAware:
+def build_strategy(config: Config, task: Task, *, session: bytes) -> Engine:
     """The strategy that ``network.policy`` names, as configured."""
     training, network = config.training, config.network
     layout = Layout.of(task.arrays(task.model()))
@@ -181,7 +186,7 @@ def build_strategy(config: Config, task: Task, *, session: bytes) -> NetworkAwar
     )
 
 
-def open_arrivals(config: Config, grid: Grid, strategy: NetworkAware, *, start_s: float) -> Arrivals:
+def open_arrivals(config: Config, grid: Grid, strategy: Engine, *, start_s: float) -> Arrivals:
     """Virtual clock and simulated links in simulation, else the wall clock."""
     if not config.network.enable_simulation:
         return WallArrivals(grid, start_s=start_s)

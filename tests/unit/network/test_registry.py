@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Message, MessageType, Metadata, MetricRecord, RecordDict
-from flwr.app.message.message import make_message
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine
@@ -24,21 +22,20 @@ from hypergpu_fl.network.registry import (
     Registry,
     Status,
     failed,
-    link_history,
     read_nodes,
     status_of,
     succeeded,
 )
-from strategies import wire
-from strategies.aggregation import DenseUpdate
+from strategies import lineup
+from strategies.engine import Engine as Strategy
 from strategies.errors import Reason
-from strategies.flight import Flight
 from strategies.layout import Layout
-from strategies.network_aware import NetworkAware, Settings
+from strategies.link import LinkSample
+from strategies.outcome import Accepted, RefusedReply, RoundOutcome
 from strategies.payload import RawPayload
-from strategies.round import RefusedReply, RoundOutcome
-from strategies.selection.network_aware import NetworkAwareSelection
 from strategies.server_optimizer import ServerOptimizer
+from strategies.settings import Settings
+from strategies.wire import ADDRESS, Hello
 
 NODE = NodeRecord("node-0", "1", 0.0)
 
@@ -90,69 +87,50 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     engine.dispose()
 
 
-def strategy_with(nodes: int) -> NetworkAware:
+def strategy_with(nodes: int) -> Strategy:
     layout = Layout.of({"w": np.zeros(2, dtype=np.float32)})
-    strategy = NetworkAware(
+    strategy = lineup.strategy(
+        "network_aware",
         layout=layout,
         payload=RawPayload(layout),
-        selection=NetworkAwareSelection(),
         optimizer=ServerOptimizer("fedavg", 1.0, 0.9),
         settings=Settings(cohort=nodes),
     )
     for row in range(nodes):
-        strategy.fleet.enrol(f"node-{row}", examples=10, sample_s=0.01)
+        strategy.state.fleet.enrol(f"node-{row}", examples=10, sample_s=0.01)
         strategy.roster.rows[100 + row], strategy.roster.node_ids[row] = row, 100 + row
     return strategy
 
 
-def outcome(round_: int, refused: list[RefusedReply] | None = None) -> RoundOutcome:
+def outcome(
+    round_: int, refused: list[RefusedReply] | None = None, accepted: list[Accepted] | None = None
+) -> RoundOutcome:
     none = np.zeros(2, dtype=np.float32)
-    return RoundOutcome(round_, 0.0, 1.0, [0], [], refused or [], 0, 0, 0, b"", b"", none, {})
+    return RoundOutcome(round_, 0.0, 1.0, [0], accepted or [], refused or [], 0, 0, 0, b"", b"", none, {})
 
 
-def reply(uplink_bps: float, *, upload_s: float = 0.0) -> tuple[Flight, Message]:
-    flight = Flight(100, "train", 0.0, 60.0, 10, {wire.ROUND: 1})
-    content = RecordDict(
-        {
-            wire.LINK: MetricRecord({wire.RTT_S: 0.05, wire.JITTER_S: 0.001, wire.UPLINK_BPS: uplink_bps}),
-            wire.TIMING: MetricRecord({wire.UPLOAD_S: upload_s, wire.BYTES_UP: 1_000_000}),
-        }
-    )
-    metadata = Metadata(1, "", 0, 100, "", "", 0.0, 60.0, MessageType.TRAIN)
-    return flight, make_message(metadata=metadata, content=content)
+def accepted(row: int) -> Accepted:
+    return Accepted(row, f"node-{row}", 100 + row, 1, 0, 0, 5, "top32", 10, 1000, 1.0, {})
 
 
-def accept(book: Registry, uplink_bps: float, *, upload_s: float = 0.0) -> None:
-    flight, message = reply(uplink_bps, upload_s=upload_s)
-    book.admit(flight, message, b"")
-    book.accepted(flight, message, DenseUpdate(np.zeros(2, dtype=np.float32)), np.zeros(2, dtype=np.float32))
-
-
-def test_the_table_holds_identity_link_and_success(engine: Engine) -> None:
+def test_the_table_holds_identity_and_success_and_the_estimates_that_the_planner_uses(engine: Engine) -> None:
     strategy = strategy_with(2)
     book = Registry(engine, strategy, clock=lambda: 1000.0)
-    device = ConfigRecord({wire.ADDRESS: "0x" + "ab" * 20, "gpu": "H100" * 200})
-    book.enrolled(0, 100, RecordDict({wire.DEVICE: device, wire.LINK: MetricRecord({wire.RTT_S: 0.2})}))
+    book.joined(0, 100, Hello(0, 10, {ADDRESS: "0x" + "ab" * 20, "gpu": "H100" * 200}))
     for uplink_bps in (10e6, 11e6, 90e6):
-        accept(book, uplink_bps)
-    book.closed(outcome(1, [RefusedReply(1, "node-1", 1, Reason.ERROR_REPLY, "gone")]))
+        strategy.state.fleet.observe(0, LinkSample(rtt_s=0.2, uplink_bps=uplink_bps, downlink_bps=50e6), round=1)
+    book.closed(outcome(1, [RefusedReply(1, "node-1", 1, Reason.ERROR_REPLY, "gone")], [accepted(0)]))
     with engine.connect() as connection:
         first, second = read_nodes(connection)
-        history = link_history(connection, "node-0")
     assert (first.address, first.flower_id, first.status) == ("0x" + "ab" * 20, "100", Status.ONLINE)
     assert len(first.device["gpu"]) == registry.LARGEST_TEXT
-    assert first.uplink_bps == 11e6  # the median: one odd probe does not move it
+    link = strategy.state.fleet.links[0]
+    assert (first.rtt_s, first.jitter_s, first.loss_rate) == (link.rtt_s, link.jitter_s, link.loss)
+    assert (first.uplink_bps, first.downlink_bps) == (link.uplink.bps, link.downlink.bps)
+    assert first.quality == strategy.state.fleet.quality[0] and (first.codec, first.bytes_up) == ("top32", 1000)
     assert first.success_rate == 1.0 and second.success_rate == 0.0
     assert second.last_failure == "error reply: gone" and second.status == Status.SUSPECT
-    assert [sample["round"] for sample in history] == [0, 1, 1, 1]
-
-
-def test_the_servers_own_timing_goes_over_a_probe(engine: Engine) -> None:
-    book = Registry(engine, strategy_with(1), clock=lambda: 0.0)
-    accept(book, 50e6, upload_s=2.0)
-    book.closed(outcome(1))
-    with engine.connect() as connection:
-        assert read_nodes(connection)[0].uplink_bps == 4e6
+    assert second.rtt_s is second.uplink_bps is None  # nothing was seen of it
 
 
 def test_quarantine_holds_until_it_is_over_and_then_asks_for_a_probe(engine: Engine) -> None:
@@ -174,13 +152,12 @@ def test_quarantine_holds_until_it_is_over_and_then_asks_for_a_probe(engine: Eng
 
 def test_a_server_that_restarts_remembers_its_nodes(engine: Engine) -> None:
     book = Registry(engine, strategy_with(1), clock=lambda: 5.0)
-    accept(book, 20e6)
-    book.closed(outcome(1))
+    book.closed(outcome(1, accepted=[accepted(0)]))
     strategy = strategy_with(1)
     strategy.roster.rows, strategy.roster.node_ids = {777: 0}, {0: 777}  # Flower gave the node another id
     again = Registry(engine, strategy, clock=lambda: 6.0)
     again.closed(outcome(2))
     with engine.connect() as connection:
         (record,) = read_nodes(connection)
-    assert (record.joined_s, record.successes, record.uplink_bps) == (5.0, 1, 20e6)
+    assert (record.joined_s, record.successes, record.codec) == (5.0, 1, "top32")
     assert record.heartbeat_s == 6.0 and record.last_seen_s == 5.0

@@ -72,10 +72,10 @@ def test_nodes_that_vanish_are_left_out_and_taken_back_under_a_new_id_in_their_o
         return None
 
     play(engine, arrivals, 30, come_and_go)
-    chosen = [{engine.fleet.names[row] for row in outcome.selected} for outcome in diary.rounds]
+    chosen = [{engine.state.fleet.names[row] for row in outcome.selected} for outcome in diary.rounds]
     assert not any("node-0" in names for names in chosen[5:15])
     assert any("node-0" in names for names in chosen[15:])
-    assert len(engine.fleet) == 6 and engine.roster.rows[77] == engine.roster.rows[gone]
+    assert len(engine.state.fleet) == 6 and engine.roster.rows[77] == engine.roster.rows[gone]
 
 
 def test_nodes_that_join_late_are_enrolled_and_soon_chosen() -> None:
@@ -84,5 +84,5 @@ def test_nodes_that_join_late_are_enrolled_and_soon_chosen() -> None:
     grid.online -= set(late)
     engine, diary = build(cohort=4, mode="sync", deadline_s=60.0)
     play(engine, VirtualArrivals(grid, SLOW_BY_FIVE), 12, lambda r, a: grid.online.update(late) if r == 6 else None)
-    assert len(engine.fleet) == 8
+    assert len(engine.state.fleet) == 8
     assert {"node-6", "node-7"} <= {a.node for o in diary.rounds[6:9] for a in o.accepted}

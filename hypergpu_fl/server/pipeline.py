@@ -1,0 +1,64 @@
+"""What happens to a round besides its training: claims are checked as they come, a closed round goes through a list.
+
+The order of that list matters twice. The loss is told to the strategy before the checkpoint, which holds what follows
+from it. The checkpoint comes before the ledger: a server that is killed between the two finds a checkpoint one round
+ahead of the books and resumes from the one before; the other way round, the books would hold a round whose model is
+lost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hypergpu_fl.network.registry import Registry
+from hypergpu_fl.server.accounting import Accounting, Admitted
+from hypergpu_fl.server.evaluation import Evaluation
+from hypergpu_fl.server.report import Report
+from hypergpu_fl.server.resumption import Checkpointing
+from hypergpu_fl.settlement import Settlement
+from strategies.aggregation import Update
+from strategies.engine import Engine
+from strategies.flight import Flight
+from strategies.layout import Vector
+from strategies.outcome import Attendant, RoundOutcome
+from strategies.wire import Hello, Reply
+
+
+@dataclass
+class Pipeline(Attendant[Admitted]):
+    """Attends to the rounds of ``engine``."""
+
+    engine: Engine
+    report: Report
+    registry: Registry
+    evaluation: Evaluation
+    checkpointing: Checkpointing
+    accounting: Accounting
+    settlement: Settlement
+
+    def joined(self, row: int, node_id: int, hello: Hello) -> None:
+        """See ``Attendant.joined``."""
+        self.registry.joined(row, node_id, hello)
+        self.accounting.joined(node_id, hello)
+
+    def admit(self, flight: Flight, reply: Reply) -> Admitted:
+        """See ``Attendant.admit``."""
+        return self.accounting.admit(flight, reply)
+
+    def added(self, admitted: Admitted, update: Update, model_P: Vector) -> None:
+        """See ``Attendant.added``."""
+        self.accounting.added(admitted, update, model_P)
+
+    def receipt(self, node_id: int) -> str:
+        """See ``Attendant.receipt``."""
+        return self.accounting.receipt(node_id)
+
+    def closed(self, outcome: RoundOutcome) -> None:
+        """Evaluate, report, record the nodes, checkpoint, price, seal."""
+        measured = self.evaluation.of(outcome.average_P, outcome.buffers)
+        self.engine.evaluated(measured.loss)
+        self.report.closed(outcome)
+        self.report.evaluated(accuracy=measured.accuracy, loss=measured.loss)
+        self.registry.closed(outcome)
+        self.checkpointing.closed(outcome)
+        self.settlement.seal(self.accounting.priced(outcome))

@@ -16,6 +16,7 @@ from strategies import wire
 from strategies.aggregation import Aggregator, Update
 from strategies.arrivals import Arrivals, Flight, Terms
 from strategies.errors import NoNodes, Refused
+from strategies.event_log import EventLog
 from strategies.global_model import GlobalModel
 from strategies.layout import Arrays, Layout
 from strategies.outcome import Accepted, Attendant, Bystander, RefusedReply, RoundOutcome
@@ -84,6 +85,8 @@ class Engine(Strategy):
 
     Attributes
     ----------
+    log : EventLog, optional
+        Where events and commands are written.
     state : State
         What the machine knows; only the machine changes it.
     roster : Roster
@@ -103,6 +106,7 @@ class Engine(Strategy):
         self.layout = layout
         self.payload = payload
         self.attendant = attendant or Bystander()
+        self.log: EventLog | None = None
         self.state = State(rules)
         self.model = GlobalModel(layout, payload, optimizer, averaging=rules.settings.averaging)
         self.roster = Roster()
@@ -207,6 +211,8 @@ class Engine(Strategy):
     def _tell(self, event: Event) -> None:
         """Let the machine take in an event, and do what it commands."""
         _, commands = step(self.state, event)
+        if self.log is not None:
+            self.log.append(event, commands)
         orders = [command for command in commands if isinstance(command, SendOrder)]
         for command in commands:
             self._do(command)

@@ -6,7 +6,8 @@ StrategyError
 ├── Refused            one reply that must not count, with its reason; the round goes on
 ├── UnknownPolicy      no selection policy or aggregation rule of that name
 ├── NoNodes            nothing to train on
-└── OutOfOrder         an event that cannot happen now
+├── OutOfOrder         an event that cannot happen now
+└── BadLine            no line of an event log
 ```
 """
 
@@ -25,6 +26,10 @@ class LayoutError(StrategyError):
 
 class NoNodes(StrategyError):
     """No node is known or reachable, so there is nothing to train on."""
+
+
+class BadLine(StrategyError):
+    """Something is no line of an event log."""
 
 
 class OutOfOrder(StrategyError):

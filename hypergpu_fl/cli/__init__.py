@@ -30,6 +30,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "doctor": ("doctor:app", "Check this machine: Python, torch, GPU, SuperLink, chain, clock, disk."),
     "bench": ("bench:app", "Measure against the peers, with the peer in the same process run."),
     "nodes": ("nodes:app", "The nodes of a run: links, quality, success rate."),
+    "replay": ("replay:app", "Decide a run's rounds again from its log, and compare."),
     "node": ("node:app", "Certificates, keys and registration of a deployment; start a node."),
     "ledger": ("ledger:app", "List, show, verify, prove and export the books of a run."),
     "rewards": ("rewards:app", "What each node of a run earned."),

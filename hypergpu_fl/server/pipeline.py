@@ -8,7 +8,8 @@ lost.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 from hypergpu_fl.network.registry import Registry
 from hypergpu_fl.server.accounting import Accounting, Admitted
@@ -18,10 +19,13 @@ from hypergpu_fl.server.resumption import Checkpointing
 from hypergpu_fl.settlement import Settlement
 from strategies.aggregation import Update
 from strategies.engine import Engine
+from strategies.event_log import EventLog
 from strategies.flight import Flight
 from strategies.layout import Vector
 from strategies.outcome import Attendant, RoundOutcome
 from strategies.wire import Hello, Reply
+
+LOG_HEAD: Final = "log_head"  # among a round's stats: the hash of the last line of the log that it closes
 
 
 @dataclass
@@ -29,6 +33,7 @@ class Pipeline(Attendant[Admitted]):
     """Attends to the rounds of ``engine``."""
 
     engine: Engine
+    log: EventLog
     report: Report
     registry: Registry
     evaluation: Evaluation
@@ -54,11 +59,13 @@ class Pipeline(Attendant[Admitted]):
         return self.accounting.receipt(node_id)
 
     def closed(self, outcome: RoundOutcome) -> None:
-        """Evaluate, report, record the nodes, checkpoint, price, seal."""
+        """Evaluate, report, record the nodes, bring the log to the disk, checkpoint, price, seal."""
         measured = self.evaluation.of(outcome.average_P, outcome.buffers)
         self.engine.evaluated(measured.loss)
         self.report.closed(outcome)
         self.report.evaluated(accuracy=measured.accuracy, loss=measured.loss)
         self.registry.closed(outcome)
-        self.checkpointing.closed(outcome)
-        self.settlement.seal(self.accounting.priced(outcome))
+        mark = self.log.sync()
+        self.checkpointing.closed(outcome, mark)
+        priced = self.accounting.priced(outcome)
+        self.settlement.seal(replace(priced, stats={**priced.stats, LOG_HEAD: mark.head}))

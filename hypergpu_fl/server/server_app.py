@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import time
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -101,9 +102,10 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
                 f"resume with those in {folder / 'config.json'}; only {', '.join(CHANGEABLE)} may change",
             )
         strategy = build_strategy(config, task, session=settlement.session)
-        began_s = resume(folder, strategy, report, last_round=settlement.last_round)
+        began_s, event_log = resume(folder, strategy, report, last_round=settlement.last_round)
         strategy.attendant = Pipeline(
             strategy,
+            event_log,
             report,
             Registry(books, strategy, clock=time.time),
             Evaluation(task, strategy.layout, device=device),
@@ -120,7 +122,7 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
             ),
             settlement,
         )
-        with long_lived():
+        with closing(event_log), long_lived():
             train(config, task, strategy, open_arrivals(config, grid, strategy, start_s=began_s), report)
         if not settlement.drain(DRAIN_S):
             logger.warning("not every round is final on chain yet; a later run sends the rest")

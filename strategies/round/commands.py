@@ -13,7 +13,7 @@ class Open:
     """Wait for replies until the machine wants no more of them, ``deadline_s`` at most (``None``: for ever)."""
 
     round: int
-    deadline_s: float | None
+    deadline_s: float | None = None
     kind: Literal["open"] = "open"
 
 
@@ -89,7 +89,7 @@ class CloseRound:
     bytes_up: int
     base_model: str
     model: str
-    rolled_back: int | None
+    rolled_back: int | None = None
     kind: Literal["close"] = "close"
 
 

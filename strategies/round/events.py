@@ -33,8 +33,6 @@ class Reading:
         What the server measured: the whole round trip, its payloads and its parts.
     compute_s : float, optional
         Seconds of work, measured where the clock is virtual, else as the node says.
-    timed : bool
-        Whether the server knows every part of the round trip, as on a virtual clock.
     probe : LinkSample
         What the node found out about its link.
     samples, loss, squared_loss : float, optional
@@ -120,7 +118,7 @@ class Answered:
 
     at_s: float
     order: int
-    reading: Reading | None
+    reading: Reading | None = None
     fault: Fault | None = None
     kind: Literal["answered"] = "answered"
 
@@ -167,7 +165,7 @@ class Evaluated:
     """The server measured the model; ``None`` for a loss that is not finite."""
 
     at_s: float
-    loss: float | None
+    loss: float | None = None
     kind: Literal["evaluated"] = "evaluated"
 
 

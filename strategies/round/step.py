@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from strategies.errors import OutOfOrder, Reason, Refused
-from strategies.round.choosing import begin, refill
+from strategies.round.choosing import begin, planned, refill
 from strategies.round.commands import CloseRound, Command, Refuse, RollBack, StepModel
 from strategies.round.events import (
     Answered,
@@ -52,6 +52,8 @@ def _joined(state: State, event: Joined) -> list[Command]:
     else:
         row = fleet.enrol(event.name, examples=event.examples, sample_s=fleet.prior_sample_s)
         fleet.overhead_s[row] = state.rules.settings.overhead_s
+        if state.open is not None and state.open.plan is not None:
+            state.open.plan = planned(state)  # it may be given work in this very round
     return []
 
 

@@ -1,6 +1,7 @@
 """Where log records go: the terminal and a rotating file, with Flower's and the standard library's records among them.
 
-Every record is redacted after it is formatted, so that tracebacks are covered too; local variables are never printed.
+Every record is redacted and made printable after it is formatted, so that tracebacks are covered too; local variables
+are never printed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from loguru import logger
 
 from hypergpu_fl.config import System
+from hypergpu_fl.output import printable_lines
 from hypergpu_fl.redaction import SECRETS, redact, register
 
 if TYPE_CHECKING:
@@ -75,12 +77,12 @@ def _file(record: Record) -> str:
 
 
 def _text(record: Record) -> str:
-    """Message and traceback, redacted. A record is formatted once a sink, so nothing is kept between them."""
+    """Message and traceback, redacted and printable. Each sink formats a record anew, so nothing is kept."""
     text = str(record["message"])
     if record["exception"] is not None:
         kind, value, frames = record["exception"]
         text = "\n".join([text, "".join(traceback.format_exception(kind, value, frames)).rstrip()])
-    return redact(text)
+    return printable_lines(redact(text))
 
 
 class _ToLoguru(logging.Handler):

@@ -18,7 +18,8 @@ MASK: Final = "***"
 _SHORTEST: Final = 4  # characters; a shorter "secret" would blank ordinary words
 
 _SECRET_NAME: Final = re.compile(
-    r"private_?key|secret|passw(or)?d|passphrase|mnemonic|seed_?phrase|coordinator_?key|api_?key|token|credential", re.I
+    r"private_?key|secret|passw(or)?d|passphrase|mnemonic|seed_?phrase|coordinator_?key|api_?key|token(?![a-z])|credential",
+    re.I,
 )
 _HEX_KEY: Final = re.compile(r"(0x)?[0-9a-fA-F]{64}")
 _URL: Final = re.compile(r"\b(?:https?|wss?)://[^\s'\"<>`|\\^{}]+", re.I)

@@ -9,6 +9,7 @@ from typing import Final
 from hypergpu_fl.config import run_name
 from hypergpu_fl.config.faults import did_you_mean
 from hypergpu_fl.errors import ConfigError, Fault, RunNotFound
+from hypergpu_fl.files import private_folder
 
 LATEST: Final = "latest"
 
@@ -25,7 +26,7 @@ def open_run_folder(root: Path, name: str) -> Path:
     """
     name = checked_name(name) if name else free_run_name(root, "run")
     folder = root / name
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)
     link = root / LATEST
     fresh = root / f".{LATEST}.{os.getpid()}"
     fresh.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from strategies.errors import NoNodes, Refused
 from strategies.event_log import EventLog
 from strategies.global_model import GlobalModel
 from strategies.layout import Arrays, Layout
-from strategies.outcome import Accepted, Attendant, Bystander, RefusedReply, RoundOutcome
+from strategies.outcome import Accepted, Attendant, Bystander, Journey, Ordered, RefusedReply, RoundOutcome
 from strategies.payload import Payload
 from strategies.robust import aggregator
 from strategies.roster import Roster
@@ -55,6 +55,8 @@ class _Folding:
     deadline_s: float
     accepted: list[Accepted] = field(default_factory=list)
     refused: list[RefusedReply] = field(default_factory=list)
+    ordered: list[Ordered] = field(default_factory=list)
+    dropped: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class _AtHand:
     """The reply that is being dealt with."""
 
     flight: Flight
-    reply: wire.Reply
+    reply: wire.Reply | None = None
     update: Update | None = None
     admitted: Any = None
 
@@ -131,8 +133,9 @@ class Engine(Strategy):
             self.set_model({name: array.numpy() for name, array in arrays.items()})
         if not self.state.versions.model:
             self._published()
-        if not self.roster.gather(grid, self.state.fleet, tell=self._tell, joined=self.attendant.joined):
-            raise NoNodes("no node is connected; start SuperNodes or raise training.num_nodes")
+        attendant = self.attendant
+        if not self.roster.gather(grid, self.state.fleet, tell=self._tell, vet=attendant.vet, joined=attendant.joined):
+            raise NoNodes(self.roster.why_nobody())
         self._tell(RoundDue(grid.now_s, self.first_round + server_round - 1))
         if self._folding is None:
             raise RuntimeError("the machine opened no round")
@@ -149,6 +152,7 @@ class Engine(Strategy):
         for reply in replies:
             self._take(grid.flight(reply), reply)
         given_up = () if self.state.rules.settings.keep_late else tuple(sorted(grid.cancel()))
+        folding.dropped = [self.state.orders[number].row for number in given_up]
         self._tell(Ended(grid.now_s, given_up))
         metrics = MetricRecord({"arrived": len(folding.accepted), "seconds": open_.ended_s - open_.started_s})
         return self.arrays(), metrics
@@ -257,9 +261,15 @@ class Engine(Strategy):
             ).message(node_id, blob, number=order.order, ttl_s=order.ttl_s)
             self._to_send.append(message)
             sizes.append(len(blob))
+            if self._folding is not None:
+                name = self.state.fleet.names[order.row]
+                self._folding.ordered.append(
+                    Ordered(order.row, name, order.local_steps, order.codec, bytes_down=len(blob))
+                )
         self._tell(Sent(self._now_s, tuple(order.order for order in orders), tuple(sizes)))
 
     def _take(self, flight: Flight, reply: Message) -> None:
+        self._at_hand = _AtHand(flight)
         if reply.has_error():
             self._tell(Failed(self._now_s, flight.number, wire.failure_reason(reply)))
             return
@@ -280,7 +290,7 @@ class Engine(Strategy):
 
     def _add(self, command: AddUpdate) -> None:
         hand, folding = self._at_hand, self._folding
-        if hand is None or hand.update is None or hand.flight.order is None or folding is None:
+        if hand is None or hand.reply is None or hand.update is None or hand.flight.order is None or folding is None:
             raise RuntimeError(f"there is no update to add for order {command.order}")
         folding.mean.add(hand.update, weight=command.weight, steps=command.steps)
         self.attendant.added(hand.admitted, hand.update, self.model.vector_P)
@@ -299,6 +309,7 @@ class Engine(Strategy):
                 bytes_up=len(hand.reply.blob),
                 weight=command.weight,
                 metrics=hand.reply.metrics,
+                journey=Journey.of(hand.flight, hand.reply, self._now_s),
             )
         )
 
@@ -307,7 +318,11 @@ class Engine(Strategy):
             return
         node = self.state.fleet.names[command.row] if command.row >= 0 else "nobody"
         log.warning("round %d refused %s: %s: %s", self.state.round, node, command.reason, command.detail)
-        self._folding.refused.append(RefusedReply(command.row, node, self.state.round, command.reason, command.detail))
+        hand = self._at_hand
+        journey = Journey.of(hand.flight, hand.reply, self._now_s) if hand is not None else Journey()
+        self._folding.refused.append(
+            RefusedReply(command.row, node, self.state.round, command.reason, command.detail, journey)
+        )
 
     def _step(self, version: int) -> None:
         if self._folding is None:
@@ -340,6 +355,8 @@ class Engine(Strategy):
                 average_P=self.model.average_P,
                 buffers=self.model.buffers,
                 rolled_back=command.rolled_back,
+                ordered=folding.ordered,
+                dropped=folding.dropped,
             )
         )
 

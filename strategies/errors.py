@@ -54,6 +54,7 @@ class Reason(StrEnum):
     BAD_SIGNATURE = "bad signature"
     NOT_ALLOWED = "not allowed"
     TOO_LATE = "too late"
+    OTHER_TASK = "other task"
 
 
 class Refused(StrategyError):

@@ -39,7 +39,8 @@ class Terms:
 class Flight:
     """A message under way: when and to whom it went, of what type, how long it may take, and what it orders.
 
-    ``number`` is what the sender knows an order by; -1, and no ``order``, for a message that is none.
+    Seconds are on the arrivals' clock, ``ttl_s`` too. ``number`` is what the sender knows an order by; -1, and no
+    ``order``, for a message that is none.
     """
 
     node_id: int
@@ -154,14 +155,15 @@ class Arrivals(Grid):
     def _push(self, messages: Iterable[Message], sent_s: float) -> tuple[dict[str, Message], list[Message]]:
         """Push and enter the flights; also the error replies that stand for messages that could not be sent."""
         batch = list(messages)
+        ttls_s = [message.metadata.ttl for message in batch]
         sent, unsent = self._send(batch)
-        for message in batch:
+        for message, ttl_s in zip(batch, ttls_s, strict=True):
             is_order = wire.PLAN in message.content.config_records
             self._flights[message.metadata.message_id] = Flight(
                 node_id=message.metadata.dst_node_id,
                 message_type=message.metadata.message_type,
                 sent_s=sent_s,
-                ttl_s=message.metadata.ttl,
+                ttl_s=ttl_s,
                 bytes_down=payload_bytes(message.content),
                 number=int(message.metadata.group_id) if is_order else -1,
                 order=wire.Order.read(message.content) if is_order else None,

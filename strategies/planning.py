@@ -14,11 +14,12 @@ left out of these seconds, for a slow uplink should not be filled because other 
 is taken all the same if the whole round then is at most 1.4 times as long as with the thinnest. A level that overruns a
 given deadline is taken only if the thinnest does too.
 
-*Local steps.* The progress of an update grows with its local steps s about as ``s ** 0.5`` until client drift ends it
-(measured here: to a given accuracy, 4 times the steps took half the updates). If a node's transfers take T and a
-step t seconds, progress a second ``s ** b / (T + s t)`` is greatest at ``s = b / (1 - b) * T / t``, which for b = 1/2
-is ``T / t``: compute for as long as the transfers take. All nodes get the same number, from the means of T and t over
-the fleet, since updates of unlike length, even normalised, were seen to pull the model apart.
+*Local steps*, unless they are asked for. The progress of an update grows with its local steps s about as ``s ** 0.5``
+until client drift ends it (measured here: to a given accuracy, 4 times the steps took half the updates). If a node's
+transfers take T and a step t seconds, progress a second ``s ** b / (T + s t)`` is greatest at
+``s = b / (1 - b) * T / t``, which for b = 1/2 is ``T / t``: compute for as long as the transfers take. All nodes get
+the same number, from the means of T and t over the fleet, since updates of unlike length, even normalised, were seen to
+pull the model apart.
 
 *Deadline.* Unless given, the 80th percentile of the nodes' rounds so planned. Where rounds have no barrier it cuts
 nobody off: a slower node is told the time it is predicted to need.
@@ -71,13 +72,16 @@ class WorkPlan:
 class Workload:
     """What the baseline round would be: steps of ``batch_size``, and the model's size as fp32.
 
-    ``common_bytes``: what a download carries besides, whatever its level.
+    ``common_bytes``: what a download carries besides, whatever its level. ``fixed``: the steps are asked for, and no
+    planner may choose others; otherwise it chooses them ``within`` fewest and most.
     """
 
     base_steps: Ints  # (N,)
     batch_size: int
     model_bytes: int
     common_bytes: float = 0.0
+    fixed: bool = False
+    within: tuple[int, int] = (FEWEST_STEPS, MOST_STEPS)
 
 
 @dataclass(frozen=True)
@@ -144,19 +148,22 @@ def plan(
     else:
         fixed_s += workload.common_bytes * down_s
         byte_s = up_s + down_s
-    step_s = np.maximum(fleet.sample_s * workload.batch_size, 1e-9)
+    step_s: Floats = np.maximum(fleet.sample_s * workload.batch_size, 1e-9)
     level = np.full(len(fleet), len(levels) - 1, dtype=np.int64)
+    steps = workload.base_steps
     for _ in range(2):  # the steps that balance the transfers depend on the levels, and the levels on the steps
         transfer_s = fixed_s + sent_bytes[level] * byte_s
-        steps = balanced_steps(transfer_s[counted], step_s[counted])
-        rest_s = fixed_s + steps * step_s
+        if not workload.fixed:
+            alike = balanced_steps(transfer_s[counted], step_s[counted], within=workload.within)
+            steps = np.full(len(fleet), alike, dtype=np.int64)
+        rest_s = fixed_s + step_s * steps
         level = best_levels(levels, sent_bytes, byte_s, rest_s, overhead_s, deadline_s or math.inf)
-    compute_s = steps * step_s
+    compute_s = step_s * steps
     predicted_s = fixed_s + sent_bytes[level] * byte_s + compute_s
     if not deadline_s:
         deadline_s = float(np.quantile(predicted_s[counted], DEADLINE_QUANTILE)) if len(fleet) else math.inf
     return FleetPlan(
-        local_steps=np.full(len(fleet), steps, dtype=np.int64),
+        local_steps=steps,
         level=level,
         predicted_s=predicted_s,
         compute_s=compute_s,
@@ -208,11 +215,11 @@ def _undominated(levels: Sequence[Level]) -> list[int]:
     return kept
 
 
-def balanced_steps(transfer_s: Floats, step_s: Floats) -> int:
-    """``clip(mean transfer / mean step, 5, 20)``, rounded: the local steps at which both take the same time."""
+def balanced_steps(transfer_s: Floats, step_s: Floats, *, within: tuple[int, int] = (FEWEST_STEPS, MOST_STEPS)) -> int:
+    """``clip(mean transfer / mean step, *within)``, rounded: the local steps at which both take the same time."""
     if not step_s.size:
-        return FEWEST_STEPS
-    return int(np.clip(np.rint(transfer_s.mean() / step_s.mean()), FEWEST_STEPS, MOST_STEPS))
+        return within[0]
+    return int(np.clip(np.rint(transfer_s.mean() / step_s.mean()), *within))
 
 
 def plan_alike(

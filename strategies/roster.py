@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -10,10 +11,11 @@ import numpy as np
 from flwr.app import Message, MessageType, RecordDict
 
 from strategies.arrivals import Arrivals
+from strategies.errors import Refused
 from strategies.fleet import Fleet
 from strategies.link import LinkSample
 from strategies.round.events import Event, Joined, Left, Probed, Returned
-from strategies.wire import Hello
+from strategies.wire import Hello, name_of
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +25,7 @@ OUTAGE_S = 600.0  # all nodes gone at once is the server's own link down, most l
 
 Tell = Callable[[Event], None]
 Welcome = Callable[[int, int, Hello], None]
+Vet = Callable[[Hello], None]
 
 
 @dataclass
@@ -37,6 +40,8 @@ class Roster:
         Flower ids of nodes that are given nothing and asked nothing.
     on_probation : set of int
         Flower ids of known nodes that must answer a query before they are given work again.
+    unfit : dict of int to str
+        Why nodes that answered cannot take part, by Flower's id. They are asked again every round.
     node_ids : dict of int to int
         Present Flower id of each connected row.
     """
@@ -44,27 +49,37 @@ class Roster:
     rows: dict[int, int] = field(default_factory=dict)
     excluded: set[int] = field(default_factory=set)
     on_probation: set[int] = field(default_factory=set)
+    unfit: dict[int, str] = field(default_factory=dict)
     node_ids: dict[int, int] = field(default_factory=dict)
 
-    def gather(self, grid: Arrivals, fleet: Fleet, *, tell: Tell, joined: Welcome) -> bool:
+    def gather(self, grid: Arrivals, fleet: Fleet, *, tell: Tell, vet: Vet, joined: Welcome) -> bool:
         """Enrol whoever is there; with nobody to work, wait for somebody of a fleet that was known. Whether one is.
 
-        ``tell`` is told who came and went, ``joined(row, node_id, hello)`` of every node that said who it is.
+        ``tell`` is told who came and went, ``joined(row, node_id, hello)`` of every node that said who it is;
+        ``vet(hello)`` raises ``Refused`` to keep one from taking part.
         """
 
         def anybody() -> bool:
-            self._enrol(grid, fleet, tell, joined)
+            self._enrol(grid, fleet, tell, vet, joined)
             if not fleet.online.any() and self.excluded:  # with nobody else left, those shut out are asked again
                 self.on_probation |= self.excluded
                 self.excluded.clear()
-                self._enrol(grid, fleet, tell, joined)
+                self._enrol(grid, fleet, tell, vet, joined)
             return bool(fleet.online.any())
 
         if anybody():
             return True
         wait_s = OUTAGE_S if self.rows else 0.0
-        log.warning("no node is connected; waiting %.0f s for one", wait_s)
+        if wait_s:
+            log.warning("no node is connected; waiting %.0f s for one", wait_s)
         return grid.until(anybody, within_s=wait_s)
+
+    def why_nobody(self) -> str:
+        """Why there is nobody to work."""
+        if not self.unfit:
+            return "no node is connected; start SuperNodes or raise training.num_nodes"
+        (reason, count), *_ = Counter(self.unfit.values()).most_common(1)
+        return f"{len(self.unfit)} nodes are connected, and none can take part; {count} of them: {reason}"
 
     def state(self) -> dict[str, int]:
         """The rows by Flower's ids, JSON-able."""
@@ -75,7 +90,7 @@ class Roster:
         self.rows.update((int(node_id), row) for node_id, row in state.items())
         self.on_probation.update(self.rows)
 
-    def _enrol(self, grid: Arrivals, fleet: Fleet, tell: Tell, joined: Welcome) -> None:
+    def _enrol(self, grid: Arrivals, fleet: Fleet, tell: Tell, vet: Vet, joined: Welcome) -> None:
         """Ask every node not seen before who it is: its data, device, link and address.
 
         The first round of a process waits for the answers; a node that comes later joins when it has answered, and
@@ -87,9 +102,18 @@ class Roster:
         queries = [
             Message(RecordDict(), dst_node_id=i, message_type=MessageType.QUERY, ttl=INVITATION_S) for i in strangers
         ]
-        answers = grid.ask(queries, timeout_s=0.0 if self.node_ids else ENROL_WITHIN_S)
-        read = [(Hello.read(reply), node_id) for node_id, reply in answers]
-        hellos = [(hello.partition, node_id, hello) for hello, node_id in read if hello is not None]
+        hellos: list[tuple[int, int, Hello]] = []
+        for node_id, answer in grid.ask(queries, timeout_s=0.0 if self.node_ids else ENROL_WITHIN_S):
+            try:
+                hello = Hello.read(answer)
+                vet(hello)
+            except Refused as refusal:
+                if self.unfit.get(node_id) != refusal.detail:  # said once
+                    log.warning("%s cannot take part: %s", name_of(answer, node_id), refusal.detail)
+                    self.unfit[node_id] = refusal.detail
+                continue
+            self.unfit.pop(node_id, None)
+            hellos.append((hello.partition, node_id, hello))
         for _, node_id, hello in sorted(hellos, key=lambda each: each[:2]):
             tell(Joined(grid.now_s, hello.name, hello.examples))
             row = self.rows[node_id] = fleet.row_of[hello.name]

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from strategies.errors import UnknownPolicy
-from strategies.planning import Level
+from strategies.fleet import Ints
+from strategies.planning import FEWEST_STEPS, MOST_STEPS, Level
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +28,13 @@ class Settings:
     mode : {"sync", "async"}
         Rounds with a barrier, or buffered asynchronous: nodes restart at once.
     epochs, batch_size : int
-        The baseline's local work: passes over the node's data, in batches.
+        Passes over the node's own data that every node is asked to make, in batches; 0: not asked for.
     local_steps : int
-        The baseline's local work as steps, the same for every node; 0: by ``epochs``.
+        Steps that every node is asked to make; 0: not asked for.
+    steps_within : (int, int)
+        Fewest and most steps that a planner may choose where nothing is asked for.
+    baseline_epochs : int
+        Passes that a policy without a planner makes where nothing is asked for.
     codec, downlink_codec : str
         One level for every node, or ``auto``: the planner chooses (the downlink as far as the uplink).
     normalise_steps : bool
@@ -57,9 +64,11 @@ class Settings:
     quota: float = 0.8
     deadline_s: float = 0.0
     mode: Literal["sync", "async"] = "async"
-    epochs: int = 1
+    epochs: int = 0
     batch_size: int = 32
     local_steps: int = 0
+    steps_within: tuple[int, int] = (FEWEST_STEPS, MOST_STEPS)
+    baseline_epochs: int = 1
     codec: str = "auto"
     downlink_codec: str = "auto"
     normalise_steps: bool = True
@@ -72,6 +81,25 @@ class Settings:
     reply_patience: float = 10.0
     overhead_s: float = 0.0
     byte_scale: float = 1.0
+
+    @property
+    def asks_work(self) -> bool:
+        """Whether the local work is asked for, so that neither planner nor policy may choose another."""
+        return bool(self.local_steps or self.epochs)
+
+    def base_steps(self, examples: Ints) -> Ints:
+        """Steps of each node, shape of ``examples``: what is asked for, else the baseline's.
+
+        ``epochs`` passes take ``ceil(epochs * examples / batch)`` steps, as batches are cut without regard to where a
+        pass ends; the baseline cuts each pass for itself.
+        """
+        if self.local_steps:
+            return np.full_like(examples, self.local_steps)
+        if self.epochs:
+            batch: Ints = np.clip(examples, 1, self.batch_size)
+            whole: Ints = -(-examples * self.epochs // batch)
+            return np.maximum(1, whole)
+        return np.maximum(1, -(-examples // self.batch_size)) * self.baseline_epochs
 
     def check_levels(self, levels: Sequence[Level]) -> None:
         """Raise ``UnknownPolicy`` if a codec is none of ``levels``, and not ``auto``."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import heapq
+import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -17,13 +18,15 @@ from numpy.typing import NDArray
 
 from strategies import wire
 from strategies.flight import Arrivals, Flight, VirtualLinks, failure, payload_bytes, timing
+from strategies.round.choosing import LONGEST_TTL_S
 
 
 class VirtualArrivals(Arrivals):
     """Each dispatched message is answered for real at once.
 
     ``links`` then says when, in virtual time, the answer would have arrived, and the clock jumps from arrival to
-    arrival. A message that would outlive its TTL is answered by an error when that has passed.
+    arrival. A message that would outlive its TTL in virtual time is answered by an error when that has passed. In real
+    time a simulated node may take as long as it takes: what comes of a run must not depend on the speed of the machine.
     """
 
     def __init__(self, grid: Grid, links: VirtualLinks, *, start_s: float = 0.0, poll_s: float = 0.01) -> None:
@@ -50,6 +53,10 @@ class VirtualArrivals(Arrivals):
             self._dispatch(terms.refill())
         if terms.wanted() and self._events:  # the deadline passed while replies were still under way
             self._now_s = end_s
+
+    def ask(self, messages: Sequence[Message], *, timeout_s: float) -> Iterator[tuple[int, Message]]:
+        """See ``Arrivals.ask``; every simulated node is waited for."""
+        return super().ask(messages, timeout_s=math.inf)
 
     def cancel(self) -> set[int]:
         """See ``Arrivals.cancel``; simulated nodes drop their work at once."""
@@ -80,6 +87,11 @@ class VirtualArrivals(Arrivals):
             for arrived_s, order in state["events"]
         ]
         self._flights = {message_id: _flight(saved) for message_id, saved in state["flights"].items()}
+
+    def _send(self, messages: Sequence[Message]) -> tuple[dict[str, Message], list[Message]]:
+        for message in messages:
+            message.metadata.ttl = LONGEST_TTL_S  # Flower counts it on the wall clock
+        return super()._send(messages)
 
     def _dispatch(self, messages: Iterable[Message]) -> None:
         sent, failures = self._push(messages, self._now_s)

@@ -32,6 +32,8 @@ LINK: Final = "link"
 CONTRIBUTION: Final = "contribution"
 TIMING: Final = "timing"
 HELLO: Final = "hello"  # MetricRecord: PARTITION, EXAMPLES; ConfigRecord DEVICE: what it runs on
+IDENTITY: Final = "identity"  # ConfigRecord: what must be the same at server and node, text by name
+UNFIT: Final = "unfit"  # ConfigRecord instead of HELLO: PARTITION, CAUSE, REMEDY of a node that cannot take part
 
 # the one array of MODEL and UPDATE
 BLOB: Final = "blob"
@@ -54,6 +56,8 @@ SAMPLES: Final = "samples"  # samples processed in this round
 STEPS: Final = "steps"
 LOSS: Final = "loss"  # mean training loss over the steps
 SQUARED_LOSS: Final = "squared-loss"  # mean squared sample loss (Oort's statistical utility)
+COUNT: Final = "count"  # processed in this round, in the task's own unit
+TASK_METRIC: Final = "metric."  # prefix of the names that the task gives its own metrics
 COMPUTE_S: Final = "compute-s"  # node's own monotonic clock
 
 # LINK (node -> server, optional: a probe's findings) and TIMING (server's own measurement)
@@ -69,6 +73,12 @@ UPLOAD_S: Final = "upload-s"
 BYTES_DOWN: Final = "bytes-down"
 BYTES_UP: Final = "bytes-up"
 
+OWN_METRICS: Final = frozenset(
+    {EXAMPLES, SAMPLES, STEPS, LOSS, SQUARED_LOSS, COMPUTE_S, BYTES_DOWN, BYTES_UP}
+)  # all others in METRICS are the task's
+MOST_METRICS: Final = 32  # of the task's that are kept of a reply
+_METRIC: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_./ -]{0,63}")
+
 # CONTRIBUTION (node -> server)
 ADDRESS: Final = "address"
 SIGNATURE: Final = "signature"
@@ -77,10 +87,15 @@ SIGNATURE: Final = "signature"
 PARTITION: Final = "partition-id"
 DEVICE: Final = "device"  # ConfigRecord: device name, memory, driver, address
 
+# UNFIT (node -> server, answer to a query)
+CAUSE: Final = "cause"
+REMEDY: Final = "remedy"
+
 HEADROOM_BYTES: Final = 65_536  # of a blob over the model's own size: header, buffers, and the container's
 LARGEST_RTT_S: Final = 60.0
 LARGEST_BPS: Final = 1e12
 LARGEST_REASON: Final = 500  # characters of what a node says of its failure
+LONGEST_EXCUSE: Final = 1000  # and of why it cannot take part
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,12 +296,13 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Who a node says it is: its share of the data, what it runs on, and what it found out about its link."""
+    """Who a node says it is: its share of the data, what it runs on, its link, and what its task is by."""
 
     partition: int
     examples: int
     device: Mapping[str, Any] = field(default_factory=dict)
     link: LinkSample = LinkSample()
+    identity: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -294,20 +310,41 @@ class Hello:
         return f"node-{self.partition}"
 
     @classmethod
-    def read(cls, answer: Message) -> Hello | None:
-        """The hello in an answer; None for one that does not say what it must."""
+    def read(cls, answer: Message) -> Hello:
+        """The hello in an answer.
+
+        Raises
+        ------
+        Refused
+            If it does not say what it must, with the node's own reason if it gives one.
+        """
         if not answer.has_content():
-            return None
-        said = numbers(answer.content, HELLO)
+            raise Refused(Reason.ERROR_REPLY, (answer.error.reason or "it failed")[:LONGEST_EXCUSE])
+        content = answer.content
+        said = numbers(content, HELLO)
         if not said.keys() >= {PARTITION, EXAMPLES}:
-            return None
-        device = answer.content.config_records.get(DEVICE)
+            unfit = content.config_records.get(UNFIT)
+            texts = [unfit.get(key) for key in (CAUSE, REMEDY)] if unfit else []
+            excuse = "; ".join(text for text in texts if isinstance(text, str) and text)[:LONGEST_EXCUSE]
+            raise Refused(Reason.MALFORMED, excuse or "it does not say which share is its own")
+        device, identity = (content.config_records.get(name) for name in (DEVICE, IDENTITY))
         return cls(
             partition=int(said[PARTITION]),
             examples=max(0, int(said[EXAMPLES])),
             device=dict(device) if device is not None else {},
-            link=link_sample(answer.content),
+            link=link_sample(content),
+            identity={name: value for name, value in identity.items() if isinstance(value, str)} if identity else {},
         )
+
+
+def name_of(answer: Message, node_id: int) -> str:
+    """What a node that cannot take part is called, where it says which share is its own."""
+    if answer.has_content():
+        content = answer.content
+        for record in (content.config_records.get(UNFIT), content.metric_records.get(HELLO)):
+            if record is not None and isinstance(partition := record.get(PARTITION), int):
+                return f"node-{partition}"
+    return f"node {node_id}"
 
 
 def failure_reason(reply: Message) -> str:
@@ -354,6 +391,12 @@ def row_of_bytes(array: Array) -> memoryview:
     if header is None or int(header["size"]) != len(array.data) - header.end():
         raise ValueError("not one row of bytes in npy format 1.0")
     return memoryview(array.data)[header.end() :]
+
+
+def custom_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The task's own metrics among those of a reply, by name; no more than ``MOST_METRICS``, and no odd names."""
+    names = sorted(name for name in metrics.keys() - OWN_METRICS if _METRIC.fullmatch(name))
+    return {name: metrics[name] for name in names[:MOST_METRICS]}
 
 
 def numbers(content: RecordDict, record: str) -> dict[str, float]:

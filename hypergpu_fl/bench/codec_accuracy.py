@@ -31,7 +31,7 @@ import numpy as np
 
 from hypergpu_fl.codec import ModelVersions, View, apply, decode, encode, encode_with_feedback
 from hypergpu_fl.config import Training
-from hypergpu_fl.task import Task, load_task
+from hypergpu_fl.task import Task, TrainContext, load_task
 from strategies.layout import Layout, Vector
 
 Progress = Callable[[float, str], None]
@@ -177,7 +177,14 @@ def simulate(task: Task, dataset: str, variant: Variant, rounds: int, seed: int,
                 bytes_down += model_P.nbytes
             task.load(model, layout.restore(start_P, buffers))
             local_steps = max(1, math.ceil(examples[node] / batch))
-            task.train(model, node, steps=local_steps, batch_size=batch, seed=seed * 100_003 + round_, device=device)
+            context = TrainContext(
+                steps=local_steps,
+                batch_size=batch,
+                seed=seed * 100_003 + round_,
+                device=device,
+                folder=Path(),  # the built-in task keeps nothing there
+            )
+            task.train(model, node, context)
             delta_P = layout.flatten(task.arrays(model)) - start_P
             arrives = lost.random() >= variant.loss
             sent_P, left_P, size = _send(variant, delta_P, residuals[node], layout, round_)
@@ -193,7 +200,7 @@ def simulate(task: Task, dataset: str, variant: Variant, rounds: int, seed: int,
             model_P = model_P + np.float32(server_step / weight) * total_P
         if round_ >= min((1 - LAST) * rounds, rounds - 1):
             task.load(model, layout.restore(model_P, buffers))
-            accuracies.append(100 * task.evaluate(model, device=device).accuracy)
+            accuracies.append(100 * task.evaluate(model, device=device).metrics["accuracy"])
     return Outcome(statistics.mean(accuracies), bytes_up, bytes_down, 10 * rounds * model_P.nbytes)
 
 

@@ -23,7 +23,7 @@ from hypergpu_fl.config import from_run_config, runs_root
 from hypergpu_fl.runs import open_run_folder
 from hypergpu_fl.server.report import write_json
 from hypergpu_fl.server.server_app import wait_for_nodes
-from hypergpu_fl.task import load_task
+from hypergpu_fl.task import fresh_model, load_task
 from hypergpu_fl.task.device import resolve_device
 from strategies import wire
 from strategies.layout import Layout
@@ -94,14 +94,14 @@ def main(grid: Grid, context: Context) -> None:
     logs.configure(config.system, folder)
     wait_for_nodes(grid, training.num_nodes, simulated=False)
     task, device = load_task(training, config.system), resolve_device(config.system.device)
-    model = task.model()
+    model = fresh_model(task, training.seed)
     layout = Layout.of(task.arrays(model))
     most = max(task.examples(partition) for partition in range(training.num_nodes))
     order = wire.Order(
         round=0,
         base=0,
         base_model=bytes(32),
-        local_steps=-(-most // training.batch_size) * training.epochs,
+        local_steps=training.fixed_steps or -(-most // training.batch_size) * max(1, training.epochs),
         batch_size=training.batch_size,
         codec="raw",
         seed=training.seed,
@@ -120,13 +120,13 @@ def main(grid: Grid, context: Context) -> None:
         entry = {"round": server_round, "seconds": time.monotonic() - began_s, "accuracy": result.accuracy}
         history.append({**entry, "bytes_up": strategy.bytes_up, "bytes_down": strategy.bytes_down})
         logger.info("FedAvg round {round} accuracy {accuracy:.3f} {seconds:.1f} s", **entry)
-        if 0 < training.target_accuracy <= result.accuracy:
+        if training.goal is not None and training.goal.is_reached(result.named):
             raise TargetReached
-        return MetricRecord({"accuracy": result.accuracy})
+        return MetricRecord({**result.named})
 
     fresh = ArrayRecord({name: Array(array) for name, array in task.arrays(model).items()})
     try:
         strategy.start(grid, fresh, num_rounds=training.rounds, timeout=3600.0, evaluate_fn=evaluate)
     except TargetReached:
-        logger.info("target accuracy {} reached", training.target_accuracy)
+        logger.info("target {} reached", training.goal)
     write_json(folder / "report.json", {"strategy": "fedavg", "history": history})

@@ -198,9 +198,10 @@ class Race:
         self._config = Config(
             training=training, blockchain=Blockchain(enabled=False), system=System(run_name="bench", device="cpu")
         )
-        self._task = load_task(training, self._config.system)
-        if not isinstance(self._task, ImageTask):
+        task = load_task(training, self._config.system)
+        if not isinstance(task, ImageTask):
             raise UsageError("the race needs the built-in task", "leave training.task empty")
+        self._task = task
         self._model = self._task.model()
         self._device = torch.device("cpu")
         arrays = self._task.arrays(self._model)
@@ -227,7 +228,7 @@ class Race:
             ),
             settings=Settings(
                 cohort=cohort,
-                epochs=training.epochs,
+                baseline_epochs=training.epochs,  # ours plans its own, as `hypergpu run` does
                 batch_size=training.batch_size,
                 refuse_outliers=False,  # nobody here attacks, and peers have no such rule
                 seed=training.seed,

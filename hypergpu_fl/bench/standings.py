@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 from hypergpu_fl.bench.race import Course, Point
 from hypergpu_fl.errors import UsageError
+from hypergpu_fl.files import write_whole
 
 Row = dict[str, Any]
 Key = tuple[str, str, int]
@@ -88,14 +87,15 @@ class Standings:
             }
             for (policy, scenario, seed), course in self._courses.items()
         ]
-        _write(self._curves, json.dumps({"options": self._options, "courses": courses}))
-        _write(self._out, json.dumps(self.rows, indent=1) + "\n")
+        self._out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self._curves, json.dumps({"options": self._options, "courses": courses}))
+        write_whole(self._out, json.dumps(self.rows, indent=1) + "\n")
 
     def publish(self) -> None:
         """Write the Markdown table and one picture a scenario beside the rows."""
         from hypergpu_fl.bench.plot import plot_courses
 
-        _write(self._out.with_suffix(".md"), table(self.rows))
+        write_whole(self._out.with_suffix(".md"), table(self.rows))
         for scenario in {row["scenario"]: None for row in self.rows}:
             courses = {
                 (policy, seed): self._courses[policy, of, seed] for policy, of, seed in self._rows if of == scenario
@@ -145,15 +145,3 @@ def table(rows: Iterable[Row]) -> str:
 
 def _seconds(value: float) -> str:
     return "never" if value == float("inf") else f"{value:,.0f} s"
-
-
-def _write(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, draft = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    try:
-        with os.fdopen(descriptor, "w") as stream:
-            stream.write(text)
-        os.replace(draft, file)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise

@@ -23,7 +23,7 @@ from hypergpu_fl.bench.scenarios import CORRELATED_TASK, Labels, Links
 from hypergpu_fl.bench.standings import Row, Standings
 from hypergpu_fl.config import DATASETS, Training
 from hypergpu_fl.errors import UsageError
-from hypergpu_fl.lock import exclusive
+from hypergpu_fl.files import exclusive
 from hypergpu_fl.network.wan import PROFILES
 
 UPDATES = 2000

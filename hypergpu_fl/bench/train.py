@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from hypergpu_fl.task.device import describe, resolve_device
 from hypergpu_fl.task.image import place
 from hypergpu_fl.task.models import Shape, build_model
-from hypergpu_fl.task.training import Optimizer, Share, train
+from hypergpu_fl.task.optimizer import Optimizer
+from hypergpu_fl.task.training import Share, train
 
 # Images shaped as MNIST's and CIFAR-10's; their content does not matter to the speed.
 SHAPES: dict[str, Shape] = {"mlp": (1, 28, 28), "simple_cnn": (1, 28, 28), "resnet18": (3, 32, 32)}

@@ -19,6 +19,7 @@ import click
 
 from hypergpu_fl import __version__
 from hypergpu_fl.errors import Fault, HyperGPUError
+from hypergpu_fl.output import printable
 from hypergpu_fl.redaction import redact
 
 _READER_GONE: Final = 141  # as a shell reports SIGPIPE
@@ -126,7 +127,7 @@ def _fail(faults: Sequence[Fault], code: int, debug: bool) -> int:
     for fault in faults:
         for label, text in (("error", fault.cause), ("remedy", fault.remedy)):
             if text:
-                sys.stderr.write(f"{label}: {redact(' '.join(text.split()))}\n")
+                sys.stderr.write(f"{label}: {printable(redact(' '.join(text.split())))}\n")
     return code
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -10,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hypergpu_fl.output import printable, to_json
 from hypergpu_fl.redaction import redact
 
 Row = Mapping[str, Any]
@@ -29,17 +29,16 @@ def render(content: Row | Sequence[Row], format: Format = Format.DEFAULT, *, tit
     """Write ``content`` to standard output.
 
     A mapping becomes two columns, a sequence of mappings one row each under the union of their keys. JSON keeps
-    numbers as they are; a table shows floats with four significant digits.
+    numbers as they are; a table shows floats with four significant digits. What is not a number becomes null.
     """
     if format is Format.JSON:
-        text = json.dumps(content, indent=2, default=str, allow_nan=False)
-        sys.stdout.write(redact(text) + "\n")
+        sys.stdout.write(redact(to_json(content, indent=2)) + "\n")
         return
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", show_header=True)
+    table = Table(title=printable(title) or None, box=box.SIMPLE_HEAD, title_justify="left", show_header=True)
     if isinstance(content, Mapping):
         table.show_header = False
         table.add_column(style="bold", no_wrap=True)
@@ -66,4 +65,4 @@ def cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return redact(str(value))
+    return printable(redact(str(value)))

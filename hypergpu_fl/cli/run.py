@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from hypergpu_fl.cli.bundle import app_with_task
 from hypergpu_fl.cli.follow import Tail, worth_showing
 from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides
 from hypergpu_fl.cli.render import Format, FormatOption, render
@@ -24,7 +25,8 @@ from hypergpu_fl.cli.submission import COMPLETED, Submission, app_folder, root_c
 from hypergpu_fl.cli.superlink import LocalSuperLink, flower_environment, free_port, require_free
 from hypergpu_fl.config import Config, environment, load, read_secrets, runs_root, to_run_config, unflatten
 from hypergpu_fl.errors import Interrupted, RunFailed, UsageError
-from hypergpu_fl.lock import exclusive
+from hypergpu_fl.files import exclusive
+from hypergpu_fl.output import printable
 from hypergpu_fl.redaction import redact
 from hypergpu_fl.runs import checked_name, find_run, free_run_name, open_run_folder, run_names
 
@@ -38,7 +40,7 @@ Say = Callable[[str], None]
 @app.command()
 def run(
     config: ConfigFile = None,
-    name: Annotated[str, typer.Option(help="name of the run; default: data set, model and a number")] = "",
+    name: Annotated[str, typer.Option(help="name of the run; default: task, or data set and model, and a number")] = "",
     resume: Annotated[str, typer.Option(metavar="RUN", help="go on with a run from its last checkpoint")] = "",
     replace: Annotated[bool, typer.Option("--replace", help="remove a run of the same name first")] = False,
     superlink: Annotated[str, typer.Option(metavar="NAME", help="deployment: a connection in Flower's config")] = "",
@@ -65,25 +67,26 @@ def run(
     checked_name(chosen)
     effective = _for_this_run(effective, root, chosen, resume=bool(resume), deployed=bool(superlink))
     _check_data(effective, root)
-    app_dir = app_dir or app_folder()
+    source = app_dir or app_folder()
     if port and not superlink:
         require_free(port)
 
     def say(text: str) -> None:
-        typer.echo(redact(text), err=format is Format.JSON)
+        typer.echo(printable(redact(text)), err=format is Format.JSON)
 
-    with _stoppable(), _run_folder(root, chosen, replace=replace, resume=bool(resume)) as folder:
+    with (
+        _stoppable(),
+        app_with_task(source, effective.training) as bundled,
+        _run_folder(root, chosen, replace=replace, resume=bool(resume)) as folder,
+    ):
         _write_config(folder, effective)
         training = effective.training
-        say(
-            f"run {chosen}: {training.model_architecture} on {training.dataset}, {training.num_nodes} nodes, "
-            f"{training.rounds} rounds -> {folder}"
-        )
+        say(f"run {chosen}: {training.title}, {training.num_nodes} nodes, {training.rounds} rounds -> {folder}")
         try:
             if superlink:
-                _deploy(effective, app_dir, superlink, folder, environ, say)
+                _deploy(effective, bundled, superlink, folder, environ, say)
             else:
-                _simulate(effective, app_dir, folder, port or free_port(), environ, say)
+                _simulate(effective, bundled, folder, port or free_port(), environ, say)
         except KeyboardInterrupt:
             raise Interrupted(f"run {chosen} was stopped", _how_to_go_on(folder)) from None
     _conclude(folder, chosen, format)
@@ -172,7 +175,7 @@ def _conclude(folder: Path, name: str, format: Format) -> None:
         return
     chain = report.get("chain") or {}
     table: dict[str, Any] = {
-        "accuracy": report.get("accuracy"),
+        **(report.get("metrics") or {"accuracy": report.get("accuracy")}),
         "loss": report.get("loss"),
         "rounds": report.get("rounds"),
         f"seconds ({report.get('clock', 'wall')} clock)": report.get("seconds"),
@@ -185,8 +188,10 @@ def _conclude(folder: Path, name: str, format: Format) -> None:
 
 
 def _default_name(root: Path, config: Config) -> str:
-    model = re.sub(r"[^A-Za-z0-9_-]+", "-", config.training.model_architecture.rpartition(":")[2])
-    return free_run_name(root, f"{config.training.dataset}-{model}"[:48])
+    training = config.training
+    model = training.model_architecture.rpartition(":")[2]
+    stem = training.task.rpartition(":")[2].lower() if training.task else f"{training.dataset}-{model}"
+    return free_run_name(root, re.sub(r"[^A-Za-z0-9_-]+", "-", stem)[:48].lstrip("_-") or "run")
 
 
 def _for_this_run(config: Config, root: Path, name: str, *, resume: bool, deployed: bool) -> Config:

@@ -23,6 +23,7 @@ from typing import Final, Self
 import psutil
 
 from hypergpu_fl.errors import RunFailed, UsageError
+from hypergpu_fl.files import private_folder
 
 START_LIMIT_S: Final = 60.0
 STOP_LIMIT_S: Final = 8.0
@@ -101,7 +102,7 @@ class LocalSuperLink:
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as undo:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            private_folder(self._folder)
             undo.callback(shutil.rmtree, self._folder, ignore_errors=True)
             ray = undo.enter_context(_short_path(_made(self._folder / "ray")))
             self.environ = self._own_environment(ray)

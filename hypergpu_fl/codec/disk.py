@@ -22,6 +22,7 @@ import numpy as np
 
 from hypergpu_fl.codec.checksum import checksum
 from hypergpu_fl.codec.errors import ResidualRefused
+from hypergpu_fl.files import private_folder
 from strategies.layout import Vector
 
 _HEADER = struct.Struct("<4s16s8sqQ")
@@ -52,7 +53,7 @@ class NodeFolder:
         header = _HEADER.pack(_MAGIC, self._model, tag, number, values.size)
         temporary = self.path / f"{name}.{os.getpid()}.tmp"
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            private_folder(self.path)
             with temporary.open("wb") as file:
                 file.write(header + _CHECKSUM.pack(checksum(header, values.data)))
                 file.write(values.data)

@@ -76,7 +76,7 @@ def faults(error: ValidationError, origins: Mapping[str, str], known: Iterable[s
         if kind == "value_error" and not requirement.startswith("be "):
             # A check across fields names the field at fault itself: "rpc_url: is empty, but ...".
             field, cause = requirement.split(": ", 1)
-            path = f"{path}.{field}"
+            path = f"{path}.{field}".lstrip(".")
             found.append(Fault(f"{path} {cause}", f"set {path}; `hypergpu config schema` explains it"))
             continue
         origin = f" (in {origins[path]})" if path in origins else ""

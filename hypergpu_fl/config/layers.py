@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from hypergpu_fl.config.faults import faults, shown
 from hypergpu_fl.config.flat import Scalar, fields, flatten, from_text, unflatten
 from hypergpu_fl.config.models import Config, System
+from hypergpu_fl.config.task_options import packed, unpacked
 from hypergpu_fl.errors import ConfigError, Fault
 from hypergpu_fl.redaction import SECRETS, has_credentials, looks_secret
 
@@ -79,7 +80,7 @@ def load(
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for origin, layer in [*layers, *_environment_layers(environ or {})]:
-        for path, value in layer.items():
+        for path, value in unpacked(layer).items():
             values[path], origins[path] = value, origin
     found += _make_absolute(values)
     config, faulty = _validate({p: v for p, v in values.items() if not looks_secret(p)}, origins)
@@ -152,11 +153,11 @@ def from_run_config(run_config: Mapping[str, Any], environ: Mapping[str, str] | 
     ConfigError
         With every fault.
     """
-    values = {path: _from_int64(value, path) for path, value in run_config.items()}
+    values = unpacked({path: _from_int64(value, path) for path, value in run_config.items()})
     origins = dict.fromkeys(values, "run-config")
     found = _misplaced_secrets(values, "run-config")
     for origin, layer in _environment_layers(environ or {}):
-        for path, value in layer.items():
+        for path, value in unpacked(layer).items():
             values[path], origins[path] = value, origin
     config, faulty = _validate({p: v for p, v in values.items() if not looks_secret(p)}, origins)
     if config is None or found:
@@ -171,7 +172,7 @@ def to_run_config(config: Config) -> dict[str, Scalar]:
     run-config: the ServerApp finds them in its environment.
     """
     flat: dict[str, Scalar] = {}
-    for path, value in flatten(config.model_dump()).items():
+    for path, value in packed(flatten(config.model_dump())).items():
         if isinstance(value, str) and any(has_credentials(url) for url in value.split(",")):
             value = ""
         flat[path] = str(value) if isinstance(value, int) and value not in _INT64 else value
@@ -232,7 +233,7 @@ def _environment_layers(environ: Mapping[str, str]) -> list[tuple[str, dict[str,
     layers = []
     for name, text in sorted(environ.items()):
         if name.startswith(PREFIX) and "__" in name:
-            path = name.removeprefix(PREFIX).lower().replace("__", ".", 1)
+            path = name.removeprefix(PREFIX).lower().replace("__", ".", 1).replace("options__", "options.", 1)
             layers.append((name, _typed({path: text})))
     return layers
 

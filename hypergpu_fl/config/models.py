@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from hypergpu_fl.config import task_options
 from hypergpu_fl.config.faults import did_you_mean
+from hypergpu_fl.config.target import Target
 
 MODELS: Final = ("mlp", "simple_cnn", "resnet18")
 DATASETS: Final = ("digits", "mnist", "fashion_mnist", "cifar10", "folder")
 
+PLANNED: Final = "network_aware"  # the policy whose planner chooses local steps
+
 _PLUGIN: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _RUN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_STEPS: Final = re.compile(r"[1-9][0-9]{0,8}(-[1-9][0-9]{0,8})?")
 _ADDRESS: Final = re.compile(r"0x[0-9a-fA-F]{40}")
 
 
@@ -33,6 +39,21 @@ def _plugin(name: str) -> str:
     if name and not _PLUGIN.fullmatch(name):
         raise ValueError("must be 'pkg.module:name', or empty for the built-in task")
     return name
+
+
+def _number_as_text(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _steps(text: str) -> str:
+    first, _, last = text.partition("-")
+    if text != "auto" and (not _STEPS.fullmatch(text) or (last and int(first) > int(last))):
+        raise ValueError("must be 'auto', a number of steps, or a range as '5-60' within which the planner decides")
+    return text
+
+
+def _target(text: str) -> str:
+    return str(Target.parse(text)) if text.strip() else ""
 
 
 def run_name(name: str) -> str:
@@ -82,6 +103,9 @@ class Training(Section):
     task: Annotated[str, AfterValidator(_plugin)] = Field(
         "", description="'pkg.module:name' of a user's own Task; empty: the built-in one"
     )
+    options: Annotated[Mapping[str, bool | int | float | str], BeforeValidator(task_options.checked)] = Field(
+        {}, description="a table of scalars for the task, which reads them itself"
+    )
     model_architecture: Annotated[str, AfterValidator(_known_model)] = Field(
         "mlp", description="mlp, simple_cnn, resnet18, or 'pkg.module:name'"
     )
@@ -95,7 +119,14 @@ class Training(Section):
     classes_per_node: Count = Field(2, description="classes a node holds (pathological, shard)")
     num_nodes: Count = 10
     rounds: Count = 20
-    epochs: Count = Field(1, description="local epochs a round: the baseline amount of local work")
+    epochs: Annotated[int, Field(ge=0, le=10**6)] = Field(
+        0, description="passes over its own data that a node makes a round; 0: local_steps says"
+    )
+    local_steps: Annotated[str, BeforeValidator(_number_as_text), AfterValidator(_steps)] = Field(
+        "auto",
+        description="steps a node makes a round: a number; a range as 5-60, within which the planner decides; "
+        "auto: the planner's own range, 5-20, or one pass under a policy without a planner",
+    )
     batch_size: Count = 32
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     learning_rate: Positive = 0.1
@@ -104,14 +135,55 @@ class Training(Section):
     server_optimizer: Literal["fedavg", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
     server_learning_rate: Positive = 1.0
     server_momentum: Fraction = 0.9
-    target_accuracy: Fraction = Field(0.0, description="stop when reached; 0: run all rounds")
+    target: Annotated[str, AfterValidator(_target)] = Field(
+        "", description="stop when reached: 'loss <= 1.88', 'accuracy >= 0.9'; empty: run all rounds"
+    )
+    target_accuracy: Fraction = Field(0.0, description="the same for the accuracy alone; 0: run all rounds")
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def goal(self) -> Target | None:
+        """What the run stops at, from `target` or `target_accuracy`; None: nothing."""
+        if self.target_accuracy:
+            return Target("accuracy", ">=", self.target_accuracy)
+        return Target.parse(self.target) if self.target else None
+
+    @property
+    def title(self) -> str:
+        """What is trained, for people: ``mlp on digits``, or the task's own name."""
+        return self.task or f"{self.model_architecture} on {self.dataset}"
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Self:
+        if self.target and self.target_accuracy:
+            raise ValueError(f"target: is {self.target!r} beside target_accuracy {self.target_accuracy:g}; keep one")
+        return self
 
     @model_validator(mode="after")
     def _folder_needs_root(self) -> Self:
         if self.dataset == "folder" and not self.data_root:
             raise ValueError("data_root: is empty, but dataset 'folder' reads the images below it")
         return self
+
+    @model_validator(mode="after")
+    def _work_is_asked_for_once(self) -> Self:
+        if self.epochs and self.local_steps != "auto":
+            raise ValueError(
+                f"epochs: is {self.epochs} and local_steps {self.local_steps!r}, but a node's work can be asked for "
+                "in one way only"
+            )
+        return self
+
+    @property
+    def fixed_steps(self) -> int:
+        """Steps that every node is asked to make; 0: not asked for."""
+        return int(self.local_steps) if self.local_steps.isdecimal() else 0
+
+    @property
+    def steps_within(self) -> tuple[int, int] | None:
+        """Fewest and most steps that the planner may choose; None: its own bounds."""
+        fewest, dash, most = self.local_steps.partition("-")
+        return (int(fewest), int(most)) if dash else None
 
 
 class Network(Section):
@@ -200,3 +272,12 @@ class Config(Section):
     network: Network = Network()
     blockchain: Blockchain = Blockchain()
     system: System = System()
+
+    @model_validator(mode="after")
+    def _a_range_needs_a_planner(self) -> Self:
+        if self.training.steps_within and self.network.policy != PLANNED:
+            raise ValueError(
+                f"training.local_steps: is {self.training.local_steps!r}, but policy {self.network.policy!r} has no "
+                "planner to decide within a range"
+            )
+        return self

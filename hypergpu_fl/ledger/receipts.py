@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from hypergpu_fl.errors import VerificationError
+from hypergpu_fl.files import private_folder, write_whole
 from hypergpu_fl.ledger.proof import ContributionProof, verify_proof
 
 _MAX_BYTES = 1 << 20
@@ -46,8 +46,6 @@ def keep_receipt(text: str | bytes, *, node: str, folder: Path) -> Path:
     if receipt.value[3] != node:
         raise VerificationError(f"the receipt is for {receipt.value[3]}, this node is {node}", remedy)
     path = folder / receipt.value[0][2:18] / f"{int(receipt.value[1])}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(receipt.model_dump_json(indent=1) + "\n")
-    temporary.replace(path)
+    private_folder(path.parent)
+    write_whole(path, receipt.model_dump_json(indent=1) + "\n")
     return path

@@ -5,6 +5,7 @@ Flower starts a process a message on real machines, so nothing heavy is imported
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -18,16 +19,16 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from hypergpu_fl.config import Config, from_run_config, runs_root
-from hypergpu_fl.errors import UsageError
+from hypergpu_fl.errors import HyperGPUError, UsageError
 from hypergpu_fl.runs import node_state_folder
 from strategies import wire
-from strategies.layout import Layout, Vector
+from strategies.layout import Vector
 
 if TYPE_CHECKING:
     import torch
 
     from hypergpu_fl.ledger.identity import NodeKey
-    from hypergpu_fl.task import Task
+    from hypergpu_fl.task import TrainContext
 
 STATE_BYTES = 16 * 2**30  # of views and residuals of all runs on this node; the longest unused give way
 
@@ -38,16 +39,37 @@ app = ClientApp()
 
 @app.query()
 def hello(message: Message, context: Context) -> Message:
-    """Answer who this node is: its share of the data, its device, and the address it signs with."""
+    """Answer who this node is: its share of the data, its device, its task, and the address it signs with.
+
+    A node that cannot take part answers why.
+    """
+    try:
+        return _introduced(message, context)
+    except HyperGPUError as error:
+        log.warning("this node cannot take part: %s; %s", error.cause, error.remedy)
+        unfit = ConfigRecord({wire.CAUSE: error.cause, wire.REMEDY: error.remedy})
+        with contextlib.suppress(UsageError):
+            unfit[wire.PARTITION] = _partition(context)
+        return Message(RecordDict({wire.UNFIT: unfit}), reply_to=message)
+
+
+def _introduced(message: Message, context: Context) -> Message:
     from hypergpu_fl.codec.threads import compile_ahead
     from hypergpu_fl.network.hardware import describe_hardware
+    from hypergpu_fl.node.local_task import local_task
+    from hypergpu_fl.task.trial import try_task
+    from hypergpu_fl.task.user_code import user_code
 
     config, partition = _config(context), _partition(context)
-    task, device = _task(config), _device(config)
-    link = _link(config, context)
+    device, link = _device(config), _link(config, context)
+    local = local_task(config)
+    with user_code(f"asking for the size of share {partition}"):
+        examples = local.task.examples(partition)
+    try_task(local.task, local.model, partition, device=device, batch_size=config.training.batch_size)
     content = RecordDict(
         {
-            wire.HELLO: MetricRecord({wire.PARTITION: partition, wire.EXAMPLES: task.examples(partition)}),
+            wire.HELLO: MetricRecord({wire.PARTITION: partition, wire.EXAMPLES: examples}),
+            wire.IDENTITY: ConfigRecord(dict(local.identity)),
             wire.DEVICE: ConfigRecord(
                 {wire.DEVICE: str(device), wire.ADDRESS: _key(config, context).address, **describe_hardware()}
             ),
@@ -70,33 +92,25 @@ def train(message: Message, context: Context) -> Message:
         encode_with_feedback,
         first_view,
     )
+    from hypergpu_fl.node.local_task import local_task
 
     config, partition = _config(context), _partition(context)
     order = wire.Order.read(message.content)
-    task, device = _task(config), _device(config)
-    model = task.model()
-    arrays = task.arrays(model)
-    layout = Layout.of(arrays)
+    local = local_task(config)
+    task, model, layout = local.task, local.model, local.layout
 
     store = (_state_folder(config, context), str(context.run_id), str(partition), layout.hash, layout.size, STATE_BYTES)
     views, residuals = ViewStore(*store), ResidualStore(*store)
-    held = views.load() or first_view(layout.flatten(arrays), layout.buffers(arrays), layout)[0]
+    held = views.load() or first_view(local.first_weights(), local.buffers, layout)[0]
     received = apply(blob_of(message.content.array_records[wire.MODEL]), layout, held)
     base_P = received.model_P
-    task.load(model, layout.restore(base_P, received.buffers or layout.buffers(arrays)))
+    task.load(model, layout.restore(base_P, received.buffers or local.buffers))
 
     if order.receipt:
         _keep_receipts(order.receipt, _key(config, context).address, _state_folder(config, context) / "receipts")
 
     began_s = time.monotonic()
-    result = task.train(
-        model,
-        partition,
-        steps=order.local_steps,
-        batch_size=order.batch_size,
-        seed=int(np.random.SeedSequence([order.seed, order.round]).generate_state(1)[0]),
-        device=device,
-    )
+    result = task.train(model, partition, _train_context(order, config, context))
     trained = task.arrays(model)
     delta_P: Vector = layout.flatten(trained)
     delta_P -= base_P
@@ -111,9 +125,12 @@ def train(message: Message, context: Context) -> Message:
     residuals.stage(order.round, residual_P)
     if received.view is not None:
         views.save(received.view)
+    examples = task.examples(partition)
     metrics: dict[str, Any] = {
-        wire.EXAMPLES: task.examples(partition),
-        wire.SAMPLES: result.samples,
+        **{f"{wire.TASK_METRIC}{name}": float(value) for name, value in result.metrics.items()},
+        wire.EXAMPLES: examples,
+        wire.SAMPLES: result.steps * min(order.batch_size, examples),
+        wire.COUNT: result.count,
         wire.STEPS: result.steps,
         wire.LOSS: result.loss,
         wire.SQUARED_LOSS: result.squared_loss,
@@ -129,6 +146,23 @@ def train(message: Message, context: Context) -> Message:
     )
     content[wire.CONTRIBUTION] = _sign(_key(config, context), order, blob, wire.numbers(content, wire.METRICS))
     return Message(content, reply_to=message)
+
+
+def _train_context(order: wire.Order, config: Config, context: Context) -> TrainContext:
+    from hypergpu_fl.task import TrainContext
+
+    folder = _state_folder(config, context) / "task" / f"{context.run_id:x}-{_partition(context)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return TrainContext(
+        steps=order.local_steps,
+        batch_size=order.batch_size,
+        seed=int(np.random.SeedSequence([order.seed, order.round]).generate_state(1)[0]),
+        device=_device(config),
+        folder=folder,
+        round=order.round,
+        progress=min(1.0, (order.round - 1) / config.training.rounds),
+        node_config=dict(context.node_config),
+    )
 
 
 def _sign(key: NodeKey, order: wire.Order, blob: bytes, metrics: dict[str, float]) -> ConfigRecord:
@@ -185,13 +219,6 @@ def _partition(context: Context) -> int:
             "this node does not know which share of the data is its own",
             "start the SuperNode with --node-config 'partition-id=0 num-partitions=N'",
         ) from error
-
-
-@lru_cache(maxsize=4)
-def _task(config: Config) -> Task:
-    from hypergpu_fl.task import load_task
-
-    return load_task(config.training, config.system)
 
 
 def _device(config: Config) -> torch.device:

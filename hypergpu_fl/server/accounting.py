@@ -24,6 +24,7 @@ from hypergpu_fl.ledger.scoring import (
 from hypergpu_fl.ledger.sealing import Refusal, RoundSeal
 from hypergpu_fl.settlement import Settlement
 from hypergpu_fl.task import Task
+from hypergpu_fl.task.user_code import user_code
 from strategies.aggregation import Update
 from strategies.arrivals import Flight
 from strategies.errors import Reason, Refused
@@ -56,6 +57,8 @@ class Accounting:
     ----------
     task : Task
         Its validation set prices the contributions.
+    model : torch.nn.Module
+        The task's; what is priced overwrites it. Its buffers are the first ones.
     settlement : Settlement
         Where sealed rounds go.
     layout : Layout
@@ -76,6 +79,7 @@ class Accounting:
     def __init__(
         self,
         task: Task,
+        model: torch.nn.Module,
         settlement: Settlement,
         layout: Layout,
         *,
@@ -93,7 +97,7 @@ class Accounting:
         self._max_examples = max_examples
         self._allowed = frozenset(address.lower() for address in allowed)
         self._seed = seed
-        self._model = task.model()
+        self._model = model
         self._buffers = layout.buffers(task.arrays(self._model))
         self._signs_P = np.random.default_rng(0).choice(np.array([-1, 1], dtype=np.int8), size=layout.size)
         self._address_of: dict[int, str] = {}
@@ -222,7 +226,8 @@ class Accounting:
 
     def _loss(self, model_P: Vector) -> float:
         self._task.load(self._model, self._layout.restore(model_P, self._buffers))
-        return self._task.validate(self._model, device=self._device).loss
+        with user_code("pricing a contribution on the validation data"):
+            return self._task.validate(self._model, device=self._device).loss
 
 
 @dataclass

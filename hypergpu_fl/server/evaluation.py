@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hypergpu_fl.task import EvalResult, Task
+from hypergpu_fl.task.user_code import user_code
 from strategies.layout import Arrays, Layout, Vector
 
 if TYPE_CHECKING:
@@ -12,15 +13,16 @@ if TYPE_CHECKING:
 
 
 class Evaluation:
-    """Measures vectors as ``task``'s model."""
+    """Measures vectors as ``task``'s model; ``model`` is overwritten by each."""
 
-    def __init__(self, task: Task, layout: Layout, *, device: torch.device) -> None:
+    def __init__(self, task: Task, model: torch.nn.Module, layout: Layout, *, device: torch.device) -> None:
         self._task = task
+        self._model = model
         self._layout = layout
         self._device = device
-        self._model = task.model()
 
     def of(self, model_P: Vector, buffers: Arrays) -> EvalResult:
-        """Accuracy and loss of this model."""
+        """Loss and metrics of this model."""
         self._task.load(self._model, self._layout.restore(model_P, buffers))
-        return self._task.evaluate(self._model, device=self._device)
+        with user_code("evaluating the model"):
+            return self._task.evaluate(self._model, device=self._device)

@@ -13,7 +13,10 @@ from typing import Final
 
 from hypergpu_fl.network.registry import Registry
 from hypergpu_fl.server.accounting import Accounting, Admitted
+from hypergpu_fl.server.enrolment import SameTask
 from hypergpu_fl.server.evaluation import Evaluation
+from hypergpu_fl.server.local_work import LocalWork
+from hypergpu_fl.server.node_rounds import NodeRounds
 from hypergpu_fl.server.report import Report
 from hypergpu_fl.server.resumption import Checkpointing
 from hypergpu_fl.settlement import Settlement
@@ -34,12 +37,19 @@ class Pipeline(Attendant[Admitted]):
 
     engine: Engine
     log: EventLog
+    same_task: SameTask
     report: Report
+    node_rounds: NodeRounds
+    local_work: LocalWork
     registry: Registry
     evaluation: Evaluation
     checkpointing: Checkpointing
     accounting: Accounting
     settlement: Settlement
+
+    def vet(self, hello: Hello) -> None:
+        """See ``Attendant.vet``."""
+        self.same_task.vet(hello)
 
     def joined(self, row: int, node_id: int, hello: Hello) -> None:
         """See ``Attendant.joined``."""
@@ -63,7 +73,9 @@ class Pipeline(Attendant[Admitted]):
         measured = self.evaluation.of(outcome.average_P, outcome.buffers)
         self.engine.evaluated(measured.loss)
         self.report.closed(outcome)
-        self.report.evaluated(accuracy=measured.accuracy, loss=measured.loss)
+        self.report.evaluated(measured.loss, measured.metrics)
+        self.node_rounds.closed(outcome)
+        self.local_work.closed(outcome)
         self.registry.closed(outcome)
         mark = self.log.sync()
         self.checkpointing.closed(outcome, mark)

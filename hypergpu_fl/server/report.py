@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
+import math
 import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +13,10 @@ from typing import Any
 from loguru import logger
 
 from hypergpu_fl.config import Config
+from hypergpu_fl.files import write_whole
+from hypergpu_fl.output import to_json
+from hypergpu_fl.server.local_work import summary
+from hypergpu_fl.server.node_rounds import Row, by_round
 from strategies.outcome import RoundOutcome
 
 PACKAGES = ("flwr", "torch", "numpy", "web3")
@@ -37,6 +41,7 @@ class Report:
                 "seconds": outcome.ended_s,
                 "accuracy": None,
                 "loss": None,
+                "metrics": {},
                 "selected": len(outcome.selected),
                 "arrived": len(outcome.accepted),
                 "late": outcome.late,
@@ -50,16 +55,16 @@ class Report:
             }
         )
 
-    def evaluated(self, *, accuracy: float, loss: float) -> None:
+    def evaluated(self, loss: float, metrics: Mapping[str, float]) -> None:
         """Complete the newest round and say it in one line."""
         entry = self.history[-1]
-        entry.update(accuracy=accuracy, loss=loss)
+        named = {name: _finite(value) for name, value in metrics.items()}
+        entry.update(accuracy=named.get("accuracy"), loss=_finite(loss), metrics=named)
         logger.info(
-            "round {:>3}/{}  accuracy {:.3f}  loss {:.4f}  {:>7.1f} s  "
-            "{}/{} arrived  {} late  {} refused  {:.1f} kB up",
+            "round {:>3}/{}  {}loss {:.4f}  {:>7.1f} s  {}/{} arrived  {} late  {} refused  {:.1f} kB up",
             entry["round"],
             self.config.training.rounds,
-            accuracy,
+            "".join(f"{name} {value:.3f}  " for name, value in metrics.items()),
             loss,
             entry["seconds"],
             entry["arrived"],
@@ -75,14 +80,31 @@ class Report:
             if entry["round"] == round_:
                 entry.update(facts)
 
-    def document(self, *, nodes: int, chain: dict[str, Any], max_abs_drift: float) -> dict[str, Any]:
-        """The whole of ``report.json``."""
+    def document(
+        self,
+        *,
+        nodes: int,
+        chain: dict[str, Any],
+        max_abs_drift: float,
+        unit: str,
+        unfit: Mapping[str, str],
+        rows: Sequence[Row] = (),
+        failure: str | None = None,
+    ) -> dict[str, Any]:
+        """The whole of ``report.json``.
+
+        ``unit`` is what the task counts, ``unfit`` why nodes could not take part, ``rows`` what each node did in each
+        round, ``failure`` what went wrong.
+        """
+        nodes_of = by_round(rows)
         last = self.history[-1] if self.history else {}
         training = self.config.training
         return {
             "run": self.config.system.run_name,
-            "dataset": training.dataset,
-            "model": training.model_architecture,
+            "status": "failed" if failure else "completed",
+            "failure": failure,
+            "dataset": None if training.task else training.dataset,
+            "model": training.task or training.model_architecture,
             "nodes": nodes,
             "rounds": len(self.history),
             "seed": training.seed,
@@ -92,19 +114,22 @@ class Report:
             "bytes_down": sum(entry["bytes_down"] for entry in self.history),
             "accuracy": last.get("accuracy"),
             "loss": last.get("loss"),
-            "history": self.history,
+            "metrics": last.get("metrics", {}),
+            "unit": unit,
+            "unfit": unfit,
+            "local_work": summary(self.config, rows),
+            "history": [{**entry, "nodes": nodes_of.get(entry["round"], [])} for entry in self.history],
             "chain": chain,
             "weights": {"max_abs_drift": max_abs_drift},
             "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         }
 
 
+def _finite(value: float) -> float | None:
+    """The value as JSON has it: there is no NaN."""
+    return value if math.isfinite(value) else None
+
+
 def write_json(path: Path, document: dict[str, Any]) -> None:
     """Write atomically: a reader sees the old document or the new one."""
-    fresh = path.with_suffix(".tmp")
-    with fresh.open("w", encoding="utf-8") as file:
-        json.dump(document, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    write_whole(path, to_json(document, indent=1) + "\n")

@@ -7,10 +7,13 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 from flwr.app import Array, ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from loguru import logger
@@ -19,7 +22,9 @@ from hypergpu_fl import logs
 from hypergpu_fl.codec.payload import CodecPayload
 from hypergpu_fl.codec.threads import compile_ahead
 from hypergpu_fl.config import Config, from_run_config, read_secrets, runs_root, to_run_config
-from hypergpu_fl.errors import LedgerError, NetworkError
+from hypergpu_fl.config.target import Target
+from hypergpu_fl.errors import LedgerError, NetworkError, TaskError
+from hypergpu_fl.files import write_whole
 from hypergpu_fl.heap import long_lived
 from hypergpu_fl.ledger import database
 from hypergpu_fl.network.registry import Registry
@@ -27,19 +32,28 @@ from hypergpu_fl.network.traces import links_from_traces
 from hypergpu_fl.network.wan import PROFILES, SimulatedLink, SimulatedWan, draw
 from hypergpu_fl.runs import node_state_folder, open_run_folder
 from hypergpu_fl.server.accounting import Accounting
+from hypergpu_fl.server.enrolment import SameTask
 from hypergpu_fl.server.evaluation import Evaluation
+from hypergpu_fl.server.local_work import LocalWork
+from hypergpu_fl.server.node_rounds import NodeRounds, as_csv
+from hypergpu_fl.server.nothing_counted import failure_of
 from hypergpu_fl.server.pipeline import Pipeline
 from hypergpu_fl.server.report import Report, write_json
 from hypergpu_fl.server.resumption import Checkpointing, resume
 from hypergpu_fl.settlement import Settlement
-from hypergpu_fl.task import Task, load_task
+from hypergpu_fl.task import Task, fresh_model, full_identity, load_task
 from hypergpu_fl.task.device import resolve_device
+from hypergpu_fl.task.user_code import user_code
 from strategies import lineup
 from strategies.arrivals import Arrivals, VirtualArrivals, WallArrivals
 from strategies.engine import Engine
-from strategies.layout import Layout
+from strategies.layout import Arrays, Layout
+from strategies.planning import FEWEST_STEPS, MOST_STEPS
 from strategies.server_optimizer import ServerOptimizer
 from strategies.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
 
 NODES_WAIT_S = 120.0
 SIMULATION_SETTLED_S = 5.0
@@ -49,6 +63,7 @@ FLOWER_S = 15.0  # a message's first fixed cost: up to 3 s until it is polled fo
 # What a resumed run may change and still be the same run.
 CHANGEABLE = (
     "training.rounds",
+    "training.target",
     "training.target_accuracy",
     "training.data_root",
     "blockchain.rpc_url",
@@ -59,7 +74,7 @@ app = ServerApp()
 
 
 class TargetReached(Exception):
-    """The model is accurate enough; Flower's loop has no other way out."""
+    """The model is good enough; Flower's loop has no other way out."""
 
 
 @app.main()
@@ -85,6 +100,9 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
     """Train on the nodes of ``grid`` and write the run's books, checkpoints and report into ``folder``."""
     task = load_task(config.training, config.system)
     device = resolve_device(config.system.device)
+    model = fresh_model(task, config.training.seed)
+    first = task.arrays(model)
+    check_target(config.training.goal, task, model, device=device)
     report = Report(config, clock="virtual" if config.network.enable_simulation else "wall")
     settlement = Settlement.open(
         folder,
@@ -101,17 +119,23 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
                 f"run {folder.name} has no booked round under these settings",
                 f"resume with those in {folder / 'config.json'}; only {', '.join(CHANGEABLE)} may change",
             )
-        strategy = build_strategy(config, task, session=settlement.session)
+        strategy = build_strategy(config, Layout.of(first), session=settlement.session)
         began_s, event_log = resume(folder, strategy, report, last_round=settlement.last_round)
+        arrivals = open_arrivals(config, grid, strategy, start_s=began_s)
+        node_rounds = NodeRounds(books, last_round=settlement.last_round)
         strategy.attendant = Pipeline(
             strategy,
             event_log,
+            SameTask(full_identity(task, model)),
             report,
-            Registry(books, strategy, clock=time.time),
-            Evaluation(task, strategy.layout, device=device),
+            node_rounds,
+            LocalWork(config),
+            Registry(books, strategy, clock=registry_clock(arrivals)),
+            Evaluation(task, model, strategy.layout, device=device),
             Checkpointing(folder, strategy, report),
             Accounting(
                 task,
+                model,
                 settlement,
                 strategy.layout,
                 device=device,
@@ -123,7 +147,7 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
             settlement,
         )
         with closing(event_log), long_lived():
-            train(config, task, strategy, open_arrivals(config, grid, strategy, start_s=began_s), report)
+            train(config, first, strategy, arrivals, report)
         if not settlement.drain(DRAIN_S):
             logger.warning("not every round is final on chain yet; a later run sends the rest")
         settlement.export_bundle()
@@ -131,27 +155,53 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
         commits = chain.pop("rounds")
         for number, root in settlement.roots().items():
             report.sealed(number, root="0x" + root.hex(), **commits.get(number, {}))
+        rows = node_rounds.rows()
     finally:
         settlement.close()
         books.dispose()
     drift = strategy.state.accounts.drift()
-    write_json(
-        folder / "report.json", report.document(nodes=len(strategy.state.fleet), chain=chain, max_abs_drift=drift)
+    failure = failure_of(rows)
+    write_whole(folder / "nodes.csv", as_csv(rows))
+    document = report.document(
+        nodes=len(strategy.state.fleet),
+        chain=chain,
+        max_abs_drift=drift,
+        unit=task.unit,
+        unfit={str(node_id): reason for node_id, reason in strategy.roster.unfit.items()},
+        rows=rows,
+        failure=failure.cause if failure else None,
     )
+    write_json(folder / "report.json", document)
+    if failure:
+        raise failure
 
 
-def train(config: Config, task: Task, strategy: Engine, arrivals: Arrivals, report: Report) -> None:
-    """Run the rounds that are left, or as many as the target accuracy takes."""
+def check_target(goal: Target | None, task: Task, model: torch.nn.Module, *, device: torch.device) -> None:
+    """Try the evaluation before anything depends on it, and whether it measures what the target names."""
+    with user_code("evaluating the fresh model"):
+        figures = task.validate(model, device=device).named
+    if goal is not None and goal.metric not in figures:
+        raise TaskError(
+            f"training.target = {str(goal)!r}, but the task measures {', '.join(sorted(figures))}",
+            "name one of these, or return it from metrics() or summary()",
+        )
+
+
+def train(config: Config, first: Arrays, strategy: Engine, arrivals: Arrivals, report: Report) -> None:
+    """Run the rounds that are left, or as many as the target takes, from the arrays of the ``first`` model."""
+    goal = config.training.goal
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         if server_round == 0:
             return None
         entry = report.history[-1]
-        if 0 < config.training.target_accuracy <= entry["accuracy"]:
+        figures = {**entry["metrics"], "loss": entry["loss"]}
+        known = {name: value for name, value in figures.items() if value is not None}
+        if goal is not None and goal.is_reached(known):
             raise TargetReached
-        return MetricRecord({"accuracy": entry["accuracy"], "loss": entry["loss"]})
+        return MetricRecord(known)
 
-    fresh = {name: Array(array) for name, array in task.arrays(task.model()).items()}
+    fresh = {name: Array(np.asarray(array)) for name, array in first.items()}
     try:
         strategy.start(
             arrivals,
@@ -160,13 +210,12 @@ def train(config: Config, task: Task, strategy: Engine, arrivals: Arrivals, repo
             evaluate_fn=evaluate,
         )
     except TargetReached:
-        logger.info("target accuracy {} reached", config.training.target_accuracy)
+        logger.info("target {} reached", goal)
 
 
-def build_strategy(config: Config, task: Task, *, session: bytes) -> Engine:
+def build_strategy(config: Config, layout: Layout, *, session: bytes) -> Engine:
     """The strategy that ``network.policy`` names, as configured."""
     training, network = config.training, config.network
-    layout = Layout.of(task.arrays(task.model()))
     return lineup.strategy(
         network.policy,
         layout=layout,
@@ -179,6 +228,8 @@ def build_strategy(config: Config, task: Task, *, session: bytes) -> Engine:
             mode=network.mode,
             epochs=training.epochs,
             batch_size=training.batch_size,
+            local_steps=training.fixed_steps,
+            steps_within=training.steps_within or (FEWEST_STEPS, MOST_STEPS),
             codec=network.codec,
             downlink_codec=network.downlink_codec,
             seed=training.seed,
@@ -194,6 +245,14 @@ def open_arrivals(config: Config, grid: Grid, strategy: Engine, *, start_s: floa
         return WallArrivals(grid, start_s=start_s)
     wan = SimulatedWan(simulated_links(config), strategy.roster.rows.get, seed=config.training.seed)
     return VirtualArrivals(grid, wan, start_s=start_s)
+
+
+def registry_clock(arrivals: Arrivals) -> Callable[[], float]:
+    """Seconds since the epoch. In simulation they pass as virtual time does, so that a quarantine ends in it."""
+    if not isinstance(arrivals, VirtualArrivals):
+        return time.time
+    began_s = time.time() - arrivals.now_s
+    return lambda: began_s + arrivals.now_s
 
 
 def simulated_links(config: Config) -> list[SimulatedLink]:

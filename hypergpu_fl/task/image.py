@@ -1,31 +1,30 @@
-"""The built-in task: image classification."""
+"""The built-in task: image classification. It is a `TorchTask` with a data path of its own, for speed."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from hypergpu_fl.config import Training
 from hypergpu_fl.errors import TaskError
-from hypergpu_fl.task import EvalResult, TrainResult
 from hypergpu_fl.task.data import load_images
 from hypergpu_fl.task.models import build_model
 from hypergpu_fl.task.partition import Split, partition
+from hypergpu_fl.task.protocol import TrainContext, TrainResult
 from hypergpu_fl.task.sources import Images
-from hypergpu_fl.task.training import Optimizer, Share, evaluate, train
+from hypergpu_fl.task.torch_task import TorchTask
+from hypergpu_fl.task.training import ImageResult, Share, evaluate, sample_losses
+from hypergpu_fl.task.user_code import user_code
 
-RESIDENT_BYTES = 1 << 30
 CHANNELS_LAST_WEIGHTS = 1_000_000  # between the two models that were measured, see `place`
 
 
-class ImageTask:
+class ImageTask(TorchTask):
     """A `Task` over an image set and one of the built-in or the user's own models.
 
     Parameters
@@ -37,7 +36,6 @@ class ImageTask:
     """
 
     def __init__(self, training: Training, cache: Path) -> None:
-        self._training = training
         self.images = load_images(training.dataset, training.data_root, cache)
         # A folder is a node's own: there is nothing to deal out.
         self._partition = (
@@ -55,48 +53,36 @@ class ImageTask:
                 cache,
             )
         )
-        self._optimizer = Optimizer(
-            training.optimizer, training.learning_rate, training.momentum, training.weight_decay
-        )
-        self._resident: OrderedDict[tuple[int | str, torch.device, bool], Share] = OrderedDict()
 
     def model(self) -> nn.Module:
         """Fresh model on the CPU; the same weights in every process."""
         return build_model(
-            self._training.model_architecture,
+            self.training.model_architecture,
             self.images.shape,
             self.images.classes,
-            normalization=self._training.normalization,
-            seed=self._training.seed,
+            normalization=self.training.normalization,
+            seed=self.training.seed,
         )
 
-    def arrays(self, model: nn.Module) -> dict[str, NDArray[Any]]:
-        """Copy of the model's state: floats as float32, order stable, a tensor shared by two names once."""
+    def identity(self) -> Mapping[str, str]:
+        """See `Task.identity`."""
+        images = self.images
+        scale = f"({images.mean}, {images.std}) of {images.white}"
         return {
-            name: (
-                tensor.detach()
-                .to("cpu", torch.float32 if tensor.is_floating_point() else None, copy=True)
-                .contiguous()
-                .numpy()
-            )
-            for name, tensor in _state(model).items()
+            "data set": self.training.dataset,
+            "classes": str(images.classes),
+            "image shape": str(images.shape),
+            "normalisation": scale,
         }
 
-    def load(self, model: nn.Module, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Overwrite the model's state; the inverse of `arrays`."""
-        state = _state(model)
-        if state.keys() != arrays.keys():
-            odd = sorted(state.keys() ^ arrays.keys())
-            raise TaskError(f"arrays do not fit the model: {odd[0]!r} is on one side only", "train the model sent")
-        with torch.no_grad():
-            for name, tensor in state.items():
-                array = arrays[name]
-                if tuple(tensor.shape) != array.shape:
-                    raise TaskError(
-                        f"array {name!r} has shape {array.shape}, the model's is {tuple(tensor.shape)}",
-                        "use the same model on every node",
-                    )
-                tensor.copy_(torch.from_numpy(np.require(array, requirements="W")))
+    def data(self, partition: int | None) -> tuple[Tensor, Tensor]:
+        """A node's images and labels, or the test set's, on the CPU."""
+        share = self._upload(self._part("test" if partition is None else partition), False, torch.device("cpu"))
+        return share.inputs, share.labels_N
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """Cross-entropy of each sample."""
+        return sample_losses(model, batch)
 
     def examples(self, partition: int) -> int:
         """Size of a node's share, without loading it."""
@@ -111,41 +97,35 @@ class ImageTask:
             labels = labels[self._partition.indices(self._known(partition))]
         return tuple(np.bincount(labels, minlength=self.images.classes).tolist())
 
-    def train(
-        self, model: nn.Module, partition: int, *, steps: int, batch_size: int, seed: int, device: torch.device
-    ) -> TrainResult:
+    def train(self, model: nn.Module, partition: int, context: TrainContext) -> TrainResult:
         """Train in place on a node's share, moving the model to the device."""
-        share = self._share(partition, place(model, device), device)
-        return train(model, share, self._optimizer, steps=steps, batch_size=batch_size, seed=(seed, partition))
+        share = self._share(partition, place(model, context.device), context.device)
+        return self._fit(model, share, partition, context)
 
-    def evaluate(self, model: nn.Module, *, device: torch.device, partition: int | None = None) -> EvalResult:
+    def evaluate(self, model: nn.Module, *, device: torch.device, partition: int | None = None) -> ImageResult:
         """Evaluate on a node's share, or on the test set."""
-        part = "test" if partition is None else partition
-        return evaluate(model, self._share(part, place(model, device), device), self.images.classes)
+        return self._measured(model, device, "test" if partition is None else partition)
 
-    def validate(self, model: nn.Module, *, device: torch.device) -> EvalResult:
+    def validate(self, model: nn.Module, *, device: torch.device) -> ImageResult:
         """Evaluate on the validation set."""
-        return evaluate(model, self._share("validation", place(model, device), device), self.images.classes)
+        return self._measured(model, device, "validation")
+
+    def _measured(self, model: nn.Module, device: torch.device, part: int | str) -> ImageResult:
+        share = self._share(part, place(model, device), device)
+        with user_code("evaluating the model"):
+            return evaluate(model, share, self.images.classes)
 
     def _known(self, partition: int) -> int:
-        if not 0 <= partition < self._training.num_nodes:
+        if not 0 <= partition < self.training.num_nodes:
             raise TaskError(
-                f"there is no partition {partition}: training.num_nodes = {self._training.num_nodes}",
+                f"there is no partition {partition}: training.num_nodes = {self.training.num_nodes}",
                 "give every node a partition-id below training.num_nodes",
             )
         return partition
 
     def _share(self, part: int | str, channels_last: bool, device: torch.device) -> Share:
-        """Share on the device; those used last stay there, up to ``RESIDENT_BYTES``."""
-        key = (part, device, channels_last)
-        if key in self._resident:
-            self._resident.move_to_end(key)
-            return self._resident[key]
-        share = self._resident[key] = self._upload(self._part(part), channels_last, device)
-        held = sum(other.inputs.nbytes for other in self._resident.values())
-        while held > RESIDENT_BYTES and len(self._resident) > 1:
-            held -= self._resident.popitem(last=False)[1].inputs.nbytes
-        return share
+        """Share on the device, with images as that model takes them."""
+        return self._kept((part, device, channels_last), lambda: self._upload(self._part(part), channels_last, device))
 
     def _part(self, part: int | str) -> Images:
         if isinstance(part, str):
@@ -163,13 +143,6 @@ class ImageTask:
         if channels_last:
             inputs = inputs.permute(0, 2, 3, 1).contiguous()
         return Share(inputs, torch.from_numpy(np.array(images.labels_N)).to(device), channels_last)
-
-
-def _state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """State of the model without the second names of tied tensors."""
-    first: dict[int, str] = {}
-    state = model.state_dict(keep_vars=True)
-    return {name: tensor for name, tensor in state.items() if first.setdefault(id(tensor), name) == name}
 
 
 def place(model: nn.Module, device: torch.device) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from hypergpu_fl.errors import TaskError
+from hypergpu_fl.task.user_code import user_code
 
 
 def unknown(field: str, name: str, known: Iterable[str]) -> TaskError:
@@ -31,11 +32,18 @@ def import_object(reference: str, field: str) -> Callable[..., Any]:
     if not (module and colon and name):
         raise TaskError(f"{field} = {reference!r} is not of the form 'pkg.module:name'", "name a module and a callable")
     try:
-        found: object = getattr(importlib.import_module(module), name)
-    except ImportError as error:
-        raise TaskError(
-            f"{field} = {reference!r} cannot be imported: {error}", "install the module or put it on PYTHONPATH"
-        ) from error
+        with user_code(f"importing {field} = {reference!r}"):
+            loaded = importlib.import_module(module)
+    except TaskError as error:
+        missing = getattr(error.__cause__, "name", None)
+        if isinstance(error.__cause__, ModuleNotFoundError) and f"{module}.".startswith(f"{missing}."):
+            raise TaskError(
+                f"{field} = {reference!r} cannot be imported: there is no module {missing!r} here",
+                "run in the folder that holds it, install it, or put it on PYTHONPATH",
+            ) from error
+        raise
+    try:
+        found: object = getattr(loaded, name)
     except AttributeError as error:
         raise TaskError(
             f"{field} = {reference!r}: module {module} has no {name!r}", "name a callable of that module"

@@ -1,108 +1,50 @@
-"""Local training and evaluation, for models so small that every microsecond around them counts.
+"""Training and evaluation of image classifiers: their own data path around the common loop.
 
-B = samples of a batch, S = steps, N = samples of the share. The share lies on the device; samples of several steps
-are gathered at once, losses stay on the device until the end of a gather, and nothing else is copied or awaited.
+B = samples of a batch, S = steps, N = samples of the share. The share lies on the device, and samples of several steps
+are gathered at once.
 """
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.adam import adam
-from torch.optim.sgd import sgd
 
 from hypergpu_fl.errors import TaskError
-from hypergpu_fl.task import EvalResult, TrainResult
+from hypergpu_fl.task.batches import Order
+from hypergpu_fl.task.loop import MicroBatch, fit, precision_of
+from hypergpu_fl.task.optimizer import Optimizer
+from hypergpu_fl.task.protocol import EvalResult, TrainResult
 
 GATHER_BYTES = 8 << 20
 EVALUATION_BATCH = 512
-# Launching the casts costs a small model more than the faster products save; where it evens out was not measured.
-BFLOAT16_PARAMETERS = 1_000_000
+
+ImageBatch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Optimizer:
-    """Which optimiser a node runs; its state starts afresh every round."""
+class ImageResult(EvalResult):
+    """An evaluation that also tells, a class, how many were classified correctly out of how many."""
 
-    name: str
-    learning_rate: float
-    momentum: float = 0.0
-    weight_decay: float = 0.0
+    class_correct: tuple[int, ...] = ()
+    class_examples: tuple[int, ...] = ()
 
-    def start(self, parameters: list[nn.Parameter]) -> Callable[[], None]:
-        """Fresh optimiser, as the function that makes one step from the parameters' gradients.
+    @property
+    def accuracy(self) -> float:
+        """Share of the examples classified correctly."""
+        return self.metrics["accuracy"]
 
-        Parameters without a gradient stay as they are. All go through torch's functional forms: the hooks around
-        ``Optimizer.step`` take longer than the step of a small model, and making an ``Optimizer`` imports torch's
-        compiler, 2 s in every message's process.
-        """
-        return self._start_sgd(parameters) if self.name == "sgd" else self._start_adam(parameters)
-
-    def _start_sgd(self, parameters: list[nn.Parameter]) -> Callable[[], None]:
-        fused = _can_fuse(parameters)
-        velocity: list[Tensor | None] = [None] * len(parameters)
-
-        @torch.no_grad()
-        def step() -> None:
-            used = [i for i, parameter in enumerate(parameters) if parameter.grad is not None]
-            moved = [velocity[i] for i in used]
-            sgd(
-                [parameters[i] for i in used],
-                [gradient for parameter in parameters if (gradient := parameter.grad) is not None],
-                moved,
-                lr=self.learning_rate,
-                momentum=self.momentum,
-                weight_decay=self.weight_decay,
-                dampening=0.0,
-                nesterov=False,
-                maximize=False,
-                fused=fused,
-            )
-            for i, buffer in zip(used, moved, strict=True):
-                velocity[i] = buffer
-
-        return step
-
-    def _start_adam(self, parameters: list[nn.Parameter]) -> Callable[[], None]:
-        fused = _can_fuse(parameters)
-        means, squares = ([torch.zeros_like(p, requires_grad=False) for p in parameters] for _ in range(2))
-        counts = [torch.zeros((), device=p.device if fused else "cpu") for p in parameters]
-
-        @torch.no_grad()
-        def step() -> None:
-            used = [i for i, parameter in enumerate(parameters) if parameter.grad is not None]
-            adam(
-                [parameters[i] for i in used],
-                [gradient for parameter in parameters if (gradient := parameter.grad) is not None],
-                [means[i] for i in used],
-                [squares[i] for i in used],
-                [],
-                [counts[i] for i in used],
-                fused=fused,
-                decoupled_weight_decay=self.name == "adamw",
-                amsgrad=False,
-                beta1=0.9,
-                beta2=0.999,
-                lr=self.learning_rate,
-                weight_decay=self.weight_decay,
-                eps=1e-8,
-                maximize=False,
-            )
-
-        return step
-
-
-def _can_fuse(parameters: list[nn.Parameter]) -> bool:
-    """Whether torch has the optimisers' step as one kernel there: half the time, with the same results."""
-    return all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
+    @property
+    def class_accuracy(self) -> tuple[float | None, ...]:
+        """Accuracy of each class; None where the set holds no example of it."""
+        return tuple(
+            correct / examples if examples else None
+            for correct, examples in zip(self.class_correct, self.class_examples, strict=True)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,33 +62,56 @@ class Share:
     def __len__(self) -> int:
         return len(self.labels_N)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the inputs."""
+        return self.inputs.nbytes
+
     def view(self, inputs: Tensor) -> Tensor:
         """Return the inputs as the model takes them."""
         return inputs.permute(0, 3, 1, 2) if self.channels_last else inputs
 
+    def groups(self, order: Order, steps: int, batch: int) -> Iterator[Iterator[ImageBatch]]:
+        """As many steps at a time as fit in ``GATHER_BYTES``: one copy instead of one a step."""
+        step_bytes = batch * self.inputs[0].nbytes
+        while steps:
+            now = min(steps, max(1, GATHER_BYTES // step_bytes))
+            chosen = torch.from_numpy(order.take(now * batch)).to(self.labels_N.device)
+            inputs_SB, labels_SB = self.inputs.index_select(0, chosen), self.labels_N.index_select(0, chosen)
+            yield (
+                (self.view(inputs_B), labels_B)
+                for inputs_B, labels_B in zip(torch.split(inputs_SB, batch), torch.split(labels_SB, batch), strict=True)
+            )
+            steps -= now
 
-class SampleOrder:
-    """Endless order of samples: one random permutation of all N after another.
+    def batches(self, batch: int) -> Iterator[ImageBatch]:
+        """All samples as they lie."""
+        for inputs, labels in zip(torch.split(self.inputs, batch), torch.split(self.labels_N, batch), strict=True):
+            yield self.view(inputs), labels
 
-    Batches are cut from it without regard to where a permutation ends, so after any number of steps every sample
-    was used equally often, give or take one.
+
+def sample_losses(model: nn.Module, batch: ImageBatch) -> Tensor:
+    """Cross-entropy of each sample."""
+    inputs_B, labels_B = batch
+    return F.cross_entropy(logits_of(model, inputs_B).float(), labels_B, reduction="none")
+
+
+def logits_of(model: nn.Module, inputs_B: Tensor) -> Tensor:
+    """The model's logits.
+
+    Raises
+    ------
+    TaskError
+        If the model returns something else.
     """
-
-    def __init__(self, samples: int, rng: np.random.Generator) -> None:
-        self._samples = samples
-        self._rng = rng
-        self._left = np.empty(0, dtype=np.int64)
-
-    def take(self, count: int) -> NDArray[np.int64]:
-        """Return the next ``count`` samples."""
-        pieces = []
-        while count:
-            if not len(self._left):
-                self._left = self._rng.permutation(self._samples)
-            pieces.append(self._left[:count])
-            self._left = self._left[count:]
-            count -= len(pieces[-1])
-        return np.concatenate(pieces)
+    logits_BK = model(inputs_B)
+    if not isinstance(logits_BK, Tensor) or logits_BK.ndim != 2 or len(logits_BK) != len(inputs_B):
+        shape = f" of shape {tuple(logits_BK.shape)}" if isinstance(logits_BK, Tensor) else ""
+        raise TaskError(
+            f"the model returns a {type(logits_BK).__name__}{shape} for {len(inputs_B)} images",
+            "let forward() return the logits alone, a tensor of (images, classes)",
+        )
+    return logits_BK
 
 
 def train(
@@ -158,112 +123,47 @@ def train(
     batch_size: int,
     seed: tuple[int, ...],
     clock: Callable[[], float] = time.perf_counter,
+    micro: MicroBatch | None = None,
 ) -> TrainResult:
     """Train in place for ``steps`` batches of ``min(batch_size, N)`` samples, minimising the mean cross-entropy.
 
-    The result is a function of the arguments alone on a CPU with a fixed number of threads. CUDA computes
-    the forward pass of models of over a million parameters in bfloat16; weights and optimiser stay float32.
-
-    Raises
-    ------
-    TaskError
-        If the share is empty, or no step or sample is asked for.
+    See `hypergpu_fl.task.loop.fit`.
     """
-    if min(len(share), steps, batch_size) < 1:
-        raise TaskError(
-            f"cannot train {steps} steps of {batch_size} samples on a share of {len(share)}",
-            "let all three be positive",
-        )
-    began_s = clock()
-    device = share.labels_N.device
-    B = min(batch_size, len(share))
-    order = SampleOrder(len(share), np.random.default_rng(seed))
-    model_seed = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    step = optimizer.start(parameters)
-    precision = _precision(model, device)
-    # d(mean loss)/d(sample loss): backward starts here, since the losses of all samples are wanted anyway.
-    slope_B = torch.full((B,), 1 / B, device=device)
-    total = squared = 0.0
-    model.train()
-    with _seeded(device, model_seed):
-        for inputs_SB, labels_SB in _gathers(share, order, steps, B):
-            losses = []
-            for inputs_B, labels_B in zip(torch.split(inputs_SB, B), torch.split(labels_SB, B), strict=True):
-                with precision():
-                    logits_BK = model(share.view(inputs_B))
-                losses_B = F.cross_entropy(logits_BK.float(), labels_B, reduction="none")
-                for parameter in parameters:
-                    parameter.grad = None
-                torch.autograd.backward(losses_B, slope_B)
-                step()
-                losses.append(losses_B.detach())
-            losses_SB = torch.cat(losses).cpu().double()
-            total += float(losses_SB.sum())
-            squared += float(losses_SB.square().sum())
-    for parameter in parameters:
-        parameter.grad = None
-    samples = steps * B
-    return TrainResult(samples, steps, total / samples, squared / samples, clock() - began_s)
+    return fit(
+        model,
+        share,
+        optimizer.start,
+        loss=sample_losses,
+        count=lambda batch: len(batch[1]),
+        steps=steps,
+        batch_size=batch_size,
+        seed=seed,
+        device=share.labels_N.device,
+        clock=clock,
+        micro=micro,
+    )
 
 
-def evaluate(model: nn.Module, share: Share, classes: int) -> EvalResult:
+def evaluate(model: nn.Module, share: Share, classes: int) -> ImageResult:
     """Loss and accuracy on all samples of a share."""
     if not len(share):
         raise TaskError("cannot evaluate on an empty set", "give it examples")
-    device = share.labels_N.device
     model.eval()
-    precision = _precision(model, device)
+    precision = precision_of(model, share.labels_N.device)
     losses, hits = [], []
     with torch.inference_mode():
-        for inputs, labels in zip(
-            torch.split(share.inputs, EVALUATION_BATCH), torch.split(share.labels_N, EVALUATION_BATCH), strict=True
-        ):
+        for inputs, labels in share.batches(EVALUATION_BATCH):
             with precision():
-                logits = model(share.view(inputs))
+                logits = logits_of(model, inputs)
+            if logits.shape[1] < classes:
+                raise TaskError(
+                    f"the model gives {logits.shape[1]} logits, but the data have {classes} classes",
+                    "let the last layer have one output a class: a model's factory is called as name(shape, classes)",
+                )
             losses.append(F.cross_entropy(logits.float(), labels, reduction="none"))
             hits.append(logits.argmax(1) == labels)
         labels_N = share.labels_N.cpu()
-        correct = torch.bincount(labels_N[torch.cat(hits).cpu()], minlength=classes)
-        present = torch.bincount(labels_N, minlength=classes)
+        correct = tuple(torch.bincount(labels_N[torch.cat(hits).cpu()], minlength=classes).tolist())
+        present = tuple(torch.bincount(labels_N, minlength=classes).tolist())
         loss = float(torch.cat(losses).cpu().double().mean())
-    return EvalResult(len(share), loss, tuple(correct.tolist()), tuple(present.tolist()))
-
-
-def _gathers(share: Share, order: SampleOrder, steps: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the samples of as many steps at a time as fit in ``GATHER_BYTES``: one copy instead of one a step."""
-    step_bytes = batch * share.inputs[0].nbytes
-    while steps:
-        now = min(steps, max(1, GATHER_BYTES // step_bytes))
-        chosen = torch.from_numpy(order.take(now * batch)).to(share.labels_N.device)
-        yield share.inputs.index_select(0, chosen), share.labels_N.index_select(0, chosen)
-        steps -= now
-
-
-def _precision(model: nn.Module, device: torch.device) -> Callable[[], contextlib.AbstractContextManager[object]]:
-    """Context of a forward pass: bfloat16 for large models on CUDA, float32 elsewhere."""
-    large = sum(parameter.numel() for parameter in model.parameters()) >= BFLOAT16_PARAMETERS
-    if large and device.type == "cuda" and torch.cuda.is_bf16_supported():
-        return lambda: torch.autocast("cuda", torch.bfloat16)
-    return contextlib.nullcontext
-
-
-@contextlib.contextmanager
-def _seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """Seed what models draw themselves, such as dropout, and leave the process's generators as they were.
-
-    Not by ``torch.random.fork_rng`` and ``torch.manual_seed``: without a GPU these queue a call with its stack for
-    when CUDA starts, which takes 0.2 ms and memory that is never freed.
-    """
-    generators = [torch.default_generator]
-    if device.type == "cuda":
-        index = torch.cuda.current_device() if device.index is None else device.index
-        generators.append(torch.cuda.default_generators[index])
-    states = [generator.get_state() for generator in generators]
-    try:
-        for generator in generators:
-            generator.manual_seed(seed)
-        yield
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
+    return ImageResult(len(share), loss, {"accuracy": sum(correct) / len(share)}, correct, present)

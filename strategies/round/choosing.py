@@ -47,13 +47,18 @@ def refill(state: State, open_: OpenRound) -> list[Command]:
 def planned(state: State) -> FleetPlan:
     """What each node would do, as things stand."""
     settings, fleet, levels = state.rules.settings, state.fleet, state.rules.levels
-    batches = np.maximum(1, -(-fleet.examples // settings.batch_size)) * settings.epochs
-    steps = np.full_like(batches, settings.local_steps) if settings.local_steps else batches
     ratios = {level.name: level.expected_ratio for level in levels}
     if settings.codec != "auto":
         levels = tuple(level for level in levels if level.name == settings.codec)
     model_bytes = round(4 * state.rules.model_values * settings.byte_scale)
-    workload = Workload(steps, settings.batch_size, model_bytes, state.common_bytes * settings.byte_scale)
+    workload = Workload(
+        settings.base_steps(fleet.examples),
+        settings.batch_size,
+        model_bytes,
+        state.common_bytes * settings.byte_scale,
+        fixed=settings.asks_work,
+        within=settings.steps_within,
+    )
     return PLANNERS[state.rules.planner](
         fleet, workload, levels, deadline_s=settings.deadline_s, down_ratio=ratios.get(settings.downlink_codec)
     )
@@ -81,7 +86,9 @@ def _orders(state: State, open_: OpenRound, plan: FleetPlan, selection: Selectio
 def _order(state: State, open_: OpenRound, plan: FleetPlan, selection: Selection, index: int) -> SendOrder:
     settings, fleet, row = state.rules.settings, state.fleet, int(selection.rows[index])
     work = plan.of(row)
-    steps = work.local_steps if selection.local_steps is None else int(selection.local_steps[index])
+    steps = work.local_steps
+    if selection.local_steps is not None and not settings.asks_work:
+        steps = int(selection.local_steps[index])
     codec = work.codec
     if selection.keep is not None and selection.keep[index] < 1:
         codec = thinned(state.rules.levels, codec, float(selection.keep[index]))

@@ -64,7 +64,6 @@ def configure() -> Callable[..., Config]:
     def build(stack: Stack, name: str, **settings: object) -> Config:
         given = {
             "training.num_nodes": len(stack.nodes),
-            "training.epochs": 4,
             "network.enable_simulation": "false",
             "network.cohort": len(stack.nodes),
             "system.run_name": name,

@@ -26,7 +26,6 @@ SETTINGS = {
     "training.rounds": 40,
     "training.partitioner": "dirichlet",  # as in the simulations: nodes' labels differ
     "training.alpha": 0.3,
-    "training.epochs": 1,
     "training.learning_rate": 0.02,
     "training.momentum": 0.9,
     "training.target_accuracy": 0.9,

@@ -9,7 +9,7 @@ import pytest
 from hypergpu_fl.bench import time_to_accuracy
 from hypergpu_fl.bench.time_to_accuracy import Options, run_time_to_accuracy
 from hypergpu_fl.errors import UsageError
-from hypergpu_fl.lock import exclusive
+from hypergpu_fl.files import exclusive
 
 COLUMNS = [
     *("policy", "scenario", "links", "seed", "target", "time_to_target_s", "final_accuracy", "slow_accuracy"),

@@ -87,3 +87,49 @@ def test_a_resumed_run_goes_on_from_its_last_booked_round(root: Path) -> None:
     assert report["history"][3]["seconds"] > before["seconds"]
     done = hypergpu(root, "ledger", "verify", "first")
     assert done.returncode == 0 and "5 rounds" in done.stdout, done.stdout + done.stderr
+
+
+SLOW_TASK = """
+import time
+from pathlib import Path
+
+from hypergpu_fl.config import System, runs_root
+from hypergpu_fl.task.image import ImageTask
+
+
+class Slow(ImageTask):
+    def train(self, *arguments, **options):
+        result = super().train(*arguments, **options)
+        time.sleep({seconds})
+        return result
+
+
+def task(training):
+    return Slow(training, runs_root(System()) / ".cache")
+"""
+
+
+@pytest.mark.slow
+def test_a_simulated_client_that_works_75_seconds_of_wall_time_in_a_round_counts(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slow_task.py").write_text(SLOW_TASK.format(seconds=75))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    settings = ("training.task=slow_task:task", "training.rounds=1", "training.num_nodes=2", "network.cohort=2")
+    report = train(root, "--name", "slow", settings=(*settings, "network.mode=sync", "network.quota=1.0"))
+    (entry,) = report["history"]
+    assert [row["verdict"] for row in entry["nodes"]] == ["counted", "counted"]
+    assert entry["seconds"] < 60 and entry["rejected"] == 0
+
+
+def test_a_run_of_which_nothing_counts_fails_and_says_why(root: Path) -> None:
+    done = hypergpu(
+        root, "run", "--name", "exploded", "--set=training.learning_rate=1e6", *(f"--set={s}" for s in SETTINGS)
+    )
+    assert done.returncode == 1
+    cause, remedy = done.stderr.splitlines()[-2:]
+    assert cause.startswith("error: run exploded ended as finished:failed: nothing was trained: no update counted, ")
+    assert "NotFinite" in cause and remedy.startswith("remedy: mend what the nodes say there")
+    report = json.loads((root / "exploded" / "report.json").read_text())
+    assert report["status"] == "failed" and report["failure"] in cause
+    assert report["chain"]["commits"] == ROUNDS  # the books say that these rounds brought nothing

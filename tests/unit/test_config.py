@@ -183,6 +183,14 @@ def test_a_field_in_the_wrong_section_is_found() -> None:
         ),
         ({"network.links_file": "/no/such.csv"}, "network.links_file is '/no/such.csv', but there is no such file"),
         (
+            {"training.epochs": 2, "training.local_steps": "8"},
+            "training.epochs is 2 and local_steps '8', but a node's work can be asked for in one way only",
+        ),
+        (
+            {"training.local_steps": "5-60", "network.policy": "oort"},
+            "training.local_steps is '5-60', but policy 'oort' has no planner to decide within a range",
+        ),
+        (
             {"training.data_root": "a\0b"},
             "training.data_root is 'a\\x00b', which is no path: embedded null byte",
         ),
@@ -205,6 +213,16 @@ def test_settings_that_need_another_say_which(settings: dict[str, Any], cause: s
         ("training.learning_rate", float("inf"), "be a finite number"),
         ("training.batch_size", True, "be a whole number"),
         ("training.batch_size", 1.5, "be a whole number"),
+        *(
+            (
+                "training.local_steps",
+                text,
+                "be 'auto', a number of steps, or a range as '5-60' within which the planner decides",
+            )
+            for text in ("0", "60-5", "5-", "-5", "5 to 60", "all", "1" * 10, "")
+        ),
+        ("training.local_steps", True, "be text"),
+        ("training.local_steps", 2.5, "be text"),
         ("blockchain.enabled", "maybe", "be true or false"),
         ("system.run_name", 5, "be text"),
     ],
@@ -213,6 +231,16 @@ def test_a_wrong_value_is_told_with_what_it_must_be(field: str, value: Any, requ
     with pytest.raises(ConfigError) as caught:
         load(overrides={field: value})
     assert causes(caught.value) == [f"{field} is {value!r} (in --set), but must {requirement}"]
+
+
+@pytest.mark.parametrize(
+    ("given", "fixed", "within"),
+    [("auto", 0, None), ("12", 12, None), (12, 12, None), ("5-60", 0, (5, 60)), ("7-7", 0, (7, 7))],
+)
+def test_local_steps_are_a_number_or_a_range_or_the_planners(given: object, fixed: int, within: object) -> None:
+    config = load(overrides={"training.local_steps": given}).config
+    assert (config.training.fixed_steps, config.training.steps_within) == (fixed, within)
+    assert from_run_config(to_run_config(config)) == config
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "latest", "x" * 65, "a b", "-rf"])

@@ -52,7 +52,7 @@ def test_a_nodes_share_is_prepared_once_and_then_read_without_the_libraries_that
 def test_building_and_training_a_model_loads_neither_torchvision_nor_torchs_compiler() -> None:
     build = (
         "import torch; from hypergpu_fl.task.models import build_model; "
-        "from hypergpu_fl.task.training import Optimizer; "
+        "from hypergpu_fl.task.optimizer import Optimizer; "
         "model = build_model('resnet18', (1, 8, 8), 10, normalization='group', seed=0); "
         "model(torch.zeros(2, 1, 8, 8)).sum().backward(); "
         "[Optimizer(name, 0.1).start(list(model.parameters()))() for name in ('sgd', 'adam', 'adamw')]; "

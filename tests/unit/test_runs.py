@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from hypergpu_fl.codec.disk import NodeFolder
 from hypergpu_fl.errors import ConfigError, RunNotFound
+from hypergpu_fl.files import private_folder
 from hypergpu_fl.runs import find_run, free_run_name, open_run_folder, run_names
 
 
@@ -45,3 +49,14 @@ def test_a_run_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> 
     assert "demo" in far.value.remedy
     with pytest.raises(RunNotFound):
         find_run(tmp_path, "..")
+
+
+def test_what_a_run_and_a_node_keep_is_closed_to_other_users(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        store = NodeFolder(tmp_path / "state", "1", "0", bytes(32), 1 << 20)
+        store.write("view", np.zeros(4, np.float32), 1)
+        folders = [open_run_folder(tmp_path / "runs", "a"), private_folder(tmp_path / "b" / "c"), store.path]
+    finally:
+        os.umask(before)
+    assert [folder.stat().st_mode & 0o777 for folder in folders] == [0o700] * 3

@@ -106,7 +106,7 @@ def test_a_variable_with_a_wrong_value_is_named(hypergpu: Command, monkeypatch: 
 
 
 def test_faults_of_a_file_come_all_at_once(hypergpu: Command, tmp_path: Path) -> None:
-    (tmp_path / "many.json").write_text('{"training": {"rounds": 0, "epochs": 0, "nodes": 3}, "netwrk": {"x": 1}}')
+    (tmp_path / "many.json").write_text('{"training": {"rounds": 0, "epochs": -1, "nodes": 3}, "netwrk": {"x": 1}}')
     code, _, err = hypergpu("run", "--config", "many.json")
     lines = err.splitlines()
     assert code == 2

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hypergpu_fl.cli import invoke
 from hypergpu_fl.cli.render import Format, cell, render
 
 VALUES = (
@@ -42,3 +43,14 @@ def test_markup_and_credentials_in_values_are_harmless(capsys: pytest.CaptureFix
 @pytest.mark.parametrize(("value", "text"), [(None, "-"), (False, "no"), (0.5, "0.5"), (10**20, "1" + "0" * 20)])
 def test_cells(value: object, text: str) -> None:
     assert cell(value) == text
+
+
+def test_a_nodes_own_words_cannot_colour_a_table_or_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "gpu\x1b[32mverified\x1b]0;x\x07\nround 9 sealed\u202e"
+    render([{"node": hostile}], title=hostile)
+    render({"node": float("nan"), "device": hostile}, Format.JSON)
+    invoke(["ledger", "verify", hostile])
+    out, err = capsys.readouterr()
+    assert "\x1b" not in out + err and "\u202e" not in out + err
+    assert "\nround 9" not in out + err
+    assert '"node": null' in out

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.ledger.rewards import RewardDistribution, split_budget
 from hypergpu_fl.ledger.scoring import (
     SCORE_UNIT,
@@ -86,13 +85,21 @@ def test_gtg_shapley_gives_idle_nodes_nothing_and_equal_nodes_the_same() -> None
     assert leave_one_out(4, loss) == pytest.approx([0.3, 0.3, 0.0, 0.0])
 
 
-def test_gtg_shapley_refuses_more_than_32_nodes_and_copes_with_none() -> None:
-    with pytest.raises(LedgerError, match="33 nodes"):
-        gtg_shapley(33, lambda members: 0.0, rng=np.random.default_rng(0))
-    assert gtg_shapley(0, lambda members: 1.0, rng=np.random.default_rng(0)) == []
+@pytest.mark.parametrize("count", [0, 1, 32, 33, 100, 5000])
+def test_gtg_shapley_prices_any_number_of_nodes_with_a_bounded_number_of_losses(count: int) -> None:
     calls: list[tuple[int, ...]] = []
-    gtg_shapley(32, lambda m: calls.append(m) or 1.0 - len(m) / 32, rng=np.random.default_rng(0))
-    assert len(calls) <= 32 * 32 * 4
+    idle = count // 2
+
+    def loss(members: tuple[int, ...]) -> float:
+        calls.append(members)
+        return 1.0 - sum(i >= idle for i in members) / max(1, count)
+
+    values = gtg_shapley(count, loss, rng=np.random.default_rng(0))
+    assert len(values) == count and not any(values[:idle])
+    assert count < 1000 or len(calls) <= count + 2, "one permutation is the least"
+    assert len(calls) <= max(32 * 32 * 4, count) + 2
+    if 0 < count <= 100:
+        assert sum(values) == pytest.approx((count - idle) / count, rel=0.02)
 
 
 @given(st.lists(st.integers(0, 2**80), max_size=50), st.integers(0, 2**100))

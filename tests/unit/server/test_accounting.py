@@ -32,9 +32,7 @@ MODEL_P = np.zeros(8, dtype=np.float32)
 class FixedModel:
     """A task of which only the model's shape is asked."""
 
-    def model(self) -> None: ...
-
-    def arrays(self, model: None) -> dict[str, np.ndarray]:
+    def arrays(self, model: torch.nn.Module) -> dict[str, np.ndarray]:
         return {"w": MODEL_P}
 
 
@@ -55,6 +53,7 @@ class Server:
         layout = Layout.of({"w": MODEL_P})
         self.accounting = Accounting(
             FixedModel(),
+            torch.nn.Identity(),
             settlement,
             layout,
             device=torch.device("cpu"),

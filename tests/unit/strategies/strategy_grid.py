@@ -26,7 +26,10 @@ START = {"w": np.zeros(6, np.float32), "b": np.zeros(2, np.float32)}
 
 
 class NodeGrid(Grid):
-    """Answers each pushed message by calling the addressed node, after ``delays[node]`` wall seconds."""
+    """Answers each pushed message by calling the addressed node, after ``delays[node]`` wall seconds.
+
+    A message whose TTL ends before that is answered by an error then, as Flower does.
+    """
 
     def __init__(self, nodes: dict[int, Answer], delays: dict[int, float] | None = None) -> None:
         self.nodes = nodes
@@ -60,11 +63,14 @@ class NodeGrid(Grid):
                 answer = self.nodes[node](message)
             except Exception as error:  # a ClientApp that raises becomes an error reply of code 2
                 answer = Error(code=2, reason=str(error))
+            delay_s = self.delays.get(node, 0.0)
+            if message.metadata.ttl < delay_s:
+                delay_s, answer = message.metadata.ttl, Error(code=5, reason="the message expired")
             reply = Message(answer, reply_to=message)
             if isinstance(answer, Error):
                 reply.metadata.__dict__["_src_node_id"] = 1  # as the SuperLink does
             with self._lock:
-                ready_s = time.monotonic() + self.delays.get(node, 0.0)
+                ready_s = time.monotonic() + delay_s
                 self._replies[message.metadata.message_id] = (ready_s, reply)
             ids.append(message.metadata.message_id)
         return ids

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from strategy_grid import LAYOUT, Links, NodeGrid, Trainer, reply_with
 from strategy_runs import SLOW_BY_FIVE, Diary, build, play, trainers
 
@@ -82,6 +82,47 @@ def test_pyramid_gives_early_finishers_more_local_work_in_a_real_run() -> None:
     play(engine, VirtualArrivals(grid, Links(lambda node, sent_s: 1.0 + (node % 5) ** 2, sample_s=0.01)), 8)
     ratios = [a.steps * 16 / a.examples for o in diary.rounds[3:] for a in o.accepted]
     assert max(ratios) > 3 and min(ratios) == 1
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_policy_asks_for_the_passes_or_steps_that_the_user_wants_and_no_others(name: str) -> None:
+    for asked, expected in (
+        ({"epochs": 3}, lambda node: 3 * node.examples // 16),
+        ({"local_steps": 7}, lambda node: 7),
+    ):
+        grid = trainers(12)
+        engine, diary = build(name, mode="sync", batch_size=16, **asked)
+        play(engine, VirtualArrivals(grid, SLOW_BY_FIVE), 6)
+        given = [(node, order) for node in grid.nodes.values() for order in node.orders]
+        assert len(given) >= 6 and any(outcome.accepted for outcome in diary.rounds)
+        assert all(order.local_steps == expected(node) for node, order in given)
+
+
+@pytest.mark.parametrize(("name", "mode"), [("network_aware", "async"), ("overcommit", "sync"), ("random", "async")])
+def test_a_round_tells_of_every_order_and_every_reply_what_it_was_and_what_it_cost(name: str, mode: str) -> None:
+    grid = trainers(12)
+    grid.nodes[1007] = lambda message, node=grid.nodes[1007]: (
+        Error(code=2, reason="out of memory") if message.metadata.message_type == "train" else node(message)
+    )
+    engine, diary = build(name, mode=mode, quota=0.5)
+    play(engine, VirtualArrivals(grid, SLOW_BY_FIVE), 8)
+    answered = 0
+    for outcome in diary.rounds:
+        assert [ordered.row for ordered in outcome.ordered] == list(outcome.selected)
+        assert sum(ordered.bytes_down for ordered in outcome.ordered) == outcome.bytes_down
+        replies = [*outcome.accepted, *outcome.refused]
+        assert sum(reply.journey.bytes_up for reply in replies) >= outcome.bytes_up
+        for reply in outcome.accepted:
+            journey = reply.journey
+            assert (journey.round, journey.steps, journey.metrics) == (reply.round, reply.steps, reply.metrics)
+            parts = (journey.download_s, journey.compute_s, journey.upload_s)
+            assert all(part is not None and 0 < part < journey.total_s for part in parts)
+        assert {ordered.row for ordered in outcome.ordered} >= {
+            r.row for r in replies if r.journey.round == outcome.round
+        }
+        answered += len(replies) + len(outcome.dropped)
+    assert 0 <= sum(len(outcome.ordered) for outcome in diary.rounds) - answered <= 6
+    assert Reason.ERROR_REPLY in diary.reasons
 
 
 def test_an_overcommitted_peer_drops_what_comes_late_and_ours_keeps_it() -> None:

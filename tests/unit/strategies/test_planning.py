@@ -23,6 +23,7 @@ from strategies.planning import (
     plan_alike,
     thinned,
 )
+from strategies.settings import Settings
 
 LEVELS = [Level("fat", 1.0, 1.0), Level("half", 2.0, 0.9), Level("thin", 20.0, 0.6)]
 
@@ -152,3 +153,30 @@ def test_thinning_takes_the_fattest_level_that_sends_no_more_than_the_share_to_k
     assert thinned(LEVELS, "fat", 0.5) == "half"
     assert thinned(LEVELS, "half", 0.5) == "thin"
     assert thinned(LEVELS, "thin", 0.5) == "thin"
+
+
+def test_steps_that_are_asked_for_are_planned_exactly_and_bounds_are_kept() -> None:
+    fleet = known([100, 300], [1e6, 1e7])
+    asked = plan(fleet, Workload(np.array([10, 30]), 10, 1_000_000, fixed=True), LEVELS)
+    assert asked.local_steps.tolist() == [10, 30]
+    assert asked.compute_s == pytest.approx([1.0, 3.0])
+    for within, steps in (((1, 4), 4), ((5, 20), 9), ((40, 60), 40)):
+        bounded = plan(fleet, Workload(np.array([10, 30]), 10, 1_000_000, within=within), LEVELS)
+        assert bounded.local_steps.tolist() == [steps] * 2
+
+
+@given(st.integers(0, 10**6), st.integers(1, 1000), st.integers(1, 100))
+def test_the_passes_asked_for_are_made_whole_and_exceeded_by_less_than_a_batch(
+    examples: int, batch_size: int, epochs: int
+) -> None:
+    (steps,) = Settings(1, epochs=epochs, batch_size=batch_size).base_steps(np.array([examples]))
+    batch = max(1, min(batch_size, examples))
+    assert steps >= 1
+    assert 0 <= steps * batch - epochs * examples < batch or examples == 0
+
+
+def test_where_nothing_is_asked_for_the_baseline_is_one_pass() -> None:
+    examples = np.array([10, 64, 65])
+    assert Settings(1).base_steps(examples).tolist() == [1, 2, 3]
+    assert Settings(1, baseline_epochs=5).base_steps(examples).tolist() == [5, 10, 15]
+    assert Settings(1, local_steps=7).base_steps(examples).tolist() == [7, 7, 7]

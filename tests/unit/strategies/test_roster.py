@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from flwr.app import ArrayRecord, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from strategy_grid import Trainer
 from strategy_runs import SLOW_BY_FIVE, build, play, trainers
 
+from strategies import wire
 from strategies.arrivals import VirtualArrivals
-from strategies.errors import NoNodes
+from strategies.errors import NoNodes, Reason, Refused
+from strategies.wire import Hello
 
 
 @pytest.mark.parametrize("shut_out", [False, True])
@@ -86,3 +90,60 @@ def test_nodes_that_join_late_are_enrolled_and_soon_chosen() -> None:
     play(engine, VirtualArrivals(grid, SLOW_BY_FIVE), 12, lambda r, a: grid.online.update(late) if r == 6 else None)
     assert len(engine.state.fleet) == 8
     assert {"node-6", "node-7"} <= {a.node for o in diary.rounds[6:9] for a in o.accepted}
+
+
+@dataclass
+class Unfit(Trainer):
+    """A node that says why it cannot take part, until it is mended."""
+
+    mended: bool = False
+
+    def __call__(self, message: Message) -> RecordDict:
+        if message.metadata.message_type == "query" and not self.mended:
+            said = {wire.PARTITION: self.partition, wire.CAUSE: "no module `rare`", wire.REMEDY: "pip install rare"}
+            return RecordDict({wire.UNFIT: ConfigRecord(said)})
+        return super().__call__(message)
+
+
+def test_a_node_that_cannot_take_part_is_named_with_its_reason_and_joins_when_it_is_mended(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    grid = trainers(4)
+    broken = grid.nodes[1007] = Unfit(1)
+    engine, diary = build(cohort=3, mode="sync")
+
+    def mend(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+        if server_round == 3:
+            assert engine.roster.unfit == {1007: "no module `rare`; pip install rare"}
+            broken.mended = True
+        return None
+
+    play(engine, VirtualArrivals(grid, SLOW_BY_FIVE), 8, mend)
+    said = [record.getMessage() for record in caplog.records if "cannot take part" in record.getMessage()]
+    assert said == ["node-1 cannot take part: no module `rare`; pip install rare"]
+    assert not engine.roster.unfit
+    assert {engine.state.fleet.names[row] for outcome in diary.rounds for row in outcome.selected} >= {"node-1"}
+    assert not any(
+        engine.state.fleet.names[row] == "node-1" for outcome in diary.rounds[:3] for row in outcome.selected
+    )
+
+
+def test_a_run_whose_nodes_are_all_unfit_ends_with_their_reason() -> None:
+    grid = trainers(3)
+    for node_id in list(grid.nodes):
+        grid.nodes[node_id] = Unfit(node_id)
+    engine, _ = build(cohort=2)
+    with pytest.raises(NoNodes, match="3 nodes are connected, and none can take part; 3 of them: no module `rare`"):
+        play(engine, VirtualArrivals(grid, SLOW_BY_FIVE), 2, lambda r, a: None)
+
+
+def test_a_node_that_the_attendant_refuses_gets_no_work() -> None:
+    def choosy(hello: Hello) -> None:
+        if hello.partition == 2:
+            raise Refused(Reason.OTHER_TASK, "classes: 'bee' there, 'cat' at the server")
+
+    engine, diary = build(cohort=3, mode="sync")
+    diary.vet = choosy
+    play(engine, VirtualArrivals(trainers(4), SLOW_BY_FIVE), 4, lambda r, a: None)
+    assert len(engine.state.fleet) == 3 and "node-2" not in engine.state.fleet.names
+    assert len(diary.rounds) == 4

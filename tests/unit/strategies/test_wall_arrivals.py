@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
-from strategy_grid import Counting, NodeGrid, reply_with
+from strategy_grid import Counting, NodeGrid, Trainer, reply_with
 
 from strategies import wire
 from strategies.arrivals import WallArrivals
@@ -158,3 +158,10 @@ def test_no_more_replies_are_held_than_there_are_pullers() -> None:
     assert grid.count <= 3  # the one being looked at counts as held until the next is asked for
     assert len(list(replies)) == 5
     arrivals.close()
+
+
+def test_who_does_not_answer_a_question_is_left_out() -> None:
+    grid = NodeGrid({0: Trainer(0), 1: Trainer(1)}, delays={1: 60.0})
+    arrivals = WallArrivals(grid)
+    queries = [Message(RecordDict(), dst_node_id=i, message_type="query") for i in (0, 1)]
+    assert [node for node, _ in arrivals.ask(queries, timeout_s=0.05)] == [0]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,10 +10,14 @@ from hypothesis import strategies as st
 
 from hypergpu_fl.config import Training
 from hypergpu_fl.errors import TaskError
-from hypergpu_fl.task import Task, load_task
+from hypergpu_fl.task import Task, TrainContext, load_task
 from hypergpu_fl.task.image import ImageTask
 
 CPU = torch.device("cpu")
+
+
+def order(*, steps: int, batch_size: int, seed: int) -> TrainContext:
+    return TrainContext(steps=steps, batch_size=batch_size, seed=seed, device=CPU, folder=Path("nothing is kept here"))
 
 
 @pytest.fixture(scope="module")
@@ -29,20 +35,20 @@ def test_federated_averaging_on_the_digits_learns_them(task: ImageTask) -> None:
         mean = {name: np.zeros_like(array) for name, array in base.items()}
         for node, size in enumerate(sizes):
             task.load(model, base)
-            result = task.train(model, node, steps=max(1, size // 16), batch_size=16, seed=number, device=CPU)
-            assert result.samples == result.steps * min(16, size)
+            result = task.train(model, node, order(steps=max(1, size // 16), batch_size=16, seed=number))
+            assert result.count == result.steps * min(16, size)
             for name, array in task.arrays(model).items():
                 mean[name] += array * (size / sum(sizes))
         base = mean
     task.load(model, base)
     test, validation = task.evaluate(model, device=CPU), task.validate(model, device=CPU)
     assert test.accuracy > 0.7 and validation.accuracy > 0.7
-    assert test.examples == sum(test.class_examples) == 359  # a fifth of every class, rounded
+    assert test.count == sum(test.class_examples) == 359  # a fifth of every class, rounded
 
 
 def test_arrays_and_load_are_inverse(task: ImageTask) -> None:
     model, other = task.model(), task.model()
-    task.train(model, 0, steps=3, batch_size=8, seed=0, device=CPU)
+    task.train(model, 0, order(steps=3, batch_size=8, seed=0))
     task.load(other, task.arrays(model))
     for name, array in task.arrays(model).items():
         assert np.array_equal(array, task.arrays(other)[name])
@@ -62,7 +68,7 @@ def test_training_is_a_function_of_seed_and_partition(task: ImageTask, seed: int
     outcomes = []
     for _ in range(2):
         model = task.model()
-        result = task.train(model, node, steps=4, batch_size=16, seed=seed, device=CPU)
+        result = task.train(model, node, order(steps=4, batch_size=16, seed=seed))
         outcomes.append((result.loss, result.squared_loss, task.arrays(model)))
         torch.rand(3)
     (loss, squared, first), (loss_again, squared_again, second) = outcomes

@@ -12,10 +12,14 @@ from torch import nn
 
 from hypergpu_fl.config import System, Training
 from hypergpu_fl.errors import TaskError
-from hypergpu_fl.task import Task, load_task
+from hypergpu_fl.task import Task, TrainContext, load_task
 from hypergpu_fl.task.image import ImageTask
 
 CPU = torch.device("cpu")
+
+
+def order(folder: Path, *, steps: int, batch_size: int) -> TrainContext:
+    return TrainContext(steps=steps, batch_size=batch_size, seed=0, device=CPU, folder=folder)
 
 
 class OwnTask(ImageTask):
@@ -79,7 +83,7 @@ def test_a_users_own_task_takes_the_place_of_the_built_in_one(tmp_path: Path) ->
 
 
 def test_an_own_task_that_lacks_methods_is_refused_by_their_names() -> None:
-    with pytest.raises(TaskError, match="without arrays, load, examples, evaluate, validate"):
+    with pytest.raises(TaskError, match="without unit, identity, arrays, load, examples, evaluate, validate"):
         load_task(Training(task=f"{__name__}:Halfway"))
 
 
@@ -91,7 +95,7 @@ def test_an_own_task_that_cannot_be_imported_is_refused() -> None:
 def test_a_tied_tensor_travels_once_and_every_width_of_float_as_float32(tmp_path: Path) -> None:
     task = load_task(Training(model_architecture=f"{__name__}:Tied", num_nodes=2), cache=tmp_path)
     model = task.model()
-    task.train(model, 0, steps=2, batch_size=4, seed=0, device=CPU)
+    task.train(model, 0, order(tmp_path, steps=2, batch_size=4))
     arrays = task.arrays(model)
     assert "first.weight" in arrays and "second.weight" not in arrays
     assert arrays["scale"].dtype == np.float32 and arrays["calls"] == 2
@@ -106,7 +110,7 @@ def test_arrays_are_copies(tmp_path: Path) -> None:
     model = task.model()
     arrays = task.arrays(model)
     kept = {name: array.copy() for name, array in arrays.items()}
-    task.train(model, 0, steps=1, batch_size=4, seed=0, device=CPU)
+    task.train(model, 0, order(tmp_path, steps=1, batch_size=4))
     assert all(np.array_equal(arrays[name], kept[name]) for name in kept)
     frozen = {name: array.copy() for name, array in arrays.items()}
     for array in frozen.values():
@@ -145,7 +149,7 @@ def test_a_folder_is_one_nodes_own_whatever_its_number(tmp_path: Path) -> None:
     assert task.examples(0) == task.examples(99) == 32
     assert task.class_examples(5) == (16, 16)
     model = task.model()
-    assert task.train(model, 7, steps=2, batch_size=8, seed=0, device=CPU).samples == 16
+    assert task.train(model, 7, order(tmp_path, steps=2, batch_size=8)).count == 16
     assert task.evaluate(model, device=CPU, partition=7).accuracy == 1.0
 
 
@@ -162,7 +166,7 @@ def test_class_counts_of_all_nodes_add_up_to_the_training_set(tmp_path: Path) ->
 def test_shares_beyond_the_limit_leave_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = load_task(Training(partitioner="iid"), cache=tmp_path)
     assert isinstance(task, ImageTask)
-    monkeypatch.setattr("hypergpu_fl.task.image.RESIDENT_BYTES", 3 * task.examples(0) * 64 * 4)
+    monkeypatch.setattr("hypergpu_fl.task.torch_task.RESIDENT_BYTES", 3 * task.examples(0) * 64 * 4)
     model = task.model()
     losses = [task.evaluate(model, device=CPU, partition=node).loss for node in [*range(10), *range(10)]]
     assert len(task._resident) == 3

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hypergpu_fl.errors import TaskError
-from hypergpu_fl.task.training import Optimizer, SampleOrder, Share, evaluate, train
+from hypergpu_fl.task.loop import SampleOrder
+from hypergpu_fl.task.optimizer import Optimizer
+from hypergpu_fl.task.training import Share, evaluate, train
 
 CLASSES = 3
 TORCH = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -72,7 +74,7 @@ def test_the_reported_losses_are_those_before_each_step() -> None:
     data, still = share(24), model()
     result = train(still, data, Optimizer("sgd", 1e-30), steps=6, batch_size=4, seed=(0,))
     losses = F.cross_entropy(still(data.inputs), data.labels_N, reduction="none").detach().double()
-    assert (result.samples, result.steps) == (24, 6)
+    assert (result.count, result.steps) == (24, 6)
     assert result.loss == pytest.approx(float(losses.mean()), rel=1e-5)
     assert result.squared_loss == pytest.approx(float(losses.square().mean()), rel=1e-5)
 
@@ -150,7 +152,7 @@ def test_evaluation_agrees_with_counting_by_hand(samples: int, seed: int) -> Non
         logits = module(data.inputs)
     hits = (logits.argmax(1) == data.labels_N).numpy()
     labels = data.labels_N.numpy()
-    assert result.examples == samples
+    assert result.count == samples
     assert result.accuracy == pytest.approx(hits.mean())
     assert result.loss == pytest.approx(float(F.cross_entropy(logits, data.labels_N)), rel=1e-5)
     for label, accuracy in enumerate(result.class_accuracy):

@@ -1,0 +1,224 @@
+"""The app that is submitted, with the user's own modules in it: simulated and deployed nodes import what it holds.
+
+A module goes along if it lies in the working directory or on the path outside the Python installation, together with
+the modules beside it that it imports. Installed packages stay where they are; every node needs them installed.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import difflib
+import io
+import os
+import shutil
+import site
+import sys
+import sysconfig
+import tempfile
+import tomllib
+import warnings
+import zipfile
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from hypergpu_fl.config import Training
+from hypergpu_fl.errors import TaskError, UsageError
+
+LARGEST_BYTES: Final = 4 << 20  # of all that goes along; Flower takes 10 MB with our own packages
+MOST_FILES: Final = 2000
+SUFFIXES: Final = (".py", ".toml", ".yaml", ".yml", ".json")
+OURS: Final = ("hypergpu_fl", "strategies")
+NOT_TAKEN: Final = ("build", "eggs", "lib", "lib64", "parts", "env", "venv", "ENV")  # by Flower, at the root
+
+
+@contextlib.contextmanager
+def app_with_task(app: Path, training: Training) -> Iterator[Path]:
+    """Folder of the app to submit: ``app``, or a copy that holds the modules which ``training`` names.
+
+    Raises
+    ------
+    TaskError
+        If a module cannot be found, does not define the name, or is too large to travel.
+    """
+    references = [name for name in (training.task, training.model_architecture) if ":" in name]
+    found = own_modules(references, search_path())
+    if not found:
+        yield app
+        return
+    with tempfile.TemporaryDirectory(prefix="hypergpu-app-") as folder:
+        yield _joined(app, found, Path(folder))
+
+
+def search_path() -> list[Path]:
+    """The working directory and the folders of the path that are no part of the Python installation."""
+    installed = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    installed |= {*site.getsitepackages(), site.getusersitepackages(), str(Path(sys.executable).parent)}
+    folders = dict.fromkeys(Path(entry).resolve() for entry in [os.getcwd(), *sys.path])
+    return [
+        folder for folder in folders if folder.is_dir() and not any(folder.is_relative_to(place) for place in installed)
+    ]
+
+
+def own_modules(references: list[str], path: list[Path]) -> dict[str, Path]:
+    """Modules of the user's own behind ``"pkg.module:name"`` references, and those beside them that they import.
+
+    Returns
+    -------
+    dict
+        Top-level name -> file or folder.
+
+    Raises
+    ------
+    TaskError
+        See `app_with_task`.
+    """
+    found: dict[str, Path] = {}
+    for reference in references:
+        module, _, name = reference.partition(":")
+        top = module.partition(".")[0]
+        place = _located(top, path)
+        if top in OURS or (place is None and _is_installed(top)):
+            continue
+        if place is None:
+            where = ", ".join(str(folder) for folder in path)
+            raise TaskError(
+                f"{reference!r} cannot be found: there is no {top}.py and no folder {top}/ in {where}",
+                "run in the folder that holds it, or install it here and on every node",
+            )
+        _check_defined(place, module, name, reference)
+        waiting = [(top, place)]
+        while waiting:
+            top, place = waiting.pop()
+            if top in found:
+                continue
+            found[top] = place
+            for imported in sorted(_imports(place)):
+                if imported not in OURS and (beside := _located(imported, [place.parent])) is not None:
+                    waiting.append((imported, beside))
+    return found
+
+
+def _located(top: str, path: list[Path]) -> Path | None:
+    for folder in path:
+        if (folder / top / "__init__.py").is_file():
+            return folder / top
+        if (folder / f"{top}.py").is_file():
+            return folder / f"{top}.py"
+    # As Python's own import does: a folder without __init__.py comes after all that is installed.
+    folders = [] if _is_installed(top) else path
+    return next((folder / top for folder in folders if any((folder / top).glob("*.py"))), None)
+
+
+def _is_installed(top: str) -> bool:
+    try:
+        return find_spec(top) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _files(place: Path) -> list[Path]:
+    """Files of a module that travel; of a package neither tests nor data."""
+    if place.is_file():
+        return [place]
+    files: list[Path] = []
+    seen = 0
+    for folder, below, names in os.walk(place):
+        below[:] = sorted(name for name in below if name[0] != "." and name != "__pycache__")
+        files += [
+            Path(folder, name)
+            for name in sorted(names)
+            if name.endswith(SUFFIXES)
+            and name[0] != "."
+            and not (name.startswith("test_") or name.endswith("_test.py"))
+        ]
+        seen += len(names)
+        if max(len(files), seen / 10) > MOST_FILES:
+            raise TaskError(f"{place} holds more than {MOST_FILES} files", "name a package that holds the task alone")
+    return files
+
+
+def _tree(file: Path) -> ast.Module:
+    try:
+        return ast.parse(file.read_bytes(), str(file))
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        raise TaskError(f"{file}{f':{line}' if line else ''}: {error}", "correct that line") from None
+
+
+def _imports(place: Path) -> set[str]:
+    """Top-level names of the modules that a file or package imports."""
+    names = set()
+    for file in _files(place):
+        if file.suffix == ".py":
+            for node in ast.walk(_tree(file)):
+                if isinstance(node, ast.Import):
+                    names |= {alias.name.partition(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    names.add(node.module.partition(".")[0])
+    return names
+
+
+def _check_defined(place: Path, module: str, name: str, reference: str) -> None:
+    """Refuse a name that the module does not bind, as far as reading it can tell."""
+    inner = module.split(".")[1:]
+    stem = place.with_suffix("").joinpath(*inner)
+    file = next((f for f in (stem / "__init__.py", stem.with_suffix(".py")) if f.is_file()), stem.with_suffix(".py"))
+    if not file.is_file():
+        raise TaskError(f"{reference!r} cannot be found: there is no {file}", "correct the module's name")
+    tree = _tree(file)
+    bound: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            bound.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            bound.add(node.id)
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            bound |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+    if name not in bound and not bound & {"*", "__getattr__"}:
+        near = difflib.get_close_matches(name, bound, n=1)
+        raise TaskError(
+            f"{reference!r}: {file.name} defines no {name!r}",
+            f"did you mean {module}:{near[0]}?" if near else "name a class or function of that module",
+        )
+
+
+def _joined(app: Path, found: dict[str, Path], folder: Path) -> Path:
+    """A copy of the app, which is what Flower would bundle of it, with the modules beside it."""
+    from flwr.cli.build import build_fab_from_disk
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of pathspec, as Flower calls it
+        try:
+            bundle = zipfile.ZipFile(io.BytesIO(build_fab_from_disk(app)))
+        except ValueError as error:
+            raise UsageError(f"{app} is no Flower app: {error}", "name another with --app") from error
+    with bundle:
+        bundle.extractall(folder, [name for name in bundle.namelist() if not name.startswith(".info/")])
+    _take_everything(folder / "pyproject.toml")
+    total = 0
+    for top, place in found.items():
+        if top in NOT_TAKEN or (folder / place.name).exists():
+            raise TaskError(f"a module of one's own cannot be called {top!r}: the bundle has another", "rename it")
+        for file in _files(place):
+            total += file.stat().st_size
+            if total > LARGEST_BYTES:
+                raise TaskError(
+                    f"{', '.join(str(each) for each in found.values())} come to more than {LARGEST_BYTES >> 20} MB",
+                    "keep data outside the task's package, and read them from training.data_root",
+                )
+            target = folder / place.name / file.relative_to(place) if place.is_dir() else folder / place.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+    return folder
+
+
+def _take_everything(pyproject: Path) -> None:
+    """Let the bundle hold all that lies in the copy."""
+    import tomli_w
+
+    project = tomllib.loads(pyproject.read_text(encoding="utf-8"))
+    project["tool"]["flwr"]["app"].pop("fab-include", None)
+    pyproject.write_text(tomli_w.dumps(project), encoding="utf-8")

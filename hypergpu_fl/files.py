@@ -1,0 +1,49 @@
+"""Files that others may read or write at the same moment: locks, whole replacements, folders of one user."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def exclusive(file: Path, refusal: Exception) -> Iterator[None]:
+    """Hold an exclusive lock on ``file``, which is made if need be; the kernel drops it when the process dies.
+
+    Raises
+    ------
+    Exception
+        ``refusal``, if another process holds it.
+    """
+    descriptor = os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise refusal from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def write_whole(file: Path, content: str | bytes) -> None:
+    """Replace ``file``: a reader sees the old content or the new, and after a power cut one of the two is there."""
+    draft = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        with draft.open("wb") as stream:
+            stream.write(content.encode() if isinstance(content, str) else content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def private_folder(path: Path) -> Path:
+    """Make ``path``, with its parents, so that nobody but this user may enter it; one that exists stays as it is."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path

@@ -1,0 +1,77 @@
+"""The task as this process holds it between messages: made once a run, with its model."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+from numpy.typing import NDArray
+
+from hypergpu_fl.config import Config
+from hypergpu_fl.task import Task, fresh_model, full_identity, load_task
+from strategies.layout import Layout, Vector
+
+if TYPE_CHECKING:
+    import torch
+
+KEPT_TASKS: Final = 4  # in a process; a node needs one, a benchmark some
+KEPT_VALUES: Final = 1 << 24  # of the first weights; those of a larger model are made again when they are asked for
+
+_kept: OrderedDict[str, LocalTask] = OrderedDict()
+
+
+@dataclass
+class LocalTask:
+    """A task with its one model, which every order overwrites.
+
+    Attributes
+    ----------
+    layout : Layout
+        Of what travels.
+    buffers : dict
+        The fresh model's integer and boolean arrays.
+    identity : dict
+        What server and node compare.
+    """
+
+    task: Task
+    seed: int
+    layout: Layout = field(init=False)
+    buffers: dict[str, NDArray[Any]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.model: torch.nn.Module = fresh_model(self.task, self.seed)
+        arrays = self.task.arrays(self.model)
+        self.layout = Layout.of(arrays)
+        self.buffers = self.layout.buffers(arrays)
+        self._first_P = self.layout.flatten(arrays) if self.layout.size <= KEPT_VALUES else None
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """See `hypergpu_fl.task.full_identity`."""
+        return full_identity(self.task, self.model)
+
+    def first_weights(self) -> Vector:
+        """The fresh model as a vector."""
+        if self._first_P is not None:
+            return self._first_P.copy()
+        return self.layout.flatten(self.task.arrays(fresh_model(self.task, self.seed)))
+
+
+def local_task(config: Config) -> LocalTask:
+    """The task of this configuration, made when it is first asked for.
+
+    Raises
+    ------
+    TaskError
+        If it cannot be made here.
+    """
+    key = config.model_dump_json(include={"training", "system"})
+    if key not in _kept:
+        _kept[key] = LocalTask(load_task(config.training, config.system), config.training.seed)
+    _kept.move_to_end(key)
+    while len(_kept) > KEPT_TASKS:
+        _kept.popitem(last=False)
+    return _kept[key]

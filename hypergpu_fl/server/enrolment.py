@@ -1,0 +1,43 @@
+"""Nodes that would train something else are kept out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from strategies.errors import Reason, Refused
+from strategies.wire import Hello
+
+SHOWN: Final = 120  # characters of a value; of a long one, those around the first difference
+
+
+class SameTask:
+    """Refuses nodes whose task has another identity than the server's; see `hypergpu_fl.task.full_identity`."""
+
+    def __init__(self, identity: Mapping[str, str]) -> None:
+        self._identity = identity
+
+    def vet(self, hello: Hello) -> None:
+        """Raise ``Refused`` for a node whose task is another."""
+        if found := differences(self._identity, hello.identity):
+            raise Refused(Reason.OTHER_TASK, found)
+
+
+def differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str:
+    """What differs between server and node, both sides named; empty if nothing does."""
+    lines = []
+    for name in [*ours, *(name for name in theirs if name not in ours)]:
+        if ours.get(name) != theirs.get(name):
+            left, right = _shown(theirs.get(name), ours.get(name)), _shown(ours.get(name), theirs.get(name))
+            lines.append(f"{name[:SHOWN]}: {left} there, {right} at the server")
+    return "; ".join(lines)
+
+
+def _shown(value: str | None, other: str | None) -> str:
+    if value is None:
+        return "nothing"
+    if len(value) <= SHOWN:
+        return repr(value)
+    pairs = enumerate(zip(value, other or "", strict=False))
+    start = max(0, next((i for i, (a, b) in pairs if a != b), 0) - SHOWN // 4)
+    return f"{'...' if start else ''}{value[start : start + SHOWN]!r}..."

@@ -1,0 +1,58 @@
+"""How much a node trains in a round, and who decided it, in words and in figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+from loguru import logger
+
+from hypergpu_fl.config import Config
+from hypergpu_fl.config.models import PLANNED
+from hypergpu_fl.server.node_rounds import Row
+from strategies.outcome import RoundOutcome
+from strategies.planning import FEWEST_STEPS, MOST_STEPS
+
+
+class LocalWork:
+    """Says in the first round of a process, in one line, what a node is asked to do."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._told = False
+
+    def closed(self, outcome: RoundOutcome) -> None:
+        """Say it, after the first round that sent anybody to work."""
+        if self._told or not outcome.ordered:
+            return
+        self._told = True
+        steps = [ordered.steps for ordered in outcome.ordered]
+        fewest, most = min(steps), max(steps)
+        logger.info(
+            "local work in round {}: {} steps of up to {} samples a node, {}",
+            outcome.round,
+            fewest if fewest == most else f"{fewest}-{most}",
+            self._config.training.batch_size,
+            decided_by(self._config),
+        )
+
+
+def decided_by(config: Config) -> str:
+    """Who decides a node's local steps under this configuration."""
+    training, policy = config.training, config.network.policy
+    if training.epochs:
+        return f"as asked: training.epochs = {training.epochs} over its own data"
+    if training.fixed_steps:
+        return f"as asked: training.local_steps = {training.local_steps}"
+    if policy != PLANNED:
+        return f"one pass over its own data, as policy {policy} does; training.local_steps or training.epochs set it"
+    fewest, most = training.steps_within or (FEWEST_STEPS, MOST_STEPS)
+    return f"planned within {fewest}-{most} each round; training.local_steps or training.epochs set it"
+
+
+def summary(config: Config, rows: Sequence[Row]) -> dict[str, Any]:
+    """For ``report.json``: who decided, and the fewest, the median and the most steps of all orders."""
+    steps = [row["steps"] for row in rows]
+    spread = {"fewest": min(steps), "median": median(steps), "most": max(steps)} if steps else None
+    return {"decided_by": decided_by(config), "steps": spread, "batch_size": config.training.batch_size}

@@ -1,0 +1,165 @@
+"""What each node did in each round: rows in the run's database, and in ``report.json`` and ``nodes.csv`` at its end.
+
+A row is an order of the round, or a reply in it to an order of an earlier one. Its verdict:
+
+counted   the update counted in the round it was ordered in
+late      the update counted, but was ordered in an earlier round
+refused   the reply did not count; ``refusal`` says why
+working   no reply yet; a row of a later round tells what came of it
+dropped   no reply, and the policy gave it up at the end of the round
+
+Bytes are those that moved in the round: a late reply's row has none down. Seconds are on the run's clock; a part is
+None where nobody measured it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from sqlalchemy import JSON, Column, Engine, Index, Integer, MetaData, Table, delete, select
+from sqlalchemy import insert as insert_
+
+from strategies import wire
+from strategies.outcome import Accepted, Journey, Ordered, RefusedReply, RoundOutcome
+
+Row = dict[str, Any]
+
+MOST_COLUMNS: Final = 64  # of custom metrics in the CSV: the commonest, should nodes name theirs differently
+
+metadata = MetaData()
+
+node_rounds = Table(
+    "node_rounds",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("round", Integer, nullable=False),
+    Column("row", JSON, nullable=False),
+    Index("node_rounds_of_round", "round"),
+)
+
+
+class NodeRounds:
+    """Keeps every round's rows in the database.
+
+    Parameters
+    ----------
+    engine : Engine
+        The run's database.
+    last_round : int
+        The newest round in the books; what was kept of later ones is forgotten.
+    """
+
+    def __init__(self, engine: Engine, *, last_round: int) -> None:
+        self._engine = engine
+        metadata.create_all(engine)
+        with engine.begin() as connection:
+            connection.execute(delete(node_rounds).where(node_rounds.c.round > last_round))
+
+    def closed(self, outcome: RoundOutcome) -> None:
+        """Keep the rows of a closed round."""
+        rows = [{"round": outcome.round, "row": row} for row in rows_of(outcome)]
+        if rows:
+            with self._engine.begin() as connection:
+                connection.execute(insert_(node_rounds), rows)
+
+    def rows(self) -> list[Row]:
+        """All rows of the run, in the order of rounds and of nodes' names."""
+        with self._engine.connect() as connection:
+            return list(connection.execute(select(node_rounds.c.row).order_by(node_rounds.c.id)).scalars())
+
+
+def rows_of(outcome: RoundOutcome) -> list[Row]:
+    """One row an order of the round and a late reply in it, by the nodes' names."""
+    unanswered: dict[int, list[Ordered]] = {}
+    for ordered in outcome.ordered:
+        unanswered.setdefault(ordered.row, []).append(ordered)
+    rows = []
+    replies: list[Accepted | RefusedReply] = [*outcome.accepted, *outcome.refused]
+    for reply in replies:
+        in_time = reply.journey.round == outcome.round and unanswered.get(reply.row)
+        bytes_down = unanswered[reply.row].pop(0).bytes_down if in_time else 0
+        rows.append(_answered(outcome.round, reply, bytes_down=bytes_down))
+    for orders in unanswered.values():
+        rows += [_unanswered(outcome, ordered) for ordered in orders]
+    return sorted(rows, key=lambda row: _by_number(row["node"]))
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """``rows`` as a table with a header; custom metrics as columns ``metrics.NAME``, missing values empty."""
+    seen = Counter(name for row in rows for name in row["metrics"])
+    names = sorted(name for name, _ in seen.most_common(MOST_COLUMNS))
+    text = io.StringIO()
+    writer = csv.DictWriter(
+        text,
+        [*(key for key in _row() if key != "metrics"), *(f"metrics.{name}" for name in names)],
+        lineterminator="\n",
+    )
+    writer.writeheader()
+    for row in rows:
+        plain = {key: value for key, value in row.items() if key != "metrics"}
+        writer.writerow(plain | {f"metrics.{name}": row["metrics"].get(name) for name in names})
+    return text.getvalue()
+
+
+def by_round(rows: Iterable[Row]) -> dict[int, list[Row]]:
+    """Rows of each round, without the round."""
+    rounds: dict[int, list[Row]] = {}
+    for row in rows:
+        rounds.setdefault(row["round"], []).append({key: value for key, value in row.items() if key != "round"})
+    return rounds
+
+
+def _row(**known: Any) -> Row:
+    """One row: every field there is, in order."""
+    fields = (
+        "round node verdict refusal steps samples train_loss codec bytes_down bytes_up "
+        "download_s compute_s upload_s total_s weight staleness"
+    )
+    return {**dict.fromkeys(fields.split()), "metrics": {}, **known}
+
+
+def _answered(round_: int, reply: Accepted | RefusedReply, *, bytes_down: int) -> Row:
+    journey: Journey = reply.journey
+    samples = journey.metrics.get(wire.SAMPLES)
+    row = _row(
+        round=round_,
+        node=reply.node,
+        steps=journey.steps,
+        samples=None if samples is None else int(samples),
+        train_loss=journey.metrics.get(wire.LOSS),
+        codec=journey.codec,
+        bytes_down=bytes_down,
+        bytes_up=journey.bytes_up,
+        download_s=journey.download_s,
+        compute_s=journey.compute_s,
+        upload_s=journey.upload_s,
+        total_s=journey.total_s,
+        metrics=wire.custom_metrics(journey.metrics),
+    )
+    if isinstance(reply, RefusedReply):
+        text = f"{reply.reason}: {reply.detail}" if reply.detail else str(reply.reason)
+        return row | {"verdict": "refused", "refusal": " ".join(text.split())}
+    verdict = "counted" if journey.round == round_ else "late"
+    return row | {"verdict": verdict, "weight": reply.weight, "staleness": reply.staleness, "bytes_up": reply.bytes_up}
+
+
+def _unanswered(outcome: RoundOutcome, ordered: Ordered) -> Row:
+    return _row(
+        round=outcome.round,
+        node=ordered.node,
+        verdict="dropped" if ordered.row in outcome.dropped else "working",
+        steps=ordered.steps,
+        codec=ordered.codec,
+        bytes_down=ordered.bytes_down,
+        bytes_up=0,
+    )
+
+
+def _by_number(name: str) -> tuple[str, int]:
+    """``node-10`` after ``node-9``."""
+    stem, _, number = name.rpartition("-")
+    return (stem, int(number)) if number.isdecimal() else (name, 0)

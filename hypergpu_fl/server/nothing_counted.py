@@ -1,0 +1,47 @@
+"""A run of which nothing counted has trained nothing: it must not end as if it had."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+from hypergpu_fl.errors import RunFailed
+from hypergpu_fl.server.node_rounds import Row
+from strategies.errors import Reason
+
+_SAME: Final = "let server and nodes run the same version with the same configuration"
+_REMEDIES: Final = {
+    Reason.ERROR_REPLY: "mend what the nodes say there; `hypergpu nodes` shows the last failure of each",
+    Reason.NON_FINITE: "lower training.learning_rate, and look for NaN in the data",
+    Reason.NORM_OUTLIER: "lower training.learning_rate",
+    Reason.WRONG_MODEL: _SAME,
+    Reason.MALFORMED: _SAME,
+    Reason.TOO_LARGE: _SAME,
+    Reason.UNKNOWN_BASE: "raise network.deadline_s, or ask for less local work",
+    Reason.TOO_LATE: "raise network.deadline_s, or ask for less local work",
+    Reason.BAD_SIGNATURE: "let each node sign with the key that it registered",
+    Reason.NOT_ALLOWED: "add the nodes' addresses to blockchain.allow_list",
+}
+
+
+def failure_of(rows: Sequence[Row]) -> RunFailed | None:
+    """What a run failed of, by its nodes' rows: nothing counted, with the commonest reason; None if something did."""
+    if any(row["verdict"] in ("counted", "late") for row in rows):
+        return None
+    refusals = [row["refusal"] for row in rows if row["verdict"] == "refused"]
+    if not refusals:
+        return RunFailed(
+            f"nothing was trained: none of {len(rows)} orders was answered in time",
+            "raise network.deadline_s (0: it adapts by itself), or ask for less local work",
+        )
+    reason, times = Counter(_reason(refusal) for refusal in refusals).most_common(1)[0]
+    example = next(refusal for refusal in refusals if _reason(refusal) == reason)
+    return RunFailed(
+        f"nothing was trained: no update counted, {times} of {len(refusals)} replies were refused as {example}",
+        next((remedy for known, remedy in _REMEDIES.items() if known == reason), "see `hypergpu nodes`"),
+    )
+
+
+def _reason(refusal: str) -> str:
+    return refusal.partition(":")[0]

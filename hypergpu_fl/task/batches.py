@@ -1,0 +1,210 @@
+"""A user's data as batches on a device, whatever form it comes in.
+
+N = examples of the share, B = examples of a batch. A batch is what the data are: a tensor, a tuple or a dict of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, TensorDataset, default_collate
+
+from hypergpu_fl.errors import TaskError
+
+GATHER_BYTES = 8 << 20
+ITEMS_BYTES = 16 << 20
+STEPS_AT_ONCE = 16  # of items that are fetched one by one: how often losses are waited for
+FORMS = (
+    "return a tensor or array, a tuple or dict of them with the examples first, or anything with len() and [index], "
+    "such as a torch Dataset or a list"
+)
+
+
+class Order(Protocol):
+    """Where the next examples come from; see `hypergpu_fl.task.loop.SampleOrder`."""
+
+    def take(self, count: int) -> Any:
+        """Return the indices of the next ``count`` examples."""
+        ...
+
+
+class Rows(Protocol):
+    """A share on a device."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held in memory."""
+        ...
+
+    def groups(self, order: Order, steps: int, batch: int) -> Iterator[Iterator[Any]]:
+        """``steps`` batches in the order given, some at a time."""
+        ...
+
+    def batches(self, batch: int) -> Iterator[Any]:
+        """All examples as they lie; the last batch may be smaller."""
+        ...
+
+
+def mapped(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """``batch`` with all its tensors changed, however it is nested; what is no tensor stays."""
+    if isinstance(batch, Tensor):
+        return change(batch)
+    if isinstance(batch, Mapping):
+        return {name: mapped(part, change) for name, part in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(mapped(part, change) for part in batch))
+    if isinstance(batch, (tuple, list)):
+        return type(batch)(mapped(part, change) for part in batch)
+    return batch
+
+
+def leading(batch: Any) -> int:
+    """B: the length of the first tensor that has one; 1 if there is none."""
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.ndim else 1
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else ()
+    return next((leading(part) for part in parts if isinstance(part, (Tensor, Mapping, tuple, list))), 1)
+
+
+def narrowed(batch: Any, start: int, size: int) -> Any:
+    """``size`` examples of a batch from ``start`` on."""
+    whole = leading(batch)
+    return mapped(
+        batch, lambda tensor: tensor[start : start + size] if len(tensor.shape) and len(tensor) == whole else tensor
+    )
+
+
+def length(data: Any) -> int:
+    """N, of anything that `rows_of` takes.
+
+    Raises
+    ------
+    TaskError
+        If it is of another form.
+    """
+    columns = _columns(data)
+    if columns is not None:
+        return leading(columns)
+    if isinstance(data, IterableDataset) or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+        raise TaskError(f"data() returned a {type(data).__name__}, which has no length or no order", FORMS)
+    return len(data)
+
+
+def rows_of(data: Any, device: torch.device, collate: Callable[[list[Any]], Any] = default_collate) -> Rows:
+    """The share as `Rows`: columns of tensors lie on the device as a whole, items are fetched as they are needed.
+
+    Raises
+    ------
+    TaskError
+        If the data are empty, or of a form that cannot be read.
+    """
+    if not length(data):
+        raise TaskError("data() returned nothing", "give every node, and the held-out data, at least one example")
+    columns = _columns(data)
+    return Items(data, device, collate) if columns is None else Columns(columns, device)
+
+
+def subset(data: Any, indices: Sequence[int]) -> Any:
+    """Those examples of the data."""
+    columns = _columns(data)
+    if columns is not None:
+        chosen = torch.as_tensor(indices)
+        return mapped(columns, lambda tensor: tensor.index_select(0, chosen))
+    return torch.utils.data.Subset(data, indices)
+
+
+def _columns(data: Any) -> Any:
+    """The data as tensors with the examples first, or None where they are items."""
+    if isinstance(data, TensorDataset):
+        return data.tensors
+    if isinstance(data, (Tensor, np.ndarray)):
+        return _tensor(data)
+    parts = list(data.values()) if isinstance(data, Mapping) else list(data) if isinstance(data, tuple) else []
+    if not parts or not all(isinstance(part, (Tensor, np.ndarray)) and part.ndim for part in parts):
+        return None
+    if len({len(part) for part in parts}) > 1:
+        sizes = ", ".join(str(len(part)) for part in parts)
+        raise TaskError(f"data() returned columns of unequal length: {sizes}", "give every example one row in each")
+    if isinstance(data, Mapping):
+        return {name: _tensor(part) for name, part in data.items()}
+    return tuple(_tensor(part) for part in parts)
+
+
+def _bytes_of(columns: Any) -> int:
+    if isinstance(columns, Tensor):
+        return columns.nbytes
+    return sum(part.nbytes for part in (columns.values() if isinstance(columns, Mapping) else columns))
+
+
+def _tensor(part: Tensor | np.ndarray[Any, Any]) -> Tensor:
+    return part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
+
+
+class Columns:
+    """Tensors with the examples first, on the device; the examples of several steps are gathered at once."""
+
+    def __init__(self, columns: Any, device: torch.device) -> None:
+        self._columns = mapped(columns, lambda tensor: tensor.to(device))
+        self._device = device
+        self._size = leading(columns)
+        self._example_bytes = max(1, _bytes_of(columns) // max(1, self._size))
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def nbytes(self) -> int:
+        """See `Rows.nbytes`."""
+        return self._size * self._example_bytes
+
+    def groups(self, order: Order, steps: int, batch: int) -> Iterator[Iterator[Any]]:
+        """See `Rows.groups`."""
+        while steps:
+            now = min(steps, max(1, GATHER_BYTES // (batch * self._example_bytes)))
+            chosen = torch.from_numpy(order.take(now * batch)).to(self._device)
+            gathered = mapped(self._columns, lambda tensor, chosen=chosen: tensor.index_select(0, chosen))  # type: ignore[misc]
+            yield (narrowed(gathered, start, batch) for start in range(0, now * batch, batch))
+            steps -= now
+
+    def batches(self, batch: int) -> Iterator[Any]:
+        """See `Rows.batches`."""
+        for start in range(0, self._size, batch):
+            yield narrowed(self._columns, start, min(batch, self._size - start))
+
+
+class Items:
+    """Anything with a length and an index; examples are collated to batches as torch's DataLoader does."""
+
+    def __init__(self, items: Any, device: torch.device, collate: Callable[[list[Any]], Any]) -> None:
+        self._items, self._device, self._collate = items, device, collate
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def nbytes(self) -> int:
+        """See `Rows.nbytes`: what items hold cannot be seen, so this is an allowance."""
+        return ITEMS_BYTES
+
+    def groups(self, order: Order, steps: int, batch: int) -> Iterator[Iterator[Any]]:
+        """See `Rows.groups`."""
+        while steps:
+            now = min(steps, STEPS_AT_ONCE)
+            yield (self._batch(order.take(batch).tolist()) for _ in range(now))
+            steps -= now
+
+    def batches(self, batch: int) -> Iterator[Any]:
+        """See `Rows.batches`."""
+        for start in range(0, len(self), batch):
+            yield self._batch(list(range(start, min(start + batch, len(self)))))
+
+    def _batch(self, indices: list[int]) -> Any:
+        many = getattr(self._items, "__getitems__", None)
+        items = many(indices) if many is not None else [self._items[index] for index in indices]
+        return mapped(self._collate(cast(list[Any], items)), lambda tensor: tensor.to(self._device))

@@ -1,0 +1,80 @@
+"""From the configuration to a task, its first model, and what both are known by."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hypergpu_fl.config import System, Training, runs_root
+from hypergpu_fl.errors import TaskError
+from hypergpu_fl.task.names import import_object
+from hypergpu_fl.task.protocol import Task
+from hypergpu_fl.task.user_code import user_code
+
+if TYPE_CHECKING:
+    import torch
+
+METHODS = ("unit", "identity", "model", "arrays", "load", "examples", "train", "evaluate", "validate")
+
+
+def load_task(training: Training, system: System | None = None, *, cache: Path | None = None) -> Task:
+    """Build the task that the configuration names.
+
+    Parameters
+    ----------
+    cache : Path, optional
+        Where prepared data and partitions are kept; ``<runs root>/.cache`` if not given.
+
+    Raises
+    ------
+    TaskError
+        If the data set, model, partitioner or the user's own task cannot be had.
+    """
+    if training.task:
+        factory = import_object(training.task, "training.task")
+        with user_code(f"building training.task = {training.task!r}"):
+            task = factory(training)
+        if not isinstance(task, Task):
+            lacking = ", ".join(name for name in METHODS if not hasattr(task, name))
+            raise TaskError(
+                f"training.task = {training.task!r} made a {type(task).__name__} without {lacking}",
+                "derive it from hypergpu_fl.task.TorchTask, or give it all methods of hypergpu_fl.task.Task",
+            )
+        return task
+    from hypergpu_fl.task.image import ImageTask
+
+    return ImageTask(training, cache or runs_root(system or System(), dict(os.environ)) / ".cache")
+
+
+def fresh_model(task: Task, seed: int) -> torch.nn.Module:
+    """The task's first model: the same weights in every process, by whichever generator they are drawn.
+
+    Raises
+    ------
+    TaskError
+        If the task cannot make one, or one that cannot be trained here: with lazy, complex or no trainable parameters.
+    """
+    from torch import nn
+
+    from hypergpu_fl.task.generators import seeded
+    from hypergpu_fl.task.state import check_model
+
+    with user_code("making the model"), seeded(seed):
+        model = task.model()
+    if not isinstance(model, nn.Module):
+        raise TaskError(f"model() made a {type(model).__name__}", "return a torch.nn.Module")
+    check_model(model)
+    return model
+
+
+def full_identity(task: Task, model: torch.nn.Module) -> dict[str, str]:
+    """All that must be the same at server and nodes: what the task names, the model's layout, its frozen weights."""
+    from hypergpu_fl.task.state import frozen_hash, layout_text
+
+    with user_code("asking the task for its identity"):
+        named = {str(name): str(value) for name, value in task.identity().items()}
+    found = {**named, "model": layout_text(task.arrays(model))}
+    if frozen := frozen_hash(model):
+        found["frozen weights"] = frozen
+    return found

@@ -1,0 +1,289 @@
+"""Local training for any model and loss, for models so small that every microsecond around them counts.
+
+B = examples of a batch. Losses stay on the device until the end of a group of steps, and nothing else is awaited.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from loguru import logger
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hypergpu_fl.errors import TaskError
+from hypergpu_fl.task.batches import Rows, leading, narrowed
+from hypergpu_fl.task.generators import seeded
+from hypergpu_fl.task.protocol import TrainResult
+
+# Launching the casts costs a small model more than the faster products save; where it evens out was not measured.
+BFLOAT16_PARAMETERS = 1_000_000
+
+Loss = Callable[[nn.Module, Any], Tensor]
+Count = Callable[[Any], int]
+Precision = Callable[[], contextlib.AbstractContextManager[object]]
+
+
+class SampleOrder:
+    """Endless order of samples: one random permutation of all N after another.
+
+    Batches are cut from it without regard to where a permutation ends, so after any number of steps every sample
+    was used equally often, give or take one.
+    """
+
+    def __init__(self, samples: int, rng: np.random.Generator) -> None:
+        self._samples = samples
+        self._rng = rng
+        self._left = np.empty(0, dtype=np.int64)
+
+    def take(self, count: int) -> NDArray[np.int64]:
+        """Return the next ``count`` samples."""
+        pieces = []
+        while count:
+            if not len(self._left):
+                self._left = self._rng.permutation(self._samples)
+            pieces.append(self._left[:count])
+            self._left = self._left[count:]
+            count -= len(pieces[-1])
+        return np.concatenate(pieces)
+
+
+@dataclass(slots=True)
+class MicroBatch:
+    """Examples that go through the model at once; 0: the whole batch. Halved when the device's memory runs out."""
+
+    size: int = 0
+
+    def halve(self, batch: int, error: Exception) -> None:
+        """Go on with half of what did not fit, and say so."""
+        tried = min(self.size or batch, batch)
+        if tried < 2:
+            raise TaskError(
+                f"the device's memory does not hold one example: {str(error).splitlines()[0][:200]}",
+                "use a smaller model or shorter examples, or a device with more memory",
+            ) from error
+        self.size = tried // 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        logger.warning(
+            "a batch of {} does not fit into the device's memory: gradients of {} at a time are added up from now on",
+            tried,
+            self.size,
+        )
+
+
+@dataclass(slots=True)
+class Sums:
+    """Running totals of a training call. ``units`` are the task's."""
+
+    units: int = 0
+    loss: float = 0.0
+    squared_loss: float = 0.0
+    _pending: list[tuple[Tensor, int]] = field(default_factory=list)
+
+    def add(self, losses: Tensor, units: int) -> None:
+        """Remember losses, which may still be computing."""
+        self._pending.append((losses.detach().reshape(-1), units))
+
+    def settle(self) -> None:
+        """Wait for what is pending, and add it up."""
+        values = torch.cat([losses for losses, _ in self._pending]).cpu().double()
+        sizes = torch.tensor([len(losses) for losses, _ in self._pending])
+        units = torch.tensor([units for _, units in self._pending])
+        weights = torch.repeat_interleave(units.double() / sizes, sizes)
+        self.loss += float((weights * values).sum())
+        self.squared_loss += float((weights * values.square()).sum())
+        self.units += int(units.sum())
+        self._pending.clear()
+
+
+def fit(
+    model: nn.Module,
+    rows: Rows,
+    start: Callable[[list[nn.Parameter]], Callable[[], object]],
+    *,
+    loss: Loss,
+    count: Count,
+    steps: int,
+    batch_size: int,
+    seed: tuple[int, ...],
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
+    micro: MicroBatch | None = None,
+    clip_norm: float | None = None,
+    mixed: bool = True,
+) -> TrainResult:
+    """Train in place for ``steps`` batches of ``min(batch_size, N)`` examples.
+
+    The result is a function of the arguments alone on a CPU with a fixed number of threads. CUDA computes
+    the forward pass of models of over a million parameters in bfloat16 if ``mixed``; weights and optimiser stay
+    float32.
+
+    Parameters
+    ----------
+    start : callable
+        Makes the optimiser of the parameters given, as the function that makes one step.
+    loss, count, micro, clip_norm
+        See `train_steps`.
+
+    Raises
+    ------
+    TaskError
+        If the share is empty, or no step or example is asked for.
+    """
+    if min(len(rows), steps, batch_size) < 1:
+        raise TaskError(
+            f"cannot train {steps} steps of {batch_size} samples on a share of {len(rows)}",
+            "let all three be positive",
+        )
+    began_s = clock()
+    order = SampleOrder(len(rows), np.random.default_rng(seed))
+    model_seed = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
+    with seeded(model_seed, device):
+        sums = train_steps(
+            model,
+            rows.groups(order, steps, min(batch_size, len(rows))),
+            start([parameter for parameter in model.parameters() if parameter.requires_grad]),
+            loss=loss,
+            count=count,
+            precision=precision_of(model, device) if mixed else contextlib.nullcontext,
+            micro=micro,
+            clip_norm=clip_norm,
+        )
+    return TrainResult(sums.units, steps, sums.loss / sums.units, sums.squared_loss / sums.units, clock() - began_s)
+
+
+def train_steps(
+    model: nn.Module,
+    groups: Iterable[Iterable[Any]],
+    step: Callable[[], object],
+    *,
+    loss: Loss,
+    count: Count,
+    precision: Precision = contextlib.nullcontext,
+    micro: MicroBatch | None = None,
+    clip_norm: float | None = None,
+) -> Sums:
+    """Make one step for every batch of every group.
+
+    Parameters
+    ----------
+    groups : iterable of iterables
+        Batches; the losses of a group are waited for at its end.
+    step : callable
+        Moves the trainable parameters along their gradients.
+    loss : callable
+        Mean loss of a batch as a scalar, or one loss a sample, whose mean is minimised.
+    count : callable
+        Units of a batch.
+    micro : MicroBatch, optional
+        How many examples go through the model at once.
+    clip_norm : float, optional
+        Longest gradient, as an L2 norm.
+
+    Raises
+    ------
+    TaskError
+        If one example does not fit into the device's memory, or the loss has another shape.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    micro = micro or MicroBatch()
+    sums = Sums()
+    model.train()
+    for group in groups:
+        for batch in group:
+            for losses, units in _descend(model, batch, parameters, loss, count, precision, micro):
+                sums.add(losses, units)
+            if clip_norm is not None:
+                nn.utils.clip_grad_norm_(parameters, clip_norm)
+            step()
+        sums.settle()
+    for parameter in parameters:
+        parameter.grad = None
+    return sums
+
+
+def _descend(
+    model: nn.Module,
+    batch: Any,
+    parameters: Sequence[nn.Parameter],
+    loss: Loss,
+    count: Count,
+    precision: Precision,
+    micro: MicroBatch,
+) -> list[tuple[Tensor, int]]:
+    """Set the gradients of the mean loss of ``batch``; return its losses and their units, a micro-batch each."""
+    units, size = count(batch), leading(batch)
+    while True:
+        for parameter in parameters:
+            parameter.grad = None
+        try:
+            if not micro.size or micro.size >= size:
+                return [(_backward(model, batch, 1.0, loss, precision), units)]
+            done = []
+            for start in range(0, size, micro.size):
+                piece = narrowed(batch, start, min(micro.size, size - start))
+                share = count(piece)
+                done.append((_backward(model, piece, share / units, loss, precision), share))
+            return done
+        except torch.OutOfMemoryError as error:
+            micro.halve(size, error)
+
+
+def _backward(model: nn.Module, batch: Any, share: float, loss: Loss, precision: Precision) -> Tensor:
+    with precision():
+        losses = loss(model, batch)
+    if not isinstance(losses, Tensor) or losses.ndim > 1:
+        what = f"a tensor of shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
+        raise TaskError(f"loss() returned {what}", "return the mean loss, or a tensor with one loss a sample")
+    # d(mean loss)/d(sample loss): backward starts here, since the losses of all samples are wanted anyway.
+    torch.autograd.backward(losses, torch.full_like(losses, share / max(1, losses.numel())))
+    return losses.detach()
+
+
+def precision_of(model: nn.Module, device: torch.device) -> Precision:
+    """Context of a forward pass: bfloat16 for large models on CUDA, float32 elsewhere."""
+    large = sum(parameter.numel() for parameter in model.parameters()) >= BFLOAT16_PARAMETERS
+    if large and device.type == "cuda" and torch.cuda.is_bf16_supported():
+        return lambda: torch.autocast("cuda", torch.bfloat16)
+    return contextlib.nullcontext
+
+
+def weighted_means(
+    model: nn.Module,
+    batches: Iterator[Any],
+    *,
+    figures: Callable[[nn.Module, Any], dict[str, Tensor]],
+    count: Count,
+    precision: Precision,
+    micro: MicroBatch,
+) -> tuple[int, dict[str, float]]:
+    """Units, and the means of all figures over them. A figure of a batch is its mean, or one value a sample."""
+    totals: dict[str, float] = {}
+    everything = 0
+    model.eval()
+    with torch.no_grad():
+        for batch in batches:
+            for piece in _pieces(batch, micro):
+                units = count(piece)
+                with precision():
+                    found = figures(model, piece)
+                for name, value in found.items():
+                    totals[name] = totals.get(name, 0.0) + units * float(value.double().mean())
+                everything += units
+    return everything, {name: total / everything for name, total in totals.items()} if everything else {}
+
+
+def _pieces(batch: Any, micro: MicroBatch) -> Iterator[Any]:
+    size = leading(batch)
+    if not micro.size or micro.size >= size:
+        yield batch
+        return
+    for start in range(0, size, micro.size):
+        yield narrowed(batch, start, min(micro.size, size - start))

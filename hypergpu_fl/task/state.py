@@ -1,0 +1,108 @@
+"""A model as arrays: what travels, what stays, and what both are known by.
+
+Trainable parameters and buffers travel. Frozen parameters are loaded at each place and compared by hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from hypergpu_fl.errors import TaskError
+from strategies.layout import Layout
+
+
+def travelling(model: nn.Module) -> dict[str, Tensor]:
+    """Trainable parameters and buffers by name, a tensor shared by two names once, under the first."""
+    first: dict[int, str] = {}
+    return {
+        name: tensor
+        for name, tensor in model.state_dict(keep_vars=True).items()
+        if isinstance(tensor, Tensor)
+        and (tensor.requires_grad or not isinstance(tensor, nn.Parameter))
+        and first.setdefault(id(tensor), name) == name
+    }
+
+
+def arrays_of(model: nn.Module) -> dict[str, NDArray[Any]]:
+    """Copy of what travels: floats as float32, order stable."""
+    return {
+        name: (
+            tensor.detach()
+            .to("cpu", torch.float32 if tensor.is_floating_point() else None, copy=True)
+            .contiguous()
+            .numpy()
+        )
+        for name, tensor in travelling(model).items()
+    }
+
+
+def load_arrays(model: nn.Module, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Overwrite what travels; the inverse of `arrays_of`.
+
+    Raises
+    ------
+    TaskError
+        If the arrays are of another model.
+    """
+    state = travelling(model)
+    if state.keys() != arrays.keys():
+        odd = sorted(state.keys() ^ arrays.keys())
+        raise TaskError(f"arrays do not fit the model: {odd[0]!r} is on one side only", "train the model sent")
+    with torch.no_grad():
+        for name, tensor in state.items():
+            array = arrays[name]
+            if tuple(tensor.shape) != array.shape:
+                raise TaskError(
+                    f"array {name!r} has shape {array.shape}, the model's is {tuple(tensor.shape)}",
+                    "use the same model on every node",
+                )
+            tensor.copy_(torch.from_numpy(np.require(array, requirements="W")))
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuse a model that cannot be trained here, before anything is started.
+
+    Raises
+    ------
+    TaskError
+        If it has lazy or complex weights, or no trainable ones.
+    """
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if is_lazy(tensor):
+            raise TaskError(
+                f"parameter {name!r} of the model is lazy: it has no shape before the first batch",
+                "call the model once on a batch inside model(), or name the sizes",
+            )
+        if tensor.is_complex():
+            raise TaskError(
+                f"{name!r} of the model is complex ({tensor.dtype})",
+                "hold real and imaginary parts as two real tensors, and join them with torch.complex in forward()",
+            )
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise TaskError("the model has no trainable parameter", "leave requires_grad set on what is to be trained")
+
+
+def layout_text(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """What travels, in short: how many values in how many arrays, and a hash of names, shapes and types."""
+    layout = Layout.of(arrays)
+    return f"{layout.size} values in {len(layout.entries)} arrays ({layout.hash.hex()[:16]})"
+
+
+def frozen_hash(model: nn.Module) -> str:
+    """SHA-256 over the frozen parameters' names, types, shapes and values; empty where none is frozen."""
+    digest, found = hashlib.sha256(), False
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            found = True
+            digest.update(f"{name}|{parameter.dtype}|{tuple(parameter.shape)}\n".encode())
+            values = parameter.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
+            digest.update(values.numpy().data)
+    return digest.hexdigest() if found else ""

@@ -1,0 +1,44 @@
+"""One step on one batch before anything depends on it."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hypergpu_fl.errors import TaskError
+from hypergpu_fl.task.protocol import Task, TrainContext, TrainResult
+from hypergpu_fl.task.user_code import user_code
+
+if TYPE_CHECKING:
+    import torch
+
+
+def try_task(
+    task: Task, model: torch.nn.Module, partition: int, *, device: torch.device, batch_size: int, steps: int = 1
+) -> TrainResult:
+    """Train ``steps`` steps on a node's share, and give the model back as it was.
+
+    Raises
+    ------
+    TaskError
+        If the task fails, with the place in the user's code, or its loss or the changed model is not finite.
+    """
+    import numpy as np
+
+    before = task.arrays(model)
+    with tempfile.TemporaryDirectory(prefix="hypergpu-trial-") as folder, user_code("trying the task on one batch"):
+        context = TrainContext(steps=steps, batch_size=batch_size, seed=0, device=device, folder=Path(folder))
+        result = task.train(model, partition, context)
+        after = task.arrays(model)
+        task.load(model, before)
+    if not math.isfinite(result.loss):
+        raise TaskError(
+            f"the loss on one batch of partition {partition} is {result.loss}",
+            "look for NaN or infinity in the data, and scale inputs to about -1..1",
+        )
+    for name, array in after.items():
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            raise TaskError(f"one step makes {name!r} not finite", "lower training.learning_rate")
+    return result

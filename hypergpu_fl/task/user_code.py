@@ -1,0 +1,106 @@
+"""Errors of the user's own code: where it happened, what it was, and what usually mends it."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import hypergpu_fl
+from hypergpu_fl.errors import HyperGPUError, TaskError
+
+_NOT_THE_USERS: Final = (
+    str(Path(hypergpu_fl.__file__).parent),
+    *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
+    "<",  # frozen and generated code
+)
+_LONGEST: Final = 300
+
+# What torch says, in the order of asking, and what usually mends it.
+_REMEDIES: Final = (
+    (
+        r"Target -?\d+ is out of bounds|index out of range in self|device-side assert",
+        "let the labels lie in 0..N-1, N being the number of logits that the model gives",
+    ),
+    (r"[Uu]ninitialized|[Ll]azy", "call a lazy model once on a batch inside model(), or name the sizes"),
+    (
+        r"Expected more than 1 value per channel",
+        "BatchNorm cannot train on one example: raise training.batch_size, or use GroupNorm",
+    ),
+    (
+        r"(not|got|object) '?(dict|tuple|list|\w*Output)\b|'(dict|tuple|list|\w*Output)' object",
+        "take the tensor out of what the model returns, such as model(x).logits or model(x)[0]",
+    ),
+    (r"[Cc]omplex", "use real parameters and losses"),
+    (
+        r"cannot be multiplied|size of tensor|shape mismatch|[Ss]izes of tensors|expected input|expected .*batch_size",
+        "compare the shapes of batch, model and labels; `hypergpu task check` shows the error in seconds",
+    ),
+    (
+        r"grad can be implicitly created only for scalar",
+        "return one loss, or one a sample as a tensor of one dimension",
+    ),
+    (r"does not require grad", "compute the loss from the model's output, without no_grad(), detach() or item()"),
+)
+
+
+@contextlib.contextmanager
+def user_code(doing: str) -> Iterator[None]:
+    """Turn what the user's code raises into a ``TaskError`` with its place and a remedy; errors of ours pass.
+
+    Parameters
+    ----------
+    doing : str
+        What was under way, such as ``"making the model"``.
+    """
+    try:
+        yield
+    except HyperGPUError:
+        raise
+    except Exception as error:  # whatever the user's code may raise
+        raise task_error(error, doing) from error
+
+
+def task_error(error: Exception, doing: str) -> TaskError:
+    """What ``error`` means to the one who wrote the task."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return lacking(error.name, place(error))
+    lines = str(error).strip().splitlines() or [""]
+    text = f"{type(error).__name__}: {lines[0]}".rstrip(": ")[:_LONGEST]
+    where = place(error)
+    return TaskError(f"{where + ': ' if where else ''}{text} (while {doing})", _remedy(text))
+
+
+def lacking(module: str, where: str = "") -> TaskError:
+    """Error for a library that this machine does not have."""
+    name = module.partition(".")[0]
+    return TaskError(
+        f"{where + ': ' if where else ''}the module `{name}` is not installed here",
+        f"`pip install {name}` into the Python that runs this, on every node and on the server",
+    )
+
+
+def place(error: BaseException) -> str:
+    """``file:line`` of the innermost frame that is the user's own, or nothing if none is."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{_near(error.filename)}:{error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(_NOT_THE_USERS)]
+    return f"{_near(own[-1].filename)}:{own[-1].lineno}" if own else ""
+
+
+def _near(file: str) -> str:
+    """The path from the working directory if it lies below it: shorter to read."""
+    path, here = Path(file), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else file
+
+
+def _remedy(text: str) -> str:
+    for pattern, remedy in _REMEDIES:
+        if re.search(pattern, text):
+            return remedy
+    return "correct that line; `hypergpu task check` tries a task in seconds"

@@ -1,0 +1,103 @@
+"""Which modules of the user's own travel to the nodes, and which are refused before anything is started."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from flwr.cli.build import build_fab_from_disk
+
+from hypergpu_fl.cli.bundle import app_with_task, own_modules
+from hypergpu_fl.cli.submission import app_folder
+from hypergpu_fl.config import Training
+from hypergpu_fl.errors import TaskError
+
+pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
+
+
+def inside(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_task_travels_with_the_modules_beside_it_that_it_imports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "project"
+    here.mkdir()
+    (here / "my_task.py").write_text("import json, numpy\nfrom layers import Block\n\nclass Mine: ...\n")
+    (here / "layers.py").write_text("import pieces.deep.more\n\nclass Block: ...\n")
+    (here / "pieces" / "deep").mkdir(parents=True)
+    for name in ("pieces/__init__.py", "pieces/deep/__init__.py", "pieces/deep/more.py", "pieces/tokens.json"):
+        (here / name).write_text("")
+    for name in ("pieces/test_more.py", "pieces/images.npz", "pieces/.hidden.py", "unused.py", "numpy.csv"):
+        (here / name).write_text("")
+    monkeypatch.chdir(here)
+    with app_with_task(app_folder(), Training(task="my_task:Mine")) as app:
+        found = inside(app)
+        assert {name for name in found if name.split("/")[0] not in ("hypergpu_fl", "strategies")} == {
+            *("my_task.py", "layers.py", "pieces/__init__.py", "pieces/deep/__init__.py", "pieces/deep/more.py"),
+            *("pieces/tokens.json", "pyproject.toml", "README.md", "LICENSE"),
+        }
+        assert "hypergpu_fl/node/client_app.py" in found
+        bundle = build_fab_from_disk(app)
+        project = tomllib.loads((app / "pyproject.toml").read_text())
+    assert project["tool"]["flwr"]["app"]["components"]["clientapp"] == "hypergpu_fl.node.client_entry:app"
+    assert b"pieces/deep/more.py" in bundle
+    assert not app.exists()
+
+
+def test_a_run_without_a_module_of_ones_own_submits_the_app_as_it_is(tmp_path: Path) -> None:
+    for training in (Training(), Training(task="hypergpu_fl.bench.scenarios:correlated_task")):
+        with app_with_task(app_folder(), training) as app:
+            assert app == app_folder()
+
+
+def test_a_model_of_ones_own_travels_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nets.py").write_text("def small(shape, classes): ...\n")
+    monkeypatch.chdir(tmp_path)
+    with app_with_task(app_folder(), Training(model_architecture="nets:small")) as app:
+        assert (app / "nets.py").is_file()
+
+
+def test_an_installed_package_does_not_travel(tmp_path: Path) -> None:
+    (tmp_path / "numpy").mkdir()
+    (tmp_path / "numpy" / "stray.py").write_text("")  # no package, and hidden by the installed one as in Python
+    assert own_modules(["numpy:array"], [tmp_path]) == {}
+
+
+@pytest.mark.parametrize(
+    ("reference", "text", "cause", "remedy"),
+    [
+        ("absent:Mine", "", "there is no absent.py", "run in the folder that holds it"),
+        ("mine:Taks", "class Task: ...\n", "mine.py defines no 'Taks'", "did you mean mine:Task"),
+        ("mine:Task", "class Task\n", "mine.py:1", "correct that line"),
+        ("mine.inner:Task", "class Task: ...\n", "there is no", "correct the module's name"),
+        ("strategies_:Task", "", "there is no strategies_.py", "run in the folder"),
+    ],
+)
+def test_what_cannot_be_imported_is_refused_before_anything_starts(
+    tmp_path: Path, reference: str, text: str, cause: str, remedy: str
+) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(TaskError) as caught:
+        own_modules([reference], [tmp_path])
+    assert cause in caught.value.cause and remedy in caught.value.remedy
+
+
+def test_a_package_full_of_data_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "__init__.py").write_text("class Task: ...\n")
+    (tmp_path / "mine" / "table.json").write_text("0" * (5 << 20))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TaskError, match="more than 4 MB"), app_with_task(app_folder(), Training(task="mine:Task")):
+        pass
+
+
+@pytest.mark.parametrize("name", ["build", "lib"])
+def test_a_name_that_flower_leaves_out_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text("class Task: ...\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TaskError, match="cannot be called"), app_with_task(app_folder(), Training(task=f"{name}:Task")):
+        pass

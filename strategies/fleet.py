@@ -60,7 +60,11 @@ COLUMNS: dict[str, Any] = {
     "selections": 0,
     "arrivals": 0,
     "misses": 0,
+    "failures": 0,
+    "exclusions": 0,
+    "excluded_until_s": np.nan,
     "online": True,
+    "on_probation": False,
     "orders": 0,
 }
 
@@ -80,6 +84,9 @@ class Fleet:
     Counted: ``last_round`` it was sent work in and ``last_seen`` in, -1 for never; model version ``held`` by it, the
     base of its last update that counted, and the round ``acknowledged`` of that update, -1 for none; ``selections``,
     ``arrivals``, ``misses`` in a row; open ``orders``: work it was sent and has not answered.
+
+    Health, see ``strategies.health``: ``failures`` in a row, ``exclusions`` in a row, ``excluded_until_s`` on the run's
+    clock (NaN: it is not), and whether it is ``on_probation``, until it has said who it is.
 
     ``owed``: weight it lies behind its data share, see ``weighting.Accounts``.
     """
@@ -107,7 +114,11 @@ class Fleet:
     selections: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     arrivals: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     misses: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    failures: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    exclusions: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    excluded_until_s: Floats = field(default_factory=lambda: np.zeros(0))
     online: Bools = field(default_factory=lambda: np.zeros(0, np.bool_))
+    on_probation: Bools = field(default_factory=lambda: np.zeros(0, np.bool_))
     orders: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     _log: dict[str, Floats] = field(default_factory=lambda: {name: np.zeros(0) for name in BELIEVED})
     _noise: dict[str, Floats] = field(default_factory=lambda: {name: np.zeros(0) for name in BELIEVED})
@@ -172,7 +183,7 @@ class Fleet:
 
     def available(self, *, orders: int = 1) -> Ints:
         """Rows that may be given work now, for a node may have ``orders`` of them open."""
-        return np.flatnonzero(self.online & (self.orders < orders))
+        return np.flatnonzero(self.present & (self.orders < orders))
 
     @property
     def at_work(self) -> Bools:
@@ -182,7 +193,17 @@ class Fleet:
     @property
     def reachable(self) -> Bools:
         """Shape (N,): connected, and not silent ``UNREACHABLE_AFTER`` times in a row."""
-        return self.online & (self.misses < UNREACHABLE_AFTER)
+        return self.present & (self.misses < UNREACHABLE_AFTER)
+
+    @property
+    def excluded(self) -> Bools:
+        """Shape (N,): in quarantine."""
+        return ~np.isnan(self.excluded_until_s)
+
+    @property
+    def present(self) -> Bools:
+        """Shape (N,): connected, not excluded, and not on probation."""
+        return self.online & ~self.excluded & ~self.on_probation
 
     @property
     def prior_sample_s(self) -> float:

@@ -12,9 +12,9 @@ from flwr.app import Message, MessageType, RecordDict
 
 from strategies.arrivals import Arrivals
 from strategies.errors import Refused
-from strategies.fleet import Fleet
+from strategies.fleet import Bools, Fleet
 from strategies.link import LinkSample
-from strategies.round.events import Event, Joined, Left, Probed, Returned
+from strategies.round.events import Deserted, Event, Joined, Left, Probed, Returned
 from strategies.wire import Hello, name_of
 
 log = logging.getLogger(__name__)
@@ -36,10 +36,6 @@ class Roster:
     ----------
     rows : dict of int to int
         Row of every Flower id that has answered.
-    excluded : set of int
-        Flower ids of nodes that are given nothing and asked nothing.
-    on_probation : set of int
-        Flower ids of known nodes that must answer a query before they are given work again.
     unfit : dict of int to str
         Why nodes that answered cannot take part, by Flower's id. They are asked again every round.
     node_ids : dict of int to int
@@ -47,8 +43,6 @@ class Roster:
     """
 
     rows: dict[int, int] = field(default_factory=dict)
-    excluded: set[int] = field(default_factory=set)
-    on_probation: set[int] = field(default_factory=set)
     unfit: dict[int, str] = field(default_factory=dict)
     node_ids: dict[int, int] = field(default_factory=dict)
 
@@ -61,11 +55,10 @@ class Roster:
 
         def anybody() -> bool:
             self._enrol(grid, fleet, tell, vet, joined)
-            if not fleet.online.any() and self.excluded:  # with nobody else left, those shut out are asked again
-                self.on_probation |= self.excluded
-                self.excluded.clear()
+            if not fleet.present.any() and fleet.excluded.any():
+                tell(Deserted(grid.now_s))
                 self._enrol(grid, fleet, tell, vet, joined)
-            return bool(fleet.online.any())
+            return bool(fleet.present.any())
 
         if anybody():
             return True
@@ -86,9 +79,8 @@ class Roster:
         return {str(node_id): row for node_id, row in self.rows.items()}
 
     def restore(self, state: Mapping[str, int]) -> None:
-        """Know the nodes of an earlier process again; who kept its id still has to say that it is there."""
+        """Know the nodes of an earlier process again."""
         self.rows.update((int(node_id), row) for node_id, row in state.items())
-        self.on_probation.update(self.rows)
 
     def _enrol(self, grid: Arrivals, fleet: Fleet, tell: Tell, vet: Vet, joined: Welcome) -> None:
         """Ask every node not seen before who it is: its data, device, link and address.
@@ -97,8 +89,9 @@ class Roster:
         one that hangs holds up nobody. Nodes are enrolled in the order of their partitions, so that rows do not
         depend on Flower's random ids. A node that comes back under another id keeps its row.
         """
-        connected = set(grid.get_node_ids()) - self.excluded
-        strangers = sorted(connected - (self.rows.keys() - self.on_probation) - grid.asked())
+        excluded, on_probation = self._ids(fleet.excluded), self._ids(fleet.on_probation)
+        connected = set(grid.get_node_ids()) - excluded
+        strangers = sorted(connected - (self.rows.keys() - on_probation) - grid.asked())
         queries = [
             Message(RecordDict(), dst_node_id=i, message_type=MessageType.QUERY, ttl=INVITATION_S) for i in strangers
         ]
@@ -117,14 +110,17 @@ class Roster:
         for _, node_id, hello in sorted(hellos, key=lambda each: each[:2]):
             tell(Joined(grid.now_s, hello.name, hello.examples))
             row = self.rows[node_id] = fleet.row_of[hello.name]
-            self.on_probation.discard(node_id)
             if hello.link != LinkSample():
                 tell(Probed(grid.now_s, row, hello.link))
             joined(row, node_id, hello)
         self.node_ids = {self.rows[node_id]: node_id for node_id in sorted(connected & self.rows.keys())}
         there = np.zeros(len(fleet), np.bool_)
-        there[[row for row, node_id in self.node_ids.items() if node_id not in self.on_probation]] = True
+        there[list(self.node_ids)] = True
         if (left := np.flatnonzero(fleet.online & ~there)).size:
             tell(Left(grid.now_s, tuple(left.tolist())))
         if (back := np.flatnonzero(there & ~fleet.online)).size:
             tell(Returned(grid.now_s, tuple(back.tolist())))
+
+    def _ids(self, rows_N: Bools) -> set[int]:
+        """Flower's ids of these rows."""
+        return {node_id for node_id, row in self.rows.items() if rows_N[row]}

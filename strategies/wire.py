@@ -74,7 +74,7 @@ BYTES_DOWN: Final = "bytes-down"
 BYTES_UP: Final = "bytes-up"
 
 OWN_METRICS: Final = frozenset(
-    {EXAMPLES, SAMPLES, STEPS, LOSS, SQUARED_LOSS, COMPUTE_S, BYTES_DOWN, BYTES_UP}
+    {EXAMPLES, SAMPLES, COUNT, STEPS, LOSS, SQUARED_LOSS, COMPUTE_S, BYTES_DOWN, BYTES_UP}
 )  # all others in METRICS are the task's
 MOST_METRICS: Final = 32  # of the task's that are kept of a reply
 _METRIC: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_./ -]{0,63}")

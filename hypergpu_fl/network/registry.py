@@ -18,9 +18,6 @@ from strategies.engine import Engine as Strategy
 from strategies.outcome import RoundOutcome
 from strategies.wire import ADDRESS, Hello
 
-QUARANTINE_AFTER: Final = 3  # failures in a row
-QUARANTINE_S: Final = 120.0  # the first time; twice as long each further time
-LONGEST_QUARANTINE_S: Final = 3600.0
 LARGEST_TEXT: Final = 256  # of what a node says about itself
 
 metadata = MetaData()
@@ -97,35 +94,6 @@ class NodeRecord:
         return self.successes / self.tries if self.tries else None
 
 
-def succeeded(record: NodeRecord, *, now_s: float) -> NodeRecord:
-    """A reply of this node counted: whatever was wrong is over."""
-    return replace(
-        record,
-        last_seen_s=now_s,
-        tries=record.tries + 1,
-        successes=record.successes + 1,
-        failures_in_a_row=0,
-        quarantines=0,
-        excluded_until_s=None,
-    )
-
-
-def failed(record: NodeRecord, reason: str, *, now_s: float) -> NodeRecord:
-    """Work of this node failed. After ``QUARANTINE_AFTER`` failures in a row it is left alone for a while.
-
-    The n-th quarantine in a row lasts ``120 s * 2^(n-1)``, at most an hour. A node that was let out on probation goes
-    back at its first failure.
-    """
-    failures = record.failures_in_a_row + 1
-    record = replace(
-        record, tries=record.tries + 1, failures_in_a_row=failures, last_failure=" ".join(reason.split())[:LARGEST_TEXT]
-    )
-    if failures < QUARANTINE_AFTER or record.excluded_until_s is not None:
-        return record
-    length_s = min(LONGEST_QUARANTINE_S, QUARANTINE_S * 2.0**record.quarantines)
-    return replace(record, quarantines=record.quarantines + 1, excluded_until_s=now_s + length_s)
-
-
 def status_of(record: NodeRecord, *, online: bool, at_work: bool) -> Status:
     """Status from what is recorded and whether Flower sees the node and it has work."""
     if record.excluded_until_s is not None:
@@ -140,14 +108,14 @@ def status_of(record: NodeRecord, *, online: bool, at_work: bool) -> Status:
 
 
 class Registry:
-    """Keeps the nodes' table, and tells the strategy whom to leave alone.
+    """Keeps the nodes' table.
 
     Parameters
     ----------
     books : Engine
         The run's database.
     strategy : strategies.engine.Engine
-        Its fleet is what is recorded; the ``excluded`` and ``on_probation`` of its roster are what is decided.
+        Its fleet is what is recorded.
     clock : callable
         Seconds since the epoch.
     """
@@ -171,39 +139,44 @@ class Registry:
         )
 
     def closed(self, outcome: RoundOutcome) -> None:
-        """Count what came of the round, let nodes in and out of quarantine, and write everything in one transaction."""
-        now_s, roster, names = self._clock(), self._strategy.roster, self._strategy.state.fleet.names
+        """Count what came of the round, and write everything in one transaction."""
+        now_s, roster, fleet = self._clock(), self._strategy.roster, self._strategy.state.fleet
+        names = fleet.names
         for update in outcome.accepted:
-            record = replace(self._record(update.node, update.node_id), codec=update.codec, bytes_up=update.bytes_up)
-            self._records[update.node] = succeeded(record, now_s=now_s)
+            record = self._record(update.node, update.node_id)
+            self._records[update.node] = replace(
+                record,
+                codec=update.codec,
+                bytes_up=update.bytes_up,
+                last_seen_s=now_s,
+                tries=record.tries + 1,
+                successes=record.successes + 1,
+            )
         for refused in outcome.refused:
             record = self._record(refused.node, self._flower_id(refused.row))
-            self._records[refused.node] = failed(record, f"{refused.reason}: {refused.detail}", now_s=now_s)
+            said = " ".join(f"{refused.reason}: {refused.detail}".split())[:LARGEST_TEXT]
+            self._records[refused.node] = replace(record, tries=record.tries + 1, last_failure=said)
         for node_id, row in roster.rows.items():
-            record = self._let_out(self._record(names[row], node_id), node_id, now_s)
-            if node_id == self._flower_id(row):
-                self._records[names[row]] = self._refreshed(record, row, now_s)
+            if node_id == self._flower_id(row) or row not in roster.node_ids:
+                record = self._record(names[row], node_id)
+                self._records[names[row]] = self._refreshed(record, row, now_s, outcome.ended_s)
         rows = [{**asdict(record), "device": dict(record.device)} for record in self._records.values()]
         with self._books.begin() as connection:
             connection.execute(delete(nodes))
             if rows:
                 connection.execute(insert_(nodes), rows)
 
-    def _let_out(self, record: NodeRecord, node_id: int, now_s: float) -> NodeRecord:
-        """Shut out a node in quarantine; when that is over it must answer a probe before it gets work again."""
-        if record.excluded_until_s is None:
-            return record
-        if now_s < record.excluded_until_s:
-            self._strategy.roster.excluded.add(node_id)
-            return record
-        self._strategy.roster.excluded.discard(node_id)
-        self._strategy.roster.on_probation.add(node_id)  # a query, and with it a probe of the link
-        return replace(record, excluded_until_s=None, failures_in_a_row=QUARANTINE_AFTER - 1)
-
-    def _refreshed(self, record: NodeRecord, row: int, now_s: float) -> NodeRecord:
-        """What the planner believes of the node's link, where it has seen any of it."""
+    def _refreshed(self, record: NodeRecord, row: int, now_s: float, ended_s: float) -> NodeRecord:
+        """The node's health, and what the planner believes of its link, where it has seen any of it."""
         fleet = self._strategy.state.fleet
         online, link = bool(fleet.online[row]), fleet.links[row]
+        left_s = float(fleet.excluded_until_s[row]) - ended_s
+        record = replace(
+            record,
+            failures_in_a_row=int(fleet.failures[row]),
+            quarantines=int(fleet.exclusions[row]),
+            excluded_until_s=now_s + left_s if fleet.excluded[row] else None,
+        )
         return replace(
             record,
             heartbeat_s=now_s if online else record.heartbeat_s,

@@ -59,6 +59,23 @@ class Refuse:
 
 
 @dataclass(frozen=True, slots=True)
+class Exclude:
+    """Give a node nothing and ask it nothing until then."""
+
+    row: int
+    until_s: float
+    kind: Literal["exclude"] = "exclude"
+
+
+@dataclass(frozen=True, slots=True)
+class Readmit:
+    """Ask a node who it is: with that it may be given work again."""
+
+    row: int
+    kind: Literal["readmit"] = "readmit"
+
+
+@dataclass(frozen=True, slots=True)
 class StepModel:
     """Move the model by the round's mean; that makes ``version``."""
 
@@ -93,4 +110,4 @@ class CloseRound:
     kind: Literal["close"] = "close"
 
 
-Command = Open | SendOrder | AddUpdate | Refuse | StepModel | RollBack | CloseRound
+Command = Open | SendOrder | AddUpdate | Refuse | Exclude | Readmit | StepModel | RollBack | CloseRound

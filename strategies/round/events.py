@@ -84,6 +84,14 @@ class Returned:
 
 
 @dataclass(frozen=True, slots=True)
+class Deserted:
+    """Nobody is left to be given work."""
+
+    at_s: float
+    kind: Literal["deserted"] = "deserted"
+
+
+@dataclass(frozen=True, slots=True)
 class Probed:
     """A link was measured without any work."""
 
@@ -182,6 +190,7 @@ Event = (
     Joined
     | Left
     | Returned
+    | Deserted
     | Probed
     | RoundDue
     | Sent

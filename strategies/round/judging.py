@@ -6,6 +6,7 @@ import math
 
 from strategies.errors import Reason, Refused
 from strategies.fleet import Fleet
+from strategies.health import succeeded
 from strategies.link import LinkSample
 from strategies.round.commands import AddUpdate
 from strategies.round.events import Answered, Reading
@@ -35,6 +36,7 @@ def judge(state: State, open_: OpenRound, order: OpenOrder, event: Answered) -> 
     state.replays.check(row, reading.digest, reading.norm)
     weighed = state.accounts.weigh(fleet, row, staleness=staleness)
     state.accounts.settle(fleet, row, weighed)
+    succeeded(fleet, row)
     fleet.update_norm[row] = reading.norm
     state.norms.add(reading.norm, order.steps)
     state.replays.add(row, reading.digest, order.round)

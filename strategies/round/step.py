@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from strategies.errors import OutOfOrder, Reason, Refused
+from strategies.health import failed, let_out
 from strategies.round.choosing import begin, planned, refill
-from strategies.round.commands import CloseRound, Command, Refuse, RollBack, StepModel
+from strategies.round.commands import CloseRound, Command, Exclude, Readmit, Refuse, RollBack, StepModel
 from strategies.round.events import (
     Answered,
+    Deserted,
     Diverged,
     Ended,
     Evaluated,
@@ -48,7 +50,8 @@ def step(state: State, event: Event) -> tuple[State, list[Command]]:
 def _joined(state: State, event: Joined) -> list[Command]:
     fleet = state.fleet
     if event.name in fleet.row_of:
-        fleet.online[fleet.row_of[event.name]] = True
+        row = fleet.row_of[event.name]
+        fleet.online[row], fleet.on_probation[row] = True, False
     else:
         row = fleet.enrol(event.name, examples=event.examples, sample_s=fleet.prior_sample_s)
         fleet.overhead_s[row] = state.rules.settings.overhead_s
@@ -65,6 +68,11 @@ def _left(state: State, event: Left) -> list[Command]:
 def _returned(state: State, event: Returned) -> list[Command]:
     state.fleet.online[list(event.rows)] = True
     return []
+
+
+def _deserted(state: State, event: Deserted) -> list[Command]:
+    """With nobody else left, those shut out are asked again."""
+    return _readmitted(state, math.inf)
 
 
 def _probed(state: State, event: Probed) -> list[Command]:
@@ -102,7 +110,7 @@ def _answered(state: State, event: Answered) -> list[Command]:
     try:
         commands: list[Command] = [judge(state, open_, order, event)]
     except Refused as refusal:
-        commands = [_refused(open_, event.order, order.row, refusal)]
+        commands = _refused(state, open_, event, order.row, refusal)
     return commands + refill(state, open_)
 
 
@@ -114,7 +122,7 @@ def _failed(state: State, event: Failed) -> list[Command]:
     state.fleet.miss(order.row, round=open_.number)
     state.fleet.held[order.row] = -1  # whatever it held, it may hold no longer
     refusal = Refused(Reason.ERROR_REPLY, event.detail)
-    return [_refused(open_, event.order, order.row, refusal), *refill(state, open_)]
+    return _refused(state, open_, event, order.row, refusal) + refill(state, open_)
 
 
 def _ended(state: State, event: Ended) -> list[Command]:
@@ -165,6 +173,7 @@ def _resumed(state: State, event: Resumed) -> list[Command]:
     if state.open is not None:
         raise OutOfOrder(f"a run is resumed between two rounds; round {state.open.number} is open")
     state.fleet.online[:] = False
+    state.fleet.on_probation[:] = True  # who was there before must say that it still is
     if not event.in_flight:
         state.orders.clear()
         state.fleet.orders[:] = 0
@@ -175,6 +184,7 @@ _HANDLERS: dict[type, Callable[[State, Any], list[Command]]] = {
     Joined: _joined,
     Left: _left,
     Returned: _returned,
+    Deserted: _deserted,
     Probed: _probed,
     RoundDue: _due,
     Sent: _sent,
@@ -206,9 +216,16 @@ def _unknown(number: int) -> Refuse:
     return Refuse(number, -1, Reason.DUPLICATE, f"order {number} is not open")
 
 
-def _refused(open_: OpenRound, number: int, row: int, refusal: Refused) -> Refuse:
+def _refused(state: State, open_: OpenRound, event: Answered | Failed, row: int, refusal: Refused) -> list[Command]:
     open_.refused.append(refusal.reason)
-    return Refuse(number, row, refusal.reason, refusal.detail)
+    commands: list[Command] = [Refuse(event.order, row, refusal.reason, refusal.detail)]
+    if state.rules.settings.exclude_failing and (until_s := failed(state.fleet, row, at_s=event.at_s)) is not None:
+        commands.append(Exclude(row, until_s))
+    return commands
+
+
+def _readmitted(state: State, at_s: float) -> list[Command]:
+    return [Readmit(row) for row in let_out(state.fleet, at_s=at_s).tolist()]
 
 
 def _ran_away(state: State, open_: OpenRound) -> bool:
@@ -255,7 +272,8 @@ def _closed(state: State, open_: OpenRound) -> list[Command]:
             base_model=open_.base_model,
             model=state.versions.model,
             rolled_back=open_.rolled_back,
-        )
+        ),
+        *_readmitted(state, open_.ended_s),
     ]
 
 

@@ -8,27 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from sqlalchemy import Engine
 
 from hypergpu_fl.ledger.database import connect
 from hypergpu_fl.network import registry
 from hypergpu_fl.network.registry import (
-    LONGEST_QUARANTINE_S,
-    QUARANTINE_AFTER,
-    QUARANTINE_S,
     NodeRecord,
     Registry,
     Status,
-    failed,
     read_nodes,
     status_of,
-    succeeded,
 )
 from strategies import lineup
 from strategies.engine import Engine as Strategy
 from strategies.errors import Reason
+from strategies.health import EXCLUDED_AFTER, EXCLUSION_S, failed
 from strategies.layout import Layout
 from strategies.link import LinkSample
 from strategies.outcome import Accepted, RefusedReply, RoundOutcome
@@ -38,31 +32,6 @@ from strategies.settings import Settings
 from strategies.wire import ADDRESS, Hello
 
 NODE = NodeRecord("node-0", "1", 0.0)
-
-
-@given(st.lists(st.booleans(), max_size=60))
-def test_a_node_is_shut_out_exactly_after_three_failures_in_a_row(outcomes: list[bool]) -> None:
-    record, in_a_row = NODE, 0
-    for at_s, good in enumerate(outcomes):
-        record = succeeded(record, now_s=at_s) if good else failed(record, "x", now_s=at_s)
-        in_a_row = 0 if good else in_a_row + 1
-        assert (record.excluded_until_s is not None) == (in_a_row >= QUARANTINE_AFTER)
-    assert record.tries == len(outcomes) and record.successes == sum(outcomes)
-
-
-def test_quarantines_double_up_to_an_hour_until_a_success() -> None:
-    record, lengths = NODE, []
-    for _ in range(8):
-        while record.excluded_until_s is None:
-            record = failed(record, "x", now_s=0.0)
-        lengths.append(record.excluded_until_s)
-        record = replace(record, excluded_until_s=None, failures_in_a_row=QUARANTINE_AFTER - 1)
-    assert lengths == [min(QUARANTINE_S * 2**n, LONGEST_QUARANTINE_S) for n in range(8)]
-    assert succeeded(record, now_s=1.0).quarantines == 0
-
-
-def test_what_a_node_says_of_its_failure_is_kept_short_and_on_one_line() -> None:
-    assert failed(NODE, "a\n b" + "c" * 10_000, now_s=0.0).last_failure == "a b" + "c" * 253
 
 
 @pytest.mark.parametrize(
@@ -129,25 +98,27 @@ def test_the_table_holds_identity_and_success_and_the_estimates_that_the_planner
     assert (first.uplink_bps, first.downlink_bps) == (link.uplink.bps, link.downlink.bps)
     assert first.quality == strategy.state.fleet.quality[0] and (first.codec, first.bytes_up) == ("top32", 1000)
     assert first.success_rate == 1.0 and second.success_rate == 0.0
-    assert second.last_failure == "error reply: gone" and second.status == Status.SUSPECT
+    assert second.last_failure == "error reply: gone"
     assert second.rtt_s is second.uplink_bps is None  # nothing was seen of it
 
 
-def test_quarantine_holds_until_it_is_over_and_then_asks_for_a_probe(engine: Engine) -> None:
-    now_s = 0.0
+def test_what_a_node_says_of_its_failure_is_kept_short_and_on_one_line(engine: Engine) -> None:
+    book = Registry(engine, strategy_with(1), clock=lambda: 0.0)
+    book.closed(outcome(1, [RefusedReply(0, "node-0", 1, Reason.ERROR_REPLY, "a\n b" + "c" * 10_000)]))
+    with engine.connect() as connection:
+        (record,) = read_nodes(connection)
+    assert record.last_failure.startswith("error reply: a bccc") and len(record.last_failure) == registry.LARGEST_TEXT
+
+
+def test_a_node_in_quarantine_is_shown_with_the_time_that_is_left(engine: Engine) -> None:
     strategy = strategy_with(2)
-    book = Registry(engine, strategy, clock=lambda: now_s)
-    for number in range(QUARANTINE_AFTER):
-        book.closed(outcome(number, [RefusedReply(0, "node-0", number, Reason.ERROR_REPLY, "")]))
-    assert strategy.roster.excluded == {100} and not strategy.roster.on_probation
-    now_s = QUARANTINE_S - 1
-    book.closed(outcome(4))
-    assert strategy.roster.excluded == {100}
-    now_s = QUARANTINE_S + 1
-    book.closed(outcome(5))
-    assert not strategy.roster.excluded and strategy.roster.on_probation == {100}
-    book.closed(outcome(6, [RefusedReply(0, "node-0", 6, Reason.ERROR_REPLY, "")]))  # one failure is enough now
-    assert strategy.roster.excluded == {100}
+    for _ in range(EXCLUDED_AFTER):
+        failed(strategy.state.fleet, 0, at_s=1.0)
+    Registry(engine, strategy, clock=lambda: 5000.0).closed(outcome(1))  # it ended at 1.0 on the run's clock
+    with engine.connect() as connection:
+        first, second = read_nodes(connection)
+    assert first.status == Status.EXCLUDED and first.excluded_until_s == 5000.0 + EXCLUSION_S
+    assert (first.failures_in_a_row, first.quarantines) == (3, 1) and second.excluded_until_s is None
 
 
 def test_a_server_that_restarts_remembers_its_nodes(engine: Engine) -> None:

@@ -27,7 +27,7 @@ def test_a_run_whose_nodes_are_all_gone_or_shut_out_goes_on_when_one_is_back(
 
     def outage(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         if server_round == 2 and shut_out:
-            engine.roster.excluded.update(grid.online)
+            engine.state.fleet.excluded_until_s[:] = 1e9
         elif server_round == 2:
             grid.online.clear()
         return None

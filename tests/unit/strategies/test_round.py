@@ -20,6 +20,7 @@ from strategies.planning import Level
 from strategies.round.commands import AddUpdate, CloseRound, Command, Refuse, RollBack, SendOrder, StepModel
 from strategies.round.events import (
     Answered,
+    Deserted,
     Diverged,
     Ended,
     Evaluated,
@@ -113,7 +114,7 @@ class Machine(RuleBasedStateMachine):
             match command:
                 case SendOrder():
                     self.opened[command.order] = command.row
-                    assert self.run.state.fleet.online[command.row]
+                    assert self.run.state.fleet.present[command.row]
                 case AddUpdate():
                     self.counted.append(command.order)
                 case RollBack(version=version) | StepModel(version=version):
@@ -160,7 +161,18 @@ class Machine(RuleBasedStateMachine):
         self.tell(Probed(self.now_s, row, LinkSample(rtt_s=rtt_s, uplink_bps=bps)))
 
     @rule()
-    @precondition(lambda self: self.in_phase(None) and self.state.fleet.online.any())
+    @precondition(lambda self: self.run is not None and not self.state.fleet.present.any())
+    def nobody_is_left(self) -> None:
+        self.tell(Deserted(self.now_s))
+        assert not self.state.fleet.excluded.any()
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.run is not None)
+    def says_who_it_is(self, data: st.DataObject) -> None:
+        self.tell(Joined(self.now_s, data.draw(st.sampled_from(self.state.fleet.names)), 1))
+
+    @rule()
+    @precondition(lambda self: self.in_phase(None) and self.state.fleet.present.any())
     def round_is_due(self) -> None:
         self.number += 1
         self.tell(RoundDue(self.now_s, self.number))

@@ -304,7 +304,6 @@ class Engine(Strategy):
                 base=order.base,
                 staleness=command.staleness,
                 steps=max(1, order.local_steps),
-                codec=order.codec,
                 examples=int(fleet.examples[command.row]),
                 bytes_up=len(hand.reply.blob),
                 weight=command.weight,

@@ -78,7 +78,6 @@ class Accepted:
     base: int
     staleness: int
     steps: int
-    codec: str
     examples: int
     bytes_up: int
     weight: float

@@ -21,6 +21,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 
 from strategies.errors import Reason, Refused
+from strategies.failure import told
 from strategies.link import LinkSample
 
 # records
@@ -73,9 +74,6 @@ UPLOAD_S: Final = "upload-s"
 BYTES_DOWN: Final = "bytes-down"
 BYTES_UP: Final = "bytes-up"
 
-OWN_METRICS: Final = frozenset(
-    {EXAMPLES, SAMPLES, COUNT, STEPS, LOSS, SQUARED_LOSS, COMPUTE_S, BYTES_DOWN, BYTES_UP}
-)  # all others in METRICS are the task's
 MOST_METRICS: Final = 32  # of the task's that are kept of a reply
 _METRIC: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_./ -]{0,63}")
 
@@ -349,7 +347,7 @@ def name_of(answer: Message, node_id: int) -> str:
 
 def failure_reason(reply: Message) -> str:
     """What an error reply says, short."""
-    return (reply.error.reason or f"code {reply.error.code}").strip()[:LARGEST_REASON]
+    return told(reply.error.reason or f"code {reply.error.code}", LARGEST_REASON)
 
 
 def malformed(what: str, error: Exception) -> Refused:
@@ -395,8 +393,9 @@ def row_of_bytes(array: Array) -> memoryview:
 
 def custom_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
     """The task's own metrics among those of a reply, by name; no more than ``MOST_METRICS``, and no odd names."""
-    names = sorted(name for name in metrics.keys() - OWN_METRICS if _METRIC.fullmatch(name))
-    return {name: metrics[name] for name in names[:MOST_METRICS]}
+    named = {key.removeprefix(TASK_METRIC): value for key, value in metrics.items() if key.startswith(TASK_METRIC)}
+    names = sorted(name for name in named if _METRIC.fullmatch(name))
+    return {name: named[name] for name in names[:MOST_METRICS]}
 
 
 def numbers(content: RecordDict, record: str) -> dict[str, float]:

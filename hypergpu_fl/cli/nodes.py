@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -25,6 +26,7 @@ def nodes(run: Run = "latest", runs: Runs = None, format: FormatOption = Format.
 
     from hypergpu_fl.ledger.database import connect
     from hypergpu_fl.network import registry
+    from hypergpu_fl.server.node_rounds import last_rows
 
     folder = find_run(root_of(runs), run)
     if not (folder / "run.db").is_file():
@@ -36,10 +38,15 @@ def nodes(run: Run = "latest", runs: Runs = None, format: FormatOption = Format.
             records = registry.read_nodes(connection) if known else []
     finally:
         engine.dispose()
-    render([_row(record) for record in records], format, title=f"{len(records)} nodes of {folder.name}")
+    last = last_rows(folder)
+    render(
+        [_row(record, last.get(record.name, {})) for record in records],
+        format,
+        title=f"{len(records)} nodes of {folder.name}",
+    )
 
 
-def _row(record: NodeRecord) -> dict[str, Any]:
+def _row(record: NodeRecord, last: Mapping[str, Any]) -> dict[str, Any]:
     device = record.device
     return {
         "node": record.name,
@@ -48,10 +55,12 @@ def _row(record: NodeRecord) -> dict[str, Any]:
         "status": record.status,
         "rtt_ms": _scaled(record.rtt_s, 1e3),
         "jitter_ms": _scaled(record.jitter_s, 1e3),
-        "loss": record.loss_rate,
+        "packet_loss": record.loss_rate,
         "up_mbps": _scaled(record.uplink_bps, 1e-6),
         "down_mbps": _scaled(record.downlink_bps, 1e-6),
         "quality": record.quality,
+        "steps": last.get("steps"),
+        "train_loss": last.get("train_loss"),
         "codec": record.codec or None,
         "bytes_up": record.bytes_up,
         "success_rate": record.success_rate,

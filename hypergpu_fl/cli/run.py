@@ -181,6 +181,8 @@ def _conclude(folder: Path, name: str, format: Format) -> None:
         f"seconds ({report.get('clock', 'wall')} clock)": report.get("seconds"),
         "megabytes up, down": f"{report.get('bytes_up', 0) / 1e6:.2f}, {report.get('bytes_down', 0) / 1e6:.2f}",
     }
+    if steps := (report.get("local_work") or {}).get("steps"):
+        table["local steps a node"] = "{fewest} to {most}, median {median:g}".format(**steps)
     if chain:
         table["sealed on"] = f"chain {chain.get('chain_id')} ({chain.get('kind')}), contract {chain.get('contract')}"
         table["commits, finalized"] = f"{chain.get('commits')}, {chain.get('finalized')}"

@@ -200,6 +200,9 @@ class Network(Section):
     packet_loss_rate: Fraction = 0.0
     uplink_mbps: Positive = 20.0
     downlink_mbps: Positive = 50.0
+    sample_ms: NonNegative = Field(
+        0.0, description="milliseconds a sample takes at the median simulated node; 0: by the model's FLOPs"
+    )
     policy: Literal[
         "network_aware",
         "random",

@@ -146,7 +146,7 @@ class Registry:
             record = self._record(update.node, update.node_id)
             self._records[update.node] = replace(
                 record,
-                codec=update.codec,
+                codec=update.journey.codec,
                 bytes_up=update.bytes_up,
                 last_seen_s=now_s,
                 tries=record.tries + 1,

@@ -8,6 +8,8 @@ refused   the reply did not count; ``refusal`` says why
 working   no reply yet; a row of a later round tells what came of it
 dropped   no reply, and the policy gave it up at the end of the round
 
+``samples`` are examples, ``count`` is what the task counts, in its own unit.
+
 Bytes are those that moved in the round: a late reply's row has none down. Seconds are on the run's clock; a part is
 None where nobody measured it.
 """
@@ -18,11 +20,14 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import JSON, Column, Engine, Index, Integer, MetaData, Table, delete, select
+from sqlalchemy import JSON, Column, Engine, Index, Integer, MetaData, Table, delete, inspect, select
 from sqlalchemy import insert as insert_
 
+from hypergpu_fl.ledger.database import connect
+from hypergpu_fl.output import printable
 from strategies import wire
 from strategies.outcome import Accepted, Journey, Ordered, RefusedReply, RoundOutcome
 
@@ -72,6 +77,22 @@ class NodeRounds:
             return list(connection.execute(select(node_rounds.c.row).order_by(node_rounds.c.id)).scalars())
 
 
+def last_rows(folder: Path) -> dict[str, Row]:
+    """What is known last of each node of a run, field by field, by its name; none before the first round."""
+    engine = connect(folder / "run.db")
+    try:
+        with engine.connect() as connection:
+            if not inspect(engine).has_table(node_rounds.name):
+                return {}
+            rows = connection.execute(select(node_rounds.c.row).order_by(node_rounds.c.id)).scalars()
+            last: dict[str, Row] = {}
+            for row in rows:
+                last.setdefault(row["node"], {}).update((k, value) for k, value in row.items() if value is not None)
+            return last
+    finally:
+        engine.dispose()
+
+
 def rows_of(outcome: RoundOutcome) -> list[Row]:
     """One row an order of the round and a late reply in it, by the nodes' names."""
     unanswered: dict[int, list[Ordered]] = {}
@@ -101,6 +122,7 @@ def as_csv(rows: Sequence[Row]) -> str:
     writer.writeheader()
     for row in rows:
         plain = {key: value for key, value in row.items() if key != "metrics"}
+        plain["refusal"] = row["refusal"] and printable(row["refusal"])
         writer.writerow(plain | {f"metrics.{name}": row["metrics"].get(name) for name in names})
     return text.getvalue()
 
@@ -116,7 +138,7 @@ def by_round(rows: Iterable[Row]) -> dict[int, list[Row]]:
 def _row(**known: Any) -> Row:
     """One row: every field there is, in order."""
     fields = (
-        "round node verdict refusal steps samples train_loss codec bytes_down bytes_up "
+        "round node verdict refusal steps samples count train_loss codec bytes_down bytes_up "
         "download_s compute_s upload_s total_s weight staleness"
     )
     return {**dict.fromkeys(fields.split()), "metrics": {}, **known}
@@ -130,6 +152,7 @@ def _answered(round_: int, reply: Accepted | RefusedReply, *, bytes_down: int) -
         node=reply.node,
         steps=journey.steps,
         samples=None if samples is None else int(samples),
+        count=None if (count := journey.metrics.get(wire.COUNT)) is None else int(count),
         train_loss=journey.metrics.get(wire.LOSS),
         codec=journey.codec,
         bytes_down=bytes_down,

@@ -33,7 +33,7 @@ def failure_of(rows: Sequence[Row]) -> RunFailed | None:
     if not refusals:
         return RunFailed(
             f"nothing was trained: none of {len(rows)} orders was answered in time",
-            "raise network.deadline_s (0: it adapts by itself), or ask for less local work",
+            "run more rounds, raise network.deadline_s (0: it adapts by itself), or ask for less local work",
         )
     reason, times = Counter(_reason(refusal) for refusal in refusals).most_common(1)[0]
     example = next(refusal for refusal in refusals if _reason(refusal) == reason)

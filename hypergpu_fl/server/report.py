@@ -17,6 +17,7 @@ from hypergpu_fl.files import write_whole
 from hypergpu_fl.output import to_json
 from hypergpu_fl.server.local_work import summary
 from hypergpu_fl.server.node_rounds import Row, by_round
+from hypergpu_fl.server.simulated_compute import SimulatedCompute
 from strategies.outcome import RoundOutcome
 
 PACKAGES = ("flwr", "torch", "numpy", "web3")
@@ -90,11 +91,12 @@ class Report:
         unfit: Mapping[str, str],
         rows: Sequence[Row] = (),
         failure: str | None = None,
+        compute: SimulatedCompute | None = None,
     ) -> dict[str, Any]:
         """The whole of ``report.json``.
 
         ``unit`` is what the task counts, ``unfit`` why nodes could not take part, ``rows`` what each node did in each
-        round, ``failure`` what went wrong.
+        round, ``failure`` what went wrong, ``compute`` where a simulated node's seconds come from.
         """
         nodes_of = by_round(rows)
         last = self.history[-1] if self.history else {}
@@ -118,6 +120,7 @@ class Report:
             "unit": unit,
             "unfit": unfit,
             "local_work": summary(self.config, rows),
+            "simulated_compute": compute and compute.document(),
             "history": [{**entry, "nodes": nodes_of.get(entry["round"], [])} for entry in self.history],
             "chain": chain,
             "weights": {"max_abs_drift": max_abs_drift},

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,6 +41,7 @@ from hypergpu_fl.server.nothing_counted import failure_of
 from hypergpu_fl.server.pipeline import Pipeline
 from hypergpu_fl.server.report import Report, write_json
 from hypergpu_fl.server.resumption import Checkpointing, resume
+from hypergpu_fl.server.simulated_compute import SimulatedCompute, computing, flops_per_sample
 from hypergpu_fl.settlement import Settlement
 from hypergpu_fl.task import Task, fresh_model, full_identity, load_task
 from hypergpu_fl.task.device import resolve_device
@@ -121,7 +123,7 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
             )
         strategy = build_strategy(config, Layout.of(first), session=settlement.session)
         began_s, event_log = resume(folder, strategy, report, last_round=settlement.last_round)
-        arrivals = open_arrivals(config, grid, strategy, start_s=began_s)
+        arrivals, compute = open_arrivals(config, grid, strategy, task, start_s=began_s)
         node_rounds = NodeRounds(books, last_round=settlement.last_round)
         strategy.attendant = Pipeline(
             strategy,
@@ -170,6 +172,7 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
         unfit={str(node_id): reason for node_id, reason in strategy.roster.unfit.items()},
         rows=rows,
         failure=failure.cause if failure else None,
+        compute=compute,
     )
     write_json(folder / "report.json", document)
     if failure:
@@ -239,12 +242,20 @@ def build_strategy(config: Config, layout: Layout, *, session: bytes) -> Engine:
     )
 
 
-def open_arrivals(config: Config, grid: Grid, strategy: Engine, *, start_s: float) -> Arrivals:
-    """Virtual clock and simulated links in simulation, else the wall clock."""
+def open_arrivals(
+    config: Config, grid: Grid, strategy: Engine, task: Task, *, start_s: float
+) -> tuple[Arrivals, SimulatedCompute | None]:
+    """Virtual clock and simulated links and processors in simulation, else the wall clock."""
     if not config.network.enable_simulation:
-        return WallArrivals(grid, start_s=start_s)
-    wan = SimulatedWan(simulated_links(config), strategy.roster.rows.get, seed=config.training.seed)
-    return VirtualArrivals(grid, wan, start_s=start_s)
+        return WallArrivals(grid, start_s=start_s), None
+
+    def flops() -> float | None:
+        return flops_per_sample(task, fresh_model(task, config.training.seed), config.training.num_nodes)
+
+    links, compute = simulated_links(config, flops)
+    compute.tell()
+    wan = SimulatedWan(links, strategy.roster.rows.get, seed=config.training.seed)
+    return VirtualArrivals(grid, wan, start_s=start_s), compute
 
 
 def registry_clock(arrivals: Arrivals) -> Callable[[], float]:
@@ -255,14 +266,19 @@ def registry_clock(arrivals: Arrivals) -> Callable[[], float]:
     return lambda: began_s + arrivals.now_s
 
 
-def simulated_links(config: Config) -> list[SimulatedLink]:
-    """One link a node: from traces if there are files, alike if the profile is custom, else drawn from the profile."""
+def simulated_links(config: Config, flops: Callable[[], float | None]) -> tuple[list[SimulatedLink], SimulatedCompute]:
+    """One link a node: from traces if there are files, alike if the profile is custom, else drawn from the profile.
+
+    ``flops``: see ``computing``.
+    """
     network, nodes, seed = config.network, config.training.num_nodes, config.training.seed
     if network.links_file:
         round_trips = Path(network.rtt_file) if network.rtt_file else None
-        return links_from_traces(Path(network.links_file), round_trips, nodes, seed=seed)
+        links = links_from_traces(Path(network.links_file), round_trips, nodes, seed=seed)
+        return computing(links, network, flops, typical_s=median(link.sample_s for link in links))
     if network.profile != "custom":
-        return draw(PROFILES[network.profile], nodes, seed=seed)
+        profile = PROFILES[network.profile]
+        return computing(draw(profile, nodes, seed=seed), network, flops, typical_s=profile.sample_s)
     link = SimulatedLink(
         rtt_s=network.base_latency_ms / 1e3,
         jitter_s=network.jitter_ms / 1e3,
@@ -271,7 +287,7 @@ def simulated_links(config: Config) -> list[SimulatedLink]:
         downlink_bps=network.downlink_mbps * 1e6,
         sample_s=PROFILES["broadband"].sample_s,
     )
-    return [link] * nodes
+    return computing([link] * nodes, network, flops, typical_s=link.sample_s)
 
 
 def run_salt(config: Config) -> bytes:

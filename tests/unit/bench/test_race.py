@@ -74,7 +74,6 @@ def outcome(number: int, samples: int) -> RoundOutcome:
         base=0,
         staleness=0,
         steps=1,
-        codec="raw",
         examples=1,
         bytes_up=1,
         weight=0.5,

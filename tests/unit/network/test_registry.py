@@ -25,7 +25,7 @@ from strategies.errors import Reason
 from strategies.health import EXCLUDED_AFTER, EXCLUSION_S, failed
 from strategies.layout import Layout
 from strategies.link import LinkSample
-from strategies.outcome import Accepted, RefusedReply, RoundOutcome
+from strategies.outcome import Accepted, Journey, RefusedReply, RoundOutcome
 from strategies.payload import RawPayload
 from strategies.server_optimizer import ServerOptimizer
 from strategies.settings import Settings
@@ -79,7 +79,7 @@ def outcome(
 
 
 def accepted(row: int) -> Accepted:
-    return Accepted(row, f"node-{row}", 100 + row, 1, 0, 0, 5, "top32", 10, 1000, 1.0, {})
+    return Accepted(row, f"node-{row}", 100 + row, 1, 0, 0, 5, 10, 1000, 1.0, {}, Journey(codec="top32"))
 
 
 def test_the_table_holds_identity_and_success_and_the_estimates_that_the_planner_uses(engine: Engine) -> None:

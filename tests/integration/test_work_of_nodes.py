@@ -13,10 +13,12 @@ import pytest
 from torch import nn
 
 from hypergpu_fl.bench.in_process import InProcessGrid
+from hypergpu_fl.cli import invoke
 from hypergpu_fl.config import Config, to_run_config, unflatten
-from hypergpu_fl.errors import RunFailed
+from hypergpu_fl.errors import RunFailed, TaskError
 from hypergpu_fl.node.client_app import app
 from hypergpu_fl.server.server_app import run
+from strategies.errors import NoNodes
 
 NODES = 6
 
@@ -44,10 +46,8 @@ def train(folder: Path, **settings: Any) -> dict[str, Any]:
     }
     given |= {key.replace("__", "."): value for key, value in settings.items()}
     config = Config.model_validate(unflatten(given))
-    try:
-        run(config, InProcessGrid(app, NODES, to_run_config(config), state_dir=folder / "nodes"), folder)
-    finally:
-        report: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    run(config, InProcessGrid(app, NODES, to_run_config(config), state_dir=folder / "nodes"), folder)
+    report: dict[str, Any] = json.loads((folder / "report.json").read_text())
     return report
 
 
@@ -92,6 +92,18 @@ def test_the_table_for_pandas_says_what_the_report_says(tmp_path: Path) -> None:
         assert line == {key: "" if value is None else str(value) for key, value in row.items()}
 
 
+def test_the_nodes_command_shows_names_steps_and_losses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = train(tmp_path / "run", training__rounds=2)
+    capsys.readouterr()
+    assert invoke(["nodes", "run", "--runs", str(tmp_path), "--format", "json"]) == 0
+    shown = {row["node"]: row for row in json.loads(capsys.readouterr().out)}
+    assert shown.keys() == {f"node-{i}" for i in range(NODES)}
+    for row in report["history"][-1]["nodes"]:
+        assert shown[row["node"]]["steps"] == row["steps"]
+        assert row["train_loss"] is None or shown[row["node"]]["train_loss"] == row["train_loss"]
+    assert all("packet_loss" in row and "loss" not in row for row in shown.values())
+
+
 def test_a_resumed_run_keeps_its_rows_and_forgets_those_of_rounds_that_were_not_booked(tmp_path: Path) -> None:
     before = train(tmp_path / "run", training__rounds=2)
     after = train(tmp_path / "run", training__rounds=4, system__resume=True)
@@ -106,14 +118,6 @@ def test_a_resumed_run_keeps_its_rows_and_forgets_those_of_rounds_that_were_not_
     ("settings", "cause"),
     [
         ({"training__learning_rate": 1e6}, "were refused as error reply: NotFinite: values to encode hold NaN"),
-        (
-            {"training__model_architecture": f"{__name__}:frozen"},
-            "were refused as error reply: RuntimeError: element 0",
-        ),
-        (
-            {"training__model_architecture": f"{__name__}:batch_normalised", "training__batch_size": 1},
-            "were refused as error reply: ValueError: Expected more than 1 value per channel",
-        ),
         ({"network__deadline_s": 1e-6, "network__mode": "sync"}, "orders was answered in time"),
     ],
 )
@@ -123,11 +127,21 @@ def test_a_run_of_which_nothing_counts_fails_with_the_commonest_reason(
     with pytest.raises(RunFailed, match="^nothing was trained: ") as caught:
         train(tmp_path / "run", **settings, training__rounds=3)
     assert cause in caught.value.cause and "\n" not in caught.value.cause and caught.value.remedy
-    text = (tmp_path / "run" / "report.json").read_text()
-    report = json.loads(text)
+    report = json.loads((tmp_path / "run" / "report.json").read_text(), parse_constant=pytest.fail)  # no NaN
     assert (report["status"], report["failure"]) == ("failed", caught.value.cause)
-    assert "NaN" not in text and "Infinity" not in text
     assert not any(row["verdict"] == "counted" for entry in report["history"] for row in entry["nodes"])
+
+
+@pytest.mark.parametrize(
+    ("model", "cause"),
+    [("frozen", "no trainable parameter"), ("batch_normalised", "none can take part; 1 of them: ValueError: Expected")],
+)
+def test_a_model_that_no_node_can_train_is_refused_before_the_first_round(
+    tmp_path: Path, model: str, cause: str
+) -> None:
+    with pytest.raises((TaskError, NoNodes), match=cause):
+        train(tmp_path / "run", training__model_architecture=f"{__name__}:{model}", training__batch_size=1)
+    assert not (tmp_path / "run" / "report.json").exists()
 
 
 def test_passes_over_its_own_data_are_what_every_node_makes(tmp_path: Path) -> None:
@@ -136,3 +150,21 @@ def test_passes_over_its_own_data_are_what_every_node_makes(tmp_path: Path) -> N
     assert len({row["steps"] for row in counted}) > 1  # shares differ in size
     assert all(row["samples"] == 8 * row["steps"] for row in counted)
     assert report["local_work"]["decided_by"] == "as asked: training.epochs = 2 over its own data"
+
+
+def test_a_simulated_node_computes_in_proportion_to_its_models_flops(tmp_path: Path) -> None:
+    def per_sample(name: str, **settings: Any) -> tuple[dict[str, float], dict[str, Any]]:
+        report = train(tmp_path / name, training__rounds=1, network__quota=1.0, **settings)
+        (entry,) = report["history"]
+        answered = [row for row in entry["nodes"] if row["compute_s"]]
+        return {row["node"]: row["compute_s"] / row["samples"] for row in answered}, report["simulated_compute"]
+
+    small, said = per_sample("small")
+    large, said_too = per_sample("large", training__model_architecture="simple_cnn")
+    assert (said["by"], said_too["by"]) == ("flops", "flops")
+    both = small.keys() & large.keys()
+    assert both
+    for node in both:
+        assert large[node] / small[node] == pytest.approx(said_too["flops_per_sample"] / said["flops_per_sample"])
+    _, fixed = per_sample("fixed", network__sample_ms=4)
+    assert (fixed["by"], fixed["flops_per_sample"]) == ("network.sample_ms", None)

@@ -1,0 +1,119 @@
+"""How long a simulated node computes on a sample of the run's own model.
+
+A profile's seconds a sample are those of ``REFERENCE``, whose 45 MB the benchmarks put on the wire: 4 ms are 0.8
+TFLOP/s, as a home GPU has. Another model's seconds are in proportion to its FLOPs, counted in one training step on the
+server's CPU; they follow from shapes alone, so one seed gives one result on every machine. Left out: what a step costs
+besides arithmetic, which is most of it for a small model.
+
+A trace's milliseconds were measured with a model that its file does not name, and stay as they are.
+``network.sample_ms`` overrules both: the median node takes that long, and the others differ from it as before.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from loguru import logger
+
+from hypergpu_fl.config import Network
+from hypergpu_fl.errors import TaskError, UsageError
+from hypergpu_fl.network.wan import SimulatedLink
+from hypergpu_fl.task import Task, TrainContext
+from hypergpu_fl.task.user_code import user_code
+
+if TYPE_CHECKING:
+    import torch
+
+REFERENCE: Final = "ResNet-18 on images of 3x32x32"
+REFERENCE_FLOPS: Final = 3_328_997_376  # forward and backward for one of them
+COUNTED_BATCH: Final = 2  # samples; normalisation over a batch needs two
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedCompute:
+    """Where the simulated seconds a sample come from, and what they are at the median node."""
+
+    by: Literal["flops", "trace", "network.sample_ms", "profile"]
+    median_ms: float
+    flops_per_sample: float | None = None
+
+    def document(self) -> dict[str, Any]:
+        """For ``report.json``."""
+        return {**asdict(self), "reference": REFERENCE, "reference_flops_per_sample": REFERENCE_FLOPS}
+
+    def tell(self) -> None:
+        """Say it in one line."""
+        cause = {
+            "flops": f"by the model's {self.flops_per_sample or 0:,.0f} FLOPs; network.sample_ms sets it",
+            "trace": "as the trace says, whatever the model; network.sample_ms sets it",
+            "profile": f"as the profile has it for {REFERENCE}",
+        }
+        logger.info(
+            "simulated processors: {:.3g} ms a sample at the median node, {}",
+            self.median_ms,
+            cause.get(self.by, f"as {self.by} says"),
+        )
+
+
+def computing(
+    links: Sequence[SimulatedLink], network: Network, flops: Callable[[], float | None], *, typical_s: float
+) -> tuple[list[SimulatedLink], SimulatedCompute]:
+    """``links`` whose processors take as long as the run's model needs, and how that came about.
+
+    Parameters
+    ----------
+    flops : callable
+        FLOPs a sample takes, None where they cannot be counted; asked only if they matter.
+    typical_s : float
+        Seconds a sample takes at the median node of the population that ``links`` were drawn from.
+
+    Raises
+    ------
+    UsageError
+        If ``network.sample_ms`` is to scale a median of nothing.
+    """
+    counted = None
+    by: Literal["flops", "trace", "network.sample_ms", "profile"] = "profile"
+    factor = 1.0
+    if network.sample_ms:
+        if not typical_s:
+            raise UsageError("the trace's median device takes 0 ms a sample", "leave out network.sample_ms")
+        by, factor = "network.sample_ms", network.sample_ms / 1e3 / typical_s
+    elif network.links_file:
+        by = "trace"
+    elif (counted := flops()) is not None:
+        by, factor = "flops", counted / REFERENCE_FLOPS
+    scaled = [replace(link, sample_s=factor * link.sample_s) for link in links]
+    return scaled, SimulatedCompute(by, 1e3 * median(link.sample_s for link in scaled), counted)
+
+
+def flops_per_sample(task: Task, model: torch.nn.Module, nodes: int) -> float | None:
+    """FLOPs of one example's forward and backward pass, counted in one step on the first share that has a batch.
+
+    The step changes ``model``. None, with a warning, if the task fails: its nodes will say so, too.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    partition = next((node for node in range(nodes) if task.examples(node) >= COUNTED_BATCH), None)
+    if partition is None:
+        return None
+    counter = FlopCounterMode(display=False)
+    try:
+        with tempfile.TemporaryDirectory(prefix="hypergpu-flops-") as folder, user_code("counting the model's FLOPs"):
+            context = TrainContext(
+                steps=1, batch_size=COUNTED_BATCH, seed=0, device=torch.device("cpu"), folder=Path(folder)
+            )
+            with counter:
+                task.train(model, partition, context)
+    except TaskError as error:
+        logger.warning("the model's FLOPs cannot be counted: {}", error)
+        return None
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    # without any product to count: each parameter is used once forward, and twice backward
+    return float(counter.get_total_flops() / COUNTED_BATCH or 6 * parameters) or None

@@ -1,0 +1,97 @@
+"""How long a simulated node computes: by FLOPs, by a trace, or as it is told."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.functional import cross_entropy
+from torch.utils.flop_counter import FlopCounterMode
+
+from hypergpu_fl.config import Config, Network, Training
+from hypergpu_fl.errors import UsageError
+from hypergpu_fl.network.wan import PROFILES, draw
+from hypergpu_fl.server.server_app import simulated_links
+from hypergpu_fl.server.simulated_compute import REFERENCE_FLOPS, computing, flops_per_sample
+from hypergpu_fl.task import fresh_model
+from hypergpu_fl.task.image import ImageTask
+from hypergpu_fl.task.models import build_model
+
+PROFILE = PROFILES["broadband"]
+LINKS = draw(PROFILE, 9, seed=3)
+
+
+def test_the_reference_is_what_resnet_18_takes_for_one_image() -> None:
+    model = build_model("resnet18", (3, 32, 32), 10, normalization="group", seed=0)
+    with FlopCounterMode(display=False) as counter:
+        cross_entropy(model(torch.zeros(1, 3, 32, 32)), torch.zeros(1, dtype=torch.long)).backward()
+    assert counter.get_total_flops() == REFERENCE_FLOPS
+
+
+def test_the_demos_model_is_counted_by_hand(tmp_path: Path) -> None:
+    # 64 -> 128 -> 10: every weight is multiplied and added once forward, once for its gradient, and those of the
+    # second layer once more for the gradient of what went in
+    weights = 64 * 128, 128 * 10
+    task = ImageTask(Training(num_nodes=4), tmp_path)
+    assert flops_per_sample(task, fresh_model(task, 0), 4) == 2 * (2 * weights[0] + 3 * weights[1])
+
+
+def test_a_model_that_cannot_be_counted_takes_the_profiles_time(tmp_path: Path) -> None:
+    class Broken(ImageTask):
+        def train(self, *arguments: object, **options: object) -> None:  # type: ignore[override]
+            raise ValueError("no such column")
+
+    task = Broken(Training(num_nodes=4), tmp_path)
+    links, compute = computing(
+        LINKS, Network(), lambda: flops_per_sample(task, fresh_model(task, 0), 4), typical_s=PROFILE.sample_s
+    )
+    assert links == LINKS and compute.by == "profile"
+
+
+@given(st.floats(1.0, 1e15))
+def test_seconds_are_in_proportion_to_flops_and_the_reference_takes_the_profiles(flops: float) -> None:
+    links, compute = computing(LINKS, Network(), lambda: flops, typical_s=PROFILE.sample_s)
+    for scaled, link in zip(links, LINKS, strict=True):
+        assert scaled.sample_s / link.sample_s == pytest.approx(flops / REFERENCE_FLOPS)
+        assert (scaled.rtt_s, scaled.uplink_bps, scaled.downlink_bps) == (
+            link.rtt_s,
+            link.uplink_bps,
+            link.downlink_bps,
+        )
+    assert (compute.by, compute.flops_per_sample) == ("flops", flops)
+
+
+def test_the_profiles_own_milliseconds_leave_its_nodes_as_they_are() -> None:
+    links, compute = computing(LINKS, Network(sample_ms=4.0), pytest.fail, typical_s=PROFILE.sample_s)
+    assert links == LINKS and compute.by == "network.sample_ms"
+
+
+def test_a_trace_is_taken_as_it_stands_or_scaled_to_what_is_asked_for(tmp_path: Path) -> None:
+    devices = tmp_path / "devices.csv"
+    rows = "".join(f"{i},{ms},1000\n" for i, ms in enumerate((10, 20, 40)))
+    devices.write_text("client,compute_ms_per_sample,bandwidth_kbps\n" + rows)
+
+    def milliseconds(**network: object) -> list[float]:
+        config = Config(
+            training=Training(num_nodes=3), network=Network.model_validate({"links_file": str(devices), **network})
+        )
+        links, compute = simulated_links(config, pytest.fail)
+        assert compute.by == ("network.sample_ms" if network else "trace")
+        return sorted(1e3 * link.sample_s for link in links)
+
+    assert milliseconds() == pytest.approx([10, 20, 40])
+    assert milliseconds(sample_ms=2.0) == pytest.approx([1, 2, 4])
+    devices.write_text(devices.read_text().replace(",20,", ",0,").replace(",10,", ",0,"))
+    with pytest.raises(UsageError, match="0 ms a sample"):
+        milliseconds(sample_ms=2.0)
+
+
+def test_all_nodes_of_a_custom_link_compute_alike() -> None:
+    config = Config(training=Training(num_nodes=3), network=Network(profile="custom"))
+    links, _ = simulated_links(config, lambda: 2.0 * REFERENCE_FLOPS)
+    assert {link.sample_s for link in links} == {2 * PROFILE.sample_s}
+    assert math.isclose(links[0].rtt_s, 0.05)

@@ -1,8 +1,8 @@
 """What counts, what is refused and what it earns: real training by the real ClientApp, inside this process."""
 
 import json
-import shutil
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from hypergpu_fl.ledger.identity import derive_simulated_key
 from hypergpu_fl.ledger.proof import ContributionProof, verify_proof
 from hypergpu_fl.ledger.sealing import RoundSeal, SealedRound
 from hypergpu_fl.node.client_app import app
+from hypergpu_fl.server import checkpoint
 from hypergpu_fl.server.server_app import run
 from hypergpu_fl.settlement import Settlement, load_books, verify
 from strategies import wire
@@ -160,8 +161,10 @@ def test_a_server_that_dies_between_checkpoint_and_books_or_right_after_seals_ev
 def test_a_run_does_not_go_on_from_another_runs_checkpoint(tmp_path: Path) -> None:
     for seed, name in enumerate(("mine", "theirs")):
         train(tmp_path / name, seed=seed, enabled=False)
-    shutil.rmtree(tmp_path / "mine" / "checkpoints")
-    shutil.copytree(tmp_path / "theirs" / "checkpoints", tmp_path / "mine" / "checkpoints")
+    mine, theirs = (checkpoint.load(tmp_path / name / "checkpoints") for name in ("mine", "theirs"))
+    # else the other seed or the other log is named first
+    forged = {**theirs.state, **{key: mine.state[key] for key in ("settings", "log")}}
+    checkpoint.save(tmp_path / "mine" / "checkpoints", replace(theirs, state=forged))
     config = configured(tmp_path / "mine", rounds=4, enabled=False)
     grid = InProcessGrid(app, NODES, to_run_config(config), state_dir=tmp_path / "mine" / "nodes")
     with pytest.raises(LedgerError, match="the checkpoint's model is 0x"):

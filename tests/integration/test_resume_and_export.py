@@ -15,7 +15,7 @@ from tied_model import tied
 from hypergpu_fl.bench.in_process import InProcessGrid
 from hypergpu_fl.cli import invoke
 from hypergpu_fl.cli.render import Format
-from hypergpu_fl.cli.run import _conclude as conclude
+from hypergpu_fl.cli.run import conclude
 from hypergpu_fl.config import Config, to_run_config
 from hypergpu_fl.errors import ConfigError
 from hypergpu_fl.node.client_app import app

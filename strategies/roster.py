@@ -15,7 +15,7 @@ from strategies.errors import Refused
 from strategies.fleet import Bools, Fleet
 from strategies.link import LinkSample
 from strategies.round.events import Deserted, Event, Joined, Left, Probed, Returned
-from strategies.wire import Hello, name_of
+from strategies.wire import Hello, malformed, name_of
 
 log = logging.getLogger(__name__)
 
@@ -101,12 +101,12 @@ class Roster:
                 hello = Hello.read(answer)
                 vet(hello)
             except Refused as refusal:
-                if self.unfit.get(node_id) != refusal.detail:  # said once
-                    log.warning("%s cannot take part: %s", name_of(answer, node_id), refusal.detail)
-                    self.unfit[node_id] = refusal.detail
-                continue
-            self.unfit.pop(node_id, None)
-            hellos.append((hello.partition, node_id, hello))
+                self._turn_away(node_id, name_of(answer, node_id), refusal.detail)
+            except Exception as error:  # whatever a hostile hello makes a reader raise: it never ends a round
+                self._turn_away(node_id, f"node {node_id}", malformed("the hello cannot be read", error).detail)
+            else:
+                self.unfit.pop(node_id, None)
+                hellos.append((hello.partition, node_id, hello))
         for _, node_id, hello in sorted(hellos, key=lambda each: each[:2]):
             tell(Joined(grid.now_s, hello.name, hello.examples))
             row = self.rows[node_id] = fleet.row_of[hello.name]
@@ -120,6 +120,11 @@ class Roster:
             tell(Left(grid.now_s, tuple(left.tolist())))
         if (back := np.flatnonzero(there & ~fleet.online)).size:
             tell(Returned(grid.now_s, tuple(back.tolist())))
+
+    def _turn_away(self, node_id: int, name: str, why: str) -> None:
+        if self.unfit.get(node_id) != why:  # said once
+            log.warning("%s cannot take part: %s", name, why)
+            self.unfit[node_id] = why
 
     def _ids(self, rows_N: Bools) -> set[int]:
         """Flower's ids of these rows."""

@@ -111,6 +111,9 @@ def _answered(state: State, event: Answered) -> list[Command]:
         commands: list[Command] = [judge(state, open_, order, event)]
     except Refused as refusal:
         commands = _refused(state, open_, event, order.row, refusal)
+    except (ArithmeticError, ValueError) as error:  # one reply's numbers never end a run
+        why = Refused(Reason.MALFORMED, f"what it says cannot be computed with: {type(error).__name__}: {error}"[:500])
+        commands = _refused(state, open_, event, order.row, why)
     return commands + refill(state, open_)
 
 

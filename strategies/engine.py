@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from strategies import wire
 from strategies.aggregation import Aggregator, Update
 from strategies.arrivals import Arrivals, Flight, Terms
-from strategies.errors import NoNodes, Refused
+from strategies.errors import NoNodes, Reason, Refused
 from strategies.event_log import EventLog
 from strategies.global_model import GlobalModel
 from strategies.layout import Arrays, Layout
@@ -67,6 +68,7 @@ class _AtHand:
     reply: wire.Reply | None = None
     update: Update | None = None
     admitted: Any = None
+    held_out_loss: float | None = None
 
 
 class Engine(Strategy):
@@ -168,7 +170,10 @@ class Engine(Strategy):
         return None
 
     def evaluated(self, loss: float) -> None:
-        """Tell the current model's loss on held-out data; one that exploded is rolled back before the next round."""
+        """Tell the current model's loss on held-out data; one that exploded is rolled back before the next round.
+
+        Before the first round, tell the fresh model's: what can be had by chance.
+        """
         self._tell(Evaluated(self._now_s, finite(loss)))
 
     def set_model(self, arrays: Arrays) -> None:
@@ -279,21 +284,31 @@ class Engine(Strategy):
             self._at_hand = _AtHand(flight, read)
             update = self.payload.decode(read.blob)
             norm = check_update(update, size=self.layout.size, buffers=self.model.buffers)
-            self._at_hand = _AtHand(flight, read, update, self.attendant.admit(flight, read))
+            admitted = self.attendant.admit(flight, read)
+            held_out_loss = self._measured(update)
+            self._at_hand = _AtHand(flight, read, update, admitted, held_out_loss)
         except Refused as refusal:
             fault = Fault(refusal.reason, refusal.detail)
         except Exception as error:  # whatever hostile bytes make a reader raise: one reply never ends a round
             unreadable = wire.malformed("the reply cannot be read", error)
             fault = Fault(unreadable.reason, unreadable.detail)
-        self._tell(Answered(self._now_s, flight.number, reading(read, norm) if read else None, fault))
+        said = reading(read, norm, self._at_hand.held_out_loss) if read else None
+        self._tell(Answered(self._now_s, flight.number, said, fault))
         self._at_hand = None
+
+    def _measured(self, update: Update) -> float | None:
+        """Held-out loss of the model with this update alone; ``Refused`` if the model then measures nothing."""
+        loss = self.attendant.measure(update, self.model.vector_P)
+        if loss is not None and not math.isfinite(loss):
+            raise Refused(Reason.NON_FINITE, f"with this update the model's held-out loss is {loss}")
+        return loss
 
     def _add(self, command: AddUpdate) -> None:
         hand, folding = self._at_hand, self._folding
         if hand is None or hand.reply is None or hand.update is None or hand.flight.order is None or folding is None:
             raise RuntimeError(f"there is no update to add for order {command.order}")
         folding.mean.add(hand.update, weight=command.weight, steps=command.steps)
-        self.attendant.added(hand.admitted, hand.update, self.model.vector_P)
+        self.attendant.added(hand.admitted, hand.update, self.model.vector_P, hand.held_out_loss)
         fleet, order = self.state.fleet, hand.flight.order
         folding.accepted.append(
             Accepted(
@@ -360,7 +375,7 @@ class Engine(Strategy):
         )
 
 
-def reading(reply: wire.Reply, norm: float | None) -> Reading:
+def reading(reply: wire.Reply, norm: float | None, held_out_loss: float | None = None) -> Reading:
     """What the machine is told of a reply: the server's measurements, and the node's claims where there are none."""
     timing, said = reply.timing, reply.metrics
     return Reading(
@@ -378,4 +393,5 @@ def reading(reply: wire.Reply, norm: float | None) -> Reading:
         samples=said.get(wire.SAMPLES),
         loss=said.get(wire.LOSS),
         squared_loss=said.get(wire.SQUARED_LOSS),
+        held_out_loss=held_out_loss,
     )

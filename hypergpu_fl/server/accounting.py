@@ -144,8 +144,18 @@ class Accounting:
             self._receipted[signer] = self._enclosed.pop(flight.node_id)
         return Admitted(contribution, signer, claim.signature)
 
-    def added(self, admitted: Admitted, update: Update, model_P: Vector) -> None:
-        """Measure an update that counts, as far as that can be done before the round is closed."""
+    def measure(self, update: Update, model_P: Vector) -> float | None:
+        """Loss on the validation data of the model with this update alone, where contributions are priced by that."""
+        if self._scoring != "improvement":
+            return None
+        moved_P = np.zeros(self._layout.size, dtype=np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is told by its loss
+            update.add_to(moved_P, 1.0)
+            moved_P += model_P
+        return self._loss(moved_P)
+
+    def added(self, admitted: Admitted, update: Update, model_P: Vector, held_out_loss: float | None) -> None:
+        """Enter an update that counts, with what ``measure`` found."""
         self._counted[admitted.node] = admitted.contribution.round
         if self._base_P is None:
             self._base_P = model_P
@@ -153,9 +163,8 @@ class Accounting:
         delta_P = np.zeros(self._layout.size, dtype=np.float32)
         update.add_to(delta_P, 1.0)
         entry = _Entry(admitted.contribution, admitted.node, admitted.signature, sketch(delta_P, self._signs_P))
-        if self._scoring == "improvement":
-            delta_P += model_P
-            entry.loss = self._loss(delta_P)
+        if held_out_loss is not None:
+            entry.loss = held_out_loss
         elif self._scoring != "weight":
             entry.delta_P = delta_P
         self._entries.append(entry)

@@ -124,6 +124,7 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
         strategy = build_strategy(config, Layout.of(first), session=settlement.session)
         began_s, event_log = resume(folder, strategy, report, last_round=settlement.last_round)
         arrivals, compute = open_arrivals(config, grid, strategy, task, start_s=began_s)
+        evaluation = Evaluation(task, model, strategy.layout, device=device)
         node_rounds = NodeRounds(books, last_round=settlement.last_round)
         strategy.attendant = Pipeline(
             strategy,
@@ -133,7 +134,7 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
             node_rounds,
             LocalWork(config),
             Registry(books, strategy, clock=registry_clock(arrivals)),
-            Evaluation(task, model, strategy.layout, device=device),
+            evaluation,
             Checkpointing(folder, strategy, report),
             Accounting(
                 task,
@@ -149,6 +150,9 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
             settlement,
         )
         with closing(event_log), long_lived():
+            if strategy.first_round == 1:  # what can be had by chance, which an explosion is told by
+                fresh = evaluation.of(strategy.layout.flatten(first), strategy.layout.buffers(first))
+                strategy.evaluated(fresh.loss)
             train(config, first, strategy, arrivals, report)
         if not settlement.drain(DRAIN_S):
             logger.warning("not every round is final on chain yet; a later run sends the rest")

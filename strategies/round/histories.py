@@ -13,8 +13,6 @@ from strategies.outliers import LARGEST_Z, robust_z
 NORMS = 64
 ENOUGH_NORMS = 8  # accepted norms before outliers can be told
 COLD_FACTOR = 100.0
-LOSSES = 20
-ENOUGH_LOSSES = 5  # before an explosion can be told from a start
 
 
 class NormHistory:
@@ -75,34 +73,5 @@ class Replays:
         self._last = {int(row): (digest, round) for row, (digest, round) in state.items()}
 
 
-class LossWatch:
-    """Judges a series of losses by ``robust_z`` of their logarithms."""
-
-    def __init__(self) -> None:
-        self._logs: deque[float] = deque(maxlen=LOSSES)
-
-    def exploded(self, loss: float | None) -> bool:
-        """Whether ``loss`` is not finite (or None, which stands for that), or its z-score exceeds 6."""
-        if loss is None or not math.isfinite(loss):
-            return True
-        return len(self._logs) >= ENOUGH_LOSSES and robust_z(_log_loss(loss), self._logs) > LARGEST_Z
-
-    def add(self, loss: float) -> None:
-        """Remember a loss that was none."""
-        self._logs.append(_log_loss(loss))
-
-    def state(self) -> list[float]:
-        """The remembered logarithms."""
-        return list(self._logs)
-
-    def restore(self, state: list[float]) -> None:
-        """Inverse of ``state``."""
-        self._logs = deque(state, maxlen=LOSSES)
-
-
 def _log_norm(norm: float, steps: int) -> float:
     return math.log(max(norm, 1e-30) / math.sqrt(max(1, steps)))
-
-
-def _log_loss(loss: float) -> float:
-    return math.log(max(loss, 1e-12))

@@ -10,6 +10,7 @@ from strategies.health import succeeded
 from strategies.link import LinkSample
 from strategies.round.commands import AddUpdate
 from strategies.round.events import Answered, Reading
+from strategies.round.explosion import Suspect
 from strategies.round.state import OpenOrder, OpenRound, State
 from strategies.timing import ROUND_TRIPS
 
@@ -44,8 +45,7 @@ def judge(state: State, open_: OpenRound, order: OpenOrder, event: Answered) -> 
     open_.late += order.round < open_.number
     open_.added.append(row)
     open_.weights.append(weighed.weight)
-    if reading.loss is not None:
-        open_.losses.append((reading.loss, max(1, int(fleet.examples[row]))))
+    open_.suspects.append(Suspect(row, reading.norm, reading.held_out_loss))
     steps = order.steps if settings.normalise_steps else 1
     return AddUpdate(event.order, row, weighed.weight, steps, staleness)
 

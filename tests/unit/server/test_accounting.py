@@ -74,7 +74,8 @@ class Server:
         reply = Reply(blob, hash_blob(blob), metrics, LinkSample(), signed, Timing(0.0, 1.0, 0.0, 0.0))
         order = Order(round_, 0, BASE, 1, 1, "raw", 0, self.session, -1)
         admitted = self.accounting.admit(Flight(node_id, "train", 0.0, 60.0, 0, round_, order), reply)
-        self.accounting.added(admitted, DenseUpdate(np.full(8, node_id, dtype=np.float32)), MODEL_P)
+        update = DenseUpdate(np.full(8, node_id, dtype=np.float32))
+        self.accounting.added(admitted, update, MODEL_P, self.accounting.measure(update, MODEL_P))
         self.counted.append(1.0)
 
     def close(self, round_: int) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from strategies.aggregation import DenseUpdate
 from strategies.errors import Reason, Refused
-from strategies.round.histories import LossWatch, NormHistory, Replays
+from strategies.round.histories import NormHistory, Replays
 from strategies.validation import check_buffers, check_update
 
 
@@ -66,25 +66,3 @@ def test_a_replay_is_told_from_an_update_of_nothing() -> None:
     restored.restore(json.loads(json.dumps(replays.state())))
     with pytest.raises(Refused, match="as in round 4"):
         restored.check(1, "abc", 1.0)
-
-
-def good(watch: LossWatch, *losses: float) -> bool:
-    """Whether none of these losses, one after the other, explodes; each is remembered then."""
-    for loss in losses:
-        if watch.exploded(loss):
-            return False
-        watch.add(loss)
-    return True
-
-
-def test_a_loss_explodes_by_its_z_score_or_by_not_being_a_number() -> None:
-    watch = LossWatch()
-    assert watch.exploded(float("nan")) and watch.exploded(float("inf")) and watch.exploded(None)
-    assert good(watch, 2.3, 2.0, 1.8, 1.6, 1.5, 1.4)
-    assert good(watch, 5.0)  # within a factor of 4.5 of the median
-    assert watch.exploded(1e3) and watch.exploded(1e3)  # asking changes nothing
-    assert good(watch, 1.3)
-
-
-def test_a_watch_needs_some_losses_before_it_judges() -> None:
-    assert good(LossWatch(), 1.0, 1e6, 1.0, 1e6, 1.0)

@@ -43,6 +43,7 @@ from strategies.round.rules import Rules
 from strategies.round.state import State
 from strategies.round.step import finite, step
 from strategies.server_optimizer import ServerOptimizer
+from strategies.statistics import Statistics
 from strategies.validation import check_update
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class _Folding:
     """The open round's vectors, and who they came from."""
 
     mean: Aggregator
+    statistics: Statistics
     deadline_s: float
     accepted: list[Accepted] = field(default_factory=list)
     refused: list[RefusedReply] = field(default_factory=list)
@@ -232,7 +234,9 @@ class Engine(Strategy):
         match command:
             case Open(deadline_s=deadline_s):
                 mean = aggregator(self.state.rules.settings.aggregation, self.layout.size)
-                self._folding = _Folding(mean, float("inf") if deadline_s is None else deadline_s)
+                self._folding = _Folding(
+                    mean, Statistics(self.layout), float("inf") if deadline_s is None else deadline_s
+                )
             case AddUpdate():
                 self._add(command)
             case Refuse():
@@ -308,6 +312,7 @@ class Engine(Strategy):
         if hand is None or hand.reply is None or hand.update is None or hand.flight.order is None or folding is None:
             raise RuntimeError(f"there is no update to add for order {command.order}")
         folding.mean.add(hand.update, weight=command.weight, steps=command.steps)
+        folding.statistics.add(hand.update)
         self.attendant.added(hand.admitted, hand.update, self.model.vector_P, hand.held_out_loss)
         fleet, order = self.state.fleet, hand.flight.order
         folding.accepted.append(
@@ -341,7 +346,7 @@ class Engine(Strategy):
     def _step(self, version: int) -> None:
         if self._folding is None:
             raise RuntimeError("there is no mean to step by")
-        if self.model.step(self._folding.mean, version=version):
+        if self.model.step(self._folding.mean, self._folding.statistics, version=version):
             self._published()
         else:
             self._tell(Diverged(self._now_s))

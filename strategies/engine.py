@@ -192,7 +192,7 @@ class Engine(Strategy):
         What is in flight belongs to the arrivals, and codec state to the payload and the nodes.
         """
         model, vectors = self.model.state()
-        return {"round": self.state.json(), "model": model, "rows": self.roster.state()}, vectors
+        return {"round": self.state.json(), "model": model, "roster": self.roster.state()}, vectors
 
     def restore(
         self, saved: Mapping[str, Any], vectors: Mapping[str, NDArray[Any]], *, now_s: float, in_flight: bool
@@ -204,7 +204,7 @@ class Engine(Strategy):
         """
         self.state = State.restored(self.state.rules, saved["round"])
         self.model.restore(saved["model"], vectors)
-        self.roster.restore(saved["rows"])
+        self.roster.restore(saved["roster"])
         self.first_round = self.state.round + 1
         self._tell(Resumed(now_s, in_flight))
 

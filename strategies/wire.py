@@ -307,6 +307,12 @@ class Hello:
         """What the node is known by: its share of the data outlives Flower's ids."""
         return f"node-{self.partition}"
 
+    @property
+    def address(self) -> str:
+        """What it says it signs with; empty if it does not say."""
+        said = self.device.get(ADDRESS)
+        return said if isinstance(said, str) else ""
+
     @classmethod
     def read(cls, answer: Message) -> Hello:
         """The hello in an answer.

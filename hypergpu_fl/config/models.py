@@ -127,6 +127,11 @@ class Training(Section):
         description="steps a node makes a round: a number; a range as 5-60, within which the planner decides; "
         "auto: the planner's own range, 5-20, or one pass under a policy without a planner",
     )
+    examples: Literal["median", "claimed"] = Field(
+        "median",
+        description="how many examples a node counts for, in weight and in pay: as many as it claimed when it joined, "
+        "and no more than three robust deviations over the nodes' median; claimed: whatever it claims",
+    )
     batch_size: Count = 32
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     learning_rate: Positive = 0.1
@@ -134,6 +139,9 @@ class Training(Section):
     weight_decay: NonNegative = 0.0
     server_optimizer: Literal["fedavg", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
     server_learning_rate: Positive = 1.0
+    aggregation: Literal["mean", "trimmed_mean", "median", "krum", "norm_clipping"] = Field(
+        "mean", description="how updates become one; see docs/robust-aggregation.md for what each withstands"
+    )
     server_momentum: Fraction = 0.9
     target: Annotated[str, AfterValidator(_target)] = Field(
         "", description="stop when reached: 'loss <= 1.88', 'accuracy >= 0.9'; empty: run all rounds"
@@ -235,7 +243,7 @@ class Blockchain(Section):
     scoring: Literal["improvement", "weight", "leave_one_out", "shapley"] = Field(
         "improvement", description="how a contribution's share of the round's reward is measured"
     )
-    max_examples: Count = Field(10**6, description="examples beyond this earn a node nothing more")
+    max_examples: Count = Field(10**6, description="examples beyond this give a node no more weight and no more pay")
     budget_wei: Annotated[int, Field(ge=0)] = Field(10**15, description="reward shared by a round's contributors")
     max_fee_gwei: Positive = Field(500.0, description="no transaction is ever sent with a higher fee a gas")
     allow_list: Annotated[str, AfterValidator(_addresses)] = Field(

@@ -172,7 +172,8 @@ class Accounting:
     def priced(self, outcome: RoundOutcome) -> RoundSeal:
         """The round as it goes into the books, every contribution with its score."""
         weights = [accepted.weight for accepted in outcome.accepted]
-        entries, scores = self._entries, self._scores(weights, outcome.round)
+        examples = [accepted.examples for accepted in outcome.accepted]
+        entries, scores = self._entries, self._scores(weights, examples, outcome.round)
         twins = near_duplicates(np.stack([entry.sketch for entry in entries])) if entries else []
         seal = RoundSeal(
             round=outcome.round,
@@ -209,16 +210,17 @@ class Accounting:
         self._enclosed[node_id] = receipts[-1]["commitments"][0]["round"]
         return json.dumps(receipts)
 
-    def _scores(self, weights: Sequence[float], round_: int) -> list[int]:
+    def _scores(self, weights: Sequence[float], examples: Sequence[int], round_: int) -> list[int]:
+        """Scores by the ``examples`` that were agreed, which weights go by too; what a reply claims is no matter."""
         entries, most = self._entries, self._max_examples
         if self._scoring == "improvement":
             return [
-                improvement_score(e.contribution.examples, self._base_loss, e.loss, max_examples=most) for e in entries
+                improvement_score(count, self._base_loss, entry.loss, max_examples=most)
+                for entry, count in zip(entries, examples, strict=True)
             ]
         if self._scoring == "weight":
             return [
-                weight_score(e.contribution.examples, weight, max_examples=most)
-                for e, weight in zip(entries, weights, strict=True)
+                weight_score(count, weight, max_examples=most) for count, weight in zip(examples, weights, strict=True)
             ]
 
         def loss(members: Coalition) -> float:

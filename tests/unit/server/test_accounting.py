@@ -110,6 +110,18 @@ def test_two_nodes_with_one_key_are_counted_once_and_the_round_is_sealed(server:
     verify(bundle)
 
 
+@pytest.mark.parametrize("claimed", [100, 10**6])
+def test_pay_goes_by_the_examples_that_were_agreed_whatever_a_reply_claims(
+    server: Server, tmp_path: Path, claimed: int
+) -> None:
+    for node_id, examples in ((1, 100), (2, claimed)):
+        server.enrol(node_id, node_key(node_id))
+        server.receive(node_id, node_key(node_id), 1, examples=examples)
+    server.close(1)
+    (record,) = load_books(tmp_path).rounds
+    assert len({entry.score for entry in record.contributions}) == 1
+
+
 @pytest.mark.parametrize("examples", [2.0**63, 2.0**255])
 def test_more_examples_than_can_be_booked_are_refused_and_the_round_is_sealed(server: Server, examples: float) -> None:
     server.enrol(1, node_key(0))

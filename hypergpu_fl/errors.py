@@ -13,6 +13,7 @@ HyperGPUError                   one line of cause, one line of remedy, an exit c
 ├── ChainError                  the chain refused, or is not what was configured
 ├── CheckpointError             a checkpoint is missing, torn or of another model
 ├── RunFailed                   a Flower run ended otherwise than completed
+│   └── SuperLinkSilent         the SuperLink gives no answer now; the run may be well
 ├── WorkerFailed                a node's worker process raised or died over a message
 └── Interrupted (exit 130)      the user stopped it; says how to go on
 ```
@@ -119,6 +120,10 @@ class CheckpointError(HyperGPUError):
 
 class RunFailed(HyperGPUError):
     """A Flower run ended otherwise than completed."""
+
+
+class SuperLinkSilent(RunFailed):
+    """The SuperLink gives no answer now; the run may be well."""
 
 
 class WorkerFailed(HyperGPUError):

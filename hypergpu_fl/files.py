@@ -30,11 +30,14 @@ def exclusive(file: Path, refusal: Exception) -> Iterator[None]:
         os.close(descriptor)
 
 
-def write_whole(file: Path, content: str | bytes) -> None:
-    """Replace ``file``: a reader sees the old content or the new, and after a power cut one of the two is there."""
+def write_whole(file: Path, content: str | bytes, *, mode: int = 0o666) -> None:
+    """Replace ``file``: a reader sees the old content or the new, and after a power cut one of the two is there.
+
+    ``mode``, less the umask, says who may read it.
+    """
     draft = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}")
     try:
-        with draft.open("wb") as stream:
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
             stream.write(content.encode() if isinstance(content, str) else content)
             stream.flush()
             os.fsync(stream.fileno())

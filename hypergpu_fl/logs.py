@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from loguru import logger
 
-from hypergpu_fl.config import System
+from hypergpu_fl.config import System, read_secrets
 from hypergpu_fl.output import printable_lines
-from hypergpu_fl.redaction import SECRETS, redact, register
+from hypergpu_fl.redaction import redact
 
 if TYPE_CHECKING:
     from loguru import Record
@@ -36,9 +36,7 @@ def configure(system: System, folder: Path | None = None) -> None:
     folder : Path, optional
         The run's folder. Only one process may write a file, since rotation renames it; a ClientApp gives none.
     """
-    for name in SECRETS:
-        if secret := os.environ.get(name):
-            register(secret)
+    read_secrets()
     logger.remove()
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     logger.add(_to_stderr, level=system.log_level, format=_console, colorize=colour, backtrace=False, diagnose=False)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 from urllib.parse import quote
 
 SECRETS: Final = ("HYPERGPU_COORDINATOR_KEY", "HYPERGPU_KEYSTORE_PASSWORD", "HYPERGPU_NODE_KEY")
@@ -16,6 +17,7 @@ SECRETS: Final = ("HYPERGPU_COORDINATOR_KEY", "HYPERGPU_KEYSTORE_PASSWORD", "HYP
 
 MASK: Final = "***"
 _SHORTEST: Final = 4  # characters; a shorter "secret" would blank ordinary words
+_LONG: Final = 16  # characters; a shorter one is matched as a whole word, since "data" is no secret in "dataset"
 
 _SECRET_NAME: Final = re.compile(
     r"private_?key|secret|passw(or)?d|passphrase|mnemonic|seed_?phrase|coordinator_?key|api_?key|token(?![a-z])|credential",
@@ -42,7 +44,7 @@ def looks_secret(name: str) -> bool:
 
 
 def register(secret: str) -> None:
-    """Take ``secret`` out of all text from now on, in any case.
+    """Take ``secret`` out of all text from now on, in any case if it is long, else as a word of its own.
 
     A hexadecimal key is matched with or without 0x, as decimal number and as Python prints its bytes; a mnemonic or
     password as it stands, quoted in a URL, and escaped in JSON. Anything shorter than four characters is ignored.
@@ -79,15 +81,34 @@ def redact_url(url: str) -> str:
 
 
 def has_credentials(url: str) -> bool:
-    """Whether ``url`` carries something that others must not read."""
-    return redact_url(url) != url
+    """Whether ``url`` carries something that others must not read; what is no URL (a path) does not."""
+    return "://" in url and redact_url(url) != url
 
 
 def redact(text: str) -> str:
     """``text`` without registered secrets and without credentials in URLs."""
     if _registered:
         longest_first = sorted(_registered, key=len, reverse=True)
-        text = re.sub("|".join(map(re.escape, longest_first)), MASK, text, flags=re.I)
+        text = re.sub("|".join(map(_pattern, longest_first)), MASK, text)
     if "://" in text:
         text = _URL.sub(lambda match: redact_url(match[0]), text)
     return text
+
+
+def redact_values(content: Any) -> Any:
+    """``content``, of mappings and sequences, with all text in it redacted; names and numbers stay what they are."""
+    if isinstance(content, str):
+        return redact(content)
+    if isinstance(content, Mapping):
+        return {name: redact_values(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [redact_values(value) for value in content]
+    if isinstance(content, int) and content >= 1 << 64:  # no count, but what a key may be as a number
+        return content if redact(str(content)) == str(content) else MASK
+    return content
+
+
+def _pattern(secret: str) -> str:
+    if len(secret) >= _LONG:
+        return f"(?i:{re.escape(secret)})"
+    return rf"(?<!\w){re.escape(secret)}(?!\w)"

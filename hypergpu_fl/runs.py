@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 from pathlib import Path
 from typing import Final
@@ -14,23 +16,21 @@ from hypergpu_fl.files import private_folder
 LATEST: Final = "latest"
 
 
-def open_run_folder(root: Path, name: str) -> Path:
+def open_run_folder(root: Path, name: str, *, stem: str = "run") -> Path:
     """Make ``<root>/<name>`` if it is not there, let ``latest`` point to it, and return it.
 
-    Without a name (``flwr run .``) the first free ``run-N`` is taken.
+    Without a name (``flwr run .``) the first free ``<stem>-N`` is taken, which no other process gets then.
 
     Raises
     ------
     ConfigError
         If the name may not be a folder's.
     """
-    name = checked_name(name) if name else free_run_name(root, "run")
-    folder = root / name
-    private_folder(folder)
+    folder = private_folder(root / checked_name(name)) if name else _free_folder(root, stem)
     link = root / LATEST
     fresh = root / f".{LATEST}.{os.getpid()}"
     fresh.unlink(missing_ok=True)
-    fresh.symlink_to(name)
+    fresh.symlink_to(folder.name)
     fresh.replace(link)  # atomic: a reader sees the old run or the new one, never none
     return folder
 
@@ -74,10 +74,14 @@ def run_names(root: Path) -> list[str]:
     return sorted(p.name for p in root.iterdir() if p.is_dir() and not p.is_symlink() and p.name[0] != ".")
 
 
-def free_run_name(root: Path, stem: str) -> str:
-    """``stem-1``, ``stem-2``, ...: the first that no run has."""
-    taken = set(run_names(root))
-    return next(name for n in range(1, len(taken) + 2) if (name := f"{stem}-{n}") not in taken)
+def _free_folder(root: Path, stem: str) -> Path:
+    """Make ``stem-1``, ``stem-2``, ...: the first that is not there. Making it is what takes the name."""
+    private_folder(root)
+    for number in itertools.count(1):
+        with contextlib.suppress(FileExistsError):
+            (root / f"{stem}-{number}").mkdir(mode=0o700)
+            return root / f"{stem}-{number}"
+    raise AssertionError("unreachable: numbers do not end")
 
 
 def node_state_folder(root: Path, run_id: int) -> Path:

@@ -18,6 +18,7 @@ from strategies.aggregation import Aggregator, Update
 from strategies.arrivals import Arrivals, Flight, Terms
 from strategies.errors import NoNodes, Reason, Refused
 from strategies.event_log import EventLog
+from strategies.flight import has_left
 from strategies.global_model import GlobalModel
 from strategies.layout import Arrays, Layout
 from strategies.outcome import Accepted, Attendant, Bystander, Journey, Ordered, RefusedReply, RoundOutcome
@@ -280,7 +281,7 @@ class Engine(Strategy):
     def _take(self, flight: Flight, reply: Message) -> None:
         self._at_hand = _AtHand(flight)
         if reply.has_error():
-            self._tell(Failed(self._now_s, flight.number, wire.failure_reason(reply)))
+            self._tell(Failed(self._now_s, flight.number, wire.failure_reason(reply), has_left(reply)))
             return
         fault, read, norm = None, None, None
         try:

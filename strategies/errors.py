@@ -54,6 +54,7 @@ class Reason(StrEnum):
     BAD_SIGNATURE = "bad signature"
     NOT_ALLOWED = "not allowed"
     TOO_LATE = "too late"
+    LEFT = "left"  # no fault of the node's: it, or its machine, goes
     OTHER_TASK = "other task"
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from flwr.app import Error, Message, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import Grid
 
 from strategies import wire
@@ -199,6 +200,14 @@ class Arrivals(Grid):
 def failure(message: Message, reason: str, *, code: int = NODE_UNREACHABLE) -> Message:
     """The error reply that stands for an answer to ``message`` that will not come."""
     return Message(Error(code=code, reason=reason), reply_to=message)
+
+
+def has_left(reply: Message) -> bool:
+    """Whether an error reply tells that its node goes, by the node's word, or has gone, by the SuperLink's."""
+    if not reply.has_error():
+        return False
+    vanished = reply.error.code == NODE_UNREACHABLE and reply.metadata.src_node_id == SUPERLINK_NODE_ID
+    return vanished or reply.error.code == wire.LEAVING
 
 
 def payload_bytes(content: RecordDict) -> int:

@@ -8,7 +8,7 @@ buffers travel beside it, unchanged.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -59,6 +59,15 @@ class Layout:
             entries.append(Entry(name, tuple(array.shape), array.dtype.name, offset if floating else -1))
             offset += array.size if floating else 0
         return cls(tuple(entries))
+
+    def as_json(self) -> list[list[Any]]:
+        """``[name, shape, dtype]`` of every array, in order."""
+        return [[entry.name, list(entry.shape), entry.dtype] for entry in self.entries]
+
+    @classmethod
+    def of_json(cls, entries: Sequence[Sequence[Any]]) -> Layout:
+        """Inverse of `as_json`."""
+        return cls.of({name: np.broadcast_to(np.zeros((), dtype), shape) for name, shape, dtype in entries})
 
     @cached_property
     def size(self) -> int:

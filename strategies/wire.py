@@ -39,6 +39,9 @@ UNFIT: Final = "unfit"  # ConfigRecord instead of HELLO: PARTITION, CAUSE, REMED
 # the one array of MODEL and UPDATE
 BLOB: Final = "blob"
 
+# Code of the error reply by which a node hands its work back because it goes; Flower's own end far below
+LEAVING: Final = 1005
+
 # PLAN (server -> node)
 ROUND: Final = "round"
 BASE: Final = "base"
@@ -58,8 +61,8 @@ STEPS: Final = "steps"
 LOSS: Final = "loss"  # mean training loss over the steps
 SQUARED_LOSS: Final = "squared-loss"  # mean squared sample loss (Oort's statistical utility)
 COUNT: Final = "count"  # processed in this round, in the task's own unit
-TASK_METRIC: Final = "metric."  # prefix of the names that the task gives its own metrics
 COMPUTE_S: Final = "compute-s"  # node's own monotonic clock
+TASK_METRIC: Final = "metric."  # prefix of the names that the task gives its own metrics
 
 # LINK (node -> server, optional: a probe's findings) and TIMING (server's own measurement)
 RTT_S: Final = "rtt-s"

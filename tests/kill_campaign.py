@@ -103,7 +103,7 @@ def campaign(url: str, kills: int, *, seed: int, root: Path) -> Audit:
     """Kill `kills` children over as many runs as it takes; every run is carried to its end and audited."""
     rng, audit = random.Random(seed), Audit()
     client, deployer = HttpChain([url]), funded_signer(url)
-    sent = send_and_wait(client, deployer, to=None, data=abi.bytecode(), max_fee=MAX_FEE)
+    sent = send_and_wait(client, deployer, to=None, data=abi.bytecode(), chain_id=31337, max_fee=MAX_FEE)
     contract = created_address(deployer.address, sent.nonce)
     blockchain = Blockchain(kind="rpc", chain_id=31337, rpc_url=url, contract=contract, budget_wei=BUDGET)
     while audit.kills < kills:

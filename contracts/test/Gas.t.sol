@@ -2,31 +2,58 @@
 pragma solidity 0.8.30;
 
 import {HyperGPULedger} from "../src/HyperGPULedger.sol";
+import {Coordinated} from "./Coordinated.sol";
 import {Trees, vm} from "./Vm.sol";
 
-/// @dev What the snapshot watches: one call each, on a session in its steady state.
-contract GasTest {
-    HyperGPULedger private _ledger;
-    bytes32 private _id;
-    bytes32 private _sibling;
+/// @dev Calldata kept as code: the cheapest way to have it at hand.
+contract Kept {
+    constructor(bytes memory data) {
+        assembly {
+            return(add(data, 32), mload(data))
+        }
+    }
+}
 
-    function setUp() public {
-        vm.warp(1_700_000_000);
-        _ledger = new HyperGPULedger();
-        vm.deal(address(this), 10 ether);
-        _id = _ledger.open{value: 1 ether}(0);
-        _sibling = keccak256("sibling");
-        bytes32 rewards = Trees.parent(Trees.rewardLeaf(_id, address(0xA1), 1 gwei), _sibling);
-        _ledger.commitRound(_id, 1, keccak256("root"), keccak256("model"), rewards, 2 gwei);
+/// @dev What the snapshot watches: one call each. Twenty rounds are committed, each of which grants to 100 accounts.
+contract GasTest is Coordinated {
+    bytes32 private constant SOMETHING = keccak256("something");
+    Kept private _one;
+    Kept private _twenty;
+
+    function setUp() public override {
+        super.setUp();
+        address[] memory accounts = new address[](100);
+        uint96[] memory amounts = new uint96[](100);
+        for (uint256 i = 0; i < 100; ++i) {
+            (accounts[i], amounts[i]) = (address(uint160(uint256(keccak256(abi.encode(i))))), 1 gwei);
+        }
+        (bytes32 root,) = Trees.rewardTree(_id, accounts, amounts, 0);
+        HyperGPULedger.Grant[] memory grants = new HyperGPULedger.Grant[](20);
+        for (uint64 round = 1; round <= 20; ++round) {
+            _commit(root, round * 100 gwei);
+            grants[round - 1] = Trees.grant(_id, round, accounts[5], accounts, amounts);
+        }
+        (bytes32 before, HyperGPULedger.Commitment[] memory rounds) = _rounds(19, 20);
+        _one = new Kept(abi.encodeCall(_ledger.claim, (_id, accounts[5], before, rounds, one(grants[19]))));
+        (before, rounds) = _rounds(1, 20);
+        _twenty = new Kept(abi.encodeCall(_ledger.claim, (_id, accounts[5], before, rounds, grants)));
         vm.warp(block.timestamp + 60);
+        vm.deal(address(this), 1 ether);
     }
 
     function test_gas_commit() public {
-        _ledger.commitRound(_id, 2, keccak256("root 2"), keccak256("model 2"), keccak256("rewards 2"), 3 gwei);
+        vm.prank(COORDINATOR);
+        _ledger.commitRound(_id, 21, SOMETHING, SOMETHING, SOMETHING, 2001 gwei);
     }
 
     function test_gas_claim() public {
-        _ledger.claim(_id, address(0xA1), 1 gwei, Trees.proof(_sibling));
+        (bool ok,) = address(_ledger).call(address(_one).code);
+        require(ok);
+    }
+
+    function test_gas_claim_of_twenty_rounds() public {
+        (bool ok,) = address(_ledger).call(address(_twenty).code);
+        require(ok);
     }
 
     function test_gas_fund() public {
@@ -34,10 +61,10 @@ contract GasTest {
     }
 
     function test_gas_fund_to() public {
-        _ledger.fundTo{value: 1 gwei}(_id, 1 ether + 1 gwei);
+        _ledger.fundTo{value: 1 gwei}(_id, 10 ether + 1 gwei);
     }
 
     function test_gas_open() public {
-        _ledger.open{value: 1 gwei}(bytes32(uint256(1)));
+        _ledger.open{value: 1 gwei}(SOMETHING);
     }
 }

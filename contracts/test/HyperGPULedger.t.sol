@@ -2,72 +2,21 @@
 pragma solidity 0.8.30;
 
 import {HyperGPULedger} from "../src/HyperGPULedger.sol";
+import {Coordinated, Refusing} from "./Coordinated.sol";
 import {Trees, vm} from "./Vm.sol";
 
-/// @dev A receiver that calls back into `claim` and one that refuses money.
-contract Reentrant {
-    HyperGPULedger private immutable _ledger;
-    bytes32 private _id;
-    uint256 private _cumulative;
-    bytes32[] private _proof;
-    uint256 public calls;
-
-    constructor(HyperGPULedger ledger) {
-        _ledger = ledger;
-    }
-
-    function arm(bytes32 id, uint256 cumulative, bytes32[] calldata proof) external {
-        (_id, _cumulative, _proof) = (id, cumulative, proof);
-    }
-
-    receive() external payable {
-        ++calls;
-        try _ledger.claim(_id, address(this), _cumulative, _proof) {
-            revert("paid twice");
-        } catch {}
-    }
-}
-
-contract Refusing {
-    receive() external payable {
-        revert("no, thank you");
-    }
-}
-
-contract HyperGPULedgerTest {
+contract HyperGPULedgerTest is Coordinated {
     using Trees for bytes32;
-
-    HyperGPULedger private _ledger;
-    bytes32 private _id;
-    address private constant COORDINATOR = address(0xC0);
-    address private constant ALICE = address(0xA1);
-    address private constant BOB = address(0xB0);
-    address private constant MALLORY = address(0xE1);
-    bytes32 private constant SALT = bytes32(uint256(7));
-
-    function setUp() public {
-        vm.warp(1_700_000_000);
-        _ledger = new HyperGPULedger();
-        vm.deal(COORDINATOR, 1_000 ether);
-        vm.prank(COORDINATOR);
-        _id = _ledger.open{value: 10 ether}(SALT);
-    }
 
     function _commit(uint64 round, bytes32 rewards, uint128 owed) private {
         vm.prank(COORDINATOR);
         _ledger.commitRound(_id, round, bytes32(uint256(round)), bytes32("model"), rewards, owed);
     }
 
-    function _rewardsFor(uint256 alice, uint256 bob) private view returns (bytes32 root, bytes32 a, bytes32 b) {
-        a = Trees.rewardLeaf(_id, ALICE, alice);
-        b = Trees.rewardLeaf(_id, BOB, bob);
-        root = Trees.parent(a, b);
-    }
-
     // sessions
 
     function test_a_session_opens_with_its_own_id_as_head_and_round_one_due() public view {
-        HyperGPULedger.Session memory s = _ledger.session(_id);
+        HyperGPULedger.SessionState memory s = _ledger.session(_id);
         require(s.head == _id && s.next == 1 && s.pool == 10 ether && s.coordinator == COORDINATOR);
         require(_id == keccak256(abi.encode(block.chainid, address(_ledger), COORDINATOR, SALT)));
     }
@@ -92,7 +41,7 @@ contract HyperGPULedgerTest {
         vm.expectRevert(reason);
         _ledger.fundTo(unknown, 1);
         vm.expectRevert(reason);
-        _ledger.claim(unknown, ALICE, 1, new bytes32[](0));
+        _ledger.claim(unknown, ALICE, 0, new HyperGPULedger.Commitment[](0), new HyperGPULedger.Grant[](0));
         vm.expectRevert(reason);
         _ledger.commitRound(unknown, 1, 0, 0, 0, 0);
         vm.expectRevert(reason);
@@ -138,71 +87,7 @@ contract HyperGPULedgerTest {
         _commit(2, 0, 4);
     }
 
-    // rewards
-
-    function test_anyone_may_send_a_claim_and_the_account_is_paid_once() public {
-        (bytes32 root, bytes32 a, bytes32 b) = _rewardsFor(3 ether, 2 ether);
-        _commit(1, root, 5 ether);
-        vm.prank(MALLORY);
-        require(_ledger.claim(_id, ALICE, 3 ether, Trees.proof(b)) == 3 ether && ALICE.balance == 3 ether);
-        vm.expectRevert(abi.encodeWithSelector(HyperGPULedger.LedgerNothingToClaim.selector, ALICE, 3 ether));
-        _ledger.claim(_id, ALICE, 3 ether, Trees.proof(b));
-        _ledger.claim(_id, BOB, 2 ether, Trees.proof(a));
-        require(_ledger.session(_id).paid == 5 ether && address(_ledger).balance == 5 ether);
-    }
-
-    function testFuzz_later_rounds_pay_the_difference(uint64 first, uint64 more) public {
-        first = 1 + first % 5 ether;
-        more = 1 + more % 5 ether;
-        (bytes32 root,, bytes32 b) = _rewardsFor(first, 0);
-        _commit(1, root, first);
-        _ledger.claim(_id, ALICE, first, Trees.proof(b));
-        uint256 total = uint256(first) + more;
-        (root,, b) = _rewardsFor(total, 0);
-        _commit(2, root, uint128(total));
-        require(_ledger.claim(_id, ALICE, total, Trees.proof(b)) == more && ALICE.balance == total);
-    }
-
-    function testFuzz_a_claim_of_another_amount_or_account_is_refused(address account, uint256 amount) public {
-        vm.assume(account != ALICE || amount != 1 ether);
-        vm.assume(account != BOB || amount != 1 ether);
-        (bytes32 root,, bytes32 b) = _rewardsFor(1 ether, 1 ether);
-        _commit(1, root, 2 ether);
-        vm.expectRevert(abi.encodeWithSelector(HyperGPULedger.LedgerInvalidProof.selector, account, amount));
-        _ledger.claim(_id, account, amount, Trees.proof(b));
-    }
-
-    function test_a_tree_that_adds_up_to_more_than_owed_pays_no_more_than_owed() public {
-        (bytes32 root, bytes32 a, bytes32 b) = _rewardsFor(3 ether, 2 ether);
-        _commit(1, root, 4 ether);
-        _ledger.claim(_id, ALICE, 3 ether, Trees.proof(b));
-        vm.expectRevert(abi.encodeWithSelector(HyperGPULedger.LedgerOverpaid.selector, 5 ether, 4 ether));
-        _ledger.claim(_id, BOB, 2 ether, Trees.proof(a));
-    }
-
-    function test_a_receiver_that_calls_back_is_paid_once() public {
-        Reentrant receiver = new Reentrant(_ledger);
-        bytes32 mine = Trees.rewardLeaf(_id, address(receiver), 1 ether);
-        bytes32 other = Trees.rewardLeaf(_id, BOB, 1 ether);
-        _commit(1, Trees.parent(mine, other), 2 ether);
-        receiver.arm(_id, 1 ether, Trees.proof(other));
-        _ledger.claim(_id, address(receiver), 1 ether, Trees.proof(other));
-        require(address(receiver).balance == 1 ether && receiver.calls() == 1);
-    }
-
-    function test_a_receiver_that_refuses_loses_nothing() public {
-        Refusing receiver = new Refusing();
-        bytes32 mine = Trees.rewardLeaf(_id, address(receiver), 1 ether);
-        bytes32 other = Trees.rewardLeaf(_id, BOB, 1 ether);
-        _commit(1, Trees.parent(mine, other), 2 ether);
-        vm.expectRevert(
-            abi.encodeWithSelector(HyperGPULedger.LedgerTransferFailed.selector, address(receiver), 1 ether)
-        );
-        _ledger.claim(_id, address(receiver), 1 ether, Trees.proof(other));
-        require(_ledger.claimed(_id, address(receiver)) == 0 && _ledger.session(_id).paid == 0);
-    }
-
-    // funding, pause, refund, hand-over
+    // funding, refund, hand-over
 
     function test_anyone_may_fund_but_not_with_nothing() public {
         vm.deal(MALLORY, 1 ether);
@@ -243,39 +128,16 @@ contract HyperGPULedgerTest {
         require(_ledger.session(_id).pool == 10 ether && address(_ledger).balance == 10 ether);
     }
 
-    function test_a_pause_stops_commits_but_not_claims() public {
-        (bytes32 root,, bytes32 b) = _rewardsFor(3 ether, 2 ether);
-        _commit(1, root, 5 ether);
-        vm.prank(COORDINATOR);
-        _ledger.setPaused(_id, true);
-        vm.expectRevert(
-            abi.encodeWithSelector(HyperGPULedger.LedgerSessionNotOpen.selector, _id, HyperGPULedger.Status.Paused)
-        );
-        _commit(2, root, 5 ether);
-        _ledger.claim(_id, ALICE, 3 ether, Trees.proof(b));
-        vm.prank(COORDINATOR);
-        _ledger.setPaused(_id, false);
-        _commit(2, root, 5 ether);
-    }
-
-    function test_a_refund_waits_for_the_claim_window_and_closes_the_session() public {
-        (bytes32 root, bytes32 a, bytes32 b) = _rewardsFor(3 ether, 2 ether);
-        _commit(1, root, 5 ether);
-        _ledger.claim(_id, ALICE, 3 ether, Trees.proof(b));
-        uint256 until = block.timestamp + _ledger.CLAIM_WINDOW();
-        vm.warp(until - 1);
-        vm.expectRevert(abi.encodeWithSelector(HyperGPULedger.LedgerClaimsStillOpen.selector, until));
+    function test_a_closed_session_takes_no_commits_no_funds_and_no_second_refund() public {
+        _commit(1, 0, 5);
+        vm.warp(block.timestamp + _ledger.REFUND_DELAY());
         vm.prank(COORDINATOR);
         _ledger.refund(_id);
-        vm.warp(until);
-        vm.prank(COORDINATOR);
-        require(_ledger.refund(_id) == 7 ether && COORDINATOR.balance == 997 ether);
         bytes memory closed =
             abi.encodeWithSelector(HyperGPULedger.LedgerSessionNotOpen.selector, _id, HyperGPULedger.Status.Closed);
         vm.expectRevert(closed);
-        _ledger.claim(_id, BOB, 2 ether, Trees.proof(a));
-        vm.expectRevert(closed);
-        _commit(2, root, 5 ether);
+        vm.prank(COORDINATOR);
+        _ledger.commitRound(_id, 2, 0, 0, 0, 5);
         vm.expectRevert(closed);
         _ledger.fund{value: 0}(_id);
         vm.expectRevert(closed);
@@ -286,6 +148,9 @@ contract HyperGPULedgerTest {
         vm.expectRevert(closed);
         vm.prank(COORDINATOR);
         _ledger.refund(_id);
+        vm.expectRevert(abi.encodeWithSelector(HyperGPULedger.LedgerSessionExists.selector, _id));
+        vm.prank(COORDINATOR);
+        _ledger.open(SALT);
     }
 
     function testFuzz_only_the_coordinator_pauses_refunds_and_hands_over(address sender) public {

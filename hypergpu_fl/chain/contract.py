@@ -33,7 +33,6 @@ class SessionState:
     pool: int
     owed: int
     head: bytes
-    rewards: bytes
     paid: int
     pending_coordinator: str
 
@@ -47,13 +46,13 @@ class LedgerContract:
 
     def session(self, session: bytes, tag: Tag = "latest") -> SessionState:
         """State of a session; status NONE if it does not exist."""
-        ((coordinator, upcoming, committed_at, status, pool, owed, head, rewards, paid, pending),) = self._read(
+        ((coordinator, upcoming, committed_at, status, pool, owed, head, paid, pending),) = self._read(
             "session", session, tag=tag
         )
         if status not in [member.value for member in Status]:
             raise self._strange("session")
         return SessionState(
-            _checksummed(coordinator), upcoming, committed_at, Status(status), pool, owed, head, rewards, paid,
+            _checksummed(coordinator), upcoming, committed_at, Status(status), pool, owed, head, paid,
             _checksummed(pending),
         )  # fmt: skip
 
@@ -62,10 +61,18 @@ class LedgerContract:
         (session,) = self._read("sessionId", coordinator, salt)
         return bytes(session)
 
-    def claimed(self, session: bytes, account: str) -> int:
-        """Wei that an account has been paid so far."""
-        (amount,) = self._read("claimed", session, account)
-        return int(amount)
+    def head_after(self, session: bytes, number: int) -> bytes:
+        """Head after a round: the session's id after round 0, zeros after a round that is not committed."""
+        (head,) = self._read("headAfter", session, number)
+        return bytes(head)
+
+    def paid_rounds(self, session: bytes, account: str, upto: int) -> set[int]:
+        """Rounds to `upto` whose grants an account has been paid; one call for 256 rounds."""
+        paid = set()
+        for word in range(upto // 256 + 1):
+            (bits,) = self._read("paidRounds", session, account, word)
+            paid |= {256 * word + bit for bit in range(256) if bits >> bit & 1}
+        return paid
 
     def verify_contribution(
         self,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hypergpu_fl.chain.client import Client, Receipt
 from hypergpu_fl.chain.errors import Misconfigured, Reverted, Unavailable
 from hypergpu_fl.chain.fees import first_bid, gas_limit
+from hypergpu_fl.chain.progress import check_chain_id
 from hypergpu_fl.chain.signer import Signer, Transaction
 from hypergpu_fl.keccak import keccak
 
@@ -31,6 +32,7 @@ def send_and_wait(
     to: str | None,
     data: bytes,
     value: int = 0,
+    chain_id: int,
     max_fee: int,
     timeout_s: float = 60.0,
     clock: Callable[[], float] = time.monotonic,
@@ -38,15 +40,19 @@ def send_and_wait(
 ) -> Sent:
     """Estimate, sign, send, and wait until the transaction is final.
 
+    It is signed for the chain `chain_id`, whatever the endpoint says of itself: an endpoint must not choose where a
+    signature is worth something.
+
     Raises
     ------
     Reverted
         If the contract refuses; nothing is sent when the estimate already shows it.
     Misconfigured
-        If the account cannot pay, or gas costs more than `max_fee` wei.
+        If the endpoint serves another chain, the account cannot pay, or gas costs more than `max_fee` wei.
     Unavailable
         If it is not final within `timeout_s`; it may become so later.
     """
+    check_chain_id(client, chain_id)
     bid = first_bid(client.fees(), max_fee)
     if bid is None:
         raise Misconfigured(f"gas costs more than {max_fee / 10**9:g} gwei", "wait, or raise blockchain.max_fee_gwei")
@@ -57,7 +63,7 @@ def send_and_wait(
             f"account {signer.address} holds {balance} wei, the transaction may cost {needed}", "send it funds"
         )
     nonce = client.nonce(signer.address)
-    raw = signer.sign(Transaction(client.chain_id(), nonce, to, data, value, limit, bid.max_fee, bid.priority_fee))
+    raw = signer.sign(Transaction(chain_id, nonce, to, data, value, limit, bid.max_fee, bid.priority_fee))
     client.send_raw(raw)
     deadline = clock() + timeout_s
     while clock() < deadline:

@@ -18,9 +18,6 @@ from hypergpu_fl.keccak import keccak
 CHAIN_ID: Final = 131277322940537
 """Chain id that eth-tester fixes."""
 
-COORDINATOR_SECRET: Final = keccak(b"hypergpu embedded coordinator")
-"""The one funded key. It is public: worthless on any other chain."""
-
 _FEES: Final = Fees(base=10**9, tip=10**9)
 _ENDOWMENT: Final = 10**27  # wei
 

@@ -13,8 +13,9 @@ GAS_MARGIN_PERCENT: Final = 5
 
 MOST_CALL_GAS: Final = 1_000_000
 MOST_CREATION_GAS: Final = 15_000_000
-"""Above these an estimate is not believed: about ten times what the dearest call and the creation take anywhere. A
-hostile endpoint could otherwise make every round cost Monad's 30 million gas, since the limit is what is charged."""
+"""Above these an estimate is not believed: what the longest claim takes, and about ten times what the creation takes
+anywhere. A hostile endpoint could otherwise make every round cost Monad's 30 million gas, since the limit is what is
+charged."""
 
 _BUMP_PERCENT: Final = 10  # what geth and anvil ask of a replacement; Monad takes any higher fee
 

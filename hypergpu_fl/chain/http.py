@@ -12,19 +12,20 @@ import logging
 import time
 from collections.abc import Sequence
 from typing import Any, Final
+from urllib.parse import unquote
 
 import urllib3
 
 from hypergpu_fl.chain import abi
 from hypergpu_fl.chain.client import Fees, Receipt, Tag
+from hypergpu_fl.chain.dialects import Meaning, meaning, revert_data
 from hypergpu_fl.chain.errors import Misconfigured, Reverted, Unavailable, Underpriced
+from hypergpu_fl.proxies import proxy_of
 from hypergpu_fl.redaction import redact_url
 
 logging.getLogger("urllib3").setLevel(logging.INFO)  # its debug lines show paths, and paths hold API keys
 
 _MAX_ANSWER_BYTES: Final = 4 << 20
-_KNOWN: Final = ("already known", "already imported", "known transaction", "already exists", "nonce too low")
-_UNDERPRICED: Final = ("underpriced", "less than block base fee", "fee too low", "feecap too low")
 
 
 class HttpChain:
@@ -49,7 +50,7 @@ class HttpChain:
         self._expected = chain_id
         self._recognised = chain_id == 0
         self.timeout_s = timeout_s
-        self._pool = urllib3.PoolManager(retries=False)
+        self._pools: dict[str | None, urllib3.PoolManager] = {}
         self._ids = itertools.count(1)
 
     def chain_id(self) -> int:
@@ -59,6 +60,10 @@ class HttpChain:
     def block_number(self, tag: Tag) -> int:
         """Return the number of ``eth_getBlockByNumber(tag)``."""
         return _count(self._block(tag).get("number"))
+
+    def newest_block_s(self) -> int:
+        """Time of the latest block, in seconds since 1970."""
+        return _count(self._block("latest").get("timestamp"))
 
     def code(self, address: str) -> bytes:
         """``eth_getCode``."""
@@ -73,10 +78,17 @@ class HttpChain:
         return _count(self._ask("eth_getTransactionCount", address, "latest"))
 
     def fees(self) -> Fees:
-        """Return base fee of the latest block and ``eth_maxPriorityFeePerGas``."""
-        return Fees(
-            _integer(self._block("latest").get("baseFeePerGas")), _integer(self._ask("eth_maxPriorityFeePerGas"))
-        )
+        """Return base fee of the latest block and ``eth_maxPriorityFeePerGas``.
+
+        A chain without base fee has one of 0, and where the method is missing, the tip is what ``eth_gasPrice`` asks
+        above the base fee.
+        """
+        given = self._block("latest").get("baseFeePerGas")
+        base = 0 if given is None else _integer(given)
+        try:
+            return Fees(base, _integer(self._ask("eth_maxPriorityFeePerGas")))
+        except _NoMethod:
+            return Fees(base, max(0, _integer(self._ask("eth_gasPrice")) - base))
 
     def call(self, to: str, data: bytes, tag: Tag = "latest") -> bytes:
         """``eth_call``."""
@@ -92,10 +104,9 @@ class HttpChain:
         try:
             self._ask("eth_sendRawTransaction", "0x" + raw.hex())
         except _Refused as refused:
-            text = refused.message.lower()
-            if any(known in text for known in _KNOWN):
+            if refused.meaning is Meaning.KNOWN:
                 return
-            if any(known in text for known in _UNDERPRICED):
+            if refused.meaning is Meaning.UNDERPRICED:
                 raise Underpriced(refused.cause, refused.remedy) from None
             raise
 
@@ -159,12 +170,29 @@ class HttpChain:
             raise Unavailable(f"{redact_url(url)} answers {method} without a result", _NEXT)
         return answer["result"]
 
+    def _pool(self, url: str) -> urllib3.PoolManager:
+        """Connections of the proxy that ``url`` takes, or of none."""
+        proxy = proxy_of(url)
+        if proxy not in self._pools:
+            if proxy is None:
+                self._pools[proxy] = urllib3.PoolManager(retries=False)
+            elif not proxy.lower().startswith(("http://", "https://")):
+                raise Misconfigured(
+                    f"{redact_url(url)} would be asked through {redact_url(proxy)}, but only HTTP proxies are spoken",
+                    "set https_proxy to an http:// proxy, or name the endpoint's host in no_proxy",
+                )
+            else:
+                user = urllib3.util.parse_url(proxy).auth
+                headers = urllib3.make_headers(proxy_basic_auth=unquote(user)) if user else None
+                self._pools[proxy] = urllib3.ProxyManager(proxy, proxy_headers=headers, retries=False)
+        return self._pools[proxy]
+
     def _post(self, url: str, body: bytes) -> tuple[int, bytes]:
         """Status and content of one answer, bounded in size and in time however slowly it trickles in."""
         deadline = time.monotonic() + self.timeout_s
         headers = {"Content-Type": "application/json"}
         try:
-            response = self._pool.request(
+            response = self._pool(url).request(
                 "POST", url, body=body, headers=headers, timeout=self.timeout_s, preload_content=False
             )
             try:
@@ -191,25 +219,33 @@ class _OtherChain(Misconfigured):
 class _Refused(Unavailable):
     """A JSON-RPC error object that is none of ours."""
 
-    def __init__(self, cause: str, message: str) -> None:
+    def __init__(self, cause: str, meaning: Meaning) -> None:
         super().__init__(cause, _NEXT)
-        self.message = message
+        self.meaning = meaning
+
+
+class _NoMethod(_Refused):
+    """A method that an endpoint does not offer and that another can stand for."""
 
 
 def _refusal(url: str, method: str, error: dict[str, Any]) -> Exception:
-    message, data = " ".join(str(error.get("message", ""))[:200].split()), error.get("data")
-    if isinstance(data, dict):
-        data = data.get("data")
-    if error.get("code") == 3 or "revert" in message.lower():
+    message, found = " ".join(str(error.get("message", ""))[:200].split()), meaning(error)
+    if found is Meaning.REVERTED:
+        data = revert_data(error)
         try:
-            return Reverted(abi.decode_error(_data(data)) if isinstance(data, str) else message)
+            return Reverted(abi.decode_error(_data(data)) if data is not None else message)
         except Unavailable:
             return Reverted(message)
-    if "insufficient funds" in message.lower():
+    if found is Meaning.NO_FUNDS:
         return Misconfigured("the account cannot pay for a transaction", "send it funds; sending goes on by itself")
-    if error.get("code") in (-32005, -32016, 429) or method != "eth_sendRawTransaction":  # busy: ask another
-        return Unavailable(f"{redact_url(url)} refuses {method}: {message}", _NEXT)
-    return _Refused(f"{redact_url(url)} refuses {method}: {message}", message)
+    if found is Meaning.NO_FEE_MARKET:
+        return Misconfigured("the chain takes no EIP-1559 transactions", "use a chain that does, such as Monad")
+    cause = f"{redact_url(url)} refuses {method}: {message}"
+    if found is Meaning.NO_METHOD and method == "eth_maxPriorityFeePerGas":
+        return _NoMethod(cause, found)
+    if found is Meaning.BUSY or method != "eth_sendRawTransaction":  # ask another
+        return Unavailable(cause, _NEXT)
+    return _Refused(cause, found)
 
 
 def _garbage(what: str) -> Unavailable:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Connection,
     Engine,
     ForeignKey,
@@ -33,7 +34,7 @@ from sqlalchemy import (
     update,
 )
 
-Purpose = Literal["deploy", "open", "fund", "commit"]
+Purpose = Literal["deploy", "open", "fund", "commit", "propose", "accept"]
 
 
 class State(StrEnum):
@@ -91,7 +92,8 @@ class Intent:
     ----------
     purpose : Purpose
         ``deploy`` creates `contract`, so it is signed with the nonce that gives this address; ``open`` makes the
-        session exist; ``fund`` lifts its pool to `pool`; ``commit`` moves its head from `before` to `after`.
+        session exist; ``fund`` lifts its pool to `pool`; ``commit`` moves its head from `before` to `after`;
+        ``propose`` offers it to the address in `after`, ``accept`` makes that the coordinator.
     contract : str
         EIP-55 address of the ledger contract.
     session : bytes
@@ -103,7 +105,7 @@ class Intent:
     round : int
         Round of a commit; 0 for the rest.
     before, after : bytes
-        Heads around a commit.
+        Heads around a commit; the next coordinator's address, left-padded, of a hand-over.
     pool : int
         Pool that a ``fund`` must lead to, in wei.
     """
@@ -133,9 +135,10 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An intent with its state; `attempts` in the order of signing."""
+    """An intent with its state and the address that sends it; `attempts` in the order of signing."""
 
     id: int
+    sender: str
     intent: Intent
     state: State
     block: int | None
@@ -193,7 +196,13 @@ class Outbox:
 
     def entries(self, *, unfinished: bool = False) -> list[Entry]:
         """All entries, or those that are not FINALIZED, in their order."""
-        which = self._mine & (_entries.c.state != State.FINALIZED) if unfinished else self._mine
+        return self._read(self._mine & (_entries.c.state != State.FINALIZED) if unfinished else self._mine)
+
+    def history(self) -> list[Entry]:
+        """All entries of this chain in their order, those of a coordinator before a hand-over included."""
+        return self._read(_entries.c.chain_id == self.chain_id)
+
+    def _read(self, which: ColumnElement[bool]) -> list[Entry]:
         attempts: dict[int, list[Attempt]] = {}
         with self._engine.connect() as connection:
             rows = connection.execute(select(_entries).where(which).order_by(_entries.c.id)).all()
@@ -204,7 +213,9 @@ class Outbox:
 
     def final_round(self) -> int:
         """Last round whose commit is FINALIZED; 0 if none. Entries go out in their order, so all before it are too."""
-        query = select(func.max(_entries.c.round)).where(self._mine, _entries.c.state == State.FINALIZED)
+        query = select(func.max(_entries.c.round)).where(
+            _entries.c.chain_id == self.chain_id, _entries.c.state == State.FINALIZED
+        )
         with self._engine.connect() as connection:
             return connection.execute(query).scalar() or 0
 
@@ -225,7 +236,7 @@ class Outbox:
     def head_after(self, session: bytes, number: int) -> bytes | None:
         """Head that the session must have after round `number`; None if that round is not here."""
         query = select(_entries.c.after).where(
-            self._mine, _entries.c.session == session, _entries.c.purpose == "commit", _entries.c.round == number
+            _entries.c.session == session, _entries.c.purpose == "commit", _entries.c.round == number
         )
         with self._engine.connect() as connection:
             found: bytes | None = connection.execute(query).scalar()
@@ -284,4 +295,4 @@ def _entry(row: Any, attempts: tuple[Attempt, ...]) -> Entry:
         row.after,
         int(row.pool),
     )
-    return Entry(row.id, intent, State(row.state), row.block, row.gas_used, row.included_hash, attempts)
+    return Entry(row.id, row.sender, intent, State(row.state), row.block, row.gas_used, row.included_hash, attempts)

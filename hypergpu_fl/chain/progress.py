@@ -52,9 +52,17 @@ def progress(client: Client, intent: Intent, tag: Tag, head_after: Callable[[int
     state = LedgerContract(client, intent.contract).session(intent.session, tag)
     if intent.purpose == "open":
         return Progress.DUE if state.status is Status.NONE else Progress.DONE
+    if intent.purpose in ("propose", "accept"):
+        there = [state.coordinator] + [state.pending_coordinator] * (intent.purpose == "propose")
+        return Progress.DONE if intent.after in map(address_word, there) else Progress.DUE
     if intent.purpose == "fund":
         return Progress.DONE if state.pool >= intent.pool else Progress.DUE
     return commit_progress(state, intent, head_after)
+
+
+def address_word(address: str) -> bytes:
+    """An address as 32 bytes, as an intent holds it."""
+    return bytes.fromhex(address[2:]).rjust(32, b"\0")
 
 
 def check_coordinator(client: Client, intent: Intent, signer: str) -> None:

@@ -1,6 +1,6 @@
-"""Who signs transactions: a key in memory, from the environment or from a keystore file.
+"""Who signs transactions and statements: a key in memory, from the environment or from a keystore file.
 
-A signer with the key elsewhere (KMS, hardware) is another class with the same two members.
+A signer with the key elsewhere (KMS, hardware) is another class with the same three members.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Transaction:
 
 
 class Signer(Protocol):
-    """Signs transactions for one address."""
+    """Signs for one address."""
 
     @property
     def address(self) -> str:
@@ -43,6 +43,10 @@ class Signer(Protocol):
 
     def sign(self, transaction: Transaction) -> bytes:
         """Raw signed bytes (EIP-2718). The same transaction always gives the same bytes."""
+        ...
+
+    def sign_digest(self, digest: bytes) -> bytes:
+        """65 bytes r, s, v (27 or 28) over an EIP-712 digest; the same digest always gives the same bytes."""
         ...
 
 
@@ -99,6 +103,10 @@ class KeySigner:
             **({"to": transaction.to} if transaction.to else {}),
         }
         return bytes(self._account.sign_transaction(fields).raw_transaction)
+
+    def sign_digest(self, digest: bytes) -> bytes:
+        """Sign by RFC 6979, with low s."""
+        return bytes(self._account.unsafe_sign_hash(digest).signature)
 
 
 def created_address(sender: str, nonce: int) -> str:

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -27,12 +27,15 @@ _READER_GONE: Final = 141  # as a shell reports SIGPIPE
 # command -> (module:attribute with its Typer app, one line of help)
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "run": ("run:app", "Check the configuration, then train through Flower."),
+    "attach": ("attach:app", "Find a run on a SuperLink again, and follow it to its end."),
     "config": ("config:app", "Check a configuration, show effective values, print the JSON Schema."),
     "doctor": ("doctor:app", "Check this machine: Python, torch, GPU, SuperLink, chain, clock, disk."),
     "bench": ("bench:app", "Measure against the peers, with the peer in the same process run."),
     "nodes": ("nodes:app", "The nodes of a run: links, quality, success rate."),
     "replay": ("replay:app", "Decide a run's rounds again from its log, and compare."),
     "node": ("node:app", "Certificates, keys and registration of a deployment; start a node."),
+    "export": ("export:app", "Take a run's model home, as a state dict."),
+    "server": ("server:app", "Start the server's side of a deployment: SuperLink and ServerApps."),
     "ledger": ("ledger:app", "List, show, verify, prove and export the books of a run."),
     "rewards": ("rewards:app", "What each node of a run earned."),
     "claim": ("claim:app", "Claim a node's rewards on chain."),
@@ -56,6 +59,7 @@ class Commands(click.Group):
             return None
         from typer.main import get_command
 
+        _keep_help_of_arguments()
         target, help_ = COMMANDS[name]
         app = getattr(import_module(_module(target)), target.partition(":")[2])
         command = get_command(app)
@@ -77,6 +81,19 @@ class Commands(click.Group):
         """List commands from the table, without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
+
+
+def _keep_help_of_arguments() -> None:
+    """Click 8.5 overwrites what Typer 0.20, Flower's newest, has set before: an argument's help."""
+    import typer.main
+    from typer.core import TyperArgument
+
+    class Argument(TyperArgument):
+        def __init__(self, *, help: str | None = None, **settings: Any) -> None:
+            super().__init__(help=help, **settings)
+            self.help = help
+
+    vars(typer.main)["TyperArgument"] = Argument
 
 
 def _module(target: str) -> str:

@@ -31,15 +31,18 @@ def bench() -> None:
 
 @app.command()
 def train(
-    models: Annotated[str, typer.Option(help="comma-separated")] = "mlp,simple_cnn,resnet18",
+    models: Annotated[str, typer.Option(help="mlp, simple_cnn, resnet18; comma-separated")] = "mlp,simple_cnn,resnet18",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
     steps: Annotated[int, typer.Option(min=1, help="batches a call")] = 20,
-    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="samples a batch")] = 32,
     repeats: Annotated[int, typer.Option(min=1, help="calls of which the median counts")] = 7,
     out: Out = None,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Samples a second of local training, ours and the plain PyTorch loop on the same tensors."""
+    """Samples a second of local training, ours and the plain PyTorch loop on the same tensors.
+
+    Example: hypergpu bench train --models mlp,simple_cnn --device cpu
+    """
     from hypergpu_fl.bench.train import SHAPES, run_train
 
     names = known("model", listed(models), SHAPES)
@@ -55,7 +58,10 @@ def settle(
     out: Out = None,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Seconds that sealing holds a round up, gas of a commit, and seconds until it is final."""
+    """Seconds that sealing holds a round up, gas of a commit, and seconds until it is final.
+
+    Example: hypergpu bench settle --chain embedded --clients 10,100
+    """
     from hypergpu_fl.bench.settle import run_settle
 
     if chain not in ("anvil", "embedded"):
@@ -73,7 +79,10 @@ def deployment(
     out: Out = None,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Seconds to training.target_accuracy through a real SuperLink, ours and Flower's FedAvg on the same nodes."""
+    """Seconds to training.target_accuracy through a real SuperLink, ours and Flower's FedAvg on the same nodes.
+
+    Example: hypergpu bench deployment --superlink deployed --set training.target_accuracy=0.9
+    """
     from hypergpu_fl.bench.deployment import run_deployment
     from hypergpu_fl.cli.submission import COMPLETED, app_folder, submit
     from hypergpu_fl.cli.superlink import flower_environment
@@ -107,15 +116,17 @@ def time_to_accuracy(
     data_root: Annotated[str, typer.Option(help="where the data set lies")] = "",
     links: Annotated[str, typer.Option(help="CSV of a device trace, or a profile's name")] = "silo",
     rtt: Annotated[Path | None, typer.Option(help="CSV of round-trip times, with a device trace")] = None,
-    scenario: Annotated[str, typer.Option(help="comma-separated")] = "independent,correlated",
-    nodes: Annotated[int, typer.Option(min=1)] = 100,
+    scenario: Annotated[
+        str, typer.Option(help="labels independent of links or correlated; comma-separated")
+    ] = "independent,correlated",
+    nodes: Annotated[int, typer.Option(min=1, help="how many the data are split over")] = 100,
     cohort: Annotated[int, typer.Option(min=1, help="at most 1.3 times as many are ever at work")] = 10,
     alpha: Annotated[float, typer.Option(help="concentration of the Dirichlet partition")] = 0.3,
     payload_mb: Annotated[float, typer.Option(help="size that the model is priced as")] = 45.0,
     target: Annotated[
         float | None, typer.Option(help="accuracy; default: what unbiased FedAvg reaches less 1 point")
     ] = None,
-    seeds: Annotated[str, typer.Option(help="comma-separated")] = "0,1,2",
+    seeds: Annotated[str, typer.Option(help="of data split, links and training; comma-separated")] = "0,1,2",
     policies: Annotated[str, typer.Option(help="comma-separated; default: all")] = "",
     horizon_s: Annotated[float, typer.Option(help="virtual seconds after which a policy has failed")] = 20_000.0,
     ablation: Annotated[bool, typer.Option("--ablation", help="turn off one lever of ours at a time as well")] = False,
@@ -124,7 +135,10 @@ def time_to_accuracy(
     ] = Path("time-to-accuracy.json"),
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Virtual seconds until the target accuracy, ours and every peer, over simulated links with real training."""
+    """Virtual seconds until the target accuracy, ours and every peer, over simulated links with real training.
+
+    Example: hypergpu bench time-to-accuracy --dataset digits --links silo --nodes 20 --seeds 0
+    """
     from hypergpu_fl.bench.contenders import CONTENDERS
     from hypergpu_fl.bench.time_to_accuracy import Options, run_time_to_accuracy
 
@@ -158,7 +172,10 @@ def aggregate(
     out: Out = None,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Seconds to aggregate, ours, Flower's, and one pass over the memory; and the memory it takes."""
+    """Seconds to aggregate, ours, Flower's, and one pass over the memory; and the memory it takes.
+
+    Example: hypergpu bench aggregate --nodes 10 --megabytes 100
+    """
     from hypergpu_fl.bench.aggregate import run_aggregate
 
     rows = run_aggregate(nodes=counts(nodes, "--nodes"), megabytes=megabytes, repeats=repeats, progress=say)
@@ -168,13 +185,16 @@ def aggregate(
 @app.command()
 def select(
     nodes: Annotated[str, typer.Option(help="known nodes, comma-separated")] = "100,1000,10000,100000",
-    cohort: Annotated[int, typer.Option(min=1)] = 100,
+    cohort: Annotated[int, typer.Option(min=1, help="nodes chosen a round")] = 100,
     policy: Annotated[str, typer.Option(help="as network.policy")] = "network_aware",
     repeats: Annotated[int, typer.Option(min=1, help="of which the median counts")] = 15,
     out: Out = None,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Seconds that a round's decisions take: beliefs, plans of all nodes, and the choice of the cohort."""
+    """Seconds that a round's decisions take: beliefs, plans of all nodes, and the choice of the cohort.
+
+    Example: hypergpu bench select --nodes 1000,10000
+    """
     from hypergpu_fl.bench.select import run_select
 
     sizes = counts(nodes, "--nodes")
@@ -198,7 +218,10 @@ def codec(
     out: Out = None,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Ratio and speed of every level on a real update and on noise, or what it costs in accuracy."""
+    """Ratio and speed of every level on a real update and on noise, or what it costs in accuracy.
+
+    Example: hypergpu bench codec --levels int8,top64 --json codec.json
+    """
     from hypergpu_fl.codec import LEVELS
 
     chosen = known("level", listed(levels) or tuple(LEVELS), LEVELS)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 from urllib.parse import urlsplit
 
 import typer
@@ -23,7 +23,10 @@ import typer
 from hypergpu_fl.cli.options import ConfigFile, Runs
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.config import Config, environment, load, read_secrets, runs_root
-from hypergpu_fl.errors import HyperGPUError
+from hypergpu_fl.errors import ChainError, HyperGPUError
+
+if TYPE_CHECKING:
+    from hypergpu_fl.chain.http import HttpChain
 
 app = typer.Typer(help="Check this machine: Python, torch, GPU, SuperLink, chain, clock, disk.")
 
@@ -56,7 +59,10 @@ def doctor(
     runs: Runs = None,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Check this machine; exit 1 if something is missing that a run needs."""
+    """Check this machine; exit 1 if something is missing that a run needs.
+
+    Example: hypergpu doctor --config my.toml --superlink link.example:8443
+    """
     environ = environment(os.environ)
     read_secrets()
     effective = load(config, {}, environ).config
@@ -176,40 +182,42 @@ def check_chain(config: Config) -> list[Finding]:
     chain = config.blockchain
     if chain.kind == "embedded":
         return [Finding("chain", OK, "embedded EVM, nothing to reach")]
-    from web3 import Web3
+    from hypergpu_fl.chain.http import HttpChain
+    from hypergpu_fl.settlement.opening import rpc_urls
 
     findings = []
-    for url in filter(None, (part.strip() for part in chain.rpc_url.split(","))):
+    for url in rpc_urls(chain.rpc_url):
         name = f"chain {urlsplit(url).hostname}"
-        web3 = Web3(Web3.HTTPProvider(url, request_kwargs={"timeout": 10}))
+        client = HttpChain([url], timeout_s=10)
         began_s = time.perf_counter()
         try:
-            found_id = web3.eth.chain_id
-        except Exception as error:  # noqa: BLE001 - a transport's errors are of many libraries
-            findings.append(Finding(name, MISSING, f"no answer: {type(error).__name__}", "correct blockchain.rpc_url"))
+            found_id = client.chain_id()
+            took_ms = (time.perf_counter() - began_s) * 1e3
+            if found_id != chain.chain_id:
+                findings.append(
+                    Finding(name, MISSING, f"is chain {found_id}, not {chain.chain_id}", "correct chain_id or rpc_url")
+                )
+                continue
+            age_s = time.time() - client.newest_block_s()
+            balance = _balance(client)
+        except ChainError as error:
+            findings.append(Finding(name, MISSING, error.cause, error.remedy))
             continue
-        took_ms = (time.perf_counter() - began_s) * 1e3
-        if found_id != chain.chain_id:
-            findings.append(
-                Finding(name, MISSING, f"is chain {found_id}, not {chain.chain_id}", "correct chain_id or rpc_url")
-            )
-            continue
-        age_s = time.time() - float(web3.eth.get_block("latest").get("timestamp", 0))
         findings.append(Finding(name, OK, f"chain {found_id}, {took_ms:.0f} ms, newest block {age_s:.0f} s old"))
         if age_s < -_CLOCK_LIMIT_S:
             findings.append(Finding("clock", NOTE, f"{-age_s:.0f} s behind the chain", "set this machine's clock"))
-        findings += _balance(web3)
+        findings += balance
     return findings
 
 
-def _balance(web3: Any) -> list[Finding]:
+def _balance(client: HttpChain) -> list[Finding]:
     key = read_secrets().coordinator_key
     if key is None:
         return [Finding("coordinator", NOTE, "no key in the environment", "set HYPERGPU_COORDINATOR_KEY or a keystore")]
     from eth_account import Account
 
     address = Account.from_key(key.get_secret_value()).address
-    balance = web3.eth.get_balance(address)
+    balance = client.balance(address)
     status = OK if balance else MISSING
     return [
         Finding("coordinator", status, f"{address}: {balance / 10**18:.6f}", "" if balance else "fund this address")

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from hypergpu_fl.cli.render import Format, FormatOption, render
+from hypergpu_fl.config import read_secrets
 from hypergpu_fl.errors import UsageError
 from hypergpu_fl.redaction import register
 
@@ -27,8 +28,9 @@ def password_of(file: Path, *, new: bool = False) -> str:
     UsageError
         If it is in neither.
     """
-    password = os.environ.get(_ENVIRONMENT)
-    if password is None:
+    given = read_secrets().keystore_password
+    password = given.get_secret_value() if given else ""
+    if not password:
         if not os.isatty(0):
             raise UsageError(f"the password of {file} is not given", f"set {_ENVIRONMENT}, or run in a terminal")
         password = typer.prompt(f"password of {file}", hide_input=True, confirmation_prompt=new)
@@ -43,7 +45,10 @@ def new(
     file: Annotated[Path, typer.Argument(help="keystore to write; must not exist")],
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Make a key and keep it in an encrypted keystore (Web3 Secret Storage, version 3)."""
+    """Make a key and keep it in an encrypted keystore (Web3 Secret Storage, version 3).
+
+    Example: hypergpu keys new keystore.json
+    """
     from eth_account import Account
 
     from hypergpu_fl.chain.signer import KeySigner
@@ -66,9 +71,12 @@ def show(
     check: Annotated[bool, typer.Option("--check", help="open it, to see that the password is right")] = False,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Show a keystore's address; the key itself is never shown."""
+    """Show a keystore's address; the key itself is never shown.
+
+    Example: hypergpu keys show keystore.json --check
+    """
     from hypergpu_fl.chain.signer import KeySigner
-    from hypergpu_fl.ledger.identity import checksum_address
+    from hypergpu_fl.keccak import checksum_address
 
     if check:
         address = KeySigner.from_keystore(file, password_of(file)).address

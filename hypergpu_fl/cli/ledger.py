@@ -8,22 +8,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hypergpu_fl.cli.names import address_of, names_in
 from hypergpu_fl.cli.options import Run, Runs
 from hypergpu_fl.cli.place import books_of, place_of
 from hypergpu_fl.cli.render import Format, FormatOption, render
+from hypergpu_fl.cli.verify import Rpc, verify
 from hypergpu_fl.errors import LedgerError
+
+__all__ = ["Rpc", "app"]
 
 if TYPE_CHECKING:
     from hypergpu_fl.ledger.bundle import RoundRecord
 
 app = typer.Typer(no_args_is_help=True, help="List, show, verify, prove and export the books of a run.")
 
-Rpc = Annotated[str, typer.Option("--rpc", help="RPC addresses, comma-separated")]
-
 
 @app.command(name="list")
 def list_(run: Run = "latest", runs: Runs = None, format: FormatOption = Format.DEFAULT) -> None:
-    """List the sealed rounds with their roots and transactions."""
+    """List the sealed rounds with their roots and transactions.
+
+    Example: hypergpu ledger list demo
+    """
     render([_round_row(record) for record in books_of(run, runs).rounds], format)
 
 
@@ -34,7 +39,10 @@ def show(
     runs: Runs = None,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Show one round: who contributed what, at which weight, score and reward, and who was refused."""
+    """Show one round: who contributed what, at which weight, score and reward, and who was refused.
+
+    Example: hypergpu ledger show demo --round 3
+    """
     bundle = books_of(run, runs)
     number = len(bundle.rounds) if round is None else round
     if not 1 <= number <= len(bundle.rounds):
@@ -44,15 +52,16 @@ def show(
         render({"session": bundle.session.model_dump(mode="json")} | record.model_dump(mode="json"), format)
         return
     render({"session": "0x" + bundle.session.id.hex()} | _round_row(record), format)
+    names = names_in(run, runs)
     rows = [
         {
-            "node": entry.node,
+            "node": names.get(entry.node, entry.node),
             "made for": entry.round,
             "examples": entry.examples,
             "weight": entry.weight / 10**9,
             "score": entry.score,
             "reward (wei)": entry.reward,
-            "nearly equals": entry.duplicate_of or None,
+            "nearly equals": names.get(entry.duplicate_of, entry.duplicate_of) or None,
         }
         for entry in record.contributions
     ]
@@ -60,77 +69,53 @@ def show(
     render(rows, format)
 
 
-@app.command()
-def verify(
-    run: Run = "latest",
-    rpc: Rpc = "",
-    runs: Runs = None,
-    format: FormatOption = Format.DEFAULT,
-) -> None:
-    """Recompute leaves, signatures, roots, rewards and heads from ``ledger.json``; with --rpc, ask the chain too."""
-    from hypergpu_fl.settlement import load_bundle
-    from hypergpu_fl.settlement import verify as verify_bundle
-
-    bundle = load_bundle(place_of(run, runs))
-    head = verify_bundle(bundle)
-    contributions = sum(len(record.contributions) for record in bundle.rounds)
-    commits = sum(record.commit is not None for record in bundle.rounds)
-    result: dict[str, Any] = {
-        "valid": True,
-        "rounds": len(bundle.rounds),
-        "contributions": contributions,
-        "signed commits": commits,
-        "head": "0x" + head.hex(),
-    }
-    if rpc:
-        from hypergpu_fl.chain.http import HttpChain
-        from hypergpu_fl.settlement import verify_on_chain
-        from hypergpu_fl.settlement.opening import rpc_urls
-
-        chain = HttpChain(rpc_urls(rpc), chain_id=bundle.session.chain_id)
-        result["rounds on chain"] = verify_on_chain(bundle, chain)
-    if format is Format.JSON:
-        render(result, format)
-        return
-    known = f", {result['rounds on chain']} of them on chain {bundle.session.chain_id}" if rpc else ""
-    typer.echo(
-        f"verified: {len(bundle.rounds)} rounds{known}, {contributions} signed contributions, {commits} signed commits"
-    )
-    typer.echo("scores are the coordinator's word; signatures rule out forged contributions, not unfair scores")
+app.command()(verify)
 
 
 @app.command()
 def proof(
-    node: Annotated[str, typer.Option("--node", help="address of the node")],
+    node: Annotated[str, typer.Option("--node", help="name or address of the node")],
     round: Annotated[int, typer.Option("--round", help="round that sealed its contribution")],
     run: Run = "latest",
     runs: Runs = None,
 ) -> None:
-    """Print the JSON proof of a sealed contribution, for the contract and for @openzeppelin/merkle-tree."""
+    """Print the JSON proof of a sealed contribution, for the contract and for @openzeppelin/merkle-tree.
+
+    Example: hypergpu ledger proof demo --node node-3 --round 3
+    """
     from hypergpu_fl.ledger.proof import proof_from_bundle
 
-    typer.echo(proof_from_bundle(books_of(run, runs), node=node, number=round).model_dump_json(indent=2))
+    address = address_of(node, names_in(run, runs))
+    typer.echo(proof_from_bundle(books_of(run, runs), node=address, number=round).model_dump_json(indent=2))
 
 
 @app.command()
 def export(
     run: Run = "latest",
     out: Annotated[Path | None, typer.Option("--out", help="file to write; ledger.json in the run's folder")] = None,
+    keystore: Annotated[str, typer.Option("--keystore", help="the coordinator's keystore file")] = "",
     runs: Runs = None,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Write the run database's books as ``ledger.json``."""
-    from hypergpu_fl.ledger.bundle import write_bundle
-    from hypergpu_fl.settlement import BUNDLE, load_books
+    """Write the run database's books as ``ledger.json``, signed where the coordinator's key is at hand.
+
+    That is the run's own key, the key in HYPERGPU_COORDINATOR_KEY, or --keystore. Without it the file is signed only if
+    nothing has changed since the run ended.
+
+    Example: hypergpu ledger export demo --out books.json
+    """
+    from hypergpu_fl.config import Blockchain, read_secrets
+    from hypergpu_fl.settlement import BUNDLE, export_books
 
     folder = place_of(run, runs)
-    bundle = load_books(folder)
     path = out or folder / BUNDLE
-    write_bundle(path, bundle)
+    bundle = export_books(folder, path, Blockchain(keystore=keystore), read_secrets())
     if format is Format.JSON:
-        typer.echo(json.dumps({"file": str(path), "rounds": len(bundle.rounds)}))
+        ended = bundle.seal is not None and bundle.seal.ended
+        typer.echo(json.dumps({"file": str(path), "rounds": len(bundle.rounds), "ended": ended}))
     else:
-        typer.echo(f"{path}: {len(bundle.rounds)} rounds")
+        signed = "signed" if bundle.seal else "not signed: the coordinator's key is not at hand"
+        typer.echo(f"{path}: {len(bundle.rounds)} rounds, {signed}")
 
 
 def _round_row(record: RoundRecord) -> dict[str, Any]:

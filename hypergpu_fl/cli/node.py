@@ -5,12 +5,16 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import click
 import typer
+from typer.core import TyperCommand
 
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.errors import NetworkError, UsageError
@@ -27,7 +31,10 @@ def certs(
     days: Annotated[int, typer.Option(min=1, max=3650, help="validity of the server's certificate")] = 397,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Make (or renew) the SuperLink's certificate, and an authority to trust it by if there is none yet."""
+    """Make (or renew) the SuperLink's certificate, and an authority to trust it by if there is none yet.
+
+    Example: hypergpu node certs link.example
+    """
     from hypergpu_fl.network.certificates import write_certificates
 
     files = write_certificates(out, hosts, now=datetime.datetime.now(datetime.UTC), days=days)
@@ -47,7 +54,10 @@ def keys(
     out: Out = Path("keys"),
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Make the key pair with which a SuperNode proves who it is. The private half stays on that node."""
+    """Make the key pair with which a SuperNode proves who it is. The private half stays on that node.
+
+    Example: hypergpu node keys site-a site-b
+    """
     from hypergpu_fl.network.certificates import write_node_key
 
     rows = []
@@ -63,7 +73,10 @@ def register(
     superlink: Annotated[str, typer.Option(help="connection in Flower's configuration")] = "local",
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Let SuperNodes with these keys in. Needs the Control API, which only the SuperLink's own host should reach."""
+    """Let SuperNodes with these keys in. Needs the Control API, which only the SuperLink's own host should reach.
+
+    Example: hypergpu node register keys/site-a.pub --superlink deployed
+    """
     from hypergpu_fl.cli.superlink import flower_environment
 
     rows = []
@@ -94,17 +107,38 @@ def register(
     render(rows, format)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+class _Start(TyperCommand):
+    """Lists Flower's options below ours."""
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_help(ctx, formatter)
+        from hypergpu_fl.node.supernode import options
+
+        with formatter.section("Options of flower-supernode"):
+            formatter.write_dl(list(options()))
+
+
+@app.command(cls=_Start, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def start(
     context: typer.Context,
     host: Annotated[str, typer.Option(help="where the SuperNode serves its own processes")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="and on which port")] = 9094,
+    drain_s: Annotated[
+        float,
+        typer.Option(min=0, help="seconds that work may go on after SIGTERM; what is not done then is handed back"),
+    ] = 20.0,
 ) -> None:
-    """Start a SuperNode: flower-supernode, with all its options, but a second quicker with every message."""
+    """Start a SuperNode: flower-supernode, with all its options, but a second quicker with every message.
+
+    Told to end (SIGTERM, Ctrl-C), it finishes the work it has and leaves; told twice, it leaves at once.
+
+    Example: hypergpu node start --superlink link.example:8443 --root-certificates ca.crt
+    --auth-supernode-private-key site-a --node-config 'partition-id=0 num-partitions=2 keystore="keystore.json"'
+    """
     from hypergpu_fl.cli.superlink import flower_environment
 
     for word in context.args:
-        if word.startswith(("--isolation", "--ssl-", "--superexec-auth-")):
+        if word.startswith(("--isolation", "--ssl-")):
             raise UsageError(
                 f"{word} is for a SuperExec of your own", "start flower-supernode and flower-superexec by themselves"
             )
@@ -113,4 +147,21 @@ def start(
     os.environ.update(environ)
     from hypergpu_fl.node import supernode  # which imports Flower, and that reads the environment
 
-    supernode.run(context.args, host=host, port=port)
+    supernode.run(with_link(context.args), host=host, port=port, drain_s=drain_s)
+
+
+def with_link(words: Sequence[str]) -> list[str]:
+    """``words`` with the SuperLink's address and authority in ``--node-config`` too, where the ClientApp reads them."""
+    given, words = {}, list(words)
+    for i, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        if option in ("--superlink", "--root-certificates", "--node-config"):
+            given[option] = (i if equals else i + 1, value if equals else "".join(words[i + 1 : i + 2]))
+    at, config = given.get("--node-config", (len(words), ""))
+    for key in ("superlink", "root-certificates"):
+        if f"--{key}" in given and not re.search(rf"(^|\s){key}=", config):
+            config = f"{config} {key}={json.dumps(given[f'--{key}'][1])}".strip()
+    if at >= len(words):
+        return [*words, "--node-config", config] if config and "--node-config" not in words else words
+    words[at] = f"--node-config={config}" if words[at].startswith("--node-config=") else config
+    return words

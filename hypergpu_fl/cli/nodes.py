@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from hypergpu_fl.cli.names import registered
 from hypergpu_fl.cli.options import Run, Runs, root_of
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.errors import RunNotFound
@@ -21,24 +22,16 @@ app = typer.Typer(help="The nodes of a run: links, quality, success rate.")
 
 @app.command()
 def nodes(run: Run = "latest", runs: Runs = None, format: FormatOption = Format.DEFAULT) -> None:
-    """Show who took part, on what hardware, over which link, and how reliably."""
-    from sqlalchemy import inspect
+    """Show who took part, on what hardware, over which link, and how reliably.
 
-    from hypergpu_fl.ledger.database import connect
-    from hypergpu_fl.network import registry
-    from hypergpu_fl.server.node_rounds import last_rows
-
+    Example: hypergpu nodes latest
+    """
     folder = find_run(root_of(runs), run)
     if not (folder / "run.db").is_file():
         raise RunNotFound(f"{folder.name} has no database yet", "wait for its first round")
-    engine = connect(folder / "run.db")
-    try:
-        known = inspect(engine).has_table("nodes")
-        with engine.connect() as connection:
-            records = registry.read_nodes(connection) if known else []
-    finally:
-        engine.dispose()
-    last = last_rows(folder)
+    from hypergpu_fl.server.node_rounds import last_rows
+
+    records, last = registered(folder), last_rows(folder)
     render(
         [_row(record, last.get(record.name, {})) for record in records],
         format,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from hypergpu_fl.output import printable, to_json
-from hypergpu_fl.redaction import redact
+from hypergpu_fl.redaction import redact, redact_values
 
 Row = Mapping[str, Any]
 
@@ -32,7 +32,7 @@ def render(content: Row | Sequence[Row], format: Format = Format.DEFAULT, *, tit
     numbers as they are; a table shows floats with four significant digits. What is not a number becomes null.
     """
     if format is Format.JSON:
-        sys.stdout.write(redact(to_json(content, indent=2)) + "\n")
+        sys.stdout.write(to_json(redact_values(content), indent=2) + "\n")
         return
     from rich import box
     from rich.console import Console

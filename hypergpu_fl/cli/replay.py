@@ -21,7 +21,10 @@ def replay(
     runs: Runs = None,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Fold the log of a run again. Non-zero, and the first command that differs, if the rules give another one."""
+    """Fold the log of a run again. Non-zero, and the first command that differs, if the rules give another one.
+
+    Example: hypergpu replay latest --upto 10
+    """
     from strategies.errors import BadLine
     from strategies.event_log import FILE
     from strategies.round.lines import LONGEST_LINE

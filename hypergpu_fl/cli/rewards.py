@@ -7,6 +7,7 @@ from collections import Counter
 import typer
 
 from hypergpu_fl.cli.ledger import Rpc
+from hypergpu_fl.cli.names import names_in
 from hypergpu_fl.cli.options import Run, Runs
 from hypergpu_fl.cli.place import books_of
 from hypergpu_fl.cli.render import Format, FormatOption, render
@@ -21,13 +22,17 @@ def rewards(
     runs: Runs = None,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Show what each node earned, and with --rpc what it has been paid."""
+    """Show what each node earned, and with --rpc what it has been paid.
+
+    Example: hypergpu rewards demo
+    """
     from hypergpu_fl.chain.contract import LedgerContract
     from hypergpu_fl.chain.http import HttpChain
-    from hypergpu_fl.settlement import distribution
+    from hypergpu_fl.settlement import distribution, held_in_bundle, shared_rounds
     from hypergpu_fl.settlement.opening import rpc_urls
 
     bundle = books_of(run, runs)
+    names = names_in(run, runs)
     earned = distribution(bundle)
     sealed = [entry for record in bundle.rounds for entry in record.contributions]
     times = Counter(entry.node for entry in sealed)
@@ -35,10 +40,12 @@ def rewards(
     session = bundle.session
     chain = HttpChain(rpc_urls(rpc), chain_id=session.chain_id) if rpc else None
     contract = LedgerContract(chain, session.contract) if chain else None
+    shared = shared_rounds(bundle, chain) if chain else 0
     rows = []
     for node in sorted(times, key=lambda node: (-earned.cumulative.get(node, 0), node)):
         wei = earned.cumulative.get(node, 0)
         row = {
+            "name": names.get(node),
             "node": node,
             "rounds": times[node],
             "earned_wei": str(wei) if format is Format.JSON else wei,
@@ -46,7 +53,9 @@ def rewards(
             "near_duplicates": flagged[node],
         }
         if contract is not None:
-            paid = contract.claimed(session.id, node)
+            rounds = contract.paid_rounds(session.id, node, shared)
+            granted = held_in_bundle(bundle, node, upto=shared).amounts
+            paid = sum(wei for number, wei in granted.items() if number in rounds)
             row["paid_wei"] = str(paid) if format is Format.JSON else paid
         rows.append(row)
     render(rows, format)

@@ -18,20 +18,37 @@ from typing import Annotated, Any, Final
 import typer
 
 from hypergpu_fl.cli.bundle import app_with_task
+from hypergpu_fl.cli.deployed import deploy
 from hypergpu_fl.cli.follow import Tail, worth_showing
 from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides
+from hypergpu_fl.cli.preflight import check_before_start
 from hypergpu_fl.cli.render import Format, FormatOption, render
-from hypergpu_fl.cli.submission import COMPLETED, Submission, app_folder, root_cause, simulation_resources, submit
-from hypergpu_fl.cli.superlink import LocalSuperLink, flower_environment, free_port, require_free
-from hypergpu_fl.config import Config, environment, load, read_secrets, runs_root, to_run_config, unflatten
+from hypergpu_fl.cli.resuming import check_unchanged, keep, layers_of
+from hypergpu_fl.cli.submission import COMPLETED, Submission, app_folder, simulation_resources, submit
+from hypergpu_fl.cli.superlink import LocalSuperLink, free_port, require_free
+from hypergpu_fl.config import (
+    PLACES,
+    PREFIX,
+    Config,
+    Training,
+    environment,
+    load,
+    read_secrets,
+    runs_root,
+    without_settings,
+)
+from hypergpu_fl.config.resuming import CHANGEABLE
 from hypergpu_fl.errors import Interrupted, RunFailed, UsageError
 from hypergpu_fl.files import exclusive
 from hypergpu_fl.output import printable
 from hypergpu_fl.redaction import redact
-from hypergpu_fl.runs import checked_name, find_run, free_run_name, open_run_folder, run_names
+from hypergpu_fl.runs import checked_name, find_run, open_run_folder, run_names
+from strategies.failure import root_cause
 
 _POLL_S: Final = 30.0  # asking Flower starts a Python process, which competes with training; its end is seen at once
 _LOOK_S: Final = 0.5
+
+RESUME: Final = f"go on with a run from its last checkpoint; it may change {', '.join(CHANGEABLE)}, nothing else"
 
 app = typer.Typer(help="Check the configuration, then train through Flower.")
 Say = Callable[[str], None]
@@ -41,7 +58,7 @@ Say = Callable[[str], None]
 def run(
     config: ConfigFile = None,
     name: Annotated[str, typer.Option(help="name of the run; default: task, or data set and model, and a number")] = "",
-    resume: Annotated[str, typer.Option(metavar="RUN", help="go on with a run from its last checkpoint")] = "",
+    resume: Annotated[str, typer.Option(metavar="RUN", help=RESUME)] = "",
     replace: Annotated[bool, typer.Option("--replace", help="remove a run of the same name first")] = False,
     superlink: Annotated[str, typer.Option(metavar="NAME", help="deployment: a connection in Flower's config")] = "",
     settings: Overrides = None,
@@ -50,7 +67,10 @@ def run(
     port: Annotated[int, typer.Option(help="port of the local SuperLink; 0: a free one")] = 0,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Check the configuration, then train through Flower: simulated, or on a deployment with --superlink."""
+    """Check the configuration, then train through Flower: simulated, or on a deployment with --superlink.
+
+    Example: hypergpu run --config configs/demo.toml --set training.rounds=5
+    """
     if resume and (name or replace):
         raise UsageError("--resume goes with neither --name nor --replace", "leave out the one or the others")
     environ = environment(os.environ)
@@ -59,14 +79,15 @@ def run(
     resumed = (
         find_run(runs or runs_root(load(config, given, environ).config.system, environ), resume) if resume else None
     )
-    if resumed is not None and config is None:
-        config = resumed / "config.json"
-    effective = load(config, given, environ).config
+    loaded = load(layers_of(resumed, config) if resumed else config, given, environ)
+    effective = loaded.config
     root = (runs or runs_root(effective.system, environ)).expanduser().resolve()
-    chosen = resumed.name if resumed else name or effective.system.run_name or _default_name(root, effective)
-    checked_name(chosen)
+    chosen = resumed.name if resumed else name or effective.system.run_name
+    if chosen:
+        checked_name(chosen)
     effective = _for_this_run(effective, root, chosen, resume=bool(resume), deployed=bool(superlink))
-    _check_data(effective, root)
+    if resumed:
+        check_unchanged(resumed, effective, loaded.origins)
     source = app_dir or app_folder()
     if port and not superlink:
         require_free(port)
@@ -74,22 +95,25 @@ def run(
     def say(text: str) -> None:
         typer.echo(printable(redact(text)), err=format is Format.JSON)
 
-    with (
-        _stoppable(),
-        app_with_task(source, effective.training) as bundled,
-        _run_folder(root, chosen, replace=replace, resume=bool(resume)) as folder,
-    ):
-        _write_config(folder, effective)
-        training = effective.training
-        say(f"run {chosen}: {training.title}, {training.num_nodes} nodes, {training.rounds} rounds -> {folder}")
-        try:
-            if superlink:
-                _deploy(effective, bundled, superlink, folder, environ, say)
-            else:
-                _simulate(effective, bundled, folder, port or free_port(), environ, say)
-        except KeyboardInterrupt:
-            raise Interrupted(f"run {chosen} was stopped", _how_to_go_on(folder)) from None
-    _conclude(folder, chosen, format)
+    with stoppable(), app_with_task(source, effective.training) as bundled:
+        check_before_start(effective, root, bundled, deployed=bool(superlink))
+        with _run_folder(root, chosen, replace=replace, resume=bool(resume), stem=_stem(effective.training)) as folder:
+            chosen = folder.name  # where none was given, it is known only now that no other run can take it
+            effective = _for_this_run(effective, root, chosen, resume=bool(resume), deployed=bool(superlink))
+            keep(folder, effective)
+            training = effective.training
+            say(f"run {chosen}: {training.title}, {training.num_nodes} nodes, {training.rounds} rounds -> {folder}")
+            try:
+                if superlink:
+                    for place in (p for p in PLACES if not loaded.origins.get(p, PREFIX).startswith(PREFIX)):
+                        variable = PREFIX + place.upper().replace(".", "__")
+                        say(f"warning: {place} is a place on this machine; the other machines look in their {variable}")
+                    check_status(*deploy(effective, bundled, superlink, folder, environ, say), folder)
+                else:
+                    _simulate(effective, bundled, folder, port or free_port(), environ, say)
+            except KeyboardInterrupt as stop:
+                raise interrupted(folder, stop, goes_on=bool(superlink)) from None
+    conclude(folder, chosen, format)
 
 
 def _simulate(config: Config, app_dir: Path, folder: Path, port: int, environ: Mapping[str, str], say: Say) -> None:
@@ -98,7 +122,9 @@ def _simulate(config: Config, app_dir: Path, folder: Path, port: int, environ: M
     resources = simulation_resources(config.training.num_nodes, config.system.device)
     with contextlib.closing(Tail(folder / (config.system.log_file or "run.log"))) as tail:
         tail.skip()
-        with LocalSuperLink(scratch, folder.parent, folder / "superlink.log", port, environ) as link:
+        with LocalSuperLink(
+            scratch, folder.parent, folder / "superlink.log", port, without_settings(environ, config)
+        ) as link:
             submission = submit(
                 config, app=app_dir, connection="local", environ=link.environ, scratch=scratch, resources=resources
             )
@@ -114,34 +140,7 @@ def _simulate(config: Config, app_dir: Path, folder: Path, port: int, environ: M
                     ask_at_s = time.monotonic() + _POLL_S
                 started = started or working
             _show(tail, say)
-            _check_status(submission, status, details, folder)
-
-
-def _deploy(config: Config, app_dir: Path, connection: str, folder: Path, environ: Mapping[str, str], say: Say) -> None:
-    """Run on a SuperLink that others started; its log comes through Flower, since the files may be elsewhere."""
-    submission = submit(config, app=app_dir, connection=connection, environ=flower_environment(environ), scratch=folder)
-    stream = submission.follow()
-    try:
-        assert stream.stdout is not None
-        reader = threading.Thread(target=_copy, args=(stream.stdout, say), daemon=True)
-        reader.start()
-        status, details = submission.status()
-        while not status.startswith("finished"):
-            time.sleep(3.0)
-            status, details = submission.status()
-        reader.join(timeout=5.0)
-    except KeyboardInterrupt:
-        submission.stop()
-        raise
-    finally:
-        stream.kill()
-        stream.wait()
-    _check_status(submission, status, details, folder)
-
-
-def _copy(lines: Any, say: Say) -> None:
-    for line in lines:
-        say(line.rstrip("\n"))
+            check_status(submission, status, details, folder)
 
 
 def _show(tail: Tail, say: Say) -> None:
@@ -150,21 +149,17 @@ def _show(tail: Tail, say: Say) -> None:
             say(text)
 
 
-def _check_status(submission: Submission, status: str, details: str, folder: Path) -> None:
+def check_status(submission: Submission, status: str, details: str, folder: Path) -> None:
     """Keep Flower's log of a run that failed, and raise its cause."""
     if status == COMPLETED:
         return
     log = redact(submission.log())
     (folder / "flower.log").write_text(log, encoding="utf-8")
-    fault = root_cause(log)
-    cause = fault.cause if fault else details
-    raise RunFailed(
-        f"run {folder.name} ended as {status}: {cause}",
-        (fault.remedy if fault else "") or f"see {folder / 'flower.log'}",
-    )
+    cause, remedy = root_cause(log) or (details, "")
+    raise RunFailed(f"run {folder.name} ended as {status}: {cause}", remedy or f"see {folder / 'flower.log'}")
 
 
-def _conclude(folder: Path, name: str, format: Format) -> None:
+def conclude(folder: Path, name: str, format: Format) -> None:
     """Print the final table from ``report.json``."""
     try:
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
@@ -183,17 +178,26 @@ def _conclude(folder: Path, name: str, format: Format) -> None:
     }
     if steps := (report.get("local_work") or {}).get("steps"):
         table["local steps a node"] = "{fewest} to {most}, median {median:g}".format(**steps)
-    if chain:
+    if chain.get("kind") == "none":
+        table["sealed on"] = "no chain (blockchain.enabled = false); the books are in ledger.json"
+    elif chain:
         table["sealed on"] = f"chain {chain.get('chain_id')} ({chain.get('kind')}), contract {chain.get('contract')}"
         table["commits, finalized"] = f"{chain.get('commits')}, {chain.get('finalized')}"
     render(table | {"files": str(folder)} if report else {"status": "completed", "files": "where the SuperLink runs"})
 
 
-def _default_name(root: Path, config: Config) -> str:
-    training = config.training
+def _stem(training: Training) -> str:
+    """Name of a run that is given none, but for its number."""
     model = training.model_architecture.rpartition(":")[2]
     stem = training.task.rpartition(":")[2].lower() if training.task else f"{training.dataset}-{model}"
-    return free_run_name(root, re.sub(r"[^A-Za-z0-9_-]+", "-", stem)[:48].lstrip("_-") or "run")
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", stem)[:48].lstrip("_-") or "run"
+
+
+def interrupted(folder: Path, stop: KeyboardInterrupt, *, goes_on: bool) -> Interrupted:
+    """What a command that was told to stop says. A deployed run ``goes_on`` unless it was Ctrl-C, see `stoppable`."""
+    if goes_on and stop.args:
+        return Interrupted(f"{stop}; run {folder.name} goes on", f"find it again with `hypergpu attach {folder.name}`")
+    return Interrupted(f"run {folder.name} was stopped", _how_to_go_on(folder))
 
 
 def _for_this_run(config: Config, root: Path, name: str, *, resume: bool, deployed: bool) -> Config:
@@ -206,25 +210,17 @@ def _for_this_run(config: Config, root: Path, name: str, *, resume: bool, deploy
     return Config.model_validate(tree)
 
 
-def _check_data(config: Config, root: Path) -> None:
-    """Find the data set, or download it, before anything is started: a node would only fail in the first round."""
-    if not config.training.task:
-        from hypergpu_fl.task.data import load_images
-
-        load_images(config.training.dataset, config.training.data_root, root / ".cache")
-
-
 @contextlib.contextmanager
-def _run_folder(root: Path, name: str, *, replace: bool, resume: bool) -> Iterator[Path]:
-    """Folder of the run, locked while the run is at work."""
+def _run_folder(root: Path, name: str, *, replace: bool, resume: bool, stem: str = "run") -> Iterator[Path]:
+    """Folder of the run, locked while the run is at work; without a name the first free one of ``stem``."""
     if name in run_names(root) and not resume:
         if not replace:
             raise UsageError(f"there is a run {name!r} under {root}", "give --replace, --resume or another --name")
-        with _locked(root / name):
+        with locked(root / name):
             _check_settled(root / name)
             shutil.rmtree(root / name)
-    folder = open_run_folder(root, name)
-    with _locked(folder):
+    folder = open_run_folder(root, name, stem=stem)
+    with locked(folder):
         yield folder
 
 
@@ -241,16 +237,10 @@ def _check_settled(folder: Path) -> None:
         )
 
 
-def _locked(folder: Path) -> contextlib.AbstractContextManager[None]:
+def locked(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Hold a run's folder against other commands; UsageError if one of them is at work on it."""
     busy = UsageError(f"run {folder.name!r} is at work in another process", "wait for it, or give --name")
     return exclusive(folder / ".lock", busy)
-
-
-def _write_config(folder: Path, config: Config) -> None:
-    """Keep what was submitted, for ``--resume`` and for people."""
-    flat = to_run_config(config)
-    del flat["system.resume"], flat["system.run_name"], flat["system.runs_dir"]
-    (folder / "config.json").write_text(json.dumps(unflatten(flat), indent=1) + "\n", encoding="utf-8")
 
 
 def _how_to_go_on(folder: Path) -> str:
@@ -261,14 +251,19 @@ def _how_to_go_on(folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Treat SIGTERM and SIGHUP as Ctrl-C; after the first of them the clean-up is not to be interrupted."""
+def stoppable() -> Iterator[None]:
+    """Treat SIGTERM and SIGHUP as Ctrl-C; after the first of them the clean-up is not to be interrupted.
+
+    The KeyboardInterrupt names the signal, unless it was Ctrl-C's.
+    """
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def stop(number: int, frame: FrameType | None) -> None:
         for each in signals:
             signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise KeyboardInterrupt(f"ended by {signal.Signals(number).name}")
 
     if threading.current_thread() is not threading.main_thread():
         yield

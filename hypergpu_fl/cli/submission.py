@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -15,12 +16,11 @@ from typing import Any, Final
 
 import hypergpu_fl
 from hypergpu_fl.config import Config, to_run_config, unflatten
-from hypergpu_fl.errors import Fault, RunFailed, UsageError
+from hypergpu_fl.errors import RunFailed, SuperLinkSilent, UsageError
 
 COMPLETED: Final = "finished:completed"
 _COMMAND_LIMIT_S: Final = 120.0
-_EXCEPTION: Final = re.compile(r"^((?:\w+\.)*)([A-Z]\w*)(?:: (.*))?$")
-_CHAINED: Final = ("direct cause of the following exception", "another exception occurred")
+_AWAY: Final = re.compile(r"SuperLink is unavailable|\b50[0234]\b|not initialized")  # it starts or ends just now
 _ANSI: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -110,9 +110,6 @@ def simulation_resources(nodes: int, device: str) -> str:
 
 def gpu_count() -> int:
     """NVIDIA GPUs that this process may use, asked of the driver, which is faster than importing torch."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and not visible.strip("-1 "):
-        return 0
     import pynvml
 
     try:
@@ -121,7 +118,23 @@ def gpu_count() -> int:
         pynvml.nvmlShutdown()
     except pynvml.NVMLError:
         return 0
-    return found if visible is None else min(found, len(visible.split(",")))
+    return visible_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"), found)
+
+
+def visible_gpus(visible: str | None, found: int) -> int:
+    """GPUs of ``found`` that ``CUDA_VISIBLE_DEVICES`` leaves: those up to the first entry that names none.
+
+    An entry is a number or begins as a UUID does; one that is named twice hides all (CUDA C++ Programming Guide).
+    """
+    if visible is None:
+        return found
+    entries = [entry.strip() for entry in visible.split(",")]
+    named = list(
+        itertools.takewhile(
+            lambda entry: int(entry) < found if entry.isdecimal() else entry.startswith(("GPU-", "MIG-")), entries
+        )
+    )
+    return len(named) if len(set(named)) == len(named) else 0
 
 
 def app_folder() -> Path:
@@ -145,30 +158,6 @@ def app_folder() -> Path:
         f"no pyproject.toml of the Flower app in {package} or from {here} upwards",
         "run inside a clone of the repository, or name one with --app",
     )
-
-
-def root_cause(log: str) -> Fault | None:
-    """First exception of the last chain of tracebacks in ``log``, with its remedy if it has one.
-
-    Python prints a chain of exceptions oldest first; those that Flower wraps around ours only say that it failed.
-    """
-    lines = log.splitlines()
-    start = None
-    for i, line in enumerate(lines):
-        if line.startswith("Traceback (most recent call last)"):
-            goes_on = any(link in before for before in lines[max(0, i - 2) : i] for link in _CHAINED)
-            start = start if goes_on else i
-    if start is None:
-        return None
-    for i, line in enumerate(lines[start + 1 :], start + 1):
-        if (match := _EXCEPTION.match(line)) is not None:
-            module, name, text = match.groups()
-            following = lines[i + 1] if i + 1 < len(lines) else ""
-            remedy = following.removeprefix("remedy: ") if following.startswith("remedy: ") else ""
-            return Fault(
-                text if module.startswith("hypergpu_fl") and text else f"{name}: {text}" if text else name, remedy
-            )
-    return None
 
 
 def _program(name: str) -> str:
@@ -204,13 +193,14 @@ def _flwr(arguments: list[str], environ: Mapping[str, str]) -> dict[str, Any]:
         printed, complaints = _run([*arguments, "--format", "json"], environ)
         answer = json.loads(printed)
     except subprocess.TimeoutExpired:
-        raise RunFailed(
+        raise SuperLinkSilent(
             f"`flwr {arguments[0]}` gave no answer within {_COMMAND_LIMIT_S:.0f} s", "is the SuperLink reachable?"
         ) from None
     except ValueError:
         said = (_ANSI.sub("", complaints) or printed).strip().splitlines() or ["nothing"]
-        raise RunFailed(f"`flwr {arguments[0]}` answered: {said[-1]}", "check the SuperLink connection") from None
+        raise SuperLinkSilent(f"`flwr {arguments[0]}` answered: {said[-1]}", "check the SuperLink connection") from None
     if not answer.get("success"):
         reason = str(answer.get("error-message") or answer).strip().splitlines()[-1]
-        raise RunFailed(f"`flwr {arguments[0]}` failed: {reason}", "check the SuperLink connection and its version")
+        kind = SuperLinkSilent if _AWAY.search(reason) else RunFailed
+        raise kind(f"`flwr {arguments[0]}` failed: {reason}", "check the SuperLink connection and its version")
     return dict(answer)

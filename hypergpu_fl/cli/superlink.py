@@ -24,7 +24,9 @@ import psutil
 
 from hypergpu_fl.errors import RunFailed, UsageError
 from hypergpu_fl.files import private_folder
+from hypergpu_fl.proxies import beside_loopback
 
+_LEFT_OUT: Final = ("PYTHONDONTWRITEBYTECODE", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_NAMESPACE")
 START_LIMIT_S: Final = 60.0
 STOP_LIMIT_S: Final = 8.0
 # Ray's sockets are at <RAY_TMPDIR>/ray/session_<date>_<time>_<pid>/sockets/plasma_store, and a socket's path may have
@@ -62,17 +64,22 @@ def require_free(port: int) -> int:
 def flower_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """``environ`` with this interpreter's programs first, and Flower kept from calling home or installing.
 
+    Neither a proxy nor a Ray cluster of this machine has a part in what runs on its loopback interface.
     Bytecode is written even where ``PYTHONDONTWRITEBYTECODE`` forbids it: a Python that starts for every message would
     spend half its time on compiling what it imports.
     """
     programs = str(Path(sys.executable).parent)
-    kept = {name: value for name, value in environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return kept | {
-        "PATH": os.pathsep.join([programs, environ.get("PATH", os.defpath)]),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    }
+    kept = {name: value for name, value in environ.items() if name not in _LEFT_OUT}
+    return (
+        kept
+        | beside_loopback(environ)
+        | {
+            "PATH": os.pathsep.join([programs, environ.get("PATH", os.defpath)]),
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        }
+    )
 
 
 class LocalSuperLink:
@@ -154,6 +161,7 @@ class LocalSuperLink:
 
     def _wait_until_healthy(self) -> None:
         deadline_s = time.monotonic() + START_LIMIT_S
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         while time.monotonic() < deadline_s:
             if not self.is_alive():
                 raise RunFailed(
@@ -162,7 +170,7 @@ class LocalSuperLink:
             # OSError covers refused connections and HTTP errors while it starts
             with (
                 contextlib.suppress(OSError),
-                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=1),
+                direct.open(f"http://127.0.0.1:{self.port}/health", timeout=1),
             ):
                 return
             time.sleep(0.1)

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from hypergpu_fl.config.flat import Scalar, flatten, unflatten
 from hypergpu_fl.config.layers import (
+    PLACES,
+    PREFIX,
     Loaded,
     environment,
     from_run_config,
     load,
     runs_root,
     to_run_config,
+    without_settings,
 )
 from hypergpu_fl.config.models import DATASETS, MODELS, Blockchain, Config, Network, System, Training, run_name
-
-if TYPE_CHECKING:
-    from hypergpu_fl.config.secrets import Secrets, read_secrets
+from hypergpu_fl.config.secrets import Secrets, read_secrets
 
 __all__ = [
     "DATASETS",
     "MODELS",
+    "PLACES",
+    "PREFIX",
     "Blockchain",
     "Config",
     "Loaded",
@@ -38,13 +39,5 @@ __all__ = [
     "runs_root",
     "to_run_config",
     "unflatten",
+    "without_settings",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    # pydantic-settings costs more to import than all the rest, and most processes hold no secret.
-    if name in ("Secrets", "read_secrets"):
-        from hypergpu_fl.config import secrets
-
-        return getattr(secrets, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from hypergpu_fl.redaction import redact
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
+_ACROSS = re.compile(r"([a-z_.]+): (.*)", re.S)
 _SHOWN = 60  # characters of an offending value
 
 
@@ -37,7 +39,8 @@ def _requirement(kind: str, context: Mapping[str, Any], message: str) -> str:
     }
     if kind in bounds:
         words, bound = bounds[kind]
-        return f"be {words} {context[bound]:g}"
+        limit = context[bound]
+        return f"be {words} {limit if isinstance(limit, int) else f'{limit:.12g}'}"
     if kind == "literal_error":
         return f"be one of {context['expected'].replace(' or ', ', ')}"
     if kind == "value_error":
@@ -73,14 +76,18 @@ def faults(error: ValidationError, origins: Mapping[str, str], known: Iterable[s
             found.append(Fault(f"{name} is not a setting{where}", _unknown_remedy(path, known)))
             continue
         requirement = _requirement(kind, context, entry["msg"])
-        if kind == "value_error" and not requirement.startswith("be "):
+        if kind == "value_error" and (across := _ACROSS.fullmatch(requirement)):
             # A check across fields names the field at fault itself: "rpc_url: is empty, but ...".
-            field, cause = requirement.split(": ", 1)
-            path = f"{path}.{field}".lstrip(".")
+            field, cause = across.groups()
+            path = f"{path}.{field}" if path else field
             found.append(Fault(f"{path} {cause}", f"set {path}; `hypergpu config schema` explains it"))
             continue
         origin = f" (in {origins[path]})" if path in origins else ""
+        if kind.startswith("float") and isinstance(value, int) and not isinstance(value, bool):
+            requirement = "be a number of usual size"  # beyond what 64 bits of a float can hold
         requirement, _, hint = requirement.partition("; ")
+        if kind == "literal_error" and isinstance(value, str):
+            hint = did_you_mean(value, re.findall(r"'([^']*)'", context["expected"])).removeprefix("; ")
         remedy = hint or f"give {path} a value that is {requirement.removeprefix('be ')}"
         found.append(Fault(f"{path} is {shown(value)}{origin}, but must {requirement}", remedy))
     return found

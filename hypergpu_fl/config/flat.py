@@ -22,15 +22,18 @@ def fields(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[
             yield f"{prefix}{name}", field
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables to dotted names; ``{}`` stays a value, so that nothing disappears."""
-    flat: dict[str, Any] = {}
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf as ``(dotted name, value)``; a name that is given nested and dotted comes twice."""
     for name, value in tree.items():
         if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{name}.")
+            yield from leaves(value, f"{prefix}{name}.")
         else:
-            flat[f"{prefix}{name}"] = value
-    return flat
+            yield f"{prefix}{name}", value
+
+
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested tables to dotted names; ``{}`` stays a value, so that nothing disappears."""
+    return dict(leaves(tree))
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:

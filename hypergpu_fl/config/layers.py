@@ -1,4 +1,8 @@
-"""Layers of configuration, last wins: defaults, file, run-config, environment over ``.env``."""
+"""Layers of configuration, last wins: defaults, files, environment over ``.env``, what is typed (``--set``).
+
+Who starts a run has the last word, and what is submitted is the whole configuration. Inside ServerApp and ClientApp a
+machine's environment therefore decides only what differs by machine, `MACHINE`; all else is what was submitted.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,20 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from hypergpu_fl.config.faults import faults, shown
-from hypergpu_fl.config.flat import Scalar, fields, flatten, from_text, unflatten
+from hypergpu_fl.config.flat import Scalar, fields, flatten, from_text, leaves, unflatten
 from hypergpu_fl.config.models import Config, System
-from hypergpu_fl.config.task_options import packed, unpacked
+from hypergpu_fl.config.task_options import FIELD, packed, unpacked
+from hypergpu_fl.config.values import INT64
 from hypergpu_fl.errors import ConfigError, Fault
 from hypergpu_fl.redaction import SECRETS, has_credentials, looks_secret
 
@@ -28,12 +35,32 @@ PATHS: Final = (
     "blockchain.keystore",
     "system.runs_dir",
 )
+# What a machine of a deployment says of itself, whatever was submitted.
+MACHINE: Final = (
+    "training.data_root",
+    "blockchain.rpc_url",
+    "blockchain.keystore",
+    "system.runs_dir",
+    "system.device",
+    "system.log_level",
+    "system.log_file",
+    "system.log_rotation_mb",
+    "system.log_retention",
+)
+# What a path names lies on one machine. In a deployment each machine finds its own in its environment.
+PLACES: Final = (*PATHS, "system.log_file")
 _FILES: Final = ("network.links_file", "network.rtt_file", "blockchain.keystore")
 _LARGEST_FILE_BYTES: Final = 1 << 20
 _DEEPEST: Final = 20
 _BRACKET: Final = re.compile(r"[\[{]|[\]}]|\"(?:[^\"\\\n]|\\.)*+\"?|'[^'\n]*+'?")
-_INT64: Final = range(-(2**63), 2**63)
 _FIELDS: Final = dict(fields())
+_OTHERS: Final = (*SECRETS, "HYPERGPU_RUNS")
+_VARIABLES: Final = {
+    name.removeprefix(PREFIX).replace("_", ""): name
+    for name in (*_OTHERS, *(PREFIX + path.upper().replace(".", "__") for path in _FIELDS))
+}
+# Kubernetes and Docker tell a container of the services beside it, in variables that begin with the service's name.
+_ORCHESTRATOR: Final = re.compile(rf"{PREFIX}(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +72,7 @@ class Loaded:
 
 
 def load(
-    file: Path | None = None,
+    file: Path | Sequence[Path] | None = None,
     overrides: Mapping[str, Any] | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Loaded:
@@ -53,10 +80,10 @@ def load(
 
     Parameters
     ----------
-    file : Path, optional
-        JSON or TOML, by its ending.
+    file : Path or sequence of Path, optional
+        JSON or TOML, by its ending; of several, a later one wins.
     overrides : Mapping, optional
-        Dotted name -> value (run-config, ``--set``); text is read as the field's type.
+        Dotted name -> value as typed (``--set``), which wins over all else; text is read as the field's type.
     environ : Mapping, optional
         ``HYPERGPU_<SECTION>__<FIELD>`` variables; ``os.environ`` and ``.env`` as `environment` joins them.
 
@@ -70,16 +97,15 @@ def load(
     ConfigError
         With every fault of every layer.
     """
-    layers: list[tuple[str, dict[str, Any]]] = []
-    if file is not None:
-        layers.append((file.name, flatten(read(file))))
-    layers.append(("--set", _typed(overrides or {})))
-    found: list[Fault] = []
-    for origin, layer in layers:
+    files = [file] if isinstance(file, Path) else file or []
+    read_in = [(path.name, flatten(read(path))) for path in files]
+    typed = ("--set", _typed(overrides or {}))
+    variables, found = _environment_layers(environ or {})
+    for origin, layer in [*read_in, typed]:
         found += _misplaced_secrets(layer, origin)
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for origin, layer in [*layers, *_environment_layers(environ or {})]:
+    for origin, layer in [*read_in, *variables, typed]:
         for path, value in unpacked(layer).items():
             values[path], origins[path] = value, origin
     found += _make_absolute(values)
@@ -103,7 +129,7 @@ def read(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > _LARGEST_FILE_BYTES:
             raise _error(f"{file} is larger than 1 MiB", "is it a configuration? keep only settings in it")
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
     except FileNotFoundError:
         raise _error(f"there is no file {file}", "check the path; configs/ holds examples") from None
     except UnicodeDecodeError as error:
@@ -114,6 +140,7 @@ def read(file: Path) -> dict[str, Any]:
         raise _error(f"{file} is nested too deeply", "use the four tables training, network, blockchain, system")
     try:
         tree = json.loads(text, object_pairs_hook=_no_duplicates) if kind == ".json" else tomllib.loads(text)
+        str(tree)  # refuses numbers that could be read, as hexadecimal ones of TOML, but not shown
     except json.JSONDecodeError as error:
         where = f"line {error.lineno} column {error.colno}"
         raise _error(f"{file} is not valid JSON at {where}: {error.msg}", f"correct {where}") from None
@@ -122,20 +149,25 @@ def read(file: Path) -> dict[str, Any]:
         raise _error(f"{file} is not valid TOML at {where}: {reason}", f"correct {where}") from None
     except _DuplicateKey as error:
         raise _error(f"{file} gives {error.args[0]!r} twice", "keep one of the two") from None
+    except ValueError:  # Python reads no more digits than this, since that takes quadratic time
+        raise _error(f"{file} holds a number of more than 4,300 digits", "no setting takes such a number") from None
     if not isinstance(tree, dict):
         raise _error(f"{file} holds {type(tree).__name__}, not a table", 'start with {"training": {...}}')
+    given = Counter(path for path, _ in leaves(tree))
+    if twice := [path for path, times in given.items() if times > 1]:
+        raise _error(f"{file} gives {twice[0]} twice, in a table and with dots", "keep one of the two")
     return tree
 
 
 def environment(environ: Mapping[str, str], dotenv: Path | None = Path(".env")) -> dict[str, str]:
-    """``environ`` over the ``HYPERGPU_*`` lines of a ``.env`` file, if there is one."""
+    """``environ`` over the ``HYPERGPU_*`` lines of a ``.env`` file, if there is one; an empty variable is none."""
     values: dict[str, str] = {}
     if dotenv is not None and dotenv.is_file():
         from dotenv import dotenv_values
 
-        lines = dotenv_values(dotenv, interpolate=False)
-        values = {name: value for name, value in lines.items() if name.startswith(PREFIX) and value is not None}
-    return values | dict(environ)
+        lines = dotenv_values(dotenv, interpolate=False, encoding="utf-8-sig")
+        values = {name: value for name, value in lines.items() if name.startswith(PREFIX) and value}
+    return values | {name: value for name, value in environ.items() if value or not name.startswith(PREFIX)}
 
 
 def from_run_config(run_config: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Config:
@@ -146,19 +178,23 @@ def from_run_config(run_config: Mapping[str, Any], environ: Mapping[str, str] | 
     run_config : Mapping[str, Scalar]
         ``context.run_config``.
     environ : Mapping[str, str], optional
-        Variables of the machine the app runs on, which win: its device, data root or RPC address.
+        Variables of the machine the app runs on. They win in what is its own, `MACHINE`, and say nothing else. In a
+        deployment `PLACES` come from here alone.
 
     Raises
     ------
     ConfigError
         With every fault.
     """
-    values = unpacked({path: _from_int64(value, path) for path, value in run_config.items()})
+    values = unpacked({path: _from_int64(value, path) for path, value in _travelling(run_config).items()})
     origins = dict.fromkeys(values, "run-config")
     found = _misplaced_secrets(values, "run-config")
-    for origin, layer in _environment_layers(environ or {}):
+    variables, faulty_names = _environment_layers(environ or {})
+    found += faulty_names
+    for origin, layer in variables:
         for path, value in unpacked(layer).items():
-            values[path], origins[path] = value, origin
+            if path in MACHINE or not (path in _FIELDS or path.startswith(FIELD)):  # the latter is refused
+                values[path], origins[path] = value, origin
     config, faulty = _validate({p: v for p, v in values.items() if not looks_secret(p)}, origins)
     if config is None or found:
         raise ConfigError([*found, *faulty])
@@ -169,14 +205,32 @@ def to_run_config(config: Config) -> dict[str, Scalar]:
     """Every setting as a flat table of scalars; inverse of `from_run_config`.
 
     Integers beyond 64 bits travel as text. Addresses with credentials are left out, since every node can read a
-    run-config: the ServerApp finds them in its environment.
+    run-config: the ServerApp finds them in its environment. So are the `PLACES` of a deployment.
     """
     flat: dict[str, Scalar] = {}
-    for path, value in packed(flatten(config.model_dump())).items():
-        if isinstance(value, str) and any(has_credentials(url) for url in value.split(",")):
+    for path, value in packed(_travelling(flatten(config.model_dump()))).items():
+        if _holds_credentials(path, value):
             value = ""
-        flat[path] = str(value) if isinstance(value, int) and value not in _INT64 else value
+        flat[path] = str(value) if isinstance(value, int) and value not in INT64 else value
     return flat
+
+
+def without_settings(environ: Mapping[str, str], config: Config) -> dict[str, str]:
+    """Environment for an app on this machine that is given ``config``: the variables behind it would overrule it.
+
+    RPC addresses with credentials stay, since a run-config must not hold them.
+    """
+    left = {name: text for name, text in environ.items() if not _is_setting(name)}
+    if any(has_credentials(url) for url in config.blockchain.rpc_url.split(",")):
+        left[f"{PREFIX}BLOCKCHAIN__RPC_URL"] = config.blockchain.rpc_url
+    return left
+
+
+def _travelling(flat: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``flat`` without what names a place on another machine than the reader's; a simulation has one machine."""
+    if flat.get("network.enable_simulation", True):
+        return flat
+    return {path: value for path, value in flat.items() if path not in PLACES}
 
 
 def runs_root(system: System, environ: Mapping[str, str] | None = None) -> Path:
@@ -228,14 +282,28 @@ def _typed(layer: Mapping[str, Any]) -> dict[str, Any]:
     return {p: from_text(_FIELDS[p], v) if isinstance(v, str) and p in _FIELDS else v for p, v in layer.items()}
 
 
-def _environment_layers(environ: Mapping[str, str]) -> list[tuple[str, dict[str, Any]]]:
-    """One layer a variable, so that a fault names the variable. Only names with ``__`` are settings."""
-    layers = []
+def _environment_layers(environ: Mapping[str, str]) -> tuple[list[tuple[str, dict[str, Any]]], list[Fault]]:
+    """One layer a variable, so that a fault names the variable, and the variables that mean nothing here."""
+    layers: list[tuple[str, dict[str, Any]]] = []
+    found: list[Fault] = []
+    first: dict[str, str] = {}
     for name, text in sorted(environ.items()):
-        if name.startswith(PREFIX) and "__" in name:
-            path = name.removeprefix(PREFIX).lower().replace("__", ".", 1).replace("options__", "options.", 1)
-            layers.append((name, _typed({path: text})))
-    return layers
+        if not name.startswith(PREFIX) or name in _OTHERS or _ORCHESTRATOR.fullmatch(name) or not text.strip():
+            continue
+        if not _is_setting(name):
+            near = get_close_matches(name.removeprefix(PREFIX).replace("_", ""), _VARIABLES, n=1, cutoff=0.7)
+            remedy = f"did you mean {_VARIABLES[near[0]]}?" if near else "remove it, or name it otherwise"
+            found.append(Fault(f"{name} is no variable that is read here", remedy))
+            continue
+        path = name.removeprefix(PREFIX).lower().replace("__", ".", 1).replace("options__", "options.", 1)
+        if (other := first.setdefault(path, name)) != name:
+            found.append(Fault(f"{other} and {name} both set {path}", "keep one of the two"))
+        layers.append((name, _typed({path: text})))
+    return layers, found
+
+
+def _is_setting(variable: str) -> bool:
+    return variable.startswith(PREFIX) and "__" in variable
 
 
 def _misplaced_secrets(layer: Mapping[str, Any], origin: str) -> list[Fault]:
@@ -244,11 +312,17 @@ def _misplaced_secrets(layer: Mapping[str, Any], origin: str) -> list[Fault]:
         if looks_secret(path):
             remedy = f"remove it from there; set one of {', '.join(SECRETS)} in the environment, or use a keystore"
             found.append(Fault(f"{path} looks like a secret (in {origin}), which every node could read", remedy))
-        elif isinstance(value, str) and any(has_credentials(url) for url in value.split(",")):
+        elif _holds_credentials(path, value):
             variable = PREFIX + path.upper().replace(".", "__")
             remedy = f"remove it from there and set {variable} in the environment or .env"
             found.append(Fault(f"{path} holds credentials (in {origin}), which every node could read", remedy))
     return found
+
+
+def _holds_credentials(path: str, value: object) -> bool:
+    """Whether a value is, or was meant to be, an address with credentials; a path may look like one and is none."""
+    urls = value.split(",") if isinstance(value, str) else []
+    return any(has_credentials(url) for url in urls if "://" in url or path == "blockchain.rpc_url")
 
 
 def _make_absolute(values: dict[str, Any]) -> list[Fault]:
@@ -259,7 +333,9 @@ def _make_absolute(values: dict[str, Any]) -> list[Fault]:
             try:
                 values[path] = str(Path(given).expanduser().resolve())
                 there = path not in _FILES or Path(values[path]).is_file()
-            except (OSError, RuntimeError, ValueError) as error:
+            except ValueError:
+                continue  # no text of one line, which the model refuses
+            except (OSError, RuntimeError) as error:
                 found.append(Fault(f"{path} is {shown(given)}, which is no path: {error}", f"correct {path}"))
                 continue
             if not there:
@@ -270,7 +346,7 @@ def _make_absolute(values: dict[str, Any]) -> list[Fault]:
 def _from_int64(value: Any, path: str) -> Any:
     if isinstance(value, str) and path in _FIELDS and _FIELDS[path].annotation is int:
         number = from_text(_FIELDS[path], value)
-        return number if isinstance(number, int) and number not in _INT64 else value
+        return number if isinstance(number, int) and number not in INT64 else value
     return value
 
 

@@ -6,32 +6,32 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from hypergpu_fl.config import task_options
+from hypergpu_fl.config import task_options, values
 from hypergpu_fl.config.faults import did_you_mean
 from hypergpu_fl.config.target import Target
 
 MODELS: Final = ("mlp", "simple_cnn", "resnet18")
 DATASETS: Final = ("digits", "mnist", "fashion_mnist", "cifar10", "folder")
+CODEC_LEVELS: Final = ("raw", "fp32", "fp16", "bf16", "int8", "int4", "top8", "top16", "top32", "top64", "top128")
+
+LARGEST: Final = 10.0**6  # of a factor: beyond it float32 weights overflow
+MOST_NODES: Final = 100_000
+MOST_ROUNDS: Final = 10**6
+MOST_WEI: Final = 2**128 - 1  # what the contract's uint128 holds
+MOST_CHAIN_ID: Final = 2**63 - 37  # EIP-2294
 
 PLANNED: Final = "network_aware"  # the policy whose planner chooses local steps
 
 _PLUGIN: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _RUN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _STEPS: Final = re.compile(r"[1-9][0-9]{0,8}(-[1-9][0-9]{0,8})?")
-_ADDRESS: Final = re.compile(r"0x[0-9a-fA-F]{40}")
 
 
 def _known_model(name: str) -> str:
     if name not in MODELS and not _PLUGIN.fullmatch(name):
         raise ValueError(f"must be one of {', '.join(MODELS)}, or 'pkg.module:name'{did_you_mean(name, MODELS)}")
-    return name
-
-
-def _known_dataset(name: str) -> str:
-    if name not in DATASETS:
-        raise ValueError(f"must be one of {', '.join(DATASETS)}{did_you_mean(name, DATASETS)}")
     return name
 
 
@@ -71,30 +71,24 @@ def run_name(name: str) -> str:
     return name
 
 
-def _addresses(text: str) -> str:
-    for address in filter(None, text.split(",")):
-        if not _ADDRESS.fullmatch(address.strip()):
-            raise ValueError("must be empty, or addresses of 0x and 40 hexadecimal digits, comma-separated")
-    return text
-
-
-def _urls(text: str) -> str:
-    for url in filter(None, text.split(",")):
-        if not re.match(r"(https?|wss?)://[^\s/]", url.strip()):
-            raise ValueError("must be empty, or http(s):// or ws(s):// addresses, comma-separated")
-    return text
-
-
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, le=LARGEST)]
+NonNegative = Annotated[float, Field(ge=0, le=LARGEST)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**6)]
+Mbps = Annotated[float, Field(ge=0.001, le=LARGEST)]
+Milliseconds = Annotated[float, Field(ge=0, le=3.6e6)]
+CodecLevel = Annotated[str, AfterValidator(values.one_of(("auto", *CODEC_LEVELS)))]
 
 
 class Section(BaseModel):
     """Base of all sections: immutable, unknown keys refused, values not coerced silently."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+    @field_validator("*")
+    @classmethod
+    def _text_of_one_line(cls, value: object) -> object:
+        return values.one_line(value) if isinstance(value, str) else value
 
 
 class Training(Section):
@@ -110,15 +104,18 @@ class Training(Section):
         "mlp", description="mlp, simple_cnn, resnet18, or 'pkg.module:name'"
     )
     normalization: Literal["group", "batch"] = Field("group", description="normalisation of resnet18")
-    dataset: Annotated[str, AfterValidator(_known_dataset)] = Field(
-        "digits", description="digits, mnist, fashion_mnist, cifar10, or folder"
+    dataset: Annotated[str, AfterValidator(values.one_of(DATASETS))] = Field(
+        "digits",
+        description="digits, mnist, fashion_mnist, cifar10, or folder: train/, val/ and test/, or classes alone",
     )
     data_root: str = Field("", description="where the data set lies, or is downloaded to")
     partitioner: Literal["iid", "dirichlet", "pathological", "shard"] = "dirichlet"
-    alpha: Positive = Field(0.3, description="concentration of the Dirichlet partitioner")
+    alpha: Annotated[float, Field(ge=0.001, le=LARGEST)] = Field(
+        0.3, description="concentration of the Dirichlet partitioner"
+    )
     classes_per_node: Count = Field(2, description="classes a node holds (pathological, shard)")
-    num_nodes: Count = 10
-    rounds: Count = 20
+    num_nodes: Annotated[int, Field(ge=1, le=MOST_NODES)] = 10
+    rounds: Annotated[int, Field(ge=1, le=MOST_ROUNDS)] = 20
     epochs: Annotated[int, Field(ge=0, le=10**6)] = Field(
         0, description="passes over its own data that a node makes a round; 0: local_steps says"
     )
@@ -147,7 +144,7 @@ class Training(Section):
         "", description="stop when reached: 'loss <= 1.88', 'accuracy >= 0.9'; empty: run all rounds"
     )
     target_accuracy: Fraction = Field(0.0, description="the same for the accuracy alone; 0: run all rounds")
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
     @property
     def goal(self) -> Target | None:
@@ -203,12 +200,12 @@ class Network(Section):
     )
     links_file: str = Field("", description="CSV of devices: client,compute_ms_per_sample,bandwidth_kbps")
     rtt_file: str = Field("", description="CSV of round-trip times: src,dst,rtt_avg_ms,rtt_stddev_ms")
-    base_latency_ms: NonNegative = 50.0
-    jitter_ms: NonNegative = 5.0
+    base_latency_ms: Milliseconds = 50.0
+    jitter_ms: Milliseconds = 5.0
     packet_loss_rate: Fraction = 0.0
-    uplink_mbps: Positive = 20.0
-    downlink_mbps: Positive = 50.0
-    sample_ms: NonNegative = Field(
+    uplink_mbps: Mbps = 20.0
+    downlink_mbps: Mbps = 50.0
+    sample_ms: Milliseconds = Field(
         0.0, description="milliseconds a sample takes at the median simulated node; 0: by the model's FLOPs"
     )
     policy: Literal[
@@ -223,11 +220,13 @@ class Network(Section):
         "power_of_choice",
     ] = "network_aware"
     mode: Literal["sync", "async"] = Field("async", description="synchronous rounds, or buffered asynchronous")
-    cohort: Annotated[int, Field(ge=0)] = Field(0, description="nodes at work; 0: half of the known nodes")
+    cohort: Annotated[int, Field(ge=0, le=MOST_NODES)] = Field(
+        0, description="nodes at work; 0: half of the known nodes"
+    )
     quota: Annotated[float, Field(gt=0, le=1)] = Field(0.8, description="share of the cohort that ends a round")
     deadline_s: NonNegative = Field(0.0, description="longest round; 0: adapts by itself")
-    codec: str = Field("auto", description="a codec level for every node, or 'auto': the planner chooses")
-    downlink_codec: str = Field("auto", description="likewise, for the model sent to nodes")
+    codec: CodecLevel = Field("auto", description="a codec level for every node, or 'auto': the planner chooses")
+    downlink_codec: CodecLevel = Field("auto", description="likewise, for the model sent to nodes")
 
 
 class Blockchain(Section):
@@ -235,18 +234,26 @@ class Blockchain(Section):
 
     enabled: bool = True
     kind: Literal["embedded", "rpc"] = Field("embedded", description="an EVM inside the process, or a real chain")
-    chain_id: Annotated[int, Field(ge=0)] = Field(0, description="expected chain id; 0: the embedded EVM's")
-    rpc_url: Annotated[str, AfterValidator(_urls)] = Field("", description="RPC addresses, comma-separated")
-    contract: Annotated[str, AfterValidator(_addresses)] = Field(
+    chain_id: Annotated[int, Field(ge=0, le=MOST_CHAIN_ID)] = Field(
+        0, description="expected chain id; 0: the embedded EVM's"
+    )
+    rpc_url: Annotated[str, AfterValidator(values.urls)] = Field("", description="RPC addresses, comma-separated")
+    contract: Annotated[str, AfterValidator(values.address)] = Field(
         "", description="address of the ledger contract; empty: deploy one"
     )
     scoring: Literal["improvement", "weight", "leave_one_out", "shapley"] = Field(
         "improvement", description="how a contribution's share of the round's reward is measured"
     )
-    max_examples: Count = Field(10**6, description="examples beyond this give a node no more weight and no more pay")
-    budget_wei: Annotated[int, Field(ge=0)] = Field(10**15, description="reward shared by a round's contributors")
-    max_fee_gwei: Positive = Field(500.0, description="no transaction is ever sent with a higher fee a gas")
-    allow_list: Annotated[str, AfterValidator(_addresses)] = Field(
+    max_examples: Annotated[int, Field(ge=1, le=10**12)] = Field(
+        10**6, description="examples beyond this give a node no more weight and no more pay"
+    )
+    budget_wei: Annotated[int, Field(ge=0, le=MOST_WEI)] = Field(
+        10**15, description="reward shared by a round's contributors"
+    )
+    max_fee_gwei: Annotated[float, Field(ge=1e-9, le=1e9)] = Field(
+        500.0, description="no transaction is ever sent with a higher fee a gas"
+    )
+    allow_list: Annotated[str, AfterValidator(values.addresses)] = Field(
         "", description="addresses that may contribute, comma-separated; empty: everyone"
     )
     keystore: str = Field("", description="coordinator's keystore file")
@@ -270,8 +277,10 @@ class System(Section):
     )
     resume: bool = Field(False, description="go on with the named run from its last checkpoint")
     log_level: Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    log_file: str = Field("run.log", description="inside the run's folder; empty: console only")
-    log_rotation_mb: Positive = 10.0
+    log_file: Annotated[str, AfterValidator(values.file_name)] = Field(
+        "run.log", description="inside the run's folder; empty: console only"
+    )
+    log_rotation_mb: Annotated[float, Field(ge=0.001, le=LARGEST)] = 10.0
     log_retention: Count = Field(5, description="rotated log files kept")
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
@@ -283,6 +292,14 @@ class Config(Section):
     network: Network = Network()
     blockchain: Blockchain = Blockchain()
     system: System = System()
+
+    @model_validator(mode="after")
+    def _pool_fits_the_contract(self) -> Self:
+        if self.blockchain.enabled and self.blockchain.budget_wei * self.training.rounds > MOST_WEI:
+            raise ValueError(
+                f"blockchain.budget_wei: is more than a contract's 2**128 - 1 wei in {self.training.rounds} rounds"
+            )
+        return self
 
     @model_validator(mode="after")
     def _a_range_needs_a_planner(self) -> Self:

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from hypergpu_fl.redaction import register
+from hypergpu_fl.config.layers import environment
+from hypergpu_fl.redaction import SECRETS, register
 
 
-class Secrets(BaseSettings):
-    """The variables of ``redaction.SECRETS``; never in run-config, which every node can read.
-
-    Reading them registers them for redaction, so that no log line or error of this process can show them.
-    """
-
-    model_config = SettingsConfigDict(env_prefix="HYPERGPU_", env_ignore_empty=True, extra="ignore", frozen=True)
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """The variables of ``redaction.SECRETS``; never in run-config, which every node can read."""
 
     coordinator_key: SecretStr | None = None
     keystore_password: SecretStr | None = None
     node_key: SecretStr | None = None
 
 
-def read_secrets(dotenv: Path | None = Path(".env")) -> Secrets:
-    """Secrets of this process's environment, over those of a ``.env`` file."""
-    secrets = Secrets(_env_file=dotenv)
-    for secret in (secrets.coordinator_key, secrets.keystore_password, secrets.node_key):
-        if secret is not None:
-            register(secret.get_secret_value())
-    return secrets
+def read_secrets(environ: Mapping[str, str] | None = None, dotenv: Path | None = Path(".env")) -> Secrets:
+    """Secrets of this process's environment, over those of a ``.env`` file; an empty one is none.
+
+    All code reads secrets here. They are registered for redaction, so that no log line or error of this process can
+    show them.
+    """
+    values = environment(os.environ if environ is None else environ, dotenv)
+    found: dict[str, SecretStr] = {}
+    for name in SECRETS:
+        if secret := values.get(name):
+            register(secret)
+            found[name.removeprefix("HYPERGPU_").lower()] = SecretStr(secret)
+    return Secrets(**found)

@@ -1,66 +1,26 @@
-"""`ledger.json`: everything a stranger needs to check a run without trusting who wrote it.
-
-Hashes, signatures and raw transactions are lower-case hex with ``0x``, addresses EIP-55, amounts in wei as decimal
-strings. One spelling for each value: a file with any byte changed either says something else or is refused.
-"""
+"""`ledger.json`: everything a stranger needs to check a run without trusting who wrote it."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
-
-from hypergpu_fl.errors import LedgerError, VerificationError
+from hypergpu_fl.errors import LedgerError
+from hypergpu_fl.files import write_whole
 from hypergpu_fl.keccak import keccak
-from hypergpu_fl.ledger.contribution import Contribution, CreditedContribution, SealedContribution, address_word, word
-from hypergpu_fl.ledger.identity import checksum_address
+from hypergpu_fl.ledger.contribution import (
+    Contribution,
+    CreditedContribution,
+    SealedContribution,
+    address_word,
+    hash_blob,
+    word,
+)
+from hypergpu_fl.ledger.fields import U32, U64, Address, Amount, Data, Hash, Record, Siblings, Signature, parse
 from hypergpu_fl.ledger.merkle import MerkleTree
 from hypergpu_fl.ledger.sealing import SealedRound
 
-
-def _unhex(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value
-    if not isinstance(value, str) or not value.startswith("0x"):
-        raise ValueError("not a 0x-prefixed hexadecimal string")
-    raw = bytes.fromhex(value[2:])
-    if value[2:] != raw.hex():
-        raise ValueError("hexadecimal digits must be lower-case, without blanks")
-    return raw
-
-
-def _undecimal(value: Any) -> Any:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if not isinstance(value, str) or len(value) > 78 or not value.isascii() or not value.isdigit():
-        raise ValueError("not a decimal string")
-    if value != "0" and value[0] == "0":
-        raise ValueError("leading zeros")
-    return int(value)
-
-
-def _checksummed(value: Any) -> Any:
-    if not isinstance(value, str) or len(value) != 42 or checksum_address(bytes.fromhex(value[2:])) != value:
-        raise ValueError("not an EIP-55 address")
-    return value
-
-
-_as_hex = PlainSerializer(lambda value: "0x" + value.hex(), return_type=str)
-Data = Annotated[bytes, BeforeValidator(_unhex), _as_hex]
-Hash = Annotated[bytes, BeforeValidator(_unhex), Field(min_length=32, max_length=32), _as_hex]
-Signature = Annotated[bytes, BeforeValidator(_unhex), Field(min_length=65, max_length=65), _as_hex]
-Amount = Annotated[int, BeforeValidator(_undecimal), Field(ge=0, lt=2**256), PlainSerializer(str, return_type=str)]
-Address = Annotated[str, BeforeValidator(_checksummed)]
-U64 = Annotated[int, Field(ge=0, lt=2**64, strict=True)]
-U32 = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
-
-
-class Record(BaseModel):
-    """Base of the bundle's records: frozen, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+FORMAT: Final = "hypergpu-ledger-2"
 
 
 class SessionRecord(Record):
@@ -94,8 +54,8 @@ class ContributionRecord(Record):
     reward: Amount
     signature: Signature
     leaf: Hash
-    proof: list[Hash]
-    duplicate_of: str
+    proof: Siblings
+    duplicate_of: Address | Literal[""]
 
     def sealed(self, session: bytes) -> SealedContribution:
         """Make the contribution that these fields describe."""
@@ -105,7 +65,7 @@ class ContributionRecord(Record):
 
 
 class RefusalRecord(Record):
-    """A reply that did not count; the coordinator's word, not sealed."""
+    """A reply that did not count; the coordinator's word."""
 
     node: str
     reason: str
@@ -113,9 +73,9 @@ class RefusalRecord(Record):
 
 
 class TransactionRecord(Record):
-    """A signed transaction and what became of it."""
+    """A signed transaction and what became of it; state, block and gas used are the coordinator's word."""
 
-    purpose: Literal["deploy", "open", "fund", "commit"]
+    purpose: Literal["deploy", "open", "fund", "commit", "propose", "accept"]
     hash: Hash
     raw: Data
     state: Literal["SIGNED", "SENT", "INCLUDED", "FINALIZED"]
@@ -138,13 +98,36 @@ class RoundRecord(Record):
     commit: TransactionRecord | None
 
 
-class Bundle(Record):
-    """The whole file."""
+class BooksSeal(Record):
+    """The coordinator's signature under the whole file, and whether the run has ended with it.
 
-    format: Literal["hypergpu-ledger-1"] = "hypergpu-ledger-1"
+    ``rounds`` and ``head`` say how far the books went when it was signed, ``document`` is `Bundle.document`.
+    """
+
+    ended: bool
+    rounds: U64
+    head: Hash
+    document: Hash
+    signature: Signature
+
+
+class Bundle(Record):
+    """The whole file; `seal` is None while nobody has signed it as a whole."""
+
+    format: Literal["hypergpu-ledger-2"]
     session: SessionRecord
     transactions: list[TransactionRecord]
     rounds: list[RoundRecord]
+    seal: BooksSeal | None
+
+    @property
+    def head(self) -> bytes:
+        """Head after the last round; the session id if there is none."""
+        return self.rounds[-1].head if self.rounds else self.session.id
+
+    def document(self) -> bytes:
+        """SHA-256 of the file without its seal, as JSON without blanks and in the order of the fields."""
+        return hash_blob(self.model_dump_json(exclude={"seal"}).encode())
 
 
 def session_id(chain_id: int, contract: str, coordinator: str, salt: bytes) -> bytes:
@@ -192,13 +175,7 @@ def round_record(sealed: SealedRound, commit: TransactionRecord | None) -> Round
 
 def write_bundle(path: Path, bundle: Bundle) -> None:
     """Write the bundle atomically: a reader sees the old file or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(bundle.model_dump_json(indent=1))
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_whole(path, bundle.model_dump_json(indent=1) + "\n")
 
 
 def read_bundle(path: Path) -> Bundle:
@@ -211,17 +188,14 @@ def read_bundle(path: Path) -> Bundle:
     VerificationError
         If it does not have a bundle's shape; names the round where that is known.
     """
+    return parse(Bundle, read_file(path), "the ledger")
+
+
+def read_file(path: Path) -> bytes:
+    """Bytes of a file; LedgerError if it cannot be read."""
     try:
-        text = path.read_bytes()
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise LedgerError(f"there is no {path}", "write it with `ledger export`") from None
     except OSError as error:
         raise LedgerError(f"{path} cannot be read: {error.strerror}", "write it with `ledger export`") from None
-    try:
-        return Bundle.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = first["loc"]
-        place = ".".join(str(part) for part in where)
-        number = f"round {int(where[1]) + 1}: " if len(where) > 1 and where[0] == "rounds" else ""
-        raise VerificationError(
-            f"{number}{place}: {first['msg']}", "the file was altered or cut off; take it from its source again"
-        ) from None

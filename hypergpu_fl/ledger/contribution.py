@@ -29,6 +29,11 @@ _CONTRIBUTION_TYPEHASH: Final = keccak(_CONTRIBUTION_TYPE)
 _DOMAIN_SEPARATOR: Final = keccak(keccak(_DOMAIN_TYPE) + keccak(b"HyperGPU") + keccak(b"1"))
 
 
+def typed_digest(struct: bytes) -> bytes:
+    """EIP-712 digest of an encoded struct: ``keccak(0x1901 || domainSeparator || keccak(struct))``."""
+    return keccak(b"\x19\x01" + _DOMAIN_SEPARATOR + keccak(struct))
+
+
 def word(value: int) -> bytes:
     """ABI encoding of an unsigned integer: 32 bytes, big-endian."""
     return value.to_bytes(32, "big")
@@ -77,8 +82,8 @@ class Contribution:
     metrics_hash: bytes
 
     def digest(self) -> bytes:
-        """EIP-712 digest: ``keccak(0x1901 || domainSeparator || hashStruct)``."""
-        struct = (
+        """EIP-712 digest of the fields."""
+        return typed_digest(
             _CONTRIBUTION_TYPEHASH
             + self.session
             + word(self.round)
@@ -87,7 +92,6 @@ class Contribution:
             + word(self.examples)
             + self.metrics_hash
         )
-        return keccak(b"\x19\x01" + _DOMAIN_SEPARATOR + keccak(struct))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +152,6 @@ class SealedContribution:
         return keccak(keccak(encoded))
 
 
-def reward_leaf(session: bytes, account: str, cumulative: int) -> bytes:
-    """Leaf of the reward tree: ``keccak(keccak(abi.encode(session, account, cumulative)))``."""
-    return keccak(keccak(session + address_word(account) + word(cumulative)))
+def reward_leaf(session: bytes, account: str, amount: int) -> bytes:
+    """Leaf of a round's reward tree: ``keccak(keccak(abi.encode(session, account, amount)))``."""
+    return keccak(keccak(session + address_word(account) + word(amount)))

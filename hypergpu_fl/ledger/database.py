@@ -18,6 +18,7 @@ from sqlalchemy import (
     Connection,
     Dialect,
     Engine,
+    ExceptionContext,
     ForeignKeyConstraint,
     Integer,
     LargeBinary,
@@ -27,11 +28,13 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
     create_engine,
+    delete,
     event,
     insert,
     select,
 )
 
+from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.ledger.contribution import Contribution, CreditedContribution, SealedContribution
 from hypergpu_fl.ledger.rewards import RewardDistribution
 from hypergpu_fl.ledger.sealing import Refusal, RoundSeal, SealedRound
@@ -51,6 +54,8 @@ class Uint256(TypeDecorator[int]):
         """Convert SQL to Python."""
         return None if value is None else int(value)
 
+
+LOCKED_LIMIT_S = 30.0  # a backup or a viewer may hold the file for as long
 
 metadata = MetaData()
 
@@ -126,24 +131,53 @@ rewards = Table(
     ForeignKeyConstraint(["session", "round"], ["rounds.session", "rounds.round"]),
 )
 
+seals = Table(  # the coordinator's signature under the books of a run that has ended
+    "seals",
+    metadata,
+    Column("session", LargeBinary(32), primary_key=True),
+    Column("rounds", Integer, primary_key=True, autoincrement=False),
+    Column("head", LargeBinary(32), nullable=False),
+    Column("document", LargeBinary(32), nullable=False),
+    Column("signature", LargeBinary(65), nullable=False),
+    ForeignKeyConstraint(["session"], ["sessions.id"]),
+)
+
 
 def connect(location: Path | str) -> Engine:
     """Engine on a SQLite file, or on any database by URL.
 
     SQLite runs in WAL mode, so the dashboard reads while a round is written, with full synchronisation: a round
-    that was reported sealed survives a power cut.
+    that was reported sealed survives a power cut. A file that another program locks is waited for, then a
+    ``LedgerError`` names it.
     """
     if isinstance(location, str) and "://" in location:
         return create_engine(location)
-    engine = create_engine(f"sqlite:///{location}", connect_args={"timeout": 30.0})
+    engine = create_engine(f"sqlite:///{location}", connect_args={"timeout": LOCKED_LIMIT_S})
 
     @event.listens_for(engine, "connect")
     def _configure(connection: sqlite3.Connection, _record: object) -> None:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA foreign_keys=ON")
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("PRAGMA foreign_keys=ON")
+        except sqlite3.OperationalError as error:  # SQLAlchemy's event below is not for errors in this one
+            raise _named(error, location) or error from None
+
+    @event.listens_for(engine, "handle_error")
+    def _name(context: ExceptionContext) -> None:
+        if named := _named(context.original_exception, location):
+            raise named
 
     return engine
+
+
+def _named(error: BaseException, location: Path | str) -> LedgerError | None:
+    if "database is locked" not in str(error):
+        return None
+    return LedgerError(
+        f"{location} has been locked by another program for {LOCKED_LIMIT_S:.0f} s",
+        "close what has it open, such as a viewer or a backup; then `hypergpu run --resume` goes on",
+    )
 
 
 class Books:
@@ -206,6 +240,21 @@ class Books:
         ):
             _insert(connection, table, rows)
 
+    def record_end(
+        self, connection: Connection, *, rounds: int, head: bytes, document: bytes, signature: bytes
+    ) -> None:
+        """Write the signature under a run that has ended, in place of an earlier one after as many rounds."""
+        connection.execute(delete(seals).where(seals.c.session == self.session, seals.c.rounds == rounds))
+        fields = {"rounds": rounds, "head": head, "document": document, "signature": signature}
+        connection.execute(insert(seals), fields | {"session": self.session})
+
+    def end(self, connection: Connection) -> dict[str, Any] | None:
+        """Return the signature under the run's latest end; None if it has not ended."""
+        query = select(seals.c.rounds, seals.c.head, seals.c.document, seals.c.signature)
+        query = query.where(seals.c.session == self.session).order_by(seals.c.rounds.desc()).limit(1)
+        row = connection.execute(query).mappings().first()
+        return dict(row) if row is not None else None
+
     def last(self, connection: Connection) -> tuple[int, bytes]:
         """Return number and head of the last sealed round; 0 and the session id before the first."""
         row = connection.execute(
@@ -215,6 +264,12 @@ class Books:
             .limit(1)
         ).first()
         return (row.round, row.head) if row else (0, self.session)
+
+    def last_model(self, connection: Connection) -> bytes | None:
+        """Return the hash of the model after the last sealed round; None before the first."""
+        query = select(rounds.c.model).where(rounds.c.session == self.session).order_by(rounds.c.round.desc()).limit(1)
+        found: bytes | None = connection.execute(query).scalar()
+        return found
 
     def distribution(self, connection: Connection, *, upto: int | None = None) -> RewardDistribution:
         """Cumulative earnings after round `upto`, the last one if None."""

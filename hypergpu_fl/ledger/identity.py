@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 import coincurve
 
 from hypergpu_fl.errors import LedgerError
-from hypergpu_fl.keccak import keccak
+from hypergpu_fl.keccak import checksum_address, keccak
 from hypergpu_fl.ledger.contribution import Contribution, word
 from hypergpu_fl.redaction import register, secret_from_hex
 
@@ -69,14 +68,6 @@ class NodeKey:
         return bytes(signature[:64]) + bytes([27 + signature[64]])
 
 
-@lru_cache(maxsize=1 << 16)  # the same nodes come back every round
-def checksum_address(raw: bytes) -> str:
-    """EIP-55 form of 20 address bytes."""
-    digits = raw.hex()
-    case = keccak(digits.encode()).hex()
-    return "0x" + "".join(d.upper() if int(c, 16) >= 8 else d for d, c in zip(digits, case, strict=False))
-
-
 def _address(public: coincurve.PublicKey) -> str:
     return checksum_address(keccak(public.format(compressed=False)[1:])[-20:])
 
@@ -115,7 +106,12 @@ def sign_contribution(key: NodeKey, contribution: Contribution) -> bytes:
 
 
 def recover(contribution: Contribution, signature: bytes) -> str:
-    """Address that signed the contribution.
+    """Address that signed the contribution; LedgerError as `recover_signer`."""
+    return recover_signer(contribution.digest(), signature)
+
+
+def recover_signer(digest: bytes, signature: bytes) -> str:
+    """Address that signed an EIP-712 digest.
 
     Raises
     ------
@@ -123,11 +119,11 @@ def recover(contribution: Contribution, signature: bytes) -> str:
         If the signature is malformed. High s and other values of v than 27 and 28 count as such (EIP-2), so that
         nobody can make a second valid signature out of a first.
     """
-    malformed = LedgerError("a contribution's signature is malformed", "the node must sign 65 bytes r, s, v with low s")
+    malformed = LedgerError("a signature is malformed", "sign 65 bytes r, s, v with low s")
     if len(signature) != 65 or signature[64] not in (27, 28) or int.from_bytes(signature[32:64], "big") > _HALF_ORDER:
         raise malformed
     compact = signature[:64] + bytes([signature[64] - 27])
     try:
-        return _address(coincurve.PublicKey.from_signature_and_message(compact, contribution.digest(), hasher=None))
+        return _address(coincurve.PublicKey.from_signature_and_message(compact, digest, hasher=None))
     except Exception:  # coincurve raises bare Exception when no key fits
         raise malformed from None

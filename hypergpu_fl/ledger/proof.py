@@ -1,28 +1,37 @@
-"""Proof that one contribution was sealed: for a contract call, for the npm library, and as a node's receipt."""
+"""Proof that one contribution was sealed, and what its round granted to the node.
+
+A proof leads to the newest committed head, for the contract and for the npm library. A receipt is what a node keeps of
+its own: it leads to the head of the round alone, and the coordinator has signed that head.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
 
 from hypergpu_fl.errors import LedgerError, VerificationError
-from hypergpu_fl.keccak import keccak
-from hypergpu_fl.ledger.bundle import (
+from hypergpu_fl.ledger.bundle import Bundle, ContributionRecord, RoundRecord, SessionRecord, session_id
+from hypergpu_fl.ledger.contribution import Contribution, CreditedContribution, SealedContribution
+from hypergpu_fl.ledger.fields import (
+    U64,
     Address,
     Amount,
-    Bundle,
-    ContributionRecord,
     Hash,
     Record,
-    RoundRecord,
-    SessionRecord,
+    Siblings,
     Signature,
-    session_id,
+    U32Text,
+    U64Text,
 )
-from hypergpu_fl.ledger.contribution import Contribution, address_word, word
-from hypergpu_fl.ledger.identity import recover
+from hypergpu_fl.ledger.identity import recover_signer
 from hypergpu_fl.ledger.merkle import proven_root
+from hypergpu_fl.ledger.reward_tree import RewardTree, Sum, proven_total
+from hypergpu_fl.ledger.rewards import summed
 from hypergpu_fl.ledger.sealing import next_head
+from hypergpu_fl.ledger.statement import round_digest
 
 LEAF_ENCODING: Final = (
     "bytes32", "uint64", "uint32", "address", "bytes32", "bytes32", "uint64", "bytes32", "uint64", "uint256", "uint256",
@@ -30,14 +39,32 @@ LEAF_ENCODING: Final = (
 """ABI types of a leaf: session, round, index, node, base model, update, examples, metrics, weight, score, reward."""
 
 
+PROOF: Final = "hypergpu-proof-2"
+RECEIPT: Final = "hypergpu-receipt-2"
+
+
 class Commitment(Record):
     """What one ``commitRound`` sealed, in the contract's order."""
 
-    round: int
+    round: U64
     root: Hash
     model: Hash
     rewards: Hash
-    owed: Amount
+    owed: Annotated[Amount, Field(lt=2**128)]
+
+
+class Grant(Record):
+    """What a round granted to the node in all, and the proof of it: the arguments of the contract's ``claim``.
+
+    ``proof`` are the siblings in the round's sum tree, ``previous`` is the commitment of the round before (None for
+    round 1), from which the contract tells what the round added, and ``before`` the head before that. With a receipt
+    alone a node can so claim what it earned, whatever becomes of the ledger.
+    """
+
+    amount: Amount
+    proof: Annotated[list[tuple[Hash, Amount]], Field(max_length=160)]
+    previous: Commitment | None
+    before: Hash
 
 
 class ContributionProof(Record):
@@ -45,26 +72,72 @@ class ContributionProof(Record):
 
     ``value`` under ``leaf_encoding`` with ``proof`` and ``commitments[0].root`` is what the npm package's
     ``StandardMerkleTree.verify`` takes; ``value``, ``proof``, ``before`` and ``commitments`` are the arguments of the
-    contract's ``verifyContribution``, which needs all commitments up to the newest.
+    contract's ``verifyContribution``. ``grant`` is None if the round granted the node nothing. ``statement`` is the
+    coordinator's signature over the head (`round_digest`); only a receipt has one.
     """
 
-    format: Literal["hypergpu-proof-1"] = "hypergpu-proof-1"
-    chain_id: int
+    format: Literal["hypergpu-proof-2", "hypergpu-receipt-2"]
+    chain_id: U64
     contract: Address
     coordinator: Address
     salt: Hash
     leaf_encoding: tuple[str, ...]
-    value: tuple[str, ...]
+    value: tuple[Hash, U64Text, U32Text, Address, Hash, Hash, U64Text, Hash, U64Text, Amount, Amount]
     leaf: Hash
-    proof: list[Hash]
+    proof: Siblings
     before: Hash
-    commitments: list[Commitment]
+    commitments: Annotated[list[Commitment], Field(min_length=1)]
     head: Hash
     signature: Signature
+    grant: Grant | None
+    statement: Signature | None
+
+    @property
+    def sealed(self) -> SealedContribution:
+        """The contribution that the values describe."""
+        session, round_, index, node, base, update, examples, metrics, weight, score, reward = self.value
+        signed = Contribution(session, round_, base, update, examples, metrics)
+        return SealedContribution(index, CreditedContribution(signed, node, self.signature, weight, score), reward)
+
+
+def commitment(record: RoundRecord) -> Commitment:
+    """What a round's ``commitRound`` sealed."""
+    return Commitment(
+        round=record.round, root=record.root, model=record.model, rewards=record.rewards_root, owed=record.owed
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class GrantedRound:
+    """A round that granted rewards, with what proves them: the tree, and the round before with the head before it."""
+
+    earned: Mapping[str, int]
+    tree: RewardTree
+    previous: Commitment | None
+    before: bytes
+
+    @classmethod
+    def of(cls, session: bytes, record: RoundRecord, previous: RoundRecord | None, before: bytes) -> GrantedRound:
+        """Build a round's tree; `before` is the head before `previous`, the session id without one."""
+        earned = summed((entry.node, entry.reward) for entry in record.contributions)
+        return cls(earned, RewardTree(session, earned), commitment(previous) if previous else None, before)
+
+    def grant(self, node: str) -> Grant | None:
+        """What the round granted to a node; None if nothing."""
+        if node not in self.earned:
+            return None
+        proof = [(sibling.hash, sibling.amount) for sibling in self.tree.proof(node)]
+        return Grant(amount=self.earned[node], proof=proof, previous=self.previous, before=self.before)
 
 
 def contribution_proof(
-    session: SessionRecord, rounds: Sequence[RoundRecord], before: bytes, entry: ContributionRecord
+    session: SessionRecord,
+    rounds: Sequence[RoundRecord],
+    before: bytes,
+    entry: ContributionRecord,
+    granted: GrantedRound,
+    *,
+    statement: bytes | None = None,
 ) -> ContributionProof:
     """Prove `entry`, which ``rounds[0]`` sealed, against the head after the last of `rounds`.
 
@@ -78,30 +151,31 @@ def contribution_proof(
         Head before the first of them.
     entry : ContributionRecord
         The contribution.
+    granted : GrantedRound
+        The rewards of the first of them.
+    statement : bytes, optional
+        The coordinator's signature over that head, which makes the proof a receipt.
     """
-    hashes = ("0x" + value.hex() for value in (entry.base_model, entry.update_hash, entry.metrics_hash))
-    base_model, update_hash, metrics_hash = hashes
-    numbers = (entry.weight, entry.score, entry.reward)
-    value = (
-        "0x" + session.id.hex(), str(entry.round), str(entry.index), entry.node, base_model, update_hash,
-        str(entry.examples), metrics_hash, *map(str, numbers),
-    )  # fmt: skip
     return ContributionProof(
+        format=PROOF if statement is None else RECEIPT,
         chain_id=session.chain_id,
         contract=session.contract,
         coordinator=session.coordinator,
         salt=session.salt,
         leaf_encoding=LEAF_ENCODING,
-        value=value,
+        value=(
+            session.id, entry.round, entry.index, entry.node, entry.base_model, entry.update_hash, entry.examples,
+            entry.metrics_hash, entry.weight, entry.score, entry.reward,
+        ),
         leaf=entry.leaf,
         proof=entry.proof,
         before=before,
-        commitments=[
-            Commitment(round=r.round, root=r.root, model=r.model, rewards=r.rewards_root, owed=r.owed) for r in rounds
-        ],
+        commitments=[commitment(record) for record in rounds],
         head=rounds[-1].head,
         signature=entry.signature,
-    )
+        grant=granted.grant(entry.node),
+        statement=statement,
+    )  # fmt: skip
 
 
 def proof_from_bundle(bundle: Bundle, *, node: str, number: int) -> ContributionProof:
@@ -119,13 +193,15 @@ def proof_from_bundle(bundle: Bundle, *, node: str, number: int) -> Contribution
     if entry is None:
         raise LedgerError(f"round {number} sealed nothing of {node}", "see who is in it with `ledger show`")
     included = [r.round for r in bundle.rounds if r.commit and r.commit.state in ("INCLUDED", "FINALIZED")]
-    last = max(included, default=len(bundle.rounds))
-    before = bundle.rounds[number - 2].head if number > 1 else bundle.session.id
-    return contribution_proof(bundle.session, bundle.rounds[number - 1 : max(last, number)], before, entry)
+    last = max(max(included, default=len(bundle.rounds)), number)
+    heads = [bundle.session.id, *(r.head for r in bundle.rounds)]
+    previous = bundle.rounds[number - 2] if number > 1 else None
+    granted = GrantedRound.of(bundle.session.id, record, previous, heads[max(number - 2, 0)])
+    return contribution_proof(bundle.session, bundle.rounds[number - 1 : last], heads[number - 1], entry, granted)
 
 
 def verify_proof(proof: ContributionProof) -> None:
-    """Check a proof or receipt by itself: leaf, signature, way to the root, way to the head.
+    """Check a proof or receipt by itself: leaf, signatures, way to the root, way to the head, the round's grant.
 
     That the head is the chain's is for the contract to say.
 
@@ -134,42 +210,60 @@ def verify_proof(proof: ContributionProof) -> None:
     VerificationError
         If anything in it differs from what the rest says.
     """
-    remedy = "do not rely on it; ask its writer for the whole ledger"
-    try:
-        leaf = _leaf(proof.value)
-        signed = _contribution(proof.value)
-        if signed.session != session_id(proof.chain_id, proof.contract, proof.coordinator, proof.salt):
-            raise VerificationError("the session is not the hash of chain, contract, coordinator and salt", remedy)
-        signer = recover(signed, proof.signature)
-    except (ValueError, IndexError, OverflowError):
-        raise VerificationError("the proof's values are not a contribution's", remedy) from None
-    except VerificationError:
-        raise
-    except LedgerError as error:
-        raise VerificationError(error.cause, remedy) from None
-    if proof.leaf_encoding != LEAF_ENCODING or leaf != proof.leaf:
-        raise VerificationError("the leaf is not the hash of its values", remedy)
-    if signer != proof.value[3]:
-        raise VerificationError(f"the contribution is signed by {signer}, not by {proof.value[3]}", remedy)
-    if not proof.commitments or proven_root(leaf, proof.proof) != proof.commitments[0].root:
-        raise VerificationError("the proof does not lead to the round's root", remedy)
-    head = proof.before
+    sealed, node = proof.sealed, proof.value[3]
+    session = sealed.credited.contribution.session
+    if session != session_id(proof.chain_id, proof.contract, proof.coordinator, proof.salt):
+        raise _refused("the session is not the hash of chain, contract, coordinator and salt")
+    if proof.leaf_encoding != LEAF_ENCODING or sealed.leaf() != proof.leaf:
+        raise _refused("the leaf is not the hash of its values")
+    if (signer := _signer(sealed.credited.contribution.digest(), proof.signature)) != node:
+        raise _refused(f"the contribution is signed by {signer}, not by {node}")
+    if proven_root(proof.leaf, proof.proof) != proof.commitments[0].root:
+        raise _refused("the proof does not lead to the round's root")
+    head, first, last = proof.before, proof.commitments[0].round, proof.commitments[-1].round
+    if [c.round for c in proof.commitments] != list(range(first, last + 1)):
+        raise _refused("the commitments are not those of rounds in a row")
     for c in proof.commitments:
-        head = next_head(head, round=c.round, root=c.root, model=c.model, rewards_root=c.rewards, owed=c.owed)
+        head = _after(head, c)
     if head != proof.head:
-        raise VerificationError("the commitments do not lead to the head", remedy)
+        raise _refused("the commitments do not lead to the head")
+    if not 1 <= sealed.credited.contribution.round <= first:
+        raise _refused("the contribution is sealed before the round it was made for")
+    _verify_grant(proof)
+    if (proof.statement is not None) != (proof.format == RECEIPT):
+        raise _refused("a receipt is signed by the coordinator, and a proof is not")
+    if proof.statement is not None:
+        signer = _signer(round_digest(session, last, head), proof.statement)
+        if signer != proof.coordinator:
+            raise _refused(f"the head is signed by {signer}, not by the coordinator {proof.coordinator}")
 
 
-def _leaf(value: Sequence[str]) -> bytes:
-    words = []
-    for kind, text in zip(LEAF_ENCODING, value, strict=True):
-        if kind == "bytes32":
-            words.append(bytes.fromhex(text[2:]).rjust(32, b"\0"))
-        else:
-            words.append(address_word(text) if kind == "address" else word(int(text)))
-    return keccak(keccak(b"".join(words)))
+def _verify_grant(proof: ContributionProof) -> None:
+    sealing, session, node, grant = proof.commitments[0], proof.value[0], proof.value[3], proof.grant
+    if grant is None:
+        if proof.value[10]:
+            raise _refused("the proof of what the round granted is missing")
+        return
+    before, owed = grant.before, 0
+    if (previous := grant.previous) is not None:
+        before, owed = _after(before, previous), previous.owed
+    if before != proof.before or sealing.round != (previous.round + 1 if previous else 1):
+        raise _refused("the round before does not lead to the head before the round")
+    total = proven_total(session, node, grant.amount, [Sum(*sibling) for sibling in grant.proof])
+    if total != (sealing.rewards, sealing.owed - owed) or grant.amount < proof.value[10]:
+        raise _refused("what the round granted does not lead to its rewards root")
 
 
-def _contribution(value: Sequence[str]) -> Contribution:
-    session, base_model, update_hash, metrics_hash = (bytes.fromhex(value[i][2:]) for i in (0, 4, 5, 7))
-    return Contribution(session, int(value[1]), base_model, update_hash, int(value[6]), metrics_hash)
+def _after(head: bytes, c: Commitment) -> bytes:
+    return next_head(head, round=c.round, root=c.root, model=c.model, rewards_root=c.rewards, owed=c.owed)
+
+
+def _signer(digest: bytes, signature: bytes) -> str:
+    try:
+        return recover_signer(digest, signature)
+    except LedgerError as error:
+        raise _refused(error.cause) from None
+
+
+def _refused(cause: str) -> VerificationError:
+    return VerificationError(cause, "do not rely on it; ask its writer for the whole ledger")

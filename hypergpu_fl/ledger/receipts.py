@@ -4,13 +4,42 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from hypergpu_fl.errors import VerificationError
+from hypergpu_fl.errors import LedgerError, VerificationError
 from hypergpu_fl.files import private_folder, write_whole
-from hypergpu_fl.ledger.proof import ContributionProof, verify_proof
+from hypergpu_fl.ledger.bundle import read_file
+from hypergpu_fl.ledger.fields import parse
+from hypergpu_fl.ledger.proof import RECEIPT, ContributionProof, verify_proof
 
 _MAX_BYTES = 1 << 20
+
+
+def read_receipts(place: Path) -> list[ContributionProof]:
+    """Read and check receipts or proofs: one file, or the ``.json`` files of a folder.
+
+    Raises
+    ------
+    LedgerError
+        If there is none, or one cannot be read.
+    VerificationError
+        If one is malformed or proves nothing; names the file.
+    """
+    files = sorted(place.glob("*.json")) if place.is_dir() else [place]
+    if not files:
+        raise LedgerError(f"{place} holds no receipts", "give a node's folder receipts/<session>, or one file of it")
+    receipts = []
+    for file in files:
+        text = read_file(file)
+        if len(text) > _MAX_BYTES:
+            raise VerificationError(
+                f"{file}: a receipt of {len(text)} bytes is none", "take the file out of the folder"
+            )
+        receipt = parse(ContributionProof, text, str(file))
+        try:
+            verify_proof(receipt)
+        except VerificationError as error:
+            raise VerificationError(f"{file}: {error.cause}", "take the file out of the folder") from None
+        receipts.append(receipt)
+    return receipts
 
 
 def keep_receipt(text: str | bytes, *, node: str, folder: Path) -> Path:
@@ -33,19 +62,26 @@ def keep_receipt(text: str | bytes, *, node: str, folder: Path) -> Path:
     Raises
     ------
     VerificationError
-        If the receipt is malformed, proves nothing, or is another node's.
+        If the receipt is malformed, proves nothing, is another node's, or contradicts the one kept for that round. The
+        earlier one is never replaced.
     """
     remedy = "the server sent a receipt that proves nothing; ask its operator for the ledger"
     if len(text) > _MAX_BYTES:
         raise VerificationError(f"a receipt of {len(text)} bytes is none", remedy)
-    try:
-        receipt = ContributionProof.model_validate_json(text)
-    except ValidationError as error:
-        raise VerificationError(f"the receipt is malformed: {error.errors()[0]['msg']}", remedy) from None
+    receipt = parse(ContributionProof, text, "the receipt")
+    if receipt.format != RECEIPT:
+        raise VerificationError(f"the receipt is a {receipt.format}", remedy)
     verify_proof(receipt)
     if receipt.value[3] != node:
         raise VerificationError(f"the receipt is for {receipt.value[3]}, this node is {node}", remedy)
-    path = folder / receipt.value[0][2:18] / f"{int(receipt.value[1])}.json"
-    private_folder(path.parent)
-    write_whole(path, receipt.model_dump_json(indent=1) + "\n")
+    path = folder / receipt.value[0].hex()[:16] / f"{receipt.value[1]}.json"
+    content = receipt.model_dump_json(indent=1) + "\n"
+    if not path.exists():
+        private_folder(path.parent)
+        write_whole(path, content)
+    elif path.read_text(encoding="utf-8") != content:
+        raise VerificationError(
+            f"the receipt contradicts the one kept in {path}",
+            "the earlier one stays; the coordinator has signed both, or one of them is an older release's",
+        )
     return path

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hypergpu_fl.ledger.contribution import reward_leaf
-from hypergpu_fl.ledger.merkle import MerkleTree
-
 
 def split_budget(scores: Sequence[int], budget: int) -> list[int]:
     """Share `budget` wei by score: ``r_i = floor(budget * s_i / sum s)``.
@@ -17,6 +14,15 @@ def split_budget(scores: Sequence[int], budget: int) -> list[int]:
     """
     total = sum(scores)
     return [budget * score // total if total else 0 for score in scores]
+
+
+def summed(earned: Iterable[tuple[str, int]], before: Mapping[str, int] | None = None) -> dict[str, int]:
+    """What each account earned in all, `before` included; accounts that earned nothing are left out."""
+    totals = dict(before or {})
+    for account, reward in earned:
+        if reward:
+            totals[account] = totals.get(account, 0) + reward
+    return totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,25 +42,9 @@ class RewardDistribution:
 
     def after(self, earned: Iterable[tuple[str, int]]) -> RewardDistribution:
         """Distribution after adding what a round earned."""
-        cumulative = dict(self.cumulative)
-        for account, reward in earned:
-            if reward:
-                cumulative[account] = cumulative.get(account, 0) + reward
-        return RewardDistribution(self.session, cumulative)
+        return RewardDistribution(self.session, summed(earned, self.cumulative))
 
     @property
     def owed(self) -> int:
         """Sum over all accounts: what the contract must hold or have paid."""
         return sum(self.cumulative.values())
-
-    def tree(self) -> tuple[MerkleTree, list[str]]:
-        """Merkle tree of the reward leaves, and the accounts in the order of its positions."""
-        accounts = sorted(self.cumulative)
-        return MerkleTree([reward_leaf(self.session, a, self.cumulative[a]) for a in accounts]), accounts
-
-    def proof(self, account: str) -> list[bytes]:
-        """Merkle proof of `account`'s cumulative earnings; KeyError if it has none."""
-        tree, accounts = self.tree()
-        if account not in self.cumulative:
-            raise KeyError(account)
-        return tree.proof(accounts.index(account))

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from hypergpu_fl.keccak import keccak
 from hypergpu_fl.ledger.contribution import CreditedContribution, SealedContribution, word
 from hypergpu_fl.ledger.merkle import MerkleTree
-from hypergpu_fl.ledger.rewards import RewardDistribution, split_budget
+from hypergpu_fl.ledger.reward_tree import RewardTree
+from hypergpu_fl.ledger.rewards import RewardDistribution, split_budget, summed
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ def seal_round(seal: RoundSeal, *, before: bytes, rewards: RewardDistribution, b
     shares = split_budget([credited.score for credited in seal.contributions], budget)
     sealed = [SealedContribution(i, c, r) for i, (c, r) in enumerate(zip(seal.contributions, shares, strict=True))]
     root = MerkleTree([contribution.leaf() for contribution in sealed]).root
-    after = rewards.after((contribution.credited.node, contribution.reward) for contribution in sealed)
-    rewards_root = after.tree()[0].root
+    earned = [(contribution.credited.node, contribution.reward) for contribution in sealed]
+    after, rewards_root = rewards.after(earned), RewardTree(rewards.session, summed(earned)).root
     head = next_head(before, round=seal.round, root=root, model=seal.model, rewards_root=rewards_root, owed=after.owed)
     return SealedRound(seal, sealed, after, root, rewards_root, before, head)

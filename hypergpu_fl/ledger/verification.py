@@ -1,8 +1,9 @@
 """Offline verification: recompute leaves, signatures, roots, rewards and heads from a bundle alone.
 
 What this proves: the history is one chain of rounds that ends in the given head, every contribution in it was
-signed by its node, and rewards follow from the scores. What it cannot prove: that the scores are fair. They are the
-coordinator's word. Whether the chain holds the same head is for whoever can ask the chain (`settlement`).
+signed by its node and starts from a model that the history sealed, and rewards follow from the scores. What it cannot
+prove: that the scores are fair. They are the coordinator's word. Who signed the history, and whether the chain holds
+the same head, is for `settlement`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from hypergpu_fl.errors import LedgerError, VerificationError
 from hypergpu_fl.ledger.bundle import Bundle, ContributionRecord, RoundRecord
 from hypergpu_fl.ledger.identity import recover
 from hypergpu_fl.ledger.merkle import MerkleTree, proven_root
-from hypergpu_fl.ledger.rewards import RewardDistribution, split_budget
+from hypergpu_fl.ledger.reward_tree import RewardTree
+from hypergpu_fl.ledger.rewards import RewardDistribution, split_budget, summed
 from hypergpu_fl.ledger.sealing import next_head
 
 _REMEDY = "the file was altered, or its writer is dishonest; take it from its source again and compare with the chain"
@@ -40,11 +42,13 @@ def verify_bundle(bundle: Bundle) -> bytes:
     head = session.id
     rewards = RewardDistribution(session.id, {})
     counted: set[tuple[int, str]] = set()
+    models = SealedModels()
     for position, record in enumerate(bundle.rounds, start=1):
         try:
             if record.round != position:
                 raise _Differs(f"found round {record.round} in its place")
             rewards = _verify_round(record, session.id, session.budget, rewards, counted)
+            models.check(record)
             head = next_head(
                 head,
                 round=record.round,
@@ -60,24 +64,55 @@ def verify_bundle(bundle: Bundle) -> bytes:
     return head
 
 
+class SealedModels:
+    """Which models a contribution may start from: those that earlier rounds sealed, and the initial one.
+
+    No round seals the initial model. It is what the contributions made for round 1 name, so they must name one.
+    """
+
+    def __init__(self) -> None:
+        self._after: dict[bytes, int] = {}  # model -> first round that sealed it
+        self._initial: bytes | None = None
+
+    def check(self, record: RoundRecord) -> None:
+        """Check a round's contributions, then take up its model. Rounds come in order."""
+        for entry in record.contributions:
+            if entry.round == 1 and self._initial is None:
+                self._initial = entry.base_model
+            if entry.base_model == self._initial:
+                continue
+            if self._after.get(entry.base_model, entry.round) >= entry.round:
+                raise _Differs(
+                    f"contribution {entry.index} of {entry.node} starts from a model that no round before "
+                    f"{entry.round} sealed"
+                )
+        self._after.setdefault(record.model, record.round)
+
+
 def _verify_round(
     record: RoundRecord, session: bytes, budget: int, before: RewardDistribution, counted: set[tuple[int, str]]
 ) -> RewardDistribution:
     for index, entry in enumerate(record.contributions):
         _verify_contribution(entry, index, session, record.root)
-        if entry.round > record.round or (entry.round, entry.node) in counted:
+        if not 1 <= entry.round <= record.round or (entry.round, entry.node) in counted:
             raise _Differs(
                 f"contribution {index} of {entry.node} for round {entry.round} is counted twice or too early"
             )
         counted.add((entry.round, entry.node))
+        others = (other.node for other in record.contributions if other is not entry)
+        if entry.duplicate_of and entry.duplicate_of not in others:
+            raise _Differs(
+                f"contribution {index} nearly equals that of {entry.duplicate_of}, who is no other in the round"
+            )
     if MerkleTree([entry.leaf for entry in record.contributions]).root != record.root:
         raise _Differs("root differs from the tree of its leaves")
     shares = split_budget([entry.score for entry in record.contributions], budget)
     if shares != [entry.reward for entry in record.contributions]:
         raise _Differs("rewards differ from the budget shared by score")
-    after = before.after((entry.node, entry.reward) for entry in record.contributions)
-    if after.tree()[0].root != record.rewards_root:
-        raise _Differs("rewards root differs from the tree of cumulative rewards")
+    earned = [(entry.node, entry.reward) for entry in record.contributions]
+    after = before.after(earned)
+    if RewardTree(session, summed(earned)).root != record.rewards_root:
+        raise _Differs("rewards root differs from the tree of the round's rewards")
     if after.owed != record.owed:
         raise _Differs(f"owed is {record.owed} wei, the rewards so far add up to {after.owed}")
     return after

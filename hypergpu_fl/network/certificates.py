@@ -8,10 +8,12 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import idna
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -20,6 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypergpu_fl.errors import UsageError
 
 AUTHORITY_DAYS: Final = 3650
+_LABEL: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 SERVER_DAYS: Final = 397  # the longest that browsers and Apple's TLS accept
 CLOCK_SKEW: Final = datetime.timedelta(hours=1)  # so that a host whose clock is a little behind can start at once
 
@@ -140,16 +143,25 @@ def _authority(folder: Path, now: datetime.datetime) -> tuple[ec.EllipticCurvePr
 
 
 def _general_name(host: str) -> x509.GeneralName:
+    """IP address, with or without brackets, or DNS name, international ones in their ASCII form (IDNA 2008)."""
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     try:
-        return x509.IPAddress(ipaddress.ip_address(host))
+        return x509.IPAddress(ipaddress.ip_address(bare))
     except ValueError:
         pass
-    labels = host.removeprefix("*.").split(".")
-    if len(host) > 253 or not all(
-        0 < len(label) <= 63 and label.isascii() and label.replace("-", "").isalnum() for label in labels
-    ):
-        raise UsageError(f"{host!r} is neither a host name nor an IP address", "give the names that nodes will use")
-    return x509.DNSName(host)
+    star = "*." if host.startswith("*.") else ""
+    try:
+        name = idna.encode(host.removeprefix(star), uts46=True).decode().removesuffix(".")
+    except idna.IDNAError:
+        name = ""
+    labels = name.split(".")
+    # A name that ends in a number is an IP address with a mistake in it, and every client takes it for one.
+    if labels[-1].isdecimal() or not all(_LABEL.fullmatch(label) for label in labels):
+        raise UsageError(
+            f"{host!r} is neither a host name nor an IP address",
+            "give the names that nodes will use, without scheme and port: link.example, 10.0.0.3, ::1, münchen.example",
+        )
+    return x509.DNSName(star + name)
 
 
 def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:

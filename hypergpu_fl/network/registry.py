@@ -15,6 +15,7 @@ from sqlalchemy import JSON, Column, Connection, Engine, Float, Integer, MetaDat
 from sqlalchemy import insert as insert_
 
 from strategies.engine import Engine as Strategy
+from strategies.errors import Reason
 from strategies.outcome import RoundOutcome
 from strategies.wire import ADDRESS, Hello
 
@@ -153,6 +154,8 @@ class Registry:
                 successes=record.successes + 1,
             )
         for refused in outcome.refused:
+            if refused.reason is Reason.LEFT:
+                continue
             record = self._record(refused.node, self._flower_id(refused.row))
             said = " ".join(f"{refused.reason}: {refused.detail}".split())[:LARGEST_TEXT]
             self._records[refused.node] = replace(record, tries=record.tries + 1, last_failure=said)

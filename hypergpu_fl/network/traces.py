@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hypergpu_fl.config import Network
 from hypergpu_fl.errors import UsageError
 from hypergpu_fl.network.wan import SimulatedLink
 
@@ -22,6 +23,14 @@ ROUND_TRIPS = ("src", "dst", "rtt_avg_ms", "rtt_stddev_ms")
 LARGEST_FILE_BYTES = 256 * 2**20
 DOWNLINK_RATIO = 2.5  # the device trace has one bandwidth, which is taken for the uplink
 DEFAULT_RTT_MS = (80.0, 8.0)
+
+
+def configured_links(network: Network, nodes: int, *, seed: int) -> list[SimulatedLink] | None:
+    """Links from the files that the configuration names, see `links_from_traces`; None if it names none."""
+    if not network.links_file:
+        return None
+    round_trips = Path(network.rtt_file) if network.rtt_file else None
+    return links_from_traces(Path(network.links_file), round_trips, nodes, seed=seed)
 
 
 def links_from_traces(devices: Path, round_trips: Path | None, nodes: int, *, seed: int) -> list[SimulatedLink]:
@@ -61,22 +70,25 @@ def _numbers(path: Path, columns: tuple[str, ...]) -> NDArray[np.float64]:
     try:
         if path.stat().st_size > LARGEST_FILE_BYTES:
             raise UsageError(f"{path} is larger than {LARGEST_FILE_BYTES} bytes", "pass a smaller extract of the trace")
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets begin a file with a byte order mark
             reader = csv.reader(file)
-            header = tuple(next(reader, ()))
+            header = tuple(column.strip() for column in next(reader, ()))
             if header != columns:
                 raise UsageError(
                     f"{path} has columns {','.join(header)[:80]!r}", f"columns must be {','.join(columns)}"
                 )
-            return np.array(list(_parsed(path, reader, len(columns))), dtype=np.float64).reshape(-1, len(columns))
-    except (OSError, UnicodeDecodeError) as error:
+            return np.array(list(_parsed(path, reader, columns)), dtype=np.float64).reshape(-1, len(columns))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(
             f"cannot read {path}: {error}", "check the path in network.links_file or network.rtt_file"
         ) from error
 
 
-def _parsed(path: Path, rows: Iterator[list[str]], width: int) -> Iterator[list[float]]:
+def _parsed(path: Path, rows: Iterator[list[str]], columns: tuple[str, ...]) -> Iterator[list[float]]:
+    width = len(columns)
     for line, row in enumerate(rows, start=2):
+        if not any(value.strip() for value in row):
+            continue  # an empty line, as many editors leave at the end
         try:
             values = [float(value) for value in row]
         except ValueError:
@@ -84,5 +96,9 @@ def _parsed(path: Path, rows: Iterator[list[str]], width: int) -> Iterator[list[
         if len(values) != width or not all(math.isfinite(v) and v >= 0 for v in values):
             raise UsageError(
                 f"{path}, line {line}: {','.join(row)[:80]!r}", f"give {width} numbers that are not negative"
+            )
+        if columns == DEVICES and values[2] == 0:
+            raise UsageError(
+                f"{path}, line {line}: a device of 0 kbps would never answer", "leave it out, or give its bandwidth"
             )
         yield values

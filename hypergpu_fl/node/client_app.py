@@ -18,7 +18,7 @@ import numpy as np
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from hypergpu_fl.config import Config, from_run_config, runs_root
+from hypergpu_fl.config import Config, from_run_config, read_secrets, runs_root
 from hypergpu_fl.errors import HyperGPUError, UsageError
 from hypergpu_fl.runs import node_state_folder
 from strategies import wire
@@ -92,7 +92,7 @@ def train(message: Message, context: Context) -> Message:
         encode_with_feedback,
         first_view,
     )
-    from hypergpu_fl.node.local_task import local_task
+    from hypergpu_fl.node.local_task import local_task, named_metrics
 
     config, partition = _config(context), _partition(context)
     order = wire.Order.read(message.content)
@@ -127,7 +127,7 @@ def train(message: Message, context: Context) -> Message:
         views.save(received.view)
     examples = task.examples(partition)
     metrics: dict[str, Any] = {
-        **{f"{wire.TASK_METRIC}{name}": float(value) for name, value in result.metrics.items()},
+        **named_metrics(result.metrics),
         wire.EXAMPLES: examples,
         wire.SAMPLES: result.steps * min(order.batch_size, examples),
         wire.COUNT: result.count,
@@ -149,16 +149,15 @@ def train(message: Message, context: Context) -> Message:
 
 
 def _train_context(order: wire.Order, config: Config, context: Context) -> TrainContext:
+    from hypergpu_fl.node.local_task import task_folder
     from hypergpu_fl.task import TrainContext
 
-    folder = _state_folder(config, context) / "task" / f"{context.run_id:x}-{_partition(context)}"
-    folder.mkdir(parents=True, exist_ok=True)
     return TrainContext(
         steps=order.local_steps,
         batch_size=order.batch_size,
         seed=int(np.random.SeedSequence([order.seed, order.round]).generate_state(1)[0]),
         device=_device(config),
-        folder=folder,
+        folder=task_folder(_state_folder(config, context), context.run_id, _partition(context), now_s=time.time()),
         round=order.round,
         progress=min(1.0, (order.round - 1) / config.training.rounds),
         node_config=dict(context.node_config),
@@ -235,8 +234,8 @@ def _key(config: Config, context: Context) -> NodeKey:
         return derive_simulated_key(config.training.seed, _partition(context))
     if path := context.node_config.get("keystore"):
         return _opened(Path(str(path)))
-    if secret := os.environ.get("HYPERGPU_NODE_KEY"):
-        return NodeKey.from_hex(secret)
+    if (secret := read_secrets().node_key) is not None:
+        return NodeKey.from_hex(secret.get_secret_value())
     raise UsageError(
         "this node has no key to sign with",
         "start the SuperNode with --node-config 'keystore=\"FILE\"', or set HYPERGPU_NODE_KEY",
@@ -247,7 +246,8 @@ def _key(config: Config, context: Context) -> NodeKey:
 def _opened(keystore: Path) -> NodeKey:
     from hypergpu_fl.ledger.identity import load_keystore
 
-    return load_keystore(keystore, os.environ.get("HYPERGPU_KEYSTORE_PASSWORD", ""))
+    password = read_secrets().keystore_password
+    return load_keystore(keystore, password.get_secret_value() if password else "")
 
 
 def _state_folder(config: Config, context: Context) -> Path:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from numpy.typing import NDArray
 
 from hypergpu_fl.config import Config
+from hypergpu_fl.errors import TaskError
 from hypergpu_fl.task import Task, fresh_model, full_identity, load_task
+from strategies import wire
 from strategies.layout import Layout, Vector
 
 if TYPE_CHECKING:
@@ -18,6 +25,8 @@ if TYPE_CHECKING:
 
 KEPT_TASKS: Final = 4  # in a process; a node needs one, a benchmark some
 KEPT_VALUES: Final = 1 << 24  # of the first weights; those of a larger model are made again when they are asked for
+
+UNUSED_S: Final = 30 * 86400.0  # after which the folder of another run is removed
 
 _kept: OrderedDict[str, LocalTask] = OrderedDict()
 
@@ -68,10 +77,43 @@ def local_task(config: Config) -> LocalTask:
     TaskError
         If it cannot be made here.
     """
-    key = config.model_dump_json(include={"training", "system"})
+    key = config.model_dump_json(include={"training", "system", "network"})
     if key not in _kept:
-        _kept[key] = LocalTask(load_task(config.training, config.system), config.training.seed)
+        _kept[key] = LocalTask(
+            load_task(config.training, config.system, simulated=config.network.enable_simulation), config.training.seed
+        )
     _kept.move_to_end(key)
     while len(_kept) > KEPT_TASKS:
         _kept.popitem(last=False)
     return _kept[key]
+
+
+def named_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The task's own metrics as they travel.
+
+    Raises
+    ------
+    TaskError
+        If there are too many, or one has a name that cannot travel.
+    """
+    named = {str(name): float(value) for name, value in metrics.items()}
+    travelling = {f"{wire.TASK_METRIC}{name}": value for name, value in named.items()}
+    if odd := sorted(named.keys() - wire.custom_metrics(travelling).keys()):
+        raise TaskError(
+            f"train() returned {len(named)} metrics, of which {odd[0][:100]!r} cannot travel",
+            f"return at most {wire.MOST_METRICS}, named by up to 64 letters, digits and ./_- from a letter on",
+        )
+    return travelling
+
+
+def task_folder(root: Path, run: int, partition: int, *, now_s: float) -> Path:
+    """Folder that a task keeps between the rounds of a run; those of other runs that nobody uses any more go."""
+    folder = root / "task" / f"{run:x}-{partition}"
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+        for other in folder.parent.iterdir():
+            with contextlib.suppress(OSError):
+                if now_s - other.stat().st_mtime > UNUSED_S:
+                    shutil.rmtree(other)
+    os.utime(folder, (now_s, now_s))
+    return folder

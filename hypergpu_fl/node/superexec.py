@@ -9,8 +9,8 @@ flower-supernode <-- Runtime API, on loopback -- superexec -- fork --> a process
                                                           -- fork --> the run's worker (hypergpu_fl.node.worker)
 ```
 
-It has one thread, without which forking would not be safe, and keeps nothing: whoever is forked ends by itself when
-this process does.
+It has one thread, without which forking would not be safe, and keeps nothing: it ends with the SuperNode, and whoever
+is forked ends with it. The SuperNode's secret comes on standard input.
 """
 
 from __future__ import annotations
@@ -30,30 +30,37 @@ from typing import Final
 import httpx
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
-from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExecAuthHttpInterceptor
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import run_clientapp
 
+from hypergpu_fl.children import end_with, forget_own_modules, hold_off_signals
 from hypergpu_fl.node import worker
 
 POLL_S: Final = 0.25  # 2 ms of processor each
+PROTECTED: Final = ("/flwr.proto.Runtime/AcquireTask",)
 RETRY_S: Final = 1.0  # while the SuperNode does not answer
 # What this app's messages import, none of which starts a thread; another app's pay for the rest themselves.
 PRELOADED: Final = ("torch", "numba", "eth_account", "coincurve", "pydantic", "zstandard", "xxhash")
-OWN: Final = ("hypergpu_fl", "strategies")
 # When memory runs out, the kernel takes a message or a worker: what they do is done again, by others.
 OOM_SCORE, FIRST_TO_GO = Path("/proc/self/oom_score_adj"), "500"
 
 log = logging.getLogger(__name__)
 
 
-def serve(address: str, owner: int) -> None:
-    """Launch what the SuperNode at ``address`` has received, message by message, until process ``owner`` has ended."""
+def serve(address: str, owner: int, secret: bytes) -> None:
+    """Launch what the SuperNode at ``address`` has received, message by message, until process ``owner`` has ended.
+
+    ``secret`` is what the SuperNode knows its SuperExec by.
+    """
     client = RuntimeHttpClient.from_server_address(
         server_address=address,
         insecure=True,
         root_certificates=None,
-        interceptors=[RuntimeVersionHttpInterceptor(component_name="SuperExec")],
+        interceptors=[
+            RuntimeVersionHttpInterceptor(component_name="SuperExec"),
+            SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=PROTECTED),
+        ],
     )
     workers: dict[int, int] = {}  # by run: process ids
     while os.getppid() == owner:
@@ -82,8 +89,7 @@ def preload() -> None:
     for name in PRELOADED:
         with contextlib.suppress(ImportError):
             import_module(name)
-    for name in [name for name in sys.modules if name.partition(".")[0] in OWN]:
-        del sys.modules[name]
+    forget_own_modules()
 
 
 def fork_worker(run: int) -> int:
@@ -94,10 +100,12 @@ def fork_worker(run: int) -> int:
 
 def _fork(work: Callable[[], None]) -> int:
     """Process id of a child that does ``work`` and ends."""
+    superexec = os.getpid()
     if child := os.fork():
         return child
     status = 1
     try:
+        end_with(superexec)
         with contextlib.suppress(OSError):
             OOM_SCORE.write_text(FIRST_TO_GO)
         work()
@@ -129,9 +137,13 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("address")
     parser.add_argument("owner", type=int)
     given = parser.parse_args(arguments)
-    with contextlib.suppress(KeyboardInterrupt):
-        preload()
-        serve(given.address, given.owner)
+    end_with(given.owner)
+    hold_off_signals()
+    secret = sys.stdin.buffer.read()
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), sys.stdin.fileno())
+    preload()
+    serve(given.address, given.owner, secret)
 
 
 if __name__ == "__main__":

@@ -124,7 +124,8 @@ def _answer(accepted: socket.socket) -> None:
             reply = _load(wanted["app"], wanted["path"])(message, context)
         except Exception as error:  # whatever a ClientApp may raise
             log.exception("the ClientApp raised")
-            channel.send_bytes(f"{type(error).__name__}: {error}".encode())
+            notes = getattr(error, "__notes__", [])  # an error of ours has its remedy there
+            channel.send_bytes("\n".join([f"{type(error).__name__}: {error}", *notes]).encode())
             return
         channel.send_bytes(b"")
         channel.send_bytes(message_to_proto(reply).SerializeToString())

@@ -1,8 +1,9 @@
-"""The global model on disk: a safetensors file and a JSON manifest a version, written so that neither can be torn.
+"""The global model on disk: vectors in safetensors files, and a JSON manifest a version; neither can be torn.
 
-``<version>-<hash>.safetensors`` holds the model's arrays and the server optimiser's vectors,
-``<version>.json`` names it by its XXH3 and holds the rest of the state. Each is written beside its place, synced
-and renamed; the manifest comes last and makes the checkpoint exist. One process writes to a folder.
+``<XXH3 of its content>.safetensors`` holds a vector, or a group of small ones, under the name of what it says: a vector
+that several versions share, such as the last good model, is one file. ``<version>.json`` names the files and holds the
+rest of the state. Each is written beside its place, synced and renamed; the manifest comes last and makes the
+checkpoint exist. The best version's average is kept as well. One process writes to a folder.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,70 +26,77 @@ from safetensors.numpy import load_file, save_file
 from hypergpu_fl.errors import CheckpointError
 from strategies.layout import Layout
 
-FORMAT: Final = "hypergpu-checkpoint-2"
+FORMAT: Final = "hypergpu-checkpoint-3"
+KEPT: Final = 2  # the books may be one round behind the newest
 
 Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The version whose model did best so far, and the files of what is kept of it (``EXPORTED``)."""
+
+    version: int
+    files: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A version of the global model with all that is needed to go on from it.
 
-    ``arrays`` is the model, ``vectors`` the server optimiser's moments and the like, ``state`` anything JSON can say.
+    ``vectors`` are the model, its average, the server optimiser's moments and the like; ``name/part`` belongs to the
+    group ``name``. ``state`` is anything JSON can say. ``layout`` tells how the vectors are the model's arrays.
     """
 
     version: int
-    arrays: Arrays
+    layout: Layout
     vectors: Arrays = field(default_factory=dict)
     state: Mapping[str, Any] = field(default_factory=dict)
+    best: Best | None = None
 
 
-def save(folder: Path, checkpoint: Checkpoint, *, keep: int = 3) -> Path:
+EXPORTED: Final = ("average", "buffer")  # groups that make the model that is delivered
+
+
+def save(folder: Path, checkpoint: Checkpoint, *, keep: int = KEPT) -> Best:
     """Write a checkpoint, then remove all but the ``keep`` newest; a version already there is replaced.
 
     Returns
     -------
-    Path
-        The manifest.
+    Best
+        ``checkpoint.best``, or this version if that is None.
 
     Raises
     ------
     CheckpointError
         If the disk refuses. What was there before is still whole.
     """
-    tensors = {
-        f"{kind}/{name}": np.require(array, requirements="C")
-        for kind, arrays in (("model", checkpoint.arrays), ("vector", checkpoint.vectors))
-        for name, array in arrays.items()
-    }
     manifest = folder / f"{checkpoint.version:08d}.json"
     draft = folder / "checkpoint.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, draft)
-        digest = _digest(draft)
+        files = {name: _store(folder, draft, group) for name, group in _groups(checkpoint.vectors).items()}
+        best = checkpoint.best or Best(checkpoint.version, {name: files[name] for name in EXPORTED if name in files})
         content = {
             "format": FORMAT,
             "version": checkpoint.version,
-            "xxh3": digest,
-            "layout": Layout.of(checkpoint.arrays).hash.hex(),
-            "arrays": list(checkpoint.arrays),
+            "layout": checkpoint.layout.as_json(),
             "vectors": list(checkpoint.vectors),
+            "files": files,
+            "best": asdict(best),
             "state": json.loads(json.dumps(dict(checkpoint.state))),  # as it will be read: keys are text
         }
         content["seal"] = _seal(content)
-        text = json.dumps(content, indent=1)
-        _settle(draft, _tensor_file(folder, checkpoint.version, digest))
-        draft.write_text(text, encoding="utf-8")
+        draft.write_text(json.dumps(content, indent=1), encoding="utf-8")
         _settle(draft, manifest)
-        _prune(folder, keep, {checkpoint.version: digest})
+        _prune(folder, {*versions(folder)[-keep:], checkpoint.version})
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"checkpoint {manifest} cannot be written: {error}", "free or grant disk space"
         ) from error
     finally:
         draft.unlink(missing_ok=True)
-    return manifest
+    return best
 
 
 def versions(folder: Path) -> list[int]:
@@ -128,51 +136,117 @@ def load(
     raise CheckpointError(f"none of the checkpoints {known} in {folder} is whole", "start the run anew")
 
 
+def load_model(folder: Path, *, best: bool = False) -> Checkpoint:
+    """Model of the newest version, or of the best: its average and buffers, with the newest version's state.
+
+    Raises
+    ------
+    CheckpointError
+        As `load`.
+    """
+    known = versions(folder)
+    if not known:
+        raise CheckpointError(f"there is no checkpoint in {folder}", "name a run that has finished a round")
+    newest = _manifest(folder, known[-1])
+    kept: Mapping[str, Any] = newest["best"] if best else newest
+    files = {name: digest for name, digest in kept["files"].items() if name in EXPORTED}
+    vectors = _vectors(folder, files, f"export the {'newest' if best else 'best'} version instead")
+    return Checkpoint(kept["version"], Layout.of_json(newest["layout"]), vectors, newest["state"])
+
+
+def state_of(folder: Path) -> Mapping[str, Any] | None:
+    """State of the newest version whose manifest is whole, without its vectors; None if there is none."""
+    for version in reversed(versions(folder)):
+        try:
+            state: Mapping[str, Any] = _manifest(folder, version)["state"]
+            return state
+        except CheckpointError:
+            continue
+    return None
+
+
 def _read(folder: Path, version: int, layout: Layout | None) -> Checkpoint:
-    manifest = folder / f"{version:08d}.json"
-    remedy = f"choose one of the versions {versions(folder)} in {folder}"
-    try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {manifest} cannot be read: {error}", remedy) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(f"{manifest} is no {FORMAT} manifest", remedy)
-    if content.pop("seal", None) != _seal(content) or content["version"] != version:
-        raise CheckpointError(f"checkpoint {manifest} is torn: its seal does not fit its content", remedy)
-    if layout is not None and content["layout"] != layout.hash.hex():
+    content = _manifest(folder, version)
+    found = Layout.of_json(content["layout"])
+    if layout is not None and found.hash != layout.hash:
         raise CheckpointError(
-            f"checkpoint {manifest} is of another model: layout {content['layout'][:12]}, expected "
+            f"checkpoint {version} in {folder} is of another model: layout {found.hash.hex()[:12]}, expected "
             f"{layout.hash.hex()[:12]}",
             "use the configuration of the run that made it",
         )
-    file = _tensor_file(folder, version, content["xxh3"])
-    try:
-        if (found := _digest(file)) != content["xxh3"]:
-            raise CheckpointError(f"checkpoint {file} is torn: XXH3 {found[:12]}", remedy)
-        tensors = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"checkpoint {file} cannot be read: {error}", remedy) from error
+    vectors = _vectors(folder, content["files"], _remedy(folder))
     return Checkpoint(
         version=version,
-        # safetensors sorts by name; the model's order is part of its layout
-        arrays={name: tensors[f"model/{name}"] for name in content["arrays"]},
-        vectors={name: tensors[f"vector/{name}"] for name in content["vectors"]},
+        layout=found,
+        vectors={name: vectors[name] for name in content["vectors"]},
         state=content["state"],
+        best=Best(**content["best"]),
     )
+
+
+def _manifest(folder: Path, version: int) -> dict[str, Any]:
+    file = folder / f"{version:08d}.json"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {file} cannot be read: {error}", _remedy(folder)) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(f"{file} is no {FORMAT} manifest", _remedy(folder))
+    if content.pop("seal", None) != _seal(content) or content["version"] != version:
+        raise CheckpointError(f"checkpoint {file} is torn: its seal does not fit its content", _remedy(folder))
+    return content
+
+
+def _vectors(folder: Path, files: Mapping[str, str], remedy: str) -> dict[str, NDArray[Any]]:
+    vectors: dict[str, NDArray[Any]] = {}
+    for name, digest in files.items():
+        file = _file(folder, digest)
+        try:
+            group = load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"checkpoint {file} cannot be read: {error}", remedy) from error
+        if (found := _digest(group)) != digest:
+            raise CheckpointError(f"checkpoint {file} is torn: XXH3 {found[:12]}", remedy)
+        vectors |= {f"{name}/{part}" if part else name: vector for part, vector in group.items()}
+    return vectors
+
+
+def _groups(vectors: Arrays) -> dict[str, dict[str, NDArray[Any]]]:
+    groups: dict[str, dict[str, NDArray[Any]]] = {}
+    for path, vector in vectors.items():
+        name, _, part = path.partition("/")
+        groups.setdefault(name, {})[part] = np.require(vector, requirements="C")
+    return groups
+
+
+def _store(folder: Path, draft: Path, group: Mapping[str, NDArray[Any]]) -> str:
+    """Write a group of vectors, unless there is one of the same content; its name is returned."""
+    digest = _digest(group)
+    if not (file := _file(folder, digest)).exists():
+        save_file(dict(group), draft)
+        _settle(draft, file)
+    return digest
+
+
+def _file(folder: Path, digest: str) -> Path:
+    return folder / f"{digest}.safetensors"
+
+
+def _remedy(folder: Path) -> str:
+    return f"choose one of the versions {versions(folder)} in {folder}"
 
 
 def _seal(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        # Against tearing alone, for which SHA-256 takes seven times as long.
-        return hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()
-
-
-def _tensor_file(folder: Path, version: int, digest: str) -> Path:
-    return folder / f"{version:08d}-{digest[:16]}.safetensors"
+def _digest(group: Mapping[str, NDArray[Any]]) -> str:
+    # Against tearing alone, for which SHA-256 takes seven times as long.
+    digest = xxhash.xxh3_128()
+    for name, vector in sorted(group.items()):
+        digest.update(f"{name}\n{vector.dtype.str} {vector.shape}\n".encode())
+        digest.update(np.require(vector, requirements="C").reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def _settle(draft: Path, place: Path) -> None:
@@ -187,13 +261,17 @@ def _settle(draft: Path, place: Path) -> None:
         os.close(folder)
 
 
-def _prune(folder: Path, keep: int, written: Mapping[int, str]) -> None:
-    """Remove old versions, and tensors that no manifest names."""
-    kept = set(versions(folder)[-keep:]) | set(written)
+def _prune(folder: Path, kept: set[int]) -> None:
+    """Remove old versions, and vectors that no manifest names."""
     for version in set(versions(folder)) - kept:
         (folder / f"{version:08d}.json").unlink()
+    named: set[str] = set()
+    for version in versions(folder):
+        try:
+            content = _manifest(folder, version)
+        except CheckpointError:
+            continue  # torn: its vectors serve nobody
+        named |= {*content["files"].values(), *content["best"]["files"].values()}
     for file in folder.glob("*.safetensors"):
-        version = int(file.stem.partition("-")[0])
-        replaced = version in written and file != _tensor_file(folder, version, written[version])
-        if version not in kept or replaced:
+        if file.stem not in named:
             file.unlink()

@@ -13,6 +13,7 @@ from strategies.errors import Reason
 _SAME: Final = "let server and nodes run the same version with the same configuration"
 _REMEDIES: Final = {
     Reason.ERROR_REPLY: "mend what the nodes say there; `hypergpu nodes` shows the last failure of each",
+    Reason.LEFT: "see in the nodes' own logs why they leave",
     Reason.NON_FINITE: "lower training.learning_rate, and look for NaN in the data",
     Reason.NORM_OUTLIER: "lower training.learning_rate",
     Reason.WRONG_MODEL: _SAME,

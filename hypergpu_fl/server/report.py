@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 from loguru import logger
 
 from hypergpu_fl.config import Config
+from hypergpu_fl.config.resuming import Stretch, numbered
 from hypergpu_fl.files import write_whole
 from hypergpu_fl.output import to_json
 from hypergpu_fl.server.local_work import summary
@@ -27,12 +27,14 @@ PACKAGES = ("flwr", "torch", "numpy", "web3")
 class Report:
     """Collects rounds as they close.
 
-    ``clock`` is "virtual" in simulation, where seconds are those of the simulated links, else "wall".
+    ``clock`` is "virtual" in simulation, where seconds are those of the simulated links, else "wall". ``stretches``:
+    see `hypergpu_fl.config.resuming`.
     """
 
     config: Config
     clock: str
     history: list[dict[str, Any]] = field(default_factory=list)
+    stretches: list[Stretch] = field(default_factory=list)
 
     def closed(self, outcome: RoundOutcome) -> None:
         """Add the round, as yet without its accuracy."""
@@ -59,8 +61,7 @@ class Report:
     def evaluated(self, loss: float, metrics: Mapping[str, float]) -> None:
         """Complete the newest round and say it in one line."""
         entry = self.history[-1]
-        named = {name: _finite(value) for name, value in metrics.items()}
-        entry.update(accuracy=named.get("accuracy"), loss=_finite(loss), metrics=named)
+        entry.update(accuracy=metrics.get("accuracy"), loss=loss, metrics=dict(metrics))
         logger.info(
             "round {:>3}/{}  {}loss {:.4f}  {:>7.1f} s  {}/{} arrived  {} late  {} refused  {:.1f} kB up",
             entry["round"],
@@ -122,15 +123,11 @@ class Report:
             "local_work": summary(self.config, rows),
             "simulated_compute": compute and compute.document(),
             "history": [{**entry, "nodes": nodes_of.get(entry["round"], [])} for entry in self.history],
+            "stretches": numbered(self.stretches, len(self.history)),
             "chain": chain,
             "weights": {"max_abs_drift": max_abs_drift},
             "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         }
-
-
-def _finite(value: float) -> float | None:
-    """The value as JSON has it: there is no NaN."""
-    return value if math.isfinite(value) else None
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
-from hypergpu_fl.errors import CheckpointError
-from hypergpu_fl.server.checkpoint import Checkpoint, load, save
+from hypergpu_fl.config import Scalar, to_run_config
+from hypergpu_fl.config.resuming import refused_changes, stretches_with
+from hypergpu_fl.errors import CheckpointError, ConfigError
+from hypergpu_fl.server.best import Aim, best_round
+from hypergpu_fl.server.checkpoint import Best, Checkpoint, load, save, state_of
 from hypergpu_fl.server.report import Report
 from strategies.engine import Engine
 from strategies.errors import BadLine
 from strategies.event_log import FILE, EventLog, Mark
 from strategies.outcome import RoundOutcome
 
-FOLDER = "checkpoints"
+FOLDER: Final = "checkpoints"
 
 
 @dataclass
 class Checkpointing:
-    """Saves a round *before* the ledger books it, and keeps some earlier ones.
+    """Saves a round *before* the ledger books it, keeps the one before it, and the model that did best.
 
     A server that is killed between the two finds a checkpoint one round ahead of the books, and resumes from the one
     before; the other way round, the books would hold a round whose model is lost.
@@ -27,24 +31,47 @@ class Checkpointing:
     folder: Path
     strategy: Engine
     report: Report
+    aim: Aim
+    best: Best | None = None
 
     def closed(self, outcome: RoundOutcome, mark: Mark) -> None:
         """Save the round, with how far the log of events has come."""
         state, vectors = self.strategy.saved()
-        arrays = self.strategy.layout.restore(outcome.average_P, outcome.buffers)
+        report = self.report
         everything = {
             "strategy": state,
-            "history": self.report.history,
+            "history": report.history,
+            "settings": to_run_config(report.config),
+            "stretches": report.stretches,
             "seconds": outcome.ended_s,
             "log": asdict(mark),
         }
-        save(self.folder / FOLDER, Checkpoint(outcome.round, arrays, vectors, everything))
+        if best_round(report.history, self.aim) == outcome.round:
+            self.best = None
+        checkpoint = Checkpoint(outcome.round, self.strategy.layout, vectors, everything, self.best)
+        self.best = save(self.folder / FOLDER, checkpoint)
 
 
-def resume(folder: Path, strategy: Engine, report: Report, *, last_round: int) -> tuple[float, EventLog]:
+def check_unchanged(folder: Path, settings: dict[str, Scalar]) -> None:
+    """Refuse to go on with a run under other settings than it was trained with; a new run passes.
+
+    Raises
+    ------
+    ConfigError
+        With a fault for each setting that was changed and may not be.
+    """
+    state = state_of(folder / FOLDER)
+    if state is not None and (faults := refused_changes(state["settings"], settings)):
+        raise ConfigError(faults)
+
+
+def resume(
+    folder: Path, strategy: Engine, report: Report, *, settings: dict[str, Scalar], last_round: int
+) -> tuple[float, EventLog, Best | None]:
     """Put ``strategy``, its log and ``report`` back to where they were after ``last_round``, the newest in the books.
 
-    Work that was under way is lost; its nodes are free. Returns the seconds on the run's clock, and the log.
+    Work that was under way is lost; its nodes are free. Returns the seconds on the run's clock, the log, and the best
+    model.
 
     Raises
     ------
@@ -52,15 +79,17 @@ def resume(folder: Path, strategy: Engine, report: Report, *, last_round: int) -
         If that round's checkpoint is missing, torn, or of another model, or the log is not the one it speaks of.
     """
     if last_round == 0:
+        report.stretches = stretches_with([], settings, 1)
         strategy.log = EventLog(folder / FILE, strategy.state.rules)
-        return 0.0, strategy.log
+        return 0.0, strategy.log, None
     checkpoint = load(folder / FOLDER, last_round, layout=strategy.layout)
     state = checkpoint.state
     try:
         strategy.log = EventLog(folder / FILE, strategy.state.rules, after=Mark(**state["log"]))
         strategy.restore(state["strategy"], checkpoint.vectors, now_s=float(state["seconds"]), in_flight=False)
         report.history.extend(state["history"])
-        return float(state["seconds"]), strategy.log
+        report.stretches = stretches_with(state["stretches"], settings, last_round + 1)
+        return float(state["seconds"]), strategy.log, checkpoint.best
     except BadLine as error:
         raise CheckpointError(str(error), f"bring back the {FILE} of this run, or start the run anew") from error
     except (KeyError, TypeError, ValueError) as error:

@@ -23,16 +23,19 @@ from hypergpu_fl import logs
 from hypergpu_fl.codec.payload import CodecPayload
 from hypergpu_fl.codec.threads import compile_ahead
 from hypergpu_fl.config import Config, from_run_config, read_secrets, runs_root, to_run_config
+from hypergpu_fl.config.resuming import CHANGEABLE, settings_of
 from hypergpu_fl.config.target import Target
 from hypergpu_fl.errors import LedgerError, NetworkError, TaskError
 from hypergpu_fl.files import write_whole
 from hypergpu_fl.heap import long_lived
 from hypergpu_fl.ledger import database
 from hypergpu_fl.network.registry import Registry
-from hypergpu_fl.network.traces import links_from_traces
+from hypergpu_fl.network.traces import configured_links
 from hypergpu_fl.network.wan import PROFILES, SimulatedLink, SimulatedWan, draw
 from hypergpu_fl.runs import node_state_folder, open_run_folder
 from hypergpu_fl.server.accounting import Accounting
+from hypergpu_fl.server.best import aim_of
+from hypergpu_fl.server.ending import until_heard
 from hypergpu_fl.server.enrolment import SameTask
 from hypergpu_fl.server.evaluation import Evaluation
 from hypergpu_fl.server.local_work import LocalWork
@@ -40,7 +43,7 @@ from hypergpu_fl.server.node_rounds import NodeRounds, as_csv
 from hypergpu_fl.server.nothing_counted import failure_of
 from hypergpu_fl.server.pipeline import Pipeline
 from hypergpu_fl.server.report import Report, write_json
-from hypergpu_fl.server.resumption import Checkpointing, resume
+from hypergpu_fl.server.resumption import Checkpointing, check_unchanged, resume
 from hypergpu_fl.server.simulated_compute import SimulatedCompute, computing, flops_per_sample
 from hypergpu_fl.settlement import Settlement
 from hypergpu_fl.task import Task, fresh_model, full_identity, load_task
@@ -62,16 +65,6 @@ SIMULATION_SETTLED_S = 5.0
 DRAIN_S = 60.0
 FLOWER_S = 15.0  # a message's first fixed cost: up to 3 s until it is polled for, then a Python process and torch
 
-# What a resumed run may change and still be the same run.
-CHANGEABLE = (
-    "training.rounds",
-    "training.target",
-    "training.target_accuracy",
-    "training.data_root",
-    "blockchain.rpc_url",
-    "blockchain.max_fee_gwei",
-)
-
 app = ServerApp()
 
 
@@ -81,12 +74,15 @@ class TargetReached(Exception):
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Set up logging and the run's folder, wait for the nodes, and run."""
+    """Set up logging and the run's folder, and run."""
+    until_heard(grid)
     config = from_run_config(context.run_config, os.environ)
     folder = open_run_folder(runs_root(config.system, dict(os.environ)), config.system.run_name)
     logs.configure(config.system, folder)
     compile_ahead()
-    nodes = wait_for_nodes(grid, config.training.num_nodes, simulated=config.network.enable_simulation)
+    simulated, nodes = config.network.enable_simulation, config.training.num_nodes
+    if simulated:
+        nodes = wait_for_nodes(grid, nodes, simulated=True)
     config = config.model_copy(
         update={
             "training": config.training.model_copy(update={"num_nodes": nodes}),
@@ -94,13 +90,15 @@ def main(grid: Grid, context: Context) -> None:
         }
     )
     run(config, grid, folder)
-    if config.network.enable_simulation:
+    if simulated:
         shutil.rmtree(node_state_folder(folder.parent, context.run_id), ignore_errors=True)
 
 
 def run(config: Config, grid: Grid, folder: Path) -> None:
     """Train on the nodes of ``grid`` and write the run's books, checkpoints and report into ``folder``."""
-    task = load_task(config.training, config.system)
+    settings = settings_of(config)
+    check_unchanged(folder, settings)
+    task = load_task(config.training, config.system, simulated=config.network.enable_simulation)
     device = resolve_device(config.system.device)
     model = fresh_model(task, config.training.seed)
     first = task.arrays(model)
@@ -118,11 +116,12 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
     try:
         if config.system.resume and settlement.last_round == 0:
             raise LedgerError(
-                f"run {folder.name} has no booked round under these settings",
-                f"resume with those in {folder / 'config.json'}; only {', '.join(CHANGEABLE)} may change",
+                f"run {folder.name} has no finished round to go on from",
+                f"start it again with `hypergpu run --name {folder.name} --replace`",
             )
         strategy = build_strategy(config, Layout.of(first), session=settlement.session)
-        began_s, event_log = resume(folder, strategy, report, last_round=settlement.last_round)
+        began_s, event_log, best = resume(folder, strategy, report, settings=settings, last_round=settlement.last_round)
+        settlement.check_model(strategy.model.hash)
         arrivals, compute = open_arrivals(config, grid, strategy, task, start_s=began_s)
         evaluation = Evaluation(task, model, strategy.layout, device=device)
         node_rounds = NodeRounds(books, last_round=settlement.last_round)
@@ -135,7 +134,7 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
             LocalWork(config),
             Registry(books, strategy, clock=registry_clock(arrivals)),
             evaluation,
-            Checkpointing(folder, strategy, report),
+            Checkpointing(folder, strategy, report, aim_of(config.training), best),
             Accounting(
                 task,
                 model,
@@ -149,6 +148,8 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
             ),
             settlement,
         )
+        if not config.network.enable_simulation and settlement.last_round < config.training.rounds:
+            wait_for_nodes(grid, config.training.num_nodes, simulated=False)
         with closing(event_log), long_lived():
             if strategy.first_round == 1:  # what can be had by chance, which an explosion is told by
                 fresh = evaluation.of(strategy.layout.flatten(first), strategy.layout.buffers(first))
@@ -203,10 +204,9 @@ def train(config: Config, first: Arrays, strategy: Engine, arrivals: Arrivals, r
             return None
         entry = report.history[-1]
         figures = {**entry["metrics"], "loss": entry["loss"]}
-        known = {name: value for name, value in figures.items() if value is not None}
-        if goal is not None and goal.is_reached(known):
+        if goal is not None and goal.is_reached(figures):
             raise TargetReached
-        return MetricRecord(known)
+        return MetricRecord(figures)
 
     fresh = {name: Array(np.asarray(array)) for name, array in first.items()}
     try:
@@ -279,10 +279,8 @@ def simulated_links(config: Config, flops: Callable[[], float | None]) -> tuple[
     ``flops``: see ``computing``.
     """
     network, nodes, seed = config.network, config.training.num_nodes, config.training.seed
-    if network.links_file:
-        round_trips = Path(network.rtt_file) if network.rtt_file else None
-        links = links_from_traces(Path(network.links_file), round_trips, nodes, seed=seed)
-        return computing(links, network, flops, typical_s=median(link.sample_s for link in links))
+    if (traced := configured_links(network, nodes, seed=seed)) is not None:
+        return computing(traced, network, flops, typical_s=median(link.sample_s for link in traced))
     if network.profile != "custom":
         profile = PROFILES[network.profile]
         return computing(draw(profile, nodes, seed=seed), network, flops, typical_s=profile.sample_s)

@@ -4,22 +4,31 @@ The strategy's hook calls `Settlement.seal` once a round: one database transacti
 contributions and the outbox entry that commits it. A background thread does the rest; the hook never waits for it.
 """
 
-from hypergpu_fl.settlement.claiming import Claim, claim, distribution
-from hypergpu_fl.settlement.evidence import verify, verify_on_chain
+from hypergpu_fl.settlement.claiming import Claim, claim, claim_with_receipts, distribution, shared_rounds
+from hypergpu_fl.settlement.evidence import UNSEALED, Findings, verify, verify_on_chain, verify_proof_on_chain
+from hypergpu_fl.settlement.exporting import export_books
+from hypergpu_fl.settlement.grants import held_in_bundle
 from hypergpu_fl.settlement.reading import BUNDLE, load_books, load_bundle, unsettled
 from hypergpu_fl.settlement.session import RoundStatus, Settlement, SettlementStatus
 
 __all__ = [
     "BUNDLE",
+    "UNSEALED",
     "Claim",
+    "Findings",
     "RoundStatus",
     "Settlement",
     "SettlementStatus",
     "claim",
+    "claim_with_receipts",
     "distribution",
+    "export_books",
+    "held_in_bundle",
     "load_books",
     "load_bundle",
+    "shared_rounds",
     "unsettled",
     "verify",
     "verify_on_chain",
+    "verify_proof_on_chain",
 ]

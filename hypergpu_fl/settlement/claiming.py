@@ -1,41 +1,75 @@
-"""A node claims what it earned: the contract pays out against the proof of its cumulative reward."""
+"""A node claims what it earned: the contract pays each round's grant once, against a proof through the head chain."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hypergpu_fl.chain import abi
 from hypergpu_fl.chain.client import Client
-from hypergpu_fl.chain.contract import LedgerContract
+from hypergpu_fl.chain.contract import LedgerContract, Status
 from hypergpu_fl.chain.direct import Sent, send_and_wait
 from hypergpu_fl.chain.errors import Reverted
+from hypergpu_fl.chain.progress import check_chain_id, check_code
 from hypergpu_fl.chain.signer import Signer
-from hypergpu_fl.errors import LedgerError
+from hypergpu_fl.errors import LedgerError, VerificationError
 from hypergpu_fl.ledger.bundle import Bundle
+from hypergpu_fl.ledger.proof import ContributionProof
 from hypergpu_fl.ledger.rewards import RewardDistribution
-from hypergpu_fl.settlement.evidence import verify_on_chain
+from hypergpu_fl.settlement.grants import Holdings, head_after, held_in_bundle, held_in_receipts, rewards_in
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A payout: to whom, how many wei now and in all, and the transaction."""
+    """A payout: to whom, how many wei now and in all, for which rounds, and the transactions, the oldest first."""
 
     account: str
     amount: int
     cumulative: int
-    sent: Sent
+    rounds: tuple[int, ...]
+    sent: tuple[Sent, ...]
 
 
 def distribution(bundle: Bundle, *, upto: int | None = None) -> RewardDistribution:
     """Cumulative rewards after round `upto` of a bundle, the last one if None."""
     rewards = RewardDistribution(bundle.session.id, {})
     for record in bundle.rounds[:upto]:
-        rewards = rewards.after((entry.node, entry.reward) for entry in record.contributions)
+        rewards = rewards.after(rewards_in(record).items())
     return rewards
 
 
+def shared_rounds(bundle: Bundle, client: Client) -> int:
+    """Number of rounds that a verified bundle has in common with the chain.
+
+    The bundle may be older than the chain, and it may have gone on otherwise: what a coordinator committed since then
+    takes nothing back, so whoever holds a bundle claims up to here.
+
+    Raises
+    ------
+    VerificationError
+        If the session does not exist on chain.
+    ChainError
+        If chain or contract is not the bundle's, or no endpoint answers.
+    """
+    session = bundle.session
+    check_chain_id(client, session.chain_id)
+    check_code(client, session.contract)
+    contract = LedgerContract(client, session.contract)
+    state = contract.session(session.id)
+    if state.status is Status.NONE:
+        raise VerificationError("the session does not exist on chain", "it may not be sent yet: see `ledger show`")
+    most = min(state.next - 1, len(bundle.rounds))
+
+    def differs(number: int) -> bool:
+        return contract.head_after(session.id, number) != head_after(bundle, number)
+
+    if not differs(most):  # the usual case, in one call
+        return most
+    return bisect_left(range(1, most), True, key=differs)
+
+
 def claim(bundle: Bundle, client: Client, signer: Signer, account: str, *, max_fee: int) -> Claim:
-    """Send `account` what it earned up to the last committed round, and has not been paid.
+    """Send `account` what it earned in the committed rounds of a bundle, and has not been paid.
 
     Parameters
     ----------
@@ -57,17 +91,53 @@ def claim(bundle: Bundle, client: Client, signer: Signer, account: str, *, max_f
     ChainError
         If the chain is another, or refuses.
     """
-    rewards = distribution(bundle, upto=verify_on_chain(bundle, client))
-    cumulative = rewards.cumulative.get(account, 0)
-    if not cumulative:
-        raise LedgerError(f"{account} earned nothing in committed rounds", "see who earned what with `rewards`")
-    session, contract = bundle.session.id, bundle.session.contract
-    paid = LedgerContract(client, contract).claimed(session, account)
-    if paid >= cumulative:
-        raise LedgerError(f"{account} has been paid all of its {cumulative} wei", "there is nothing left to claim")
-    data = abi.encode_call("claim", session, account, cumulative, rewards.proof(account))
-    try:
-        sent = send_and_wait(client, signer, to=contract, data=data, max_fee=max_fee)
-    except Reverted as error:
-        raise LedgerError(error.cause, "a newer round may have been committed: export the ledger again") from None
-    return Claim(account, cumulative - paid, cumulative, sent)
+    committed = shared_rounds(bundle, client)
+    held = held_in_bundle(bundle, account, upto=committed)
+    if not held.amounts:
+        raise LedgerError(
+            f"{account} earned nothing in the {committed} rounds that the file shares with the chain",
+            "see who earned what with `rewards`, and what the chain holds with `ledger verify --rpc`",
+        )
+    return _send(held, client, signer, max_fee)
+
+
+def claim_with_receipts(
+    receipts: Sequence[ContributionProof], client: Client, signer: Signer, *, max_fee: int
+) -> Claim:
+    """Send a node what the rounds of its receipts granted, and it has not been paid: a ledger is not needed.
+
+    Receipts of rounds that the chain does not hold are passed over. Parameters and errors are those of `claim`; the
+    receipts must be verified.
+    """
+    for receipt in receipts[:1]:
+        check_chain_id(client, receipt.chain_id)
+        check_code(client, receipt.contract)
+    committed = [
+        receipt
+        for receipt in receipts
+        if LedgerContract(client, receipt.contract).head_after(receipt.value[0], receipt.commitments[-1].round)
+        == receipt.head
+    ]
+    if not committed:
+        raise LedgerError("the chain holds none of the rounds of these receipts", "they may not be committed yet")
+    held = held_in_receipts(committed)
+    return _send(held, client, signer, max_fee)
+
+
+def _send(held: Holdings, client: Client, signer: Signer, max_fee: int) -> Claim:
+    """Claim what is not paid yet; when it fails halfway, another try goes on where it stopped."""
+    granted, cumulative = list(held.amounts), sum(held.amounts.values())
+    paid = LedgerContract(client, held.contract).paid_rounds(held.session, held.account, granted[-1])
+    due = [number for number in granted if number not in paid]
+    if not due:
+        raise LedgerError(f"{held.account} has been paid all of its {cumulative} wei", "there is nothing left to claim")
+    sent = []
+    for rounds in held.batches(due):
+        data = held.calldata(rounds)
+        try:
+            sent.append(
+                send_and_wait(client, signer, to=held.contract, data=data, chain_id=held.chain_id, max_fee=max_fee)
+            )
+        except Reverted as error:
+            raise LedgerError(error.cause, "somebody may have claimed it meanwhile: try again") from None
+    return Claim(held.account, sum(held.amounts[number] for number in due), cumulative, tuple(due), tuple(sent))

@@ -1,17 +1,62 @@
-"""Verification where books and chain meet: signed commits offline, the contract's head online."""
+"""Verification where books and chain meet: what the coordinator signed, offline; the contract's head, online."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
 
 from hypergpu_fl.chain import abi
 from hypergpu_fl.chain.client import Client
 from hypergpu_fl.chain.contract import LedgerContract, Status
-from hypergpu_fl.chain.evidence import decode_transaction
+from hypergpu_fl.chain.evidence import SignedTransaction, decode_transaction
 from hypergpu_fl.chain.progress import check_chain_id, check_code
+from hypergpu_fl.chain.signer import created_address
 from hypergpu_fl.errors import ChainError, VerificationError
+from hypergpu_fl.keccak import checksum_address
 from hypergpu_fl.ledger.bundle import Bundle, RoundRecord, SessionRecord, TransactionRecord
+from hypergpu_fl.ledger.proof import ContributionProof
 from hypergpu_fl.ledger.verification import verify_bundle
+from hypergpu_fl.settlement.books_seal import verify_seal
 
 _REMEDY = "the file was altered; take it from its source again and compare with the chain"
+
+UNSEALED: Final = (
+    "session.budget",  # rewards tell it up to a few wei, and not at all where nobody earned
+    "session.simulated_keys",
+    "transactions",
+    "rounds.*.contributions.*.duplicate_of",
+    "rounds.*.refused",
+    "rounds.*.commit.state",
+    "rounds.*.commit.block",
+    "rounds.*.commit.gas_used",
+)
+"""What nothing seals in books without the coordinator's signature under the whole, beside how many rounds follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What verified books are.
+
+    Parameters
+    ----------
+    head : bytes
+        Head after the last round.
+    coordinator : str
+        Address whose turn it is to commit: who opened the session, or the last to whom it was handed over.
+    signed, ended : bool
+        Whether the coordinator signed the books as a whole, and as those of a run that has ended.
+    commits : int
+        Rounds whose commit the coordinator signed.
+    uncommitted : tuple of int
+        Rounds that the books do not say to be on the chain; without a chain, those that the coordinator has not signed.
+    """
+
+    head: bytes
+    coordinator: str
+    signed: bool
+    ended: bool
+    commits: int
+    uncommitted: tuple[int, ...]
 
 
 def commit_calldata(session: bytes, number: int, root: bytes, model: bytes, rewards_root: bytes, owed: int) -> bytes:
@@ -19,13 +64,10 @@ def commit_calldata(session: bytes, number: int, root: bytes, model: bytes, rewa
     return abi.encode_call("commitRound", session, number, root, model, rewards_root, owed)
 
 
-def verify(bundle: Bundle) -> bytes:
-    """Verify a bundle offline: the books, and that the coordinator signed a commit of exactly each round.
+def verify(bundle: Bundle) -> Findings:
+    """Verify a bundle offline: the books, and all that the coordinator signed of them.
 
-    Returns
-    -------
-    bytes
-        Head after the last round.
+    Books that nobody has closed or committed yet are no error here: the findings say so.
 
     Raises
     ------
@@ -33,33 +75,98 @@ def verify(bundle: Bundle) -> bytes:
         At the first difference; names the round.
     """
     head = verify_bundle(bundle)
+    coordinators = _coordinators(bundle)
+    turn = 0
     for record in bundle.rounds:
         if record.commit is not None:
-            _verify_commit(bundle.session, record, record.commit)
+            sender = _verify_commit(bundle.session, record, record.commit)
+            if sender not in coordinators[turn:]:
+                raise VerificationError(
+                    f"round {record.round}: the commit transaction's sender differs from the books", _REMEDY
+                )
+            turn = coordinators.index(sender, turn)
+    if bundle.seal is not None:
+        verify_seal(bundle, bundle.seal, coordinators[-1])
+    if bundle.session.chain_id:
+        uncommitted = [r.round for r in bundle.rounds if r.commit is None or r.commit.state in ("SIGNED", "SENT")]
+    else:  # without a chain the coordinator's signature is all that seals a round
+        uncommitted = [] if bundle.seal is not None else [r.round for r in bundle.rounds]
+    return Findings(
+        head,
+        coordinators[-1],
+        signed=bundle.seal is not None,
+        ended=bundle.seal is not None and bundle.seal.ended,
+        commits=sum(record.commit is not None for record in bundle.rounds),
+        uncommitted=tuple(uncommitted),
+    )
+
+
+def _coordinators(bundle: Bundle) -> list[str]:
+    """Check the transactions beside the commits; whose turn it was to commit, by the hand-overs among them."""
+    session, coordinators, proposed, seen = bundle.session, [bundle.session.coordinator], "", set[bytes]()
     for transaction in bundle.transactions:
-        if transaction.hash != decode_transaction(transaction.raw).hash:
-            raise VerificationError(f"the {transaction.purpose} transaction's hash differs from its bytes", _REMEDY)
-    return head
+        what = f"the {transaction.purpose} transaction"
+        signed = _decoded(what, session, transaction)
+        _same(what, "purpose", _fits(session, transaction, signed), True)
+        _same(what, "first appearance", signed.hash not in seen, True)
+        seen.add(signed.hash)
+        if transaction.purpose == "accept":
+            _same(what, "sender", signed.sender, proposed)
+            coordinators.append(signed.sender)
+        else:
+            _same(what, "sender", signed.sender, coordinators[-1])
+        if transaction.purpose == "propose":
+            proposed = _address_at(signed.data, 1)
+    return coordinators
 
 
-def _verify_commit(session: SessionRecord, record: RoundRecord, commit: TransactionRecord) -> None:
+def _fits(session: SessionRecord, transaction: TransactionRecord, signed: SignedTransaction) -> bool:
+    """Whether a transaction does what it is called."""
+    if transaction.purpose == "deploy":
+        return signed.to is None and created_address(signed.sender, signed.nonce) == session.contract
+    if signed.to != session.contract:
+        return False
+    if transaction.purpose == "open":
+        return signed.data == abi.encode_call("open", session.salt)
+    if transaction.purpose == "fund":
+        return signed.data[:36] == abi.encode_call("fundTo", session.id, 0)[:36]
+    if transaction.purpose == "propose":
+        return signed.data == abi.encode_call("proposeCoordinator", session.id, _address_at(signed.data, 1))
+    return transaction.purpose == "accept" and signed.data == abi.encode_call("acceptCoordinator", session.id)
+
+
+def _verify_commit(session: SessionRecord, record: RoundRecord, commit: TransactionRecord) -> str:
+    """Check a round's commit but for who sent it, which is returned."""
+    what = f"round {record.round}: the commit transaction"
+    signed = _decoded(what, session, commit)
     expected = commit_calldata(session.id, record.round, record.root, record.model, record.rewards_root, record.owed)
+    _same(what, "purpose", commit.purpose, "commit")
+    _same(what, "contract", signed.to, session.contract)
+    _same(what, "calldata", signed.data, expected)
+    return signed.sender
+
+
+def _decoded(what: str, session: SessionRecord, transaction: TransactionRecord) -> SignedTransaction:
     try:
-        signed = decode_transaction(commit.raw)
+        signed = decode_transaction(transaction.raw)
     except ChainError as error:
-        raise VerificationError(f"round {record.round}: commit: {error.cause}", error.remedy) from None
-    for what, found, wanted in (
-        ("hash", commit.hash, signed.hash),
-        ("gas limit", commit.gas_limit, signed.gas_limit),
-        ("sender", signed.sender, session.coordinator),
-        ("chain id", signed.chain_id, session.chain_id),
-        ("contract", signed.to, session.contract),
-        ("calldata", signed.data, expected),
-    ):
-        if found != wanted:
-            raise VerificationError(
-                f"round {record.round}: the commit transaction's {what} differs from the books", _REMEDY
-            )
+        raise VerificationError(f"{what}: {error.cause}", error.remedy) from None
+    _same(what, "hash", transaction.hash, signed.hash)
+    _same(what, "gas limit", transaction.gas_limit, signed.gas_limit)
+    _same(what, "chain id", signed.chain_id, session.chain_id)
+    if transaction.state in ("SIGNED", "SENT"):
+        _same(what, "block and gas", (transaction.block, transaction.gas_used), (None, None))
+    return signed
+
+
+def _same(what: str, part: str, found: object, wanted: object) -> None:
+    if found != wanted:
+        raise VerificationError(f"{what}'s {part} differs from the books", _REMEDY)
+
+
+def _address_at(data: bytes, argument: int) -> str:
+    """Address among a call's arguments, EIP-55."""
+    return checksum_address(data[4 + 32 * argument + 12 :][:20])
 
 
 def verify_on_chain(bundle: Bundle, client: Client) -> int:
@@ -78,20 +185,46 @@ def verify_on_chain(bundle: Bundle, client: Client) -> int:
         If chain or contract is not the bundle's, or no endpoint answers.
     """
     session = bundle.session
-    check_chain_id(client, session.chain_id)
-    check_code(client, session.contract)
-    state = LedgerContract(client, session.contract).session(session.id)
-    if state.status is Status.NONE:
-        raise VerificationError("the session does not exist on chain", "it may not be sent yet: see `ledger show`")
-    committed = state.next - 1
+    committed, found = _on_chain(session.id, session.chain_id, session.contract, client)
     if committed > len(bundle.rounds):
         raise VerificationError(
             f"round {len(bundle.rounds) + 1}: the chain holds {committed} rounds, the file {len(bundle.rounds)}",
             "take a newer file from its source",
         )
     head = bundle.rounds[committed - 1].head if committed else session.id
-    if state.head != head:
+    if found != head:
         raise VerificationError(
-            f"round {committed}: the chain's head is 0x{state.head.hex()}, the file's 0x{head.hex()}", _REMEDY
+            f"round {committed}: the chain's head is 0x{found.hex()}, the file's 0x{head.hex()}", _REMEDY
         )
     return committed
+
+
+def verify_proof_on_chain(proof: ContributionProof, client: Client) -> None:
+    """Compare a verified proof or receipt with the contract, which stores the head after every round.
+
+    Raises
+    ------
+    VerificationError
+        If the chain's head after the proof's last round is not the proof's.
+    ChainError
+        If chain or contract is not the proof's, or no endpoint answers.
+    """
+    session, last = proof.value[0], proof.commitments[-1].round
+    committed, _ = _on_chain(session, proof.chain_id, proof.contract, client)
+    if committed < last:
+        raise VerificationError(f"round {last} is not committed: the chain holds {committed} rounds", _REMEDY)
+    found = LedgerContract(client, proof.contract).head_after(session, last)
+    if found != proof.head:
+        raise VerificationError(
+            f"round {last}: the chain's head is 0x{found.hex()}, the proof's 0x{proof.head.hex()}", _REMEDY
+        )
+
+
+def _on_chain(session: bytes, chain_id: int, contract: str, client: Client) -> tuple[int, bytes]:
+    """How many rounds the contract holds of a session, and its head."""
+    check_chain_id(client, chain_id)
+    check_code(client, contract)
+    state = LedgerContract(client, contract).session(session)
+    if state.status is Status.NONE:
+        raise VerificationError("the session does not exist on chain", "it may not be sent yet: see `ledger show`")
+    return state.next - 1, state.head

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, inspect
 
 from hypergpu_fl.chain import abi
 from hypergpu_fl.chain.client import Client
-from hypergpu_fl.chain.embedded import CHAIN_ID, COORDINATOR_SECRET, EmbeddedChain
+from hypergpu_fl.chain.embedded import CHAIN_ID, EmbeddedChain
 from hypergpu_fl.chain.errors import Misconfigured, Unavailable
 from hypergpu_fl.chain.http import HttpChain
 from hypergpu_fl.chain.lock import KeyLock
@@ -26,6 +26,7 @@ from hypergpu_fl.keccak import keccak
 from hypergpu_fl.ledger import database
 from hypergpu_fl.ledger.bundle import SessionRecord, session_id
 from hypergpu_fl.settlement.reading import DATABASE, read_record
+from hypergpu_fl.settlement.run_key import run_key
 
 log = logging.getLogger(__name__)
 
@@ -34,15 +35,17 @@ NOWHERE = "0x" + "0" * 40
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A session's way to its chain: its record, its outbox, and the making of its sender.
+    """A session's way to its chain: its record, its key, its outbox, and the making of its sender.
 
-    `make_sender` runs on the sending thread, since importing an EVM takes seconds.
+    `make_sender` runs on the sending thread, since importing an EVM takes seconds. Keys that belong to the run alone
+    need no lock.
     """
 
     record: SessionRecord
+    signer: Signer
     outbox: Outbox
     make_sender: Callable[[], Sender]
-    lock: KeyLock
+    lock: KeyLock | None = None
 
 
 def coordinator_signer(blockchain: Blockchain, secrets: Secrets) -> Signer:
@@ -64,19 +67,23 @@ def coordinator_signer(blockchain: Blockchain, secrets: Secrets) -> Signer:
     return KeySigner.from_keystore(Path(blockchain.keystore).expanduser(), secrets.keystore_password.get_secret_value())
 
 
-def record_without_chain(engine: Engine, blockchain: Blockchain, salt: bytes, simulated_keys: bool) -> SessionRecord:
-    """Session of a run that keeps books only."""
-    return read_record(engine) or _stored(engine, 0, NOWHERE, NOWHERE, salt, blockchain, simulated_keys)
+def session_without_chain(
+    run_dir: Path, engine: Engine, blockchain: Blockchain, *, salt: bytes, simulated_keys: bool
+) -> tuple[SessionRecord, Signer]:
+    """Session of a run that keeps books only, and the key that signs them."""
+    record = read_record(engine)
+    signer = run_key(run_dir, address=record.coordinator if record else "")
+    record = record or _stored(engine, 0, NOWHERE, signer.address, salt, blockchain, simulated_keys)
+    return record, signer
 
 
 def embedded_route(
     run_dir: Path, engine: Engine, blockchain: Blockchain, *, salt: bytes, rounds: int, simulated_keys: bool
 ) -> Route:
     """Way to an EVM inside this process, which starts with what an earlier process had run on its own."""
-    signer = KeySigner(COORDINATOR_SECRET)
-    lock = KeyLock(run_dir / ".locks", CHAIN_ID, signer.address)
-    outbox = Outbox(engine, signer.address, CHAIN_ID)
     record = read_record(engine)
+    signer = run_key(run_dir, address=record.coordinator if record else "")
+    outbox = Outbox(engine, signer.address, CHAIN_ID)
     if record is None:
         contract = created_address(signer.address, 0)
         record = _stored(
@@ -87,7 +94,7 @@ def embedded_route(
         chain = replayed_chain(outbox, signer.address)
         return Sender([outbox], chain, signer, max_fee=_max_fee(blockchain))
 
-    return Route(record, outbox, make_sender, lock)
+    return Route(record, signer, outbox, make_sender)
 
 
 def replayed_chain(outbox: Outbox, funded: str) -> EmbeddedChain:
@@ -149,12 +156,12 @@ def rpc_route(
             if deploy:  # at once, since the contract's address rests on the nonce
                 sender.sign(outbox, outbox.entries()[0])
         else:
-            _check_same(record, blockchain, signer)
+            _check_same(record, coordinator_of(outbox, record), blockchain, signer)
             preflight(client, blockchain.chain_id, record.contract, signer.address, deploy=True, pool=0)
     except BaseException:
         lock.release()
         raise
-    return Route(record, outbox, lambda: sender, lock)
+    return Route(record, signer, outbox, lambda: sender, lock)
 
 
 def rpc_urls(text: str) -> list[str]:
@@ -198,11 +205,17 @@ def preflight(client: Client, chain_id: int, contract: str, account: str, deploy
         )
 
 
-def _check_same(record: SessionRecord, blockchain: Blockchain, signer: Signer) -> None:
+def coordinator_of(outbox: Outbox, record: SessionRecord) -> str:
+    """Whose turn it is to commit: the last to whom the session was handed over, else who opened it."""
+    accepted = [entry.sender for entry in outbox.history() if entry.intent.purpose == "accept" and entry.included_hash]
+    return accepted[-1] if accepted else record.coordinator
+
+
+def _check_same(record: SessionRecord, coordinator: str, blockchain: Blockchain, signer: Signer) -> None:
     for what, wanted, given in (
         ("chain", record.chain_id, blockchain.chain_id),
         ("contract", record.contract.lower(), (blockchain.contract or record.contract).lower()),
-        ("coordinator", record.coordinator, signer.address),
+        ("coordinator", coordinator, signer.address),
     ):
         if wanted != given:
             raise Misconfigured(

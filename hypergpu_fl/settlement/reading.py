@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from sqlalchemy import Engine, inspect
 from sqlalchemy.exc import DatabaseError
 
 from hypergpu_fl.chain.embedded import CHAIN_ID
-from hypergpu_fl.chain.outbox import Entry, Outbox
+from hypergpu_fl.chain.outbox import Entry, Outbox, State
 from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.ledger import database
-from hypergpu_fl.ledger.bundle import Bundle, SessionRecord, TransactionRecord, read_bundle, round_record
+from hypergpu_fl.ledger.bundle import (
+    FORMAT,
+    BooksSeal,
+    Bundle,
+    SessionRecord,
+    TransactionRecord,
+    read_bundle,
+    round_record,
+)
 
 DATABASE: Final = "run.db"
 BUNDLE: Final = "ledger.json"
+LOCK: Final = ".books.lock"
+
+_STATES: Final[dict[State, Literal["SIGNED", "SENT", "INCLUDED", "FINALIZED"]]] = {
+    State.SIGNED: "SIGNED",
+    State.SENT: "SENT",
+    State.INCLUDED: "INCLUDED",
+    State.FINALIZED: "FINALIZED",
+}
 
 
 def read_record(engine: Engine) -> SessionRecord | None:
@@ -26,21 +42,31 @@ def read_record(engine: Engine) -> SessionRecord | None:
 
 
 def books_as_bundle(engine: Engine, record: SessionRecord, outbox: Outbox | None) -> Bundle:
-    """Return everything in a run database as a bundle."""
-    entries = outbox.entries() if outbox is not None else []
+    """Return everything in a run database as a bundle, with the seal of its end where it still says what was signed."""
+    entries = outbox.history() if outbox is not None else []
     commits = {entry.intent.round: _transaction(entry) for entry in entries if entry.intent.purpose == "commit"}
     others = [_transaction(entry) for entry in entries if entry.intent.purpose != "commit"]
     with engine.connect() as connection:
         sealed_rounds = database.Books(record.id).sealed_rounds(connection)
-    return Bundle(
+        end = database.Books(record.id).end(connection)
+    bundle = Bundle(
+        format=FORMAT,
         session=record,
         transactions=[transaction for transaction in others if transaction is not None],
         rounds=[round_record(sealed, commits.get(sealed.seal.round)) for sealed in sealed_rounds],
+        seal=None,
     )
+    seal = BooksSeal(ended=True, **end) if end is not None else None
+    return bundle.model_copy(update={"seal": seal}) if seal and seal.document == bundle.document() else bundle
 
 
 def load_books(folder: Path) -> Bundle:
-    """Read a run's database, which may belong to a run under way.
+    """Read a run's database, which may belong to a run under way; LedgerError if it has sealed nothing yet."""
+    return books_and_end(folder)[0]
+
+
+def books_and_end(folder: Path) -> tuple[Bundle, bool]:
+    """Read a run's database; whether the coordinator once signed its end, even if commits moved on since.
 
     Raises
     ------
@@ -57,7 +83,10 @@ def load_books(folder: Path) -> Bundle:
         if record is None:
             raise LedgerError(f"{folder} holds no ledger", "the run keeps none, or has not opened it yet")
         outbox = Outbox(engine, record.coordinator, record.chain_id) if record.chain_id else None
-        return books_as_bundle(engine, record, outbox)
+        bundle = books_as_bundle(engine, record, outbox)
+        with engine.connect() as connection:
+            end = database.Books(record.id).end(connection)
+        return bundle, end is not None and (end["rounds"], end["head"]) == (len(bundle.rounds), bundle.head)
     finally:
         engine.dispose()
 
@@ -72,10 +101,7 @@ def load_bundle(place: Path) -> Bundle:
     VerificationError
         If it does not have a bundle's shape.
     """
-    path = place / BUNDLE if place.is_dir() else place
-    if not path.is_file():
-        raise LedgerError(f"there is no {path}", "write it with `ledger export`")
-    return read_bundle(path)
+    return read_bundle(place / BUNDLE if place.is_dir() else place)
 
 
 def unsettled(folder: Path) -> int:
@@ -98,13 +124,13 @@ def unsettled(folder: Path) -> int:
 
 def _transaction(entry: Entry) -> TransactionRecord | None:
     attempt = entry.settled_by
-    if attempt is None:
+    if attempt is None or entry.state is State.PREPARED:  # a nonce given up is no commit under way
         return None
     return TransactionRecord(
         purpose=entry.intent.purpose,
         hash=attempt.hash,
         raw=attempt.raw,
-        state=entry.state.value,
+        state=_STATES[entry.state],
         block=entry.block,
         gas_used=entry.gas_used,
         gas_limit=attempt.gas_limit,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -11,15 +12,19 @@ from sqlalchemy import Engine
 from hypergpu_fl.chain import abi
 from hypergpu_fl.chain.courier import Courier
 from hypergpu_fl.chain.outbox import Entry, Intent, State
+from hypergpu_fl.chain.signer import Signer
 from hypergpu_fl.config import Blockchain, Secrets
 from hypergpu_fl.errors import LedgerError
+from hypergpu_fl.files import exclusive
 from hypergpu_fl.ledger import database
 from hypergpu_fl.ledger.bundle import RoundRecord, SessionRecord, round_record, write_bundle
-from hypergpu_fl.ledger.proof import contribution_proof
+from hypergpu_fl.ledger.proof import GrantedRound, contribution_proof
 from hypergpu_fl.ledger.sealing import RoundSeal, SealedRound, seal_round
+from hypergpu_fl.ledger.statement import round_digest
+from hypergpu_fl.settlement.books_seal import sign_books
 from hypergpu_fl.settlement.evidence import commit_calldata
-from hypergpu_fl.settlement.opening import Route, embedded_route, record_without_chain, rpc_route
-from hypergpu_fl.settlement.reading import BUNDLE, DATABASE, books_as_bundle
+from hypergpu_fl.settlement.opening import Route, embedded_route, rpc_route, session_without_chain
+from hypergpu_fl.settlement.reading import BUNDLE, DATABASE, LOCK, books_as_bundle
 
 _RECEIPT_ROUNDS: Final = 8  # rounds whose receipts are kept in memory; the rest are made again when asked for
 
@@ -55,19 +60,23 @@ class SettlementStatus:
 class Settlement:
     """Books and outbox of one session. Make one with `open`."""
 
-    def __init__(self, run_dir: Path, engine: Engine, record: SessionRecord, *, kind: str, route: Route | None) -> None:
+    def __init__(
+        self, run_dir: Path, engine: Engine, record: SessionRecord, signer: Signer, *, kind: str, route: Route | None
+    ) -> None:
         self.run_dir = run_dir
         self.record = record
         self._engine = engine
+        self._signer = signer
         self._kind = kind
-        self._lock = route.lock if route else None
+        self._held = ExitStack()  # what is let go of at the end: the folder, the key
         self._outbox = route.outbox if route else None
         self._courier = Courier(route.make_sender) if route else None
-        self._sealed: dict[int, tuple[bytes, RoundRecord]] = {}  # head before, and the round
+        self._sealed: dict[int, tuple[bytes, RoundRecord, GrantedRound]] = {}  # head before, and the round
         self._books = database.Books(record.id)
         with engine.connect() as connection:
             self.last_round, self._head = self._books.last(connection)
             self._rewards = self._books.distribution(connection)
+            self.last_model = self._books.last_model(connection)
         self._pool = max((max(entry.intent.value, entry.intent.pool) for entry in self._entries()), default=0)
 
     @property
@@ -105,26 +114,40 @@ class Settlement:
 
         Raises
         ------
+        LedgerError
+            If another process has the run's books open.
         ChainError
             If key, chain or contract is not what it must be. An RPC that is merely down is no error.
         """
-        engine = database.connect(run_dir / DATABASE)
-        database.metadata.create_all(engine)
-        route: Route | None = None
-        if not blockchain.enabled:
-            record, kind = record_without_chain(engine, blockchain, salt, simulated_keys), "none"
-        else:
-            kind = blockchain.kind
-            if kind == "rpc":
-                route = rpc_route(
-                    run_dir, engine, blockchain, secrets, salt=salt, rounds=rounds, simulated_keys=simulated_keys
+        with ExitStack() as held:
+            busy = LedgerError(
+                f"the books in {run_dir} are open in another process",
+                "wait until it ends, or name another run",
+            )
+            held.enter_context(exclusive(run_dir / LOCK, busy))
+            engine = database.connect(run_dir / DATABASE)
+            held.callback(engine.dispose)
+            database.metadata.create_all(engine)
+            route: Route | None = None
+            if not blockchain.enabled:
+                record, signer = session_without_chain(
+                    run_dir, engine, blockchain, salt=salt, simulated_keys=simulated_keys
                 )
             else:
-                route = embedded_route(
-                    run_dir, engine, blockchain, salt=salt, rounds=rounds, simulated_keys=simulated_keys
-                )
-            record = route.record
-        settlement = cls(run_dir, engine, record, kind=kind, route=route)
+                if blockchain.kind == "rpc":
+                    route = rpc_route(
+                        run_dir, engine, blockchain, secrets, salt=salt, rounds=rounds, simulated_keys=simulated_keys
+                    )
+                else:
+                    route = embedded_route(
+                        run_dir, engine, blockchain, salt=salt, rounds=rounds, simulated_keys=simulated_keys
+                    )
+                record, signer = route.record, route.signer
+            if route is not None and route.lock is not None:
+                held.callback(route.lock.release)
+            kind = blockchain.kind if blockchain.enabled else "none"
+            settlement = cls(run_dir, engine, record, signer, kind=kind, route=route)
+            settlement._held = held.pop_all()
         if settlement._courier is not None:
             settlement._courier.start()
         return settlement
@@ -149,6 +172,7 @@ class Settlement:
                     self._outbox.put(connection, self._funding(sealed.owed))
                 self._outbox.put(connection, self._commit(sealed))
         self.last_round, self._head, self._rewards = seal.round, sealed.head, sealed.rewards
+        self.last_model = seal.model
         self._pool = max(self._pool, sealed.owed)
         if self._courier is not None:
             self._courier.wake()
@@ -165,17 +189,29 @@ class Settlement:
         data = abi.encode_call("fundTo", self.session, pool)
         return Intent("fund", self.record.contract, self.session, data, value=pool - self._pool, pool=pool)
 
+    def check_model(self, model: bytes) -> None:
+        """Refuse to go on from a model that the last round did not seal.
+
+        Raises
+        ------
+        LedgerError
+            If `model` is another's hash: the checkpoint is of another run, or was changed.
+        """
+        if self.last_model is not None and model != self.last_model:
+            raise LedgerError(
+                f"the checkpoint's model is 0x{model.hex()}, round {self.last_round} sealed 0x{self.last_model.hex()}",
+                f"put the checkpoints of this run back into {self.run_dir}, or start a new run",
+            )
+
     def drain(self, timeout_s: float) -> bool:
         """Wait until every commit is final, at most so long; whether they are."""
         return self._courier is None or self._courier.drain(timeout_s)
 
     def close(self) -> None:
-        """Stop sending and let go of the key. What is not final stays in the outbox."""
+        """Stop sending and let go of folder and key. What is not final stays in the outbox."""
         if self._courier is not None:
             self._courier.stop()
-        if self._lock is not None:
-            self._lock.release()
-        self._engine.dispose()
+        self._held.close()
 
     @property
     def finalized_s(self) -> dict[int, float]:
@@ -220,9 +256,11 @@ class Settlement:
     ) -> list[dict[str, Any]]:
         """Receipts of what rounds ``after + 1 .. upto`` sealed of a node, the oldest first, of at most `limit` rounds.
 
-        A receipt is what ``ledger proof`` prints: with it alone the node proves that its work was sealed. `upto` is
-        `final_round` if None.
+        With a receipt alone the node proves that the coordinator sealed its work, and claims what the round granted.
+        `upto` is `final_round` if None.
         """
+        if self._signer.address != self.record.coordinator:
+            return []  # after a hand-over: a receipt does not show that its signer may speak for the session
         upto = self.final_round() if upto is None else upto
         with self._engine.connect() as connection:
             numbers = self._books.rounds_with(connection, node, after=after, upto=upto)[:limit]
@@ -230,26 +268,45 @@ class Settlement:
 
     def _receipts_of(self, node: str, number: int) -> list[dict[str, Any]]:
         if number not in self._sealed:
-            with self._engine.connect() as connection:
-                (sealed,) = self._books.sealed_rounds(connection, only=number)
             while len(self._sealed) >= _RECEIPT_ROUNDS:
                 del self._sealed[next(iter(self._sealed))]
-            self._sealed[number] = sealed.before, round_record(sealed, None)
-        before, record = self._sealed[number]
+            self._sealed[number] = self._read(number)
+        before, record, granted = self._sealed[number]
+        statement = self._signer.sign_digest(round_digest(self.session, number, record.head))
         return [
-            contribution_proof(self.record, [record], before, entry).model_dump(mode="json")
+            contribution_proof(self.record, [record], before, entry, granted, statement=statement).model_dump(
+                mode="json"
+            )
             for entry in record.contributions
             if entry.node == node
         ]
 
+    def _read(self, number: int) -> tuple[bytes, RoundRecord, GrantedRound]:
+        """Head before a round, the round, and what it granted."""
+        with self._engine.connect() as connection:
+            found = [
+                sealed
+                for wanted in (number, number - 1)
+                for sealed in self._books.sealed_rounds(connection, only=wanted)
+            ]
+        record, *earlier = (round_record(sealed, None) for sealed in found)
+        previous = earlier[0] if earlier else None
+        return found[0].before, record, GrantedRound.of(self.session, record, previous, found[-1].before)
+
     def export_bundle(self) -> Path:
-        """Write ``ledger.json`` beside the database."""
+        """Sign that the run has ended, and write ``ledger.json`` beside the database."""
+        books = books_as_bundle(self._engine, self.record, self._outbox)
+        seal = sign_books(books, self._signer, ended=True)
+        with self._engine.begin() as connection:
+            self._books.record_end(
+                connection, rounds=seal.rounds, head=seal.head, document=seal.document, signature=seal.signature
+            )
         path = self.run_dir / BUNDLE
-        write_bundle(path, books_as_bundle(self._engine, self.record, self._outbox))
+        write_bundle(path, books.model_copy(update={"seal": seal}))
         return path
 
     def _entries(self) -> list[Entry]:
-        return self._outbox.entries() if self._outbox is not None else []
+        return self._outbox.history() if self._outbox is not None else []
 
 
 def _round_status(entry: Entry) -> RoundStatus:

@@ -17,24 +17,42 @@ import numpy as np
 from loguru import logger
 
 from hypergpu_fl.errors import TaskError
+from hypergpu_fl.task.folder import LAYOUTS, survey
 from hypergpu_fl.task.names import unknown
 from hypergpu_fl.task.sources import SOURCES, Images, Source, deal_by_class
 
 PARTS = ("train", "validation", "test")
 VALIDATION_SHARE, VALIDATION_LIMIT = 0.1, 1000
+READER = 2
+"""Version of the readers; raise it whenever they make something else of the same files."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageSet:
-    """A data set in three parts that share no image, with the scale of its pixels (see `Source`)."""
+    """A data set in three parts that share no image, with the scale of its pixels (see `Source`).
+
+    ``class_names`` are in the order of the labels. ``notes`` tell what the reader passed over or chose.
+    """
 
     train: Images
     validation: Images
     test: Images
-    classes: int
+    class_names: tuple[str, ...]
     white: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> int:
+        """Count of the classes."""
+        return len(self.class_names)
+
+    @property
+    def normalization(self) -> str:
+        """How a file becomes a model's input, in words that are equal where inputs are comparable."""
+        size = "x".join(map(str, self.shape))
+        return f"{size}, (p / {self.white} - {self.mean}) / {self.std}, reader {READER}"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -46,8 +64,9 @@ class ImageSet:
 def load_images(name: str, data_root: str, cache: Path) -> ImageSet:
     """Open a data set; the first time, read it and keep it under ``cache``.
 
-    The validation part is a stratified tenth, at most 1,000 images, of the training set. For ``folder`` it is a
-    tenth of the test set, so that a node trains on all it has and a server needs no training images.
+    The validation part is a stratified tenth, at most 1,000 images, of the training set. For ``folder`` it is what
+    lies in its own folder, else a tenth of the test set, so that a node trains on all it has and a server needs no
+    training images.
 
     Raises
     ------
@@ -59,11 +78,12 @@ def load_images(name: str, data_root: str, cache: Path) -> ImageSet:
     source = SOURCES[name]
     root = _locate(name, source, data_root, cache)
     folder = cache / f"{name}-{_fingerprint(name, source, root)}"
-    if (kept := _open(folder, source)) is not None:
-        return kept
-    fresh = _prepare(name, source, root)
-    _keep(folder, fresh)
-    return fresh
+    if (images := _open(folder, source)) is None:
+        images = _prepare(name, source, root)
+        _keep(folder, images)
+    for note in images.notes:
+        logger.warning("{}: {}", root, note)
+    return images
 
 
 def _locate(name: str, source: Source, data_root: str, cache: Path) -> Path:
@@ -73,7 +93,7 @@ def _locate(name: str, source: Source, data_root: str, cache: Path) -> Path:
         if not data_root or not root.is_dir():
             raise TaskError(
                 f"training.data_root = {data_root!r} is no folder",
-                "name one with train/<class>/* and test/<class>/*, or <class>/*",
+                LAYOUTS,
             )
         return root
     root = Path(data_root).expanduser() if data_root else cache / "downloads"
@@ -92,15 +112,22 @@ def _locate(name: str, source: Source, data_root: str, cache: Path) -> Path:
 
 
 def _fingerprint(name: str, source: Source, root: Path) -> str:
-    """Hash of the names, sizes and times of the files behind a set."""
+    """Hash of all that a reading depends on: the reader, the classes, and every file's place, size and time."""
+    digest = hashlib.sha256(f"{READER}\n".encode())
+
+    def add(*parts: object) -> None:
+        # As JSON, since a file's name may hold any character; names that are not UTF-8 come as lone surrogates.
+        digest.update(json.dumps(parts).encode() + b"\n")
+
     if name == "folder":
-        files = sorted(file for file in root.rglob("*") if file.is_file())
-    else:
-        files = [root / file for file in source.files]
-    digest = hashlib.sha256()
-    for file in files:
-        status = file.stat()
-        digest.update(f"{file.resolve()}|{status.st_size}|{status.st_mtime_ns}\n".encode())
+        found = survey(root)
+        add(found.class_names, found.notes)
+        for part, files in found.parts.items():
+            for file in files:
+                add(part, file.label, file.name, file.size_bytes, file.mtime_ns)
+    for place in source.files:
+        status = (root / place).stat()
+        add(place, status.st_size, status.st_mtime_ns)
     return digest.hexdigest()[:16]
 
 
@@ -116,12 +143,23 @@ def _prepare(name: str, source: Source, root: Path) -> ImageSet:
         ) from error
     if not len(reading.test):
         raise TaskError(f"data set {name!r} in {root} has no test images", "add some, at least one for every class")
-    origin = getattr(reading, source.validation_from)
-    share = min(VALIDATION_SHARE, VALIDATION_LIMIT / len(origin))
-    rest, picked = deal_by_class(origin.labels_N, share, seed=0)
-    parts = {"train": reading.train, "test": reading.test, "validation": origin.take(picked)}
-    parts[source.validation_from] = origin.take(rest)
-    return ImageSet(**parts, classes=reading.classes, white=source.white, mean=source.mean, std=source.std)
+    given = reading.validation is not None and len(reading.validation) > 0
+    parts = {"train": reading.train, "test": reading.test}
+    if reading.validation is not None:
+        parts["validation"] = reading.validation
+    origin = "validation" if given else source.validation_from
+    whole = parts[origin]
+    share = VALIDATION_LIMIT / len(whole) if given else min(VALIDATION_SHARE, VALIDATION_LIMIT / len(whole))
+    rest, picked = deal_by_class(whole.labels_N, min(share, 1.0), seed=0)
+    parts |= {origin: whole.take(rest), "validation": whole.take(picked)}
+    return ImageSet(
+        **parts,
+        class_names=reading.class_names,
+        white=source.white,
+        mean=source.mean,
+        std=source.std,
+        notes=reading.notes,
+    )
 
 
 def _open(folder: Path, source: Source) -> ImageSet | None:
@@ -135,12 +173,15 @@ def _open(folder: Path, source: Source) -> ImageSet | None:
             )
             for part in PARTS
         }
-        classes = int(json.loads((folder / "meta.json").read_text())["classes"])
+        if any(len(part.pixels_NCHW) != len(part) for part in parts.values()):
+            raise ValueError("pixels and labels differ in number")
+        meta = json.loads((folder / "meta.json").read_text())
+        names, notes = tuple(meta["class_names"]), tuple(meta["notes"])
     except Exception as error:  # damaged files fail in many ways; all mean: prepare again
         logger.warning("prepared data in {} is unreadable and will be prepared again: {}", folder, error)
         shutil.rmtree(folder, ignore_errors=True)
         return None
-    return ImageSet(**parts, classes=classes, white=source.white, mean=source.mean, std=source.std)
+    return ImageSet(**parts, class_names=names, white=source.white, mean=source.mean, std=source.std, notes=notes)
 
 
 def _keep(folder: Path, images: ImageSet) -> None:
@@ -152,7 +193,7 @@ def _keep(folder: Path, images: ImageSet) -> None:
             content: Images = getattr(images, part)
             np.save(draft / f"{part}-pixels.npy", content.pixels_NCHW)
             np.save(draft / f"{part}-labels.npy", content.labels_N)
-        (draft / "meta.json").write_text(json.dumps({"classes": images.classes}))
+        (draft / "meta.json").write_text(json.dumps({"class_names": images.class_names, "notes": images.notes}))
         try:
             os.rename(draft, folder)
         except OSError:

@@ -14,7 +14,7 @@ from hypergpu_fl.config import Training
 from hypergpu_fl.errors import TaskError
 from hypergpu_fl.task.data import load_images
 from hypergpu_fl.task.models import build_model
-from hypergpu_fl.task.partition import Split, partition
+from hypergpu_fl.task.partition import dealt_out
 from hypergpu_fl.task.protocol import TrainContext, TrainResult
 from hypergpu_fl.task.sources import Images
 from hypergpu_fl.task.torch_task import TorchTask
@@ -33,26 +33,14 @@ class ImageTask(TorchTask):
         Model, data set, split and optimiser.
     cache : Path
         Where prepared data and partitions are kept.
+    simulated : bool
+        Whether all nodes are on this machine. Then a folder is dealt out to them as any data set is; on a real node
+        it is that node's own.
     """
 
-    def __init__(self, training: Training, cache: Path) -> None:
+    def __init__(self, training: Training, cache: Path, *, simulated: bool = True) -> None:
         self.images = load_images(training.dataset, training.data_root, cache)
-        # A folder is a node's own: there is nothing to deal out.
-        self._partition = (
-            None
-            if training.dataset == "folder"
-            else partition(
-                self.images.train.labels_N,
-                Split(
-                    training.partitioner,
-                    training.num_nodes,
-                    training.seed,
-                    training.alpha,
-                    training.classes_per_node,
-                ),
-                cache,
-            )
-        )
+        self._partition = dealt_out(training, self.images.train.labels_N, cache, simulated=simulated)
 
     def model(self) -> nn.Module:
         """Fresh model on the CPU; the same weights in every process."""
@@ -66,13 +54,10 @@ class ImageTask(TorchTask):
 
     def identity(self) -> Mapping[str, str]:
         """See `Task.identity`."""
-        images = self.images
-        scale = f"({images.mean}, {images.std}) of {images.white}"
         return {
             "data set": self.training.dataset,
-            "classes": str(images.classes),
-            "image shape": str(images.shape),
-            "normalisation": scale,
+            "classes": ", ".join(self.images.class_names),
+            "normalisation": self.images.normalization,
         }
 
     def data(self, partition: int | None) -> tuple[Tensor, Tensor]:
@@ -104,13 +89,13 @@ class ImageTask(TorchTask):
 
     def evaluate(self, model: nn.Module, *, device: torch.device, partition: int | None = None) -> ImageResult:
         """Evaluate on a node's share, or on the test set."""
-        return self._measured(model, device, "test" if partition is None else partition)
+        return self._classified(model, device, "test" if partition is None else partition)
 
     def validate(self, model: nn.Module, *, device: torch.device) -> ImageResult:
         """Evaluate on the validation set."""
-        return self._measured(model, device, "validation")
+        return self._classified(model, device, "validation")
 
-    def _measured(self, model: nn.Module, device: torch.device, part: int | str) -> ImageResult:
+    def _classified(self, model: nn.Module, device: torch.device, part: int | str) -> ImageResult:
         share = self._share(part, place(model, device), device)
         with user_code("evaluating the model"):
             return evaluate(model, share, self.images.classes)
@@ -125,7 +110,14 @@ class ImageTask(TorchTask):
 
     def _share(self, part: int | str, channels_last: bool, device: torch.device) -> Share:
         """Share on the device, with images as that model takes them."""
-        return self._kept((part, device, channels_last), lambda: self._upload(self._part(part), channels_last, device))
+        return self._kept((part, device, channels_last), lambda: self._upload(self._some(part), channels_last, device))
+
+    def _some(self, part: int | str) -> Images:
+        """Images of a part that has any."""
+        if len(images := self._part(part)):
+            return images
+        where = f"the {part} set" if isinstance(part, str) else f"the share of node {part}"
+        raise TaskError(f"{where} of {self.training.dataset!r} holds no image", "add some for every class")
 
     def _part(self, part: int | str) -> Images:
         if isinstance(part, str):

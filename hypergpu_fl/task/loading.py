@@ -18,13 +18,17 @@ if TYPE_CHECKING:
 METHODS = ("unit", "identity", "model", "arrays", "load", "examples", "train", "evaluate", "validate")
 
 
-def load_task(training: Training, system: System | None = None, *, cache: Path | None = None) -> Task:
+def load_task(
+    training: Training, system: System | None = None, *, cache: Path | None = None, simulated: bool = True
+) -> Task:
     """Build the task that the configuration names.
 
     Parameters
     ----------
     cache : Path, optional
         Where prepared data and partitions are kept; ``<runs root>/.cache`` if not given.
+    simulated : bool
+        Whether all nodes are on this machine; the built-in task then deals out a folder of images too.
 
     Raises
     ------
@@ -44,7 +48,8 @@ def load_task(training: Training, system: System | None = None, *, cache: Path |
         return task
     from hypergpu_fl.task.image import ImageTask
 
-    return ImageTask(training, cache or runs_root(system or System(), dict(os.environ)) / ".cache")
+    folder = cache or runs_root(system or System(), dict(os.environ)) / ".cache"
+    return ImageTask(training, folder, simulated=simulated)
 
 
 def fresh_model(task: Task, seed: int) -> torch.nn.Module:

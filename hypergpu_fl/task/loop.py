@@ -27,6 +27,7 @@ BFLOAT16_PARAMETERS = 1_000_000
 
 Loss = Callable[[nn.Module, Any], Tensor]
 Count = Callable[[Any], int]
+Figures = Callable[[nn.Module, Any], dict[str, Tensor]]
 Precision = Callable[[], contextlib.AbstractContextManager[object]]
 
 
@@ -72,7 +73,7 @@ class MicroBatch:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         logger.warning(
-            "a batch of {} does not fit into the device's memory: gradients of {} at a time are added up from now on",
+            "{} examples at once do not fit into the device's memory: from now on {}, whose gradients are added up",
             tried,
             self.size,
         )
@@ -227,8 +228,7 @@ def _descend(
             if not micro.size or micro.size >= size:
                 return [(_backward(model, batch, 1.0, loss, precision), units)]
             done = []
-            for start in range(0, size, micro.size):
-                piece = narrowed(batch, start, min(micro.size, size - start))
+            for piece in _pieces(batch, micro):
                 share = count(piece)
                 done.append((_backward(model, piece, share / units, loss, precision), share))
             return done
@@ -259,7 +259,7 @@ def weighted_means(
     model: nn.Module,
     batches: Iterator[Any],
     *,
-    figures: Callable[[nn.Module, Any], dict[str, Tensor]],
+    figures: Figures,
     count: Count,
     precision: Precision,
     micro: MicroBatch,
@@ -270,14 +270,27 @@ def weighted_means(
     model.eval()
     with torch.no_grad():
         for batch in batches:
-            for piece in _pieces(batch, micro):
-                units = count(piece)
-                with precision():
-                    found = figures(model, piece)
+            for units, found in _measured(model, batch, figures, count, precision, micro):
                 for name, value in found.items():
-                    totals[name] = totals.get(name, 0.0) + units * float(value.double().mean())
+                    totals[name] = totals.get(name, 0.0) + units * value
                 everything += units
     return everything, {name: total / everything for name, total in totals.items()} if everything else {}
+
+
+def _measured(
+    model: nn.Module, batch: Any, figures: Figures, count: Count, precision: Precision, micro: MicroBatch
+) -> list[tuple[int, dict[str, float]]]:
+    """Units and mean figures of a batch, a micro-batch each."""
+    while True:
+        try:
+            done = []
+            for piece in _pieces(batch, micro):
+                with precision():
+                    found = figures(model, piece)
+                done.append((count(piece), {name: float(value.double().mean()) for name, value in found.items()}))
+            return done
+        except torch.OutOfMemoryError as error:
+            micro.halve(leading(batch), error)
 
 
 def _pieces(batch: Any, micro: MicroBatch) -> Iterator[Any]:

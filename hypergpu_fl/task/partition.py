@@ -21,6 +21,7 @@ import numpy as np
 from loguru import logger
 from numpy.typing import NDArray
 
+from hypergpu_fl.config import Training
 from hypergpu_fl.errors import TaskError
 from hypergpu_fl.task.names import unknown
 
@@ -61,6 +62,20 @@ class Partition:
     def indices(self, node: int) -> Indices:
         """Return the samples of one node."""
         return self.order_N[self.offsets[node] : self.offsets[node + 1]]
+
+
+def dealt_out(training: Training, labels_N: Labels, cache: Path, *, simulated: bool) -> Partition | None:
+    """Partition that the configuration asks for; None for a folder on a real node, which is that node's own.
+
+    Raises
+    ------
+    TaskError
+        As `partition`.
+    """
+    if training.dataset == "folder" and not simulated:
+        return None
+    split = Split(training.partitioner, training.num_nodes, training.seed, training.alpha, training.classes_per_node)
+    return partition(labels_N, split, cache)
 
 
 def partition(labels_N: Labels, split: Split, cache: Path) -> Partition:

@@ -13,9 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hypergpu_fl.errors import TaskError
-
-FOLDER_SIDE = 64  # images of a folder come in all sizes; they are scaled to this many pixels a side
+from hypergpu_fl.task.folder import survey
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +33,13 @@ class Images:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a source yields: its own training and test images and the number of classes."""
+    """What a source yields: its own images in parts, the names of the classes by number, and what to tell of it."""
 
     train: Images
     test: Images
-    classes: int
+    class_names: tuple[str, ...]
+    validation: Images | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +60,15 @@ class Source:
 
 
 def deal_by_class(labels_N: NDArray[np.int64], share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the indices of the rest and of a stratified ``share``: of every class the rounded share, at random."""
+    """Return the indices of the rest and of a stratified ``share``, at random.
+
+    Of every class it is the rounded share, but at least one sample where there are two.
+    """
     rng = np.random.default_rng(seed)
     chosen = [np.empty(0, dtype=np.int64)]
     for label in np.unique(labels_N):
         members = rng.permutation(np.flatnonzero(labels_N == label))
-        chosen.append(members[: round(share * len(members))])
+        chosen.append(members[: max(round(share * len(members)), min(len(members) - 1, 1))])
     picked = np.sort(np.concatenate(chosen))
     return np.setdiff1d(np.arange(len(labels_N)), picked), picked
 
@@ -76,7 +79,7 @@ def _digits(root: Path) -> Reading:
     bunch = load_digits()
     whole = Images(bunch.images.astype(np.uint8)[:, None], bunch.target.astype(np.int64))
     train, test = deal_by_class(whole.labels_N, 0.2, seed=0)
-    return Reading(whole.take(train), whole.take(test), classes=10)
+    return Reading(whole.take(train), whole.take(test), tuple(map(str, bunch.target_names)))
 
 
 def _torchvision(name: str, root: Path, *, download: bool) -> Reading:
@@ -90,7 +93,7 @@ def _torchvision(name: str, root: Path, *, download: bool) -> Reading:
         pixels = pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2)
         parts.append(Images(pixels.astype(np.uint8), np.asarray(part.targets, dtype=np.int64)))
     train, test = parts
-    return Reading(train, test, classes=10)
+    return Reading(train, test, tuple(part.classes))
 
 
 def _from_torchvision(
@@ -109,38 +112,24 @@ def _from_torchvision(
     )
 
 
-def _image_folder(root: Path) -> tuple[Images, int]:
-    from PIL import Image
-    from torchvision.datasets import ImageFolder
-
-    def pixels_CHW(file: str) -> NDArray[np.uint8]:
-        with Image.open(file) as image:
-            scaled = image.convert("RGB").resize((FOLDER_SIDE, FOLDER_SIDE), Image.Resampling.BILINEAR)
-        return np.asarray(scaled, dtype=np.uint8).transpose(2, 0, 1)
-
-    # Nodes number the classes by their folders, so one that lacks a class keeps its folder, empty.
-    listed: Any = ImageFolder(str(root), allow_empty=True, loader=pixels_CHW)
-    if not listed.samples:
-        return Images(np.empty((0, 3, FOLDER_SIDE, FOLDER_SIDE), np.uint8), np.empty(0, np.int64)), len(listed.classes)
-    pixels = np.stack([pixels_CHW(file) for file, _ in listed.samples])
-    return Images(pixels, np.array(listed.targets, dtype=np.int64)), len(listed.classes)
-
-
 def _folder(root: Path) -> Reading:
-    if (root / "test").is_dir():
-        test, classes = _image_folder(root / "test")
-        if not (root / "train").is_dir():  # a server holds test images only
-            return Reading(test.take(np.empty(0, dtype=np.int64)), test, classes)
-        train, train_classes = _image_folder(root / "train")
-        if train_classes != classes:
-            raise TaskError(
-                f"{root}/train has {train_classes} class folders, {root}/test has {classes}",
-                "give both the same class folders; one without images stays empty",
-            )
-        return Reading(train, test, classes)
-    whole, classes = _image_folder(root)
-    kept, held_out = deal_by_class(whole.labels_N, 0.2, seed=0)
-    return Reading(whole.take(kept), whole.take(held_out), classes)
+    from hypergpu_fl.task.pixels import read_images
+
+    found = survey(root)
+    files = [file for part in found.parts.values() for file in part]
+    pixels_NCHW = read_images(root, [file.name for file in files])  # all at once: the parts share one scale
+    whole = Images(pixels_NCHW, np.array([file.label for file in files], dtype=np.int64))
+    parts: dict[str, Images] = {}
+    begin = 0
+    for name, part in found.parts.items():
+        parts[name] = whole.take(np.arange(begin, begin := begin + len(part)))
+    if "whole" in parts:
+        kept, held_out = deal_by_class(whole.labels_N, 0.2, seed=0)
+        parts = {"train": whole.take(kept), "test": whole.take(held_out)}
+    nothing = whole.take(np.empty(0, dtype=np.int64))  # a server holds test images only
+    return Reading(
+        parts.get("train", nothing), parts["test"], found.class_names, parts.get("validation"), notes=found.notes
+    )
 
 
 _IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")

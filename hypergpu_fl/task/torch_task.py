@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final, Self, TypeVar, cast
 
 import numpy as np
@@ -116,7 +117,10 @@ class TorchTask:
         raise NotImplementedError(f"{type(self).__name__} has no loss()")
 
     def metrics(self, model: nn.Module, batch: Any) -> Mapping[str, Figure]:
-        """Yours if you like: figures by name, each the batch's mean a unit or one value an example."""
+        """Yours if you like: figures by name, each the batch's mean a unit or one value an example.
+
+        Measured on the held-out data after every round, and by each node on the first examples of its own share.
+        """
         return {}
 
     def summary(self, means: Mapping[str, float]) -> Mapping[str, float]:
@@ -205,6 +209,9 @@ class TorchTask:
                 clip_norm=self.clip_norm,
                 mixed=self.mixed_precision,
             )
+            if type(self).metrics is not TorchTask.metrics:
+                first = next(iter(rows.batches(min(len(rows), self._evaluation_size))))
+                result = replace(result, metrics=self._measured(model, iter([first]), context.device).metrics)
         if self._micro.size != before:
             context.folder.mkdir(parents=True, exist_ok=True)
             kept.write_text(str(self._micro.size))
@@ -212,18 +219,23 @@ class TorchTask:
 
     def _evaluated(self, model: nn.Module, device: torch.device, part: int | str) -> EvalResult:
         model.to(device)
-        size = self.evaluation_batch or EVALUATION_FACTOR * self.training.batch_size
         with user_code(f"evaluating on the {part} data" if isinstance(part, str) else f"evaluating on share {part}"):
-            units, means = weighted_means(
-                model,
-                self._rows(part, device).batches(size),
-                figures=self._figures,
-                count=self.count,
-                precision=precision_of(model, device) if self.mixed_precision else contextlib.nullcontext,
-                micro=self._micro,
-            )
-            named = {str(name): float(value) for name, value in self.summary(means).items()}
-        return EvalResult(units, means["loss"], named)
+            return self._measured(model, self._rows(part, device).batches(self._evaluation_size), device)
+
+    def _measured(self, model: nn.Module, pieces: Iterator[Any], device: torch.device) -> EvalResult:
+        units, means = weighted_means(
+            model,
+            pieces,
+            figures=self._figures,
+            count=self.count,
+            precision=precision_of(model, device) if self.mixed_precision else contextlib.nullcontext,
+            micro=self._micro,
+        )
+        return EvalResult(units, means["loss"], {str(name): float(v) for name, v in self.summary(means).items()})
+
+    @property
+    def _evaluation_size(self) -> int:
+        return self.evaluation_batch or EVALUATION_FACTOR * self.training.batch_size
 
     def _figures(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
         found = {"loss": self.loss(model, batch), **self.metrics(model, batch)}

@@ -136,11 +136,12 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """An order will not be answered: the node, its link or its work broke off."""
+    """An order will not be answered: the node, its link or its work broke off, or the node has ``left``."""
 
     at_s: float
     order: int
     detail: str
+    left: bool = False
     kind: Literal["failed"] = "failed"
 
 

@@ -148,6 +148,15 @@ class Stack:
         if wait:
             self.wait_for(self._healthy, "the SuperLink to answer", START_LIMIT_S)
 
+    def start_server(self, *options: str) -> None:
+        """Start SuperLink and SuperExec as deploy/README does, and wait until they answer."""
+        self.superlink = self.start(
+            "superlink",
+            [str(PROGRAMS / "hypergpu"), "server", "start", "--certs", str(self.folder / "keys")]
+            + ["--host", "0.0.0.0" if self.namespaces else "127.0.0.1", "--port", str(self.port), *options],
+        )
+        self.wait_for(self._healthy, "the SuperLink to answer", START_LIMIT_S)
+
     def register(self, *indices: int) -> None:
         """Let nodes in."""
         from hypergpu_fl.cli import invoke
@@ -162,7 +171,14 @@ class Stack:
             os.environ.update(saved)
 
     def start_node(
-        self, index: int, *, plain: bool = False, key: str = "", environ: Mapping[str, str] | None = None, **config: Any
+        self,
+        index: int,
+        *,
+        plain: bool = False,
+        key: str = "",
+        environ: Mapping[str, str] | None = None,
+        options: Sequence[str] = (),
+        **config: Any,
     ) -> Node:
         """Start a SuperNode, with ``plain`` Flower's own; ``config`` adds to its node-config."""
         node, keys = self.nodes[index], self.folder / "keys"
@@ -181,7 +197,7 @@ class Stack:
             f"node-{index}",
             [*node.prefix, *program, "--root-certificates", str(keys / "ca.crt")]
             + ["--superlink", node.address, "--auth-supernode-private-key", str(keys / (key or f"node-{index}"))]
-            + ["--port", str(9094 if self.namespaces else free_port()), "--node-config", " ".join(pairs)],
+            + ["--port", str(9094 if self.namespaces else free_port()), "--node-config", " ".join(pairs), *options],
             environ=environ,
         )
         return node

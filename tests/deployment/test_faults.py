@@ -18,6 +18,7 @@ import pytest
 from hypergpu_fl.cli import invoke
 from hypergpu_fl.cli.submission import Submission
 from hypergpu_fl.config import Config
+from strategies.failure import root_cause
 from tests.deployment.conftest import MakeStack
 from tests.deployment.relay import Shape
 from tests.deployment.stack import PROGRAMS, Stack, below
@@ -145,6 +146,15 @@ def test_a_killed_server_app_resumes_where_the_books_end(make_stack: MakeStack, 
     again = stack.submit(configure(stack, "resumed", training__rounds=5, system__resume="true"))
     history = concluded(stack, "resumed", again, 5)["history"]
     assert all(before["seconds"] < after["seconds"] for before, after in itertools.pairwise(history))
+    longer = stack.submit(configure(stack, "resumed", training__rounds=6, system__resume="true"))
+    kept = concluded(stack, "resumed", longer, 6)
+    assert [(s["from_round"], s["to_round"], len(s["settings"])) for s in kept["stretches"][1:]] == [(6, 6, 1)]
+    changed = configure(stack, "resumed", training__rounds=9, training__learning_rate=0.123, system__resume="true")
+    other = stack.submit(changed)
+    assert stack.wait(other, LIMIT_S)[0] == "finished:failed"
+    cause, remedy = root_cause(other.log()) or ("", "")
+    assert "training.learning_rate was" in cause and "is now 0.123" in cause and "training.rounds" in remedy
+    assert json.loads((stack.runs / "resumed" / "report.json").read_text()) == kept
 
 
 def test_a_worker_that_runs_out_of_memory(

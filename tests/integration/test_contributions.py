@@ -1,6 +1,7 @@
 """What counts, what is refused and what it earns: real training by the real ClientApp, inside this process."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ from sqlalchemy import create_engine, text
 
 from hypergpu_fl.bench.in_process import InProcessGrid
 from hypergpu_fl.config import Config, to_run_config
+from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.ledger.bundle import Bundle
 from hypergpu_fl.ledger.identity import derive_simulated_key
 from hypergpu_fl.ledger.proof import ContributionProof, verify_proof
 from hypergpu_fl.ledger.sealing import RoundSeal, SealedRound
 from hypergpu_fl.node.client_app import app
 from hypergpu_fl.server.server_app import run
-from hypergpu_fl.settlement import Settlement, verify
+from hypergpu_fl.settlement import Settlement, load_books, verify
 from strategies import wire
 
 NODES = 4
@@ -37,12 +39,13 @@ class TamperingGrid(InProcessGrid):
         return replies
 
 
-def configured(folder: Path, rounds: int = 3, **blockchain: Any) -> Config:
+def configured(folder: Path, rounds: int = 3, seed: int = 0, **blockchain: Any) -> Config:
     return Config.model_validate(
         {
             "training": {
                 "num_nodes": NODES,
                 "rounds": rounds,
+                "seed": seed,
                 "batch_size": 16,
                 "learning_rate": 0.05,
                 "momentum": 0.9,
@@ -54,9 +57,9 @@ def configured(folder: Path, rounds: int = 3, **blockchain: Any) -> Config:
     )
 
 
-def train(folder: Path, tamper: Tamper = lambda replies: None, **blockchain: Any) -> dict[str, Any]:
+def train(folder: Path, tamper: Tamper = lambda replies: None, seed: int = 0, **blockchain: Any) -> dict[str, Any]:
     folder.mkdir()
-    config = configured(folder, **blockchain)
+    config = configured(folder, seed=seed, **blockchain)
     run(config, TamperingGrid(app, NODES, to_run_config(config), state_dir=folder / "nodes", tamper=tamper), folder)
     report: dict[str, Any] = json.loads((folder / "report.json").read_text())
     return report
@@ -152,6 +155,18 @@ def test_a_server_that_dies_between_checkpoint_and_books_or_right_after_seals_ev
     bundle = Bundle.model_validate_json((tmp_path / "run" / "ledger.json").read_text())
     verify(bundle)
     assert [record.round for record in bundle.rounds] == [1, 2, 3] and all(r.contributions for r in bundle.rounds)
+
+
+def test_a_run_does_not_go_on_from_another_runs_checkpoint(tmp_path: Path) -> None:
+    for seed, name in enumerate(("mine", "theirs")):
+        train(tmp_path / name, seed=seed, enabled=False)
+    shutil.rmtree(tmp_path / "mine" / "checkpoints")
+    shutil.copytree(tmp_path / "theirs" / "checkpoints", tmp_path / "mine" / "checkpoints")
+    config = configured(tmp_path / "mine", rounds=4, enabled=False)
+    grid = InProcessGrid(app, NODES, to_run_config(config), state_dir=tmp_path / "mine" / "nodes")
+    with pytest.raises(LedgerError, match="the checkpoint's model is 0x"):
+        run(config, grid, tmp_path / "mine")
+    assert len(load_books(tmp_path / "mine").rounds) == 3
 
 
 def test_nodes_keep_receipts_of_what_was_sealed_and_final(tmp_path: Path) -> None:

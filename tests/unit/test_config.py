@@ -11,8 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hypergpu_fl.config import Config, Training, environment, flatten, from_run_config, load, to_run_config, unflatten
-from hypergpu_fl.config.layers import _FIELDS
+from hypergpu_fl.config import (
+    PLACES,
+    PREFIX,
+    Config,
+    Training,
+    environment,
+    flatten,
+    from_run_config,
+    load,
+    to_run_config,
+    unflatten,
+    without_settings,
+)
+from hypergpu_fl.config.layers import _FIELDS, MACHINE
 from hypergpu_fl.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +57,8 @@ def test_the_familiar_example_means_what_it_says() -> None:
 def test_the_last_layer_wins_and_is_named_as_the_origin(tmp_path: Path) -> None:
     file = tmp_path / "a.toml"
     file.write_text("[training]\nrounds = 3\nepochs = 3\nnum_nodes = 3\n")
-    loaded = load(file, {"training.epochs": "4", "training.num_nodes": "4"}, {"HYPERGPU_TRAINING__NUM_NODES": "5"})
+    environ = {"HYPERGPU_TRAINING__NUM_NODES": "5", "HYPERGPU_TRAINING__EPOCHS": "5"}
+    loaded = load(file, {"training.epochs": "4"}, environ)
     training = loaded.config.training
     assert (training.rounds, training.epochs, training.num_nodes, training.batch_size) == (3, 4, 5, 32)
     assert loaded.origins == {
@@ -53,6 +66,25 @@ def test_the_last_layer_wins_and_is_named_as_the_origin(tmp_path: Path) -> None:
         "training.epochs": "--set",
         "training.num_nodes": "HYPERGPU_TRAINING__NUM_NODES",
     }
+    (later := tmp_path / "b.json").write_text('{"training": {"rounds": 7}}')
+    assert load([file, later]).config.training.rounds == 7
+
+
+def test_inside_the_apps_a_machine_decides_only_what_is_its_own() -> None:
+    submitted = to_run_config(load(overrides={"training.rounds": 3, "system.device": "cuda"}).config)
+    environ = {"HYPERGPU_TRAINING__ROUNDS": "9", "HYPERGPU_SYSTEM__DEVICE": "cpu"}
+    config = from_run_config(submitted, environ)
+    assert (config.training.rounds, config.system.device) == (3, "cpu")
+    assert set(MACHINE) <= set(_FIELDS)
+
+
+def test_a_simulation_on_this_machine_is_told_everything_by_its_configuration() -> None:
+    url = "https://user:hunter2@rpc.example"
+    environ = {"HYPERGPU_SYSTEM__DEVICE": "cuda", "HYPERGPU_RUNS": "/r", "HYPERGPU_BLOCKCHAIN__RPC_URL": url}
+    config = load(overrides={"system.device": "cpu"}, environ=environ).config
+    inside = without_settings(environ, config)
+    assert inside == {"HYPERGPU_RUNS": "/r", "HYPERGPU_BLOCKCHAIN__RPC_URL": url}
+    assert from_run_config(to_run_config(config), inside) == config
 
 
 def test_the_process_environment_wins_over_dotenv(tmp_path: Path) -> None:
@@ -74,10 +106,11 @@ def test_relative_paths_become_absolute_since_the_app_runs_elsewhere(
 
 
 NUMBERS = {
-    "training.learning_rate": st.floats(min_value=0, exclude_min=True, allow_nan=False, allow_infinity=False),
-    "training.num_nodes": st.integers(min_value=1, max_value=2**70),
+    "training.learning_rate": st.floats(min_value=0, exclude_min=True, max_value=10**6),
+    "training.num_nodes": st.integers(min_value=1, max_value=100_000),
+    "training.seed": st.integers(min_value=0, max_value=2**63 - 1),
     "training.target_accuracy": st.floats(min_value=0, max_value=1, exclude_max=True),
-    "blockchain.budget_wei": st.integers(min_value=0, max_value=2**255),
+    "blockchain.budget_wei": st.integers(min_value=0, max_value=2**123),
     "network.quota": st.floats(min_value=0, max_value=1, exclude_min=True),
     "network.enable_simulation": st.booleans(),
     "system.run_name": st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,30}", fullmatch=True).filter(
@@ -94,6 +127,20 @@ def test_run_config_carries_every_configuration_there_and_back(settings: dict[st
     assert all(isinstance(value, bool | int | float | str) for value in table.values())
     assert all(-(2**63) <= value < 2**63 for value in table.values() if isinstance(value, int))
     assert from_run_config(table) == config
+
+
+def test_no_place_on_one_machine_travels_to_another(tmp_path: Path) -> None:
+    own = tuple(path for path in PLACES if path in MACHINE)  # links are simulated on one machine alone
+    for path in own:
+        (tmp_path / path).touch()
+    places = {path: str(tmp_path / path) for path in own} | {"system.log_file": "own.log"}
+    config = load(overrides={**places, "network.enable_simulation": "false"}).config
+    sent_values = [str(value) for value in to_run_config(config).values()]
+    assert not any(str(tmp_path) in value or value == "own.log" for value in sent_values)
+    here = {f"{PREFIX}{path.upper().replace('.', '__')}": value for path, value in places.items()}
+    sent = {**flatten(config.model_dump()), **dict.fromkeys(PLACES, "/of/the/operator")}
+    assert from_run_config(sent, here) == config  # each machine's own, whatever is sent
+    assert from_run_config(sent, {}).system.runs_dir == ""
 
 
 @given(SETTINGS)
@@ -192,7 +239,8 @@ def test_a_field_in_the_wrong_section_is_found() -> None:
         ),
         (
             {"training.data_root": "a\0b"},
-            "training.data_root is 'a\\x00b', which is no path: embedded null byte",
+            "training.data_root is 'a\\x00b' (in --set), but must be text of one line, without control characters "
+            "and in UTF-8",
         ),
     ],
 )
@@ -207,7 +255,7 @@ def test_settings_that_need_another_say_which(settings: dict[str, Any], cause: s
     [
         ("training.model_architecture", "resnet19", "be one of mlp, simple_cnn, resnet18, or 'pkg.module:name'"),
         ("training.task", "no colon", "be 'pkg.module:name', or empty for the built-in task"),
-        ("blockchain.rpc_url", "ftp://host", "be empty, or http(s):// or ws(s):// addresses, comma-separated"),
+        ("blockchain.rpc_url", "ftp://host", "be empty, or http(s):// addresses, comma-separated"),
         ("blockchain.contract", "0x12", "be empty, or addresses of 0x and 40 hexadecimal digits, comma-separated"),
         ("training.learning_rate", float("nan"), "be a finite number"),
         ("training.learning_rate", float("inf"), "be a finite number"),

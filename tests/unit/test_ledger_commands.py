@@ -107,11 +107,19 @@ def test_export_writes_again_what_the_run_wrote(demo: Path, tmp_path: Path, caps
     assert out.read_bytes() == (demo / "ledger.json").read_bytes()
 
 
-def test_a_proof_is_printed_for_who_contributed(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_proof_is_printed_for_who_contributed_and_verifies(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     node = node_key(1).address
     assert invoke(["ledger", "proof", "demo", "--node", node, "--round", "2"]) == 0
     proof = json.loads(capsys.readouterr().out)
     assert proof["value"][3] == node and len(proof["commitments"]) == 2
+    (tmp_path / "proof.json").write_text(json.dumps(proof))
+    found = answer(capsys, "ledger", "verify", str(tmp_path / "proof.json"))
+    assert (found["kind"], found["sealed in round"], found["head after round"]) == ("proof", 2, 3)
+    assert int(found["granted_wei"]) == int(found["reward_wei"]) > 0
+    (tmp_path / "proof.json").write_text(json.dumps(proof | {"head": proof["before"]}))
+    assert "do not lead to the head" in refusal(capsys, "ledger", "verify", str(tmp_path / "proof.json"))
     stranger = "0x" + "1" * 40
     assert "sealed nothing" in refusal(capsys, "ledger", "proof", "demo", "--node", stranger, "--round", "2")
 
@@ -171,7 +179,7 @@ def test_a_run_on_a_real_chain_is_deployed_verified_and_claimed_and_no_file_hold
     monkeypatch.setenv("HYPERGPU_RUNS", str(root))
     monkeypatch.setenv("HYPERGPU_COORDINATOR_KEY", secret)
     monkeypatch.setenv("HYPERGPU_KEYSTORE_PASSWORD", password)
-    deployed = answer(capsys, "chain", "deploy", "--rpc", url)
+    deployed = answer(capsys, "chain", "deploy", "--rpc", url, "--chain-id", "31337")
     settings = Blockchain(kind="rpc", chain_id=31337, rpc_url=url, contract=deployed["contract"])
     settlement = finished_run(root / "real", settings, Secrets(coordinator_key=SecretStr(secret)))
     assert answer(capsys, "ledger", "verify", "real", "--rpc", url)["rounds on chain"] == ROUNDS
@@ -179,13 +187,30 @@ def test_a_run_on_a_real_chain_is_deployed_verified_and_claimed_and_no_file_hold
     assert (status["rounds_on_chain"], status["status"]) == (ROUNDS, "open")
     assert answer(capsys, "chain", "status", "--rpc", url)["chain_id"] == 31337
 
+    proof = tmp_path / "proof.json"
+    assert invoke(["ledger", "proof", "real", "--node", node_key(1).address, "--round", "1"]) == 0
+    proof.write_text(capsys.readouterr().out)
+    assert answer(capsys, "ledger", "verify", str(proof), "--rpc", url)["on chain"] is True
+    receipt = tmp_path / "receipt.json"
+    receipt.write_text(json.dumps(settlement.receipts(node_key(1).address)[-1]))
+    assert answer(capsys, "ledger", "verify", str(receipt), "--rpc", url)["kind"] == "receipt"
+    receipt.write_text(json.dumps(settlement.receipts(node_key(1).address)[0]))
+    assert answer(capsys, "ledger", "verify", str(receipt), "--rpc", url)["head after round"] == 1
+
     keystore = tmp_path / "payer.json"
     payer = answer(capsys, "keys", "new", str(keystore))["address"]
     ask(url, "anvil_setBalance", payer, hex(10**18))
     account = node_key(2).address
     words = ("claim", "real", "--key", str(keystore), "--account", account, "--rpc", url)
+    receipt.write_text(json.dumps(settlement.receipts(account)[1]))  # of round 2, with no ledger at hand
+    by_receipt = ("claim", "--receipt", str(receipt), "--key", str(keystore), "--rpc", url)
+    before = HttpChain([url]).balance(account)
+    paid = answer(capsys, *by_receipt)
+    assert HttpChain([url]).balance(account) - before == int(paid["paid_wei"]) > 0
+    assert "has been paid all" in refusal(capsys, *by_receipt)
     before = HttpChain([url]).balance(account)
     claimed = answer(capsys, *words)
+    assert claimed["rounds_paid"] == ROUNDS - 1
     assert HttpChain([url]).balance(account) - before == int(claimed["paid_wei"]) > 0
     assert "has been paid all" in refusal(capsys, *words)
     assert "earned nothing" in refusal(capsys, *words[:5], payer, *words[6:])
@@ -212,9 +237,12 @@ def test_a_bundle_of_another_history_is_refused_by_the_chain(
     bundle["rounds"].pop()
     shorter = tmp_path / "shorter.json"
     shorter.write_text(json.dumps(bundle))
-    assert invoke(["ledger", "verify", str(shorter)]) == 0
+    assert "round 3: the coordinator signed 3 rounds" in refusal(capsys, "ledger", "verify", str(shorter))
+    shorter.write_text(json.dumps(bundle | {"seal": None}))
+    assert invoke(["ledger", "verify", str(shorter), "--open"]) == 0
     capsys.readouterr()
-    assert "round 3: the chain holds 3" in refusal(capsys, "ledger", "verify", str(shorter), "--rpc", quick_anvil.url)
+    words = ("ledger", "verify", str(shorter), "--open", "--rpc", quick_anvil.url)
+    assert "round 3: the chain holds 3" in refusal(capsys, *words)
 
 
 @pytest.mark.chain

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from hypergpu_fl.codec.disk import NodeFolder
 from hypergpu_fl.errors import ConfigError, RunNotFound
 from hypergpu_fl.files import private_folder
-from hypergpu_fl.runs import find_run, free_run_name, open_run_folder, run_names
+from hypergpu_fl.runs import find_run, open_run_folder, run_names
 
 
 def test_latest_is_the_run_opened_last_and_survives_moving_the_root(tmp_path: Path) -> None:
@@ -27,7 +29,9 @@ def test_latest_is_the_run_opened_last_and_survives_moving_the_root(tmp_path: Pa
 def test_a_run_without_a_name_gets_the_first_free_one(tmp_path: Path) -> None:
     assert [open_run_folder(tmp_path, "").name for _ in range(3)] == ["run-1", "run-2", "run-3"]
     (tmp_path / "run-2").rmdir()
-    assert free_run_name(tmp_path, "run") == "run-2"
+    assert open_run_folder(tmp_path, "").name == "run-2"
+    (tmp_path / "demo-1").write_text("a file, no run")
+    assert open_run_folder(tmp_path, "", stem="demo").name == "demo-2"
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc", "latest", ".x", "a\nb"])
@@ -60,3 +64,22 @@ def test_what_a_run_and_a_node_keep_is_closed_to_other_users(tmp_path: Path) -> 
     finally:
         os.umask(before)
     assert [folder.stat().st_mode & 0o777 for folder in folders] == [0o700] * 3
+
+
+def test_names_that_are_chosen_at_once_are_never_the_same(tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from hypergpu_fl.runs import open_run_folder
+sys.stdin.readline()
+print(*(open_run_folder(Path(sys.argv[1]), "", stem="demo").name for _ in range(20)))
+"""
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    children = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.write("go\n")
+        child.stdin.flush()
+    names = [name for child in children for name in child.communicate()[0].split()]
+    assert sorted(names) == sorted(f"demo-{number}" for number in range(1, 81))
+    assert find_run(tmp_path).name in names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hypergpu_fl.config import Blockchain, Secrets
 from hypergpu_fl.errors import LedgerError, VerificationError
 from hypergpu_fl.ledger.bundle import read_bundle
 from hypergpu_fl.settlement import Settlement, verify
+from hypergpu_fl.settlement.run_key import KEY_FILE
 
 ROUNDS = 4
 
@@ -46,6 +48,7 @@ def test_every_round_is_committed_and_final_with_a_gas_limit_at_most_a_tenth_abo
 def test_a_run_killed_between_sealing_and_sending_ends_with_the_very_same_bundle(
     finished: Settlement, tmp_path: Path
 ) -> None:
+    shutil.copy(finished.run_dir / KEY_FILE, tmp_path)  # the one thing that is drawn by chance
     run(tmp_path, until=2, drain=False)
     again = run(tmp_path)
     assert again.status() == finished.status()

@@ -93,7 +93,7 @@ class Desk:
 @pytest.fixture(scope="session")
 def contract(quick_anvil: Anvil) -> str:
     client, signer = HttpChain([quick_anvil.url]), funded_signer(quick_anvil.url)
-    sent = send_and_wait(client, signer, to=None, data=abi.bytecode(), max_fee=500 * GWEI)
+    sent = send_and_wait(client, signer, to=None, data=abi.bytecode(), chain_id=31337, max_fee=500 * GWEI)
     return created_address(signer.address, sent.nonce)
 
 
@@ -115,7 +115,7 @@ def mining_desk(contracts: Path, tmp_path: Path) -> Iterator[Desk]:
             ask(anvil.url, "evm_mine")
 
         signer, client = funded_signer(anvil.url), HttpChain([anvil.url])
-        send_and_wait(client, signer, to=None, data=abi.bytecode(), max_fee=500 * GWEI, sleep=mine)
+        send_and_wait(client, signer, to=None, data=abi.bytecode(), chain_id=31337, max_fee=500 * GWEI, sleep=mine)
         engine = database.connect(tmp_path / "run.db")
         outbox, address = Outbox(engine, signer.address, 31337), created_address(signer.address, 0)
         with proxied(anvil.url) as proxy:

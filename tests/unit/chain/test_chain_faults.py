@@ -85,7 +85,7 @@ def test_another_history_raises_the_alarm_and_stops_commits_only(desk: Desk) -> 
     desk.drained()
     word = b"\x99" * 32
     data = commit_calldata(desk.session, 1, word, word, word, 0)
-    send_and_wait(desk.client, desk.signer, to=desk.contract, data=data, max_fee=500 * GWEI)
+    send_and_wait(desk.client, desk.signer, to=desk.contract, data=data, chain_id=31337, max_fee=500 * GWEI)
     desk.train()
     desk.steps(20)
     assert isinstance(desk.sender.problem, ForkAlarm)
@@ -97,7 +97,9 @@ def test_a_commit_that_someone_sent_already_is_not_sent_again(desk: Desk) -> Non
     desk.drained()
     desk.train()
     entry = desk.outbox.entries()[-1]
-    send_and_wait(desk.client, desk.signer, to=desk.contract, data=entry.intent.data, max_fee=500 * GWEI)
+    send_and_wait(
+        desk.client, desk.signer, to=desk.contract, data=entry.intent.data, chain_id=31337, max_fee=500 * GWEI
+    )
     sent = len(desk.proxy.broadcasts)
     desk.drained()
     assert len(desk.proxy.broadcasts) == sent
@@ -108,7 +110,7 @@ def test_a_nonce_used_by_another_transaction_is_given_up_and_the_round_signed_an
     desk.train()
     desk.sender.step()
     signed = desk.outbox.entries()[-1].attempts[0]
-    send_and_wait(desk.client, desk.signer, to=desk.signer.address, data=b"", max_fee=500 * GWEI)
+    send_and_wait(desk.client, desk.signer, to=desk.signer.address, data=b"", chain_id=31337, max_fee=500 * GWEI)
     entries = desk.drained()
     assert [attempt.nonce for attempt in entries[-1].attempts] == [signed.nonce, signed.nonce + 1]
 
@@ -118,7 +120,7 @@ def test_a_top_up_whose_nonce_was_taken_is_not_paid_twice(desk: Desk) -> None:
     data = abi.encode_call("fundTo", desk.session, 10**6 + 50)
     desk.put(Intent("fund", desk.contract, desk.session, data, value=50, pool=10**6 + 50))
     desk.sender.step()
-    send_and_wait(desk.client, desk.signer, to=desk.contract, data=data, value=50, max_fee=500 * GWEI)
+    send_and_wait(desk.client, desk.signer, to=desk.contract, data=data, value=50, chain_id=31337, max_fee=500 * GWEI)
     desk.drained()
     assert LedgerContract(desk.client, desk.contract).session(desk.session).pool == 10**6 + 50
 
@@ -127,11 +129,13 @@ def test_a_claim_with_a_malformed_proof_is_told_in_one_line_and_nothing_is_sent(
     desk.train()
     desk.drained()
     account, sent = desk.signer.address, len(desk.proxy.broadcasts)
-    for proof in ([], [b"\1" * 32], [b"\0" * 32] * 40):
-        data = abi.encode_call("claim", desk.session, account, 1, proof)
+    word = b"\1" * 32
+    for proof in ([], [(word, 1)], [(bytes(32), 0)] * 200):
+        history, grants = [(1, word, word, word, 1)], [(1, 1, proof)]
+        data = abi.encode_call("claim", desk.session, account, desk.session, history, grants)
         with pytest.raises(Reverted) as refused:
-            send_and_wait(desk.http, desk.signer, to=desk.contract, data=data, max_fee=500 * GWEI)
-        assert refused.value.reason == f"LedgerInvalidProof({account.lower()}, 1)"
+            send_and_wait(desk.http, desk.signer, to=desk.contract, data=data, chain_id=31337, max_fee=500 * GWEI)
+        assert refused.value.reason == f"LedgerInvalidProof({account.lower()}, 1, 1)"
         assert "\n" not in refused.value.cause
     assert len(desk.proxy.broadcasts) == sent
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from desk import GWEI, Desk
@@ -11,10 +14,15 @@ from rpc import ask
 
 from hypergpu_fl.chain import abi
 from hypergpu_fl.chain.contract import LedgerContract
+from hypergpu_fl.chain.direct import send_and_wait
 from hypergpu_fl.chain.errors import Misconfigured, Reverted, Unavailable
+from hypergpu_fl.chain.evidence import decode_transaction
 from hypergpu_fl.chain.http import HttpChain
 from hypergpu_fl.chain.outbox import Intent, State
 from hypergpu_fl.chain.sender import Sender
+from hypergpu_fl.cli import invoke
+from hypergpu_fl.errors import ChainError
+from hypergpu_fl.redaction import forget
 
 pytestmark = pytest.mark.chain
 
@@ -129,3 +137,37 @@ def test_nothing_but_an_answer_counts_as_one(desk: Desk, mode: str) -> None:
 
 
 # opening a run
+
+
+def claims_to_be(chain_id: int, *, after: int) -> Callable[[dict[str, Any]], None]:
+    """An endpoint that names another chain from its so many-th answer on."""
+    asked = iter(range(10**6))
+
+    def lie(answer: dict[str, Any]) -> None:
+        if next(asked) >= after:
+            answer["result"] = hex(chain_id)
+
+    return lie
+
+
+@pytest.mark.parametrize("after", range(4))
+def test_nothing_is_signed_for_the_chain_that_an_endpoint_claims_to_be(desk: Desk, after: int) -> None:
+    desk.proxy.lies["eth_chainId"] = claims_to_be(143, after=after)
+    client = HttpChain([desk.proxy.url], chain_id=31337, timeout_s=2.0)
+    with contextlib.suppress(ChainError):
+        send_and_wait(client, desk.signer, to=desk.signer.address, data=b"", chain_id=31337, max_fee=500 * GWEI)
+    signed = [decode_transaction(bytes.fromhex(raw[2:])) for raw in desk.proxy.broadcasts]
+    assert len(signed) == (after > 1) and all(transaction.chain_id == 31337 for transaction in signed)
+
+
+def test_a_contract_is_deployed_for_the_named_chain_only(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HYPERGPU_COORDINATOR_KEY", desk.signer._account.key.hex())
+    words = ["chain", "deploy", "--rpc", desk.proxy.url]
+    assert invoke(words) == 2
+    assert "which chain to sign for" in capsys.readouterr().err
+    assert invoke([*words, "--chain-id", "143"]) == 1
+    assert "serves chain 31337" in capsys.readouterr().err
+    assert not desk.proxy.broadcasts
+    forget()

@@ -23,6 +23,14 @@ def test_check_accepts_a_good_file_and_says_so(hypergpu: Command, tmp_path: Path
     assert (code, json.loads(out)) == (0, {"file": "a.toml", "valid": True})
 
 
+def test_a_codec_that_there_is_not_is_found_before_a_run(hypergpu: Command, tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('[network]\ncodec = "top33"\ndownlink_codec = "zip"\n')
+    for words in (["config", "check", "a.toml"], ["run", "--config", "a.toml"]):
+        code, _, err = hypergpu(*words)
+        assert code == 2 and "did you mean 'top32'?" in err and "network.downlink_codec is 'zip'" in err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_show_tells_every_setting_with_its_origin_and_masks_secrets(
     hypergpu: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from hypergpu_fl.cli import invoke
+from hypergpu_fl.cli.node import with_link
+from hypergpu_fl.cli.server import note_connection
+from hypergpu_fl.errors import UsageError
 from hypergpu_fl.ledger.database import connect
 from hypergpu_fl.network import registry
 from hypergpu_fl.network.registry import NodeRecord, Status
@@ -77,3 +80,44 @@ def test_the_registry_is_shown_in_the_units_that_people_read(
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["rtt_ms"], row["up_mbps"], row["success_rate"], row["device"]) == (200.0, 5.0, 0.75, "H100")
     assert row["last_seen"] == "2001-09-09T01:46:40+00:00"
+
+
+@pytest.mark.parametrize(
+    ("words", "config"),
+    [
+        (
+            ["--superlink", "a:1", "--root-certificates=ca", "--node-config", "x=1"],
+            'x=1 superlink="a:1" root-certificates="ca"',
+        ),
+        (["--superlink", "a:1", '--node-config=superlink="b"'], 'superlink="b"'),
+        (["--superlink=a:1"], 'superlink="a:1"'),
+    ],
+)
+def test_a_node_probes_the_superlink_that_it_is_started_for(words: list[str], config: str) -> None:
+    given = with_link(words)
+    at = next(i for i, word in enumerate(given) if word.startswith("--node-config"))
+    assert (given[at].partition("=")[2] or given[at + 1]) == config
+
+
+def test_options_without_a_superlink_stay_as_they_are() -> None:
+    assert with_link(["--help"]) == ["--help"] and with_link(["--node-config"]) == ["--node-config"]
+
+
+def test_the_servers_command_notes_its_connection_once_and_changes_nobody_elses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path))
+    (tmp_path / "config.toml").write_text("# mine\n")
+    for _ in range(2):
+        note_connection("deployed", "127.0.0.1:8000", tmp_path / "ca.crt")
+    text = (tmp_path / "config.toml").read_text()
+    assert text.startswith("# mine\n") and text.count("[superlink.deployed]") == 1
+    with pytest.raises(UsageError, match="has a connection 'deployed'"):
+        note_connection("deployed", "127.0.0.1:8001", tmp_path / "ca.crt")
+
+
+def test_a_server_without_its_certificates_says_how_to_make_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert invoke(["server", "start", "--certs", str(tmp_path)]) == 2
+    assert "hypergpu node certs" in capsys.readouterr().err

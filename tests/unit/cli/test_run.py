@@ -15,6 +15,7 @@ from rounds import a_round
 
 from hypergpu_fl.cli import run
 from hypergpu_fl.cli.render import Format
+from hypergpu_fl.cli.resuming import keep, layers_of
 from hypergpu_fl.config import Blockchain, Config, Network, Secrets, Training, load
 from hypergpu_fl.errors import UsageError
 from hypergpu_fl.settlement import Settlement
@@ -25,7 +26,7 @@ Command = Callable[..., tuple[int, str, str]]
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_every_way_of_stopping_is_ctrl_c_once_and_handlers_come_back(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with run._stoppable():
+    with run.stoppable():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
             time.sleep(5)
@@ -73,9 +74,70 @@ def test_what_is_kept_of_a_configuration_loads_again_and_holds_no_credentials(tm
         "HYPERGPU_BLOCKCHAIN__KIND": "rpc",
     }
     config = load(None, {"training.rounds": 3}, environ).config
-    run._write_config(tmp_path, run._for_this_run(config, tmp_path, "a", resume=False, deployed=False))
+    keep(tmp_path, run._for_this_run(config, tmp_path, "a", resume=False, deployed=False))
     assert "hunter22" not in (tmp_path / "config.json").read_text()
     assert load(tmp_path / "config.json", {}, environ).config == config
+
+
+def begun(root: Path, name: str = "a", **training: object) -> Path:
+    """Folder of a run that was begun with these settings."""
+    (root / name).mkdir(parents=True)
+    config = Config(training=Training.model_validate({"learning_rate": 0.001, **training}))
+    keep(root / name, run._for_this_run(config, root, name, resume=False, deployed=False))
+    return root / name
+
+
+def test_a_resumed_run_is_refused_other_settings_before_anything_is_written(hypergpu: Command, tmp_path: Path) -> None:
+    folder = begun(tmp_path / "runs")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    (tmp_path / "b.toml").write_text("[training]\nbatch_size = 64\n")
+    code, _, err = hypergpu(
+        *("run", "--resume", "a", "--runs", str(tmp_path / "runs"), "--config", "b.toml"),
+        *("--set", "training.learning_rate=0.005", "--set", "training.rounds=40"),
+    )
+    assert code == 2
+    for line in (
+        "error: training.batch_size was 32 and is now 64 (in b.toml), but a resumed run cannot change it",
+        "error: training.learning_rate was 0.001 and is now 0.005 (in --set), but a resumed run cannot change it",
+        "--resume may change training.rounds, training.target,",
+    ):
+        assert line in err
+    assert "training.rounds was" not in err
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert not (tmp_path / "runs" / "latest").exists()
+    assert hypergpu("run", "--resume", "a", "--runs", str(tmp_path / "runs"), "--superlink", "far")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "remedy"),
+    [
+        (None, "'mine:Task' cannot be found", "run in the folder that holds it"),
+        ("import gone\nTask = 1", "mine.py:1: the module `gone` is not installed here", "pip install gone"),
+        ("def Task(:", "mine.py:1: invalid syntax", "correct that line"),
+        ("Task = 1 / 0", "error: mine.py:1: ZeroDivisionError: division by zero", "correct that line"),
+        ("Other = 1", "mine.py defines no 'Task'", "name a class or function of that module"),
+        ("Task = print\nraise SystemExit(3)", "its import ended with code 3", "`python -c 'import mine'` shows where"),
+    ],
+)
+def test_a_task_that_cannot_be_imported_is_told_before_flower_starts(
+    hypergpu: Command, tmp_path: Path, text: str | None, error: str, remedy: str
+) -> None:
+    if text is not None:
+        (tmp_path / "mine.py").write_text(text)
+    code, _, err = hypergpu("run", "--set", "training.task=mine:Task", "--runs", "r")
+    assert code == 2 and error in err and remedy in err
+    assert not (tmp_path / "r").exists()
+
+
+def test_what_a_run_began_with_is_kept_and_the_next_resumption_starts_from_the_last_one(tmp_path: Path) -> None:
+    folder = begun(tmp_path)
+    before = (folder / "config.json").read_bytes()
+    longer = load(layers_of(folder, None), {"training.rounds": "40"}).config
+    keep(folder, run._for_this_run(longer, tmp_path, "a", resume=True, deployed=False))
+    assert (folder / "config.json").read_bytes() == before
+    assert json.loads((folder / "resumed.json").read_text()) == {"training": {"rounds": 40}}
+    again = load(layers_of(folder, None)).config.training
+    assert (again.rounds, again.learning_rate) == (40, 0.001)
 
 
 def test_links_are_measured_on_a_deployment(tmp_path: Path) -> None:
@@ -88,9 +150,10 @@ def test_links_are_measured_on_a_deployment(tmp_path: Path) -> None:
 
 def test_a_run_without_a_name_is_called_by_what_it_learns(tmp_path: Path) -> None:
     own = Config(training=Training(model_architecture="my.models:BigNet", dataset="cifar10"))
-    assert run._default_name(tmp_path, own) == "cifar10-BigNet-1"
+    assert run._stem(own.training) == "cifar10-BigNet"
     (tmp_path / "digits-mlp-1").mkdir()
-    assert run._default_name(tmp_path, Config()) == "digits-mlp-2"
+    with run._run_folder(tmp_path, "", replace=False, resume=False, stem=run._stem(Training())) as folder:
+        assert folder.name == "digits-mlp-2"
 
 
 def test_an_interrupted_run_names_the_way_on_that_there_is(tmp_path: Path) -> None:
@@ -115,11 +178,11 @@ REPORT = {
 
 def test_the_last_table_tells_what_was_learnt_and_sealed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "report.json").write_text(json.dumps(REPORT))
-    run._conclude(tmp_path, "demo", Format.DEFAULT)
+    run.conclude(tmp_path, "demo", Format.DEFAULT)
     out = capsys.readouterr().out
     for text in ("0.9312", "virtual", "431.2", "1.50, 2.00", "20, 20", "0xabc", str(tmp_path)):
         assert text in out
-    run._conclude(tmp_path, "demo", Format.JSON)
+    run.conclude(tmp_path, "demo", Format.JSON)
     assert json.loads(capsys.readouterr().out)["report"] == REPORT
-    run._conclude(tmp_path / "elsewhere", "demo", Format.DEFAULT)
+    run.conclude(tmp_path / "elsewhere", "demo", Format.DEFAULT)
     assert "where the SuperLink runs" in capsys.readouterr().out

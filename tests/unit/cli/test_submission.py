@@ -6,8 +6,6 @@ import os
 import signal
 import socket
 import tomllib
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hypergpu_fl.cli import submission
-from hypergpu_fl.cli.submission import Submission, app_folder, as_toml, root_cause, simulation_resources
+from hypergpu_fl.cli.submission import Submission, app_folder, as_toml, simulation_resources
 from hypergpu_fl.cli.superlink import _RAY_PREFIX_LIMIT, _short_path, flower_environment, free_port, require_free
 from hypergpu_fl.config import Config, flatten, to_run_config
-from hypergpu_fl.errors import Fault, RunFailed, TaskError, UsageError
+from hypergpu_fl.errors import RunFailed, UsageError
 
 NAMES = st.from_regex(r"[a-z_]{1,5}\.[a-z_]{1,5}", fullmatch=True)
 SCALARS = st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
@@ -32,41 +30,6 @@ def test_run_config_as_toml_reads_back_equal(table: dict[str, object]) -> None:
 
 def test_the_defaults_as_toml_are_the_defaults() -> None:
     assert flatten(tomllib.loads(as_toml(to_run_config(Config())))) == to_run_config(Config())
-
-
-def text_of(act: Callable[[], None]) -> str:
-    try:
-        act()
-    except Exception:
-        return traceback.format_exc()
-    raise AssertionError("did not raise")
-
-
-def wrapped(error: Exception) -> Callable[[], None]:
-    def act() -> None:
-        try:
-            raise error
-        except Exception as inner:
-            try:
-                raise RuntimeError("Simulation Runtime crashed.") from inner
-            except RuntimeError:
-                raise RuntimeError("Ending simulation.")  # noqa: B904 - a chain by context, as Flower makes them
-
-    return act
-
-
-def test_the_cause_of_a_failed_run_is_the_first_exception_of_the_last_chain() -> None:
-    first, last = text_of(wrapped(OSError("early trouble"))), text_of(wrapped(ValueError("the reason")))
-    log = f"INFO : starting\n{first}\nINFO : went on\n{last}\nINFO : bye"
-    assert root_cause(log) == Fault("ValueError: the reason", "")
-    assert root_cause(text_of(wrapped(KeyError()))) == Fault("KeyError", "")
-    assert root_cause("INFO : all is well") is None
-    assert root_cause("Traceback (most recent call last):\n  File") is None
-
-
-def test_an_error_of_ours_keeps_its_remedy_across_processes() -> None:
-    log = text_of(wrapped(TaskError("data set 'mnist' is not in /data", "set training.data_root")))
-    assert root_cause(log) == Fault("data set 'mnist' is not in /data", "set training.data_root")
 
 
 @pytest.mark.parametrize(

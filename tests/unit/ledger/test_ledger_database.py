@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
 from rounds import a_round, node_key
 from sqlalchemy.exc import IntegrityError
 
+from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.ledger import database
 from hypergpu_fl.ledger.rewards import RewardDistribution
 from hypergpu_fl.ledger.sealing import RoundSeal, SealedRound, seal_round
@@ -61,3 +64,22 @@ def test_the_same_work_sealed_in_a_second_round_is_refused_whole(engine: databas
         database.Books(SESSION).record(connection, sealed)
     with engine.connect() as connection:
         assert database.Books(SESSION).last(connection) == (1, first.head)
+
+
+@pytest.mark.parametrize("mode", ["WAL", "DELETE"])
+def test_a_file_that_another_program_locks_is_waited_for_and_then_named(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "LOCKED_LIMIT_S", 1.0)
+    file = tmp_path / "run.db"
+    other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    other.execute(f"PRAGMA journal_mode={mode}")
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(LedgerError, match=r"run\.db has been locked by another program for 1 s"):
+        database.metadata.create_all(database.connect(file))
+    timer = threading.Timer(0.3, lambda: other.execute("COMMIT"))
+    timer.start()
+    database.metadata.create_all(engine := database.connect(file))
+    timer.join()
+    other.close()
+    engine.dispose()

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rounds import a_round
 
-from hypergpu_fl.ledger.bundle import Bundle, SessionRecord, round_record, session_id
+from hypergpu_fl.keccak import checksum_address
+from hypergpu_fl.ledger.bundle import FORMAT, Bundle, SessionRecord, round_record, session_id
 from hypergpu_fl.ledger.contribution import reward_leaf
-from hypergpu_fl.ledger.identity import checksum_address
 from hypergpu_fl.ledger.merkle import EMPTY_ROOT, MerkleTree, proven_root
 from hypergpu_fl.ledger.proof import proof_from_bundle
 from hypergpu_fl.ledger.rewards import RewardDistribution
@@ -54,7 +54,7 @@ def test_the_npm_library_accepts_an_exported_proof_and_no_altered_one(contracts:
     )  # fmt: skip
     seal = a_round(session.id, 1, nodes=7)
     sealed = seal_round(seal, before=session.id, rewards=RewardDistribution(session.id, {}), budget=10**9)
-    bundle = Bundle(session=session, transactions=[], rounds=[round_record(sealed, None)])
+    bundle = Bundle(format=FORMAT, session=session, transactions=[], rounds=[round_record(sealed, None)], seal=None)
     proof = json.loads(proof_from_bundle(bundle, node=seal.contributions[3].node, number=1).model_dump_json())
     altered = [*proof["value"][:-1], str(int(proof["value"][-1]) + 1)]
     question = {

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from rounds import a_round, node_key
 
+from hypergpu_fl.cli import invoke
 from hypergpu_fl.config import Blockchain, Secrets
 from hypergpu_fl.errors import VerificationError
 from hypergpu_fl.ledger.receipts import keep_receipt
 from hypergpu_fl.settlement import Settlement
+from hypergpu_fl.settlement.run_key import KEY_FILE
 
 
-@pytest.fixture(scope="module")
-def receipt(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder, off = tmp_path_factory.mktemp("run"), Blockchain(enabled=False)
+def sealed_receipt(folder: Path, *, nodes: int = 3) -> str:
+    off = Blockchain(enabled=False)
     settlement = Settlement.open(folder, off, Secrets(), salt=b"\5" * 32, rounds=1, simulated_keys=True)
-    settlement.seal(a_round(settlement.session, 1))
+    settlement.seal(a_round(settlement.session, 1, nodes=nodes))
     (found,) = settlement.receipts(node_key(1).address)
     assert settlement.receipts(node_key(9).address) == []
     settlement.close()
     return json.dumps(found)
+
+
+@pytest.fixture(scope="module")
+def receipt(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return sealed_receipt(tmp_path_factory.mktemp("run"))
 
 
 def test_a_receipt_is_kept_as_it_came(receipt: str, tmp_path: Path) -> None:
@@ -39,7 +46,8 @@ def test_another_nodes_receipt_is_refused(receipt: str, tmp_path: Path) -> None:
     "path",
     [f"value.{i}" for i in range(11)]
     + [f"commitments.0.{name}" for name in ("round", "root", "model", "rewards", "owed")]
-    + ["leaf", "proof.0", "before", "head", "signature", "salt", "coordinator", "contract", "chain_id", "format"],
+    + ["leaf", "proof.0", "before", "head", "signature", "salt", "coordinator", "contract", "chain_id", "format"]
+    + ["statement", "grant.amount", "grant.before", "grant.proof.0.0", "grant.proof.0.1"],
 )
 def test_a_receipt_with_anything_changed_is_refused(receipt: str, tmp_path: Path, path: str) -> None:
     changed = json.loads(receipt)
@@ -58,3 +66,51 @@ def test_a_receipt_with_anything_changed_is_refused(receipt: str, tmp_path: Path
 def test_what_is_no_receipt_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(VerificationError):
         keep_receipt(text, node=node_key(1).address, folder=tmp_path)
+
+
+def test_a_receipt_that_a_coordinator_invents_later_does_not_replace_the_one_kept(tmp_path: Path) -> None:
+    (tmp_path / "first").mkdir()
+    genuine = sealed_receipt(tmp_path / "first")
+    kept = keep_receipt(genuine, node=node_key(1).address, folder=tmp_path / "kept")
+    (tmp_path / "second").mkdir()
+    shutil.copy(tmp_path / "first" / KEY_FILE, tmp_path / "second")  # the same key signs another history
+    invented = sealed_receipt(tmp_path / "second", nodes=2)
+    assert invented != genuine
+    with pytest.raises(VerificationError, match="contradicts the one kept"):
+        keep_receipt(invented, node=node_key(1).address, folder=tmp_path / "kept")
+    assert json.loads(kept.read_text()) == json.loads(genuine)
+    assert keep_receipt(genuine, node=node_key(1).address, folder=tmp_path / "kept") == kept
+    assert [file.name for file in kept.parent.iterdir()] == ["1.json"]
+
+
+@pytest.mark.parametrize("round_", [-1, 2**64, 1.0, "1", True])
+def test_a_round_that_is_no_round_is_refused_and_no_exception_of_another_kind(
+    receipt: str, tmp_path: Path, round_: object
+) -> None:
+    changed = json.loads(receipt)
+    changed["commitments"][0]["round"] = round_
+    with pytest.raises(VerificationError, match="commitments.0.round"):
+        keep_receipt(json.dumps(changed), node=node_key(1).address, folder=tmp_path)
+
+
+@pytest.mark.parametrize("part", ["grant", "statement"])
+def test_a_receipt_without_its_grant_or_its_coordinators_signature_is_refused(
+    receipt: str, tmp_path: Path, part: str
+) -> None:
+    with pytest.raises(VerificationError):
+        keep_receipt(json.dumps(json.loads(receipt) | {part: None}), node=node_key(1).address, folder=tmp_path)
+
+
+def test_verify_tells_a_receipt_from_a_proof_and_says_what_each_proves(
+    receipt: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = keep_receipt(receipt, node=node_key(1).address, folder=tmp_path)
+    assert invoke(["ledger", "verify", str(kept)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("verified receipt: ") and "which the coordinator signed" in said and "not pinned" in said
+    found = json.loads(receipt)
+    assert invoke(["ledger", "verify", str(kept), "--session", found["value"][0]]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    changed = tmp_path / "changed.json"
+    changed.write_text(json.dumps(found | {"head": found["before"]}))
+    assert invoke(["ledger", "verify", str(changed)]) == 1

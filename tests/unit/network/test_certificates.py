@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from hypergpu_fl.errors import UsageError
@@ -103,7 +104,31 @@ def test_a_key_stays_in_its_folder(tmp_path: Path, name: str) -> None:
         write_node_key(tmp_path, name)
 
 
-@pytest.mark.parametrize("host", ["", "a b", "host:80", "https://x", "x" * 300])
+@pytest.mark.parametrize(
+    ("given", "certified"),
+    [
+        ("[::1]", "::1"),
+        ("2001:DB8::0:1", "2001:db8::1"),
+        ("m\u00fcnchen.example", "xn--mnchen-3ya.example"),
+        ("*.Stra\u00dfe.example", "*.xn--strae-oqa.example"),
+        ("link.example.", "link.example"),
+        ("node-7.10.example", "node-7.10.example"),
+    ],
+)
+def test_a_name_is_certified_in_the_form_that_clients_compare(tmp_path: Path, given: str, certified: str) -> None:
+    files = write_certificates(tmp_path, [given], now=NOW)
+    certificate = x509.load_pem_x509_certificate(files["server.pem"].read_bytes())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert str(next(iter(names)).value) == certified
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("", "a b", "host:80", "https://x", "x" * 300),
+        *("10.0.0.300", "10.0.0", "1.2.3.4.5", "[::1", "fe80::1::2", "-a.example", "a..example", "a_b.example"),
+    ],
+)
 def test_what_is_no_host_is_refused(tmp_path: Path, host: str) -> None:
     with pytest.raises(UsageError, match="neither a host name"):
         write_certificates(tmp_path, [host], now=NOW)

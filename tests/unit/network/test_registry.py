@@ -78,6 +78,15 @@ def outcome(
     return RoundOutcome(round_, 0.0, 1.0, [0], accepted or [], refused or [], 0, 0, 0, b"", b"", none, {})
 
 
+def test_leaving_is_no_failure_however_often(engine: Engine) -> None:
+    book = Registry(engine, strategy_with(1), clock=lambda: 1.0)
+    for number in range(1, 6):
+        book.closed(outcome(number, [RefusedReply(0, "node-0", number, Reason.LEFT, "the node leaves")]))
+    with engine.connect() as connection:
+        (record,) = read_nodes(connection)
+    assert (record.tries, record.failures_in_a_row, record.excluded_until_s) == (0, 0, None)
+
+
 def accepted(row: int) -> Accepted:
     return Accepted(row, f"node-{row}", 100 + row, 1, 0, 0, 5, 10, 1000, 1.0, {}, Journey(codec="top32"))
 

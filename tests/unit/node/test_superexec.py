@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hypergpu_fl.cli import invoke
+from hypergpu_fl.errors import UsageError
 from hypergpu_fl.node.supernode import LEAST_S, SHARE, GrowingWait
+from hypergpu_fl.superexec_secret import OPTION, given_secret
 
 # In a process of its own: forking this one, which has threads, would not be safe.
 FORKING = """
@@ -47,7 +49,7 @@ def test_a_forked_worker_answers_with_the_runs_app_and_not_with_what_is_installe
     assert done.stdout == "answered\n", done.stderr
 
 
-@pytest.mark.parametrize("option", ["--isolation=subprocess", "--ssl-certfile", "--superexec-auth-secret-file"])
+@pytest.mark.parametrize("option", ["--isolation=subprocess", "--ssl-certfile"])
 def test_options_that_would_part_the_two_processes_are_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert invoke(["node", "start", "--superlink", "127.0.0.1:1", option, "x"]) == 2
     assert option.partition("=")[0] in capsys.readouterr().err
@@ -89,3 +91,13 @@ def test_another_wait_begins_anew() -> None:
 def test_flowers_supernode_uses_its_clock_for_waiting_alone() -> None:
     used = re.findall(r"\btime\.(\w+)", inspect.getsource(start_client_internal))
     assert used and set(used) == {"sleep"}
+
+
+@pytest.mark.parametrize("form", ["{0} {1}", "{0}={1}"])
+def test_a_secret_of_ones_own_is_passed_on_and_one_that_cannot_be_read_is_refused(tmp_path: Path, form: str) -> None:
+    file = tmp_path / "secret"
+    file.write_bytes(b"of one's own\n")
+    assert given_secret(form.format(OPTION, file).split()) == b"of one's own\n"
+    assert given_secret(["--superlink", "127.0.0.1:1"]) is None
+    with pytest.raises(UsageError, match="that this user can read|Failed to read"):
+        given_secret(form.format(OPTION, tmp_path / "none").split())

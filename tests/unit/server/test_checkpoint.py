@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from hypergpu_fl.errors import CheckpointError
 from hypergpu_fl.server import checkpoint as module
-from hypergpu_fl.server.checkpoint import Checkpoint, load, save, versions
+from hypergpu_fl.server.checkpoint import Checkpoint, load, load_model, save, versions
 from strategies.layout import Layout
 
 NAMES = st.text("abcdefgh._0123456789", min_size=1, max_size=12)
@@ -23,24 +23,34 @@ ARRAYS = hnp.arrays(
 )
 
 
+LAYOUT = Layout.of({"z.weight": np.zeros((4, 3), np.float32), "a.count": np.array(5)})
+
+
 def example(version: int = 7) -> Checkpoint:
     rng = np.random.default_rng(version)
     return Checkpoint(
         version,
-        {"z.weight": rng.normal(size=(4, 3)).astype(np.float32), "a.count": np.array(5)},
-        {"momentum": rng.normal(size=12).astype(np.float32)},
+        LAYOUT,
+        {
+            "average": rng.normal(size=12).astype(np.float32),
+            "buffer/a.count": np.array(version),
+            "momentum": rng.normal(size=12).astype(np.float32),
+        },
         {"round": version, "history": [{"loss": 0.5}], "name": "sé"},
     )
 
 
+def file_of(folder: Path, version: int) -> str:
+    return str(json.loads((folder / f"{version:08d}.json").read_text())["files"]["momentum"])
+
+
 def same(first: Checkpoint, second: Checkpoint) -> bool:
+    a, b = first.vectors, second.vectors
     return (
-        (first.version, first.state) == (second.version, second.state)
-        and list(first.arrays) == list(second.arrays)
-        and list(first.vectors) == list(second.vectors)
+        (first.version, first.state, first.layout) == (second.version, second.state, second.layout)
+        and list(a) == list(b)
         and all(
             a[name].dtype == b[name].dtype and a[name].shape == b[name].shape and a[name].tobytes() == b[name].tobytes()
-            for a, b in ((first.arrays, second.arrays), (first.vectors, second.vectors))
             for name in a
         )
     )
@@ -49,7 +59,7 @@ def same(first: Checkpoint, second: Checkpoint) -> bool:
 @settings(max_examples=50)
 @given(
     arrays=st.dictionaries(NAMES, ARRAYS, max_size=4),
-    vectors=st.dictionaries(NAMES, ARRAYS, max_size=2),
+    vectors=st.dictionaries(NAMES | st.builds("{}/{}".format, NAMES, NAMES), ARRAYS, max_size=4),
     state=st.dictionaries(st.text(), st.none() | st.integers() | st.floats(allow_nan=False) | st.text(), max_size=3),
     version=st.integers(0, 10**9),
 )
@@ -61,19 +71,19 @@ def test_what_is_saved_is_loaded(
     version: int,
 ) -> None:
     folder = tmp_path_factory.mktemp("run")
-    saved = Checkpoint(version, arrays, vectors, state)
+    saved = Checkpoint(version, Layout.of(arrays), vectors, state)
     save(folder, saved)
     assert same(load(folder, layout=Layout.of(arrays)), saved)
 
 
 def test_a_transposed_array_keeps_its_values(tmp_path: Path) -> None:
     array = np.arange(12, dtype=np.float32).reshape(3, 4).T
-    save(tmp_path, Checkpoint(0, {"w": array}))
-    assert np.array_equal(load(tmp_path).arrays["w"], array)
+    save(tmp_path, Checkpoint(0, LAYOUT, {"w": array}))
+    assert np.array_equal(load(tmp_path).vectors["w"], array)
 
 
 def test_numbered_keys_of_the_state_become_text(tmp_path: Path) -> None:
-    save(tmp_path, Checkpoint(0, {}, state={"nodes": {9: 1, 10: 2}}))
+    save(tmp_path, Checkpoint(0, LAYOUT, state={"nodes": {9: 1, 10: 2}}))
     assert load(tmp_path).state == {"nodes": {"9": 1, "10": 2}}
 
 
@@ -81,7 +91,7 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     for version in range(6):
         save(tmp_path, example(version), keep=2)
     assert versions(tmp_path) == [4, 5]
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.glob("*.safetensors"))) == 6
     assert load(tmp_path).version == 5 and load(tmp_path, 4).version == 4
 
 
@@ -93,10 +103,39 @@ def test_saving_an_older_version_again_does_not_remove_it(tmp_path: Path) -> Non
 
 def test_a_version_saved_twice_is_the_second(tmp_path: Path) -> None:
     save(tmp_path, example(3))
-    changed = Checkpoint(3, {"z.weight": np.ones(2, np.float32)})
+    changed = Checkpoint(3, LAYOUT, {"momentum": np.ones(2, np.float32)})
     save(tmp_path, changed)
     assert same(load(tmp_path), changed)
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
+
+
+def test_vectors_that_versions_share_lie_on_disk_once_and_the_best_average_stays(tmp_path: Path) -> None:
+    """As a run saves: the model and its average move, and those before the last step are kept for a roll-back."""
+    rng = np.random.default_rng(0)
+    models = [rng.normal(size=50_000).astype(np.float32) for _ in range(14)]
+    best = None
+    for n in range(1, 7):
+        vectors = {"model": models[2 * n], "average": models[2 * n + 1]}
+        vectors |= {"good": models[2 * n - 2], "good_average": models[2 * n - 1]} if n > 1 else {}
+        best = save(tmp_path, Checkpoint(n, LAYOUT, vectors, best=None if n == 2 else best))
+    assert best is not None and best.version == 2
+    assert np.array_equal(load_model(tmp_path, best=True).vectors["average"], models[5])
+    assert np.array_equal(load_model(tmp_path).vectors["average"], models[13])
+    # three versions' models and averages, of which two can be gone on from, and the best average
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 7.1 * models[0].nbytes
+
+
+def test_a_damaged_best_model_is_refused_by_name(tmp_path: Path) -> None:
+    best = save(tmp_path, example(1))
+    for version in (2, 3, 4):
+        save(tmp_path, Checkpoint(version, LAYOUT, {"average": np.full(12, version, np.float32)}, best=best))
+    file = tmp_path / f"{best.files['average']}.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match=file.name):
+        load_model(tmp_path, best=True)
+    assert load_model(tmp_path).version == 4
 
 
 @settings(max_examples=150)
@@ -106,7 +145,8 @@ def test_no_damaged_byte_goes_unnoticed(
 ) -> None:
     folder = tmp_path_factory.mktemp("run")
     saved = example()
-    manifest = save(folder, saved)
+    save(folder, saved)
+    manifest = folder / "00000007.json"
     file = manifest if which else next(folder.glob("*.safetensors"))
     content = bytearray(file.read_bytes())
     position %= len(content)
@@ -124,7 +164,7 @@ def test_no_damaged_byte_goes_unnoticed(
 def test_a_torn_newest_checkpoint_is_refused_unless_an_older_one_is_asked_for(tmp_path: Path) -> None:
     save(tmp_path, example(1))
     save(tmp_path, example(2))
-    newest = next(tmp_path.glob("00000002-*.safetensors"))
+    newest = tmp_path / f"{file_of(tmp_path, 2)}.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match=newest.name):
         load(tmp_path)
@@ -135,7 +175,7 @@ def test_a_torn_newest_checkpoint_is_refused_unless_an_older_one_is_asked_for(tm
     finally:
         module.logger.remove(sink)
     assert "skipping checkpoint 2" in logged[0] and newest.name in logged[0]
-    next(tmp_path.glob("00000001-*.safetensors")).unlink()
+    (tmp_path / f"{file_of(tmp_path, 1)}.safetensors").unlink()
     with pytest.raises(CheckpointError, match="none of the checkpoints"):
         load(tmp_path, newest_valid=True)
 
@@ -156,7 +196,7 @@ def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
 
 def test_a_foreign_manifest_is_refused(tmp_path: Path) -> None:
     (tmp_path / "00000001.json").write_text(json.dumps({"format": "other"}))
-    with pytest.raises(CheckpointError, match="is no hypergpu-checkpoint-2 manifest"):
+    with pytest.raises(CheckpointError, match="is no hypergpu-checkpoint-3 manifest"):
         load(tmp_path)
 
 
@@ -177,11 +217,11 @@ def test_a_crash_while_saving_leaves_the_previous_checkpoint_whole(
     for version in (1, 2):
         done.clear()
         with pytest.raises(CheckpointError, match="no space left"):
-            save(tmp_path, Checkpoint(version, {"w": np.ones(3, np.float32)}))
+            save(tmp_path, Checkpoint(version, LAYOUT, {"w": np.full(3, version, np.float32)}))
         assert same(load(tmp_path), saved)
     monkeypatch.undo()
     save(tmp_path, example(2), keep=1)
-    assert sorted(file.suffix for file in tmp_path.iterdir()) == [".json", ".safetensors"]
+    assert sorted(file.suffix for file in tmp_path.iterdir()) == [".json"] + [".safetensors"] * 3
 
 
 def test_checkpoints_need_no_torch() -> None:

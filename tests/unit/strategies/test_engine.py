@@ -148,6 +148,27 @@ def test_a_base_the_server_no_longer_keeps_is_refused_with_that_reason(monkeypat
     assert Reason.UNKNOWN_BASE in diary.reasons
 
 
+@pytest.mark.parametrize("code", [5, wire.LEAVING])
+def test_a_node_that_leaves_is_not_asked_again_in_the_round_and_has_missed_nothing(code: int) -> None:
+    grid = trainers(5)
+    trainer, asked = grid.nodes[1000], list[int]()
+
+    def leaving(message: Message) -> RecordDict | Error:
+        if message.metadata.message_type == "query":
+            return trainer(message)
+        asked.append(int(message.content.config_records[wire.PLAN][wire.ROUND]))
+        return Error(code=code, reason="it goes") if asked[-1] == 2 else trainer(message)
+
+    grid.nodes[1000] = leaving
+    engine, diary = build(mode="async", cohort=5, quota=1.0)
+    play(engine, VirtualArrivals(grid, SLOW_BY_FIVE), 4)
+    assert asked.count(2) == 1 and asked[-1] > 2
+    assert diary.reasons == [Reason.LEFT]
+    row = engine.roster.rows[1000]
+    fleet = engine.state.fleet
+    assert fleet.misses[row] == fleet.failures[row] == 0 and fleet.online[row]
+
+
 def test_an_unknown_codec_level_is_refused_before_the_run() -> None:
     with pytest.raises(UnknownPolicy, match="no codec level 'gzip'; there are raw"):
         build(codec="gzip")

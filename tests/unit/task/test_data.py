@@ -213,21 +213,10 @@ def test_a_node_without_images_of_a_class_keeps_the_numbers_of_the_others(tmp_pa
 def test_folders_that_cannot_serve_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match="is no folder"):
         load_images("folder", "", tmp_path / "cache")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(TaskError, match="cannot be read"):
-        load_images("folder", str(tmp_path / "empty"), tmp_path / "cache")
     (tmp_path / "hollow" / "cat").mkdir(parents=True)
+    (tmp_path / "hollow" / "dog").mkdir(parents=True)
     with pytest.raises(TaskError, match="no test images"):
         load_images("folder", str(tmp_path / "hollow"), tmp_path / "cache")
-    write_folder(tmp_path / "torn")
-    (tmp_path / "torn" / "cat" / "0.png").write_bytes(b"no image")
-    with pytest.raises(TaskError, match="cannot be read"):
-        load_images("folder", str(tmp_path / "torn"), tmp_path / "cache")
-    write_folder(tmp_path / "odd" / "train")
-    write_folder(tmp_path / "odd" / "test")
-    (tmp_path / "odd" / "train" / "emu").mkdir()
-    with pytest.raises(TaskError, match="3 class folders"):
-        load_images("folder", str(tmp_path / "odd"), tmp_path / "cache")
 
 
 def test_dealing_by_class_takes_the_rounded_share_of_each() -> None:

@@ -139,12 +139,13 @@ def test_arrays_of_another_model_are_refused(tmp_path: Path) -> None:
         task.load(model, {**arrays, "3.bias": np.zeros(11, np.float32)})
 
 
-def test_a_folder_is_one_nodes_own_whatever_its_number(tmp_path: Path) -> None:
+def test_on_a_real_node_a_folder_is_its_own_whatever_the_nodes_number(tmp_path: Path) -> None:
     for name, colour in (("cat", (0, 0, 0)), ("dog", (255, 255, 255))):
         (tmp_path / "own" / name).mkdir(parents=True)
         for number in range(20):
             Image.new("RGB", (8, 8), colour).save(tmp_path / "own" / name / f"{number}.png")
-    task = load_task(Training(dataset="folder", data_root=str(tmp_path / "own")), cache=tmp_path / "cache")
+    training = Training(dataset="folder", data_root=str(tmp_path / "own"))
+    task = load_task(training, cache=tmp_path / "cache", simulated=False)
     assert isinstance(task, ImageTask)
     assert task.examples(0) == task.examples(99) == 32
     assert task.class_examples(5) == (16, 16)
@@ -171,3 +172,15 @@ def test_shares_beyond_the_limit_leave_the_device(tmp_path: Path, monkeypatch: p
     losses = [task.evaluate(model, device=CPU, partition=node).loss for node in [*range(10), *range(10)]]
     assert len(task._resident) == 3
     assert losses[:10] == losses[10:]
+
+
+def test_a_set_without_images_is_refused_before_a_model_sees_it(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "own" / "test" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "own" / "test" / name / "0.png")
+    training = Training(dataset="folder", data_root=str(tmp_path / "own"))
+    task = load_task(training, cache=tmp_path / "cache", simulated=False)
+    with pytest.raises(TaskError, match="the validation set of 'folder' holds no image"):
+        task.validate(task.model(), device=CPU)
+    with pytest.raises(TaskError, match="the share of node 3 of 'folder' holds no image"):
+        task.evaluate(task.model(), device=CPU, partition=3)

@@ -1,0 +1,76 @@
+"""``hypergpu attach``: find a deployed run again, and follow it to its end."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hypergpu_fl.cli.bundle import app_with_task
+from hypergpu_fl.cli.deployed import find, follow, hand_in
+from hypergpu_fl.cli.options import Runs, root_of
+from hypergpu_fl.cli.render import Format, FormatOption
+from hypergpu_fl.cli.resuming import layers_of
+from hypergpu_fl.cli.run import check_status, conclude, interrupted, locked, stoppable
+from hypergpu_fl.cli.submission import Submission, app_folder
+from hypergpu_fl.cli.superlink import flower_environment
+from hypergpu_fl.config import environment, load, read_secrets
+from hypergpu_fl.errors import UsageError
+from hypergpu_fl.output import printable
+from hypergpu_fl.redaction import redact
+from hypergpu_fl.runs import find_run, open_run_folder, run_names
+
+app = typer.Typer(help="Find a run on a SuperLink again, and follow it to its end.")
+
+
+@app.command()
+def attach(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="name of a run that was submitted from here, or Flower's id of any")
+    ] = "latest",
+    superlink: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="a connection in Flower's config; default: the one it was submitted over"),
+    ] = "",
+    runs: Runs = None,
+    app_dir: Annotated[Path | None, typer.Option("--app", help="folder of the Flower app; default: this one")] = None,
+    format: FormatOption = Format.DEFAULT,
+) -> None:
+    """Find a run on a SuperLink again, after `hypergpu run --superlink` or its machine has ended, and follow it.
+
+    A run whose ServerApp died is submitted again and goes on. Ctrl-C ends this command; the run goes on.
+
+    Example: hypergpu attach digits-mlp-1
+    """
+    environ = environment(os.environ)
+    read_secrets()
+    root = root_of(runs)
+
+    def say(text: str) -> None:
+        typer.echo(printable(redact(text)), err=format is Format.JSON)
+
+    if run.isdigit() and run not in run_names(root):
+        if not superlink:
+            raise UsageError(
+                f"{run} is Flower's id of a run, but of which SuperLink?", "name its connection: --superlink"
+            )
+        folder, again = open_run_folder(root, f"attached-{run}"), None
+        submission = Submission(run, superlink, flower_environment(environ))
+    else:
+        folder = find_run(root, run)
+        submission = find(folder, environ, connection=superlink)
+
+        def again() -> Submission:
+            config = load(layers_of(folder, None), {"system.run_name": folder.name}).config
+            with app_with_task(app_dir or app_folder(), config.training) as bundled:
+                return hand_in(config, bundled, submission.connection, folder, environ)
+
+    say(f"run {folder.name}: Flower's {submission.run_id} on {submission.connection!r}")
+    with stoppable(), locked(folder):
+        try:
+            check_status(*follow(submission, again, say), folder)
+        except KeyboardInterrupt as stop:
+            raise interrupted(folder, KeyboardInterrupt(*(stop.args or ("detached",))), goes_on=True) from None
+    conclude(folder, folder.name, format)

@@ -1,0 +1,166 @@
+"""A run on a SuperLink that others started: submitted, followed, and found again when either side has restarted.
+
+Its log comes through Flower, since its files may lie on another machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Final, TypeVar
+
+from hypergpu_fl.cli.submission import Submission, submit
+from hypergpu_fl.cli.superlink import flower_environment
+from hypergpu_fl.config import Config
+from hypergpu_fl.errors import SuperLinkSilent, UsageError
+from hypergpu_fl.files import write_whole
+
+FILE: Final = "submission.json"  # in the run's folder: what Flower calls the run, and where
+ASK_S: Final = 30.0  # the log's end tells that the run has ended, but for a connection that hangs
+LOOK_S: Final = 3.0
+PATIENCE_S: Final = 1800.0  # with a SuperLink that does not answer: a machine that is set up anew
+# Flower's words for a ServerApp that died, rather than raised: nothing is wrong with the run.
+LOST: Final = ("No heartbeat received from the task", "Task failed with unknown error")
+MOST_LOSSES: Final = 5
+
+Say = Callable[[str], None]
+T = TypeVar("T")
+
+
+def deploy(
+    config: Config, app: Path, connection: str, folder: Path, environ: Mapping[str, str], say: Say
+) -> tuple[Submission, str, str]:
+    """Submit a run and follow it to its end; the submission that ended, its status and details.
+
+    Ctrl-C stops the run. Another signal ends this command alone.
+    """
+    submission = hand_in(config, app, connection, folder, environ)
+    try:
+        return follow(submission, lambda: hand_in(config, app, connection, folder, environ), say)
+    except KeyboardInterrupt as stop:
+        if stop.args:  # see run.stoppable: not typed by somebody, but this machine or its terminal going away
+            raise
+        submission.stop()
+        raise
+
+
+def hand_in(config: Config, app: Path, connection: str, folder: Path, environ: Mapping[str, str]) -> Submission:
+    """Submit a run, or what its books lack, and write down where it is found again."""
+    submission = submit(config, app=app, connection=connection, environ=flower_environment(environ), scratch=folder)
+    write_whole(folder / FILE, json.dumps({"run_id": submission.run_id, "connection": connection}) + "\n")
+    return submission
+
+
+def find(folder: Path, environ: Mapping[str, str], *, connection: str = "") -> Submission:
+    """The submission that `hand_in` wrote down; ``connection`` replaces the one it was made over.
+
+    Raises
+    ------
+    UsageError
+        If the run was not submitted to a SuperLink from here.
+    """
+    try:
+        noted = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        return Submission(str(noted["run_id"]), connection or str(noted["connection"]), flower_environment(environ))
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        raise UsageError(
+            f"run {folder.name!r} was not submitted to a SuperLink from here",
+            "go on with it by `hypergpu run --resume`, or give Flower's id of it and --superlink",
+        ) from None
+
+
+def follow(submission: Submission, again: Callable[[], Submission] | None, say: Say) -> tuple[Submission, str, str]:
+    """Show a run's log until it has ended, whatever becomes of the SuperLink meanwhile.
+
+    Parameters
+    ----------
+    again : callable, optional
+        Submits the same run once more, which goes on where its books end; for one whose ServerApp died. A run whose
+        books are complete then ends as completed.
+
+    Returns
+    -------
+    tuple of Submission, str, str
+        The submission that ended, its status and its details.
+
+    Raises
+    ------
+    RunFailed
+        If the SuperLink has not answered for ``PATIENCE_S``, or does not know the run.
+    """
+    losses = 0
+    while True:
+        status, details = _ended(submission, say)
+        if again is None or losses >= MOST_LOSSES or not any(words in details for words in LOST):
+            return submission, status, details
+        losses += 1
+        say(f"warning: Flower lost the ServerApp ({details.rstrip('.')}); the run is submitted again and goes on")
+        submission = _answered(again, say)
+
+
+def _ended(submission: Submission, say: Say) -> tuple[str, str]:
+    shown = Shown(say)
+    while True:
+        with _log(submission, shown) as reader:
+            while True:
+                reader.join(ASK_S)
+                sending = reader.is_alive()
+                status, details = _answered(submission.status, say)
+                if status.startswith("finished"):
+                    reader.join(LOOK_S)
+                    return status, details
+                if not sending:  # the SuperLink has gone
+                    break
+        time.sleep(LOOK_S)
+
+
+def _answered(ask: Callable[[], T], say: Say) -> T:
+    """What the SuperLink answers, however long it is away, up to ``PATIENCE_S``."""
+    silent_since_s: float | None = None
+    while True:
+        try:
+            answer = ask()
+        except SuperLinkSilent as error:
+            now_s = time.monotonic()
+            if silent_since_s is None:
+                silent_since_s = now_s
+                say(f"warning: {error.cause}; the run does not need this command, which goes on asking")
+            if now_s - silent_since_s > PATIENCE_S:
+                raise
+            time.sleep(LOOK_S)
+            continue
+        if silent_since_s is not None:
+            say(f"the SuperLink answers again, after {time.monotonic() - silent_since_s:.0f} s")
+        return answer
+
+
+class Shown:
+    """Says the lines of a log once: Flower sends all of them from the beginning to each who asks."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self._said = 0
+
+    def lines(self, sent: Iterable[str]) -> None:
+        """Say what is new in one sending of the log."""
+        for number, line in enumerate(sent, 1):
+            if number > self._said:
+                self._said = number
+                self._say(line.rstrip("\n"))
+
+
+@contextlib.contextmanager
+def _log(submission: Submission, shown: Shown) -> Iterator[threading.Thread]:
+    with submission.follow() as stream:
+        assert stream.stdout is not None
+        reader = threading.Thread(target=shown.lines, args=(stream.stdout,), daemon=True)
+        reader.start()
+        try:
+            yield reader
+        finally:
+            stream.kill()
+            reader.join()

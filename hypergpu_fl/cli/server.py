@@ -1,0 +1,102 @@
+"""``hypergpu server``: the server's side of a deployment, one command a machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hypergpu_fl.errors import UsageError
+
+app = typer.Typer(no_args_is_help=True, help="Start a SuperLink, or a SuperExec of its own.")
+
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@app.command(context_settings=PASSED_ON)
+def start(
+    context: typer.Context,
+    certs: Annotated[
+        Path, typer.Option(help="folder of ca.crt, server.pem and server.key, as `hypergpu node certs` makes it")
+    ] = Path("keys"),
+    host: Annotated[str, typer.Option(help="where to listen; leave it to the proxy to be reached from outside")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=1, max=65535, help="and on which port")] = 8000,
+    database: Annotated[Path, typer.Option(help="what outlives a restart")] = Path("superlink.db"),
+    connection: Annotated[
+        str, typer.Option(help="what this host's Flower configuration calls it, for `hypergpu run --superlink`")
+    ] = "deployed",
+) -> None:
+    """Start a SuperLink and what runs ServerApps: flower-superlink, with all its options, TLS and node keys on.
+
+    A run survives its restart, and the restart of whatever it has started.
+
+    Example: hypergpu server start --certs keys
+    """
+    from hypergpu_fl.cli.superlink import flower_environment
+
+    for word in context.args:
+        if word.startswith(("--isolation", "--ssl-", "--insecure", "--simulation")):
+            raise UsageError(f"{word} is not for this command", "start flower-superlink by itself for another way")
+    files = {name: (certs / name).expanduser().resolve() for name in ("ca.crt", "server.pem", "server.key")}
+    for file in files.values():
+        if not os.access(file, os.R_OK):
+            raise UsageError(f"there is no {file} that this user can read", "make one with `hypergpu node certs HOST`")
+    environ = flower_environment(os.environ)
+    os.environ.clear()
+    os.environ.update(environ)
+    local = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+    address = f"[{local}]:{port}" if ":" in local else f"{local}:{port}"
+    note_connection(connection, address, files["ca.crt"])
+    from hypergpu_fl.server import superlink  # which imports Flower, and that reads the environment
+
+    arguments = ["--host", host, "--port", str(port), "--database", str(database), "--enable-supernode-auth"]
+    arguments += ["--ssl-ca-certfile", str(files["ca.crt"]), "--ssl-certfile", str(files["server.pem"])]
+    arguments += ["--ssl-keyfile", str(files["server.key"]), *context.args]
+    superlink.run(arguments, address=address, tls=("--root-certificates", str(files["ca.crt"])))
+
+
+@app.command(context_settings=PASSED_ON)
+def superexec(context: typer.Context) -> None:
+    """Start what runs ServerApps for a SuperLink in another container: flower-superexec, with all its options.
+
+    A ServerApp that dies, or is ended with this command, is started again by it and goes on where its books end.
+
+    Example: hypergpu server superexec --runtime-api-address superlink:8000 --root-certificates /run/keys/ca.crt
+    """
+    from hypergpu_fl.cli.superlink import flower_environment
+
+    environ = flower_environment(os.environ)
+    os.environ.clear()
+    os.environ.update(environ)
+    from hypergpu_fl.server import superexec  # which imports Flower, and that reads the environment
+
+    superexec.main(context.args)
+
+
+def note_connection(name: str, address: str, authority: Path) -> None:
+    """Add a connection to this user's Flower configuration, unless there is one of the name.
+
+    Raises
+    ------
+    UsageError
+        If there is one of the name, for another SuperLink.
+    """
+    import tomllib
+
+    file = Path(os.environ.get("FLWR_HOME") or Path.home() / ".flwr").expanduser() / "config.toml"
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    wanted = {"address": address, "root-certificates": str(authority)}
+    try:
+        there = tomllib.loads(text).get("superlink", {}).get(name)
+    except ValueError as error:
+        raise UsageError(f"{file} cannot be read: {error}", "correct it, or move it away") from None
+    if there is None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lines = [f"[superlink.{name}]", *(f'{key} = "{value}"' for key, value in wanted.items())]
+        file.write_text(text + ("\n" if text else "") + "\n".join(lines) + "\n", encoding="utf-8")
+    elif any(there.get(key) != value for key, value in wanted.items()):
+        raise UsageError(f"{file} has a connection {name!r} to {there.get('address')}", "give another --connection")

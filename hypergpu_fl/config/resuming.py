@@ -1,0 +1,80 @@
+"""What a resumed run may change and still be the same run, and which settings held for which of its rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from hypergpu_fl.config.faults import shown
+from hypergpu_fl.config.flat import Scalar
+from hypergpu_fl.config.layers import MACHINE, to_run_config
+from hypergpu_fl.config.models import Config
+from hypergpu_fl.errors import Fault
+
+# How long, until when, at what price, and what differs by machine: nothing of what is learnt, from whom, and how it is
+# booked.
+CHANGEABLE: Final = (
+    "training.rounds",
+    "training.target",
+    "training.target_accuracy",
+    "blockchain.max_fee_gwei",
+    *MACHINE,
+)
+_OF_THE_CALL: Final = ("system.run_name", "system.resume")
+
+Settings = Mapping[str, Scalar]
+Stretch = Mapping[str, Any]
+
+
+def settings_of(config: Config) -> dict[str, Scalar]:
+    """Settings that make a run what it is, as a flat table: all but what differs by machine or names the run."""
+    left_out = (*MACHINE, *_OF_THE_CALL)
+    return {path: value for path, value in to_run_config(config).items() if path not in left_out}
+
+
+def refused_changes(before: Settings, after: Settings, origins: Mapping[str, str] | None = None) -> list[Fault]:
+    """One fault a setting that a resumed run may not change, with both values and where the new one comes from.
+
+    A setting that only one of the two releases knows is not compared.
+    """
+    return [
+        Fault(
+            f"{path} was {shown(old)} and is now {shown(after[path])}"
+            f"{f' (in {origins[path]})' if origins and path in origins else ''}, but a resumed run cannot change it",
+            f"leave it out, or start a run of another name; --resume may change {', '.join(CHANGEABLE)}",
+        )
+        for path, old in before.items()
+        if path in after and after[path] != old and path not in CHANGEABLE
+    ]
+
+
+def stretches_with(stretches: Sequence[Stretch], settings: Settings, from_round: int) -> list[Stretch]:
+    """``stretches`` with the one that begins at ``from_round``; those after it, of rounds that were lost, are gone.
+
+    A stretch is ``{"from_round": n, "settings": {...}}``: the first holds all settings, a further one those that it
+    changes. Going on with the same settings begins none.
+    """
+    kept = [stretch for stretch in stretches if stretch["from_round"] < from_round]
+    if not kept:
+        return [{"from_round": from_round, "settings": dict(settings)}]
+    before = settings_at_the_end(kept)
+    changed = {path: value for path, value in settings.items() if path not in before or before[path] != value}
+    return [*kept, {"from_round": from_round, "settings": changed}] if changed else kept
+
+
+def settings_at_the_end(stretches: Sequence[Stretch]) -> dict[str, Scalar]:
+    """Settings of the last stretch, all of them."""
+    settings: dict[str, Scalar] = {}
+    for stretch in stretches:
+        settings |= stretch["settings"]
+    return settings
+
+
+def numbered(stretches: Sequence[Stretch], last_round: int) -> list[Stretch]:
+    """``stretches`` as a report shows them: ``[{"from_round", "to_round", "settings"}]``."""
+    ends = [stretch["from_round"] - 1 for stretch in stretches[1:]] + [last_round]
+    return [
+        {"from_round": stretch["from_round"], "to_round": end, "settings": stretch["settings"]}
+        for stretch, end in zip(stretches, ends, strict=True)
+        if end >= stretch["from_round"]
+    ]

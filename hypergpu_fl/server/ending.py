@@ -1,0 +1,63 @@
+"""A ServerApp lives until Flower has heard how it ended.
+
+Flower 1.41 gives a ServerApp five seconds to upload its last lines of log and to tell how it ended, tries the latter
+once, and then ends the process. A SuperLink that is busy or restarts just then hears nothing: a minute later it
+reports a run whose books are complete as failed, "No heartbeat received from the task".
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, Final
+
+import httpx
+from flwr.common.constant import SubStatus
+from flwr.proto.runtime_pb2 import (
+    PushTaskOutputRequest,
+    PushTaskOutputResponse,
+    SendTaskHeartbeatRequest,
+    SendTaskHeartbeatResponse,
+)
+from flwr.serverapp import Grid
+
+HEARD_WITHIN_S: Final = 900.0  # longer than a SuperLink takes to restart
+LEFT_OVER_S: Final = 5.0  # then, for what else Flower does at the end
+
+
+def until_heard(grid: Grid, *, within_s: float = HEARD_WITHIN_S) -> None:
+    """Let this process tell Flower how it ended again and again for ``within_s`` seconds, and live meanwhile.
+
+    Does nothing in simulation, where the Grid is no client of a SuperLink.
+    """
+    link: Any = grid
+    client: Any = getattr(link, "_runtime_client", None)
+    if client is None:
+        return
+    push: Callable[[PushTaskOutputRequest], PushTaskOutputResponse] = client.PushTaskOutput
+    beat: Callable[[SendTaskHeartbeatRequest], SendTaskHeartbeatResponse] = client.SendTaskHeartbeat
+
+    def push_until_heard(request: PushTaskOutputRequest) -> PushTaskOutputResponse:
+        # Flower has set these to a single try by now.
+        link._retry_invoker.max_tries, link._retry_invoker.max_time = None, within_s
+        try:
+            return push(request)
+        finally:
+            code = 0 if request.sub_status == SubStatus.COMPLETED else 1
+            rest = threading.Timer(LEFT_OVER_S, os._exit, [code])
+            rest.daemon = True
+            rest.start()
+
+    def beat_on(request: SendTaskHeartbeatRequest) -> SendTaskHeartbeatResponse:
+        try:
+            return beat(request)
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code < 500:
+                raise
+            # Flower's thread would end over this answer, and the run a minute later; over that error it tries again.
+            raise httpx.TransportError(str(error)) from error
+
+    client.PushTaskOutput, client.SendTaskHeartbeat = push_until_heard, beat_on
+    vars(import_module("flwr.supercore.exit.exit"))["FORCE_EXIT_TIMEOUT_SECONDS"] = within_s + LEFT_OVER_S

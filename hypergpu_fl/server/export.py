@@ -1,0 +1,141 @@
+"""A run's model as files that others load: what ``load_state_dict`` takes, and a small JSON of what it is."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from safetensors import SafetensorError
+
+from hypergpu_fl.config import Config, from_run_config
+from hypergpu_fl.errors import CheckpointError
+from hypergpu_fl.server.checkpoint import load_model
+from hypergpu_fl.server.report import PACKAGES, write_json
+from hypergpu_fl.server.resumption import FOLDER
+from hypergpu_fl.task import fresh_model, load_task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Format = Literal["safetensors", "pt"]
+FORMAT: Final = "hypergpu-model-1"
+
+
+def export(
+    folder: Path,
+    out: Path,
+    *,
+    format: Format = "safetensors",
+    best: bool = False,
+    trained_only: bool = False,
+    environ: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Write ``model.<format>`` and ``model.json`` into ``out``.
+
+    The state dict is that of the task's own model, under its own names and in its dtypes: what was trained is put into
+    a fresh model, which brings the parameters that were frozen and the second names of those it shares.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the run.
+    best : bool
+        Whether to take the best round's model instead of the last one's.
+    trained_only : bool
+        Whether to write only what was trained, straight from the checkpoint: needs neither the task nor its data, and
+        is loaded with ``strict=False``.
+    environ : Mapping[str, str], optional
+        Variables of this machine, which decide where its data lie.
+
+    Returns
+    -------
+    dict
+        The content of ``model.json``.
+
+    Raises
+    ------
+    CheckpointError
+        If the run has no checkpoint, or it is damaged, or the disk refuses.
+    TaskError
+        If the task cannot be had.
+    """
+    checkpoint = load_model(folder / FOLDER, best=best)
+    here = {**checkpoint.state["settings"], "system.runs_dir": str(folder.parent)}
+    config = from_run_config(here, environ)
+    trained = checkpoint.layout.restore(
+        checkpoint.vectors["average"],
+        {name.removeprefix("buffer/"): array for name, array in checkpoint.vectors.items() if name != "average"},
+    )
+    state = _as_tensors(trained) if trained_only else _state_dict(config, trained)
+    file = out / f"model.{format}"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _write(file, state, format)
+        entry: Mapping[str, Any] = next(
+            (e for e in checkpoint.state["history"] if e["round"] == checkpoint.version), {}
+        )
+        about = {
+            "format": FORMAT,
+            "run": folder.name,
+            "round": checkpoint.version,
+            "best": best,
+            "metrics": _metrics(entry),
+            "task": config.training.task or "image",
+            "model": config.training.model_architecture,
+            "dataset": config.training.dataset,
+            "file": file.name,
+            "sha256": _sha256(file),
+            "tensors": len(state),
+            "trained_tensors": len(trained),
+            "trained_only": trained_only,
+            "versions": {name: version(name) for name in PACKAGES} | {"hypergpu": version("hypergpu")},
+        }
+        write_json(out / "model.json", about)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file} cannot be written: {error}", "choose another folder with --out") from error
+    return about
+
+
+def _state_dict(config: Config, trained: Mapping[str, Any]) -> dict[str, Tensor]:
+    task = load_task(config.training, config.system)
+    model = fresh_model(task, config.training.seed)
+    task.load(model, trained)
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+
+
+def _as_tensors(arrays: Mapping[str, Any]) -> dict[str, Tensor]:
+    import torch
+
+    return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+
+
+def _write(file: Path, state: Mapping[str, Tensor], format: Format) -> None:
+    """Write beside its place and rename, so that a reader never sees half a model."""
+    draft = file.with_name(f"{file.name}.tmp")
+    try:
+        if format == "pt":
+            import torch
+
+            torch.save(dict(state), draft)
+        else:
+            from safetensors.torch import save_file
+
+            # A tensor under two names is written twice: plain load_state_dict asks for every name.
+            save_file({name: tensor.clone() for name, tensor in state.items()}, draft, metadata={"format": "pt"})
+        os.replace(draft, file)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _metrics(entry: Mapping[str, Any]) -> dict[str, Any]:
+    figures = {name: entry.get(name) for name in ("accuracy", "loss")} | dict(entry.get("metrics") or {})
+    return {name: figure for name, figure in figures.items() if figure is not None}
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,98 @@
+"""A ServerApp's process that another can take the place of; `hypergpu_fl.server.superexec` starts it.
+
+It is ``flwr-serverapp``, but for three things: it takes up what an earlier process was given; it does not report a
+failure when it is merely ended; and it removes the file that it was started with when Flower has heard how it ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from queue import Queue
+from typing import Any, Final
+
+import httpx
+from flwr.common.constant import SubStatus
+from flwr.proto.runtime_pb2 import (
+    PullTaskInputRequest,
+    PullTaskInputResponse,
+    PushTaskOutputRequest,
+    PushTaskOutputResponse,
+    SendTaskHeartbeatRequest,
+)
+from flwr.supercore.logger import mirror_output_to_queue, restore_output
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supercore.tls import validate_and_resolve_root_certificates
+from flwr.superlink.runtime import run_serverapp
+
+from hypergpu_fl.children import end_with, forget_own_modules
+from hypergpu_fl.files import write_whole
+from hypergpu_fl.server.superexec import Kept, forget, input_of
+
+ENDED_FROM_OUTSIDE: Final = "Task failed with unknown error."  # Flower's words: it neither completed nor raised
+
+
+def take_the_place(file: Path) -> None:
+    """Have Flower's client go on from what ``file`` and the input beside it keep."""
+    pull, push = RuntimeHttpClient.PullTaskInput, RuntimeHttpClient.PushTaskOutput
+
+    def pull_or_take(self: RuntimeHttpClient, request: PullTaskInputRequest) -> PullTaskInputResponse:
+        kept = input_of(file)
+        if kept.exists():
+            given: PullTaskInputResponse = PullTaskInputResponse.FromString(kept.read_bytes())
+            return given
+        response = pull(self, request)
+        write_whole(kept, response.SerializeToString())
+        return response
+
+    def push_if_ended(self: RuntimeHttpClient, request: PushTaskOutputRequest) -> PushTaskOutputResponse:
+        if request.sub_status == SubStatus.FAILED and request.details == ENDED_FROM_OUTSIDE:
+            if not awaited(self):
+                forget(file)
+            return PushTaskOutputResponse()  # else another process takes this one's place
+        response = push(self, request)
+        forget(file)
+        return response
+
+    client: Any = RuntimeHttpClient
+    client.PullTaskInput, client.PushTaskOutput = pull_or_take, push_if_ended
+
+
+def awaited(client: RuntimeHttpClient) -> bool:
+    """Whether the SuperLink waits for this ServerApp still, and the run was neither stopped nor given up."""
+    retry, client._retry_invoker = client._retry_invoker, None  # which would answer a refusal by a signal
+    try:
+        return bool(client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success)
+    except httpx.HTTPStatusError as error:
+        return error.response.status_code >= 500
+    except (httpx.HTTPError, ValueError):
+        return True
+    finally:
+        client._retry_invoker = retry
+
+
+def main(arguments: list[str]) -> None:
+    """Run a ServerApp."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("kept", type=Path)
+    parser.add_argument("parent", type=int)
+    given = parser.parse_args(arguments)
+    end_with(given.parent)
+    kept = Kept.read(given.kept)
+    lines: Queue[str | None] = Queue()
+    mirror_output_to_queue(lines)
+    take_the_place(given.kept)
+    forget_own_modules()
+    run_serverapp(
+        runtime_api_address=kept.address,
+        log_queue=lines,
+        token=kept.token,
+        insecure=kept.insecure,
+        certificates=validate_and_resolve_root_certificates(kept.root_certificates, kept.insecure),
+    )
+    restore_output()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,148 @@
+"""A SuperExec that starts a ServerApp again when it has died, or when the SuperExec itself was started again.
+
+``flower-superexec`` starts a ServerApp once. When one dies, with its SuperExec or alone, Flower misses its heartbeats
+and calls the run failed. Here what a ServerApp was started with is kept in a file until Flower has heard how it ended
+(`hypergpu_fl.server.serverapp`). Another process takes its place meanwhile, and goes on where the run's books end.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+from flwr.supercore.constant import TaskType
+from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
+from flwr.supercore.superexec.executor.types import ExecutionSpec, LaunchResult
+
+from hypergpu_fl.children import end_with
+from hypergpu_fl.config import System, runs_root
+from hypergpu_fl.files import private_folder, write_whole
+
+FOLDER: Final = ".serverapps"
+MOST_STARTS: Final = 6  # of one ServerApp; then Flower finds that the run has failed
+SECRET_FROM_STDIN: Final = "-"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a ServerApp was started with. The token is worth something only while Flower waits for it."""
+
+    address: str
+    token: str
+    insecure: bool
+    root_certificates: str | None
+    starts: int = 1
+
+    @classmethod
+    def read(cls, file: Path) -> Kept:
+        """Raises ``OSError``, ``ValueError`` or ``TypeError`` for a file that is none of ours."""
+        return cls(**json.loads(file.read_text(encoding="utf-8")))
+
+    def write(self, file: Path) -> None:
+        """Inverse of ``read``."""
+        write_whole(file, json.dumps(asdict(self)))
+
+
+@dataclass
+class Keeper(SubprocessExecutor):
+    """Starts tasks as Flower does, and ServerApps until Flower has heard how they ended.
+
+    Parameters
+    ----------
+    folder : Path
+        Where what they were started with is kept; made if need be, for this user alone.
+    address : str
+        Of the SuperLink whose ServerApps these are; the folder may hold another's.
+    """
+
+    folder: Path
+    address: str
+    children: dict[Path, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        private_folder(self.folder)
+
+    def launch(self, spec: ExecutionSpec) -> LaunchResult:
+        """Start a task."""
+        if spec.task_type != TaskType.SERVER_APP:
+            return super().launch(spec)
+        file = self.folder / f"{spec.task_id}.json"
+        Kept(spec.runtime_api_address, spec.token, spec.insecure, spec.root_certificates_path).write(file)
+        self._start(file)
+        return LaunchResult.accepted()
+
+    def reconcile(self) -> None:
+        """Start what has died; Flower calls it between two looks for a task."""
+        for file in sorted(self.folder.glob("*.json")):
+            if (child := self.children.get(file)) is not None and child.poll() is None:
+                continue
+            try:
+                kept = Kept.read(file)
+            except (OSError, ValueError, TypeError):
+                continue  # gone just now, as the ServerApp has told Flower; or none of ours
+            if kept.address != self.address:
+                continue
+            if kept.starts >= MOST_STARTS:
+                log.error("the ServerApp of task %s died %d times and is given up", file.stem, kept.starts)
+                forget(file)
+                continue
+            Kept(**{**asdict(kept), "starts": kept.starts + 1}).write(file)
+            log.warning("the ServerApp of task %s has died and is started again", file.stem)
+            self._start(file)
+        for file in [file for file, child in self.children.items() if child.poll() is not None and not file.exists()]:
+            del self.children[file]
+
+    def _start(self, file: Path) -> None:
+        command = [sys.executable, "-P", "-m", "hypergpu_fl.server.serverapp", str(file), str(os.getpid())]
+        self.children[file] = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+
+
+def input_of(file: Path) -> Path:
+    """Where a kept ServerApp's input lies, which Flower hands out once."""
+    return file.with_suffix(".input")
+
+
+def forget(file: Path) -> None:
+    """Flower has heard how this ServerApp ended, or waits for it no longer."""
+    input_of(file).unlink(missing_ok=True)
+    file.unlink(missing_ok=True)
+
+
+def main(arguments: list[str]) -> None:
+    """Run ``flower-superexec`` with these arguments, and ServerApps until Flower has heard how they ended.
+
+    With ``--superexec-auth-secret-file -`` the secret is read from standard input.
+    """
+    loop: Any = import_module("flwr.supercore.superexec.run_superexec")
+    command: Any = import_module("flwr.supercore.cli.flower_superexec")
+    executor, loader = loop.get_executor, command.load_superexec_auth_secret
+
+    def keeper_or(kind: Any, **settings: Any) -> Any:
+        if kind != "subprocess":
+            return executor(kind, **settings)
+        address = command._parse_args().parse_args(arguments).runtime_api_address
+        return Keeper(runs_root(System()) / FOLDER, address)
+
+    def load(secret_file: str | None) -> bytes | None:
+        if secret_file == SECRET_FROM_STDIN:
+            return sys.stdin.buffer.read()
+        return loader(secret_file=secret_file)  # type: ignore[no-any-return]
+
+    loop.get_executor, command.load_superexec_auth_secret = keeper_or, load
+    sys.argv = ["flower-superexec", *arguments]
+    if (parent := command._parse_args().parse_args(arguments).parent_pid) is not None:
+        end_with(parent)
+    command.flower_superexec()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

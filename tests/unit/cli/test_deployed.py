@@ -1,0 +1,100 @@
+"""A deployed run is followed over the restarts of its SuperLink and the death of its ServerApp."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hypergpu_fl.cli import deployed, invoke, submission
+from hypergpu_fl.cli.deployed import LOST, MOST_LOSSES, find, follow
+from hypergpu_fl.cli.submission import Submission
+from hypergpu_fl.errors import RunFailed, SuperLinkSilent, UsageError
+
+AWAY = {"success": False, "error-message": "Connection to the SuperLink is unavailable. Check your network connection"}
+UNKNOWN = {"success": False, "error-message": "[code: 9] Run 1 not found while listing runs for x."}
+
+
+def status(text: str, details: str = "") -> dict[str, object]:
+    return {"success": True, "runs": [{"status": text, "status-details": details}]}
+
+
+RUNNING, DONE = status("running"), status("finished:completed")
+
+
+@pytest.fixture
+def flwr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Submission]:
+    """A ``flwr`` whose answers to ``ls`` are given, one after the other; its log has two lines, or breaks off."""
+
+    def answering(*answers: dict[str, object]) -> Submission:
+        for i, answer in enumerate(answers):
+            (tmp_path / f"answer{i}").write_text(json.dumps(answer))
+        program = tmp_path / "flwr"
+        program.write_text(
+            f"#!/bin/sh\ncd {tmp_path}\n"
+            'if [ "$1" = log ]; then echo one; echo two; exit; fi\n'
+            "n=$(cat n 2>/dev/null || echo 0); echo $((n + 1)) > n; exec cat answer$n\n"
+        )
+        program.chmod(0o755)
+        monkeypatch.setattr(submission, "_program", lambda name: str(program))
+        monkeypatch.setattr(deployed, "LOOK_S", 0.01)
+        return Submission("1", "deployed", os.environ)
+
+    return answering
+
+
+def test_a_superlink_that_is_away_is_waited_for_and_its_log_is_said_once(flwr: Callable[..., Submission]) -> None:
+    said: list[str] = []
+    _, state, _ = follow(flwr(RUNNING, AWAY, AWAY, RUNNING, DONE), None, said.append)
+    assert state == "finished:completed"
+    assert [line for line in said if line in ("one", "two")] == ["one", "two"]
+    assert sum("goes on asking" in line for line in said) == sum("answers again" in line for line in said) == 1
+
+
+def test_a_superlink_that_stays_away_is_an_error_at_last(
+    flwr: Callable[..., Submission], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deployed, "PATIENCE_S", 0.05)
+    with pytest.raises(SuperLinkSilent, match="unavailable"):
+        follow(flwr(*[AWAY] * 200), None, lambda text: None)
+
+
+def test_a_run_that_the_superlink_does_not_know_is_not_waited_for(flwr: Callable[..., Submission]) -> None:
+    with pytest.raises(RunFailed, match="not found") as refusal:
+        follow(flwr(UNKNOWN), None, lambda text: None)
+    assert not isinstance(refusal.value, SuperLinkSilent)
+
+
+def test_a_run_whose_server_app_died_is_submitted_again_but_not_for_ever(flwr: Callable[..., Submission]) -> None:
+    died = status("finished:failed", f"{LOST[0]}.")
+    run = flwr(died, died, DONE)
+    again: list[Submission] = []
+
+    def submitted() -> Submission:
+        again.append(run)
+        return run
+
+    assert follow(run, submitted, lambda text: None)[1] == "finished:completed" and len(again) == 2
+    (Path(submission._program("flwr")).parent / "n").unlink()
+    again.clear()
+    assert follow(flwr(*[died] * 20), submitted, lambda text: None)[1] == "finished:failed"
+    assert len(again) == MOST_LOSSES
+
+
+def test_a_run_that_failed_by_its_own_fault_is_not_submitted_again(flwr: Callable[..., Submission]) -> None:
+    raised = status("finished:failed", "ServerApp failed with exception: no node is connected")
+    run = flwr(raised)
+    assert follow(run, lambda: pytest.fail("submitted again"), lambda text: None)[1] == "finished:failed"
+
+
+def test_only_a_run_that_was_submitted_from_here_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(UsageError, match="was not submitted"):
+        find(tmp_path / "mine", {})
+    (tmp_path / "mine" / deployed.FILE).write_text('{"run_id": "12", "connection": "deployed"}')
+    assert find(tmp_path / "mine", {}, connection="tunnel").connection == "tunnel"
+    assert invoke(["attach", "12345", "--runs", str(tmp_path)]) == 2
+    assert "--superlink" in capsys.readouterr().err

@@ -1,0 +1,104 @@
+"""A SuperNode that is told to end: when it goes on, what it hands back, and when it leaves."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+from flwr.app import Message, MessageType, Metadata, RecordDict
+from flwr.app.message.message import make_message
+from flwr.supernode import start_client_internal
+
+from hypergpu_fl.node.draining import TAKEN_WITHIN_S, Draining
+from strategies import wire
+
+
+class Ended(Exception):
+    """Flower's handler was called."""
+
+
+class Loop:
+    """Flower's main loop on a clock that the test moves, with one node's message and its reply."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, work_s: float, within_s: float) -> None:
+        self.now_s, self.replies, self.slept_s = 0.0, list[Message](), 0.0
+        self.module: Any = ModuleType("loop")
+        self.work_s = work_s
+        self.draining = Draining(within_s, clock=lambda: self.now_s, sleep=self._sleep)
+        self.module.register_signal_handlers = self._register
+        self.module._pull_and_store_message = lambda receive: 1 if receive() else None
+        self.module._push_messages = self._push
+        self.module._insert_message = lambda reply, state, store: self.replies.append(reply)
+        monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+        monkeypatch.setattr(signal, "getsignal", lambda number: self._end)
+        self.draining.join(self.module)
+        self.module.register_signal_handlers()
+        self.at_s: dict[float, Callable[[], None]] = {}
+
+    def _register(self) -> None:
+        pass
+
+    def _end(self, number: int, frame: object) -> None:
+        raise Ended
+
+    def _sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+        self.slept_s += seconds
+
+    def _push(self, *, state: Any, object_store: Any) -> None:
+        done_s = self.now_s + self.work_s
+        while self.now_s < done_s and not self.replies:
+            self.now_s += 0.5
+            for due_s in [due_s for due_s in self.at_s if due_s <= self.now_s]:
+                self.at_s.pop(due_s)()
+            self.draining.hand_back_if_late()
+
+    def work(self) -> None:
+        """Receive a message and answer it."""
+        metadata = Metadata(1, "12", 1, 7, "", "", 0.0, 60.0, MessageType.TRAIN)
+        message = make_message(metadata=metadata, content=RecordDict())
+        assert self.module._pull_and_store_message(receive=lambda: (message, None)) == 1
+        self.module._push_messages(state=None, object_store=None)
+
+    def told(self) -> None:
+        self.draining.told(signal.SIGTERM, None)
+
+
+def test_an_idle_node_leaves_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Ended):
+        Loop(monkeypatch, work_s=1, within_s=9).told()
+
+
+def test_a_node_at_work_answers_and_stays_until_the_answer_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Loop(monkeypatch, work_s=5, within_s=9)
+    loop.at_s[2.0] = loop.told
+    loop.work()
+    assert not loop.replies  # its own reply is Flower's matter
+    with pytest.raises(Ended):
+        loop.work()
+    assert loop.slept_s == pytest.approx(TAKEN_WITHIN_S)
+
+
+def test_work_that_takes_too_long_is_handed_back_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Loop(monkeypatch, work_s=500, within_s=9)
+    loop.at_s[2.0] = loop.told
+    loop.work()
+    (reply,) = loop.replies
+    assert (reply.error.code, reply.metadata.reply_to_message_id) == (wire.LEAVING, "12")
+    assert loop.now_s == pytest.approx(2.0 + 9.0)
+
+
+def test_told_twice_it_leaves_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Loop(monkeypatch, work_s=500, within_s=100)
+    loop.at_s |= {2.0: loop.told, 4.0: loop.told}
+    with pytest.raises(Ended):
+        loop.work()
+    assert loop.now_s == 4.0
+
+
+def test_flowers_main_loop_has_the_steps_that_are_taken_part_in() -> None:
+    source = set(vars(start_client_internal))
+    assert {"register_signal_handlers", "_pull_and_store_message", "_push_messages", "_insert_message"} <= source

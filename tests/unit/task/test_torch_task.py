@@ -1,0 +1,410 @@
+"""What comes with a model, data and a loss: training, evaluation, memory, seeds and state."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from loguru import logger
+from sklearn.metrics import r2_score
+from torch import Tensor, nn
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
+
+from hypergpu_fl.config import Training
+from hypergpu_fl.errors import TaskError
+from hypergpu_fl.task import Task, TorchTask, TrainContext, fresh_model, full_identity
+from hypergpu_fl.task.loop import SampleOrder
+from hypergpu_fl.task.trial import try_task
+
+CPU = torch.device("cpu")
+TRAINING = Training(learning_rate=0.05, batch_size=8)
+
+
+def points(samples: int, seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn((samples, 3), generator=generator)
+    return inputs, inputs @ torch.tensor([[1.0], [-2.0], [0.5]]) + 0.1 * torch.randn((samples, 1), generator=generator)
+
+
+class Plane(TorchTask):
+    """A regression without classes."""
+
+    form: Callable[[tuple[Tensor, Tensor]], Any] = staticmethod(lambda columns: columns)
+
+    def model(self) -> nn.Module:
+        return nn.Linear(3, 1)
+
+    def data(self, partition: int | None) -> Any:
+        return self.form(points(40, 99) if partition is None else points(30, partition))
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        inputs, targets = batch.values() if isinstance(batch, dict) else batch
+        return F.mse_loss(model(inputs), targets)
+
+    def metrics(self, model: nn.Module, batch: Any) -> Mapping[str, Tensor]:
+        _, targets = batch.values() if isinstance(batch, dict) else batch
+        return {"y": targets.mean(), "yy": targets.square().flatten()}
+
+    def summary(self, means: Mapping[str, float]) -> Mapping[str, float]:
+        return {"r2": 1 - means["loss"] / (means["yy"] - means["y"] ** 2)}
+
+
+class Pairs(Dataset[tuple[Tensor, Tensor]]):
+    def __init__(self, columns: tuple[Tensor, Tensor]) -> None:
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return len(self.columns[0])
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.columns[0][index], self.columns[1][index]
+
+
+def order(folder: Path, *, steps: int = 5, batch_size: int = 8, seed: int = 3) -> TrainContext:
+    return TrainContext(steps=steps, batch_size=batch_size, seed=seed, device=CPU, folder=folder)
+
+
+def weights(model: nn.Module) -> Tensor:
+    return torch.cat([parameter.detach().reshape(-1) for parameter in model.parameters()])
+
+
+def trained(task: TorchTask, folder: Path, **changes: int) -> Tensor:
+    model = fresh_model(task, 0)
+    task.train(model, 0, order(folder, **changes))
+    return weights(model)
+
+
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    lines: list[str] = []
+    sink = logger.add(lambda message: lines.append(message.strip()), format="{message}")
+    yield lines
+    logger.remove(sink)
+
+
+def test_three_methods_make_a_task() -> None:
+    task = Plane(TRAINING)
+    assert isinstance(task, Task)
+    assert (task.unit, task.examples(0)) == ("examples", 30)
+
+
+def test_training_is_the_plain_loop_over_the_order_of_seed_and_partition(tmp_path: Path) -> None:
+    task = Plane(TRAINING)
+    plain = fresh_model(task, 0)
+    inputs, targets = points(30, 0)
+    optimizer, drawn = torch.optim.SGD(plain.parameters(), lr=0.05), SampleOrder(30, np.random.default_rng((3, 0)))
+    losses = []
+    for _ in range(5):
+        chosen = torch.from_numpy(drawn.take(8))
+        optimizer.zero_grad()
+        loss = F.mse_loss(plain(inputs[chosen]), targets[chosen])
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    model = fresh_model(task, 0)
+    result = task.train(model, 0, order(tmp_path))
+    assert torch.allclose(weights(model), weights(plain), atol=1e-6)
+    assert (result.count, result.steps) == (40, 5)
+    assert result.loss == pytest.approx(np.mean(losses), rel=1e-5)
+    assert result.squared_loss == pytest.approx(np.mean(np.square(losses)), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda columns: {"x": columns[0], "y": columns[1]},
+        lambda columns: tuple(column.numpy() for column in columns),
+        lambda columns: TensorDataset(*columns),
+        lambda columns: Pairs(columns),
+        lambda columns: list(zip(*columns, strict=True)),
+        lambda columns: [{"x": x.numpy(), "y": y.numpy()} for x, y in zip(*columns, strict=True)],
+    ],
+    ids=["dict", "arrays", "TensorDataset", "Dataset", "list", "list of dicts"],
+)
+def test_every_form_of_data_trains_and_evaluates_alike(form: Callable[[Any], Any], tmp_path: Path) -> None:
+    task = type("Other", (Plane,), {"form": staticmethod(form)})(TRAINING)
+    assert torch.allclose(trained(task, tmp_path), trained(Plane(TRAINING), tmp_path), atol=1e-6)
+    model = fresh_model(task, 0)
+    plain = Plane(TRAINING).evaluate(model, device=CPU)
+    found = task.evaluate(model, device=CPU)
+    assert found.count == plain.count == 36
+    assert found.loss == pytest.approx(plain.loss, rel=1e-6)
+    assert found.metrics["r2"] == pytest.approx(plain.metrics["r2"], rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 7, 36, 1000])
+def test_means_do_not_depend_on_how_the_test_set_is_cut(size: int) -> None:
+    task = Plane(TRAINING)
+    task.evaluation_batch = size
+    model = fresh_model(task, 0)
+    result = task.evaluate(model, device=CPU)
+    held = np.random.default_rng(0).permutation(40)
+    inputs, targets = (column[np.sort(held[4:])] for column in points(40, 99))
+    with torch.no_grad():
+        outputs = model(inputs)
+    assert result.loss == pytest.approx(float(F.mse_loss(outputs, targets)), rel=1e-5)
+    assert result.metrics == {"r2": pytest.approx(r2_score(targets, outputs), rel=1e-4)}
+    assert result.accuracy is None
+
+
+def test_test_and_validation_data_share_no_example_and_leave_none_out() -> None:
+    class Numbers(Plane):
+        def data(self, partition: int | None) -> Any:
+            return torch.arange(40.0)[:, None]
+
+        def loss(self, model: nn.Module, batch: Any) -> Tensor:
+            seen.extend(batch.flatten().tolist())
+            return model(batch.expand(-1, 3)).mean()
+
+        def metrics(self, model: nn.Module, batch: Any) -> Mapping[str, Tensor]:
+            return {}
+
+        def summary(self, means: Mapping[str, float]) -> Mapping[str, float]:
+            return {}
+
+    parts = []
+    for measure in ("evaluate", "validate"):
+        seen: list[float] = []
+        task = Numbers(TRAINING)
+        getattr(task, measure)(fresh_model(task, 0), device=CPU)
+        parts.append(seen)
+    test, validation = parts
+    assert (len(test), len(validation)) == (36, 4)
+    assert sorted(test + validation) == list(range(40))
+
+
+def test_validation_data_of_ones_own_leave_the_test_data_whole() -> None:
+    class Own(Plane):
+        def validation(self) -> Any:
+            return points(12, 5)
+
+    task = Own(TRAINING)
+    model = fresh_model(task, 0)
+    assert (task.evaluate(model, device=CPU).count, task.validate(model, device=CPU).count) == (40, 12)
+
+
+class Small(Plane):
+    """A device whose memory holds a few examples."""
+
+    holds = 3
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        if len(batch[0]) > self.holds:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().loss(model, batch)
+
+
+def test_short_memory_halves_the_batch_adds_up_its_gradients_says_so_and_remembers(
+    tmp_path: Path, logged: list[str]
+) -> None:
+    task = Small(TRAINING)
+    assert torch.allclose(trained(task, tmp_path), trained(Plane(TRAINING), tmp_path / "other"), atol=1e-6)
+    said = [line for line in logged if "do not fit" in line]
+    assert said == [
+        "8 examples at once do not fit into the device's memory: from now on 4, whose gradients are added up",
+        "4 examples at once do not fit into the device's memory: from now on 2, whose gradients are added up",
+    ]
+    again = Small(TRAINING)
+    trained(again, tmp_path)
+    assert [line for line in logged if "do not fit" in line] == said
+    again.holds = 0
+    with pytest.raises(TaskError, match="does not hold one example"):
+        trained(again, tmp_path)
+
+
+@settings(max_examples=20, deadline=None)
+@given(holds=st.integers(1, 9), batch=st.integers(1, 12), per_sample=st.booleans())
+def test_micro_batches_give_the_gradient_of_the_whole_batch(holds: int, batch: int, per_sample: bool) -> None:
+    class Weighted(Small):
+        """Each example counts as often as its first input says."""
+
+        unit = "tokens"
+
+        def count(self, batch: Any) -> int:
+            return int(batch[0].shape[0]) * 7
+
+        def loss(self, model: nn.Module, batch: Any) -> Tensor:
+            if len(batch[0]) > self.holds:
+                raise torch.OutOfMemoryError("out of memory")
+            losses = F.mse_loss(model(batch[0]), batch[1], reduction="none").flatten()
+            return losses if per_sample else losses.mean()
+
+    task, plain = Weighted(TRAINING), Plane(TRAINING)
+    task.holds = holds
+    models = [fresh_model(each, 0) for each in (task, plain)]
+    with tempfile.TemporaryDirectory() as folder:
+        results = [
+            each.train(model, 0, order(Path(folder), batch_size=batch))
+            for each, model in zip((plain, task), reversed(models), strict=True)
+        ][::-1]
+    assert torch.allclose(weights(models[0]), weights(models[1]), atol=1e-5)
+    assert results[0].count == 7 * results[1].count
+    assert results[0].loss == pytest.approx(results[1].loss, rel=1e-4)
+
+
+def test_gradients_are_clipped(tmp_path: Path) -> None:
+    task = Plane(TRAINING.model_copy(update={"learning_rate": 1.0}))
+    task.clip_norm = 0.01
+    moved = trained(task, tmp_path, steps=1) - weights(fresh_model(task, 0))
+    assert float(moved.norm()) == pytest.approx(0.01, rel=1e-4)
+
+
+def test_any_optimiser_of_torch_will_do_and_the_order_reaches_it(tmp_path: Path) -> None:
+    seen: list[TrainContext] = []
+
+    class Own(Plane):
+        def optimizer(self, parameters: list[nn.Parameter], context: TrainContext) -> Callable[[], object]:
+            seen.append(context)
+            return torch.optim.AdamW(parameters, lr=0.05, weight_decay=0.0).step
+
+    configured = Plane(TRAINING.model_copy(update={"optimizer": "adamw"}))
+    assert torch.allclose(trained(Own(TRAINING), tmp_path), trained(configured, tmp_path), atol=1e-6)
+    assert (seen[0].folder, seen[0].steps, seen[0].progress) == (tmp_path, 5, 0.0)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [lambda: torch.randn(3), lambda: np.random.randn(3), lambda: [random.random() for _ in range(3)]],
+    ids=["torch", "numpy", "random"],
+)
+def test_the_first_weights_are_the_same_by_whichever_generator_they_are_drawn(draw: Callable[[], Any]) -> None:
+    class Drawn(Plane):
+        def model(self) -> nn.Module:
+            model = nn.Linear(3, 1)
+            model.weight.data = torch.as_tensor(np.asarray(draw()), dtype=torch.float32)[None]
+            return model
+
+    task = Drawn(TRAINING)
+    first = weights(fresh_model(task, 7))
+    torch.rand(3), np.random.rand(3), random.random()
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    assert torch.equal(weights(fresh_model(task, 7)), first)
+    assert not torch.equal(weights(fresh_model(task, 8)), first)
+    assert torch.equal(torch.get_rng_state(), states[0]) and np.array_equal(np.random.get_state()[1], states[1])
+    assert random.getstate() == states[2]
+
+
+def test_noise_in_the_loss_is_a_function_of_the_seed(tmp_path: Path) -> None:
+    class Noisy(Plane):
+        def loss(self, model: nn.Module, batch: Any) -> Tensor:
+            noise = random.random() + float(np.random.rand()) + torch.rand(())
+            return super().loss(model, batch) * noise
+
+    task = Noisy(TRAINING)
+    first = trained(task, tmp_path)
+    random.random(), np.random.rand(), torch.rand(1)
+    assert torch.equal(trained(task, tmp_path), first)
+    assert not torch.equal(trained(task, tmp_path, seed=4), first)
+
+
+class Adapted(Plane):
+    """A frozen body and a trainable head, as in fine-tuning."""
+
+    body = 1.0
+
+    def model(self) -> nn.Module:
+        model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
+        nn.init.constant_(model[0].weight, self.body)
+        model[0].requires_grad_(False)
+        return model
+
+
+def test_only_trainable_parameters_and_buffers_travel(tmp_path: Path) -> None:
+    task = Adapted(TRAINING)
+    model, other = fresh_model(task, 0), fresh_model(task, 1)
+    task.train(model, 0, order(tmp_path))
+    arrays = task.arrays(model)
+    assert list(arrays) == [
+        *("1.weight", "1.bias", "1.running_mean", "1.running_var", "1.num_batches_tracked", "2.weight", "2.bias"),
+    ]
+    task.load(other, arrays)
+    assert all(np.array_equal(array, arrays[name]) for name, array in task.arrays(other).items())
+
+
+def test_frozen_weights_are_compared_by_hash() -> None:
+    class Another(Adapted):
+        body = 1.0000001
+
+    ours, theirs = (full_identity(task, fresh_model(task, 0)) for task in (Adapted(TRAINING), Another(TRAINING)))
+    assert ours["frozen weights"] != theirs["frozen weights"] and ours["model"] == theirs["model"]
+    assert full_identity(Adapted(TRAINING), fresh_model(Adapted(TRAINING), 0)) == ours
+    assert "frozen weights" not in full_identity(Plane(TRAINING), fresh_model(Plane(TRAINING), 0))
+
+
+def test_a_constructor_of_ones_own_need_not_call_ours(tmp_path: Path) -> None:
+    class Own(Plane):
+        def __init__(self, training: Training) -> None:
+            self.width = training.options.get("width", 3)
+
+    assert torch.equal(trained(Own(TRAINING), tmp_path), trained(Plane(TRAINING), tmp_path))
+
+
+def test_a_trial_gives_the_model_back_as_it_was() -> None:
+    task = Adapted(TRAINING)
+    model = fresh_model(task, 0)
+    before = task.arrays(model)
+    assert try_task(task, model, 0, device=CPU, batch_size=8).count == 8
+    assert all(np.array_equal(array, before[name]) for name, array in task.arrays(model).items())
+
+
+class Stream(IterableDataset[Tensor]):
+    def __iter__(self) -> Any:
+        return iter(points(30, 0)[0])
+
+
+@pytest.mark.parametrize(
+    ("data", "cause"),
+    [
+        (torch.zeros(0, 3), "data() returned nothing"),
+        ([], "data() returned nothing"),
+        (Stream(), "a Stream, which has no length or no order"),
+        (None, "a NoneType, which has no length"),
+        (iter([1, 2]), "a list_iterator, which has no length"),
+        ((torch.zeros(3, 3), torch.zeros(4, 1)), "columns of unequal length: 3, 4"),
+    ],
+)
+def test_data_that_cannot_be_read_say_what_form_is_taken(data: Any, cause: str, tmp_path: Path) -> None:
+    class Odd(Plane):
+        def data(self, partition: int | None) -> Any:
+            return data
+
+    task = Odd(TRAINING)
+    with pytest.raises(TaskError) as caught:
+        task.train(fresh_model(task, 0), 0, order(tmp_path))
+    assert cause in caught.value.cause and caught.value.remedy
+
+
+def test_too_small_a_held_out_set_is_refused() -> None:
+    class One(Plane):
+        def data(self, partition: int | None) -> Any:
+            return points(1, 0)
+
+    task = One(TRAINING)
+    with pytest.raises(TaskError, match="held-out data are 1 examples"):
+        task.validate(fresh_model(task, 0), device=CPU)
+
+
+def test_evaluation_goes_on_with_less_memory_too() -> None:
+    task, plain = Small(TRAINING), Plane(TRAINING)
+    model = fresh_model(task, 0)
+    found, whole = (each.evaluate(model, device=CPU) for each in (task, plain))
+    assert found.count == whole.count and found.loss == pytest.approx(whole.loss, rel=1e-5)
+    assert found.metrics == {"r2": pytest.approx(whole.metrics["r2"], rel=1e-4)}
+
+
+def test_a_node_reports_the_metrics_of_its_own_share(tmp_path: Path) -> None:
+    task = Plane(TRAINING)
+    model = fresh_model(task, 0)
+    result = task.train(model, 0, order(tmp_path, steps=60))
+    inputs, targets = points(30, 0)
+    with torch.no_grad():
+        assert result.metrics == {"r2": pytest.approx(r2_score(targets, model(inputs)), rel=1e-4)}

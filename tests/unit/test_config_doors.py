@@ -1,0 +1,209 @@
+"""The doors of the configuration: every value meets the rule of the place that uses it, in words of ours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from hypergpu_fl.config import Blockchain, Config, Network, Training, environment, from_run_config, load, to_run_config
+from hypergpu_fl.config.models import CODEC_LEVELS, DATASETS, MODELS
+from hypergpu_fl.errors import ConfigError, UsageError
+from hypergpu_fl.network.traces import configured_links
+
+LOWER = "0x5aaeb6053f3e94c9b9a09f33669435e7ef1beaed"
+CHECKSUMMED = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"  # the first example of EIP-55
+OTHER = "0xfB6916095ca1df60bB79Ce92cE3Ea74c37c5d359"  # the second
+
+REFUSED = [
+    # the issue's
+    ("blockchain.contract", CHECKSUMMED.replace("aA", "AA"), "written in the capitals of its checksum"),
+    ("blockchain.contract", f"{LOWER},{OTHER}", "empty or one address, not several"),
+    ("blockchain.rpc_url", "ws://127.0.0.1:8546", "http[(]s[)]:// addresses"),
+    ("training.seed", 2**64, "below 9223372036854775808"),
+    ("blockchain.budget_wei", 10**80, "at most 340282366920938463463374607431768211455"),
+    ("network.codec", "gzip", "one of auto, raw, fp32"),
+    ("network.downlink_codec", "top31", "one of auto"),
+    ("training.rounds", "9" * 5000, "a whole number"),
+    # of the same kind
+    ("blockchain.budget_wei", 2**127, "more than a contract's"),  # times 20 rounds
+    ("blockchain.allow_list", f"{OTHER},{CHECKSUMMED.replace('aA', 'AA')}", "written in the capitals of its checksum"),
+    ("blockchain.rpc_url", "http://host:99999", "http[(]s[)]:// addresses"),
+    ("blockchain.rpc_url", "http://:8545", "http[(]s[)]:// addresses"),
+    ("blockchain.max_fee_gwei", 1e-12, "at least 1e-09"),  # would be a cap of 0 wei
+    ("blockchain.chain_id", 2**63, "at most 9223372036854775771"),
+    ("system.log_file", "../../etc/passwd", "the name of a file, without folders"),
+    ("training.data_root", "a\nb", "text of one line"),
+    ("training.data_root", "\udcff", "text of one line"),
+    ("network.uplink_mbps", 1e-300, "at least 0.001"),
+    ("training.num_nodes", 10**9, "at most 100000"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "requirement"), REFUSED)
+def test_what_no_run_could_use_is_refused_at_the_door(path: str, value: Any, requirement: str) -> None:
+    with pytest.raises(ConfigError, match=f"{path} is .*{requirement}") as caught:
+        load(overrides={path: value})
+    assert len(caught.value.faults) == 1 and caught.value.remedy
+    assert "pydantic" not in caught.value.cause and len(caught.value.cause) < 400
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "usual"),
+    [
+        ("blockchain.contract", LOWER, CHECKSUMMED),
+        ("blockchain.contract", f" 0x{LOWER[2:].upper()} ", CHECKSUMMED),
+        ("blockchain.allow_list", f"{LOWER}, {OTHER},{CHECKSUMMED},", f"{CHECKSUMMED},{OTHER}"),
+        ("blockchain.rpc_url", "http://a:1 , https://b/c,", "http://a:1,https://b/c"),
+        ("training.seed", 2**63 - 1, 2**63 - 1),
+    ],
+)
+def test_a_value_that_can_be_understood_is_brought_into_its_usual_form(path: str, value: Any, usual: Any) -> None:
+    section, field = path.split(".")
+    config = load(overrides={path: value}).config
+    assert getattr(getattr(config, section), field) == usual
+    assert from_run_config(to_run_config(config)) == config
+
+
+def test_each_list_of_names_is_that_of_the_code_behind_it() -> None:
+    from hypergpu_fl.codec.levels import LEVELS
+    from hypergpu_fl.network.wan import PROFILES
+    from hypergpu_fl.server.accounting import Scoring
+    from hypergpu_fl.task.models import MODELS as FACTORIES
+    from hypergpu_fl.task.partition import PARTITIONERS
+    from hypergpu_fl.task.sources import SOURCES
+    from strategies.selection import POLICIES
+
+    def choices(section: type[Training | Network | Blockchain], field: str) -> set[str]:
+        return set(get_args(section.model_fields[field].annotation))
+
+    assert tuple(LEVELS) == CODEC_LEVELS
+    assert set(SOURCES) == set(DATASETS) and set(FACTORIES) == set(MODELS)
+    assert choices(Network, "policy") == set(POLICIES)
+    assert choices(Network, "profile") == {*PROFILES, "custom"}
+    assert choices(Training, "partitioner") == set(PARTITIONERS)
+    assert choices(Blockchain, "scoring") == set(get_args(Scoring))
+
+
+BOM = "\ufeff"
+TOML = "[training]\nrounds = 3\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.toml", BOM + TOML),
+        ("a.toml", TOML.replace("\n", "\r\n") + "\r\n\r\n"),
+        ("a.toml", TOML + "\n   \n\n"),
+        ("a.json", BOM + '{"training": {"rounds": 3}}'),
+        ("a.json", '\r\n{"training":\r\n {"rounds": 3}}\r\n\r\n'),
+        ("a.json", '{"training.rounds": 3}'),
+    ],
+)
+def test_a_file_is_read_as_any_editor_writes_it(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(text.encode())
+    assert load(tmp_path / name).config.training.rounds == 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [BOM + "HYPERGPU_TRAINING__ROUNDS=3\n", "\r\nHYPERGPU_TRAINING__ROUNDS='3'\r\n\r\nHYPERGPU_TRAINING__SEED=\r\n"],
+)
+def test_so_is_a_dotenv_file(text: str, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(text.encode())
+    assert load(environ=environment({}, tmp_path / ".env")).config.training.rounds == 3
+
+
+TRACE = "client,compute_ms_per_sample,bandwidth_kbps\n1,10,1000\n2,20,2000\n"
+
+
+@pytest.mark.parametrize(
+    "text", [BOM + TRACE, TRACE.replace("\n", "\r\n") + "\r\n\r\n", TRACE.replace(",", " , ") + ",,\n"]
+)
+def test_so_is_a_trace(text: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(text.encode())
+    config = load(overrides={"network.links_file": str(tmp_path / "t.csv")}).config
+    links = configured_links(config.network, 2, seed=0)
+    assert links is not None and sorted(link.uplink_bps for link in links) == [1e6, 2e6]
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        (TRACE + "3,10,0\n", "line 4: a device of 0 kbps"),
+        (TRACE + "3,10," + "9" * 5000 + "\n", "line 4"),
+        (TRACE + "3,10,\0\n", "line 4|cannot read"),
+        (TRACE + '"' + "x" * 200_000 + '",10,1\n', "cannot read"),
+    ],
+)
+def test_a_trace_that_would_never_end_or_cannot_be_read_is_refused(text: str, cause: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(UsageError, match=cause):
+        configured_links(Network(links_file=str(tmp_path / "t.csv")), 2, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "cause"),
+    [
+        ("a.json", '{"training": {"rounds": 3}, "training.rounds": 4}', "gives training.rounds twice"),
+        ("a.toml", '"training.rounds" = 4\n[training]\nrounds = 3\n', "gives training.rounds twice"),
+        ("a.json", '{"training": {"rounds": ' + "9" * 5000 + "}}", "more than 4,300 digits"),
+        ("a.toml", "[training]\nrounds = " + "9" * 5000, "more than 4,300 digits"),
+        ("a.toml", "[training]\nrounds = 0x" + "f" * 5000, "more than 4,300 digits"),
+        ("a.json", '{"training": {"learning_rate": 1' + "0" * 400 + "}}", "a number of usual size"),
+    ],
+)
+def test_a_file_that_says_two_things_or_too_much_is_refused(name: str, text: str, cause: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=cause) as caught:
+        load(tmp_path / name)
+    assert caught.value.remedy and len(caught.value.cause) < 400
+
+
+@pytest.mark.parametrize(
+    ("variable", "cause", "remedy"),
+    [
+        ("HYPERGPU_TRAINING_ROUNDS", "is no variable", "did you mean HYPERGPU_TRAINING__ROUNDS?"),
+        ("HYPERGPU_NODEKEY", "is no variable", "did you mean HYPERGPU_NODE_KEY?"),
+        ("HYPERGPU_RUN", "is no variable", "did you mean HYPERGPU_RUNS?"),
+        ("HYPERGPU_LOG_LEVEL", "is no variable", "did you mean HYPERGPU_SYSTEM__LOG_LEVEL?"),
+        ("HYPERGPU_FAVOURITE", "is no variable", "remove it, or name it otherwise"),
+        ("HYPERGPU_TRAINING__ROUND", "training.round is not a setting", "did you mean training.rounds?"),
+    ],
+)
+def test_a_variable_that_means_nothing_is_refused_everywhere(variable: str, cause: str, remedy: str) -> None:
+    for read in (lambda environ: load(environ=environ), lambda environ: from_run_config({}, environ)):
+        with pytest.raises(ConfigError, match=cause) as caught:
+            read({variable: "5"})
+        assert (caught.value.remedy, variable in caught.value.cause) == (remedy, True)
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"HYPERGPU_TRAINING__ROUNDS": ""},
+        {"HYPERGPU_TRAINING__ROUNDS": "  "},
+        {"HYPERGPU_NODE_KEY": "", "HYPERGPU_RUNS": "/r", "HYPERGPU_FAVOURITE": ""},
+        {"HYPERGPU_SERVICE_HOST": "10.0.0.1", "HYPERGPU_SUPERLINK_PORT_8000_TCP_ADDR": "10.0.0.1"},
+        {"HYPERGPU_SUPERLINK_SERVICE_PORT_HTTPS": "8000", "HYPERGPU_PORT": "tcp://10.0.0.1:8000"},
+    ],
+)
+def test_empty_variables_and_those_of_an_orchestrator_say_nothing(environ: dict[str, str]) -> None:
+    assert load(environ=environ).config == Config() == from_run_config(to_run_config(Config()), environ)
+
+
+def test_two_variables_for_one_setting_are_refused() -> None:
+    with pytest.raises(ConfigError, match="HYPERGPU_TRAINING__ROUNDS and HYPERGPU_TRAINING__rounds both set"):
+        load(environ={"HYPERGPU_TRAINING__ROUNDS": "3", "HYPERGPU_TRAINING__rounds": "4"})
+
+
+def test_an_empty_variable_does_not_hide_the_one_of_the_dotenv_file(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("HYPERGPU_TRAINING__ROUNDS=3\n")
+    environ = environment({"HYPERGPU_TRAINING__ROUNDS": ""}, tmp_path / ".env")
+    assert load(environ=environ).config.training.rounds == 3
+
+
+def test_the_schema_can_still_be_printed() -> None:
+    assert json.dumps(Config.model_json_schema())

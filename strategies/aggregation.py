@@ -26,6 +26,11 @@ class Update(Protocol):
         ...
 
     @property
+    def base(self) -> int | None:
+        """Version of the model that it changes, where it says so."""
+        ...
+
+    @property
     def buffers(self) -> Mapping[str, NDArray[Any]]:
         """Integer and boolean buffers, as they are."""
         ...
@@ -70,6 +75,7 @@ class DenseUpdate:
     def __init__(self, vector_P: Vector, buffers: Mapping[str, NDArray[Any]] | None = None) -> None:
         self.vector_P = vector_P
         self.size = vector_P.size
+        self.base: int | None = None
         self.buffers = buffers or {}
 
     def norm(self) -> float:

@@ -44,8 +44,9 @@ from strategies.round.rules import Rules
 from strategies.round.state import State
 from strategies.round.step import finite, step
 from strategies.server_optimizer import ServerOptimizer
+from strategies.sketch import sketch
 from strategies.statistics import Statistics
-from strategies.validation import check_update
+from strategies.validation import check_base, check_update
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ class _AtHand:
     update: Update | None = None
     admitted: Any = None
     held_out_loss: float | None = None
+    sketch: tuple[float, ...] = ()
 
 
 class Engine(Strategy):
@@ -288,16 +290,18 @@ class Engine(Strategy):
             read = wire.Reply.read(reply, largest_bytes=4 * self.layout.size)
             self._at_hand = _AtHand(flight, read)
             update = self.payload.decode(read.blob)
+            if flight.order is not None:
+                check_base(update, flight.order.base)
             norm = check_update(update, size=self.layout.size, buffers=self.model.buffers)
             admitted = self.attendant.admit(flight, read)
             held_out_loss = self._measured(update)
-            self._at_hand = _AtHand(flight, read, update, admitted, held_out_loss)
+            self._at_hand = _AtHand(flight, read, update, admitted, held_out_loss, sketch(update))
         except Refused as refusal:
             fault = Fault(refusal.reason, refusal.detail)
         except Exception as error:  # whatever hostile bytes make a reader raise: one reply never ends a round
             unreadable = wire.malformed("the reply cannot be read", error)
             fault = Fault(unreadable.reason, unreadable.detail)
-        said = reading(read, norm, self._at_hand.held_out_loss) if read else None
+        said = reading(read, norm, self._at_hand.held_out_loss, self._at_hand.sketch) if read else None
         self._tell(Answered(self._now_s, flight.number, said, fault))
         self._at_hand = None
 
@@ -381,7 +385,9 @@ class Engine(Strategy):
         )
 
 
-def reading(reply: wire.Reply, norm: float | None, held_out_loss: float | None = None) -> Reading:
+def reading(
+    reply: wire.Reply, norm: float | None, held_out_loss: float | None = None, sketch: tuple[float, ...] = ()
+) -> Reading:
     """What the machine is told of a reply: the server's measurements, and the node's claims where there are none."""
     timing, said = reply.timing, reply.metrics
     return Reading(
@@ -400,4 +406,5 @@ def reading(reply: wire.Reply, norm: float | None, held_out_loss: float | None =
         loss=said.get(wire.LOSS),
         squared_loss=said.get(wire.SQUARED_LOSS),
         held_out_loss=held_out_loss,
+        sketch=sketch,
     )

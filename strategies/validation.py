@@ -29,6 +29,12 @@ def check_update(update: Update, *, size: int, buffers: Arrays) -> float:
     return norm
 
 
+def check_base(update: Update, base: int) -> None:
+    """Refuse an update that says of itself that it starts from another version than was sent."""
+    if update.base is not None and update.base != base:
+        raise Refused(Reason.UNKNOWN_BASE, f"the update is against version {update.base}, version {base} was sent")
+
+
 def check_buffers(found: Mapping[str, NDArray[Any]], expected: Arrays) -> None:
     """Refuse buffers that the model does not have, of another shape or dtype, or with leaps that no counter makes."""
     for name, array in found.items():

@@ -56,6 +56,7 @@ from strategies.layout import Arrays, Layout
 from strategies.planning import FEWEST_STEPS, MOST_STEPS
 from strategies.server_optimizer import ServerOptimizer
 from strategies.settings import Settings
+from strategies.wall_arrivals import LARGEST_HELLO
 
 if TYPE_CHECKING:
     import torch
@@ -254,7 +255,8 @@ def open_arrivals(
 ) -> tuple[Arrivals, SimulatedCompute | None]:
     """Virtual clock and simulated links and processors in simulation, else the wall clock."""
     if not config.network.enable_simulation:
-        return WallArrivals(grid, start_s=start_s), None
+        largest = 4 * strategy.layout.size + LARGEST_HELLO  # whatever surrounds an update is no more than a hello
+        return WallArrivals(grid, start_s=start_s, largest_bytes=largest), None
 
     def flops() -> float | None:
         return flops_per_sample(task, fresh_model(task, config.training.seed), config.training.num_nodes)

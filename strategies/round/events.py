@@ -37,6 +37,8 @@ class Reading:
         What the node found out about its link.
     samples, loss, squared_loss : float, optional
         What the node says of its work.
+    sketch : tuple of float
+        The update's values in few numbers, see ``strategies.sketch``.
     held_out_loss : float, optional
         Of the model with this update alone, where the server measured it.
     """
@@ -56,6 +58,7 @@ class Reading:
     loss: float | None = None
     squared_loss: float | None = None
     held_out_loss: float | None = None
+    sketch: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

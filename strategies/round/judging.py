@@ -32,15 +32,15 @@ def judge(state: State, open_: OpenRound, order: OpenOrder, event: Answered) -> 
         raise Refused(event.fault.reason, event.fault.detail)
     if reading is None or reading.norm is None:
         raise Refused(Reason.MALFORMED, "no update could be read")
+    state.norms.add(row, reading.norm, order.steps)
     if settings.refuse_outliers:
-        state.norms.check(reading.norm, order.steps, model_norm=state.versions.norm)
-    state.replays.check(row, reading.digest, reading.norm)
+        state.norms.check(row, reading.norm, order.steps, model_norm=state.versions.norm)
+    state.replays.check(row, reading.digest, reading.sketch, reading.norm)
     weighed = state.accounts.weigh(fleet, row, staleness=staleness)
     state.accounts.settle(fleet, row, weighed)
     succeeded(fleet, row)
     fleet.update_norm[row] = reading.norm
-    state.norms.add(reading.norm, order.steps)
-    state.replays.add(row, reading.digest, order.round)
+    state.replays.add(row, reading.digest, reading.sketch, order.round)
     fleet.held[row], fleet.acknowledged[row] = order.base, order.round
     open_.late += order.round < open_.number
     open_.added.append(row)

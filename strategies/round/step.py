@@ -251,6 +251,7 @@ def _rolled_back(state: State, open_: OpenRound) -> list[Command]:
     """Go back to the last good version, if there is one; updates against those after it are refused from now on."""
     state.exploded = False
     good = state.versions.disown()
+    state.replays.forget()  # from the same model the same training may come out the same
     open_.rolled_back = good
     if good is None:
         return []

@@ -302,6 +302,16 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _medians_need_dense_levels(self) -> Self:
+        rule, codec = self.training.aggregation, self.network.codec
+        if rule in ("median", "trimmed_mean") and (codec == "auto" or codec.startswith("top")):
+            raise ValueError(
+                f"training.aggregation: is {rule!r}, but network.codec {codec!r} sends few of an update's values, and "
+                "the median of what most nodes leave out is nothing; set network.codec to int8, or another dense level"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _a_range_needs_a_planner(self) -> Self:
         if self.training.steps_within and self.network.policy != PLANNED:
             raise ValueError(

@@ -13,22 +13,20 @@ from numpy.typing import NDArray
 
 from strategies.aggregation import Update
 
-SIZE: Final = 32
-"""Numbers of a sketch; its cosine of two updates whose own is c is off by about ``(1 - c^2) / 6``."""
+SIZE: Final = 32  # numbers of a sketch
 
 
 def sketch(update: Update) -> tuple[float, ...]:
-    """Signed fold of P values onto ``SIZE`` (count sketch, ICALP 2002), scaled to length 1; nothing for nothing."""
+    """Signed fold of P values onto ``SIZE`` (count sketch, ICALP 2002); nothing for nothing."""
     values_P = np.zeros(update.size, dtype=np.float32)
     update.add_to(values_P, 1.0)
     values_P *= _signs(update.size)
     padded = np.zeros(-(-update.size // SIZE) * SIZE, dtype=np.float32)
     padded[: update.size] = values_P
     folded = padded.reshape(-1, SIZE).sum(axis=0, dtype=np.float64)
-    length = float(np.linalg.norm(folded))
-    if not np.isfinite(length) or length == 0:
+    if not np.isfinite(folded).all() or not folded.any():
         return ()
-    return tuple(round(value, 6) for value in (folded / length).tolist())
+    return tuple(float(f"{value:.8g}") for value in folded.tolist())
 
 
 @lru_cache(maxsize=2)

@@ -15,7 +15,7 @@ NODES = 64  # seen lately, whose norms are remembered
 NORMS = 3  # of each
 ENOUGH_NODES = 3  # others, before an outlier can be told
 COLD_FACTOR = 10.0
-SAME_WITHIN = 1.5e-6  # of numbers of a sketch, which are rounded to 6 digits
+SAME_WITHIN = 1e-6  # of a sketch's largest number
 
 
 class NormHistory:
@@ -61,8 +61,8 @@ class NormHistory:
 class Replays:
     """Tells a node's update from its last one sent again: real training never gives the same values twice.
 
-    Bytes can be changed without the values, such as the base in a blob's head, or a factor over all of it. So sketches
-    are compared where there are any, see `strategies.sketch`.
+    Bytes can be changed without the values, such as the base in a blob's head. So sketches are compared where there are
+    any, see `strategies.sketch`. A factor over all of it is not told: an honest update may be a multiple of the last.
     """
 
     def __init__(self) -> None:
@@ -92,12 +92,11 @@ class Replays:
 
 
 def _alike(left: Sequence[float], right: Sequence[float]) -> bool:
-    """Whether two sketches are of the same values, up to a factor."""
+    """Whether two sketches are of the same values."""
     if not left or len(left) != len(right):
         return False
-    return any(
-        all(abs(one - sign * other) <= SAME_WITHIN for one, other in zip(left, right, strict=True)) for sign in (1, -1)
-    )
+    reach = SAME_WITHIN * max(map(abs, left))
+    return all(abs(one - other) <= reach for one, other in zip(left, right, strict=True))
 
 
 def _log_norm(norm: float, steps: int) -> float:

@@ -95,16 +95,15 @@ def test_a_replay_is_told_from_an_update_of_nothing() -> None:
         restored.check(1, "abc", (), 1.0)
 
 
-def test_a_replay_is_told_by_its_values_whatever_its_bytes_scale_or_sign() -> None:
+def test_a_replay_is_told_by_its_values_whatever_its_bytes() -> None:
     rng = np.random.default_rng(3)
     first, other = (DenseUpdate(rng.standard_normal(1000).astype(np.float32)) for _ in range(2))
     replays = Replays()
     replays.add(1, "one", sketch(first), 4)
     replays.check(1, "other", sketch(other), 1.0)
-    for factor in (1.0, 0.5, -1.0):
-        copy = DenseUpdate(np.float32(factor) * first.vector_P)
-        with pytest.raises(Refused, match="the same update as in round 4"):
-            replays.check(1, "another base in its head", sketch(copy), 1.0)
+    with pytest.raises(Refused, match="the same update as in round 4"):
+        replays.check(1, "another base in its head", sketch(DenseUpdate(first.vector_P.copy())), 1.0)
+    replays.check(1, "a multiple, as honest work on a small model may be", sketch(DenseUpdate(first.vector_P / 2)), 1.0)
     replays.check(1, "nothing", sketch(DenseUpdate(np.zeros(1000, np.float32))), 0.0)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strategies.axpy import add_scaled
-from strategies.layout import Vector
+from strategies.layout import Run, Vector
 
 BLOCK = 262_144  # values looked at at once where a pass needs a temporary
 
@@ -26,12 +26,21 @@ class Update(Protocol):
         ...
 
     @property
+    def base(self) -> int | None:
+        """Version of the model that it changes, where it says so."""
+        ...
+
+    @property
     def buffers(self) -> Mapping[str, NDArray[Any]]:
         """Integer and boolean buffers, as they are."""
         ...
 
     def norm(self) -> float:
-        """L2 norm over the P values."""
+        """L2 norm over the P values, statistics left out where they are known."""
+        ...
+
+    def at(self, runs: tuple[Run, ...]) -> Vector:
+        """Values at these runs of the vector, one after the other."""
         ...
 
     def finite(self) -> bool:
@@ -51,11 +60,6 @@ class Aggregator(Protocol):
         """Updates folded in."""
         ...
 
-    @property
-    def buffers(self) -> Mapping[str, NDArray[Any]]:
-        """Buffers of the heaviest update that has any."""
-        ...
-
     def add(self, update: Update, *, weight: float, steps: int) -> None:
         """Fold in one update; ``weight`` > 0, ``steps`` >= 1."""
         ...
@@ -71,12 +75,17 @@ class DenseUpdate:
     def __init__(self, vector_P: Vector, buffers: Mapping[str, NDArray[Any]] | None = None) -> None:
         self.vector_P = vector_P
         self.size = vector_P.size
+        self.base: int | None = None
         self.buffers = buffers or {}
 
     def norm(self) -> float:
         """L2 norm, accumulated in float64."""
         blocks = (self.vector_P[i : i + BLOCK].astype(np.float64) for i in range(0, self.size, BLOCK))
         return float(np.sqrt(sum(float(block @ block) for block in blocks)))
+
+    def at(self, runs: tuple[Run, ...]) -> Vector:
+        """See ``Update.at``."""
+        return np.concatenate([self.vector_P[start:stop] for start, stop in runs])
 
     def finite(self) -> bool:
         """Whether every value is a finite number."""
@@ -98,18 +107,14 @@ class StreamingMean:
         self._sum_P = np.zeros(size, dtype=np.float32)
         self._weight = 0.0
         self._weighted_steps = 0.0
-        self._heaviest = -np.inf
         self.count = 0
-        self.buffers: Mapping[str, NDArray[Any]] = {}
 
     def add(self, update: Update, *, weight: float, steps: int) -> None:
-        """Fold in one update; ``weight`` > 0, ``steps`` >= 1. Buffers are taken from the heaviest update."""
+        """Fold in one update; ``weight`` > 0, ``steps`` >= 1."""
         update.add_to(self._sum_P, weight / steps)
         self._weight += weight
         self._weighted_steps += weight * steps
         self.count += 1
-        if update.buffers and weight > self._heaviest:
-            self._heaviest, self.buffers = weight, update.buffers
 
     def mean(self) -> Vector:
         """The mean so far, in place: the accumulator is handed over and must not be added to again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from strategies import wire
 from strategies.aggregation import Aggregator, Update
 from strategies.arrivals import Arrivals, Flight, Terms
-from strategies.errors import NoNodes, Refused
+from strategies.errors import NoNodes, Reason, Refused
 from strategies.event_log import EventLog
 from strategies.flight import has_left
 from strategies.global_model import GlobalModel
@@ -43,7 +44,9 @@ from strategies.round.rules import Rules
 from strategies.round.state import State
 from strategies.round.step import finite, step
 from strategies.server_optimizer import ServerOptimizer
-from strategies.validation import check_update
+from strategies.sketch import sketch
+from strategies.statistics import Statistics
+from strategies.validation import check_base, check_update
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +56,7 @@ class _Folding:
     """The open round's vectors, and who they came from."""
 
     mean: Aggregator
+    statistics: Statistics
     deadline_s: float
     accepted: list[Accepted] = field(default_factory=list)
     refused: list[RefusedReply] = field(default_factory=list)
@@ -68,6 +72,8 @@ class _AtHand:
     reply: wire.Reply | None = None
     update: Update | None = None
     admitted: Any = None
+    held_out_loss: float | None = None
+    sketch: tuple[float, ...] = ()
 
 
 class Engine(Strategy):
@@ -169,7 +175,10 @@ class Engine(Strategy):
         return None
 
     def evaluated(self, loss: float) -> None:
-        """Tell the current model's loss on held-out data; one that exploded is rolled back before the next round."""
+        """Tell the current model's loss on held-out data; one that exploded is rolled back before the next round.
+
+        Before the first round, tell the fresh model's: what can be had by chance.
+        """
         self._tell(Evaluated(self._now_s, finite(loss)))
 
     def set_model(self, arrays: Arrays) -> None:
@@ -186,7 +195,7 @@ class Engine(Strategy):
         What is in flight belongs to the arrivals, and codec state to the payload and the nodes.
         """
         model, vectors = self.model.state()
-        return {"round": self.state.json(), "model": model, "rows": self.roster.state()}, vectors
+        return {"round": self.state.json(), "model": model, "roster": self.roster.state()}, vectors
 
     def restore(
         self, saved: Mapping[str, Any], vectors: Mapping[str, NDArray[Any]], *, now_s: float, in_flight: bool
@@ -198,7 +207,7 @@ class Engine(Strategy):
         """
         self.state = State.restored(self.state.rules, saved["round"])
         self.model.restore(saved["model"], vectors)
-        self.roster.restore(saved["rows"])
+        self.roster.restore(saved["roster"])
         self.first_round = self.state.round + 1
         self._tell(Resumed(now_s, in_flight))
 
@@ -228,7 +237,9 @@ class Engine(Strategy):
         match command:
             case Open(deadline_s=deadline_s):
                 mean = aggregator(self.state.rules.settings.aggregation, self.layout.size)
-                self._folding = _Folding(mean, float("inf") if deadline_s is None else deadline_s)
+                self._folding = _Folding(
+                    mean, Statistics(self.layout), float("inf") if deadline_s is None else deadline_s
+                )
             case AddUpdate():
                 self._add(command)
             case Refuse():
@@ -279,22 +290,35 @@ class Engine(Strategy):
             read = wire.Reply.read(reply, largest_bytes=4 * self.layout.size)
             self._at_hand = _AtHand(flight, read)
             update = self.payload.decode(read.blob)
+            if flight.order is not None:
+                check_base(update, flight.order.base)
             norm = check_update(update, size=self.layout.size, buffers=self.model.buffers)
-            self._at_hand = _AtHand(flight, read, update, self.attendant.admit(flight, read))
+            admitted = self.attendant.admit(flight, read)
+            held_out_loss = self._measured(update)
+            self._at_hand = _AtHand(flight, read, update, admitted, held_out_loss, sketch(update))
         except Refused as refusal:
             fault = Fault(refusal.reason, refusal.detail)
         except Exception as error:  # whatever hostile bytes make a reader raise: one reply never ends a round
             unreadable = wire.malformed("the reply cannot be read", error)
             fault = Fault(unreadable.reason, unreadable.detail)
-        self._tell(Answered(self._now_s, flight.number, reading(read, norm) if read else None, fault))
+        said = reading(read, norm, self._at_hand.held_out_loss, self._at_hand.sketch) if read else None
+        self._tell(Answered(self._now_s, flight.number, said, fault))
         self._at_hand = None
+
+    def _measured(self, update: Update) -> float | None:
+        """Held-out loss of the model with this update alone; ``Refused`` if the model then measures nothing."""
+        loss = self.attendant.measure(update, self.model.vector_P)
+        if loss is not None and not math.isfinite(loss):
+            raise Refused(Reason.NON_FINITE, f"with this update the model's held-out loss is {loss}")
+        return loss
 
     def _add(self, command: AddUpdate) -> None:
         hand, folding = self._at_hand, self._folding
         if hand is None or hand.reply is None or hand.update is None or hand.flight.order is None or folding is None:
             raise RuntimeError(f"there is no update to add for order {command.order}")
         folding.mean.add(hand.update, weight=command.weight, steps=command.steps)
-        self.attendant.added(hand.admitted, hand.update, self.model.vector_P)
+        folding.statistics.add(hand.update)
+        self.attendant.added(hand.admitted, hand.update, self.model.vector_P, hand.held_out_loss)
         fleet, order = self.state.fleet, hand.flight.order
         folding.accepted.append(
             Accepted(
@@ -327,7 +351,7 @@ class Engine(Strategy):
     def _step(self, version: int) -> None:
         if self._folding is None:
             raise RuntimeError("there is no mean to step by")
-        if self.model.step(self._folding.mean, version=version):
+        if self.model.step(self._folding.mean, self._folding.statistics, version=version):
             self._published()
         else:
             self._tell(Diverged(self._now_s))
@@ -361,7 +385,9 @@ class Engine(Strategy):
         )
 
 
-def reading(reply: wire.Reply, norm: float | None) -> Reading:
+def reading(
+    reply: wire.Reply, norm: float | None, held_out_loss: float | None = None, sketch: tuple[float, ...] = ()
+) -> Reading:
     """What the machine is told of a reply: the server's measurements, and the node's claims where there are none."""
     timing, said = reply.timing, reply.metrics
     return Reading(
@@ -379,4 +405,6 @@ def reading(reply: wire.Reply, norm: float | None) -> Reading:
         samples=said.get(wire.SAMPLES),
         loss=said.get(wire.LOSS),
         squared_loss=said.get(wire.SQUARED_LOSS),
+        held_out_loss=held_out_loss,
+        sketch=sketch,
     )

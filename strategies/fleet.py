@@ -24,6 +24,7 @@ from strategies.link import (
     observe,
     quality,
 )
+from strategies.outliers import MAD_TO_SIGMA
 from strategies.prior import PESSIMISM, Spread, believe, effective, faded
 
 Floats = NDArray[np.float64]
@@ -32,6 +33,8 @@ Bools = NDArray[np.bool_]
 
 PRIOR_SAMPLE_S = 1e-3
 UNREACHABLE_AFTER = 3  # misses in a row after which a node counts as unreachable until it answers again
+LEAST_EXCESS = math.log(1.5)  # by which a node's examples may exceed the median of nodes that are all alike
+LARGEST_EXCESS_Z = 3.0  # robust deviations, in which an honest node in a thousand has more
 GUESSES = {
     "rtt_s": Spread(math.log(3 * REFERENCE_RTT_S), 0.7),
     "uplink_bps": Spread(math.log(REFERENCE_BPS), 1.0),
@@ -41,6 +44,7 @@ GUESSES = {
 # Columns, with the value of a node that was just enrolled.
 BELIEVED = ("rtt_s", "uplink_bps", "downlink_bps")
 COLUMNS: dict[str, Any] = {
+    "claimed": 0,
     "examples": 0,
     "sample_s": 0.0,
     "overhead_s": 0.0,
@@ -73,7 +77,8 @@ COLUMNS: dict[str, Any] = {
 class Fleet:
     """Columns of all known nodes, in the order of enrolment.
 
-    Given: ``examples`` and ``online`` (it is connected).
+    Given: examples ``claimed`` when it was enrolled, ``examples`` it counts for, see ``agree``, and ``online`` (it is
+    connected).
 
     Believed, see ``believe``: ``rtt_s``, ``uplink_bps`` and ``downlink_bps`` (pessimistic), ``delivery``, ``quality``.
 
@@ -95,6 +100,7 @@ class Fleet:
     row_of: dict[str, int] = field(default_factory=dict)
     links: list[LinkEstimate] = field(default_factory=list)
     priors: dict[str, Spread] = field(default_factory=lambda: dict(GUESSES))
+    claimed: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     examples: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     sample_s: Floats = field(default_factory=lambda: np.zeros(0))
     overhead_s: Floats = field(default_factory=lambda: np.zeros(0))
@@ -148,7 +154,8 @@ class Fleet:
         for column, value in COLUMNS.items():
             old = getattr(self, column)
             setattr(self, column, np.concatenate([old, np.full(count, value, dtype=old.dtype)]))
-        self.examples[first:], self.sample_s[first:] = examples, sample_s
+        self.claimed[first:] = self.examples[first:] = examples
+        self.sample_s[first:] = sample_s
         for columns in (self._log, self._noise, self._samples):
             for column in BELIEVED:
                 columns[column] = np.concatenate([columns[column], np.zeros(count)])
@@ -160,6 +167,21 @@ class Fleet:
                 self._note(row)
         self.believe(0, rows=np.arange(first, first + count))
         return first
+
+    def agree(self, *, most: int, as_claimed: bool) -> None:
+        """Set what every node's data count for, in weight and in pay: what it claimed, but no more than ``most``.
+
+        Unless all are believed ``as_claimed``, no more either than a node of honest data can be expected to have:
+        ``exp(median + 3 sigma)`` of the claims' logarithms, with ``sigma = 1.4826 MAD``, at least ``log(1.5) / 3``. So
+        among nodes alike one counts for half more than its share at most, and unlike ones are left as they are.
+        """
+        cap = float(most)
+        if not as_claimed and (claimed := self.claimed[self.online & (self.claimed > 0)]).size:
+            logs = np.log(claimed.astype(np.float64))
+            median = float(np.median(logs))
+            sigma = max(LEAST_EXCESS / LARGEST_EXCESS_Z, MAD_TO_SIGMA * float(np.median(np.abs(logs - median))))
+            cap = min(cap, math.exp(median + LARGEST_EXCESS_Z * sigma) * (1 + 1e-9))
+        self.examples[:] = np.minimum(self.claimed, math.floor(cap))
 
     def observe(self, row: int, sample: LinkSample, *, round: int = 0) -> None:
         """Fold a delivered round trip of node ``row`` into its link."""

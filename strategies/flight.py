@@ -85,6 +85,7 @@ class Arrivals(Grid):
         self._poll_s = poll_s
         self._flights: dict[str, Flight] = {}
         self._asked: dict[str, int] = {}
+        self._queries: dict[str, Message] = {}  # that were asked and not answered
         self.terms: Terms | None = None
 
     @property
@@ -107,17 +108,23 @@ class Arrivals(Grid):
         wall time is yielded by a later call; Flower answers for a silent node after the message's TTL.
         """
         sent, _ = self._send(messages)
+        self._queries.update(sent)
         self._asked.update((message_id, message.metadata.dst_node_id) for message_id, message in sent.items())
         replies: dict[str, Message] = {}
         give_up_s = time.monotonic() + timeout_s
         while missing := [i for i in self._asked if i not in replies]:
-            replies.update((r.metadata.reply_to_message_id, r) for r in self._grid.pull_messages(missing))
+            replies.update((r.metadata.reply_to_message_id, r) for r in self._answers(missing))
             if time.monotonic() > give_up_s:
                 break
             if len(replies) < len(self._asked):
                 time.sleep(self._poll_s)
         for message_id in [i for i in self._asked if i in replies]:
+            self._queries.pop(message_id, None)
             yield self._asked.pop(message_id), replies[message_id]
+
+    def _answers(self, message_ids: Sequence[str]) -> Iterable[Message]:
+        """Replies to what was asked that are there in full; it waits for none."""
+        return self._grid.pull_messages(message_ids)
 
     def until(self, condition: Callable[[], bool], *, within_s: float) -> bool:
         """Ask for a condition, at once and again and again for ``within_s`` of wall time; whether it came true."""

@@ -8,19 +8,31 @@ Flower 1.41 does not export; the version is pinned for it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import json
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
 
-from flwr.app import Message
+from flwr.app import Array, Message
+from flwr.app.message.arraychunk import ArrayChunk
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 from flwr.serverapp import Grid
-from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+from flwr.supercore.inflatable.inflatable_object import (
+    get_object_body,
+    get_object_head_values_from_object_content,
+    iterate_object_tree,
+)
 from flwr.supercore.inflatable.inflatable_protobuf_utils import make_pull_object_fn_protobuf
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents, pull_objects
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    inflate_object_from_contents,
+    pull_objects,
+)
 from flwr.superlink.grid.http_grid import HttpGrid
 
 FIRST_RETRY_S, LAST_RETRY_S = 0.05, 0.5
+MOST_OBJECTS: Final = 20_000  # of one reply; Flower cuts arrays into pieces of 5 MB
+LARGEST_REPLY: Final = 2**34  # bytes, where nobody says what the largest is
 
 
 class Announcement(NamedTuple):
@@ -49,29 +61,91 @@ def announced(grid: Grid, message_ids: Sequence[str]) -> list[Announcement]:
     ]
 
 
-def pull(grid: Grid, announcement: Announcement) -> Message | None:
+class StillUploading(Exception):
+    """The upload has not ended yet. What has come is kept for the next try."""
+
+
+class TooLarge(ObjectPullError):
+    """A reply of more bytes than anything that is asked for has."""
+
+
+def pull(
+    grid: Grid,
+    announcement: Announcement,
+    *,
+    within_s: float | None = None,
+    largest_bytes: int = LARGEST_REPLY,
+    come: dict[str, bytes] | None = None,
+) -> Message | None:
     """A reply with all its content, waiting for its upload to end; None if there is none after all.
+
+    ``largest_bytes`` bounds what is fetched, and what that comes to when it is put together: an array may name one
+    piece any number of times. ``come`` holds what came in earlier tries.
 
     Raises
     ------
+    StillUploading
+        If the upload has not ended ``within_s`` seconds.
+    TooLarge
+        For a reply of more bytes, or pieces, than anything has.
     flwr.supercore.inflatable.inflatable_utils.ObjectPullError
-        If the upload broke off; the SuperLink will not have the reply again.
+        If the upload broke off, or is no message; the SuperLink will not have the reply again.
     """
     if not isinstance(grid, HttpGrid):
         return next(iter(grid.pull_messages([announcement.message_id])), None)
     client, run_id, reply_id = grid._runtime_client, grid.run.run_id, announcement.reply_id
-    contents = pull_objects(
-        list(announcement.object_ids),
-        make_pull_object_fn_protobuf(client.PullObject, grid.node, run_id),
-        max_tries_per_object=None,
-        initial_backoff=FIRST_RETRY_S,
-        backoff_cap=LAST_RETRY_S,
-    )
+    contents = come if come is not None else {}
+    fetch = make_pull_object_fn_protobuf(client.PullObject, grid.node, run_id)
+    if len(announcement.object_ids) > MOST_OBJECTS:
+        raise TooLarge(reply_id, f"{len(announcement.object_ids)} pieces, at most {MOST_OBJECTS} are fetched")
+
+    def bounded(object_id: str) -> bytes:
+        content = contents[object_id] = fetch(object_id)
+        if (size := sum(map(len, list(contents.values())))) > largest_bytes:
+            raise TooLarge(reply_id, f"{size} bytes and more, at most {largest_bytes} are fetched")
+        return content
+
+    try:
+        pull_objects(
+            [object_id for object_id in announcement.object_ids if object_id not in contents],
+            bounded,
+            max_time=within_s,
+            max_tries_per_object=None,
+            initial_backoff=FIRST_RETRY_S,
+            backoff_cap=LAST_RETRY_S,
+        )
+    except ObjectPullError as error:
+        if _TIMED_OUT in str(error):
+            raise StillUploading from None
+        raise
     client.ConfirmMessageReceived(
         ConfirmMessageReceivedRequest(node=grid.node, run_id=run_id, message_object_id=reply_id)
     )
-    reply = inflate_object_from_contents(reply_id, contents)
-    if not isinstance(reply, Message):
-        raise TypeError(f"the reply to {announcement.message_id} is a {type(reply).__name__}")
+    try:
+        if (size := inflated_bytes(contents)) > largest_bytes:
+            raise TooLarge(reply_id, f"{size} bytes put together, at most {largest_bytes} are read")
+        reply = inflate_object_from_contents(reply_id, contents)
+        if not isinstance(reply, Message):
+            raise TypeError(f"it is a {type(reply).__name__}")
+    except ObjectPullError:
+        raise
+    except Exception as error:  # whatever hostile bytes make Flower raise
+        raise ObjectPullError(reply_id, f"it cannot be read: {type(error).__name__}: {error}"[:500]) from error
     reply.metadata.__dict__["_message_id"] = reply_id
     return reply
+
+
+def inflated_bytes(contents: Mapping[str, bytes]) -> int:
+    """Bytes that objects take once every array is put together from the pieces it names, each as often as it does."""
+    total = 0
+    for content in contents.values():
+        kind, children, _ = get_object_head_values_from_object_content(content)
+        if kind == Array.__qualname__:
+            order = json.loads(get_object_body(content, Array))["arraychunk_ids"]
+            total += sum(len(contents.get(children[index], b"")) for index in order)
+        elif kind != ArrayChunk.__qualname__:
+            total += len(content)
+    return total
+
+
+_TIMED_OUT: Final = "timeout or retry limit reached"  # of Flower's error; the pieces themselves are there to come

@@ -23,6 +23,7 @@ from strategies.axpy import add_scaled
 from strategies.layout import Arrays, Layout, Vector
 from strategies.payload import Payload
 from strategies.server_optimizer import ServerOptimizer
+from strategies.statistics import Statistics
 
 DECAY = 8
 
@@ -56,7 +57,7 @@ class GlobalModel:
         self.buffers: Arrays = {}
         self.hash = b""
         self.norm = 0.0
-        self._good: tuple[Vector, Vector] | None = None  # model and average before the last step
+        self._good: tuple[Vector, Vector, Arrays] | None = None  # model, average and buffers before the last step
 
     def start(self, vector_P: Vector, buffers: Arrays) -> None:
         """Begin from this model, at the current version."""
@@ -73,18 +74,22 @@ class GlobalModel:
         restored = self._layout.restore(self.average_P, self.buffers)
         return ArrayRecord({name: Array(np.asarray(array, order="C")) for name, array in restored.items()})
 
-    def step(self, mean: Aggregator, *, version: int) -> bool:
-        """Move by the mean of a round's updates, which makes ``version``.
+    def step(self, mean: Aggregator, statistics: Statistics, *, version: int) -> bool:
+        """Move by the mean of a round's updates, and take over their statistics, which makes ``version``.
 
         False, and nothing changed but what a roll-back returns to, if that leaves the finite numbers.
         """
-        self._good = self.vector_P, self.average_P
+        self._good = self.vector_P, self.average_P, self.buffers
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is told by the norm
-            stepped_P = self._optimizer.step(self.vector_P, mean.mean())
+            mean_P = mean.mean()
+            for start, stop in statistics.runs:
+                mean_P[start:stop] = 0
+            stepped_P = self._optimizer.step(self.vector_P, mean_P)
+            statistics.replace(stepped_P, self.vector_P)
             if not math.isfinite(float(stepped_P @ stepped_P)):
                 return False
         self.version = version
-        self._publish(stepped_P, {**self.buffers, **mean.buffers}, self._averaged(stepped_P))
+        self._publish(stepped_P, {**self.buffers, **statistics.counted}, self._averaged(stepped_P))
         return True
 
     def roll_back(self, *, version: int) -> None:
@@ -93,7 +98,8 @@ class GlobalModel:
             raise LookupError(f"there is no earlier model to put back as version {version}")
         self.version = version
         self._optimizer.reset()
-        self._publish(self._good[0], self.buffers, self._good[1])
+        good_P, average_P, buffers = self._good
+        self._publish(good_P, buffers, average_P)
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """JSON-able values, and vectors by name."""
@@ -101,14 +107,15 @@ class GlobalModel:
         vectors.update({f"buffer/{name}": array for name, array in self.buffers.items()})
         vectors.update({f"optimizer/{name}": vector for name, vector in self._optimizer.vectors.items()})
         if self._good is not None:
-            vectors["good"], vectors["good_average"] = self._good
+            vectors["good"], vectors["good_average"], good_buffers = self._good
+            vectors.update({f"good_buffer/{name}": array for name, array in good_buffers.items()})
         return {"version": self.version, "optimizer_steps": self._optimizer.steps}, vectors
 
     def restore(self, state: Mapping[str, Any], vectors: Mapping[str, NDArray[Any]]) -> None:
         """Inverse of ``state``; the model is published again."""
         self.version = state["version"]
         if "good" in vectors:
-            self._good = vectors["good"], vectors["good_average"]
+            self._good = vectors["good"], vectors["good_average"], _under("good_buffer/", vectors)
         self._optimizer.steps = state["optimizer_steps"]
         self._optimizer.vectors = {name: vector.copy() for name, vector in _under("optimizer/", vectors).items()}
         self._publish(vectors["model"], _under("buffer/", vectors), vectors["average"])

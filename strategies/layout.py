@@ -8,7 +8,7 @@ buffers travel beside it, unchanged.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,6 +20,7 @@ from strategies.errors import LayoutError
 
 Vector = NDArray[np.float32]
 Arrays = Mapping[str, NDArray[Any]]
+Run = tuple[int, int]  # start and stop in the vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,15 @@ class Layout:
         """SHA-256 of names, shapes and dtypes: 32 bytes that name the model's architecture."""
         text = "\n".join(f"{e.name}|{','.join(map(str, e.shape))}|{e.dtype}" for e in self.entries)
         return hashlib.sha256(text.encode()).digest()
+
+    def runs(self, names: Collection[str]) -> tuple[Run, ...]:
+        """Where in the vector the floating-point arrays whose last name is one of ``names`` lie; neighbours joined."""
+        runs: list[Run] = []
+        for entry in self.entries:
+            if entry.is_float and entry.size and entry.name.rpartition(".")[2] in names:
+                start = runs.pop()[0] if runs and runs[-1][1] == entry.offset else entry.offset
+                runs.append((start, entry.offset + entry.size))
+        return tuple(runs)
 
     def flatten(self, arrays: Arrays) -> Vector:
         """Copy the floating-point arrays into one float32 vector of length P.

@@ -141,8 +141,12 @@ class Attendant(ABC, Generic[T]):
     def admit(self, flight: Flight, reply: Reply) -> T:
         """Raise ``Refused`` to keep a reply from counting; else say what was found out."""
 
-    def added(self, admitted: T, update: Update, model_P: Vector) -> None:
-        """See an update that counts, and the model it is added to."""
+    def measure(self, update: Update, model_P: Vector) -> float | None:
+        """Held-out loss of the model with this update alone; None where that is not measured."""
+        return None
+
+    def added(self, admitted: T, update: Update, model_P: Vector, held_out_loss: float | None) -> None:
+        """See an update that counts, the model it is added to, and what ``measure`` found."""
 
     def closed(self, outcome: RoundOutcome) -> None:
         """See the round after the model's step."""

@@ -18,8 +18,8 @@ given deadline is taken only if the thinnest does too.
 until client drift ends it (measured here: to a given accuracy, 4 times the steps took half the updates). If a node's
 transfers take T and a step t seconds, progress a second ``s ** b / (T + s t)`` is greatest at
 ``s = b / (1 - b) * T / t``, which for b = 1/2 is ``T / t``: compute for as long as the transfers take. All nodes get
-the same number, from the means of T and t over the fleet, since updates of unlike length, even normalised, were seen to
-pull the model apart.
+the same number, from the medians of T and t over the fleet, since updates of unlike length, even normalised, were seen
+to pull the model apart.
 
 *Deadline.* Unless given, the 80th percentile of the nodes' rounds so planned. Where rounds have no barrier it cuts
 nobody off: a slower node is told the time it is predicted to need.
@@ -216,10 +216,13 @@ def _undominated(levels: Sequence[Level]) -> list[int]:
 
 
 def balanced_steps(transfer_s: Floats, step_s: Floats, *, within: tuple[int, int] = (FEWEST_STEPS, MOST_STEPS)) -> int:
-    """``clip(mean transfer / mean step, *within)``, rounded: the local steps at which both take the same time."""
+    """``clip(median transfer / median step, *within)``, rounded: the local steps at which both take the same time.
+
+    Medians, for one node that claims a slow processor or link must not decide for all.
+    """
     if not step_s.size:
         return within[0]
-    return int(np.clip(np.rint(transfer_s.mean() / step_s.mean()), *within))
+    return int(np.clip(np.rint(np.median(transfer_s) / np.median(step_s)), *within))
 
 
 def plan_alike(

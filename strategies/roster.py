@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from flwr.app import Message, MessageType, RecordDict
@@ -15,7 +16,7 @@ from strategies.errors import Refused
 from strategies.fleet import Bools, Fleet
 from strategies.link import LinkSample
 from strategies.round.events import Deserted, Event, Joined, Left, Probed, Returned
-from strategies.wire import Hello, name_of
+from strategies.wire import Hello, malformed, name_of
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +41,14 @@ class Roster:
         Why nodes that answered cannot take part, by Flower's id. They are asked again every round.
     node_ids : dict of int to int
         Present Flower id of each connected row.
+    owners : dict of str to str
+        Address that enrolled each name; empty if it said none.
     """
 
     rows: dict[int, int] = field(default_factory=dict)
     unfit: dict[int, str] = field(default_factory=dict)
     node_ids: dict[int, int] = field(default_factory=dict)
+    owners: dict[str, str] = field(default_factory=dict)
 
     def gather(self, grid: Arrivals, fleet: Fleet, *, tell: Tell, vet: Vet, joined: Welcome) -> bool:
         """Enrol whoever is there; with nobody to work, wait for somebody of a fleet that was known. Whether one is.
@@ -74,13 +78,14 @@ class Roster:
         (reason, count), *_ = Counter(self.unfit.values()).most_common(1)
         return f"{len(self.unfit)} nodes are connected, and none can take part; {count} of them: {reason}"
 
-    def state(self) -> dict[str, int]:
-        """The rows by Flower's ids, JSON-able."""
-        return {str(node_id): row for node_id, row in self.rows.items()}
+    def state(self) -> dict[str, Any]:
+        """Rows by Flower's ids and owners by name, JSON-able."""
+        return {"rows": {str(node_id): row for node_id, row in self.rows.items()}, "owners": dict(self.owners)}
 
-    def restore(self, state: Mapping[str, int]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Know the nodes of an earlier process again."""
-        self.rows.update((int(node_id), row) for node_id, row in state.items())
+        self.rows.update((int(node_id), row) for node_id, row in state["rows"].items())
+        self.owners.update(state["owners"])
 
     def _enrol(self, grid: Arrivals, fleet: Fleet, tell: Tell, vet: Vet, joined: Welcome) -> None:
         """Ask every node not seen before who it is: its data, device, link and address.
@@ -101,25 +106,57 @@ class Roster:
                 hello = Hello.read(answer)
                 vet(hello)
             except Refused as refusal:
-                if self.unfit.get(node_id) != refusal.detail:  # said once
-                    log.warning("%s cannot take part: %s", name_of(answer, node_id), refusal.detail)
-                    self.unfit[node_id] = refusal.detail
+                self._turn_away(node_id, name_of(answer, node_id), refusal.detail)
+            except Exception as error:  # whatever a hostile hello makes a reader raise: it never ends a round
+                self._turn_away(node_id, f"node {node_id}", malformed("the hello cannot be read", error).detail)
+            else:
+                hellos.append((hello.partition, node_id, hello))
+        holders = self._holders(set(grid.get_node_ids()))
+        for _, node_id, hello in sorted(hellos, key=lambda each: each[:2]):
+            if why := self._belongs_to_another(hello, node_id, holders.get(fleet.row_of.get(hello.name, -1))):
+                self._turn_away(node_id, f"node {node_id}", why)
                 continue
             self.unfit.pop(node_id, None)
-            hellos.append((hello.partition, node_id, hello))
-        for _, node_id, hello in sorted(hellos, key=lambda each: each[:2]):
             tell(Joined(grid.now_s, hello.name, hello.examples))
             row = self.rows[node_id] = fleet.row_of[hello.name]
+            holders[row] = self.node_ids[row] = node_id
+            self.owners.setdefault(hello.name, hello.address)
             if hello.link != LinkSample():
                 tell(Probed(grid.now_s, row, hello.link))
             joined(row, node_id, hello)
-        self.node_ids = {self.rows[node_id]: node_id for node_id in sorted(connected & self.rows.keys())}
+        self.node_ids = self._holders(connected)
         there = np.zeros(len(fleet), np.bool_)
         there[list(self.node_ids)] = True
         if (left := np.flatnonzero(fleet.online & ~there)).size:
             tell(Left(grid.now_s, tuple(left.tolist())))
         if (back := np.flatnonzero(there & ~fleet.online)).size:
             tell(Returned(grid.now_s, tuple(back.tolist())))
+
+    def _holders(self, connected: set[int]) -> dict[int, int]:
+        """Flower's id of each row of which one is connected: the one that holds it, else the latest."""
+        holders: dict[int, int] = {}
+        for node_id in sorted(connected & self.rows.keys()):
+            row = self.rows[node_id]
+            if holders.get(row) != self.node_ids.get(row, -1):
+                holders[row] = node_id
+        return holders
+
+    def _belongs_to_another(self, hello: Hello, node_id: int, holder: int | None) -> str:
+        """Why the share that ``hello`` claims is another's; empty if it is not.
+
+        It belongs to the address that enrolled it, and to one connected node at a time.
+        """
+        if holder is not None and holder != node_id:
+            return f"{hello.name} is connected already; partition-id={hello.partition} can be one node's only"
+        owner = self.owners.get(hello.name, hello.address)
+        if owner != hello.address:
+            return f"{hello.name} was enrolled by {owner or 'nobody'}, and {hello.address or 'nobody'} is another"
+        return ""
+
+    def _turn_away(self, node_id: int, name: str, why: str) -> None:
+        if self.unfit.get(node_id) != why:  # said once
+            log.warning("%s cannot take part: %s", name, why)
+            self.unfit[node_id] = why
 
     def _ids(self, rows_N: Bools) -> set[int]:
         """Flower's ids of these rows."""

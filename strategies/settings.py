@@ -49,6 +49,10 @@ class Settings:
         Whether nodes that fail again and again are left alone for a while, see ``strategies.health``.
     refuse_outliers : bool
         Whether updates of unusual length are refused; a policy that keeps to few nodes makes the others' unusual.
+    max_examples : int
+        A node's data count for no more examples than this.
+    examples : {"median", "claimed"}
+        Whether claims of examples are held against the other nodes', see ``Fleet.agree``, or believed.
     seed : int
         The only source of chance.
     session : bytes
@@ -79,6 +83,8 @@ class Settings:
     aggregation: str = "mean"
     exclude_failing: bool = True
     refuse_outliers: bool = True
+    max_examples: int = 10**6
+    examples: Literal["median", "claimed"] = "median"
     seed: int = 0
     session: bytes = bytes(32)
     reply_patience: float = 10.0

@@ -7,21 +7,25 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from flwr.app import Message, RecordDict
 from flwr.app.message.message import make_message
 from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
+from flwr.superlink.grid.http_grid import HttpGrid
 
 from strategies import wire
 from strategies.flight import Arrivals, failure, payload_bytes, timing
-from strategies.flower_pull import Announcement, announced, pull
+from strategies.flower_pull import LARGEST_REPLY, Announcement, StillUploading, announced, pull
 
 log = logging.getLogger(__name__)
 
 LEAST_TIMED_BYTES = 500_000  # a smaller reply's time is that of its requests and of Flower, not of the link
+HELLO_WITHIN_S = 60.0  # of an announced hello's upload; Flower gives nobody else's answer for it
+LARGEST_HELLO = 4 * 2**20  # bytes
+TURN_S = 2.0  # that a puller waits for one upload before it looks after another
 GRACE_S = 60.0  # after its TTL, until which the SuperLink itself should have answered for the node
 
 
@@ -35,12 +39,18 @@ class Arrived(NamedTuple):
     takes_room: bool = True
 
 
-class Pulling(NamedTuple):
-    """An announced reply: when it was seen, and how long before it may have been announced, on average."""
+@dataclass
+class Pulling:
+    """An announced reply: when it was seen, and how long before it may have been announced, on average.
+
+    ``come`` is what has come of it in a puller's earlier turns, ``at_once`` whether the first began when it was seen.
+    """
 
     announcement: Announcement
     seen_s: float
     earlier_s: float
+    come: dict[str, bytes] = field(default_factory=dict)
+    at_once: bool | None = None
 
 
 class WallArrivals(Arrivals):
@@ -59,10 +69,22 @@ class WallArrivals(Arrivals):
         Seconds between two looks.
     start_s : float
         What the run's clock shows now.
+    largest_bytes : int
+        Of a reply; more of it is neither fetched nor put together.
     """
 
-    def __init__(self, grid: Grid, *, pullers: int = 8, poll_s: float = 0.2, start_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        *,
+        pullers: int = 8,
+        poll_s: float = 0.2,
+        start_s: float = 0.0,
+        largest_bytes: int = LARGEST_REPLY,
+    ) -> None:
         super().__init__(grid, poll_s=poll_s)
+        self._largest_bytes = largest_bytes
+        self._hellos: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._began_s = time.monotonic() - start_s
         self._pullers = pullers
         self._awaited: set[str] = set()  # messages whose replies have not been announced
@@ -100,6 +122,31 @@ class WallArrivals(Arrivals):
             del reply
             del self._flights[message_id], self._envelopes[message_id]
             self._dispatch(terms.refill())
+
+    def _answers(self, message_ids: Sequence[str]) -> Iterable[Message]:
+        """See ``Arrivals._answers``: each announced hello is pulled by a thread of its own, and holds up nobody."""
+        if not isinstance(self._grid, HttpGrid):
+            yield from super()._answers(message_ids)
+            return
+        try:
+            for announcement in announced(self._grid, message_ids):
+                threading.Thread(target=self._pull_hello, args=(announcement,), name="hello", daemon=True).start()
+        except Exception as error:  # the SuperLink may be restarting
+            log.warning("looking for hellos failed, will be tried again: %s", error)
+        while not self._hellos.empty():
+            yield self._hellos.get()
+
+    def _pull_hello(self, announcement: Announcement) -> None:
+        query = self._queries.get(announcement.message_id)
+        hello: Message | None
+        try:
+            hello = pull(self._grid, announcement, within_s=HELLO_WITHIN_S, largest_bytes=LARGEST_HELLO)
+        except StillUploading:
+            hello = failure(query, f"its hello did not come in {HELLO_WITHIN_S:.0f} s") if query else None
+        except Exception as error:  # whatever a hostile hello makes Flower raise
+            hello = failure(query, f"its hello cannot be read: {error}"[: wire.LONGEST_EXCUSE]) if query else None
+        if hello is not None:
+            self._hellos.put(hello)
 
     def cancel(self) -> set[int]:
         """See ``Arrivals.cancel``; Flower cannot interrupt a ClientApp, so nobody becomes free before it answers."""
@@ -170,7 +217,13 @@ class WallArrivals(Arrivals):
         while not self._stopped.is_set():
             pulling = self._to_pull.get()
             self._room.acquire()
-            arrived = self._pulled(pulling)
+            try:
+                arrived = self._pulled(pulling)
+            except StillUploading:  # the others' turn
+                self._room.release()
+                self._to_pull.put(pulling)
+                self._stopped.wait(self._poll_s)
+                continue
             if arrived is None:
                 self._room.release()
                 with self._awaiting:
@@ -181,9 +234,21 @@ class WallArrivals(Arrivals):
 
     def _pulled(self, pulling: Pulling) -> Arrived | None:
         message_id = pulling.announcement.message_id
-        at_once = self.now_s - pulling.seen_s <= self._poll_s  # else the time is that of waiting for a puller
+        if pulling.at_once is None:  # else the time is that of waiting for a puller
+            pulling.at_once = self.now_s - pulling.seen_s <= self._poll_s
         try:
-            reply = pull(self._grid, pulling.announcement)
+            left_s = self._flights[message_id].sent_s + self._flights[message_id].ttl_s + GRACE_S - self.now_s
+            if left_s < 0:
+                raise ObjectPullError(message_id, "it did not end in the message's time")
+            reply = pull(
+                self._grid,
+                pulling.announcement,
+                within_s=min(TURN_S if self._to_pull.empty() else 0.0, left_s),
+                largest_bytes=self._largest_bytes,
+                come=pulling.come,
+            )
+        except StillUploading:
+            raise
         except ObjectPullError as error:
             reply = failure(self._envelopes[message_id], f"the upload broke off: {error}")
         except Exception as error:  # as above; a dead puller would lose its node
@@ -193,6 +258,6 @@ class WallArrivals(Arrivals):
             return None
         arrived_s, upload_s = self.now_s, None
         content = reply.content if reply.has_content() else RecordDict()
-        if at_once and pulling.announcement.reply_id and payload_bytes(content) >= LEAST_TIMED_BYTES:
+        if pulling.at_once and pulling.announcement.reply_id and payload_bytes(content) >= LEAST_TIMED_BYTES:
             upload_s = arrived_s - pulling.seen_s + pulling.earlier_s
         return Arrived(message_id, reply, arrived_s, upload_s)

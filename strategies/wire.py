@@ -11,7 +11,6 @@ A node's answer to a query is a ``Hello``.
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 
+from strategies import domains
 from strategies.errors import Reason, Refused
 from strategies.failure import told
 from strategies.link import LinkSample
@@ -93,8 +93,6 @@ CAUSE: Final = "cause"
 REMEDY: Final = "remedy"
 
 HEADROOM_BYTES: Final = 65_536  # of a blob over the model's own size: header, buffers, and the container's
-LARGEST_RTT_S: Final = 60.0
-LARGEST_BPS: Final = 1e12
 LARGEST_REASON: Final = 500  # characters of what a node says of its failure
 LONGEST_EXCUSE: Final = 1000  # and of why it cannot take part
 
@@ -268,7 +266,7 @@ class Reply:
         ------
         Refused
             For records that are missing or of the wrong kind, a blob that is not one row of bytes, or one larger than
-            ``largest_bytes`` and some headroom.
+            ``largest_bytes`` and some headroom, or a number outside its domain.
         """
         content = reply.content
         record = content.array_records.get(UPDATE)
@@ -285,10 +283,12 @@ class Reply:
             blob = bytes(row_of_bytes(array))
         except Exception as error:  # whatever hostile bytes make numpy's format raise
             raise malformed(f"array {BLOB!r}", error) from error
+        metrics = numbers(content, METRICS)
+        domains.checked(metrics, domains.WORK)
         return cls(
             blob=blob,
             digest=hashlib.sha256(blob).digest(),
-            metrics=numbers(content, METRICS),
+            metrics=metrics,
             link=link_sample(content),
             claim=Claim.read(content),
             timing=Timing.read(content),
@@ -310,6 +310,12 @@ class Hello:
         """What the node is known by: its share of the data outlives Flower's ids."""
         return f"node-{self.partition}"
 
+    @property
+    def address(self) -> str:
+        """What it says it signs with; empty if it does not say."""
+        said = self.device.get(ADDRESS)
+        return said if isinstance(said, str) else ""
+
     @classmethod
     def read(cls, answer: Message) -> Hello:
         """The hello in an answer.
@@ -317,7 +323,7 @@ class Hello:
         Raises
         ------
         Refused
-            If it does not say what it must, with the node's own reason if it gives one.
+            If it does not say what it must, with the node's own reason if it gives one, or says what cannot be.
         """
         if not answer.has_content():
             raise Refused(Reason.ERROR_REPLY, (answer.error.reason or "it failed")[:LONGEST_EXCUSE])
@@ -328,13 +334,14 @@ class Hello:
             texts = [unfit.get(key) for key in (CAUSE, REMEDY)] if unfit else []
             excuse = "; ".join(text for text in texts if isinstance(text, str) and text)[:LONGEST_EXCUSE]
             raise Refused(Reason.MALFORMED, excuse or "it does not say which share is its own")
+        domains.checked(said, domains.HELLO)
         device, identity = (content.config_records.get(name) for name in (DEVICE, IDENTITY))
         return cls(
             partition=int(said[PARTITION]),
-            examples=max(0, int(said[EXAMPLES])),
-            device=dict(device) if device is not None else {},
+            examples=int(said[EXAMPLES]),
+            device=domains.device(device) if device is not None else {},
             link=link_sample(content),
-            identity={name: value for name, value in identity.items() if isinstance(value, str)} if identity else {},
+            identity=domains.identity(identity) if identity is not None else {},
         )
 
 
@@ -360,20 +367,8 @@ def malformed(what: str, error: Exception) -> Refused:
 
 def link_sample(content: RecordDict) -> LinkSample:
     """What a node found out about its link, where that is possible at all."""
-    found = numbers(content, LINK)
-
-    def within(key: str, largest: float) -> float | None:
-        value = found.get(key)
-        return value if value is not None and 0 < value < largest else None
-
-    loss = found.get(LOSS_RATE)
-    return LinkSample(
-        rtt_s=within(RTT_S, LARGEST_RTT_S),
-        jitter_s=within(JITTER_S, LARGEST_RTT_S),
-        loss=min(1.0, max(0.0, loss)) if loss is not None else None,
-        uplink_bps=within(UPLINK_BPS, LARGEST_BPS),
-        downlink_bps=within(DOWNLINK_BPS, LARGEST_BPS),
-    )
+    found = domains.possible(numbers(content, LINK), domains.LINK)
+    return LinkSample(*(found.get(key) for key in (RTT_S, JITTER_S, LOSS_RATE, UPLINK_BPS, DOWNLINK_BPS)))
 
 
 # The one header that a row of bytes has, as numpy writes it. Numpy's own reader takes the text there for Python's
@@ -402,10 +397,9 @@ def custom_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def numbers(content: RecordDict, record: str) -> dict[str, float]:
-    """The finite scalars of a MetricRecord; empty when the record is missing. Lists are left out."""
+    """The finite scalars of a MetricRecord; empty when the record is missing. See ``domains.finite_scalars``."""
     found = content.metric_records.get(record)
-    scalars = {key: float(value) for key, value in found.items() if not isinstance(value, list)} if found else {}
-    return {key: value for key, value in scalars.items() if math.isfinite(value)}
+    return domains.finite_scalars(found) if found else {}
 
 
 def _whole(value: Any) -> int:

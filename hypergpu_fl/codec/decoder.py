@@ -22,7 +22,7 @@ from hypergpu_fl.codec.errors import Malformed, UnknownFormat
 from hypergpu_fl.codec.levels import BY_CODE
 from hypergpu_fl.codec.parts import Dense, Part, Sparse
 from hypergpu_fl.codec.spans import Spans, spans
-from strategies.layout import Layout, Vector
+from strategies.layout import Layout, Run, Vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,14 @@ class Decoded:
     spans: Spans
 
     def norm(self) -> float:
-        """L2 norm of the P values, in float64."""
-        return math.sqrt(self.main.square() + self.statistics.square())
+        """L2 norm of the main values, in float64: statistics are measured, not learned, and may be of any size."""
+        return math.sqrt(self.main.square())
+
+    def at(self, runs: tuple[Run, ...]) -> Vector:
+        """Values at these runs of the vector, one after the other."""
+        if runs == self.spans.statistics:
+            return self.statistics.values()
+        return np.concatenate([self.dense()[start:stop] for start, stop in runs])
 
     def finite(self) -> bool:
         """Whether no value is NaN or Inf."""

@@ -23,10 +23,10 @@ from hypergpu_fl.codec.decoder import Decoded
 from hypergpu_fl.codec.encoder import assemble
 from hypergpu_fl.codec.levels import level
 from hypergpu_fl.codec.parts import Blocks, Dense, Sparse
-from hypergpu_fl.codec.spans import Run, spans
+from hypergpu_fl.codec.spans import spans
 from hypergpu_fl.codec.values import BlockCodes, Kept, Word, unfit
 from strategies.errors import LayoutError
-from strategies.layout import Arrays, Layout
+from strategies.layout import Arrays, Layout, Run
 
 _LOG = getLogger(__name__)
 _INT32_MAX = (1 << 31) - 1

@@ -14,10 +14,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.layout import Layout, Vector
-
-STATISTICS = ("running_mean", "running_var")
-Run = tuple[int, int]
+from strategies.layout import Layout, Run, Vector
+from strategies.statistics import NAMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +69,7 @@ def spans(layout: Layout) -> Spans:
     for entry in layout.entries:
         if not entry.is_float or entry.size == 0:
             continue
-        kind = runs[entry.name.rpartition(".")[2] in STATISTICS]
+        kind = runs[entry.name.rpartition(".")[2] in NAMES]
         start, stop = entry.offset, entry.offset + entry.size
         if kind and kind[-1][1] == start:
             kind[-1] = (kind[-1][0], stop)

@@ -124,6 +124,11 @@ class Training(Section):
         description="steps a node makes a round: a number; a range as 5-60, within which the planner decides; "
         "auto: the planner's own range, 5-20, or one pass under a policy without a planner",
     )
+    examples: Literal["median", "claimed"] = Field(
+        "median",
+        description="how many examples a node counts for, in weight and in pay: as many as it claimed when it joined, "
+        "and no more than three robust deviations over the nodes' median; claimed: whatever it claims",
+    )
     batch_size: Count = 32
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     learning_rate: Positive = 0.1
@@ -131,6 +136,9 @@ class Training(Section):
     weight_decay: NonNegative = 0.0
     server_optimizer: Literal["fedavg", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
     server_learning_rate: Positive = 1.0
+    aggregation: Literal["mean", "trimmed_mean", "median", "krum", "norm_clipping"] = Field(
+        "mean", description="how updates become one; see docs/robust-aggregation.md for what each withstands"
+    )
     server_momentum: Fraction = 0.9
     target: Annotated[str, AfterValidator(_target)] = Field(
         "", description="stop when reached: 'loss <= 1.88', 'accuracy >= 0.9'; empty: run all rounds"
@@ -237,7 +245,7 @@ class Blockchain(Section):
         "improvement", description="how a contribution's share of the round's reward is measured"
     )
     max_examples: Annotated[int, Field(ge=1, le=10**12)] = Field(
-        10**6, description="examples beyond this earn a node nothing more"
+        10**6, description="examples beyond this give a node no more weight and no more pay"
     )
     budget_wei: Annotated[int, Field(ge=0, le=MOST_WEI)] = Field(
         10**15, description="reward shared by a round's contributors"
@@ -290,6 +298,16 @@ class Config(Section):
         if self.blockchain.enabled and self.blockchain.budget_wei * self.training.rounds > MOST_WEI:
             raise ValueError(
                 f"blockchain.budget_wei: is more than a contract's 2**128 - 1 wei in {self.training.rounds} rounds"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _medians_need_dense_levels(self) -> Self:
+        rule, codec = self.training.aggregation, self.network.codec
+        if rule in ("median", "trimmed_mean") and (codec == "auto" or codec.startswith("top")):
+            raise ValueError(
+                f"training.aggregation: is {rule!r}, but network.codec {codec!r} sends few of an update's values, and "
+                "the median of what most nodes leave out is nothing; set network.codec to int8, or another dense level"
             )
         return self
 

@@ -144,8 +144,18 @@ class Accounting:
             self._receipted[signer] = self._enclosed.pop(flight.node_id)
         return Admitted(contribution, signer, claim.signature)
 
-    def added(self, admitted: Admitted, update: Update, model_P: Vector) -> None:
-        """Measure an update that counts, as far as that can be done before the round is closed."""
+    def measure(self, update: Update, model_P: Vector) -> float | None:
+        """Loss on the validation data of the model with this update alone, where contributions are priced by that."""
+        if self._scoring != "improvement":
+            return None
+        moved_P = np.zeros(self._layout.size, dtype=np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is told by its loss
+            update.add_to(moved_P, 1.0)
+            moved_P += model_P
+        return self._loss(moved_P)
+
+    def added(self, admitted: Admitted, update: Update, model_P: Vector, held_out_loss: float | None) -> None:
+        """Enter an update that counts, with what ``measure`` found."""
         self._counted[admitted.node] = admitted.contribution.round
         if self._base_P is None:
             self._base_P = model_P
@@ -153,9 +163,8 @@ class Accounting:
         delta_P = np.zeros(self._layout.size, dtype=np.float32)
         update.add_to(delta_P, 1.0)
         entry = _Entry(admitted.contribution, admitted.node, admitted.signature, sketch(delta_P, self._signs_P))
-        if self._scoring == "improvement":
-            delta_P += model_P
-            entry.loss = self._loss(delta_P)
+        if held_out_loss is not None:
+            entry.loss = held_out_loss
         elif self._scoring != "weight":
             entry.delta_P = delta_P
         self._entries.append(entry)
@@ -163,7 +172,8 @@ class Accounting:
     def priced(self, outcome: RoundOutcome) -> RoundSeal:
         """The round as it goes into the books, every contribution with its score."""
         weights = [accepted.weight for accepted in outcome.accepted]
-        entries, scores = self._entries, self._scores(weights, outcome.round)
+        examples = [accepted.examples for accepted in outcome.accepted]
+        entries, scores = self._entries, self._scores(weights, examples, outcome.round)
         twins = near_duplicates(np.stack([entry.sketch for entry in entries])) if entries else []
         seal = RoundSeal(
             round=outcome.round,
@@ -200,16 +210,17 @@ class Accounting:
         self._enclosed[node_id] = receipts[-1]["commitments"][0]["round"]
         return json.dumps(receipts)
 
-    def _scores(self, weights: Sequence[float], round_: int) -> list[int]:
+    def _scores(self, weights: Sequence[float], examples: Sequence[int], round_: int) -> list[int]:
+        """Scores by the ``examples`` that were agreed, which weights go by too; what a reply claims is no matter."""
         entries, most = self._entries, self._max_examples
         if self._scoring == "improvement":
             return [
-                improvement_score(e.contribution.examples, self._base_loss, e.loss, max_examples=most) for e in entries
+                improvement_score(count, self._base_loss, entry.loss, max_examples=most)
+                for entry, count in zip(entries, examples, strict=True)
             ]
         if self._scoring == "weight":
             return [
-                weight_score(e.contribution.examples, weight, max_examples=most)
-                for e, weight in zip(entries, weights, strict=True)
+                weight_score(count, weight, max_examples=most) for count, weight in zip(examples, weights, strict=True)
             ]
 
         def loss(members: Coalition) -> float:

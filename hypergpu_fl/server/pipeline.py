@@ -60,9 +60,13 @@ class Pipeline(Attendant[Admitted]):
         """See ``Attendant.admit``."""
         return self.accounting.admit(flight, reply)
 
-    def added(self, admitted: Admitted, update: Update, model_P: Vector) -> None:
+    def measure(self, update: Update, model_P: Vector) -> float | None:
+        """See ``Attendant.measure``."""
+        return self.accounting.measure(update, model_P)
+
+    def added(self, admitted: Admitted, update: Update, model_P: Vector, held_out_loss: float | None) -> None:
         """See ``Attendant.added``."""
-        self.accounting.added(admitted, update, model_P)
+        self.accounting.added(admitted, update, model_P, held_out_loss)
 
     def receipt(self, node_id: int) -> str:
         """See ``Attendant.receipt``."""

@@ -55,6 +55,7 @@ from strategies.layout import Arrays, Layout
 from strategies.planning import FEWEST_STEPS, MOST_STEPS
 from strategies.server_optimizer import ServerOptimizer
 from strategies.settings import Settings
+from strategies.wall_arrivals import LARGEST_HELLO
 
 if TYPE_CHECKING:
     pass
@@ -122,6 +123,7 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
         began_s, event_log, best = resume(folder, strategy, report, settings=settings, last_round=settlement.last_round)
         settlement.check_model(strategy.model.hash)
         arrivals, compute = open_arrivals(config, grid, strategy, task, start_s=began_s)
+        evaluation = Evaluation(task, model, strategy.layout, device=device)
         node_rounds = NodeRounds(books, last_round=settlement.last_round)
         strategy.attendant = Pipeline(
             strategy,
@@ -131,7 +133,7 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
             node_rounds,
             LocalWork(config),
             Registry(books, strategy, clock=registry_clock(arrivals)),
-            Evaluation(task, model, strategy.layout, device=device),
+            evaluation,
             Checkpointing(folder, strategy, report, aim_of(config.training), best),
             Accounting(
                 task,
@@ -149,6 +151,9 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
         if not config.network.enable_simulation and settlement.last_round < config.training.rounds:
             wait_for_nodes(grid, config.training.num_nodes, simulated=False)
         with closing(event_log), long_lived():
+            if strategy.first_round == 1:  # what can be had by chance, which an explosion is told by
+                fresh = evaluation.of(strategy.layout.flatten(first), strategy.layout.buffers(first))
+                strategy.evaluated(fresh.loss)
             train(config, first, strategy, arrivals, report)
         if not settlement.drain(DRAIN_S):
             logger.warning("not every round is final on chain yet; a later run sends the rest")
@@ -223,6 +228,9 @@ def build_strategy(config: Config, layout: Layout, *, session: bytes) -> Engine:
             steps_within=training.steps_within or (FEWEST_STEPS, MOST_STEPS),
             codec=network.codec,
             downlink_codec=network.downlink_codec,
+            max_examples=config.blockchain.max_examples,
+            examples=training.examples,
+            aggregation=training.aggregation,
             seed=training.seed,
             session=session,
             overhead_s=0.0 if network.enable_simulation else FLOWER_S,
@@ -235,7 +243,8 @@ def open_arrivals(
 ) -> tuple[Arrivals, SimulatedCompute | None]:
     """Virtual clock and simulated links and processors in simulation, else the wall clock."""
     if not config.network.enable_simulation:
-        return WallArrivals(grid, start_s=start_s), None
+        largest = 4 * strategy.layout.size + LARGEST_HELLO  # whatever surrounds an update is no more than a hello
+        return WallArrivals(grid, start_s=start_s, largest_bytes=largest), None
 
     def flops() -> float | None:
         return flops_per_sample(task, fresh_model(task, config.training.seed), config.training.num_nodes)

@@ -6,7 +6,6 @@ Names used here: K = updates of the round, P = floating-point values of the mode
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,8 +25,6 @@ class HeldUpdates(ABC):
         self._vectors: list[Vector] = []
         self._weights: list[float] = []
         self._steps: list[int] = []
-        self._heaviest = 0.0
-        self.buffers: Mapping[str, NDArray[Any]] = {}
 
     @property
     def count(self) -> int:
@@ -38,8 +35,6 @@ class HeldUpdates(ABC):
         """See ``Aggregator.add``."""
         vector_P = np.zeros(self._size, dtype=np.float32)
         update.add_to(vector_P, 1.0 / steps)
-        if update.buffers and weight > self._heaviest:
-            self._heaviest, self.buffers = weight, update.buffers
         self._vectors.append(vector_P)
         self._weights.append(weight)
         self._steps.append(steps)

@@ -47,6 +47,7 @@ def refill(state: State, open_: OpenRound) -> list[Command]:
 def planned(state: State) -> FleetPlan:
     """What each node would do, as things stand."""
     settings, fleet, levels = state.rules.settings, state.fleet, state.rules.levels
+    fleet.agree(most=settings.max_examples, as_claimed=settings.examples == "claimed")
     ratios = {level.name: level.expected_ratio for level in levels}
     if settings.codec != "auto":
         levels = tuple(level for level in levels if level.name == settings.codec)

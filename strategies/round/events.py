@@ -37,6 +37,10 @@ class Reading:
         What the node found out about its link.
     samples, loss, squared_loss : float, optional
         What the node says of its work.
+    sketch : tuple of float
+        The update's values in few numbers, see ``strategies.sketch``.
+    held_out_loss : float, optional
+        Of the model with this update alone, where the server measured it.
     """
 
     blob_bytes: int
@@ -53,6 +57,8 @@ class Reading:
     samples: float | None = None
     loss: float | None = None
     squared_loss: float | None = None
+    held_out_loss: float | None = None
+    sketch: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +177,10 @@ class Diverged:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """The server measured the model; ``None`` for a loss that is not finite."""
+    """The server measured the model; ``None`` for a loss that is not finite.
+
+    Before the first round it is the fresh model's, which tells what can be had by chance.
+    """
 
     at_s: float
     loss: float | None = None

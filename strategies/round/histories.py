@@ -3,106 +3,101 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from strategies.errors import Reason, Refused
 from strategies.outliers import LARGEST_Z, robust_z
 
-NORMS = 64
-ENOUGH_NORMS = 8  # accepted norms before outliers can be told
-COLD_FACTOR = 100.0
-LOSSES = 20
-ENOUGH_LOSSES = 5  # before an explosion can be told from a start
+NODES = 64  # seen lately, whose norms are remembered
+NORMS = 3  # of each
+ENOUGH_NODES = 3  # others, before an outlier can be told
+COLD_FACTOR = 10.0
+SAME_WITHIN = 1e-6  # of a sketch's largest number
 
 
 class NormHistory:
-    """Log norms of the updates accepted lately."""
+    """Log norms of what nodes sent lately, whether it counted or not: each node has one say, its median.
+
+    So no first entry sets the scale: when the model has moved and honest updates are of another length than before,
+    half of the nodes need to show it, and what was odd is ordinary.
+    """
 
     def __init__(self) -> None:
-        self._logs: deque[float] = deque(maxlen=NORMS)
+        self._logs: dict[int, list[float]] = {}
 
-    def check(self, norm: float, steps: int, *, model_norm: float) -> None:
-        """Refuse a norm whose ``robust_z`` of ``log(norm / sqrt(steps))`` is > 6.
+    def check(self, row: int, norm: float, steps: int, *, model_norm: float) -> None:
+        """Refuse a norm whose ``robust_z`` of ``log(norm / sqrt(steps))`` among other nodes' is > 6.
 
-        Only outliers above are refused: a small update does no harm. Until enough norms are known to tell one, an
-        update may be a hundred times as long as the model (or as 1, for a model that starts from nothing).
+        Only outliers above are refused: a small update does no harm. Until enough other nodes are known to tell one,
+        an update may be ten times as long as the model (or as 1, for a model that starts from nothing).
         """
-        if len(self._logs) < ENOUGH_NORMS:
+        others = [float(np.median(logs)) for other, logs in self._logs.items() if other != row]
+        if len(others) < ENOUGH_NODES:
             longest = COLD_FACTOR * max(1.0, model_norm)
             if norm > longest:
                 raise Refused(Reason.NORM_OUTLIER, f"norm {norm:.3g}, at first at most {longest:.3g} is taken")
             return
-        if (z := robust_z(_log_norm(norm, steps), self._logs)) > LARGEST_Z:
+        if (z := robust_z(_log_norm(norm, steps), others)) > LARGEST_Z:
             raise Refused(Reason.NORM_OUTLIER, f"norm {norm:.3g} after {steps} steps, z-score {z:.1f} > {LARGEST_Z}")
 
-    def add(self, norm: float, steps: int) -> None:
-        """Remember the norm of an update that counted."""
-        self._logs.append(_log_norm(norm, steps))
+    def add(self, row: int, norm: float, steps: int) -> None:
+        """Remember a norm."""
+        self._logs[row] = [*self._logs.pop(row, []), _log_norm(norm, steps)][-NORMS:]
+        while len(self._logs) > NODES:
+            del self._logs[next(iter(self._logs))]
 
-    def state(self) -> list[float]:
-        """The remembered logarithms."""
-        return list(self._logs)
+    def state(self) -> dict[str, list[float]]:
+        """The remembered logarithms by row, those seen longest ago first."""
+        return {str(row): list(logs) for row, logs in self._logs.items()}
 
-    def restore(self, state: list[float]) -> None:
+    def restore(self, state: Mapping[str, list[float]]) -> None:
         """Inverse of ``state``."""
-        self._logs = deque(state, maxlen=NORMS)
+        self._logs = {int(row): list(logs) for row, logs in state.items()}
 
 
 class Replays:
-    """Tells a node's update from a copy of its last one: real training never gives the same bytes twice."""
+    """Tells a node's update from its last one sent again: real training never gives the same values twice.
+
+    Bytes can be changed without the values, such as the base in a blob's head. So sketches are compared where there are
+    any, see `strategies.sketch`. A factor over all of it is not told: an honest update may be a multiple of the last.
+    """
 
     def __init__(self) -> None:
-        self._last: dict[int, tuple[str, int]] = {}
+        self._last: dict[int, tuple[str, tuple[float, ...], int]] = {}
 
-    def check(self, row: int, digest: str, norm: float) -> None:
-        """Refuse bytes equal to those accepted last from ``row``; an update of nothing may repeat itself."""
-        last, round = self._last.get(row, ("", 0))
-        if norm > 0 and last == digest:
-            raise Refused(Reason.DUPLICATE, f"the same bytes as in round {round}")
+    def check(self, row: int, digest: str, sketch: Sequence[float], norm: float) -> None:
+        """Refuse what was accepted last from ``row``; an update of nothing may repeat itself."""
+        last, values, round = self._last.get(row, ("", (), 0))
+        if norm > 0 and (last == digest or _alike(values, sketch)):
+            raise Refused(Reason.DUPLICATE, f"the same update as in round {round}")
 
-    def add(self, row: int, digest: str, round: int) -> None:
+    def add(self, row: int, digest: str, sketch: Sequence[float], round: int) -> None:
         """Remember an update that counted."""
-        self._last[row] = digest, round
+        self._last[row] = digest, tuple(sketch), round
+
+    def forget(self) -> None:
+        """Forget all of them."""
+        self._last.clear()
 
     def state(self) -> dict[str, Any]:
-        """Digest and round by row."""
-        return {str(row): list(last) for row, last in self._last.items()}
+        """Digest, sketch and round by row."""
+        return {str(row): [digest, list(sketch), round] for row, (digest, sketch, round) in self._last.items()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Inverse of ``state``."""
-        self._last = {int(row): (digest, round) for row, (digest, round) in state.items()}
+        self._last = {int(row): (digest, tuple(sketch), round) for row, (digest, sketch, round) in state.items()}
 
 
-class LossWatch:
-    """Judges a series of losses by ``robust_z`` of their logarithms."""
-
-    def __init__(self) -> None:
-        self._logs: deque[float] = deque(maxlen=LOSSES)
-
-    def exploded(self, loss: float | None) -> bool:
-        """Whether ``loss`` is not finite (or None, which stands for that), or its z-score exceeds 6."""
-        if loss is None or not math.isfinite(loss):
-            return True
-        return len(self._logs) >= ENOUGH_LOSSES and robust_z(_log_loss(loss), self._logs) > LARGEST_Z
-
-    def add(self, loss: float) -> None:
-        """Remember a loss that was none."""
-        self._logs.append(_log_loss(loss))
-
-    def state(self) -> list[float]:
-        """The remembered logarithms."""
-        return list(self._logs)
-
-    def restore(self, state: list[float]) -> None:
-        """Inverse of ``state``."""
-        self._logs = deque(state, maxlen=LOSSES)
+def _alike(left: Sequence[float], right: Sequence[float]) -> bool:
+    """Whether two sketches are of the same values."""
+    if not left or len(left) != len(right):
+        return False
+    reach = SAME_WITHIN * max(map(abs, left))
+    return all(abs(one - other) <= reach for one, other in zip(left, right, strict=True))
 
 
 def _log_norm(norm: float, steps: int) -> float:
     return math.log(max(norm, 1e-30) / math.sqrt(max(1, steps)))
-
-
-def _log_loss(loss: float) -> float:
-    return math.log(max(loss, 1e-12))

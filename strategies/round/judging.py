@@ -10,6 +10,7 @@ from strategies.health import succeeded
 from strategies.link import LinkSample
 from strategies.round.commands import AddUpdate
 from strategies.round.events import Answered, Reading
+from strategies.round.explosion import Suspect
 from strategies.round.state import OpenOrder, OpenRound, State
 from strategies.timing import ROUND_TRIPS
 
@@ -31,21 +32,20 @@ def judge(state: State, open_: OpenRound, order: OpenOrder, event: Answered) -> 
         raise Refused(event.fault.reason, event.fault.detail)
     if reading is None or reading.norm is None:
         raise Refused(Reason.MALFORMED, "no update could be read")
+    state.norms.add(row, reading.norm, order.steps)
     if settings.refuse_outliers:
-        state.norms.check(reading.norm, order.steps, model_norm=state.versions.norm)
-    state.replays.check(row, reading.digest, reading.norm)
+        state.norms.check(row, reading.norm, order.steps, model_norm=state.versions.norm)
+    state.replays.check(row, reading.digest, reading.sketch, reading.norm)
     weighed = state.accounts.weigh(fleet, row, staleness=staleness)
     state.accounts.settle(fleet, row, weighed)
     succeeded(fleet, row)
     fleet.update_norm[row] = reading.norm
-    state.norms.add(reading.norm, order.steps)
-    state.replays.add(row, reading.digest, order.round)
+    state.replays.add(row, reading.digest, reading.sketch, order.round)
     fleet.held[row], fleet.acknowledged[row] = order.base, order.round
     open_.late += order.round < open_.number
     open_.added.append(row)
     open_.weights.append(weighed.weight)
-    if reading.loss is not None:
-        open_.losses.append((reading.loss, max(1, int(fleet.examples[row]))))
+    open_.suspects.append(Suspect(row, reading.norm, reading.held_out_loss))
     steps = order.steps if settings.normalise_steps else 1
     return AddUpdate(event.order, row, weighed.weight, steps, staleness)
 

@@ -10,7 +10,8 @@ from typing import Any
 from strategies.errors import Reason
 from strategies.fleet import Fleet
 from strategies.planning import FleetPlan
-from strategies.round.histories import LossWatch, NormHistory, Replays
+from strategies.round.explosion import HeldOutLoss, Suspect
+from strategies.round.histories import NormHistory, Replays
 from strategies.round.rules import Rules
 from strategies.round.versions import Versions
 from strategies.selection import policy
@@ -54,7 +55,7 @@ class OpenRound:
     selected: list[int] = field(default_factory=list)
     added: list[int] = field(default_factory=list)  # rows
     weights: list[float] = field(default_factory=list)
-    losses: list[tuple[float, int]] = field(default_factory=list)  # with examples
+    suspects: list[Suspect] = field(default_factory=list)  # one for each update in ``added``
     refused: list[Reason] = field(default_factory=list)
     late: int = 0
     bytes_down: int = 0
@@ -70,11 +71,6 @@ class OpenRound:
         """Whether more replies are. Failures do not count to the quota, but more of them than that end the round."""
         return self.replies < self.quota and self.failures <= self.quota
 
-    def loss(self) -> float | None:
-        """Mean of the training losses reported with added updates, by examples; None when none was."""
-        total = sum(examples for _, examples in self.losses)
-        return sum(loss * examples for loss, examples in self.losses) / total if self.losses else None
-
 
 class State:
     """Everything known of nodes, debts, versions and the open round, under fixed ``rules``."""
@@ -87,7 +83,8 @@ class State:
         self.versions = Versions()
         self.norms = NormHistory()
         self.replays = Replays()
-        self.train_loss, self.test_loss = LossWatch(), LossWatch()
+        self.held_out = HeldOutLoss()
+        self.suspects: list[Suspect] = []  # what made the latest version, until that is measured
         self.exploded = False
         self.common_bytes = 0.0  # that a download of the last round carried beyond what its level comes to
         self.round = 0  # the newest that began
@@ -106,8 +103,8 @@ class State:
             "versions": self.versions.state(),
             "norms": self.norms.state(),
             "replays": self.replays.state(),
-            "train_loss": self.train_loss.state(),
-            "test_loss": self.test_loss.state(),
+            "held_out": self.held_out.state(),
+            "suspects": [asdict(suspect) for suspect in self.suspects],
             "exploded": self.exploded,
             "common_bytes": self.common_bytes,
             "round": self.round,
@@ -121,9 +118,10 @@ class State:
         restored = cls(rules)
         restored.fleet = Fleet.restored(state["fleet"])
         restored.versions = Versions.restored(state["versions"])
-        for name in ("accounts", "selection", "norms", "replays", "train_loss", "test_loss"):
+        for name in ("accounts", "selection", "norms", "replays", "held_out"):
             getattr(restored, name).restore(state[name])
         for name in ("exploded", "common_bytes", "round", "next_order"):
             setattr(restored, name, state[name])
+        restored.suspects = [Suspect(**suspect) for suspect in state["suspects"]]
         restored.orders = {int(number): OpenOrder(**order) for number, order in state["orders"].items()}
         return restored

@@ -32,6 +32,7 @@ from strategies.round.events import (
     RoundDue,
     Sent,
 )
+from strategies.round.explosion import culprits
 from strategies.round.judging import judge
 from strategies.round.state import OpenOrder, OpenRound, Phase, State
 
@@ -111,6 +112,9 @@ def _answered(state: State, event: Answered) -> list[Command]:
         commands: list[Command] = [judge(state, open_, order, event)]
     except Refused as refusal:
         commands = _refused(state, open_, event, order.row, refusal)
+    except (ArithmeticError, ValueError) as error:  # one reply's numbers never end a run
+        why = Refused(Reason.MALFORMED, f"what it says cannot be computed with: {type(error).__name__}: {error}"[:500])
+        commands = _refused(state, open_, event, order.row, why)
     return commands + refill(state, open_)
 
 
@@ -137,8 +141,6 @@ def _ended(state: State, event: Ended) -> list[Command]:
     open_.weights = state.accounts.book(state.fleet, open_.added, open_.weights)
     open_.phase = Phase.STEPPING
     versions = state.versions
-    if _ran_away(state, open_):
-        return _rolled_back(state, open_) or _closed(state, open_)
     if not open_.added:
         return _closed(state, open_)
     versions.good = versions.version
@@ -148,7 +150,9 @@ def _ended(state: State, event: Ended) -> list[Command]:
 
 def _diverged(state: State, event: Diverged) -> list[Command]:
     open_ = _open(state, event, Phase.STEPPING)
-    return _rolled_back(state, open_) or _closed(state, open_)
+    blamed = _blamed(state, culprits(open_.suspects, state.held_out.most), event.at_s)
+    open_.suspects = []
+    return blamed + (_rolled_back(state, open_) or _closed(state, open_))
 
 
 def _published(state: State, event: Published) -> list[Command]:
@@ -166,10 +170,15 @@ def _published(state: State, event: Published) -> list[Command]:
 
 
 def _evaluated(state: State, event: Evaluated) -> list[Command]:
-    if event.loss is None or state.test_loss.exploded(event.loss):
+    held_out, suspects = state.held_out, state.suspects
+    state.suspects = []
+    if not state.round:
+        held_out.chance = event.loss
+        return []
+    if held_out.exploded(event.loss):
         state.exploded = True
-    else:
-        state.test_loss.add(event.loss)
+        return _blamed(state, culprits(suspects, held_out.most), event.at_s)
+    held_out.before = event.loss
     return []
 
 
@@ -223,32 +232,26 @@ def _unknown(number: int) -> Refuse:
 def _refused(state: State, open_: OpenRound, event: Answered | Failed, row: int, refusal: Refused) -> list[Command]:
     open_.refused.append(refusal.reason)
     commands: list[Command] = [Refuse(event.order, row, refusal.reason, refusal.detail)]
-    if state.rules.settings.exclude_failing and (until_s := failed(state.fleet, row, at_s=event.at_s)) is not None:
-        commands.append(Exclude(row, until_s))
-    return commands
+    return commands + _blamed(state, [row], event.at_s)
+
+
+def _blamed(state: State, rows: Sequence[int], at_s: float) -> list[Command]:
+    """Count a failure against each of these nodes."""
+    if not state.rules.settings.exclude_failing:
+        return []
+    until_s = {row: failed(state.fleet, row, at_s=at_s) for row in rows}
+    return [Exclude(row, until) for row, until in until_s.items() if until is not None]
 
 
 def _readmitted(state: State, at_s: float) -> list[Command]:
     return [Readmit(row) for row in let_out(state.fleet, at_s=at_s).tolist()]
 
 
-def _ran_away(state: State, open_: OpenRound) -> bool:
-    """Whether this round's replies show that the model they trained from has exploded."""
-    if open_.refused.count(Reason.NON_FINITE) > max(1, len(open_.added)):
-        return True
-    loss = open_.loss()
-    if loss is None:
-        return False
-    if exploded := state.train_loss.exploded(loss):
-        return exploded
-    state.train_loss.add(loss)
-    return False
-
-
 def _rolled_back(state: State, open_: OpenRound) -> list[Command]:
     """Go back to the last good version, if there is one; updates against those after it are refused from now on."""
     state.exploded = False
     good = state.versions.disown()
+    state.replays.forget()  # from the same model the same training may come out the same
     open_.rolled_back = good
     if good is None:
         return []
@@ -262,7 +265,7 @@ def _closed(state: State, open_: OpenRound) -> list[Command]:
     )
     if open_.selected:
         state.common_bytes = max(0.0, open_.bytes_common / len(open_.selected))
-    state.open = None
+    state.open, state.suspects = None, open_.suspects
     return [
         CloseRound(
             round=open_.number,

@@ -363,3 +363,13 @@ def test_a_missing_a_binary_and_a_folder_file_are_refused(tmp_path: Path) -> Non
     for name, cause in (("no.json", "there is no file"), ("binary.json", "not UTF-8"), ("folder.json", "cannot read")):
         with pytest.raises(ConfigError, match=cause):
             load(tmp_path / name)
+
+
+@pytest.mark.parametrize("rule", ["median", "trimmed_mean"])
+@pytest.mark.parametrize("codec", ["auto", "top32"])
+def test_rules_by_the_median_of_each_value_need_a_dense_codec_level(rule: str, codec: str) -> None:
+    tree = {"training": {"aggregation": rule}, "network": {"codec": codec}}
+    with pytest.raises(ValueError, match="training.aggregation: is .* set network.codec to int8"):
+        Config.model_validate(tree)
+    assert Config.model_validate({**tree, "network": {"codec": "int8"}}).training.aggregation == rule
+    Config.model_validate({**tree, "training": {"aggregation": "krum"}})

@@ -74,7 +74,8 @@ class Server:
         reply = Reply(blob, hash_blob(blob), metrics, LinkSample(), signed, Timing(0.0, 1.0, 0.0, 0.0))
         order = Order(round_, 0, BASE, 1, 1, "raw", 0, self.session, -1)
         admitted = self.accounting.admit(Flight(node_id, "train", 0.0, 60.0, 0, round_, order), reply)
-        self.accounting.added(admitted, DenseUpdate(np.full(8, node_id, dtype=np.float32)), MODEL_P)
+        update = DenseUpdate(np.full(8, node_id, dtype=np.float32))
+        self.accounting.added(admitted, update, MODEL_P, self.accounting.measure(update, MODEL_P))
         self.counted.append(1.0)
 
     def close(self, round_: int) -> None:
@@ -107,6 +108,18 @@ def test_two_nodes_with_one_key_are_counted_once_and_the_round_is_sealed(server:
     bundle = load_books(tmp_path)
     assert [len(record.contributions) for record in bundle.rounds] == [1, 1]
     verify(bundle)
+
+
+@pytest.mark.parametrize("claimed", [100, 10**6])
+def test_pay_goes_by_the_examples_that_were_agreed_whatever_a_reply_claims(
+    server: Server, tmp_path: Path, claimed: int
+) -> None:
+    for node_id, examples in ((1, 100), (2, claimed)):
+        server.enrol(node_id, node_key(node_id))
+        server.receive(node_id, node_key(node_id), 1, examples=examples)
+    server.close(1)
+    (record,) = load_books(tmp_path).rounds
+    assert len({entry.score for entry in record.contributions}) == 1
 
 
 @pytest.mark.parametrize("examples", [2.0**63, 2.0**255])

@@ -24,13 +24,17 @@ class Diary(Attendant[int]):
     def __init__(self) -> None:
         self.rounds: list[RoundOutcome] = []
         self.refuse: Callable[[int], bool] = lambda node_id: False
+        self.held_out: Callable[[Any, Any], float | None] = lambda update, model_P: None
 
     def admit(self, flight: Any, reply: Any) -> int:
         if self.refuse(flight.node_id):
             raise Refused(Reason.NOT_ALLOWED, "not on the list")
         return int(flight.node_id)
 
-    def added(self, admitted: int, update: Any, model_P: Any) -> None:
+    def measure(self, update: Any, model_P: Any) -> float | None:
+        return self.held_out(update, model_P)
+
+    def added(self, admitted: int, update: Any, model_P: Any, held_out_loss: float | None) -> None:
         assert admitted >= 0 and update.size == model_P.size == LAYOUT.size
 
     def closed(self, outcome: RoundOutcome) -> None:

@@ -83,14 +83,6 @@ def test_with_equal_steps_it_is_the_plain_weighted_mean() -> None:
     assert relative(found, np.average(deltas_KP, axis=0, weights=weights)) < 1e-6
 
 
-def test_buffers_are_those_of_the_heaviest_update_that_has_any() -> None:
-    for rule in (StreamingMean(2), aggregator("median", 2)):
-        for weight, mark in ((0.2, 1), (0.9, 0), (0.5, 2), (0.1, 3)):
-            buffers = {"n": np.array(mark)} if mark else {}
-            rule.add(DenseUpdate(np.ones(2, np.float32), buffers), weight=weight, steps=1)
-        assert int(rule.buffers["n"]) == 2 and rule.count == 4
-
-
 def test_no_updates_move_nothing() -> None:
     for name in RULES:
         assert not aggregator(name, 3).mean().any()

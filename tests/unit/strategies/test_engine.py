@@ -232,11 +232,16 @@ def test_the_last_good_model_is_put_back_when_the_loss_explodes() -> None:
         optimizer=ServerOptimizer("fedavgm", 0.5, 0.5),
         refuse_outliers=False,  # let the bad updates through, as if they crept
     )
-    play(engine, VirtualArrivals(explode(12, 1e5), Links(lambda node, sent_s: 1.0)), 25)
+
+    def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+        engine.evaluated(float(np.abs(engine.model.vector_P).mean() if server_round else 2.0))
+        return None
+
+    play(engine, VirtualArrivals(explode(12, 1e5), Links(lambda node, sent_s: 1.0)), 25, evaluate)
     rolled = [outcome for outcome in diary.rounds if outcome.rolled_back is not None]
-    assert [outcome.rolled_back for outcome in rolled] == [11]
-    assert rolled[0].model_hash == diary.rounds[10].model_hash  # version 11, as round 11 left it
-    assert np.abs(engine.model.vector_P).max() < 10 and engine.model.version == 24 + 1
+    assert [(outcome.round, outcome.rolled_back) for outcome in rolled] == [(13, 11)]
+    assert rolled[0].base_hash == diary.rounds[10].model_hash  # version 11, as round 11 left it
+    assert np.abs(engine.model.vector_P).max() < 10 and engine.model.version == 25 + 1
 
 
 def test_an_exploded_evaluation_rolls_back_before_the_next_round() -> None:

@@ -9,37 +9,64 @@ import pytest
 
 from strategies.aggregation import DenseUpdate
 from strategies.errors import Reason, Refused
-from strategies.round.histories import LossWatch, NormHistory, Replays
-from strategies.validation import check_buffers, check_update
+from strategies.round.histories import NormHistory, Replays
+from strategies.sketch import sketch
+from strategies.validation import check_base, check_buffers, check_update
+
+ME = 99
 
 
 def history(*norms: float) -> NormHistory:
+    """Norms of as many nodes."""
     norms_seen = NormHistory()
-    for norm in norms:
-        norms_seen.add(norm, 1)
+    for row, norm in enumerate(norms):
+        norms_seen.add(row, norm, 1)
     return norms_seen
 
 
 def test_norms_are_judged_by_the_robust_z_score_of_their_logarithms_a_step() -> None:
     seen = history(*[1.0] * 20)  # sigma is floored at 0.25: six of them are a factor of exp(1.5) = 4.48
-    seen.check(4.4, 1, model_norm=0.0)
-    seen.check(4.4 * 3, 9, model_norm=0.0)
+    seen.check(ME, 4.4, 1, model_norm=0.0)
+    seen.check(ME, 4.4 * 3, 9, model_norm=0.0)
     with pytest.raises(Refused, match=r"z-score 6.0|z-score 6.1") as refusal:
-        seen.check(4.55, 1, model_norm=0.0)
+        seen.check(ME, 4.55, 1, model_norm=0.0)
     assert refusal.value.reason is Reason.NORM_OUTLIER
-    seen.check(1e-9, 1, model_norm=0.0)  # a small update does no harm
+    seen.check(ME, 1e-9, 1, model_norm=0.0)  # a small update does no harm
 
 
 def test_a_minority_of_liars_does_not_move_the_bounds() -> None:
     seen = history(*[1.0, 1.1, 0.9] * 8, *[1e6] * 10)
     with pytest.raises(Refused):
-        seen.check(1e6, 1, model_norm=0.0)
+        seen.check(ME, 1e6, 1, model_norm=0.0)
+
+
+def test_a_liar_does_not_move_its_own_bounds_however_often_it_tries() -> None:
+    seen = history(1.0, 1.1, 0.9, 1.2)
+    for norm in (50.0, 500.0, 5000.0) * 20:
+        seen.add(ME, norm, 1)
+        with pytest.raises(Refused):
+            seen.check(ME, norm, 1, model_norm=1.0)
+    seen.check(0, 1.3, 1, model_norm=1.0)
+
+
+def test_the_first_entries_set_no_scale_for_good() -> None:
+    seen = history(99.0, 1.0, 1.1, 0.9)
+    with pytest.raises(Refused):
+        seen.check(0, 99.0, 1, model_norm=1.0)
+    seen.check(1, 1.2, 1, model_norm=1.0)
+    for row in (1, 2, 3):  # the model was thrown far: all have further to go back, which is odd as long as few show it
+        seen.add(row, 12.0, 1)
+        seen.add(row, 12.0, 1)
+    seen.check(1, 12.0, 1, model_norm=1.0)
+    restored = NormHistory()
+    restored.restore(json.loads(json.dumps(seen.state())))
+    assert restored.state() == seen.state()
 
 
 def test_before_norms_are_known_an_update_is_held_against_the_model() -> None:
-    NormHistory().check(1000.0, 1, model_norm=10.0)
-    with pytest.raises(Refused, match="at most 1e\\+03"):
-        NormHistory().check(1001.0, 1, model_norm=10.0)
+    NormHistory().check(ME, 100.0, 1, model_norm=10.0)
+    with pytest.raises(Refused, match="at most 100 is taken"):
+        NormHistory().check(ME, 101.0, 1, model_norm=10.0)
 
 
 def test_buffers_must_be_the_models() -> None:
@@ -59,32 +86,31 @@ def test_an_update_of_another_size_is_refused() -> None:
 
 def test_a_replay_is_told_from_an_update_of_nothing() -> None:
     replays = Replays()
-    replays.add(1, "abc", 4)
-    replays.check(2, "abc", 1.0)
-    replays.check(1, "abc", 0.0)
+    replays.add(1, "abc", (), 4)
+    replays.check(2, "abc", (), 1.0)
+    replays.check(1, "abc", (), 0.0)
     restored = Replays()
     restored.restore(json.loads(json.dumps(replays.state())))
     with pytest.raises(Refused, match="as in round 4"):
-        restored.check(1, "abc", 1.0)
+        restored.check(1, "abc", (), 1.0)
 
 
-def good(watch: LossWatch, *losses: float) -> bool:
-    """Whether none of these losses, one after the other, explodes; each is remembered then."""
-    for loss in losses:
-        if watch.exploded(loss):
-            return False
-        watch.add(loss)
-    return True
+def test_a_replay_is_told_by_its_values_whatever_its_bytes() -> None:
+    rng = np.random.default_rng(3)
+    first, other = (DenseUpdate(rng.standard_normal(1000).astype(np.float32)) for _ in range(2))
+    replays = Replays()
+    replays.add(1, "one", sketch(first), 4)
+    replays.check(1, "other", sketch(other), 1.0)
+    with pytest.raises(Refused, match="the same update as in round 4"):
+        replays.check(1, "another base in its head", sketch(DenseUpdate(first.vector_P.copy())), 1.0)
+    replays.check(1, "a multiple, as honest work on a small model may be", sketch(DenseUpdate(first.vector_P / 2)), 1.0)
+    replays.check(1, "nothing", sketch(DenseUpdate(np.zeros(1000, np.float32))), 0.0)
 
 
-def test_a_loss_explodes_by_its_z_score_or_by_not_being_a_number() -> None:
-    watch = LossWatch()
-    assert watch.exploded(float("nan")) and watch.exploded(float("inf")) and watch.exploded(None)
-    assert good(watch, 2.3, 2.0, 1.8, 1.6, 1.5, 1.4)
-    assert good(watch, 5.0)  # within a factor of 4.5 of the median
-    assert watch.exploded(1e3) and watch.exploded(1e3)  # asking changes nothing
-    assert good(watch, 1.3)
-
-
-def test_a_watch_needs_some_losses_before_it_judges() -> None:
-    assert good(LossWatch(), 1.0, 1e6, 1.0, 1e6, 1.0)
+def test_an_update_says_the_base_that_it_was_sent_or_is_refused() -> None:
+    update = DenseUpdate(np.zeros(3, np.float32))
+    check_base(update, 7)
+    update.base = 7
+    check_base(update, 7)
+    with pytest.raises(Refused, match="against version 7, version 8 was sent"):
+        check_base(update, 8)

@@ -1,0 +1,134 @@
+"""What a node may count for, and whose place it may take, is settled when it is admitted."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from strategy_grid import Links, NodeGrid, Trainer
+from strategy_runs import Diary, build, play
+
+from strategies import wire
+from strategies.arrivals import VirtualArrivals
+from strategies.engine import Engine
+from strategies.fleet import Fleet
+
+ALIKE = Links(lambda node, sent_s: 1.0)
+
+
+class Signing(Trainer):
+    """A node that says which address it signs with."""
+
+    def __init__(self, partition: int, address: str, examples: int = 64) -> None:
+        super().__init__(partition, examples)
+        self._address = address
+
+    def __call__(self, message: Message) -> RecordDict:
+        content = super().__call__(message)
+        if message.metadata.message_type == "query":
+            content[wire.DEVICE] = ConfigRecord({wire.ADDRESS: self._address})
+        return content
+
+
+def run(nodes: dict[int, Trainer], rounds: int, act: Any = None, **chosen: Any) -> tuple[Engine, Diary, NodeGrid]:
+    grid = NodeGrid(nodes)
+    engine, diary = build(**{"cohort": 10, "mode": "sync", "quota": 1.0, "deadline_s": 100.0, **chosen})
+    play(engine, VirtualArrivals(grid, ALIKE), rounds, act and (lambda number, arrays: act(number, grid, engine)))
+    return engine, diary, grid
+
+
+def shares(diary: Diary) -> dict[str, float]:
+    """Mean weight of each node over the rounds."""
+    total: dict[str, float] = {}
+    for outcome in diary.rounds:
+        for accepted in outcome.accepted:
+            total[accepted.node] = total.get(accepted.node, 0.0) + accepted.weight / len(diary.rounds)
+    return total
+
+
+@pytest.mark.parametrize("policy", ["network_aware", "random"])
+@pytest.mark.parametrize("claimed", [2**40, 10**12, 1000])
+def test_whoever_claims_a_trillion_examples_counts_for_half_more_than_its_share_at_most(
+    policy: str, claimed: int
+) -> None:
+    nodes = {node: Trainer(node, examples=claimed if node == 3 else 64) for node in range(10)}
+    engine, diary, _ = run(nodes, 12, name=policy)
+    assert shares(diary)["node-3"] <= 1.5 * 0.1
+    paid_for = {accepted.node: accepted.examples for outcome in diary.rounds for accepted in outcome.accepted}
+    assert paid_for["node-3"] == engine.state.fleet.examples[3] == 96  # the same number for weight and pay
+
+
+def test_claims_are_believed_up_to_the_configured_most_where_the_operator_says_so() -> None:
+    nodes = {node: Trainer(node, examples=10**9 if node == 3 else 64) for node in range(10)}
+    engine, _, _ = run(nodes, 2, examples="claimed", max_examples=5000)
+    assert engine.state.fleet.examples.tolist() == [64, 64, 64, 5000, 64, 64, 64, 64, 64, 64]
+
+
+def test_honest_nodes_of_unlike_sizes_count_for_what_they_have() -> None:
+    fleet, rng = Fleet(), np.random.default_rng(1)
+    sizes = np.maximum(1, rng.lognormal(5, 0.8, 200)).astype(int).tolist()
+    fleet.enrol_all([f"node-{i}" for i in range(200)], examples=sizes, sample_s=[1e-3] * 200)
+    fleet.agree(most=10**6, as_claimed=False)
+    assert (fleet.examples == fleet.claimed).mean() > 0.99
+
+
+def test_a_second_node_that_claims_a_share_in_use_is_turned_away_by_name_and_the_first_goes_on() -> None:
+    nodes: dict[int, Trainer] = {node: Signing(node, f"0x{node}") for node in range(6)}
+
+    def intrude(number: int, grid: NodeGrid, engine: Engine) -> None:
+        if number == 2:
+            grid.nodes[900], grid.nodes[901] = Signing(3, "0x3"), Signing(3, "0xbad")
+            grid.online |= {900, 901}
+
+    engine, diary, grid = run(nodes, 8, intrude, cohort=6)
+    for intruder in (900, 901):
+        assert "node-3 is connected already" in engine.roster.unfit[intruder]
+        assert not grid.nodes[intruder].orders  # type: ignore[attr-defined]
+    assert len(nodes[3].orders) == 8 and len(engine.state.fleet) == 6
+
+
+def test_two_claimants_that_come_at_once_do_not_both_get_the_share() -> None:
+    nodes: dict[int, Trainer] = {1: Signing(0, "0xa"), 2: Signing(0, "0xb"), 3: Signing(1, "0xc")}
+    engine, _, _ = run(nodes, 4, cohort=2)
+    assert len(nodes[1].orders) == 4 and not nodes[2].orders and 2 in engine.roster.unfit
+
+
+def test_a_share_whose_node_is_away_is_given_to_its_own_key_alone() -> None:
+    nodes: dict[int, Trainer] = {node: Signing(node, f"0x{node}") for node in range(4)}
+
+    def act(number: int, grid: NodeGrid, engine: Engine) -> ArrayRecord | None:
+        if number == 2:
+            grid.online.discard(3)
+            grid.nodes[900] = Signing(3, "0xbad")
+            grid.online.add(900)
+        if number == 5:
+            assert engine.roster.unfit[900] == "node-3 was enrolled by 0x3, and 0xbad is another"
+            grid.nodes[901] = Signing(3, "0x3")
+            grid.online.add(901)
+        if number == 7:
+            grid.online.add(3)  # the old connection is back beside the new one
+        return None
+
+    engine, _, grid = run(nodes, 10, act, cohort=4)
+    assert not grid.nodes[900].orders and len(grid.nodes[901].orders) == 5  # type: ignore[attr-defined]
+    assert len(nodes[3].orders) == 2 and len(engine.state.fleet) == 4
+    saved = json.loads(json.dumps(engine.saved()[0]["roster"]))
+    assert saved["owners"] == {f"node-{i}": f"0x{i}" for i in range(4)} and saved["rows"]["901"] == 3
+
+
+def test_a_later_claim_of_more_examples_changes_nothing() -> None:
+    class Grows(Trainer):
+        def __call__(self, message: Message) -> RecordDict:
+            content = super().__call__(message)
+            if message.metadata.message_type == "train":
+                metrics = dict(content.metric_records[wire.METRICS])
+                content[wire.METRICS] = MetricRecord({**metrics, wire.EXAMPLES: 10**9})
+            return content
+
+    nodes = {node: Grows(node) if node == 3 else Trainer(node) for node in range(6)}
+    engine, diary, _ = run(nodes, 6, cohort=6)
+    assert {a.examples for outcome in diary.rounds for a in outcome.accepted} == {64}
+    assert shares(diary)["node-3"] == pytest.approx(1 / 6, rel=0.05)

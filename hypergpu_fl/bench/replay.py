@@ -119,10 +119,8 @@ def play(nodes: int, *, cohort: int, rounds: int, policy_name: str, seed: int) -
     settings = Settings(cohort=cohort, mode="async", seed=seed)
     run = Played.by(lineup.rules(policy_name, settings, model_values=MODEL_VALUES, levels=PRICED_LEVELS))
     ratios = {level.name: level.expected_ratio for level in PRICED_LEVELS}
-    rtt_s, up_bps, down_bps, sample_s = np.exp(
-        np.log([0.08, 20e6, 50e6, 0.004])[:, None]
-        + np.array([0.5, 1.4, 1.4, 0.5])[:, None] * rng.normal(size=(4, nodes))
-    )
+    middle, spread = np.log([0.08, 20e6, 50e6, 0.004]), np.array([0.5, 1.4, 1.4, 0.5])
+    rtt_s, up_bps, down_bps, sample_s = np.exp(middle[:, None] + spread[:, None] * rng.normal(size=(4, nodes)))
     run.tell(Published(0.0, f"{0:064x}", 1.0))
     for row in range(nodes):
         run.tell(Joined(0.0, f"node-{row}", 1 + int(100 * math.exp(0.8 * rng.normal()))))

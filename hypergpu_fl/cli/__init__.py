@@ -26,6 +26,8 @@ _READER_GONE: Final = 141  # as a shell reports SIGPIPE
 
 # command -> (module:attribute with its Typer app, one line of help)
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "init": ("init:app", "Start a project of one's own: task, configuration, test and README."),
+    "task": ("task:app", "Try a task in seconds, and see what a round of it costs."),
     "run": ("run:app", "Check the configuration, then train through Flower."),
     "attach": ("attach:app", "Find a run on a SuperLink again, and follow it to its end."),
     "config": ("config:app", "Check a configuration, show effective values, print the JSON Schema."),

@@ -92,7 +92,8 @@ def train(message: Message, context: Context) -> Message:
         encode_with_feedback,
         first_view,
     )
-    from hypergpu_fl.node.local_task import local_task, named_metrics
+    from hypergpu_fl.node.local_task import local_task
+    from hypergpu_fl.task.metric_names import named_metrics
 
     config, partition = _config(context), _partition(context)
     order = wire.Order.read(message.content)

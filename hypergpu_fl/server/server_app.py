@@ -24,8 +24,7 @@ from hypergpu_fl.codec.payload import CodecPayload
 from hypergpu_fl.codec.threads import compile_ahead
 from hypergpu_fl.config import Config, from_run_config, read_secrets, runs_root, to_run_config
 from hypergpu_fl.config.resuming import CHANGEABLE, settings_of
-from hypergpu_fl.config.target import Target
-from hypergpu_fl.errors import LedgerError, NetworkError, TaskError
+from hypergpu_fl.errors import LedgerError, NetworkError
 from hypergpu_fl.files import write_whole
 from hypergpu_fl.heap import long_lived
 from hypergpu_fl.ledger import database
@@ -47,8 +46,8 @@ from hypergpu_fl.server.resumption import Checkpointing, check_unchanged, resume
 from hypergpu_fl.server.simulated_compute import SimulatedCompute, computing, flops_per_sample
 from hypergpu_fl.settlement import Settlement
 from hypergpu_fl.task import Task, fresh_model, full_identity, load_task
+from hypergpu_fl.task.check import check_figures
 from hypergpu_fl.task.device import resolve_device
-from hypergpu_fl.task.user_code import user_code
 from strategies import lineup
 from strategies.arrivals import Arrivals, VirtualArrivals, WallArrivals
 from strategies.engine import Engine
@@ -58,7 +57,7 @@ from strategies.server_optimizer import ServerOptimizer
 from strategies.settings import Settings
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 NODES_WAIT_S = 120.0
 SIMULATION_SETTLED_S = 5.0
@@ -102,7 +101,7 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
     device = resolve_device(config.system.device)
     model = fresh_model(task, config.training.seed)
     first = task.arrays(model)
-    check_target(config.training.goal, task, model, device=device)
+    check_figures(task, model, config.training.goal, device=device)
     report = Report(config, clock="virtual" if config.network.enable_simulation else "wall")
     settlement = Settlement.open(
         folder,
@@ -178,17 +177,6 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
     write_json(folder / "report.json", document)
     if failure:
         raise failure
-
-
-def check_target(goal: Target | None, task: Task, model: torch.nn.Module, *, device: torch.device) -> None:
-    """Try the evaluation before anything depends on it, and whether it measures what the target names."""
-    with user_code("evaluating the fresh model"):
-        figures = task.validate(model, device=device).named
-    if goal is not None and goal.metric not in figures:
-        raise TaskError(
-            f"training.target = {str(goal)!r}, but the task measures {', '.join(sorted(figures))}",
-            "name one of these, or return it from metrics() or summary()",
-        )
 
 
 def train(config: Config, first: Arrays, strategy: Engine, arrivals: Arrivals, report: Report) -> None:

@@ -141,7 +141,7 @@ def _of_log(bundle: Bundle, folder: Path, result: dict[str, Any]) -> str:
     with path.open("rb") as log:
         found = verify_log(bundle.rounds, iter(lambda: log.readline(LONGEST_LINE), b""))
     result["rounds in the log"] = found
-    return f"{FILE}: what {found} rounds seal of it"
+    return f"{FILE}: found the log's head that each of {found} rounds seals"
 
 
 def _of_proof(proof: ContributionProof, rpc: str) -> tuple[dict[str, Any], list[str]]:

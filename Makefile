@@ -29,9 +29,15 @@ lint: $(READY)  ## ruff, mypy --strict and the import floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: $(READY)  ## lint and every test that takes less than minutes and needs no GPU
+# AREA=codec runs the unit tests of one folder, and nothing else.
+ifdef AREA
+test: $(READY)
+	$(BIN)/python -m pytest -m 'not slow' tests/unit/$(AREA)
+else
+test: $(READY)  ## lint and every test that takes less than minutes and needs no GPU; AREA=codec: one folder's
 	$(MAKE) --no-print-directory -j 2 lint untimed
 	$(MAKE) --no-print-directory timed
+endif
 
 # Three workers keep two cores busy while Flower's processes start and wait.
 untimed: $(READY)

@@ -14,7 +14,7 @@ def node_key(index: int) -> NodeKey:
     return derive_simulated_key(7, index)
 
 
-def a_round(session: bytes, number: int, *, nodes: int = 3) -> RoundSeal:
+def a_round(session: bytes, number: int, *, nodes: int = 3, log_head: bytes | None = None) -> RoundSeal:
     base, model = (hash_blob(b"model %d" % version) for version in (number - 1, number))
     credited = []
     for index in range(nodes):
@@ -24,4 +24,4 @@ def a_round(session: bytes, number: int, *, nodes: int = 3) -> RoundSeal:
         signature = sign_contribution(key, contribution)
         credited.append(CreditedContribution(contribution, key.address, signature, WEIGHT_UNIT // nodes, 100 + index))
     refused = [Refusal(node_key(0).address, "too late", "12 s")]
-    return RoundSeal(number, base, model, credited, refused, {"accuracy": 0.9})
+    return RoundSeal(number, base, model, credited, refused, {"accuracy": 0.9}, log_head)

@@ -202,6 +202,25 @@ def select(
 
 
 @app.command()
+def replay(
+    nodes: Annotated[str, typer.Option(help="known nodes, comma-separated")] = "1000",
+    cohort: Annotated[int, typer.Option(min=1, help="nodes at work")] = 32,
+    rounds: Annotated[int, typer.Option(min=1, help="that are played")] = 1_000,
+    policy: Annotated[str, typer.Option(help="as network.policy")] = "network_aware",
+    out: Out = None,
+    format: FormatOption = Format.DEFAULT,
+) -> None:
+    """Milliseconds of an event, bytes of log an event, and seconds to fold the log of a whole run again.
+
+    Example: hypergpu bench replay --nodes 100 --rounds 50
+    """
+    from hypergpu_fl.bench.replay import run_replay
+
+    sizes = counts(nodes, "--nodes")
+    deliver(run_replay(nodes=sizes, cohort=cohort, rounds=rounds, policy_name=policy, progress=say), out, format)
+
+
+@app.command()
 def codec(
     levels: Annotated[str, typer.Option(help="comma-separated; with --accuracy: of uploads; default: all")] = "",
     data_root: Annotated[str, typer.Option(help="MNIST to train the measured update on; default: digits")] = "",

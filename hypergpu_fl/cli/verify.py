@@ -12,6 +12,8 @@ from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.errors import LedgerError, VerificationError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from hypergpu_fl.chain.http import HttpChain
     from hypergpu_fl.ledger.bundle import Bundle
     from hypergpu_fl.ledger.proof import ContributionProof
@@ -33,7 +35,7 @@ def verify(
     runs: Runs = None,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Verify a run's ledger.json, an exported ledger, a proof or a receipt, and say what that proves.
+    """Verify a run's ledger.json and event log, an exported ledger, a proof or a receipt, and say what that proves.
 
     Without --session or --coordinator a file only has to agree with itself, and somebody who makes up everything,
     keys included, passes.
@@ -55,6 +57,8 @@ def verify(
         bundle = parse(Bundle, text, "the ledger")
         _check_pins(bundle.session.id, bundle.session.coordinator, session, coordinator)
         result, lines = _of_bundle(bundle, rpc, accept_open=open)
+        if place.is_dir():
+            lines.append(_of_log(bundle, place, result))
     pinned = bool(session or coordinator)
     if not pinned:
         lines.insert(1, "consistent, not pinned: a complete rewrite would pass; pin it with --session or --coordinator")
@@ -122,6 +126,22 @@ def _of_bundle(bundle: Bundle, rpc: str, *, accept_open: bool) -> tuple[dict[str
     if unsealed:
         lines.append(f"not sealed: {', '.join(unsealed)}")
     return result, lines
+
+
+def _of_log(bundle: Bundle, folder: Path, result: dict[str, Any]) -> str:
+    """Hold the event log against what the rounds seal of it, where both are there."""
+    from hypergpu_fl.ledger.event_log import verify_log
+    from strategies.event_log import FILE
+    from strategies.round.lines import LONGEST_LINE
+
+    sealed, path = sum(record.log_head is not None for record in bundle.rounds), folder / FILE
+    result["rounds in the log"] = None
+    if not sealed or not path.is_file():
+        return f"{FILE} not compared: {'it is not there' if sealed else 'no round seals its head'}"
+    with path.open("rb") as log:
+        found = verify_log(bundle.rounds, iter(lambda: log.readline(LONGEST_LINE), b""))
+    result["rounds in the log"] = found
+    return f"{FILE}: found the log's head that each of {found} rounds seals"
 
 
 def _of_proof(proof: ContributionProof, rpc: str) -> tuple[dict[str, Any], list[str]]:

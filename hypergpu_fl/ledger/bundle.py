@@ -17,10 +17,9 @@ from hypergpu_fl.ledger.contribution import (
     word,
 )
 from hypergpu_fl.ledger.fields import U32, U64, Address, Amount, Data, Hash, Record, Siblings, Signature, parse
-from hypergpu_fl.ledger.merkle import MerkleTree
 from hypergpu_fl.ledger.sealing import SealedRound
 
-FORMAT: Final = "hypergpu-ledger-2"
+FORMAT: Final = "hypergpu-ledger-3"
 
 
 class SessionRecord(Record):
@@ -85,7 +84,7 @@ class TransactionRecord(Record):
 
 
 class RoundRecord(Record):
-    """One sealed round; `commit` is None while its transaction is not signed."""
+    """One sealed round; `commit` is None while its transaction is not signed, `log_head` if the run kept no log."""
 
     round: U64
     model: Hash
@@ -93,6 +92,7 @@ class RoundRecord(Record):
     rewards_root: Hash
     owed: Amount
     head: Hash
+    log_head: Hash | None
     contributions: list[ContributionRecord]
     refused: list[RefusalRecord]
     commit: TransactionRecord | None
@@ -114,7 +114,7 @@ class BooksSeal(Record):
 class Bundle(Record):
     """The whole file; `seal` is None while nobody has signed it as a whole."""
 
-    format: Literal["hypergpu-ledger-2"]
+    format: Literal["hypergpu-ledger-3"]
     session: SessionRecord
     transactions: list[TransactionRecord]
     rounds: list[RoundRecord]
@@ -137,8 +137,7 @@ def session_id(chain_id: int, contract: str, coordinator: str, salt: bytes) -> b
 
 def round_record(sealed: SealedRound, commit: TransactionRecord | None) -> RoundRecord:
     """Describe a sealed round as the bundle holds it, with the proof of every leaf."""
-    leaves = [contribution.leaf() for contribution in sealed.contributions]
-    tree = MerkleTree(leaves)
+    tree = sealed.tree
     entries = []
     for i, contribution in enumerate(sealed.contributions):
         credited, signed = contribution.credited, contribution.credited.contribution
@@ -155,7 +154,7 @@ def round_record(sealed: SealedRound, commit: TransactionRecord | None) -> Round
                 score=credited.score,
                 reward=contribution.reward,
                 signature=credited.signature,
-                leaf=leaves[i],
+                leaf=contribution.leaf(),
                 proof=tree.proof(i),
                 duplicate_of=credited.duplicate_of,
             )
@@ -167,6 +166,7 @@ def round_record(sealed: SealedRound, commit: TransactionRecord | None) -> Round
         rewards_root=sealed.rewards_root,
         owed=sealed.owed,
         head=sealed.head,
+        log_head=sealed.seal.log_head,
         contributions=entries,
         refused=[RefusalRecord(node=r.node, reason=r.reason, detail=r.detail) for r in sealed.seal.refused],
         commit=commit,

@@ -152,6 +152,15 @@ class SealedContribution:
         return keccak(keccak(encoded))
 
 
+def log_leaf(session: bytes, round: int, head: bytes) -> bytes:
+    """Leaf beside a round's contributions: ``keccak(keccak(abi.encode(session, round, head)))``.
+
+    ``head`` is the hash of the last line of the event log that belongs to the round. A contribution's leaf is made of
+    eleven words, so no leaf can pass for one of the other kind.
+    """
+    return keccak(keccak(session + word(round) + head))
+
+
 def reward_leaf(session: bytes, account: str, amount: int) -> bytes:
     """Leaf of a round's reward tree: ``keccak(keccak(abi.encode(session, account, amount)))``."""
     return keccak(keccak(session + address_word(account) + word(amount)))

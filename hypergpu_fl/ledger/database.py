@@ -83,6 +83,7 @@ rounds = Table(
     Column("owed", Uint256, nullable=False),
     Column("before", LargeBinary(32), nullable=False),
     Column("head", LargeBinary(32), nullable=False),
+    Column("log_head", LargeBinary(32)),  # none where the run kept no event log
     Column("stats", JSON, nullable=False),
     ForeignKeyConstraint(["session"], ["sessions.id"]),
 )
@@ -207,6 +208,7 @@ class Books:
                 owed=sealed.owed,
                 before=sealed.before,
                 head=sealed.head,
+                log_head=seal.log_head,
                 stats=dict(seal.stats),
             ),
         )
@@ -292,7 +294,8 @@ class Books:
             sealed = [_sealed(r) for r in self._rows(connection, contributions, row.round).all()]
             refused = [Refusal(r.node, r.reason, r.detail) for r in self._rows(connection, refusals, row.round)]
             distribution = distribution.after((s.credited.node, s.reward) for s in sealed)
-            seal = RoundSeal(row.round, row.base_model, row.model, [s.credited for s in sealed], refused, row.stats)
+            credited = [s.credited for s in sealed]
+            seal = RoundSeal(row.round, row.base_model, row.model, credited, refused, row.stats, row.log_head)
             history.append(SealedRound(seal, sealed, distribution, row.root, row.rewards_root, row.before, row.head))
         return history
 

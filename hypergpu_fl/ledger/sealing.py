@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hypergpu_fl.keccak import keccak
-from hypergpu_fl.ledger.contribution import CreditedContribution, SealedContribution, word
+from hypergpu_fl.ledger.contribution import CreditedContribution, SealedContribution, log_leaf, word
 from hypergpu_fl.ledger.merkle import MerkleTree
 from hypergpu_fl.ledger.reward_tree import RewardTree
 from hypergpu_fl.ledger.rewards import RewardDistribution, split_budget, summed
@@ -37,6 +37,8 @@ class RoundSeal:
         All that did not.
     stats : Mapping[str, int | float | str]
         What else the round's record should show; not sealed.
+    log_head : bytes, optional
+        Hash of the last line of the run's event log that belongs to the round, 32 bytes; None without a log.
     """
 
     round: int
@@ -45,6 +47,7 @@ class RoundSeal:
     contributions: Sequence[CreditedContribution]
     refused: Sequence[Refusal] = ()
     stats: Mapping[str, int | float | str] = field(default_factory=dict)
+    log_head: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,12 @@ class SealedRound:
     head: bytes
 
     @property
+    def tree(self) -> MerkleTree:
+        """Tree whose root is sealed; its first leaves are the contributions' in their order."""
+        leaves = [contribution.leaf() for contribution in self.contributions]
+        return round_tree(leaves, session=self.rewards.session, round=self.seal.round, log_head=self.seal.log_head)
+
+    @property
     def owed(self) -> int:
         """What all rounds so far earned together, in wei."""
         return self.rewards.owed
@@ -68,6 +77,11 @@ class SealedRound:
 def next_head(head: bytes, *, round: int, root: bytes, model: bytes, rewards_root: bytes, owed: int) -> bytes:
     """Contract's hash chain: ``keccak(head, round, root, model, rewards, owed)``; a session's first head is its id."""
     return keccak(head + word(round) + root + model + rewards_root + word(owed))
+
+
+def round_tree(leaves: Sequence[bytes], *, session: bytes, round: int, log_head: bytes | None) -> MerkleTree:
+    """Tree over a round's contributions and, as its last leaf, over how far the event log went."""
+    return MerkleTree(leaves if log_head is None else [*leaves, log_leaf(session, round, log_head)])
 
 
 def seal_round(seal: RoundSeal, *, before: bytes, rewards: RewardDistribution, budget: int) -> SealedRound:
@@ -86,7 +100,8 @@ def seal_round(seal: RoundSeal, *, before: bytes, rewards: RewardDistribution, b
     """
     shares = split_budget([credited.score for credited in seal.contributions], budget)
     sealed = [SealedContribution(i, c, r) for i, (c, r) in enumerate(zip(seal.contributions, shares, strict=True))]
-    root = MerkleTree([contribution.leaf() for contribution in sealed]).root
+    leaves = [contribution.leaf() for contribution in sealed]
+    root = round_tree(leaves, session=rewards.session, round=seal.round, log_head=seal.log_head).root
     earned = [(contribution.credited.node, contribution.reward) for contribution in sealed]
     after, rewards_root = rewards.after(earned), RewardTree(rewards.session, summed(earned)).root
     head = next_head(before, round=seal.round, root=root, model=seal.model, rewards_root=rewards_root, owed=after.owed)

@@ -11,10 +11,10 @@ from __future__ import annotations
 from hypergpu_fl.errors import LedgerError, VerificationError
 from hypergpu_fl.ledger.bundle import Bundle, ContributionRecord, RoundRecord
 from hypergpu_fl.ledger.identity import recover
-from hypergpu_fl.ledger.merkle import MerkleTree, proven_root
+from hypergpu_fl.ledger.merkle import proven_root
 from hypergpu_fl.ledger.reward_tree import RewardTree
 from hypergpu_fl.ledger.rewards import RewardDistribution, split_budget, summed
-from hypergpu_fl.ledger.sealing import next_head
+from hypergpu_fl.ledger.sealing import next_head, round_tree
 
 _REMEDY = "the file was altered, or its writer is dishonest; take it from its source again and compare with the chain"
 
@@ -104,7 +104,8 @@ def _verify_round(
             raise _Differs(
                 f"contribution {index} nearly equals that of {entry.duplicate_of}, who is no other in the round"
             )
-    if MerkleTree([entry.leaf for entry in record.contributions]).root != record.root:
+    leaves = [entry.leaf for entry in record.contributions]
+    if round_tree(leaves, session=session, round=record.round, log_head=record.log_head).root != record.root:
         raise _Differs("root differs from the tree of its leaves")
     shares = split_budget([entry.score for entry in record.contributions], budget)
     if shares != [entry.reward for entry in record.contributions]:

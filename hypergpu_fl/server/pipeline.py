@@ -9,7 +9,6 @@ lost.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final
 
 from hypergpu_fl.network.registry import Registry
 from hypergpu_fl.server.accounting import Accounting, Admitted
@@ -27,8 +26,6 @@ from strategies.flight import Flight
 from strategies.layout import Vector
 from strategies.outcome import Attendant, RoundOutcome
 from strategies.wire import Hello, Reply
-
-LOG_HEAD: Final = "log_head"  # among a round's stats: the hash of the last line of the log that it closes
 
 
 @dataclass
@@ -83,5 +80,4 @@ class Pipeline(Attendant[Admitted]):
         self.registry.closed(outcome)
         mark = self.log.sync()
         self.checkpointing.closed(outcome, mark)
-        priced = self.accounting.priced(outcome)
-        self.settlement.seal(replace(priced, stats={**priced.stats, LOG_HEAD: mark.head}))
+        self.settlement.seal(replace(self.accounting.priced(outcome), log_head=bytes.fromhex(mark.head)))

@@ -52,6 +52,13 @@ def event_line(number: int, event: Event, commands: Sequence[Command], before: s
     return _bound(b'{"n":%d,"event":%b,"commands":%b' % (number, said, done), before)
 
 
+def read_hash(text: bytes, before: str) -> str | None:
+    """Hash of a line, without its end, whatever it says; None if it is not the one that stands there."""
+    body, _, _ = text.rpartition(_HASH)
+    digest = _digest(before, body)
+    return digest if text == b'%b%b%b"}' % (body, _HASH, digest.encode()) else None
+
+
 def read_line(text: bytes, before: str) -> Line:
     """What a line says, without its end; whether its hash fits is told, not judged.
 
@@ -60,7 +67,6 @@ def read_line(text: bytes, before: str) -> Line:
     BadLine
         If it is no line of a log.
     """
-    body, _, _ = text.rpartition(_HASH)
     try:
         entry = json.loads(text)
         found = str(entry["hash"])
@@ -78,8 +84,7 @@ def read_line(text: bytes, before: str) -> Line:
         raise BadLine(f"{where}: {first['msg']}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadLine(f"{type(error).__name__}: {error}"[:200]) from error
-    whole = text == b'%b%b%b"}' % (body, _HASH, _digest(before, body).encode())
-    return Line(number, content, commands, found, whole)
+    return Line(number, content, commands, found, whole=read_hash(text, before) is not None)
 
 
 def as_json(commands: Sequence[Command]) -> list[Any]:

@@ -60,6 +60,6 @@ def priority(fleet: Fleet, rows: Ints) -> Floats:
     loss = fleet.rms_loss[rows]
     known = loss[~np.isnan(loss)]
     median = float(np.median(known)) if known.size else 1.0
-    ratio = np.clip(np.nan_to_num(loss, nan=median) / max(median, 1e-12), 1 / LOSS_TILT, LOSS_TILT)
+    ratio = np.clip(np.where(np.isnan(loss), median, loss) / max(median, 1e-12), 1 / LOSS_TILT, LOSS_TILT)
     novelty = np.where(fleet.selections[rows] == 0, 10.0, 0.0)
     return np.asarray(fleet.owed[rows] + share * np.log(ratio) + novelty * (1 + share), dtype=np.float64)

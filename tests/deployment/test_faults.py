@@ -53,12 +53,13 @@ def wait_for_round(stack: Stack, run: str, number: int) -> None:
 
 
 def concluded(stack: Stack, run: str, submission: Submission, rounds: int) -> dict[str, Any]:
-    """The report of a run that completed, with its books in order."""
+    """The report of a run that completed, with its books and its log in order."""
     status, details = stack.wait(submission, LIMIT_S)
     assert status == "finished:completed", f"{status}: {details}\n{submission.log()[-3000:]}"
     report: dict[str, Any] = json.loads((stack.runs / run / "report.json").read_text())
     assert [entry["round"] for entry in report["history"]] == list(range(1, rounds + 1))
     assert invoke(["ledger", "verify", run, "--runs", str(stack.runs)]) == 0
+    assert invoke(["replay", run, "--runs", str(stack.runs)]) == 0
     ledger = json.loads((stack.runs / run / "ledger.json").read_text())
     booked = sum(len(sealed["contributions"]) for sealed in ledger["rounds"])
     assert booked == sum(entry["arrived"] for entry in report["history"]) > 0  # what was accepted is in the books

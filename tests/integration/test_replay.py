@@ -23,10 +23,11 @@ from hypergpu_fl.node import client_app
 from hypergpu_fl.server import server_app
 
 folder, rounds, resume = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "resume"
+policy, mode, profile, seed = sys.argv[4:]
 config = Config.model_validate(
     {
-        "training": {"num_nodes": 6, "rounds": rounds, "seed": 3},
-        "network": {"policy": "network_aware", "mode": "async", "cohort": 4, "profile": "flaky"},
+        "training": {"num_nodes": 6, "rounds": rounds, "seed": int(seed)},
+        "network": {"policy": policy, "mode": mode, "cohort": 4, "profile": profile},
         "blockchain": {"enabled": False},
         "system": {"run_name": "run", "resume": resume, "device": "cpu"},
     }
@@ -36,9 +37,23 @@ server_app.run(config, InProcessGrid(client_app.app, 6, to_run_config(config), s
 """
 
 
-def train(folder: Path, rounds: int, *, resume: bool = False, kill_after: int = 0) -> None:
+PROFILES = (("broadband", 0), ("mobile", 1), ("flaky", 2))
+Kind = tuple[str, str, str, int]  # policy, mode, profile of the links, seed
+FLAKY: Kind = ("network_aware", "async", "flaky", 3)
+WHOLE: list[Kind] = [
+    *(("network_aware", mode, profile, seed) for mode in ("sync", "async") for profile, seed in PROFILES),
+    *((policy, mode, "mobile", 1) for policy in ("random", "oort", "fedcs") for mode in ("sync", "async")),
+]
+KILLED: list[tuple[Kind, int]] = [
+    *((("network_aware", mode, "flaky", 4), lines) for mode in ("sync", "async") for lines in (30, 55)),
+    *(((policy, "async", "mobile", 5), 45) for policy in ("random", "tifl", "pyramid")),
+]
+
+
+def train(folder: Path, rounds: int, *, resume: bool = False, kill_after: int = 0, kind: Kind = FLAKY) -> None:
     """Train in a process of its own; kill it when its log has so many lines."""
     arguments = [sys.executable, "-c", TRAIN, str(folder), str(rounds), "resume" if resume else "fresh"]
+    arguments += map(str, kind)
     with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         while kill_after and process.poll() is None:
             log = folder / "events.jsonl"
@@ -103,3 +118,20 @@ def test_a_run_that_was_killed_and_resumed_is_one_story(tmp_path: Path, capsys: 
     out = capsys.readouterr().out
     assert '"cut_off_bytes": 0' in out
     assert b'"kind":"resumed"' in (tmp_path / "killed" / "events.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", WHOLE, ids=str)
+def test_whatever_the_policy_and_the_links_a_run_folds_to_itself(kind: Kind, tmp_path: Path) -> None:
+    train(tmp_path / "whole", 5, kind=kind)
+    assert replayed(tmp_path, "whole") == 0
+    assert invoke(["ledger", "verify", f"{tmp_path}/whole", "--format", "json"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "lines"), KILLED, ids=str)
+def test_whenever_a_run_was_killed_what_follows_folds_with_it(kind: Kind, lines: int, tmp_path: Path) -> None:
+    train(tmp_path / "killed", 30, kill_after=lines, kind=kind)
+    train(tmp_path / "killed", 5, resume=True, kind=kind)
+    assert replayed(tmp_path, "killed") == 0
+    assert invoke(["ledger", "verify", f"{tmp_path}/killed", "--format", "json"]) == 0

@@ -18,6 +18,7 @@ from rounds import a_round, node_key
 from hypergpu_fl.cli import invoke
 from hypergpu_fl.config import Blockchain, Secrets
 from hypergpu_fl.ledger.bundle import write_bundle
+from hypergpu_fl.ledger.contribution import hash_blob
 from hypergpu_fl.settlement import UNSEALED, Settlement, load_books
 
 TWICE = "\x00twice"
@@ -36,7 +37,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("run")
     settlement = Settlement.open(folder, Blockchain(), Secrets(), salt=b"\5" * 32, rounds=2, simulated_keys=True)
     for number in (1, 2):
-        settlement.seal(a_round(settlement.session, number, nodes=2))
+        settlement.seal(a_round(settlement.session, number, nodes=2, log_head=hash_blob(b"log %d" % number)))
     assert settlement.drain(60)
     write_bundle(folder / "open.json", load_books(folder))
     settlement.export_bundle()

@@ -1,0 +1,174 @@
+"""What the round's machine costs: seconds an event, bytes of log an event, and seconds to fold a run again.
+
+Nodes are played, not trained: each has a log-normal link and processor, takes as long as these say, and one order in
+fifty fails. Everything else is the machine that `hypergpu run` runs, with its log.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import zstandard
+
+from hypergpu_fl.codec.payload import PRICED_LEVELS
+from strategies import lineup
+from strategies.link import LinkSample
+from strategies.round.commands import Command, SendOrder
+from strategies.round.events import (
+    Answered,
+    Ended,
+    Evaluated,
+    Event,
+    Failed,
+    Joined,
+    Probed,
+    Published,
+    Reading,
+    RoundDue,
+    Sent,
+)
+from strategies.round.lines import event_line, rules_line
+from strategies.round.replay import Replay, replay
+from strategies.round.rules import Rules
+from strategies.round.state import State
+from strategies.round.step import step
+from strategies.settings import Settings
+
+MODEL_VALUES = 11_250_000  # ResNet-18
+FAILING = 0.02  # of all orders
+SAMPLES_PER_STEP = 32
+
+
+@dataclass
+class Played:
+    """A run as it was played: the log's lines, and the processor seconds that each kind of event took."""
+
+    state: State
+    lines: list[bytes]
+    head: str
+    taken_s: dict[str, list[float]] = field(default_factory=dict)
+
+    @classmethod
+    def by(cls, rules: Rules) -> Played:
+        """A run that begins."""
+        line, head = rules_line(0, rules, "")
+        return cls(State(rules), [line], head)
+
+    def tell(self, event: Event) -> list[Command]:
+        """Take in an event; only the machine's own processor time counts."""
+        start_s = time.thread_time()
+        _, commands = step(self.state, event)
+        self.taken_s.setdefault(event.kind, []).append(time.thread_time() - start_s)
+        line, self.head = event_line(len(self.lines), event, commands, self.head)
+        self.lines.append(line)
+        return commands
+
+
+def run_replay(
+    *,
+    nodes: Sequence[int] = (1_000,),
+    cohort: int = 32,
+    rounds: int = 1_000,
+    policy_name: str = "network_aware",
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda line: None,
+) -> list[dict[str, Any]]:
+    """A row a fleet size.
+
+    Returns
+    -------
+    list of dict
+        ``nodes, cohort, rounds, events, event_ms_median, event_ms_p99, round_due_ms_median, round_due_ms_p99,
+        replay_s, bytes_per_event``: seconds of processor time to read and fold the whole log, bytes as Zstandard
+        leaves them at its level 3.
+    """
+    rows = []
+    for count in nodes:
+        run = play(count, cohort=cohort, rounds=rounds, policy_name=policy_name, seed=seed)
+        start_s = time.process_time()
+        folded = replay(run.lines)
+        replay_s = time.process_time() - start_s
+        _check(folded)
+        every = np.concatenate([np.asarray(taken) for taken in run.taken_s.values()])
+        row: dict[str, Any] = {"nodes": count, "cohort": cohort, "rounds": rounds, "events": folded.events}
+        for name, taken in (("event", every), ("round_due", np.asarray(run.taken_s["round due"]))):
+            row[f"{name}_ms_median"] = 1e3 * float(np.median(taken))
+            row[f"{name}_ms_p99"] = 1e3 * float(np.quantile(taken, 0.99))
+        row["replay_s"] = replay_s
+        row["bytes_per_event"] = len(zstandard.compress(b"".join(run.lines))) / folded.events
+        rows.append(row)
+        progress(f"{count:>7} nodes: {folded.events} events, folded again in {replay_s:.1f} s")
+    return rows
+
+
+def _check(folded: Replay) -> None:
+    """A figure of a fold that came out otherwise would be worth nothing."""
+    if folded.difference is not None or folded.broken is not None:
+        raise RuntimeError(f"the run did not fold to itself: {folded.difference or folded.broken}")
+
+
+def play(nodes: int, *, cohort: int, rounds: int, policy_name: str, seed: int) -> Played:
+    """Play an asynchronous run with nodes that differ, join at once and answer when their links let them."""
+    rng = np.random.default_rng(seed)
+    settings = Settings(cohort=cohort, mode="async", seed=seed)
+    run = Played.by(lineup.rules(policy_name, settings, model_values=MODEL_VALUES, levels=PRICED_LEVELS))
+    ratios = {level.name: level.expected_ratio for level in PRICED_LEVELS}
+    middle, spread = np.log([0.08, 20e6, 50e6, 0.004]), np.array([0.5, 1.4, 1.4, 0.5])
+    rtt_s, up_bps, down_bps, sample_s = np.exp(middle[:, None] + spread[:, None] * rng.normal(size=(4, nodes)))
+    run.tell(Published(0.0, f"{0:064x}", 1.0))
+    for row in range(nodes):
+        run.tell(Joined(0.0, f"node-{row}", 1 + int(100 * math.exp(0.8 * rng.normal()))))
+        run.tell(Probed(0.0, row, LinkSample(rtt_s=rtt_s[row], uplink_bps=up_bps[row], downlink_bps=down_bps[row])))
+    now_s, arrivals = 0.0, list[tuple[float, int, Event]]()
+
+    def send(commands: Sequence[Command]) -> None:
+        orders = [command for command in commands if isinstance(command, SendOrder)]
+        if not orders:
+            return
+        sizes = [int(4 * MODEL_VALUES / ratios[order.downlink]) for order in orders]
+        run.tell(Sent(now_s, tuple(order.order for order in orders), tuple(sizes)))
+        for order, size in zip(orders, sizes, strict=True):
+            row, samples = order.row, SAMPLES_PER_STEP * order.local_steps
+            blob = int(4 * MODEL_VALUES / ratios[order.codec])
+            down_s, work_s, up_s = 8 * size / down_bps[row], samples * sample_s[row], 8 * blob / up_bps[row]
+            took_s = (2 * rtt_s[row] + down_s + work_s + up_s) * math.exp(0.1 * rng.normal())
+            answer: Event = Failed(now_s + took_s, order.order, "gone")
+            if rng.random() >= FAILING:
+                loss = 2.0 / math.sqrt(order.round) * math.exp(0.1 * rng.normal())
+                answer = Answered(
+                    now_s + took_s,
+                    order.order,
+                    Reading(
+                        blob_bytes=blob,
+                        digest=rng.bytes(32).hex(),
+                        norm=math.exp(0.1 * rng.normal()),
+                        elapsed_s=took_s,
+                        bytes_down=float(size),
+                        bytes_up=float(blob),
+                        rtt_s=rtt_s[row],
+                        download_s=down_s,
+                        upload_s=up_s,
+                        compute_s=work_s,
+                        samples=float(samples),
+                        loss=loss,
+                        squared_loss=loss**2,
+                    ),
+                )
+            heapq.heappush(arrivals, (now_s + took_s, order.order, answer))
+
+    for number in range(1, rounds + 1):
+        send(run.tell(RoundDue(now_s, number)))
+        while run.state.open is not None and run.state.open.wanted and arrivals:
+            now_s, _, answer = heapq.heappop(arrivals)
+            send(run.tell(answer))
+        run.tell(Ended(now_s))
+        if run.state.open is not None:
+            run.tell(Published(now_s, f"{number:064x}", 1.0))
+        run.tell(Evaluated(now_s, 2.0 / math.sqrt(number)))
+    return run

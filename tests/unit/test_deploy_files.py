@@ -17,7 +17,12 @@ import yaml
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 BASE = DEPLOY / "kubernetes" / "base"
 FLOWER_USER = 49999
-PROGRAMS = {"superlink": "flower-superlink", "superexec": "flower-superexec", "supernode": "flower-supernode"}
+PROGRAMS = {
+    "superlink": "flower-superlink",
+    "superexec": "flower-superexec",
+    "supernode": "flower-supernode",
+    "node": "flower-supernode",
+}
 
 
 def documents() -> Iterator[dict[str, Any]]:
@@ -34,7 +39,7 @@ def workloads() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def services() -> Iterator[tuple[str, dict[str, Any]]]:
-    for file in ("superlink.yaml", "supernode.yaml"):
+    for file in ("server.yaml", "node.yaml"):
         yield from yaml.safe_load((DEPLOY / "compose" / file).read_text())["services"].items()
 
 
@@ -89,8 +94,7 @@ def test_no_container_runs_as_root_or_can_become_it() -> None:
             assert container["securityContext"]["allowPrivilegeEscalation"] is False
             assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     for name, service in services():
-        if name != "proxy":
-            assert service["user"] == f"{FLOWER_USER}:{FLOWER_USER}" and service["cap_drop"] == ["ALL"]
+        assert service["user"] == f"{FLOWER_USER}:{FLOWER_USER}" and service["cap_drop"] == ["ALL"]
 
 
 def test_volumes_and_their_mounts_belong_together() -> None:
@@ -109,7 +113,7 @@ def test_tls_and_node_keys_are_on_everywhere() -> None:
         assert "--insecure" not in line
         if name == "superlink":
             assert "--enable-supernode-auth" in line and "--ssl-certfile" in line
-        if name == "supernode":
+        if name in ("supernode", "node"):
             assert "--auth-supernode-private-key" in line and "--root-certificates" in line
 
 

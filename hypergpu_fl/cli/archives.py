@@ -92,12 +92,14 @@ def server_archive(archives: Path, deploy: Path, folder: Path, project: Project,
         "image": _image(project, "server"),
         "server": {"enabled": True},
         "authorityConfigMap": "hypergpu-authority",
+        "publicKeysConfigMap": "public-keys",
         "nodes": [],
     }
     kept = [
         secret("superlink-tls", {"server.pem": own["server.pem"], "server.key": own["server.key"]}),
         secret("superexec", {"secret": own["superexec.secret"]}),
         config_map("hypergpu-authority", {"ca.crt": own["ca.crt"]}),
+        config_map("public-keys", {f"{node}.pub": files[f"nodes/{node}.pub"][0] for node in partitions}),
     ]
     files |= {"values.json": (_json(values), PUBLIC), "secrets.json": (_list(kept), SECRET)}
     return _write(archives / "server.tar.gz", "server", files)

@@ -351,3 +351,12 @@ def test_systemds_units_start_what_exists() -> None:
         assert f"/hypergpu {command} " in text and "DynamicUser=yes" in text and "ca.key" not in text
         for credential in re.findall(r"%d/([\w.]+)", text):
             assert f"LoadCredential={credential}:" in text
+
+
+def test_the_readme_puts_no_authoritys_key_where_a_proxy_reads() -> None:
+    text = (DEPLOY / "README.md").read_text()
+    commands = [
+        line.partition(" #")[0] for block in re.findall(r"```bash\n(.*?)```", text, re.S) for line in block.split("\n")
+    ]
+    assert any("/run/keys" in line for line in commands)
+    assert not [line for line in commands if "ln -s" in line or "ca.key" in line]

@@ -16,10 +16,13 @@ import click
 import typer
 from typer.core import TyperCommand
 
+from hypergpu_fl.cli.provision import provision
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.errors import NetworkError, UsageError
 
 app = typer.Typer(no_args_is_help=True, help="Certificates, keys and registration of a deployment; a node's start.")
+
+app.command()(provision)
 
 Out = Annotated[Path, typer.Option("--out", help="folder for the files")]
 
@@ -71,9 +74,12 @@ def keys(
 def register(
     public_keys: Annotated[list[Path], typer.Argument(help="public keys, NAME.pub")],
     superlink: Annotated[str, typer.Option(help="connection in Flower's configuration")] = "local",
+    only: Annotated[bool, typer.Option("--only", help="and shut out every node whose key is not given")] = False,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
     """Let SuperNodes with these keys in. Needs the Control API, which only the SuperLink's own host should reach.
+
+    A node that is in already stays.
 
     Example: hypergpu node register keys/site-a.pub --superlink deployed
     """
@@ -98,12 +104,20 @@ def register(
             answer = json.loads(done.stdout)
         except ValueError:
             answer = {}
+        if "already in use" in str(answer.get("error-message")):
+            rows.append({"name": key.stem, "node id": "in already"})
+            continue
         if done.returncode or not answer.get("success"):
             cause = answer.get("error-message") or (done.stderr or done.stdout).strip() or "no answer"
             raise NetworkError(
                 f"{key} was not registered: {cause}", f"check that {superlink!r} in Flower's configuration is reachable"
             )
         rows.append({"name": key.stem, "node id": str(answer.get("node-id", ""))})
+    if only:
+        os.environ.update(flower_environment(os.environ))
+        from hypergpu_fl.cli.registration import unregister_others
+
+        rows += [{"name": name, "node id": "shut out"} for name, _ in unregister_others(superlink, public_keys)]
     render(rows, format)
 
 

@@ -49,7 +49,7 @@ def write_certificates(
     UsageError
         If a name is no host name, or the authority's files do not belong together.
     """
-    names = [_general_name(host) for host in dict.fromkeys([*hosts, "localhost", "127.0.0.1"])]
+    names = host_names(hosts)
     folder.mkdir(parents=True, exist_ok=True)
     authority_key, authority = _authority(folder, now)
     key = ec.generate_private_key(ec.SECP384R1())
@@ -71,6 +71,17 @@ def write_certificates(
     _write(files["server.key"], _private_pem(key), secret=True, replace=True)
     _write(files["server.pem"], certificate.public_bytes(serialization.Encoding.PEM), replace=True)
     return files
+
+
+def host_names(hosts: Sequence[str]) -> list[x509.GeneralName]:
+    """Names that the certificate of a SuperLink bears, which is reached by ``hosts``.
+
+    Raises
+    ------
+    UsageError
+        If one is no host name.
+    """
+    return list(dict.fromkeys(_general_name(host) for host in [*hosts, "localhost", "127.0.0.1"]))
 
 
 def write_node_key(folder: Path, name: str) -> tuple[Path, Path]:

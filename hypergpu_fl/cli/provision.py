@@ -1,0 +1,215 @@
+"""``hypergpu node provision``: from one file that names server, sites and nodes, an archive for each of them."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import secrets
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from hypergpu_fl import __version__
+from hypergpu_fl.cli.render import Format, FormatOption, render
+from hypergpu_fl.errors import ConfigError, UsageError
+from hypergpu_fl.files import private_folder, write_whole
+
+_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")  # names Kubernetes objects and files
+_ADDRESS: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\"'$\\]+):([0-9]{1,5})")
+_IMAGES: Final = re.compile(r"[a-z0-9][a-z0-9._:/-]*")
+_MOST_NODES: Final = 10_000
+_RENEW: Final = datetime.timedelta(days=30)  # before the end of the server's certificate
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Server(_Table):
+    """Where nodes reach the server, and what its images are called."""
+
+    address: str
+    names: tuple[str, ...] = ()
+    images: str = ""
+    tag: str = Field(default=__version__, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")
+
+    @field_validator("address")
+    @classmethod
+    def _has_a_port(cls, address: str) -> str:
+        found = _ADDRESS.fullmatch(address)
+        if not found or not 0 < int(found[2]) < 65536:
+            raise ValueError("be host:port, as nodes reach the proxy; link.example:443")
+        return address
+
+    @field_validator("images")
+    @classmethod
+    def _is_a_registry(cls, images: str) -> str:
+        if images and not _IMAGES.fullmatch(images):
+            raise ValueError("be a registry and a path; registry.example/team")
+        return images.rstrip("/")
+
+    @property
+    def host(self) -> str:
+        """The address without its port."""
+        return self.address.rpartition(":")[0]
+
+    def image(self, role: str) -> str:
+        """Name of an image with registry and tag."""
+        return f"{self.images}/hypergpu-{role}:{self.tag}" if self.images else f"hypergpu-{role}:{self.tag}"
+
+
+class Site(_Table):
+    """One party: its nodes, and whether they have a GPU."""
+
+    nodes: tuple[str, ...] = Field(min_length=1)
+    gpu: bool = False
+
+
+class Project(_Table):
+    """What ``project.toml`` holds."""
+
+    server: Server
+    sites: dict[str, Site] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _names_are_names_and_stand_once(self) -> Project:
+        nodes = [node for site in self.sites.values() for node in site.nodes]
+        for name in [*self.sites, *nodes]:
+            if not _NAME.fullmatch(name):
+                raise ValueError(
+                    f"sites: has {name[:60]!r}, but names are of small letters, digits and dashes, 40 at most"
+                )
+        if "server" in self.sites:
+            raise ValueError("sites: has 'server', the name of the server's own archive")
+        if len(nodes) > _MOST_NODES:
+            raise ValueError(f"sites: has {len(nodes)} nodes, but {_MOST_NODES} is the most")
+        if twice := sorted({node for node in nodes if nodes.count(node) > 1}):
+            raise ValueError(f"sites: has the node {twice[0]!r} twice, but a node's name stands once in all sites")
+        return self
+
+
+def read_project(file: Path) -> Project:
+    """Project of a TOML file.
+
+    Raises
+    ------
+    ConfigError
+        With all that is wrong in it.
+    UsageError
+        If it cannot be read, or is no TOML.
+    """
+    from hypergpu_fl.config.faults import faults
+
+    try:
+        tree = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file} cannot be read: {error}", "see `hypergpu node provision --help`") from None
+    try:
+        return Project.model_validate(tree)
+    except ValidationError as error:
+        known = [f"server.{name}" for name in Server.model_fields] + [
+            f"sites.NAME.{name}" for name in Site.model_fields
+        ]
+        raise ConfigError(faults(error, {}, known)) from None
+
+
+def shares(nodes: list[str], before: Mapping[str, int]) -> dict[str, int]:
+    """Partition id of each node: what it was, else the lowest that is free.
+
+    Examples
+    --------
+    >>> shares(["a", "c", "d"], {"a": 0, "b": 1, "c": 2})
+    {'a': 0, 'c': 2, 'd': 1}
+    """
+    kept = {node: before[node] for node in nodes if node in before}
+    free = iter(sorted(set(range(len(nodes) + len(kept))) - set(kept.values())))
+    return kept | {node: next(free) for node in nodes if node not in kept}
+
+
+def provision(
+    project: Annotated[Path, typer.Argument(help="TOML file that names server, sites and nodes")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="the operator's folder; default: `provisioned` beside the file")
+    ] = None,
+    format: FormatOption = Format.DEFAULT,
+) -> None:
+    """Make one archive for the server and one for each site, with all that they need and nothing of another's.
+
+    The file has a table [server] with `address` (host:port), and if you like `names`, `images`, `tag`, and a table
+    [sites.NAME] a site with `nodes` (a list of names) and if you like `gpu`. Change it and give the command again to
+    add or remove sites: the keys and partitions of the others stay. The authority's key stays in the operator's folder.
+
+    Example: hypergpu node provision project.toml
+    """
+    from hypergpu_fl.cli.archives import server_archive, site_archive
+    from hypergpu_fl.cli.submission import app_folder
+
+    wanted = read_project(project)
+    folder, deploy = private_folder(out or project.resolve().with_name("provisioned")), app_folder() / "deploy"
+    noted = folder / "partitions.json"
+    partitions = shares([node for site in wanted.sites.values() for node in site.nodes], _noted(noted))
+    _authority(folder / "authority", wanted.server)
+    for node in partitions:
+        _node(folder / "nodes" / node, node)
+    write_whole(noted, json.dumps(partitions, indent=2) + "\n", mode=0o600)
+
+    archives = private_folder(folder / "archives")
+    rows = [{"archive": str(server_archive(archives, deploy, folder, wanted, partitions)), "nodes": ""}]
+    for name, site in wanted.sites.items():
+        archive = site_archive(archives, deploy, folder, wanted, name, partitions)
+        rows.append({"archive": str(archive), "nodes": ", ".join(f"{node}: {partitions[node]}" for node in site.nodes)})
+    for stale in archives.glob("*.tar.gz"):
+        if stale.name.removesuffix(".tar.gz") not in {"server", *wanted.sites}:
+            stale.unlink()
+    render(rows, format)
+
+
+def _noted(file: Path) -> dict[str, int]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return {str(node): int(share) for node, share in found.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise UsageError(f"{file} cannot be read: {error}", "put it back as it was, or give another --out") from None
+
+
+def _authority(folder: Path, server: Server) -> None:
+    """Certificates, made or renewed where they are not what is wanted, and the secret of SuperLink and SuperExec."""
+    from cryptography import x509
+
+    from hypergpu_fl.network.certificates import host_names, write_certificates
+
+    private_folder(folder)
+    now, hosts = datetime.datetime.now(datetime.UTC), [server.host, *server.names, "superlink", "proxy"]
+    try:
+        there = x509.load_pem_x509_certificate((folder / "server.pem").read_bytes())
+        names = set(there.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+        fresh = there.not_valid_after_utc - now > _RENEW and names == set(host_names(hosts))
+    except (OSError, ValueError):
+        fresh = False
+    if not fresh:
+        write_certificates(folder, hosts, now=now)
+    if not (folder / "superexec.secret").exists():
+        write_whole(folder / "superexec.secret", secrets.token_hex(32), mode=0o600)
+
+
+def _node(folder: Path, name: str) -> None:
+    """A node's key pair, its keystore and the keystore's password, made once."""
+    from eth_account import Account
+
+    from hypergpu_fl.network.certificates import write_node_key
+
+    if not (folder / f"{name}.pub").exists():
+        private_folder(folder)
+        write_node_key(folder, name)
+    if not (folder / "keystore.json").exists():
+        password = secrets.token_urlsafe(24)
+        write_whole(folder / "password", password, mode=0o600)
+        keystore = json.dumps(Account.encrypt(secrets.token_bytes(32), password))
+        write_whole(folder / "keystore.json", keystore, mode=0o600)

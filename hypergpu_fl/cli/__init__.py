@@ -34,6 +34,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "doctor": ("doctor:app", "Check this machine: Python, torch, GPU, SuperLink, chain, clock, disk."),
     "bench": ("bench:app", "Measure against the peers, with the peer in the same process run."),
     "nodes": ("nodes:app", "The nodes of a run: links, quality, success rate."),
+    "replay": ("replay:app", "Decide a run's rounds again from its log, and compare."),
     "node": ("node:app", "Certificates, keys and registration of a deployment; start a node."),
     "export": ("export:app", "Take a run's model home, as a state dict."),
     "server": ("server:app", "Start the server's side of a deployment: SuperLink and ServerApps."),

@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -39,6 +40,7 @@ from hypergpu_fl.server.evaluation import Evaluation
 from hypergpu_fl.server.local_work import LocalWork
 from hypergpu_fl.server.node_rounds import NodeRounds, as_csv
 from hypergpu_fl.server.nothing_counted import failure_of
+from hypergpu_fl.server.pipeline import Pipeline
 from hypergpu_fl.server.report import Report, write_json
 from hypergpu_fl.server.resumption import Checkpointing, check_unchanged, resume
 from hypergpu_fl.server.simulated_compute import SimulatedCompute, computing, flops_per_sample
@@ -48,8 +50,8 @@ from hypergpu_fl.task.check import check_figures
 from hypergpu_fl.task.device import resolve_device
 from strategies import lineup
 from strategies.arrivals import Arrivals, VirtualArrivals, WallArrivals
+from strategies.engine import Engine
 from strategies.layout import Arrays, Layout
-from strategies.network_aware import NetworkAware
 from strategies.planning import FEWEST_STEPS, MOST_STEPS
 from strategies.server_optimizer import ServerOptimizer
 from strategies.settings import Settings
@@ -117,17 +119,19 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
                 f"start it again with `hypergpu run --name {folder.name} --replace`",
             )
         strategy = build_strategy(config, Layout.of(first), session=settlement.session)
-        began_s, best = resume(folder, strategy, report, settings=settings, last_round=settlement.last_round)
+        began_s, event_log, best = resume(folder, strategy, report, settings=settings, last_round=settlement.last_round)
         settlement.check_model(strategy.model.hash)
         arrivals, compute = open_arrivals(config, grid, strategy, task, start_s=began_s)
         node_rounds = NodeRounds(books, last_round=settlement.last_round)
-        strategy.hooks = [
+        strategy.attendant = Pipeline(
+            strategy,
+            event_log,
             SameTask(full_identity(task, model)),
             report,
             node_rounds,
             LocalWork(config),
             Registry(books, strategy, clock=registry_clock(arrivals)),
-            Evaluation(task, model, strategy.layout, report, device=device, watch=strategy.evaluated),
+            Evaluation(task, model, strategy.layout, device=device),
             Checkpointing(folder, strategy, report, aim_of(config.training), best),
             Accounting(
                 task,
@@ -140,10 +144,11 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
                 allowed=[address.strip() for address in config.blockchain.allow_list.split(",") if address.strip()],
                 seed=config.training.seed,
             ),
-        ]
+            settlement,
+        )
         if not config.network.enable_simulation and settlement.last_round < config.training.rounds:
             wait_for_nodes(grid, config.training.num_nodes, simulated=False)
-        with long_lived():
+        with closing(event_log), long_lived():
             train(config, first, strategy, arrivals, report)
         if not settlement.drain(DRAIN_S):
             logger.warning("not every round is final on chain yet; a later run sends the rest")
@@ -156,11 +161,11 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
     finally:
         settlement.close()
         books.dispose()
-    drift = strategy.accounts.drift(strategy.fleet)
+    drift = strategy.state.accounts.drift()
     failure = failure_of(rows)
     write_whole(folder / "nodes.csv", as_csv(rows))
     document = report.document(
-        nodes=len(strategy.fleet),
+        nodes=len(strategy.state.fleet),
         chain=chain,
         max_abs_drift=drift,
         unit=task.unit,
@@ -174,7 +179,7 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
         raise failure
 
 
-def train(config: Config, first: Arrays, strategy: NetworkAware, arrivals: Arrivals, report: Report) -> None:
+def train(config: Config, first: Arrays, strategy: Engine, arrivals: Arrivals, report: Report) -> None:
     """Run the rounds that are left, or as many as the target takes, from the arrays of the ``first`` model."""
     goal = config.training.goal
 
@@ -199,7 +204,7 @@ def train(config: Config, first: Arrays, strategy: NetworkAware, arrivals: Arriv
         logger.info("target {} reached", goal)
 
 
-def build_strategy(config: Config, layout: Layout, *, session: bytes) -> NetworkAware:
+def build_strategy(config: Config, layout: Layout, *, session: bytes) -> Engine:
     """The strategy that ``network.policy`` names, as configured."""
     training, network = config.training, config.network
     return lineup.strategy(
@@ -226,7 +231,7 @@ def build_strategy(config: Config, layout: Layout, *, session: bytes) -> Network
 
 
 def open_arrivals(
-    config: Config, grid: Grid, strategy: NetworkAware, task: Task, *, start_s: float
+    config: Config, grid: Grid, strategy: Engine, task: Task, *, start_s: float
 ) -> tuple[Arrivals, SimulatedCompute | None]:
     """Virtual clock and simulated links and processors in simulation, else the wall clock."""
     if not config.network.enable_simulation:

@@ -1,6 +1,6 @@
 """Replies in the order they arrive: one interface, two clocks."""
 
-from strategies.flight import Arrivals, Flight, Passage, Refill, Terms, VirtualLinks, payload_bytes
+from strategies.flight import Arrivals, Flight, Passage, Terms, VirtualLinks, payload_bytes
 from strategies.virtual_arrivals import VirtualArrivals
 from strategies.wall_arrivals import WallArrivals
 
@@ -8,7 +8,6 @@ __all__ = [
     "Arrivals",
     "Flight",
     "Passage",
-    "Refill",
     "Terms",
     "VirtualArrivals",
     "VirtualLinks",

@@ -5,7 +5,9 @@ StrategyError
 ├── LayoutError        arrays that do not match the model's layout
 ├── Refused            one reply that must not count, with its reason; the round goes on
 ├── UnknownPolicy      no selection policy or aggregation rule of that name
-└── NoNodes            nothing to train on
+├── NoNodes            nothing to train on
+├── OutOfOrder         an event that cannot happen now
+└── BadLine            no line of an event log
 ```
 """
 
@@ -24,6 +26,14 @@ class LayoutError(StrategyError):
 
 class NoNodes(StrategyError):
     """No node is known or reachable, so there is nothing to train on."""
+
+
+class BadLine(StrategyError):
+    """Something is no line of an event log."""
+
+
+class OutOfOrder(StrategyError):
+    """An event reached the round's machine while it cannot happen."""
 
 
 class UnknownPolicy(StrategyError):

@@ -60,8 +60,12 @@ COLUMNS: dict[str, Any] = {
     "selections": 0,
     "arrivals": 0,
     "misses": 0,
+    "failures": 0,
+    "exclusions": 0,
+    "excluded_until_s": np.nan,
     "online": True,
-    "at_work": False,
+    "on_probation": False,
+    "orders": 0,
 }
 
 
@@ -79,12 +83,16 @@ class Fleet:
 
     Counted: ``last_round`` it was sent work in and ``last_seen`` in, -1 for never; model version ``held`` by it, the
     base of its last update that counted, and the round ``acknowledged`` of that update, -1 for none; ``selections``,
-    ``arrivals``, ``misses`` in a row; ``at_work``: it has been sent work and has not answered.
+    ``arrivals``, ``misses`` in a row; open ``orders``: work it was sent and has not answered.
+
+    Health, see ``strategies.health``: ``failures`` in a row, ``exclusions`` in a row, ``excluded_until_s`` on the run's
+    clock (NaN: it is not), and whether it is ``on_probation``, until it has said who it is.
 
     ``owed``: weight it lies behind its data share, see ``weighting.Accounts``.
     """
 
     names: list[str] = field(default_factory=list)
+    row_of: dict[str, int] = field(default_factory=dict)
     links: list[LinkEstimate] = field(default_factory=list)
     priors: dict[str, Spread] = field(default_factory=lambda: dict(GUESSES))
     examples: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -106,8 +114,12 @@ class Fleet:
     selections: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     arrivals: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     misses: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    failures: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    exclusions: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    excluded_until_s: Floats = field(default_factory=lambda: np.zeros(0))
     online: Bools = field(default_factory=lambda: np.zeros(0, np.bool_))
-    at_work: Bools = field(default_factory=lambda: np.zeros(0, np.bool_))
+    on_probation: Bools = field(default_factory=lambda: np.zeros(0, np.bool_))
+    orders: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     _log: dict[str, Floats] = field(default_factory=lambda: {name: np.zeros(0) for name in BELIEVED})
     _noise: dict[str, Floats] = field(default_factory=lambda: {name: np.zeros(0) for name in BELIEVED})
     _samples: dict[str, Floats] = field(default_factory=lambda: {name: np.zeros(0) for name in BELIEVED})
@@ -131,6 +143,7 @@ class Fleet:
         """Add nodes at once and return the row of the first."""
         first, count = len(self), len(names)
         self.names.extend(names)
+        self.row_of.update((name, first + index) for index, name in enumerate(names))
         self.links.extend(links or [LinkEstimate()] * count)
         for column, value in COLUMNS.items():
             old = getattr(self, column)
@@ -168,14 +181,29 @@ class Fleet:
         self._note(row)
         self.believe(round, rows=np.array([row]))
 
-    def available(self) -> Ints:
-        """Rows that may be given work now."""
-        return np.flatnonzero(self.online & ~self.at_work)
+    def available(self, *, orders: int = 1) -> Ints:
+        """Rows that may be given work now, for a node may have ``orders`` of them open."""
+        return np.flatnonzero(self.present & (self.orders < orders))
+
+    @property
+    def at_work(self) -> Bools:
+        """Shape (N,): it has been sent work and has not answered."""
+        return self.orders > 0
 
     @property
     def reachable(self) -> Bools:
         """Shape (N,): connected, and not silent ``UNREACHABLE_AFTER`` times in a row."""
-        return self.online & (self.misses < UNREACHABLE_AFTER)
+        return self.present & (self.misses < UNREACHABLE_AFTER)
+
+    @property
+    def excluded(self) -> Bools:
+        """Shape (N,): in quarantine."""
+        return ~np.isnan(self.excluded_until_s)
+
+    @property
+    def present(self) -> Bools:
+        """Shape (N,): connected, not excluded, and not on probation."""
+        return self.online & ~self.excluded & ~self.on_probation
 
     @property
     def prior_sample_s(self) -> float:
@@ -208,18 +236,17 @@ class Fleet:
         )
 
     def state(self) -> dict[str, Any]:
-        """Everything as JSON-able values; the believed columns are recomputed."""
+        """Everything as JSON-able values."""
         columns = {
-            name: [None if value != value else value for value in getattr(self, name).tolist()]
-            for name in COLUMNS
-            if name not in (*BELIEVED, "delivery", "quality")
+            name: [None if value != value else value for value in getattr(self, name).tolist()] for name in COLUMNS
         }
         links = [asdict(link) for link in self.links]
-        return {"names": list(self.names), "columns": columns, "links": links}
+        priors = {name: asdict(prior) for name, prior in self.priors.items()}
+        return {"names": list(self.names), "columns": columns, "links": links, "priors": priors}
 
     @classmethod
-    def restored(cls, state: dict[str, Any], *, round: int) -> Fleet:
-        """Inverse of ``state``, with beliefs as of ``round``."""
+    def restored(cls, state: dict[str, Any]) -> Fleet:
+        """Inverse of ``state``."""
         fleet, columns = cls(), state["columns"]
         links = [
             LinkEstimate(**{**link, **{way: _goodput(link[way]) for way in ("uplink", "downlink")}})
@@ -230,8 +257,7 @@ class Fleet:
         for name, values in columns.items():
             column = getattr(fleet, name)
             column[:] = [np.nan if value is None else value for value in values]
-        fleet.learn_priors()
-        fleet.believe(round)
+        fleet.priors = {name: Spread(**prior) for name, prior in state["priors"].items()}
         return fleet
 
     def _note(self, row: int) -> None:

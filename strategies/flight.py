@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from flwr.app import Error, Message, MetricRecord, RecordDict
+from flwr.app import Error, Message, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import Grid
 
@@ -22,48 +22,26 @@ from strategies import wire
 NOT_SENT = 3  # Flower's code for a message that is unavailable
 NODE_UNREACHABLE = 5  # Flower's code for a node that vanished
 LOOK_AGAIN_S = 1.0
-LONGEST_TTL_S = 12 * 3600.0  # Flower's default
-
-Refill = Callable[[float], Iterable[Message]]
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """When a round ends: at ``quota`` replies or ``deadline_s`` seconds after its start, whichever comes first.
+    """Who says when a round ends: after ``deadline_s`` seconds, or when ``wanted`` says that no reply is any more.
 
-    Error replies do not count to the quota, but more of them than the quota end the round too. ``refill`` is asked
-    for more work at each arrival that does not end the round; it makes rounds asynchronous.
+    Both callables are asked after each reply has been dealt with; ``refill`` gives what shall be sent then.
     """
 
-    quota: int
     deadline_s: float
-    refill: Refill | None = None
-
-
-class Tally:
-    """Counts a round's arrivals against its terms."""
-
-    def __init__(self, terms: Terms) -> None:
-        self._terms = terms
-        self._replies = 0
-        self._errors = 0
-
-    def take(self, reply: Message) -> None:
-        """Count a reply."""
-        self._errors += reply.has_error()
-        self._replies += not reply.has_error()
-
-    @property
-    def open(self) -> bool:
-        """Whether more replies are wanted."""
-        return self._replies < self._terms.quota and self._errors <= self._terms.quota
+    wanted: Callable[[], bool]
+    refill: Callable[[], Iterable[Message]]
 
 
 @dataclass(frozen=True, slots=True)
 class Flight:
-    """A message under way: when and to whom it went, of what type, how long it may take, and its plan.
+    """A message under way: when and to whom it went, of what type, how long it may take, and what it orders.
 
-    Seconds are on the arrivals' clock, ``ttl_s`` too.
+    Seconds are on the arrivals' clock, ``ttl_s`` too. ``number`` is what the sender knows an order by; -1, and no
+    ``order``, for a message that is none.
     """
 
     node_id: int
@@ -71,7 +49,8 @@ class Flight:
     sent_s: float
     ttl_s: float
     bytes_down: int
-    plan: dict[str, Any]
+    number: int = -1
+    order: wire.Order | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +98,7 @@ class Arrivals(Grid):
 
     @abstractmethod
     def cancel(self) -> set[int]:
-        """Give up on everything in flight; ids of the nodes that thereby became free."""
+        """Give up on everything in flight; numbers of the orders that will not be answered any more."""
 
     def ask(self, messages: Sequence[Message], *, timeout_s: float) -> Iterator[tuple[int, Message]]:
         """Exchange messages beside the rounds: it touches neither the clock nor what is in flight.
@@ -166,7 +145,7 @@ class Arrivals(Grid):
 
     def _take_terms(self, timeout: float | None) -> Terms:
         terms, self.terms = self.terms, None
-        return terms or Terms(quota=2**62, deadline_s=float("inf") if timeout is None else timeout)
+        return terms or Terms(float("inf") if timeout is None else timeout, lambda: True, lambda: ())
 
     def _send(self, messages: Sequence[Message]) -> tuple[dict[str, Message], list[Message]]:
         """Messages sent, by the id that the Grid gave each, and those that it would not take."""
@@ -180,13 +159,15 @@ class Arrivals(Grid):
         ttls_s = [message.metadata.ttl for message in batch]
         sent, unsent = self._send(batch)
         for message, ttl_s in zip(batch, ttls_s, strict=True):
+            is_order = wire.PLAN in message.content.config_records
             self._flights[message.metadata.message_id] = Flight(
                 node_id=message.metadata.dst_node_id,
                 message_type=message.metadata.message_type,
                 sent_s=sent_s,
                 ttl_s=ttl_s,
                 bytes_down=payload_bytes(message.content),
-                plan=dict(message.content.config_records.get(wire.PLAN, {})),
+                number=int(message.metadata.group_id) if is_order else -1,
+                order=wire.Order.read(message.content) if is_order else None,
             )
         return sent, [failure(m, "the message could not be sent", code=NOT_SENT) for m in unsent]
 
@@ -234,33 +215,6 @@ def payload_bytes(content: RecordDict) -> int:
     return sum(len(array.data) for record in content.array_records.values() for array in record.values())
 
 
-def timing(
-    flight: Flight,
-    arrived_s: float,
-    bytes_up: int,
-    passage: Passage | None = None,
-    *,
-    upload_s: float | None = None,
-) -> MetricRecord:
-    """What the server measured of a round trip; its parts only where ``passage``, or the upload alone, is known."""
-    parts = (
-        {
-            wire.DOWNLOAD_S: passage.download_s,
-            wire.COMPUTE_S: passage.compute_s,
-            wire.UPLOAD_S: passage.upload_s,
-            wire.RTT_S: passage.rtt_s,
-        }
-        if passage
-        else {wire.UPLOAD_S: upload_s}
-        if upload_s is not None
-        else {}
-    )
-    return MetricRecord(
-        {
-            wire.SENT_S: flight.sent_s,
-            wire.ARRIVED_S: arrived_s,
-            wire.BYTES_DOWN: flight.bytes_down,
-            wire.BYTES_UP: bytes_up,
-            **parts,
-        }
-    )
+def timing(flight: Flight, arrived_s: float, bytes_up: int) -> wire.Timing:
+    """What the server measured of a whole round trip."""
+    return wire.Timing(flight.sent_s, arrived_s, flight.bytes_down, bytes_up)

@@ -10,7 +10,6 @@ mean of a few nodes whose data differ, and leaves the model a little on their si
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -21,15 +20,11 @@ from numpy.typing import NDArray
 
 from strategies.aggregation import Aggregator
 from strategies.axpy import add_scaled
-from strategies.errors import Reason, Refused
 from strategies.layout import Arrays, Layout, Vector
 from strategies.payload import Payload
 from strategies.server_optimizer import ServerOptimizer
 
-log = logging.getLogger(__name__)
-
 DECAY = 8
-KEPT_VERSIONS = 200  # an update against an older one is of no use any more; versions may pass in a second each
 
 
 class GlobalModel:
@@ -38,7 +33,7 @@ class GlobalModel:
     Parameters
     ----------
     layout, payload, optimizer
-        See ``NetworkAware``.
+        See ``Engine``.
     averaging : bool
         Whether versions are averaged; otherwise their average is the latest one.
 
@@ -61,8 +56,7 @@ class GlobalModel:
         self.buffers: Arrays = {}
         self.hash = b""
         self.norm = 0.0
-        self._good: tuple[int, Vector, Vector] | None = None  # version, model and average before the last step
-        self._disowned = 0, 0  # versions after the first, up to the second, were rolled back
+        self._good: tuple[Vector, Vector] | None = None  # model and average before the last step
 
     def start(self, vector_P: Vector, buffers: Arrays) -> None:
         """Begin from this model, at the current version."""
@@ -79,42 +73,27 @@ class GlobalModel:
         restored = self._layout.restore(self.average_P, self.buffers)
         return ArrayRecord({name: Array(np.asarray(array, order="C")) for name, array in restored.items()})
 
-    def step(self, mean: Aggregator) -> bool:
-        """Move by the mean of a round's updates; False, and nothing changed, if that leaves the finite numbers."""
-        self._good = self.version, self.vector_P, self.average_P
+    def step(self, mean: Aggregator, *, version: int) -> bool:
+        """Move by the mean of a round's updates, which makes ``version``.
+
+        False, and nothing changed but what a roll-back returns to, if that leaves the finite numbers.
+        """
+        self._good = self.vector_P, self.average_P
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is told by the norm
             stepped_P = self._optimizer.step(self.vector_P, mean.mean())
             if not math.isfinite(float(stepped_P @ stepped_P)):
                 return False
-        self.version += 1
+        self.version = version
         self._publish(stepped_P, {**self.buffers, **mean.buffers}, self._averaged(stepped_P))
         return True
 
-    def roll_back(self) -> int | None:
-        """Put the last good model back as a new version, with a fresh optimiser; the version it was, if there is one.
-
-        Updates made against the versions in between are refused from now on.
-        """
+    def roll_back(self, *, version: int) -> None:
+        """Put the model before the last step back as ``version``, with a fresh optimiser."""
         if self._good is None:
-            return None
-        version, vector_P, average_P = self._good
-        log.error("the loss exploded: version %d is put back, %d is given up", version, self.version)
-        self._disowned = version, self.version
-        self.version += 1
+            raise LookupError(f"there is no earlier model to put back as version {version}")
+        self.version = version
         self._optimizer.reset()
-        self._publish(vector_P, self.buffers, average_P)
-        return version
-
-    def staleness(self, base: int) -> int:
-        """Versions since ``base``. Raises ``Refused`` for a base that is unknown, too old or rolled back."""
-        oldest = self.version - KEPT_VERSIONS
-        if not oldest <= base <= self.version:
-            raise Refused(
-                Reason.UNKNOWN_BASE, f"base {base}, the server keeps {oldest}..{self.version}; full model next round"
-            )
-        if self._disowned[0] < base <= self._disowned[1]:
-            raise Refused(Reason.UNKNOWN_BASE, f"base {base} was rolled back; full model next round")
-        return self.version - base
+        self._publish(self._good[0], self.buffers, self._good[1])
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """JSON-able values, and vectors by name."""
@@ -122,19 +101,14 @@ class GlobalModel:
         vectors.update({f"buffer/{name}": array for name, array in self.buffers.items()})
         vectors.update({f"optimizer/{name}": vector for name, vector in self._optimizer.vectors.items()})
         if self._good is not None:
-            vectors["good"], vectors["good_average"] = self._good[1:]
-        return {
-            "version": self.version,
-            "good": None if self._good is None else self._good[0],
-            "disowned": list(self._disowned),
-            "optimizer_steps": self._optimizer.steps,
-        }, vectors
+            vectors["good"], vectors["good_average"] = self._good
+        return {"version": self.version, "optimizer_steps": self._optimizer.steps}, vectors
 
     def restore(self, state: Mapping[str, Any], vectors: Mapping[str, NDArray[Any]]) -> None:
         """Inverse of ``state``; the model is published again."""
-        self.version, self._disowned = state["version"], (state["disowned"][0], state["disowned"][1])
-        if state["good"] is not None:
-            self._good = state["good"], vectors["good"], vectors["good_average"]
+        self.version = state["version"]
+        if "good" in vectors:
+            self._good = vectors["good"], vectors["good_average"]
         self._optimizer.steps = state["optimizer_steps"]
         self._optimizer.vectors = {name: vector.copy() for name, vector in _under("optimizer/", vectors).items()}
         self._publish(vectors["model"], _under("buffer/", vectors), vectors["average"])

@@ -1,28 +1,29 @@
-"""The strategy that a policy's name stands for: ours with planner and books, a peer as its authors describe it."""
+"""What the round of a policy's name is made of: ours with planner and books, a peer as its authors describe it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+from strategies.engine import Engine
 from strategies.layout import Layout
-from strategies.network_aware import NetworkAware
+from strategies.outcome import Attendant
 from strategies.payload import Payload
-from strategies.planning import plan, plan_alike
-from strategies.round import RoundHook
+from strategies.planning import Level
+from strategies.round.rules import Rules
 from strategies.selection import PEERS, policy
 from strategies.server_optimizer import ServerOptimizer
 from strategies.settings import Settings
-from strategies.weighting import Accounts, ExampleAccounts
 
 
-def peer_settings(settings: Settings, payload: Payload) -> Settings:
+def peer_settings(settings: Settings, levels: Sequence[Level]) -> Settings:
     """What a peer is run with: one codec for all, plain means, no planning.
 
     A synchronous peer waits for its whole cohort, or for as many of more as it says itself, and drops what comes
     later. An asynchronous one keeps stale updates, discounted: random selection is FedBuff then.
     """
-    codec = payload.levels[0].name if settings.codec == "auto" else settings.codec
+    codec = levels[0].name if settings.codec == "auto" else settings.codec
     synchronous = settings.mode == "sync"
     return replace(
         settings,
@@ -34,6 +35,20 @@ def peer_settings(settings: Settings, payload: Payload) -> Settings:
     )
 
 
+def rules(name: str, settings: Settings, *, model_values: int, levels: Sequence[Level]) -> Rules:
+    """The rules for ``network.policy = name``. Raises ``UnknownPolicy`` for a name there is not."""
+    policy(name)
+    peer = name in PEERS
+    return Rules(
+        settings=peer_settings(settings, levels) if peer else replace(settings, averaging=True),
+        model_values=model_values,
+        levels=tuple(levels),
+        selection=name,
+        planner="alike" if peer else "progress",
+        books="examples" if peer else "debts",
+    )
+
+
 def strategy(
     name: str,
     *,
@@ -41,17 +56,8 @@ def strategy(
     payload: Payload,
     optimizer: ServerOptimizer,
     settings: Settings,
-    hooks: Sequence[RoundHook] = (),
-) -> NetworkAware:
+    attendant: Attendant[Any] | None = None,
+) -> Engine:
     """The strategy for ``network.policy = name``. Raises ``UnknownPolicy`` for a name there is not."""
-    peer = name in PEERS
-    return NetworkAware(
-        layout=layout,
-        payload=payload,
-        selection=policy(name),
-        optimizer=optimizer,
-        settings=peer_settings(settings, payload) if peer else replace(settings, averaging=True),
-        hooks=hooks,
-        planner=plan_alike if peer else plan,
-        accounts=ExampleAccounts() if peer else Accounts(),
-    )
+    made_of = rules(name, settings, model_values=layout.size, levels=payload.levels)
+    return Engine(made_of, layout=layout, payload=payload, optimizer=optimizer, attendant=attendant)

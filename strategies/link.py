@@ -21,9 +21,10 @@ F = TypeVar("F", float, NDArray[np.float64])
 
 @dataclass(frozen=True, slots=True)
 class LinkSample:
-    """One round trip's findings; ``None`` where nothing was measured."""
+    """One round trip's findings; ``None`` where nothing was measured. ``jitter_s`` is for people to see."""
 
     rtt_s: float | None = None
+    jitter_s: float | None = None
     loss: float | None = None
     uplink_bps: float | None = None
     downlink_bps: float | None = None

@@ -6,7 +6,6 @@ The strategy prices a level by its expected ratio and never looks inside a blob.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -14,27 +13,7 @@ import numpy as np
 from strategies.aggregation import DenseUpdate, Update
 from strategies.errors import Reason, Refused
 from strategies.layout import Arrays, Layout, Vector
-
-
-@dataclass(frozen=True, slots=True)
-class Level:
-    """A codec level.
-
-    ``expected_ratio``: logical fp32 bytes over bytes on the wire. ``fidelity``: share of an update's squared norm that
-    arrives at once; with error feedback the rest comes later.
-    """
-
-    name: str
-    expected_ratio: float
-    fidelity: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class ModelBlob:
-    """A model on its way to a node; ``view`` is the version the blob is a change against, -1 for a whole model."""
-
-    blob: bytes
-    view: int = -1
+from strategies.planning import Level
 
 
 class Payload(Protocol):
@@ -49,7 +28,7 @@ class Payload(Protocol):
         """Make ``version`` of the model the one that ``model_for`` sends."""
         ...
 
-    def model_for(self, node: str, held: int, level: str) -> ModelBlob:
+    def model_for(self, node: str, held: int, level: str) -> bytes:
         """The published model for ``node``, which holds version ``held`` (-1: none), at about ``level``."""
         ...
 
@@ -71,9 +50,9 @@ class RawPayload:
         """See ``Payload.publish``. Buffers are not sent."""
         self._blob = model_P.astype("<f4", copy=False).tobytes()
 
-    def model_for(self, node: str, held: int, level: str) -> ModelBlob:
+    def model_for(self, node: str, held: int, level: str) -> bytes:
         """See ``Payload.model_for``."""
-        return ModelBlob(self._blob)
+        return self._blob
 
     def decode(self, blob: bytes) -> Update:
         """See ``Payload.decode``."""

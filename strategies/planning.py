@@ -30,12 +30,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 
 from strategies.fleet import Bools, Fleet, Floats, Ints
-from strategies.payload import Level
 from strategies.timing import ROUND_TRIPS, round_s
 
 DEADLINE_QUANTILE = 0.8  # four nodes in five make the deadline
@@ -44,6 +43,19 @@ LONGEST_ROUND = 1.4  # times the thinnest level's, up to which a fatter one is t
 FEWEST_STEPS = 5  # below, the noise of single batches outweighs what shorter rounds gain
 MOST_STEPS = 20  # beyond, local models drift apart and more work no longer pays
 BLOCK = 8192  # nodes whose columns stay in a core's cache while all levels are compared
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A codec level.
+
+    ``expected_ratio``: logical fp32 bytes over bytes on the wire. ``fidelity``: share of an update's squared norm that
+    arrives at once; with error feedback the rest comes later.
+    """
+
+    name: str
+    expected_ratio: float
+    fidelity: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +253,9 @@ def plan_alike(
         batch_size=workload.batch_size,
         levels=levels,
     )
+
+
+PLANNERS: Final[dict[str, Planner]] = {"progress": plan, "alike": plan_alike}
 
 
 def _overhead_s(fleet: Fleet, counted: Bools) -> float:

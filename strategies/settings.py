@@ -10,8 +10,7 @@ import numpy as np
 
 from strategies.errors import UnknownPolicy
 from strategies.fleet import Ints
-from strategies.payload import Level
-from strategies.planning import FEWEST_STEPS, MOST_STEPS
+from strategies.planning import FEWEST_STEPS, MOST_STEPS, Level
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +45,8 @@ class Settings:
         Whether a reply that missed its round joins a later one.
     aggregation : str
         A name in ``strategies.robust.RULES``; all but ``mean`` hold every update of the round.
+    exclude_failing : bool
+        Whether nodes that fail again and again are left alone for a while, see ``strategies.health``.
     refuse_outliers : bool
         Whether updates of unusual length are refused; a policy that keeps to few nodes makes the others' unusual.
     seed : int
@@ -76,6 +77,7 @@ class Settings:
     averaging: bool = False
     keep_late: bool = True
     aggregation: str = "mean"
+    exclude_failing: bool = True
     refuse_outliers: bool = True
     seed: int = 0
     session: bytes = bytes(32)

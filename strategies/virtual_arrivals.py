@@ -6,7 +6,7 @@ import heapq
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,8 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from strategies import wire
-from strategies.flight import LONGEST_TTL_S, Arrivals, Flight, Tally, VirtualLinks, failure, payload_bytes, timing
+from strategies.flight import Arrivals, Flight, VirtualLinks, failure, payload_bytes, timing
+from strategies.round.choosing import LONGEST_TTL_S
 
 
 class VirtualArrivals(Arrivals):
@@ -45,15 +46,12 @@ class VirtualArrivals(Arrivals):
         terms = self._take_terms(timeout)
         end_s = self._now_s + terms.deadline_s
         self._dispatch(messages)
-        tally = Tally(terms)
-        while self._events and tally.open and self._events[0][0] <= end_s:
+        while self._events and terms.wanted() and self._events[0][0] <= end_s:
             self._now_s, _, reply = heapq.heappop(self._events)
-            tally.take(reply)
             yield reply
             self._flights.pop(reply.metadata.reply_to_message_id, None)
-            if terms.refill and tally.open:
-                self._dispatch(terms.refill(self._now_s))
-        if tally.open and self._events:  # the deadline passed while replies were still under way
+            self._dispatch(terms.refill())
+        if terms.wanted() and self._events:  # the deadline passed while replies were still under way
             self._now_s = end_s
 
     def ask(self, messages: Sequence[Message], *, timeout_s: float) -> Iterator[tuple[int, Message]]:
@@ -62,10 +60,10 @@ class VirtualArrivals(Arrivals):
 
     def cancel(self) -> set[int]:
         """See ``Arrivals.cancel``; simulated nodes drop their work at once."""
-        freed = self.busy()
+        given_up = {flight.number for flight in self._flights.values()}
         self._flights.clear()
         self._events.clear()
-        return freed
+        return given_up
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[np.uint8]]]:
         """The clock and what is in flight: JSON-able values, and one array of bytes a reply under way."""
@@ -73,7 +71,7 @@ class VirtualArrivals(Arrivals):
             f"reply-{order}": np.frombuffer(message_to_proto(reply).SerializeToString(), dtype=np.uint8)
             for _, order, reply in self._events
         }
-        flights = {i: {**asdict(flight), "plan": _jsonable(flight.plan)} for i, flight in self._flights.items()}
+        flights = {message_id: _jsonable(asdict(flight)) for message_id, flight in self._flights.items()}
         return {
             "now_s": self._now_s,
             "dispatched": self._dispatched,
@@ -88,7 +86,7 @@ class VirtualArrivals(Arrivals):
             (arrived_s, order, message_from_proto(ProtoMessage.FromString(replies[f"reply-{order}"].tobytes())))
             for arrived_s, order in state["events"]
         ]
-        self._flights = {i: Flight(**{**f, "plan": _unjsonable(f["plan"])}) for i, f in state["flights"].items()}
+        self._flights = {message_id: _flight(saved) for message_id, saved in state["flights"].items()}
 
     def _send(self, messages: Sequence[Message]) -> tuple[dict[str, Message], list[Message]]:
         for message in messages:
@@ -124,7 +122,14 @@ class VirtualArrivals(Arrivals):
         elif took_s > flight.ttl_s:
             took_s, reply = flight.ttl_s, failure(message, f"no reply within {flight.ttl_s:.0f} s")
         elif content is not None:
-            content[wire.TIMING] = timing(flight, flight.sent_s + took_s, bytes_up, passage)
+            measured = timing(flight, flight.sent_s + took_s, bytes_up)
+            content[wire.TIMING] = replace(
+                measured,
+                download_s=passage.download_s,
+                compute_s=passage.compute_s,
+                upload_s=passage.upload_s,
+                rtt_s=passage.rtt_s,
+            ).record()
         self._add(flight.sent_s + took_s, reply)
 
     def _add(self, arrived_s: float, reply: Message) -> None:
@@ -135,13 +140,17 @@ class VirtualArrivals(Arrivals):
 def _samples(flight: Flight, metrics: Mapping[str, float]) -> float:
     """Samples the node says it processed, never less than none nor more than it was asked for."""
     claimed = max(0.0, metrics.get(wire.SAMPLES, 0.0))
-    steps, batch = flight.plan.get(wire.LOCAL_STEPS), flight.plan.get(wire.BATCH_SIZE)
-    return min(claimed, float(steps * batch)) if steps and batch else claimed
+    return min(claimed, float(flight.order.local_steps * flight.order.batch_size)) if flight.order else claimed
 
 
-def _jsonable(plan: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: {"hex": value.hex()} if isinstance(value, bytes) else value for key, value in plan.items()}
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _jsonable(each) for key, each in value.items()}
+    return {"hex": value.hex()} if isinstance(value, bytes) else value
 
 
-def _unjsonable(plan: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: bytes.fromhex(value["hex"]) if isinstance(value, dict) else value for key, value in plan.items()}
+def _flight(saved: Mapping[str, Any]) -> Flight:
+    order = saved["order"] and {
+        key: bytes.fromhex(value["hex"]) if isinstance(value, dict) else value for key, value in saved["order"].items()
+    }
+    return Flight(**{**saved, "order": order and wire.Order(**order)})

@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from flwr.app import Message, RecordDict
@@ -15,7 +16,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
 
 from strategies import wire
-from strategies.flight import Arrivals, Tally, failure, payload_bytes, timing
+from strategies.flight import Arrivals, failure, payload_bytes, timing
 from strategies.flower_pull import Announcement, announced, pull
 
 log = logging.getLogger(__name__)
@@ -83,27 +84,22 @@ class WallArrivals(Arrivals):
         terms = self._take_terms(timeout)
         end_s = self.now_s + terms.deadline_s
         self._dispatch(messages)
-        tally = Tally(terms)
-        while self._flights and tally.open and (left_s := end_s - self.now_s) > 0:
+        while self._flights and terms.wanted() and (left_s := end_s - self.now_s) > 0:
             try:
                 arrived = self._arrived.get(timeout=min(left_s, threading.TIMEOUT_MAX))
             except queue.Empty:
                 break
             message_id, reply = arrived.message_id, arrived.reply
-            tally.take(reply)
             if reply.has_content():
-                bytes_up = payload_bytes(reply.content)
-                reply.content[wire.TIMING] = timing(
-                    self._flights[message_id], arrived.arrived_s, bytes_up, upload_s=arrived.upload_s
-                )
+                measured = timing(self._flights[message_id], arrived.arrived_s, payload_bytes(reply.content))
+                reply.content[wire.TIMING] = replace(measured, upload_s=arrived.upload_s).record()
             if arrived.takes_room:
                 self._room.release()
             del arrived  # before the next one is awaited: this one may be a whole model
             yield reply
             del reply
             del self._flights[message_id], self._envelopes[message_id]
-            if terms.refill and tally.open:
-                self._dispatch(terms.refill(self.now_s))
+            self._dispatch(terms.refill())
 
     def cancel(self) -> set[int]:
         """See ``Arrivals.cancel``; Flower cannot interrupt a ClientApp, so nobody becomes free before it answers."""

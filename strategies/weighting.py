@@ -10,8 +10,9 @@ round to round.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 
@@ -40,6 +41,14 @@ def tilt(quality: float, typical_quality: float, staleness: int) -> float:
     return min(STRONGEST_TILT, max(1 / STRONGEST_TILT, lean))
 
 
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """An update's unnormalised weight, positive, and the arrears that it makes up for."""
+
+    weight: float
+    arrears: float
+
+
 class Accounts:
     """What every node is owed, and what an update of it therefore weighs.
 
@@ -60,28 +69,27 @@ class Accounts:
         self._count = 0.0  # updates expected in a round
         self._arrears: list[float] = []  # of this round's updates so far
 
-    def weight(self, fleet: Fleet, row: int, *, staleness: int) -> float:
-        """Unnormalised weight of an update of node ``row`` arriving now; positive.
-
-        Until the round is booked its arrears count as settled, lest the node be chosen again for the same debt.
-        """
-        self._grow(len(fleet))
+    def weigh(self, fleet: Fleet, row: int, *, staleness: int) -> Weighed:
+        """What an update of node ``row`` arriving now weighs, unnormalised; changes nothing."""
         reachable = fleet.reachable
         examples = max(1, int(fleet.examples[reachable].sum()))
-        working = fleet.at_work.copy()
+        working = fleet.at_work  # a copy
         working[row] = False
         share = float(fleet.examples[row]) / examples
         arrears = float(fleet.owed[row]) + share
-        fleet.owed[row] -= arrears
-        self._arrears.append(arrears)
-        known = len(self._arrears) + int(working.sum())
+        known = len(self._arrears) + 1 + int(working.sum())
         even = 1 / (self._count or known)
         others = fleet.owed[working] + fleet.examples[working] / examples
-        level = max(0.0, even - (sum(self._arrears) + float(others.sum())) / known)
+        level = max(0.0, even - (sum([*self._arrears, arrears]) + float(others.sum())) / known)
         least = max(SMALLEST_ARREARS * share, SMALLEST_SHARE * even)
         typical = float(np.median(fleet.quality[reachable])) if reachable.any() else float(fleet.quality[row])
         weight = max(arrears + level, least) * tilt(float(fleet.quality[row]), typical, staleness)
-        return min(weight, LARGEST_WEIGHT)
+        return Weighed(min(weight, LARGEST_WEIGHT), arrears)
+
+    def settle(self, fleet: Fleet, row: int, weighed: Weighed) -> None:
+        """Count an update's arrears as settled until the round is booked, lest it be chosen again for the same debt."""
+        fleet.owed[row] -= weighed.arrears
+        self._arrears.append(weighed.arrears)
 
     def book(self, fleet: Fleet, rows: Sequence[int], weights: Sequence[float]) -> list[float]:
         """Close a round: credit every reachable node its share, debit the normalised weights, and return those.
@@ -103,9 +111,8 @@ class Accounts:
         fleet.owed[:] = self.due - self.paid
         return normalised
 
-    def drift(self, fleet: Fleet) -> float:
+    def drift(self) -> float:
         """``max |mean weight - data share|`` over the nodes, both taken over the rounds each was reachable in."""
-        self._grow(len(fleet))
         return float(np.abs((self.paid - self.due) / np.maximum(self.rounds, 1)).max(initial=0.0))
 
     def state(self) -> dict[str, Any]:
@@ -136,9 +143,12 @@ class ExampleAccounts(Accounts):
     The books are kept all the same, so that the bias of such weights can be told.
     """
 
-    def weight(self, fleet: Fleet, row: int, *, staleness: int) -> float:
-        """See ``Accounts.weight``."""
-        return max(1, int(fleet.examples[row])) * staleness_discount(staleness)
+    def weigh(self, fleet: Fleet, row: int, *, staleness: int) -> Weighed:
+        """See ``Accounts.weigh``."""
+        return Weighed(max(1, int(fleet.examples[row])) * staleness_discount(staleness), 0.0)
+
+
+BOOKS: Final[dict[str, Callable[[], Accounts]]] = {"debts": Accounts, "examples": ExampleAccounts}
 
 
 def data_share(fleet: Fleet, counted: Bools | None = None) -> Floats:

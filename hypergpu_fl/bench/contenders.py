@@ -8,20 +8,18 @@ for what compression or averaging alone would do. An ablation is our strategy wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from strategies import lineup
+from strategies.engine import Engine
 from strategies.layout import Layout
-from strategies.network_aware import NetworkAware
+from strategies.outcome import Attendant
 from strategies.payload import Payload
-from strategies.planning import Planner, plan, plan_alike
-from strategies.round import RoundHook
-from strategies.selection import policy
+from strategies.round.rules import Rules
 from strategies.server_optimizer import ServerOptimizer
 from strategies.settings import Settings
-from strategies.weighting import Accounts, ExampleAccounts
 
 OURS = "network_aware"
 REFERENCE = "random"  # uniform sampling, waiting for everybody: unbiased FedAvg
@@ -35,8 +33,8 @@ class Contender:
     name: str
     selection: str
     changes: Mapping[str, Any] = field(default_factory=dict)
-    planner: Planner = plan
-    accounts: Callable[[], Accounts] = Accounts
+    planner: str = "progress"
+    books: str = "debts"
     is_peer: bool = True
 
     def strategy(
@@ -46,24 +44,17 @@ class Contender:
         payload: Payload,
         optimizer: ServerOptimizer,
         settings: Settings,
-        hooks: Sequence[RoundHook],
-    ) -> NetworkAware:
+        attendant: Attendant[Any],
+    ) -> Engine:
         """The strategy that runs this contender; ``settings`` hold what all contenders share."""
         settings = replace(settings, **self.changes)
-        if self.is_peer:
-            return lineup.strategy(
-                self.selection, layout=layout, payload=payload, optimizer=optimizer, settings=settings, hooks=hooks
-            )
-        return NetworkAware(
-            layout=layout,
-            payload=payload,
-            selection=policy(self.selection),
-            optimizer=optimizer,
-            settings=settings,
-            hooks=hooks,
-            planner=self.planner,
-            accounts=self.accounts(),
+        levels = tuple(payload.levels)
+        rules = (
+            lineup.rules(self.selection, settings, model_values=layout.size, levels=levels)
+            if self.is_peer
+            else Rules(settings, layout.size, levels, self.selection, self.planner, self.books)
         )
+        return Engine(rules, layout=layout, payload=payload, optimizer=optimizer, attendant=attendant)
 
 
 SYNC = {"mode": "sync"}
@@ -93,9 +84,9 @@ CONTENDERS: Mapping[str, Contender] = _named(
 
 ABLATIONS: Mapping[str, Contender] = _named(
     Contender("network_aware-selection", "random", OWN, is_peer=False),
-    Contender("network_aware-steps", OURS, OWN, planner=plan_alike, is_peer=False),
+    Contender("network_aware-steps", OURS, OWN, planner="alike", is_peer=False),
     Contender("network_aware-codec", OURS, {**OWN, "codec": "raw"}, is_peer=False),
     Contender("network_aware-asynchrony", OURS, {**OWN, "mode": "sync", "quota": 1.0}, is_peer=False),
     Contender("network_aware-averaging", OURS, {**OWN, "averaging": False}, is_peer=False),
-    Contender("network_aware-correction", OURS, OWN, accounts=ExampleAccounts, is_peer=False),
+    Contender("network_aware-correction", OURS, OWN, books="examples", is_peer=False),
 )

@@ -27,7 +27,7 @@ from hypergpu_fl.task import fresh_model, load_task
 from hypergpu_fl.task.device import resolve_device
 from strategies import wire
 from strategies.layout import Layout
-from strategies.order import Order
+from strategies.round.choosing import LONGEST_TTL_S
 
 app = ServerApp()
 
@@ -39,7 +39,7 @@ class TargetReached(Exception):
 class PlainFedAvg(FedAvg):
     """Flower's FedAvg on our records: each node trains the baseline's steps from the whole model, uncompressed."""
 
-    def __init__(self, layout: Layout, order: Order, nodes: int) -> None:
+    def __init__(self, layout: Layout, order: wire.Order, nodes: int) -> None:
         super().__init__(fraction_evaluate=0.0, min_train_nodes=nodes, min_available_nodes=nodes)
         self._layout, self._template = layout, order
         self._payload = CodecPayload(layout)
@@ -56,8 +56,9 @@ class PlainFedAvg(FedAvg):
         orders = []
         for message in super().configure_train(server_round, arrays, config, grid):
             order = replace(self._template, round=server_round, base=server_round)
-            orders.append(order.message(message.metadata.dst_node_id, sent, patience=1e9))
-            self.bytes_down += len(sent.blob)
+            node_id = message.metadata.dst_node_id
+            orders.append(order.message(node_id, sent, number=server_round, ttl_s=LONGEST_TTL_S))
+            self.bytes_down += len(sent)
         return orders
 
     def aggregate_train(
@@ -97,14 +98,13 @@ def main(grid: Grid, context: Context) -> None:
     model = fresh_model(task, training.seed)
     layout = Layout.of(task.arrays(model))
     most = max(task.examples(partition) for partition in range(training.num_nodes))
-    order = Order(
+    order = wire.Order(
         round=0,
         base=0,
         base_model=bytes(32),
         local_steps=training.fixed_steps or -(-most // training.batch_size) * max(1, training.epochs),
         batch_size=training.batch_size,
         codec="raw",
-        deadline_s=3600.0,
         seed=training.seed,
         session=bytes(32),
         ack=-1,

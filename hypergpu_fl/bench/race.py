@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -29,8 +28,7 @@ from hypergpu_fl.task.image import ImageTask
 from strategies import wire
 from strategies.arrivals import VirtualArrivals, VirtualLinks
 from strategies.layout import Layout
-from strategies.network_aware import MOST_AT_WORK
-from strategies.round import RoundHook, RoundOutcome
+from strategies.outcome import Bystander, RoundOutcome
 from strategies.server_optimizer import ServerOptimizer
 from strategies.settings import Settings
 
@@ -100,8 +98,8 @@ class Limits:
     samples: float
 
 
-class Recorder(RoundHook):
-    """Round hook and evaluation function in one: turns a run into its course.
+class Recorder(Bystander):
+    """Attendant and evaluation function in one: turns a run into its course.
 
     Parameters
     ----------
@@ -233,18 +231,19 @@ class Race:
                 baseline_epochs=training.epochs,  # ours plans its own, as `hypergpu run` does
                 batch_size=training.batch_size,
                 refuse_outliers=False,  # nobody here attacks, and peers have no such rule
+                exclude_failing=False,  # nor this one
                 seed=training.seed,
                 byte_scale=self._byte_scale,
             ),
-            hooks=[recorder],
+            attendant=recorder,
         )
         with tempfile.TemporaryDirectory(prefix="hypergpu-bench-") as folder:
             grid = InProcessGrid(app, training.num_nodes, to_run_config(self._config), state_dir=Path(folder))
             wan = SimulatedWan(self._links, strategy.roster.rows.get, seed=training.seed, byte_scale=self._byte_scale)
-            arrivals = WatchedArrivals(grid, wan, most_at_work=math.floor(MOST_AT_WORK * cohort + 1e-9))
+            arrivals = WatchedArrivals(grid, wan, most_at_work=strategy.state.rules.most_at_work)
             with quiet(), one_thread(), contextlib.suppress(Finished):
                 strategy.start(arrivals, self._first, num_rounds=sys.maxsize, evaluate_fn=recorder.evaluate)
-        recorder.course.max_abs_drift = strategy.accounts.drift(strategy.fleet)
+        recorder.course.max_abs_drift = strategy.state.accounts.drift()
         return recorder.course
 
     def _evaluate(self, arrays: ArrayRecord) -> tuple[float, float]:

@@ -83,7 +83,7 @@ def population(count: int, rng: np.random.Generator) -> Fleet:
     fleet.enrol_all(names, examples=examples.tolist(), sample_s=[0.004] * count, links=links)
     fleet.rms_loss[:] = rng.lognormal(0.0, 0.3, count)
     fleet.selections[:] = 1
-    fleet.at_work[:], fleet.online[:] = rng.random((2, count)) < [[0.1], [0.9]]
+    fleet.orders[:], fleet.online[:] = rng.random((2, count)) < [[0.1], [0.9]]
     return fleet
 
 

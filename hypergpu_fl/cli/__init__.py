@@ -26,12 +26,15 @@ _READER_GONE: Final = 141  # as a shell reports SIGPIPE
 
 # command -> (module:attribute with its Typer app, one line of help)
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "init": ("init:app", "Start a project of one's own: task, configuration, test and README."),
+    "task": ("task:app", "Try a task in seconds, and see what a round of it costs."),
     "run": ("run:app", "Check the configuration, then train through Flower."),
     "attach": ("attach:app", "Find a run on a SuperLink again, and follow it to its end."),
     "config": ("config:app", "Check a configuration, show effective values, print the JSON Schema."),
     "doctor": ("doctor:app", "Check this machine: Python, torch, GPU, SuperLink, chain, clock, disk."),
     "bench": ("bench:app", "Measure against the peers, with the peer in the same process run."),
     "nodes": ("nodes:app", "The nodes of a run: links, quality, success rate."),
+    "replay": ("replay:app", "Decide a run's rounds again from its log, and compare."),
     "node": ("node:app", "Certificates, keys and registration of a deployment; start a node."),
     "export": ("export:app", "Take a run's model home, as a state dict."),
     "server": ("server:app", "Start the server's side of a deployment: SuperLink and ServerApps."),

@@ -161,7 +161,10 @@ def hand_over(
     runs: Runs = None,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Offer a run's session to another coordinator, who takes it over with ``chain take-over`` on a copy of the run."""
+    """Offer a run's session to another coordinator, who takes it over with ``chain take-over`` on a copy of the run.
+
+    Example: hypergpu chain hand-over my-run --to 0x00000000000000000000000000000000000000Aa --keystore coordinator.json
+    """
     from hypergpu_fl.config import Blockchain, read_secrets
     from hypergpu_fl.keccak import checksum_address
     from hypergpu_fl.settlement.handing_over import offer
@@ -185,7 +188,10 @@ def take_over(
     runs: Runs = None,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Accept a session that was offered to this key; the run then goes on with it."""
+    """Accept a session that was offered to this key; the run then goes on with it.
+
+    Example: hypergpu chain take-over my-run --keystore coordinator.json
+    """
     from hypergpu_fl.config import Blockchain, read_secrets
     from hypergpu_fl.settlement.handing_over import accept
     from hypergpu_fl.settlement.opening import coordinator_signer

@@ -11,7 +11,7 @@ from hypergpu_fl.errors import CodecError
 from strategies.aggregation import Update
 from strategies.errors import Reason, Refused
 from strategies.layout import Arrays, Layout, Vector
-from strategies.payload import Level, ModelBlob
+from strategies.planning import Level
 
 PRICED_LEVELS = tuple(Level(level.name, level.expected_ratio, level.fidelity) for level in LEVELS.values())
 CHAIN_LEVEL = "top64"
@@ -48,7 +48,7 @@ class CodecPayload:
         extend = version - self._versions.view_version >= STEP_SHARE * self._gap
         self._versions.publish(version, model_P, buffers, extend=extend)
 
-    def model_for(self, node: str, held: int, level: str) -> ModelBlob:
+    def model_for(self, node: str, held: int, level: str) -> bytes:
         """See ``Payload.model_for``."""
         version, view = self._sent.pop(node, (-1, -1))
         if held < 0:
@@ -62,7 +62,7 @@ class CodecPayload:
                 self._views[node] = view
         download = self._versions.download(level, self._views.get(node, -1))
         self._sent[node] = (download.version, download.holds)
-        return ModelBlob(download.blob, download.view)
+        return download.blob
 
     def decode(self, blob: bytes) -> Update:
         """See ``Payload.decode``."""

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from hypergpu_fl.config.faults import faults, shown
 from hypergpu_fl.config.flat import Scalar, fields, flatten, from_text, leaves, unflatten
 from hypergpu_fl.config.models import Config, System
-from hypergpu_fl.config.task_options import packed, unpacked
+from hypergpu_fl.config.task_options import FIELD, packed, unpacked
 from hypergpu_fl.config.values import INT64
 from hypergpu_fl.errors import ConfigError, Fault
 from hypergpu_fl.redaction import SECRETS, has_credentials, looks_secret
@@ -193,7 +193,7 @@ def from_run_config(run_config: Mapping[str, Any], environ: Mapping[str, str] | 
     found += faulty_names
     for origin, layer in variables:
         for path, value in unpacked(layer).items():
-            if path in MACHINE:
+            if path in MACHINE or not (path in _FIELDS or path.startswith(FIELD)):  # the latter is refused
                 values[path], origins[path] = value, origin
     config, faulty = _validate({p: v for p, v in values.items() if not looks_secret(p)}, origins)
     if config is None or found:

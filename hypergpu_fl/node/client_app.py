@@ -92,10 +92,11 @@ def train(message: Message, context: Context) -> Message:
         encode_with_feedback,
         first_view,
     )
-    from hypergpu_fl.node.local_task import local_task, named_metrics
+    from hypergpu_fl.node.local_task import local_task
+    from hypergpu_fl.task.metric_names import named_metrics
 
     config, partition = _config(context), _partition(context)
-    plan: dict[str, Any] = dict(message.content.config_records[wire.PLAN])
+    order = wire.Order.read(message.content)
     local = local_task(config)
     task, model, layout = local.task, local.model, local.layout
 
@@ -106,30 +107,30 @@ def train(message: Message, context: Context) -> Message:
     base_P = received.model_P
     task.load(model, layout.restore(base_P, received.buffers or local.buffers))
 
-    if wire.RECEIPT in plan:
-        _keep_receipts(plan[wire.RECEIPT], _key(config, context).address, _state_folder(config, context) / "receipts")
+    if order.receipt:
+        _keep_receipts(order.receipt, _key(config, context).address, _state_folder(config, context) / "receipts")
 
     began_s = time.monotonic()
-    result = task.train(model, partition, _order(plan, config, context))
+    result = task.train(model, partition, _train_context(order, config, context))
     trained = task.arrays(model)
     delta_P: Vector = layout.flatten(trained)
     delta_P -= base_P
     blob, residual_P = encode_with_feedback(
-        plan[wire.CODEC],
+        order.codec,
         delta_P,
-        residuals.load(plan[wire.ACK]),
+        residuals.load(order.ack),
         layout,
         layout.buffers(trained),
-        base=plan[wire.BASE],
+        base=order.base,
     )
-    residuals.stage(plan[wire.ROUND], residual_P)
+    residuals.stage(order.round, residual_P)
     if received.view is not None:
         views.save(received.view)
     examples = task.examples(partition)
     metrics: dict[str, Any] = {
         **named_metrics(result.metrics),
         wire.EXAMPLES: examples,
-        wire.SAMPLES: result.steps * min(plan[wire.BATCH_SIZE], examples),
+        wire.SAMPLES: result.steps * min(order.batch_size, examples),
         wire.COUNT: result.count,
         wire.STEPS: result.steps,
         wire.LOSS: result.loss,
@@ -144,39 +145,39 @@ def train(message: Message, context: Context) -> Message:
             **_link(config, context, reply_bytes=len(blob)),
         }
     )
-    content[wire.CONTRIBUTION] = _sign(_key(config, context), plan, blob, wire.numbers(content, wire.METRICS))
+    content[wire.CONTRIBUTION] = _sign(_key(config, context), order, blob, wire.numbers(content, wire.METRICS))
     return Message(content, reply_to=message)
 
 
-def _order(plan: dict[str, Any], config: Config, context: Context) -> TrainContext:
+def _train_context(order: wire.Order, config: Config, context: Context) -> TrainContext:
     from hypergpu_fl.node.local_task import task_folder
     from hypergpu_fl.task import TrainContext
 
     return TrainContext(
-        steps=plan[wire.LOCAL_STEPS],
-        batch_size=plan[wire.BATCH_SIZE],
-        seed=int(np.random.SeedSequence([plan[wire.SEED], plan[wire.ROUND]]).generate_state(1)[0]),
+        steps=order.local_steps,
+        batch_size=order.batch_size,
+        seed=int(np.random.SeedSequence([order.seed, order.round]).generate_state(1)[0]),
         device=_device(config),
         folder=task_folder(_state_folder(config, context), context.run_id, _partition(context), now_s=time.time()),
-        round=plan[wire.ROUND],
-        progress=min(1.0, (plan[wire.ROUND] - 1) / config.training.rounds),
+        round=order.round,
+        progress=min(1.0, (order.round - 1) / config.training.rounds),
         node_config=dict(context.node_config),
     )
 
 
-def _sign(key: NodeKey, plan: dict[str, Any], blob: bytes, metrics: dict[str, float]) -> ConfigRecord:
+def _sign(key: NodeKey, order: wire.Order, blob: bytes, metrics: dict[str, float]) -> ConfigRecord:
     from hypergpu_fl.ledger.contribution import Contribution, hash_blob, hash_metrics
     from hypergpu_fl.ledger.identity import sign_contribution
 
     contribution = Contribution(
-        session=plan[wire.SESSION],
-        round=plan[wire.ROUND],
-        base_model=plan[wire.BASE_MODEL],
+        session=order.session,
+        round=order.round,
+        base_model=order.base_model,
         update_hash=hash_blob(blob),
         examples=int(metrics[wire.EXAMPLES]),
         metrics_hash=hash_metrics(metrics),
     )
-    return ConfigRecord({wire.ADDRESS: key.address, wire.SIGNATURE: sign_contribution(key, contribution)})
+    return wire.Claim(key.address, sign_contribution(key, contribution)).record()
 
 
 def _keep_receipts(text: str, address: str, folder: Path) -> None:

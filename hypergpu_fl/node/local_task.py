@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from numpy.typing import NDArray
 
 from hypergpu_fl.config import Config
-from hypergpu_fl.errors import TaskError
 from hypergpu_fl.task import Task, fresh_model, full_identity, load_task
-from strategies import wire
 from strategies.layout import Layout, Vector
 
 if TYPE_CHECKING:
@@ -86,24 +83,6 @@ def local_task(config: Config) -> LocalTask:
     while len(_kept) > KEPT_TASKS:
         _kept.popitem(last=False)
     return _kept[key]
-
-
-def named_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The task's own metrics as they travel.
-
-    Raises
-    ------
-    TaskError
-        If there are too many, or one has a name that cannot travel.
-    """
-    named = {str(name): float(value) for name, value in metrics.items()}
-    travelling = {f"{wire.TASK_METRIC}{name}": value for name, value in named.items()}
-    if odd := sorted(named.keys() - wire.custom_metrics(travelling).keys()):
-        raise TaskError(
-            f"train() returned {len(named)} metrics, of which {odd[0][:100]!r} cannot travel",
-            f"return at most {wire.MOST_METRICS}, named by up to 64 letters, digits and ./_- from a letter on",
-        )
-    return travelling
 
 
 def task_folder(root: Path, run: int, partition: int, *, now_s: float) -> Path:

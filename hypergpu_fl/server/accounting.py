@@ -1,4 +1,4 @@
-"""The hook between strategy and ledger: checks who contributed, scores what it brought, and books the round."""
+"""Between strategy and ledger: checks who contributed, and prices what it brought."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from flwr.app import Message, RecordDict
 
 from hypergpu_fl.errors import LedgerError
-from hypergpu_fl.ledger.contribution import WEIGHT_UNIT, Contribution, CreditedContribution, hash_blob, hash_metrics
+from hypergpu_fl.ledger.contribution import WEIGHT_UNIT, Contribution, CreditedContribution, hash_metrics
 from hypergpu_fl.ledger.identity import recover
 from hypergpu_fl.ledger.near_copies import near_duplicates, sketch
 from hypergpu_fl.ledger.scoring import (
@@ -26,12 +25,12 @@ from hypergpu_fl.ledger.sealing import Refusal, RoundSeal
 from hypergpu_fl.settlement import Settlement
 from hypergpu_fl.task import Task
 from hypergpu_fl.task.user_code import user_code
-from strategies import wire
 from strategies.aggregation import Update
 from strategies.arrivals import Flight
 from strategies.errors import Reason, Refused
 from strategies.layout import Layout, Vector
-from strategies.round import RoundHook, RoundOutcome
+from strategies.outcome import RoundOutcome
+from strategies.wire import ADDRESS, EXAMPLES, Hello, Reply
 
 if TYPE_CHECKING:
     import torch
@@ -42,8 +41,17 @@ RECEIPTS_AT_ONCE = 8
 MOST_EXAMPLES = 2**63 - 1  # the widest integer of SQL; the contract's uint64 would take twice that
 
 
-class Accounting(RoundHook):
-    """Seals every round.
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A reply's claim, verified: what was signed, by whom, and the signature."""
+
+    contribution: Contribution
+    node: str
+    signature: bytes
+
+
+class Accounting:
+    """Verifies claims and prices rounds.
 
     Parameters
     ----------
@@ -97,38 +105,34 @@ class Accounting(RoundHook):
         self._receipted: dict[str, int] = {}  # address -> last round among the receipts that arrived
         self._final: int | None = None  # last final round, asked for once a round
         self._counted: dict[str, int] = {}  # address -> last round whose work of it counted
-        self._admitted: tuple[Contribution, str, bytes] | None = None
         self._entries: list[_Entry] = []
         self._base_P: Vector | None = None
         self._base_loss = 0.0
 
-    def enrolled(self, row: int, node_id: int, answer: RecordDict) -> None:
+    def joined(self, node_id: int, hello: Hello) -> None:
         """Remember which address a node says it signs with."""
-        device = answer.config_records.get(wire.DEVICE)
-        address = device.get(wire.ADDRESS) if device is not None else None
+        address = hello.device.get(ADDRESS)
         if isinstance(address, str) and len(address) == 42:
             self._address_of[node_id] = address
 
-    def admit(self, flight: Flight, reply: Message, blob: bytes) -> None:
+    def admit(self, flight: Flight, reply: Reply) -> Admitted:
         """Refuse a reply that is not signed by the node it was asked of, over exactly what it sent, or not for once."""
-        claim = dict(reply.content.config_records.get(wire.CONTRIBUTION) or {})
-        metrics = wire.numbers(reply.content, wire.METRICS)
-        signature = claim.get(wire.SIGNATURE)
-        if not isinstance(signature, bytes):
+        claim, order = reply.claim, flight.order
+        if claim is None or order is None:
             raise Refused(Reason.BAD_SIGNATURE, "the reply is not signed")
         try:
             contribution = Contribution(
                 session=self._settlement.session,
-                round=int(flight.plan[wire.ROUND]),
-                base_model=bytes(flight.plan[wire.BASE_MODEL]),
-                update_hash=hash_blob(blob),
-                examples=int(metrics[wire.EXAMPLES]),
-                metrics_hash=hash_metrics(metrics),
+                round=order.round,
+                base_model=order.base_model,
+                update_hash=reply.digest,
+                examples=int(reply.metrics[EXAMPLES]),
+                metrics_hash=hash_metrics(reply.metrics),
             )
-            signer = recover(contribution, signature)
+            signer = recover(contribution, claim.signature)
         except (LedgerError, KeyError, ValueError, OverflowError) as error:
             raise Refused(Reason.BAD_SIGNATURE, str(error)) from error
-        if signer != claim.get(wire.ADDRESS) or signer != self._address_of.get(flight.node_id):
+        if signer != claim.address or signer != self._address_of.get(flight.node_id):
             raise Refused(Reason.BAD_SIGNATURE, f"signed by {signer}, not by the node that was asked")
         if self._allowed and signer.lower() not in self._allowed:
             raise Refused(Reason.NOT_ALLOWED, f"{signer} is not in blockchain.allow_list")
@@ -136,22 +140,19 @@ class Accounting(RoundHook):
             raise Refused(Reason.MALFORMED, f"{contribution.examples} examples, at most {MOST_EXAMPLES} can be booked")
         if contribution.round <= self._counted.get(signer, 0):
             raise Refused(Reason.DUPLICATE, f"{signer} has been counted for round {self._counted[signer]} already")
-        self._admitted = (contribution, signer, signature)
         if flight.node_id in self._enclosed:
             self._receipted[signer] = self._enclosed.pop(flight.node_id)
+        return Admitted(contribution, signer, claim.signature)
 
-    def accepted(self, flight: Flight, reply: Message, update: Update, model_P: Vector) -> None:
-        """Measure the update that was just admitted, as far as that can be done before the round is closed."""
-        if self._admitted is None:
-            raise LedgerError("an update was accepted that was never admitted", "call the hooks in their order")
-        (contribution, node, signature), self._admitted = self._admitted, None
-        self._counted[node] = contribution.round
+    def added(self, admitted: Admitted, update: Update, model_P: Vector) -> None:
+        """Measure an update that counts, as far as that can be done before the round is closed."""
+        self._counted[admitted.node] = admitted.contribution.round
         if self._base_P is None:
             self._base_P = model_P
             self._base_loss = self._loss(model_P) if self._scoring == "improvement" else 0.0
         delta_P = np.zeros(self._layout.size, dtype=np.float32)
         update.add_to(delta_P, 1.0)
-        entry = _Entry(contribution, node, signature, sketch(delta_P, self._signs_P))
+        entry = _Entry(admitted.contribution, admitted.node, admitted.signature, sketch(delta_P, self._signs_P))
         if self._scoring == "improvement":
             delta_P += model_P
             entry.loss = self._loss(delta_P)
@@ -159,46 +160,45 @@ class Accounting(RoundHook):
             entry.delta_P = delta_P
         self._entries.append(entry)
 
-    def closed(self, outcome: RoundOutcome) -> None:
-        """Book the round; the chain follows in the background."""
+    def priced(self, outcome: RoundOutcome) -> RoundSeal:
+        """The round as it goes into the books, every contribution with its score."""
         weights = [accepted.weight for accepted in outcome.accepted]
         entries, scores = self._entries, self._scores(weights, outcome.round)
         twins = near_duplicates(np.stack([entry.sketch for entry in entries])) if entries else []
-        self._settlement.seal(
-            RoundSeal(
-                round=outcome.round,
-                base_model=outcome.base_hash,
-                model=outcome.model_hash,
-                contributions=[
-                    CreditedContribution(
-                        entry.contribution,
-                        entry.node,
-                        entry.signature,
-                        weight=round(weight * WEIGHT_UNIT),
-                        score=score,
-                        duplicate_of=entries[twin].node if twin >= 0 else "",
-                    )
-                    for entry, weight, score, twin in zip(entries, weights, scores, twins, strict=True)
-                ],
-                refused=[Refusal(refused.node, str(refused.reason), refused.detail) for refused in outcome.refused],
-                stats={"seconds": outcome.ended_s, "bytes_up": outcome.bytes_up, "bytes_down": outcome.bytes_down},
-            )
+        seal = RoundSeal(
+            round=outcome.round,
+            base_model=outcome.base_hash,
+            model=outcome.model_hash,
+            contributions=[
+                CreditedContribution(
+                    entry.contribution,
+                    entry.node,
+                    entry.signature,
+                    weight=round(weight * WEIGHT_UNIT),
+                    score=score,
+                    duplicate_of=entries[twin].node if twin >= 0 else "",
+                )
+                for entry, weight, score, twin in zip(entries, weights, scores, twins, strict=True)
+            ],
+            refused=[Refusal(refused.node, str(refused.reason), refused.detail) for refused in outcome.refused],
+            stats={"seconds": outcome.ended_s, "bytes_up": outcome.bytes_up, "bytes_down": outcome.bytes_down},
         )
         self._entries, self._base_P, self._final = [], None, None
+        return seal
 
-    def enclose(self, node_id: int) -> dict[str, str]:
+    def receipt(self, node_id: int) -> str:
         """Receipts of the node's contributions that have become final and that it has not answered to, as JSON."""
         address = self._address_of.get(node_id)
         if address is None:
-            return {}
+            return ""
         if self._final is None:
             self._final = self._settlement.final_round()
         after = self._receipted.get(address, 0)
         receipts = self._settlement.receipts(address, after=after, upto=self._final, limit=RECEIPTS_AT_ONCE)
         if not receipts:
-            return {}
+            return ""
         self._enclosed[node_id] = receipts[-1]["commitments"][0]["round"]
-        return {wire.RECEIPT: json.dumps(receipts)}
+        return json.dumps(receipts)
 
     def _scores(self, weights: Sequence[float], round_: int) -> list[int]:
         entries, most = self._entries, self._max_examples

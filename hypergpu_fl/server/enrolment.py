@@ -1,30 +1,25 @@
-"""The hook that keeps out nodes which would train something else."""
+"""Nodes that would train something else are kept out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Final
 
-from flwr.app import RecordDict
-
-from strategies import wire
 from strategies.errors import Reason, Refused
-from strategies.round import RoundHook
+from strategies.wire import Hello
 
 SHOWN: Final = 120  # characters of a value; of a long one, those around the first difference
 
 
-class SameTask(RoundHook):
+class SameTask:
     """Refuses nodes whose task has another identity than the server's; see `hypergpu_fl.task.full_identity`."""
 
     def __init__(self, identity: Mapping[str, str]) -> None:
         self._identity = identity
 
-    def vet(self, answer: RecordDict) -> None:
-        """See ``RoundHook.vet``."""
-        record = answer.config_records.get(wire.IDENTITY)
-        theirs = {name: value for name, value in record.items() if isinstance(value, str)} if record else {}
-        if found := differences(self._identity, theirs):
+    def vet(self, hello: Hello) -> None:
+        """Raise ``Refused`` for a node whose task is another."""
+        if found := differences(self._identity, hello.identity):
             raise Refused(Reason.OTHER_TASK, found)
 
 

@@ -11,11 +11,11 @@ from loguru import logger
 from hypergpu_fl.config import Config
 from hypergpu_fl.config.models import PLANNED
 from hypergpu_fl.server.node_rounds import Row
+from strategies.outcome import RoundOutcome
 from strategies.planning import FEWEST_STEPS, MOST_STEPS
-from strategies.round import RoundHook, RoundOutcome
 
 
-class LocalWork(RoundHook):
+class LocalWork:
     """Says in the first round of a process, in one line, what a node is asked to do."""
 
     def __init__(self, config: Config) -> None:
@@ -23,7 +23,7 @@ class LocalWork(RoundHook):
         self._told = False
 
     def closed(self, outcome: RoundOutcome) -> None:
-        """See ``RoundHook.closed``."""
+        """Say it, after the first round that sent anybody to work."""
         if self._told or not outcome.ordered:
             return
         self._told = True

@@ -29,7 +29,7 @@ from sqlalchemy import insert as insert_
 from hypergpu_fl.ledger.database import connect
 from hypergpu_fl.output import printable
 from strategies import wire
-from strategies.round import Accepted, Journey, Ordered, RefusedReply, RoundHook, RoundOutcome
+from strategies.outcome import Accepted, Journey, Ordered, RefusedReply, RoundOutcome
 
 Row = dict[str, Any]
 
@@ -47,7 +47,7 @@ node_rounds = Table(
 )
 
 
-class NodeRounds(RoundHook):
+class NodeRounds:
     """Keeps every round's rows in the database.
 
     Parameters
@@ -65,7 +65,7 @@ class NodeRounds(RoundHook):
             connection.execute(delete(node_rounds).where(node_rounds.c.round > last_round))
 
     def closed(self, outcome: RoundOutcome) -> None:
-        """See ``RoundHook.closed``."""
+        """Keep the rows of a closed round."""
         rows = [{"round": outcome.round, "row": row} for row in rows_of(outcome)]
         if rows:
             with self._engine.begin() as connection:

@@ -18,13 +18,13 @@ from hypergpu_fl.output import to_json
 from hypergpu_fl.server.local_work import summary
 from hypergpu_fl.server.node_rounds import Row, by_round
 from hypergpu_fl.server.simulated_compute import SimulatedCompute
-from strategies.round import RoundHook, RoundOutcome
+from strategies.outcome import RoundOutcome
 
 PACKAGES = ("flwr", "torch", "numpy", "web3")
 
 
 @dataclass
-class Report(RoundHook):
+class Report:
     """Collects rounds as they close.
 
     ``clock`` is "virtual" in simulation, where seconds are those of the simulated links, else "wall". ``stretches``:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -12,14 +12,16 @@ from hypergpu_fl.errors import CheckpointError, ConfigError
 from hypergpu_fl.server.best import Aim, best_round
 from hypergpu_fl.server.checkpoint import Best, Checkpoint, load, save, state_of
 from hypergpu_fl.server.report import Report
-from strategies.network_aware import NetworkAware
-from strategies.round import RoundHook, RoundOutcome
+from strategies.engine import Engine
+from strategies.errors import BadLine
+from strategies.event_log import FILE, EventLog, Mark
+from strategies.outcome import RoundOutcome
 
 FOLDER: Final = "checkpoints"
 
 
 @dataclass
-class Checkpointing(RoundHook):
+class Checkpointing:
     """Saves a round *before* the ledger books it, keeps the one before it, and the model that did best.
 
     A server that is killed between the two finds a checkpoint one round ahead of the books, and resumes from the one
@@ -27,14 +29,14 @@ class Checkpointing(RoundHook):
     """
 
     folder: Path
-    strategy: NetworkAware
+    strategy: Engine
     report: Report
     aim: Aim
     best: Best | None = None
 
-    def closed(self, outcome: RoundOutcome) -> None:
-        """See ``RoundHook.closed``."""
-        state, vectors = self.strategy.state()
+    def closed(self, outcome: RoundOutcome, mark: Mark) -> None:
+        """Save the round, with how far the log of events has come."""
+        state, vectors = self.strategy.saved()
         report = self.report
         everything = {
             "strategy": state,
@@ -42,6 +44,7 @@ class Checkpointing(RoundHook):
             "settings": to_run_config(report.config),
             "stretches": report.stretches,
             "seconds": outcome.ended_s,
+            "log": asdict(mark),
         }
         if best_round(report.history, self.aim) == outcome.round:
             self.best = None
@@ -63,27 +66,32 @@ def check_unchanged(folder: Path, settings: dict[str, Scalar]) -> None:
 
 
 def resume(
-    folder: Path, strategy: NetworkAware, report: Report, *, settings: dict[str, Scalar], last_round: int
-) -> tuple[float, Best | None]:
-    """Put ``strategy`` and ``report`` back to where they were after ``last_round``, the newest in the books.
+    folder: Path, strategy: Engine, report: Report, *, settings: dict[str, Scalar], last_round: int
+) -> tuple[float, EventLog, Best | None]:
+    """Put ``strategy``, its log and ``report`` back to where they were after ``last_round``, the newest in the books.
 
-    Work that was under way is lost; its nodes are free. Returns the seconds on the run's clock, and the best model.
+    Work that was under way is lost; its nodes are free. Returns the seconds on the run's clock, the log, and the best
+    model.
 
     Raises
     ------
     CheckpointError
-        If that round's checkpoint is missing, torn, or of another model.
+        If that round's checkpoint is missing, torn, or of another model, or the log is not the one it speaks of.
     """
     if last_round == 0:
         report.stretches = stretches_with([], settings, 1)
-        return 0.0, None
+        strategy.log = EventLog(folder / FILE, strategy.state.rules)
+        return 0.0, strategy.log, None
     checkpoint = load(folder / FOLDER, last_round, layout=strategy.layout)
     state = checkpoint.state
     try:
-        strategy.restore(state["strategy"], checkpoint.vectors, next_round=last_round + 1, in_flight=False)
+        strategy.log = EventLog(folder / FILE, strategy.state.rules, after=Mark(**state["log"]))
+        strategy.restore(state["strategy"], checkpoint.vectors, now_s=float(state["seconds"]), in_flight=False)
         report.history.extend(state["history"])
         report.stretches = stretches_with(state["stretches"], settings, last_round + 1)
-        return float(state["seconds"]), checkpoint.best
+        return float(state["seconds"]), strategy.log, checkpoint.best
+    except BadLine as error:
+        raise CheckpointError(str(error), f"bring back the {FILE} of this run, or start the run anew") from error
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"checkpoint {last_round} in {folder / FOLDER} is of another release: {error}", "start the run anew"

@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -23,8 +24,7 @@ from hypergpu_fl.codec.payload import CodecPayload
 from hypergpu_fl.codec.threads import compile_ahead
 from hypergpu_fl.config import Config, from_run_config, read_secrets, runs_root, to_run_config
 from hypergpu_fl.config.resuming import CHANGEABLE, settings_of
-from hypergpu_fl.config.target import Target
-from hypergpu_fl.errors import LedgerError, NetworkError, TaskError
+from hypergpu_fl.errors import LedgerError, NetworkError
 from hypergpu_fl.files import write_whole
 from hypergpu_fl.heap import long_lived
 from hypergpu_fl.ledger import database
@@ -40,23 +40,24 @@ from hypergpu_fl.server.evaluation import Evaluation
 from hypergpu_fl.server.local_work import LocalWork
 from hypergpu_fl.server.node_rounds import NodeRounds, as_csv
 from hypergpu_fl.server.nothing_counted import failure_of
+from hypergpu_fl.server.pipeline import Pipeline
 from hypergpu_fl.server.report import Report, write_json
 from hypergpu_fl.server.resumption import Checkpointing, check_unchanged, resume
 from hypergpu_fl.server.simulated_compute import SimulatedCompute, computing, flops_per_sample
 from hypergpu_fl.settlement import Settlement
 from hypergpu_fl.task import Task, fresh_model, full_identity, load_task
+from hypergpu_fl.task.check import check_figures
 from hypergpu_fl.task.device import resolve_device
-from hypergpu_fl.task.user_code import user_code
 from strategies import lineup
 from strategies.arrivals import Arrivals, VirtualArrivals, WallArrivals
+from strategies.engine import Engine
 from strategies.layout import Arrays, Layout
-from strategies.network_aware import NetworkAware
 from strategies.planning import FEWEST_STEPS, MOST_STEPS
 from strategies.server_optimizer import ServerOptimizer
 from strategies.settings import Settings
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 NODES_WAIT_S = 120.0
 SIMULATION_SETTLED_S = 5.0
@@ -100,7 +101,7 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
     device = resolve_device(config.system.device)
     model = fresh_model(task, config.training.seed)
     first = task.arrays(model)
-    check_target(config.training.goal, task, model, device=device)
+    check_figures(task, model, config.training.goal, device=device)
     report = Report(config, clock="virtual" if config.network.enable_simulation else "wall")
     settlement = Settlement.open(
         folder,
@@ -118,17 +119,19 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
                 f"start it again with `hypergpu run --name {folder.name} --replace`",
             )
         strategy = build_strategy(config, Layout.of(first), session=settlement.session)
-        began_s, best = resume(folder, strategy, report, settings=settings, last_round=settlement.last_round)
+        began_s, event_log, best = resume(folder, strategy, report, settings=settings, last_round=settlement.last_round)
         settlement.check_model(strategy.model.hash)
         arrivals, compute = open_arrivals(config, grid, strategy, task, start_s=began_s)
         node_rounds = NodeRounds(books, last_round=settlement.last_round)
-        strategy.hooks = [
+        strategy.attendant = Pipeline(
+            strategy,
+            event_log,
             SameTask(full_identity(task, model)),
             report,
             node_rounds,
             LocalWork(config),
             Registry(books, strategy, clock=registry_clock(arrivals)),
-            Evaluation(task, model, strategy.layout, report, device=device, watch=strategy.evaluated),
+            Evaluation(task, model, strategy.layout, device=device),
             Checkpointing(folder, strategy, report, aim_of(config.training), best),
             Accounting(
                 task,
@@ -141,10 +144,11 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
                 allowed=[address.strip() for address in config.blockchain.allow_list.split(",") if address.strip()],
                 seed=config.training.seed,
             ),
-        ]
+            settlement,
+        )
         if not config.network.enable_simulation and settlement.last_round < config.training.rounds:
             wait_for_nodes(grid, config.training.num_nodes, simulated=False)
-        with long_lived():
+        with closing(event_log), long_lived():
             train(config, first, strategy, arrivals, report)
         if not settlement.drain(DRAIN_S):
             logger.warning("not every round is final on chain yet; a later run sends the rest")
@@ -157,11 +161,11 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
     finally:
         settlement.close()
         books.dispose()
-    drift = strategy.accounts.drift(strategy.fleet)
+    drift = strategy.state.accounts.drift()
     failure = failure_of(rows)
     write_whole(folder / "nodes.csv", as_csv(rows))
     document = report.document(
-        nodes=len(strategy.fleet),
+        nodes=len(strategy.state.fleet),
         chain=chain,
         max_abs_drift=drift,
         unit=task.unit,
@@ -175,18 +179,7 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
         raise failure
 
 
-def check_target(goal: Target | None, task: Task, model: torch.nn.Module, *, device: torch.device) -> None:
-    """Try the evaluation before anything depends on it, and whether it measures what the target names."""
-    with user_code("evaluating the fresh model"):
-        figures = task.validate(model, device=device).named
-    if goal is not None and goal.metric not in figures:
-        raise TaskError(
-            f"training.target = {str(goal)!r}, but the task measures {', '.join(sorted(figures))}",
-            "name one of these, or return it from metrics() or summary()",
-        )
-
-
-def train(config: Config, first: Arrays, strategy: NetworkAware, arrivals: Arrivals, report: Report) -> None:
+def train(config: Config, first: Arrays, strategy: Engine, arrivals: Arrivals, report: Report) -> None:
     """Run the rounds that are left, or as many as the target takes, from the arrays of the ``first`` model."""
     goal = config.training.goal
 
@@ -211,34 +204,40 @@ def train(config: Config, first: Arrays, strategy: NetworkAware, arrivals: Arriv
         logger.info("target {} reached", goal)
 
 
-def build_strategy(config: Config, layout: Layout, *, session: bytes) -> NetworkAware:
+def build_strategy(config: Config, layout: Layout, *, session: bytes) -> Engine:
     """The strategy that ``network.policy`` names, as configured."""
-    training, network = config.training, config.network
+    training = config.training
     return lineup.strategy(
-        network.policy,
+        config.network.policy,
         layout=layout,
         payload=CodecPayload(layout),
         optimizer=ServerOptimizer(training.server_optimizer, training.server_learning_rate, training.server_momentum),
-        settings=Settings(
-            cohort=network.cohort or max(1, training.num_nodes // 2),
-            quota=network.quota,
-            deadline_s=network.deadline_s,
-            mode=network.mode,
-            epochs=training.epochs,
-            batch_size=training.batch_size,
-            local_steps=training.fixed_steps,
-            steps_within=training.steps_within or (FEWEST_STEPS, MOST_STEPS),
-            codec=network.codec,
-            downlink_codec=network.downlink_codec,
-            seed=training.seed,
-            session=session,
-            overhead_s=0.0 if network.enable_simulation else FLOWER_S,
-        ),
+        settings=round_settings(config, session=session),
+    )
+
+
+def round_settings(config: Config, *, session: bytes) -> Settings:
+    """What the configuration says of a round."""
+    training, network = config.training, config.network
+    return Settings(
+        cohort=network.cohort or max(1, training.num_nodes // 2),
+        quota=network.quota,
+        deadline_s=network.deadline_s,
+        mode=network.mode,
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+        local_steps=training.fixed_steps,
+        steps_within=training.steps_within or (FEWEST_STEPS, MOST_STEPS),
+        codec=network.codec,
+        downlink_codec=network.downlink_codec,
+        seed=training.seed,
+        session=session,
+        overhead_s=0.0 if network.enable_simulation else FLOWER_S,
     )
 
 
 def open_arrivals(
-    config: Config, grid: Grid, strategy: NetworkAware, task: Task, *, start_s: float
+    config: Config, grid: Grid, strategy: Engine, task: Task, *, start_s: float
 ) -> tuple[Arrivals, SimulatedCompute | None]:
     """Virtual clock and simulated links and processors in simulation, else the wall clock."""
     if not config.network.enable_simulation:

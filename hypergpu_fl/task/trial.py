@@ -1,11 +1,15 @@
-"""One step on one batch before anything depends on it."""
+"""A few steps on one share before anything depends on it."""
 
 from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
 
 from hypergpu_fl.errors import TaskError
 from hypergpu_fl.task.protocol import Task, TrainContext, TrainResult
@@ -14,10 +18,21 @@ from hypergpu_fl.task.user_code import user_code
 if TYPE_CHECKING:
     import torch
 
+HALFWAY = 0.5  # of the run: no warm-up holds the learning rate at 0 there
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What the steps reported, and the model's arrays before and after them."""
+
+    trained: TrainResult
+    before: Mapping[str, NDArray[Any]]
+    after: Mapping[str, NDArray[Any]]
+
 
 def try_task(
     task: Task, model: torch.nn.Module, partition: int, *, device: torch.device, batch_size: int, steps: int = 1
-) -> TrainResult:
+) -> Trial:
     """Train ``steps`` steps on a node's share, and give the model back as it was.
 
     Raises
@@ -29,7 +44,9 @@ def try_task(
 
     before = task.arrays(model)
     with tempfile.TemporaryDirectory(prefix="hypergpu-trial-") as folder, user_code("trying the task on one batch"):
-        context = TrainContext(steps=steps, batch_size=batch_size, seed=0, device=device, folder=Path(folder))
+        context = TrainContext(
+            steps=steps, batch_size=batch_size, seed=0, device=device, folder=Path(folder), progress=HALFWAY
+        )
         result = task.train(model, partition, context)
         after = task.arrays(model)
         task.load(model, before)
@@ -41,4 +58,4 @@ def try_task(
     for name, array in after.items():
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
             raise TaskError(f"one step makes {name!r} not finite", "lower training.learning_rate")
-    return result
+    return Trial(result, before, after)

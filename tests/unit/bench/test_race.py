@@ -12,7 +12,7 @@ from hypergpu_fl.bench.in_process import InProcessGrid
 from hypergpu_fl.bench.race import Course, Finished, Limits, Point, Recorder, WatchedArrivals
 from hypergpu_fl.errors import RunFailed
 from strategies.arrivals import Passage
-from strategies.round import Accepted, RoundOutcome
+from strategies.outcome import Accepted, RoundOutcome
 
 echo = ClientApp()
 
@@ -77,7 +77,6 @@ def outcome(number: int, samples: int) -> RoundOutcome:
         examples=1,
         bytes_up=1,
         weight=0.5,
-        contribution={},
         metrics={"samples": float(samples)},
     )
     return RoundOutcome(

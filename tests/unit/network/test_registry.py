@@ -8,64 +8,30 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Message, MessageType, Metadata, MetricRecord, RecordDict
-from flwr.app.message.message import make_message
-from hypothesis import given
-from hypothesis import strategies as st
 from sqlalchemy import Engine
 
 from hypergpu_fl.ledger.database import connect
 from hypergpu_fl.network import registry
 from hypergpu_fl.network.registry import (
-    LONGEST_QUARANTINE_S,
-    QUARANTINE_AFTER,
-    QUARANTINE_S,
     NodeRecord,
     Registry,
     Status,
-    failed,
-    link_history,
     read_nodes,
     status_of,
-    succeeded,
 )
-from strategies import wire
-from strategies.aggregation import DenseUpdate
+from strategies import lineup
+from strategies.engine import Engine as Strategy
 from strategies.errors import Reason
-from strategies.flight import Flight
+from strategies.health import EXCLUDED_AFTER, EXCLUSION_S, failed
 from strategies.layout import Layout
-from strategies.network_aware import NetworkAware, Settings
+from strategies.link import LinkSample
+from strategies.outcome import Accepted, Journey, RefusedReply, RoundOutcome
 from strategies.payload import RawPayload
-from strategies.round import RefusedReply, RoundOutcome
-from strategies.selection.network_aware import NetworkAwareSelection
 from strategies.server_optimizer import ServerOptimizer
+from strategies.settings import Settings
+from strategies.wire import ADDRESS, Hello
 
 NODE = NodeRecord("node-0", "1", 0.0)
-
-
-@given(st.lists(st.booleans(), max_size=60))
-def test_a_node_is_shut_out_exactly_after_three_failures_in_a_row(outcomes: list[bool]) -> None:
-    record, in_a_row = NODE, 0
-    for at_s, good in enumerate(outcomes):
-        record = succeeded(record, now_s=at_s) if good else failed(record, "x", now_s=at_s)
-        in_a_row = 0 if good else in_a_row + 1
-        assert (record.excluded_until_s is not None) == (in_a_row >= QUARANTINE_AFTER)
-    assert record.tries == len(outcomes) and record.successes == sum(outcomes)
-
-
-def test_quarantines_double_up_to_an_hour_until_a_success() -> None:
-    record, lengths = NODE, []
-    for _ in range(8):
-        while record.excluded_until_s is None:
-            record = failed(record, "x", now_s=0.0)
-        lengths.append(record.excluded_until_s)
-        record = replace(record, excluded_until_s=None, failures_in_a_row=QUARANTINE_AFTER - 1)
-    assert lengths == [min(QUARANTINE_S * 2**n, LONGEST_QUARANTINE_S) for n in range(8)]
-    assert succeeded(record, now_s=1.0).quarantines == 0
-
-
-def test_what_a_node_says_of_its_failure_is_kept_short_and_on_one_line() -> None:
-    assert failed(NODE, "a\n b" + "c" * 10_000, now_s=0.0).last_failure == "a b" + "c" * 253
 
 
 @pytest.mark.parametrize(
@@ -90,108 +56,88 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     engine.dispose()
 
 
-def strategy_with(nodes: int) -> NetworkAware:
+def strategy_with(nodes: int) -> Strategy:
     layout = Layout.of({"w": np.zeros(2, dtype=np.float32)})
-    strategy = NetworkAware(
+    strategy = lineup.strategy(
+        "network_aware",
         layout=layout,
         payload=RawPayload(layout),
-        selection=NetworkAwareSelection(),
         optimizer=ServerOptimizer("fedavg", 1.0, 0.9),
         settings=Settings(cohort=nodes),
     )
     for row in range(nodes):
-        strategy.fleet.enrol(f"node-{row}", examples=10, sample_s=0.01)
+        strategy.state.fleet.enrol(f"node-{row}", examples=10, sample_s=0.01)
         strategy.roster.rows[100 + row], strategy.roster.node_ids[row] = row, 100 + row
     return strategy
 
 
-def outcome(round_: int, refused: list[RefusedReply] | None = None) -> RoundOutcome:
+def outcome(
+    round_: int, refused: list[RefusedReply] | None = None, accepted: list[Accepted] | None = None
+) -> RoundOutcome:
     none = np.zeros(2, dtype=np.float32)
-    return RoundOutcome(round_, 0.0, 1.0, [0], [], refused or [], 0, 0, 0, b"", b"", none, {})
+    return RoundOutcome(round_, 0.0, 1.0, [0], accepted or [], refused or [], 0, 0, 0, b"", b"", none, {})
 
 
 def test_leaving_is_no_failure_however_often(engine: Engine) -> None:
-    strategy = strategy_with(1)
-    book = Registry(engine, strategy, clock=lambda: 1.0)
+    book = Registry(engine, strategy_with(1), clock=lambda: 1.0)
     for number in range(1, 6):
         book.closed(outcome(number, [RefusedReply(0, "node-0", number, Reason.LEFT, "the node leaves")]))
     with engine.connect() as connection:
         (record,) = read_nodes(connection)
     assert (record.tries, record.failures_in_a_row, record.excluded_until_s) == (0, 0, None)
-    assert not strategy.roster.excluded
 
 
-def reply(uplink_bps: float, *, upload_s: float = 0.0) -> tuple[Flight, Message]:
-    flight = Flight(100, "train", 0.0, 60.0, 10, {wire.ROUND: 1})
-    content = RecordDict(
-        {
-            wire.LINK: MetricRecord({wire.RTT_S: 0.05, wire.JITTER_S: 0.001, wire.UPLINK_BPS: uplink_bps}),
-            wire.TIMING: MetricRecord({wire.UPLOAD_S: upload_s, wire.BYTES_UP: 1_000_000}),
-        }
-    )
-    metadata = Metadata(1, "", 0, 100, "", "", 0.0, 60.0, MessageType.TRAIN)
-    return flight, make_message(metadata=metadata, content=content)
+def accepted(row: int) -> Accepted:
+    return Accepted(row, f"node-{row}", 100 + row, 1, 0, 0, 5, 10, 1000, 1.0, {}, Journey(codec="top32"))
 
 
-def accept(book: Registry, uplink_bps: float, *, upload_s: float = 0.0) -> None:
-    flight, message = reply(uplink_bps, upload_s=upload_s)
-    book.admit(flight, message, b"")
-    book.accepted(flight, message, DenseUpdate(np.zeros(2, dtype=np.float32)), np.zeros(2, dtype=np.float32))
-
-
-def test_the_table_holds_identity_link_and_success(engine: Engine) -> None:
+def test_the_table_holds_identity_and_success_and_the_estimates_that_the_planner_uses(engine: Engine) -> None:
     strategy = strategy_with(2)
     book = Registry(engine, strategy, clock=lambda: 1000.0)
-    device = ConfigRecord({wire.ADDRESS: "0x" + "ab" * 20, "gpu": "H100" * 200})
-    book.enrolled(0, 100, RecordDict({wire.DEVICE: device, wire.LINK: MetricRecord({wire.RTT_S: 0.2})}))
+    book.joined(0, 100, Hello(0, 10, {ADDRESS: "0x" + "ab" * 20, "gpu": "H100" * 200}))
     for uplink_bps in (10e6, 11e6, 90e6):
-        accept(book, uplink_bps)
-    book.closed(outcome(1, [RefusedReply(1, "node-1", 1, Reason.ERROR_REPLY, "gone")]))
+        strategy.state.fleet.observe(0, LinkSample(rtt_s=0.2, uplink_bps=uplink_bps, downlink_bps=50e6), round=1)
+    book.closed(outcome(1, [RefusedReply(1, "node-1", 1, Reason.ERROR_REPLY, "gone")], [accepted(0)]))
     with engine.connect() as connection:
         first, second = read_nodes(connection)
-        history = link_history(connection, "node-0")
     assert (first.address, first.flower_id, first.status) == ("0x" + "ab" * 20, "100", Status.ONLINE)
     assert len(first.device["gpu"]) == registry.LARGEST_TEXT
-    assert first.uplink_bps == 11e6  # the median: one odd probe does not move it
+    link = strategy.state.fleet.links[0]
+    assert (first.rtt_s, first.jitter_s, first.loss_rate) == (link.rtt_s, link.jitter_s, link.loss)
+    assert (first.uplink_bps, first.downlink_bps) == (link.uplink.bps, link.downlink.bps)
+    assert first.quality == strategy.state.fleet.quality[0] and (first.codec, first.bytes_up) == ("top32", 1000)
     assert first.success_rate == 1.0 and second.success_rate == 0.0
-    assert second.last_failure == "error reply: gone" and second.status == Status.SUSPECT
-    assert [sample["round"] for sample in history] == [0, 1, 1, 1]
+    assert second.last_failure == "error reply: gone"
+    assert second.rtt_s is second.uplink_bps is None  # nothing was seen of it
 
 
-def test_the_servers_own_timing_goes_over_a_probe(engine: Engine) -> None:
+def test_what_a_node_says_of_its_failure_is_kept_short_and_on_one_line(engine: Engine) -> None:
     book = Registry(engine, strategy_with(1), clock=lambda: 0.0)
-    accept(book, 50e6, upload_s=2.0)
-    book.closed(outcome(1))
+    book.closed(outcome(1, [RefusedReply(0, "node-0", 1, Reason.ERROR_REPLY, "a\n b" + "c" * 10_000)]))
     with engine.connect() as connection:
-        assert read_nodes(connection)[0].uplink_bps == 4e6
+        (record,) = read_nodes(connection)
+    assert record.last_failure.startswith("error reply: a bccc") and len(record.last_failure) == registry.LARGEST_TEXT
 
 
-def test_quarantine_holds_until_it_is_over_and_then_asks_for_a_probe(engine: Engine) -> None:
-    now_s = 0.0
+def test_a_node_in_quarantine_is_shown_with_the_time_that_is_left(engine: Engine) -> None:
     strategy = strategy_with(2)
-    book = Registry(engine, strategy, clock=lambda: now_s)
-    for number in range(QUARANTINE_AFTER):
-        book.closed(outcome(number, [RefusedReply(0, "node-0", number, Reason.ERROR_REPLY, "")]))
-    assert strategy.roster.excluded == {100} and not strategy.roster.on_probation
-    now_s = QUARANTINE_S - 1
-    book.closed(outcome(4))
-    assert strategy.roster.excluded == {100}
-    now_s = QUARANTINE_S + 1
-    book.closed(outcome(5))
-    assert not strategy.roster.excluded and strategy.roster.on_probation == {100}
-    book.closed(outcome(6, [RefusedReply(0, "node-0", 6, Reason.ERROR_REPLY, "")]))  # one failure is enough now
-    assert strategy.roster.excluded == {100}
+    for _ in range(EXCLUDED_AFTER):
+        failed(strategy.state.fleet, 0, at_s=1.0)
+    Registry(engine, strategy, clock=lambda: 5000.0).closed(outcome(1))  # it ended at 1.0 on the run's clock
+    with engine.connect() as connection:
+        first, second = read_nodes(connection)
+    assert first.status == Status.EXCLUDED and first.excluded_until_s == 5000.0 + EXCLUSION_S
+    assert (first.failures_in_a_row, first.quarantines) == (3, 1) and second.excluded_until_s is None
 
 
 def test_a_server_that_restarts_remembers_its_nodes(engine: Engine) -> None:
     book = Registry(engine, strategy_with(1), clock=lambda: 5.0)
-    accept(book, 20e6)
-    book.closed(outcome(1))
+    book.closed(outcome(1, accepted=[accepted(0)]))
     strategy = strategy_with(1)
     strategy.roster.rows, strategy.roster.node_ids = {777: 0}, {0: 777}  # Flower gave the node another id
     again = Registry(engine, strategy, clock=lambda: 6.0)
     again.closed(outcome(2))
     with engine.connect() as connection:
         (record,) = read_nodes(connection)
-    assert (record.joined_s, record.successes, record.uplink_bps) == (5.0, 1, 20e6)
+    assert (record.joined_s, record.successes, record.codec) == (5.0, 1, "top32")
     assert record.heartbeat_s == 6.0 and record.last_seen_s == 5.0

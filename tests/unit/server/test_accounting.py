@@ -1,4 +1,4 @@
-"""The hook between strategy and ledger: what hostile nodes cannot do to it, and how alike two updates look to it."""
+"""Between strategy and ledger: what hostile nodes cannot do, and how alike two updates look."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from rounds import node_key
 
@@ -18,12 +17,13 @@ from hypergpu_fl.ledger.contribution import Contribution, hash_blob, hash_metric
 from hypergpu_fl.ledger.identity import NodeKey, sign_contribution
 from hypergpu_fl.server.accounting import RECEIPTS_AT_ONCE, Accounting
 from hypergpu_fl.settlement import Settlement, load_books, verify
-from strategies import wire
 from strategies.aggregation import DenseUpdate
 from strategies.errors import Reason, Refused
 from strategies.flight import Flight
 from strategies.layout import Layout
-from strategies.round import Accepted, RoundOutcome
+from strategies.link import LinkSample
+from strategies.outcome import Accepted, RoundOutcome
+from strategies.wire import ADDRESS, EXAMPLES, Claim, Hello, Order, Reply, Timing
 
 BASE = hash_blob(b"base")
 MODEL_P = np.zeros(8, dtype=np.float32)
@@ -51,7 +51,7 @@ class Server:
 
     def __init__(self, settlement: Settlement) -> None:
         layout = Layout.of({"w": MODEL_P})
-        self.hook = Accounting(
+        self.accounting = Accounting(
             FixedModel(),
             torch.nn.Identity(),
             settlement,
@@ -59,30 +59,28 @@ class Server:
             device=torch.device("cpu"),
             scoring="weight",
         )
+        self._settlement = settlement
         self.session = settlement.session
         self.counted: list[float] = []
 
     def enrol(self, node_id: int, key: NodeKey) -> None:
-        said = RecordDict({wire.DEVICE: ConfigRecord({wire.ADDRESS: key.address})})
-        self.hook.enrolled(node_id, node_id, said)
+        self.accounting.joined(node_id, Hello(node_id, 100, {ADDRESS: key.address}))
 
     def receive(self, node_id: int, key: NodeKey, round_: int, *, examples: float = 100, says: str = "") -> None:
         blob = b"update %d %d" % (round_, node_id)
-        metrics = {wire.EXAMPLES: float(examples)}
+        metrics = {EXAMPLES: float(examples)}
         claim = Contribution(self.session, round_, BASE, hash_blob(blob), int(examples), hash_metrics(metrics))
-        signed = {wire.ADDRESS: says or key.address, wire.SIGNATURE: sign_contribution(key, claim)}
-        content = RecordDict({wire.METRICS: MetricRecord(metrics), wire.CONTRIBUTION: ConfigRecord(signed)})
-        order = Message(RecordDict(), dst_node_id=node_id, message_type="train")
-        reply = Message(content, reply_to=order)
-        flight = Flight(node_id, "train", 0.0, 60.0, 0, {wire.ROUND: round_, wire.BASE_MODEL: BASE})
-        self.hook.admit(flight, reply, blob)
-        update = np.full(8, node_id, dtype=np.float32)
-        self.hook.accepted(flight, reply, DenseUpdate(update), MODEL_P)
+        signed = Claim(says or key.address, sign_contribution(key, claim))
+        reply = Reply(blob, hash_blob(blob), metrics, LinkSample(), signed, Timing(0.0, 1.0, 0.0, 0.0))
+        order = Order(round_, 0, BASE, 1, 1, "raw", 0, self.session, -1)
+        admitted = self.accounting.admit(Flight(node_id, "train", 0.0, 60.0, 0, round_, order), reply)
+        self.accounting.added(admitted, DenseUpdate(np.full(8, node_id, dtype=np.float32)), MODEL_P)
         self.counted.append(1.0)
 
     def close(self, round_: int) -> None:
-        accepted = [Accepted(0, "", 0, 0, 0, 0, 1, 1, 0, 1 / len(self.counted), {}, {}) for _ in self.counted]
-        self.hook.closed(RoundOutcome(round_, 0, 1, [], accepted, [], 0, 0, 0, BASE, BASE, MODEL_P, {}))
+        accepted = [Accepted(0, "", 0, 0, 0, 0, 1, 1, 0, 1 / len(self.counted), {}) for _ in self.counted]
+        outcome = RoundOutcome(round_, 0, 1, [], accepted, [], 0, 0, 0, BASE, BASE, MODEL_P, {})
+        self._settlement.seal(self.accounting.priced(outcome))
         self.counted = []
 
 
@@ -138,5 +136,5 @@ def test_receipts_come_in_order_and_again_until_the_node_has_answered(server: Se
 
 
 def enclosed(server: Server) -> list[int]:
-    receipts = json.loads(server.hook.enclose(1).get(wire.RECEIPT, "[]"))
+    receipts = json.loads(server.accounting.receipt(1) or "[]")
     return [receipt["commitments"][0]["round"] for receipt in receipts]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from flwr.app import ConfigRecord, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hypergpu_fl.server.enrolment import SHOWN, SameTask, differences
-from strategies import wire
 from strategies.errors import Reason, Refused
+from strategies.wire import Hello
 
 NAMED = st.dictionaries(st.text(max_size=8), st.text(max_size=300), max_size=5)
 
@@ -34,9 +33,8 @@ def test_of_long_values_the_first_difference_is_shown() -> None:
 
 
 def test_a_node_without_an_identity_is_refused() -> None:
-    hook = SameTask({"classes": "cat, dog"})
-    hook.vet(RecordDict({wire.IDENTITY: ConfigRecord({"classes": "cat, dog"})}))
-    for answer in (RecordDict(), RecordDict({wire.IDENTITY: ConfigRecord({"classes": 2})})):
-        with pytest.raises(Refused) as caught:
-            hook.vet(answer)
-        assert caught.value.reason is Reason.OTHER_TASK
+    same = SameTask({"classes": "cat, dog"})
+    same.vet(Hello(0, 1, identity={"classes": "cat, dog"}))
+    with pytest.raises(Refused) as caught:
+        same.vet(Hello(0, 1))
+    assert caught.value.reason is Reason.OTHER_TASK

@@ -10,7 +10,7 @@ import numpy as np
 from hypergpu_fl.server.node_rounds import MOST_COLUMNS, as_csv, rows_of
 from strategies import wire
 from strategies.errors import Reason
-from strategies.round import Accepted, Journey, Ordered, RefusedReply, RoundOutcome
+from strategies.outcome import Accepted, Journey, Ordered, RefusedReply, RoundOutcome
 
 OWN = {wire.SAMPLES: 64.0, wire.LOSS: 0.5, wire.STEPS: 2.0, wire.EXAMPLES: 40.0, wire.COUNT: 640.0}
 
@@ -18,7 +18,7 @@ OWN = {wire.SAMPLES: 64.0, wire.LOSS: 0.5, wire.STEPS: 2.0, wire.EXAMPLES: 40.0,
 def accepted(row: int, ordered_in: int, **metrics: float) -> Accepted:
     named = {f"{wire.TASK_METRIC}{name}": value for name, value in metrics.items()}
     journey = Journey(ordered_in, 2, "int8", 900, {**OWN, **named}, 0.1, 0.2, 0.3, 0.7)
-    return Accepted(row, f"node-{row}", row, ordered_in, 1, 1, 2, 40, 800, 0.25, {}, journey.metrics, journey)
+    return Accepted(row, f"node-{row}", row, ordered_in, 1, 1, 2, 40, 800, 0.25, journey.metrics, journey)
 
 
 def outcome(*replies: Accepted | RefusedReply, orders: tuple[int, ...], dropped: tuple[int, ...] = ()) -> RoundOutcome:

@@ -14,11 +14,10 @@ from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 
 from strategies import wire
-from strategies.arrivals import Passage
+from strategies.arrivals import Passage, Terms
 from strategies.fleet import Fleet
 from strategies.layout import Layout
-from strategies.payload import Level
-from strategies.planning import FleetPlan
+from strategies.planning import FleetPlan, Level
 
 IDS = itertools.count(1)  # never the same twice in a process, as Flower's
 Answer = Callable[[Message], RecordDict | Error]
@@ -92,20 +91,20 @@ class Trainer:
 
     partition: int
     examples: int = 64
-    orders: list[dict[str, Any]] = field(default_factory=list)
+    orders: list[wire.Order] = field(default_factory=list)
 
     def __call__(self, message: Message) -> RecordDict:
         if message.metadata.message_type == "query":
             hello = {wire.PARTITION: self.partition, wire.EXAMPLES: self.examples}
             return RecordDict({wire.HELLO: MetricRecord(hello)})
-        plan = message.content.config_records[wire.PLAN]
-        self.orders.append(dict(plan))
+        order = wire.Order.read(message.content)
+        self.orders.append(order)
         model = np.frombuffer(message.content.array_records[wire.MODEL][wire.BLOB].numpy().tobytes(), "<f4")
         target = np.random.default_rng(self.partition).standard_normal(LAYOUT.size).astype(np.float32)
-        steps = int(plan[wire.LOCAL_STEPS])
+        steps = order.local_steps
         update = (target - model) * np.float32(1 - 0.9**steps)
         loss = float(np.mean((target - model) ** 2)) + 0.1
-        return reply_with(update, samples=steps * int(plan[wire.BATCH_SIZE]), loss=loss)
+        return reply_with(update, samples=steps * order.batch_size, loss=loss)
 
 
 def reply_with(update: np.ndarray, *, samples: int = 64, loss: float = 1.0, **metrics: float) -> RecordDict:
@@ -113,6 +112,30 @@ def reply_with(update: np.ndarray, *, samples: int = 64, loss: float = 1.0, **me
     blob = np.frombuffer(update.astype("<f4").tobytes(), np.uint8)
     numbers = {wire.SAMPLES: samples, wire.LOSS: loss, wire.SQUARED_LOSS: loss**2, **metrics}
     return RecordDict({wire.UPDATE: ArrayRecord({wire.BLOB: Array(blob)}), wire.METRICS: MetricRecord(numbers)})
+
+
+def work(node: int, *, number: int = 0, local_steps: int = 1, batch_size: int = 1) -> Message:
+    """An order without a model to speak of."""
+    order = wire.Order(1, 0, bytes(32), local_steps, batch_size, "raw", 0, bytes(32), -1)
+    return order.message(node, b"", number=number, ttl_s=1e6)
+
+
+@dataclass
+class Counting:
+    """Terms of a round that ends at ``quota`` replies."""
+
+    quota: int
+    deadline_s: float
+    refill: Callable[[], Iterable[Message]] = tuple
+    replies: int = 0
+
+    def take(self, reply: Message) -> None:
+        """Count a reply."""
+        self.replies += 1
+
+    def terms(self) -> Terms:
+        """As arrivals want them."""
+        return Terms(self.deadline_s, lambda: self.replies < self.quota, self.refill)
 
 
 @dataclass

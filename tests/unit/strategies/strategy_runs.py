@@ -1,35 +1,37 @@
-"""Whole runs through Flower's own loop: a strategy, a hook that keeps its rounds, and nodes that train."""
+"""Whole runs through Flower's own loop: a strategy, an attendant that keeps its rounds, and nodes that train."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from flwr.app import Array, ArrayRecord, Message
+from flwr.app import Array, ArrayRecord
 from flwr.serverapp.strategy import Strategy
 from strategy_grid import LAYOUT, START, Links, NodeGrid, Trainer
 
+from strategies.engine import Engine
 from strategies.errors import Reason, Refused
 from strategies.lineup import strategy
-from strategies.network_aware import NetworkAware, RoundHook, RoundOutcome
+from strategies.outcome import Attendant, RoundOutcome
 from strategies.payload import RawPayload
 from strategies.server_optimizer import ServerOptimizer
 from strategies.settings import Settings
 
 
-class Diary(RoundHook):
-    """A hook that keeps every round."""
+class Diary(Attendant[int]):
+    """An attendant that keeps every round."""
 
     def __init__(self) -> None:
         self.rounds: list[RoundOutcome] = []
         self.refuse: Callable[[int], bool] = lambda node_id: False
 
-    def admit(self, flight: Any, reply: Message, blob: bytes) -> None:
+    def admit(self, flight: Any, reply: Any) -> int:
         if self.refuse(flight.node_id):
             raise Refused(Reason.NOT_ALLOWED, "not on the list")
+        return int(flight.node_id)
 
-    def accepted(self, flight: Any, reply: Message, update: Any, model_P: Any) -> None:
-        assert update.size == model_P.size == LAYOUT.size
+    def added(self, admitted: int, update: Any, model_P: Any) -> None:
+        assert admitted >= 0 and update.size == model_P.size == LAYOUT.size
 
     def closed(self, outcome: RoundOutcome) -> None:
         self.rounds.append(outcome)
@@ -43,17 +45,17 @@ def trainers(count: int) -> NodeGrid:
     return NodeGrid({1000 + 7 * i: Trainer(i, examples=32 * (1 + i % 4)) for i in range(count)})
 
 
-def build(name: str = "network_aware", **settings: Any) -> tuple[NetworkAware, Diary]:
+def build(name: str = "network_aware", **settings: Any) -> tuple[Engine, Diary]:
     diary = Diary()
     optimizer = settings.pop("optimizer", ServerOptimizer())
     chosen = Settings(**{"cohort": 5, **settings})
     built = strategy(
-        name, layout=LAYOUT, payload=RawPayload(LAYOUT), optimizer=optimizer, settings=chosen, hooks=[diary]
+        name, layout=LAYOUT, payload=RawPayload(LAYOUT), optimizer=optimizer, settings=chosen, attendant=diary
     )
     return built, diary
 
 
-def play(engine: NetworkAware, arrivals: Any, rounds: int, evaluate: Any = None) -> None:
+def play(engine: Engine, arrivals: Any, rounds: int, evaluate: Any = None) -> None:
     Strategy.start(
         engine,
         arrivals,

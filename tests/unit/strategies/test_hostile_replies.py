@@ -74,7 +74,7 @@ def test_a_hostile_reply_is_refused_with_its_reason_and_the_round_goes_on(case: 
     details = [refused.detail for outcome in diary.rounds for refused in outcome.refused]
     assert all(detail and len(detail) <= 600 for detail in details)
     assert {r.node for o in diary.rounds for r in o.refused} == {"node-0"}
-    assert engine.version == 6 and all(len(outcome.accepted) >= 5 for outcome in diary.rounds)
+    assert engine.model.version == 6 and all(len(outcome.accepted) >= 5 for outcome in diary.rounds)
 
 
 def test_updates_of_unusual_length_count_where_nobody_is_suspected() -> None:
@@ -87,7 +87,7 @@ def test_updates_of_unusual_length_count_where_nobody_is_suspected() -> None:
     assert not diary.reasons and len(diary.rounds[0].accepted) == 6
 
 
-def test_what_a_hook_does_not_admit_is_refused_and_recorded() -> None:
+def test_what_an_attendant_does_not_admit_is_refused_and_recorded() -> None:
     engine, diary = build(cohort=4, mode="sync", quota=1.0)
     diary.refuse = lambda node_id: node_id == 1000
     play(engine, VirtualArrivals(trainers(4), Links(lambda node, sent_s: 1.0)), 3)
@@ -155,9 +155,9 @@ def test_no_reply_whatsoever_stops_a_live_round_or_poisons_what_is_known(
     grid.online.add(1)
     engine, diary = build(cohort=5, mode=mode)
     play(engine, VirtualArrivals(grid, Links(lambda node, sent_s: 1.0)), 5)
-    assert len(diary.rounds) == 5 and engine.version >= 3
+    assert len(diary.rounds) == 5 and engine.model.version >= 3
     assert np.isfinite(engine.model.vector_P).all()
-    fleet = engine.fleet
+    fleet = engine.state.fleet
     for column in (fleet.sample_s, fleet.rtt_s, fleet.uplink_bps, fleet.downlink_bps, fleet.quality):
         assert (column > 0).all() and np.isfinite(column).all()
-    json.dumps(engine.state()[0], allow_nan=False)
+    json.dumps(engine.saved()[0], allow_nan=False)

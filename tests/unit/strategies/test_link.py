@@ -138,7 +138,7 @@ def fleet_with(bps: list[float], *, unseen: int = 1) -> Fleet:
         fleet.enrol(f"node-{i}", examples=10, sample_s=0.001)
     for row, rate in enumerate(bps):
         for _ in range(5):
-            fleet.observe(row, LinkSample(rtt_s=0.05, uplink_bps=rate, downlink_bps=2 * rate), round=1)
+            fleet.observe(row, LinkSample(rtt_s=0.05, uplink_bps=rate, downlink_bps=2 * rate))
     fleet.learn_priors()
     fleet.believe(1)
     return fleet
@@ -170,8 +170,8 @@ def test_a_fleet_saved_and_restored_believes_the_same() -> None:
     fleet = fleet_with([1e6, 3e6, 1e8], unseen=2)
     fleet.miss(4, round=3)
     fleet.rms_loss[1] = 0.5
-    restored = Fleet.restored(json.loads(json.dumps(fleet.state())), round=1)
+    restored = Fleet.restored(json.loads(json.dumps(fleet.state())))
     assert restored.links == fleet.links and restored.names == fleet.names
     for name in ("uplink_bps", "downlink_bps", "rtt_s", "delivery", "quality", "rms_loss", "misses", "online"):
         np.testing.assert_array_equal(getattr(restored, name), getattr(fleet, name), err_msg=name)
-    assert len(Fleet.restored(Fleet().state(), round=1)) == 0
+    assert len(Fleet.restored(Fleet().state())) == 0

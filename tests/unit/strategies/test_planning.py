@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from strategy_grid import fleet_of
 
 from strategies.fleet import Fleet
-from strategies.payload import Level
 from strategies.planning import (
     FEWEST_STEPS,
     FIDELITY_EXPONENT,
     LONGEST_ROUND,
     MOST_STEPS,
+    Level,
     Workload,
     balanced_steps,
     plan,

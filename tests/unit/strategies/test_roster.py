@@ -13,7 +13,7 @@ from strategy_runs import SLOW_BY_FIVE, build, play, trainers
 from strategies import wire
 from strategies.arrivals import VirtualArrivals
 from strategies.errors import NoNodes, Reason, Refused
-from strategies.round import RoundHook
+from strategies.wire import Hello
 
 
 @pytest.mark.parametrize("shut_out", [False, True])
@@ -27,7 +27,7 @@ def test_a_run_whose_nodes_are_all_gone_or_shut_out_goes_on_when_one_is_back(
 
     def outage(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         if server_round == 2 and shut_out:
-            engine.roster.excluded.update(grid.online)
+            engine.state.fleet.excluded_until_s[:] = 1e9
         elif server_round == 2:
             grid.online.clear()
         return None
@@ -76,10 +76,10 @@ def test_nodes_that_vanish_are_left_out_and_taken_back_under_a_new_id_in_their_o
         return None
 
     play(engine, arrivals, 30, come_and_go)
-    chosen = [{engine.fleet.names[row] for row in outcome.selected} for outcome in diary.rounds]
+    chosen = [{engine.state.fleet.names[row] for row in outcome.selected} for outcome in diary.rounds]
     assert not any("node-0" in names for names in chosen[5:15])
     assert any("node-0" in names for names in chosen[15:])
-    assert len(engine.fleet) == 6 and engine.roster.rows[77] == engine.roster.rows[gone]
+    assert len(engine.state.fleet) == 6 and engine.roster.rows[77] == engine.roster.rows[gone]
 
 
 def test_nodes_that_join_late_are_enrolled_and_soon_chosen() -> None:
@@ -88,7 +88,7 @@ def test_nodes_that_join_late_are_enrolled_and_soon_chosen() -> None:
     grid.online -= set(late)
     engine, diary = build(cohort=4, mode="sync", deadline_s=60.0)
     play(engine, VirtualArrivals(grid, SLOW_BY_FIVE), 12, lambda r, a: grid.online.update(late) if r == 6 else None)
-    assert len(engine.fleet) == 8
+    assert len(engine.state.fleet) == 8
     assert {"node-6", "node-7"} <= {a.node for o in diary.rounds[6:9] for a in o.accepted}
 
 
@@ -122,8 +122,10 @@ def test_a_node_that_cannot_take_part_is_named_with_its_reason_and_joins_when_it
     said = [record.getMessage() for record in caplog.records if "cannot take part" in record.getMessage()]
     assert said == ["node-1 cannot take part: no module `rare`; pip install rare"]
     assert not engine.roster.unfit
-    assert {engine.fleet.names[row] for outcome in diary.rounds for row in outcome.selected} >= {"node-1"}
-    assert not any(engine.fleet.names[row] == "node-1" for outcome in diary.rounds[:3] for row in outcome.selected)
+    assert {engine.state.fleet.names[row] for outcome in diary.rounds for row in outcome.selected} >= {"node-1"}
+    assert not any(
+        engine.state.fleet.names[row] == "node-1" for outcome in diary.rounds[:3] for row in outcome.selected
+    )
 
 
 def test_a_run_whose_nodes_are_all_unfit_ends_with_their_reason() -> None:
@@ -135,14 +137,13 @@ def test_a_run_whose_nodes_are_all_unfit_ends_with_their_reason() -> None:
         play(engine, VirtualArrivals(grid, SLOW_BY_FIVE), 2, lambda r, a: None)
 
 
-def test_a_node_that_a_hook_refuses_gets_no_work() -> None:
-    class Choosy(RoundHook):
-        def vet(self, answer: RecordDict) -> None:
-            if wire.numbers(answer, wire.HELLO)[wire.PARTITION] == 2:
-                raise Refused(Reason.OTHER_TASK, "classes: 'bee' there, 'cat' at the server")
+def test_a_node_that_the_attendant_refuses_gets_no_work() -> None:
+    def choosy(hello: Hello) -> None:
+        if hello.partition == 2:
+            raise Refused(Reason.OTHER_TASK, "classes: 'bee' there, 'cat' at the server")
 
     engine, diary = build(cohort=3, mode="sync")
-    engine.hooks = [*engine.hooks, Choosy()]
+    diary.vet = choosy
     play(engine, VirtualArrivals(trainers(4), SLOW_BY_FIVE), 4, lambda r, a: None)
-    assert len(engine.fleet) == 3 and "node-2" not in engine.fleet.names
+    assert len(engine.state.fleet) == 3 and "node-2" not in engine.state.fleet.names
     assert len(diary.rounds) == 4

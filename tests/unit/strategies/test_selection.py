@@ -41,7 +41,7 @@ def test_a_policy_names_distinct_available_nodes_at_most_thirteen_tenths_of_the_
     busy = data.draw(st.lists(st.booleans(), min_size=count, max_size=count))
     fleet = fleet_of(
         rng.integers(0, 100, count),
-        at_work=busy,
+        orders=busy,
         loss=rng.random(count),
         rms_loss=rng.random(count),
         owed=rng.normal(size=count),
@@ -211,7 +211,7 @@ def test_who_was_silent_is_left_alone_ever_longer() -> None:
 
 
 def test_who_ran_far_ahead_waits_unless_nobody_else_is_there() -> None:
-    fleet = fleet_of([10, 10], owed=[-11.0, 11.0], at_work=[False, True], selections=[1, 1])
+    fleet = fleet_of([10, 10], owed=[-11.0, 11.0], orders=[0, 1], selections=[1, 1])
     assert ask(NetworkAwareSelection(), fleet, [1.0, 1.0], cohort=1, round=9).rows.size == 0
-    fleet.at_work[1], fleet.online[1] = False, False
+    fleet.orders[1], fleet.online[1] = 0, False
     assert ask(NetworkAwareSelection(), fleet, [1.0, 1.0], cohort=1, round=9).rows.tolist() == [0]

@@ -10,26 +10,28 @@ import pytest
 from flwr.app import Error, Message, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
-from strategy_grid import Links, NodeGrid, Trainer, reply_with
+from strategy_grid import Counting, Links, NodeGrid, Trainer, reply_with, work
 
 from strategies import wire
-from strategies.arrivals import Terms, VirtualArrivals
+from strategies.arrivals import VirtualArrivals
 
 
 def nodes(count: int) -> NodeGrid:
     return NodeGrid({i: lambda message: reply_with(np.zeros(8, np.float32), samples=0) for i in range(count)})
 
 
-def order(node: int, *, ttl: float = 1e6, plan: dict[str, int] | None = None) -> Message:
-    from flwr.app import ConfigRecord
-
-    content = RecordDict({wire.PLAN: ConfigRecord(plan or {})})
-    return Message(content, dst_node_id=node, message_type="train", ttl=ttl)
+def order(node: int, *, ttl: float = 1e6) -> Message:
+    return Message(RecordDict(), dst_node_id=node, message_type="train", ttl=ttl)
 
 
-def run(arrivals: VirtualArrivals, batch: Iterable[Message], terms: Terms | None = None) -> list[tuple[float, int]]:
-    arrivals.terms = terms
-    return [(arrivals.now_s, arrivals.flight(reply).node_id) for reply in arrivals.send_and_receive(batch)]
+def run(arrivals: VirtualArrivals, batch: Iterable[Message], terms: Counting | None = None) -> list[tuple[float, int]]:
+    arrivals.terms = terms and terms.terms()
+    seen = []
+    for reply in arrivals.send_and_receive(batch):
+        seen.append((arrivals.now_s, arrivals.flight(reply).node_id))
+        if terms is not None:
+            terms.take(reply)
+    return seen
 
 
 @given(st.lists(st.floats(0.1, 1e4), min_size=1, max_size=12))
@@ -48,22 +50,22 @@ def test_ties_are_broken_by_dispatch_order() -> None:
 
 def test_the_quota_ends_a_round_and_the_rest_arrives_in_the_next() -> None:
     arrivals = VirtualArrivals(nodes(3), Links(lambda node, sent_s: 1.0 + node))
-    assert run(arrivals, [order(i) for i in range(3)], Terms(quota=2, deadline_s=99)) == [(1.0, 0), (2.0, 1)]
+    assert run(arrivals, [order(i) for i in range(3)], Counting(quota=2, deadline_s=99)) == [(1.0, 0), (2.0, 1)]
     assert arrivals.busy() == {2}
-    assert run(arrivals, [order(0)], Terms(quota=2, deadline_s=99)) == [(3.0, 2), (3.0, 0)]
+    assert run(arrivals, [order(0)], Counting(quota=2, deadline_s=99)) == [(3.0, 2), (3.0, 0)]
     assert not arrivals.busy()
 
 
 def test_the_deadline_ends_a_round_at_its_very_second() -> None:
     arrivals = VirtualArrivals(nodes(2), Links(lambda node, sent_s: (1.0, 10.0)[node]))
-    assert run(arrivals, [order(0), order(1)], Terms(quota=2, deadline_s=4.0)) == [(1.0, 0)]
+    assert run(arrivals, [order(0), order(1)], Counting(quota=2, deadline_s=4.0)) == [(1.0, 0)]
     assert arrivals.now_s == 4.0
-    assert run(arrivals, [], Terms(quota=1, deadline_s=99.0)) == [(10.0, 1)]
+    assert run(arrivals, [], Counting(quota=1, deadline_s=99.0)) == [(10.0, 1)]
 
 
 def test_a_round_whose_replies_are_all_in_ends_before_its_deadline() -> None:
     arrivals = VirtualArrivals(nodes(1), Links(lambda node, sent_s: 1.0))
-    run(arrivals, [order(0)], Terms(quota=5, deadline_s=100.0))
+    run(arrivals, [order(0)], Counting(quota=5, deadline_s=100.0))
     assert arrivals.now_s == 1.0
 
 
@@ -71,31 +73,23 @@ def test_refill_sets_nodes_to_work_at_the_moment_another_answers() -> None:
     arrivals = VirtualArrivals(nodes(3), Links(lambda node, sent_s: (1.0, 5.0, 1.0)[node]))
     asked: list[float] = []
 
-    def refill(now_s: float) -> list[Message]:
-        asked.append(now_s)
+    def refill() -> list[Message]:
+        asked.append(arrivals.now_s)
         return [order(2)] if len(asked) == 1 else []
 
-    seen = run(arrivals, [order(0), order(1)], Terms(quota=3, deadline_s=99, refill=refill))
+    seen = run(arrivals, [order(0), order(1)], Counting(quota=3, deadline_s=99, refill=refill))
     assert seen == [(1.0, 0), (2.0, 2), (5.0, 1)]
-    assert asked == [1.0, 2.0]  # not after the reply that ends the round
+    assert asked == [1.0, 2.0, 5.0]
 
 
-def test_an_error_is_mapped_to_the_node_it_stands_for_and_does_not_count_to_the_quota() -> None:
+def test_an_error_is_mapped_to_the_node_it_stands_for() -> None:
     grid = nodes(3)
     grid.nodes[0] = lambda message: Error(code=2, reason="boom")
     arrivals = VirtualArrivals(grid, Links(lambda node, sent_s: 1.0 + node))
-    arrivals.terms = Terms(quota=1, deadline_s=99)
     replies = []
-    for reply in arrivals.send_and_receive([order(i) for i in range(3)]):
+    for reply in arrivals.send_and_receive([order(i) for i in range(2)]):
         replies.append((reply.has_error(), arrivals.flight(reply).node_id, reply.metadata.src_node_id))
     assert replies == [(True, 0, 1), (False, 1, 1)]
-
-
-def test_a_fleet_that_only_fails_cannot_hold_a_round_open_by_refills() -> None:
-    grid = NodeGrid({0: lambda message: Error(code=2, reason="always")})
-    arrivals = VirtualArrivals(grid, Links(lambda node, sent_s: 1.0))
-    seen = run(arrivals, [order(0)], Terms(quota=4, deadline_s=float("inf"), refill=lambda now_s: [order(0)]))
-    assert len(seen) == 5
 
 
 def test_a_dropped_reply_becomes_an_error_of_its_node() -> None:
@@ -152,7 +146,7 @@ def test_no_claim_of_samples_moves_an_arrival_into_the_past_or_beyond_the_work_t
     for claimed, expected_s in ((-1e9, 1.0), (1e9, 1.0 + 0.5), (float("nan"), 1.0)):
         grid = NodeGrid({0: lambda m, claimed=claimed: reply_with(np.zeros(8, np.float32), samples=claimed)})
         arrivals = VirtualArrivals(grid, Links(lambda node, sent_s: 1.0))
-        list(arrivals.send_and_receive([order(0, plan={wire.LOCAL_STEPS: 50, wire.BATCH_SIZE: 10})]))
+        list(arrivals.send_and_receive([work(0, local_steps=50, batch_size=10)]))
         assert arrivals.now_s == pytest.approx(expected_s)
 
 
@@ -160,35 +154,34 @@ def test_asking_beside_the_rounds_touches_neither_the_clock_nor_what_is_in_fligh
     grid = NodeGrid({i: Trainer(i) for i in range(3)})
     grid.nodes[0] = lambda message: reply_with(np.zeros(8, np.float32), samples=0)
     arrivals = VirtualArrivals(grid, Links(lambda node, sent_s: 7.0))
-    assert run(arrivals, [order(0)], Terms(quota=1, deadline_s=1.0)) == []
+    assert run(arrivals, [order(0)], Counting(quota=1, deadline_s=1.0)) == []
     queries = [Message(RecordDict(), dst_node_id=i, message_type="query") for i in (2, 1)]
     answers = [
         (node, wire.numbers(r.content, wire.HELLO)[wire.PARTITION]) for node, r in arrivals.ask(queries, timeout_s=5)
     ]
     assert answers == [(2, 2.0), (1, 1.0)]
     assert arrivals.now_s == 1.0 and arrivals.busy() == {0}
-    assert run(arrivals, [], Terms(quota=1, deadline_s=99)) == [(pytest.approx(7.0), 0)]
+    assert run(arrivals, [], Counting(quota=1, deadline_s=99)) == [(pytest.approx(7.0), 0)]
 
 
 def test_cancelling_frees_everybody_and_forgets_what_they_would_have_said() -> None:
     arrivals = VirtualArrivals(nodes(3), Links(lambda node, sent_s: 1.0 + node))
-    run(arrivals, [order(i) for i in range(3)], Terms(quota=1, deadline_s=99))
-    assert arrivals.cancel() == {1, 2}
-    assert run(arrivals, [], Terms(quota=1, deadline_s=99)) == [] and not arrivals.busy()
+    run(arrivals, [work(i, number=10 + i) for i in range(3)], Counting(quota=1, deadline_s=99))
+    assert arrivals.cancel() == {11, 12}
+    assert run(arrivals, [], Counting(quota=1, deadline_s=99)) == [] and not arrivals.busy()
 
 
 def test_a_saved_clock_goes_on_as_if_it_had_never_stopped() -> None:
     grid, links = nodes(4), Links(lambda node, sent_s: 1.0 + node)
     whole, first = VirtualArrivals(grid, links), VirtualArrivals(grid, links)
     for arrivals in (whole, first):
-        plan = {wire.ROUND: 1}
-        run(arrivals, [order(i, plan=plan) for i in range(4)], Terms(quota=1, deadline_s=99))
+        run(arrivals, [work(i, number=i) for i in range(4)], Counting(quota=1, deadline_s=99))
     state, replies = first.state()
     second = VirtualArrivals(grid, links)
     second.restore(json.loads(json.dumps(state)), replies)
     assert second.busy() == whole.busy() == {1, 2, 3}
     for arrivals in (whole, second):
         arrivals.terms = None
-    ours, theirs = ([(a.now_s, a.flight(r).plan, r.content) for r in a.send_and_receive([])] for a in (whole, second))
+    ours, theirs = ([(a.now_s, a.flight(r).order, r.content) for r in a.send_and_receive([])] for a in (whole, second))
     assert [(t, p) for t, p, _ in ours] == [(t, p) for t, p, _ in theirs]
     assert [c.object_id for *_, c in ours] == [c.object_id for *_, c in theirs]

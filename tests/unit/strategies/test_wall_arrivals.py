@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
-from strategy_grid import NodeGrid, Trainer, reply_with
+from strategy_grid import Counting, NodeGrid, Trainer, reply_with
 
 from strategies import wire
-from strategies.arrivals import Terms, WallArrivals
+from strategies.arrivals import WallArrivals
 from strategies.flower_pull import Announcement, announced
 
 
@@ -25,23 +25,28 @@ def order(node: int, ttl: float = 1e6) -> Message:
     return Message(RecordDict(), dst_node_id=node, message_type="train", ttl=ttl)
 
 
-def run(arrivals: WallArrivals, batch: list[Message], terms: Terms | None = None) -> list[int]:
-    arrivals.terms = terms
-    return [arrivals.flight(reply).node_id for reply in arrivals.send_and_receive(batch)]
+def run(arrivals: WallArrivals, batch: list[Message], terms: Counting | None = None) -> list[int]:
+    arrivals.terms = terms and terms.terms()
+    seen = []
+    for reply in arrivals.send_and_receive(batch):
+        seen.append(arrivals.flight(reply).node_id)
+        if terms is not None:
+            terms.take(reply)
+    return seen
 
 
 def test_replies_come_as_they_arrive_and_late_ones_in_the_next_round() -> None:
     arrivals = WallArrivals(nodes({0: 0.5, 1: 0.0, 2: 0.2}), poll_s=0.01)
-    assert run(arrivals, [order(i) for i in range(3)], Terms(quota=2, deadline_s=60)) == [1, 2]
+    assert run(arrivals, [order(i) for i in range(3)], Counting(quota=2, deadline_s=60)) == [1, 2]
     assert arrivals.busy() == {0}
-    assert run(arrivals, [], Terms(quota=1, deadline_s=60)) == [0]
+    assert run(arrivals, [], Counting(quota=1, deadline_s=60)) == [0]
     assert not arrivals.busy()
     arrivals.close()
 
 
 def test_the_deadline_ends_a_round_although_a_node_is_silent() -> None:
     arrivals = WallArrivals(nodes({0: 0.0, 1: 3600.0}), poll_s=0.01)
-    assert run(arrivals, [order(0), order(1)], Terms(quota=2, deadline_s=0.3)) == [0]
+    assert run(arrivals, [order(0), order(1)], Counting(quota=2, deadline_s=0.3)) == [0]
     assert arrivals.busy() == {1}
     assert arrivals.cancel() == set()
     arrivals.close()
@@ -49,7 +54,7 @@ def test_the_deadline_ends_a_round_although_a_node_is_silent() -> None:
 
 def test_more_silent_nodes_than_pullers_keep_nobody_waiting() -> None:
     arrivals = WallArrivals(nodes({i: 3600.0 if i < 6 else 0.0 for i in range(7)}), pullers=2, poll_s=0.01)
-    assert run(arrivals, [order(i) for i in range(7)], Terms(quota=1, deadline_s=30)) == [6]
+    assert run(arrivals, [order(i) for i in range(7)], Counting(quota=1, deadline_s=30)) == [6]
     arrivals.close()
 
 
@@ -62,7 +67,7 @@ def test_one_look_asks_for_all_that_are_awaited(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr("strategies.wall_arrivals.announced", look)
     arrivals = WallArrivals(nodes(dict.fromkeys(range(50), 0.0)), pullers=2, poll_s=0.001)
-    assert len(run(arrivals, [order(i) for i in range(50)], Terms(quota=1, deadline_s=30))) == 1
+    assert len(run(arrivals, [order(i) for i in range(50)], Counting(quota=1, deadline_s=30))) == 1
     arrivals.close()
     assert looks[0] == looks[1] == looks[2] and len(looks[0]) == 50
 
@@ -73,7 +78,7 @@ def test_a_second_reply_to_the_same_message_is_left_alone(monkeypatch: pytest.Mo
 
     monkeypatch.setattr("strategies.wall_arrivals.announced", twice)
     arrivals = WallArrivals(nodes({0: 0.0, 1: 0.0}), poll_s=0.001)
-    assert sorted(run(arrivals, [order(0), order(1)], Terms(quota=3, deadline_s=0.5))) == [0, 1]
+    assert sorted(run(arrivals, [order(0), order(1)], Counting(quota=3, deadline_s=0.5))) == [0, 1]
     assert not arrivals.busy()
     arrivals.close()
 
@@ -81,7 +86,7 @@ def test_a_second_reply_to_the_same_message_is_left_alone(monkeypatch: pytest.Mo
 def test_refill_works_in_real_time_too() -> None:
     arrivals = WallArrivals(nodes({0: 0.0, 1: 0.0}), poll_s=0.01)
     more = iter([[order(1)], []])
-    assert run(arrivals, [order(0)], Terms(quota=3, deadline_s=0.5, refill=lambda now_s: next(more))) == [0, 1]
+    assert run(arrivals, [order(0)], Counting(quota=3, deadline_s=0.5, refill=lambda: next(more))) == [0, 1]
     arrivals.close()
 
 

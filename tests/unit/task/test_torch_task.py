@@ -352,7 +352,7 @@ def test_a_trial_gives_the_model_back_as_it_was() -> None:
     task = Adapted(TRAINING)
     model = fresh_model(task, 0)
     before = task.arrays(model)
-    assert try_task(task, model, 0, device=CPU, batch_size=8).count == 8
+    assert try_task(task, model, 0, device=CPU, batch_size=8).trained.count == 8
     assert all(np.array_equal(array, before[name]) for name, array in task.arrays(model).items())
 
 

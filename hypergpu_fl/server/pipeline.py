@@ -1,0 +1,83 @@
+"""What happens to a round besides its training: claims are checked as they come, a closed round goes through a list.
+
+The order of that list matters twice. The loss is told to the strategy before the checkpoint, which holds what follows
+from it. The checkpoint comes before the ledger: a server that is killed between the two finds a checkpoint one round
+ahead of the books and resumes from the one before; the other way round, the books would hold a round whose model is
+lost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from hypergpu_fl.network.registry import Registry
+from hypergpu_fl.server.accounting import Accounting, Admitted
+from hypergpu_fl.server.enrolment import SameTask
+from hypergpu_fl.server.evaluation import Evaluation
+from hypergpu_fl.server.local_work import LocalWork
+from hypergpu_fl.server.node_rounds import NodeRounds
+from hypergpu_fl.server.report import Report
+from hypergpu_fl.server.resumption import Checkpointing
+from hypergpu_fl.settlement import Settlement
+from strategies.aggregation import Update
+from strategies.engine import Engine
+from strategies.event_log import EventLog
+from strategies.flight import Flight
+from strategies.layout import Vector
+from strategies.outcome import Attendant, RoundOutcome
+from strategies.wire import Hello, Reply
+
+LOG_HEAD: Final = "log_head"  # among a round's stats: the hash of the last line of the log that it closes
+
+
+@dataclass
+class Pipeline(Attendant[Admitted]):
+    """Attends to the rounds of ``engine``."""
+
+    engine: Engine
+    log: EventLog
+    same_task: SameTask
+    report: Report
+    node_rounds: NodeRounds
+    local_work: LocalWork
+    registry: Registry
+    evaluation: Evaluation
+    checkpointing: Checkpointing
+    accounting: Accounting
+    settlement: Settlement
+
+    def vet(self, hello: Hello) -> None:
+        """See ``Attendant.vet``."""
+        self.same_task.vet(hello)
+
+    def joined(self, row: int, node_id: int, hello: Hello) -> None:
+        """See ``Attendant.joined``."""
+        self.registry.joined(row, node_id, hello)
+        self.accounting.joined(node_id, hello)
+
+    def admit(self, flight: Flight, reply: Reply) -> Admitted:
+        """See ``Attendant.admit``."""
+        return self.accounting.admit(flight, reply)
+
+    def added(self, admitted: Admitted, update: Update, model_P: Vector) -> None:
+        """See ``Attendant.added``."""
+        self.accounting.added(admitted, update, model_P)
+
+    def receipt(self, node_id: int) -> str:
+        """See ``Attendant.receipt``."""
+        return self.accounting.receipt(node_id)
+
+    def closed(self, outcome: RoundOutcome) -> None:
+        """Evaluate, report, record the nodes, bring the log to the disk, checkpoint, price, seal."""
+        measured = self.evaluation.of(outcome.average_P, outcome.buffers)
+        self.engine.evaluated(measured.loss)
+        self.report.closed(outcome)
+        self.report.evaluated(measured.loss, measured.metrics)
+        self.node_rounds.closed(outcome)
+        self.local_work.closed(outcome)
+        self.registry.closed(outcome)
+        mark = self.log.sync()
+        self.checkpointing.closed(outcome, mark)
+        priced = self.accounting.priced(outcome)
+        self.settlement.seal(replace(priced, stats={**priced.stats, LOG_HEAD: mark.head}))

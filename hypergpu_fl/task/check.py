@@ -1,0 +1,204 @@
+"""All that a run asks of a task, tried in seconds and without Flower.
+
+`try_first` is what every start of a run tries; `check_task` also asks what would only spoil a run later.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hypergpu_fl.config import Training
+from hypergpu_fl.config.target import Target
+from hypergpu_fl.errors import TaskError
+from hypergpu_fl.task.loading import fresh_model, full_identity, load_task
+from hypergpu_fl.task.metric_names import named_metrics
+from hypergpu_fl.task.protocol import EvalResult, Task
+from hypergpu_fl.task.trial import Trial, try_task
+from hypergpu_fl.task.user_code import user_code
+
+if TYPE_CHECKING:
+    import torch
+
+STEPS: Final = 2
+TOLERANCE: Final = 1e-2  # of the change's length, between two trainings alike: a GPU adds up in any order
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A task that does what a run asks of it, and what it said.
+
+    ``trial``: two steps on the share of ``partition``, which holds ``examples``.
+    """
+
+    task: Task
+    model: torch.nn.Module
+    trial: Trial
+    partition: int
+    examples: int
+    held_out: EvalResult
+    validation: EvalResult
+    identity: Mapping[str, str]
+
+
+def check_task(training: Training, task: Task | None = None, *, device: str = "cpu", partition: int = 0) -> Checked:
+    """Try all that a run asks of a task on one share.
+
+    Parameters
+    ----------
+    training : Training
+        The section of the configuration.
+    task : Task, optional
+        Already made; else the one that ``training`` names.
+    device : str
+        As ``system.device``.
+
+    Raises
+    ------
+    TaskError
+        If the task cannot be had, or fails, with the place in the user's code; if steps do not change the weights, or
+        not alike when they are made again; if arrays do not come back as they went; if a figure is not finite, has a
+        name that cannot travel, or is missing though ``training.target`` names it.
+    """
+    from hypergpu_fl.task.device import resolve_device
+
+    task = task or load_task(training)
+    where = resolve_device(device)
+    model = fresh_model(task, training.seed)
+    identity = full_identity(task, model)
+    first = task.arrays(model)
+    _same(first, task.arrays(fresh_model(task, training.seed)), "model() makes other weights the second time")
+    with user_code(f"asking for the size of share {partition}"):
+        examples = task.examples(partition)
+    tried = [
+        try_task(task, model, partition, device=where, batch_size=training.batch_size, steps=STEPS) for _ in range(2)
+    ]
+    _check_change(model, tried[0])
+    _check_repeated(*tried)
+    _check_round_trip(task, model, tried[0])
+    named_metrics(tried[0].trained.metrics)
+    validation = check_figures(task, model, training.goal, device=where)
+    with user_code("evaluating the fresh model on the held-out data"):
+        held_out = task.evaluate(model, device=where)
+    _check_finite(held_out, "the held-out data")
+    return Checked(task, model, tried[0], partition, examples, held_out, validation, identity)
+
+
+def try_first(training: Training, task: Task, *, device: str) -> dict[str, float | str]:
+    """What every start of a run tries: one step on the first share that holds a batch, and the evaluation.
+
+    Returns
+    -------
+    dict
+        ``examples`` of the share, ``unit``, and the fresh model's figures by name.
+
+    Raises
+    ------
+    TaskError
+        As `check_task`.
+    """
+    from hypergpu_fl.task.device import resolve_device
+
+    where = resolve_device(device)
+    model = fresh_model(task, training.seed)
+    full_identity(task, model)
+    with user_code("asking for the sizes of shares"):
+        partition = next((node for node in range(training.num_nodes) if task.examples(node) > 1), 0)
+        examples = task.examples(partition)
+    tried = try_task(task, model, partition, device=where, batch_size=training.batch_size)
+    named_metrics(tried.trained.metrics)
+    found = check_figures(task, model, training.goal, device=where)
+    return {"examples": examples, "unit": task.unit, **found.named}
+
+
+def check_figures(task: Task, model: torch.nn.Module, goal: Target | None, *, device: torch.device) -> EvalResult:
+    """Try the evaluation before anything depends on it, and whether it measures what the target names.
+
+    Raises
+    ------
+    TaskError
+        If it fails, is not finite, or lacks the target's figure.
+    """
+    with user_code("evaluating the fresh model"):
+        found = task.validate(model, device=device)
+    if goal is not None and goal.metric not in found.named:
+        raise TaskError(
+            f"training.target = {str(goal)!r}, but the task measures {', '.join(sorted(found.named))}",
+            "name one of these, or return it from metrics() or summary()",
+        )
+    named_metrics(found.metrics, "validate()")
+    return found
+
+
+def _check_finite(found: EvalResult, what: str) -> None:
+    if not found.count:
+        raise TaskError(f"{what} hold nothing to evaluate on", "let data(None) return at least two examples")
+    if not math.isfinite(found.loss):
+        raise TaskError(
+            f"the loss of the fresh model on {what} is {found.loss}",
+            "look for NaN or infinity in the data, and scale inputs to about -1..1",
+        )
+
+
+def _check_change(model: torch.nn.Module, trial: Trial) -> None:
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    weights = trainable & trial.before.keys() or trial.before.keys()
+    if all(np.array_equal(trial.before[name], trial.after[name]) for name in weights):
+        raise TaskError(
+            f"{STEPS} steps change no weight of the model",
+            "raise training.learning_rate, and let the loss depend on what the model returns",
+        )
+
+
+def _check_repeated(one: Trial, other: Trial) -> None:
+    if one.after.keys() != other.after.keys():
+        raise TaskError("arrays() names other arrays the second time", "return the same names in the same order")
+    apart = _length({name: _wide(one.after[name]) - _wide(other.after[name]) for name in one.after})
+    change = _length({name: _wide(one.after[name]) - _wide(one.before[name]) for name in one.after})
+    if apart > TOLERANCE * change:
+        raise TaskError(
+            "the same steps with the same seed end in other weights: "
+            f"they differ by {apart / max(change, 1e-30):.2g} of their change",
+            "draw from torch's, numpy's or Python's own generators, which are seeded, and keep no state between calls "
+            "but in context.folder",
+        )
+
+
+def _check_round_trip(task: Task, model: torch.nn.Module, trial: Trial) -> None:
+    for arrays in (trial.after, trial.before):
+        with user_code("loading the model's arrays"):
+            task.load(model, arrays)
+            back = task.arrays(model)
+        _same(arrays, back, "load() does not restore what arrays() gave")
+
+
+def _same(one: Arrays, other: Arrays, cause: str) -> None:
+    if list(one) != list(other):
+        odd = sorted(one.keys() ^ other.keys())
+        raise TaskError(f"{cause}: {odd[0]!r} is on one side only" if odd else f"{cause}: names in another order", "")
+    for name, array in one.items():
+        if not np.array_equal(array, other[name], equal_nan=array.dtype.kind == "f"):
+            raise TaskError(f"{cause}: {name!r} differs", _REMEDY[cause])
+
+
+_REMEDY: Final = {
+    "model() makes other weights the second time": (
+        "draw them from torch's, numpy's or Python's own generators, which are seeded before model() is called"
+    ),
+    "load() does not restore what arrays() gave": "let load() write every array into the model as it is",
+}
+
+
+def _wide(array: NDArray[Any]) -> NDArray[np.float64]:
+    return array.astype(np.float64)
+
+
+def _length(arrays: Arrays) -> float:
+    return math.sqrt(sum(float(np.square(array).sum()) for array in arrays.values()))

@@ -1,0 +1,382 @@
+"""The Flower Strategy: it carries messages, vectors and time to the round's machine and does what that commands."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from numpy.typing import NDArray
+
+from strategies import wire
+from strategies.aggregation import Aggregator, Update
+from strategies.arrivals import Arrivals, Flight, Terms
+from strategies.errors import NoNodes, Refused
+from strategies.event_log import EventLog
+from strategies.flight import has_left
+from strategies.global_model import GlobalModel
+from strategies.layout import Arrays, Layout
+from strategies.outcome import Accepted, Attendant, Bystander, Journey, Ordered, RefusedReply, RoundOutcome
+from strategies.payload import Payload
+from strategies.robust import aggregator
+from strategies.roster import Roster
+from strategies.round.commands import AddUpdate, CloseRound, Command, Open, Refuse, RollBack, SendOrder, StepModel
+from strategies.round.events import (
+    Answered,
+    Diverged,
+    Ended,
+    Evaluated,
+    Event,
+    Failed,
+    Fault,
+    Published,
+    Reading,
+    Resumed,
+    RoundDue,
+    Sent,
+)
+from strategies.round.rules import Rules
+from strategies.round.state import State
+from strategies.round.step import finite, step
+from strategies.server_optimizer import ServerOptimizer
+from strategies.validation import check_update
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Folding:
+    """The open round's vectors, and who they came from."""
+
+    mean: Aggregator
+    deadline_s: float
+    accepted: list[Accepted] = field(default_factory=list)
+    refused: list[RefusedReply] = field(default_factory=list)
+    ordered: list[Ordered] = field(default_factory=list)
+    dropped: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _AtHand:
+    """The reply that is being dealt with."""
+
+    flight: Flight
+    reply: wire.Reply | None = None
+    update: Update | None = None
+    admitted: Any = None
+
+
+class Engine(Strategy):
+    """Plays the machine's rules out over Flower. It decides nothing.
+
+    Parameters
+    ----------
+    rules : Rules
+        What the machine decides by.
+    layout : Layout
+        Order and shapes of the model's arrays.
+    payload : Payload
+        The update codec.
+    optimizer : ServerOptimizer
+        How the mean update moves the model.
+    attendant : Attendant, optional
+        Who checks claims and books rounds.
+
+    Attributes
+    ----------
+    log : EventLog, optional
+        Where events and commands are written.
+    state : State
+        What the machine knows; only the machine changes it.
+    roster : Roster
+        Which of Flower's nodes is which row.
+    """
+
+    def __init__(
+        self,
+        rules: Rules,
+        *,
+        layout: Layout,
+        payload: Payload,
+        optimizer: ServerOptimizer,
+        attendant: Attendant[Any] | None = None,
+    ) -> None:
+        rules.settings.check_levels(payload.levels)
+        self.layout = layout
+        self.payload = payload
+        self.attendant = attendant or Bystander()
+        self.log: EventLog | None = None
+        self.state = State(rules)
+        self.model = GlobalModel(layout, payload, optimizer, averaging=rules.settings.averaging)
+        self.roster = Roster()
+        self.first_round = 1
+        self._grid: Arrivals | None = None
+        self._folding: _Folding | None = None
+        self._to_send: list[Message] = []
+        self._at_hand: _AtHand | None = None
+
+    def summary(self) -> None:
+        """Log the rules, as Flower's strategies do."""
+        log.info("%s", self.state.rules)
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Begin the round that the machine plans."""
+        if not isinstance(grid, Arrivals):
+            raise TypeError(f"Engine needs a Grid of strategies.arrivals, got {type(grid).__name__}")
+        self._grid = grid
+        if not self.model.hash:
+            self.set_model({name: array.numpy() for name, array in arrays.items()})
+        if not self.state.versions.model:
+            self._published()
+        attendant = self.attendant
+        if not self.roster.gather(grid, self.state.fleet, tell=self._tell, vet=attendant.vet, joined=attendant.joined):
+            raise NoNodes(self.roster.why_nobody())
+        self._tell(RoundDue(grid.now_s, self.first_round + server_round - 1))
+        if self._folding is None:
+            raise RuntimeError("the machine opened no round")
+        grid.terms = Terms(self._folding.deadline_s, self._wanted, self._outgoing)
+        return self._outgoing()
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Hand replies to the machine as they arrive, then let it close the round."""
+        grid, folding, open_ = self._grid, self._folding, self.state.open
+        if folding is None or grid is None or open_ is None:
+            raise RuntimeError("aggregate_train was called before configure_train")
+        for reply in replies:
+            self._take(grid.flight(reply), reply)
+        given_up = () if self.state.rules.settings.keep_late else tuple(sorted(grid.cancel()))
+        folding.dropped = [self.state.orders[number].row for number in given_up]
+        self._tell(Ended(grid.now_s, given_up))
+        metrics = MetricRecord({"arrived": len(folding.accepted), "seconds": open_.ended_s - open_.started_s})
+        return self.arrays(), metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Evaluation is the server's, on its own test set."""
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Nothing to aggregate: no evaluation messages are sent."""
+        return None
+
+    def evaluated(self, loss: float) -> None:
+        """Tell the current model's loss on held-out data; one that exploded is rolled back before the next round."""
+        self._tell(Evaluated(self._now_s, finite(loss)))
+
+    def set_model(self, arrays: Arrays) -> None:
+        """Start from these arrays, at the current version."""
+        self.model.start(self.layout.flatten(arrays), self.layout.buffers(arrays))
+
+    def arrays(self) -> ArrayRecord:
+        """The global model as Flower's record: the average of its versions where they are averaged."""
+        return self.model.arrays()
+
+    def saved(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """All that a resumed run needs, between two rounds: JSON-able values, and vectors by name.
+
+        What is in flight belongs to the arrivals, and codec state to the payload and the nodes.
+        """
+        model, vectors = self.model.state()
+        return {"round": self.state.json(), "model": model, "rows": self.roster.state()}, vectors
+
+    def restore(
+        self, saved: Mapping[str, Any], vectors: Mapping[str, NDArray[Any]], *, now_s: float, in_flight: bool
+    ) -> None:
+        """Inverse of ``saved``, before ``start``.
+
+        ``in_flight``: whether the arrivals were restored too; otherwise the work that was under way is lost, and its
+        nodes are free.
+        """
+        self.state = State.restored(self.state.rules, saved["round"])
+        self.model.restore(saved["model"], vectors)
+        self.roster.restore(saved["rows"])
+        self.first_round = self.state.round + 1
+        self._tell(Resumed(now_s, in_flight))
+
+    @property
+    def _now_s(self) -> float:
+        return self._grid.now_s if self._grid is not None else 0.0
+
+    def _wanted(self) -> bool:
+        return self.state.open is not None and self.state.open.wanted
+
+    def _outgoing(self) -> Sequence[Message]:
+        messages, self._to_send = self._to_send, []
+        return messages
+
+    def _tell(self, event: Event) -> None:
+        """Let the machine take in an event, and do what it commands."""
+        _, commands = step(self.state, event)
+        if self.log is not None:
+            self.log.append(event, commands)
+        orders = [command for command in commands if isinstance(command, SendOrder)]
+        for command in commands:
+            self._do(command)
+        if orders:
+            self._send(orders)
+
+    def _do(self, command: Command) -> None:
+        match command:
+            case Open(deadline_s=deadline_s):
+                mean = aggregator(self.state.rules.settings.aggregation, self.layout.size)
+                self._folding = _Folding(mean, float("inf") if deadline_s is None else deadline_s)
+            case AddUpdate():
+                self._add(command)
+            case Refuse():
+                self._refuse(command)
+            case StepModel(version=version):
+                self._step(version)
+            case RollBack(to=to, version=version):
+                log.error("the loss exploded: version %d is put back, %d is given up", to, version - 1)
+                self.model.roll_back(version=version)
+                self._published()
+            case CloseRound():
+                self._close(command)
+
+    def _send(self, orders: Sequence[SendOrder]) -> None:
+        sizes = []
+        for order in orders:
+            node_id = self.roster.node_ids[order.row]
+            blob = self.payload.model_for(self.state.fleet.names[order.row], order.held, order.downlink)
+            settings = self.state.rules.settings
+            message = wire.Order(
+                round=order.round,
+                base=order.base,
+                base_model=self.model.hash,
+                local_steps=order.local_steps,
+                batch_size=order.batch_size,
+                codec=order.codec,
+                seed=settings.seed,
+                session=settings.session,
+                ack=order.ack,
+                receipt=self.attendant.receipt(node_id),
+            ).message(node_id, blob, number=order.order, ttl_s=order.ttl_s)
+            self._to_send.append(message)
+            sizes.append(len(blob))
+            if self._folding is not None:
+                name = self.state.fleet.names[order.row]
+                self._folding.ordered.append(
+                    Ordered(order.row, name, order.local_steps, order.codec, bytes_down=len(blob))
+                )
+        self._tell(Sent(self._now_s, tuple(order.order for order in orders), tuple(sizes)))
+
+    def _take(self, flight: Flight, reply: Message) -> None:
+        self._at_hand = _AtHand(flight)
+        if reply.has_error():
+            self._tell(Failed(self._now_s, flight.number, wire.failure_reason(reply), has_left(reply)))
+            return
+        fault, read, norm = None, None, None
+        try:
+            read = wire.Reply.read(reply, largest_bytes=4 * self.layout.size)
+            self._at_hand = _AtHand(flight, read)
+            update = self.payload.decode(read.blob)
+            norm = check_update(update, size=self.layout.size, buffers=self.model.buffers)
+            self._at_hand = _AtHand(flight, read, update, self.attendant.admit(flight, read))
+        except Refused as refusal:
+            fault = Fault(refusal.reason, refusal.detail)
+        except Exception as error:  # whatever hostile bytes make a reader raise: one reply never ends a round
+            unreadable = wire.malformed("the reply cannot be read", error)
+            fault = Fault(unreadable.reason, unreadable.detail)
+        self._tell(Answered(self._now_s, flight.number, reading(read, norm) if read else None, fault))
+        self._at_hand = None
+
+    def _add(self, command: AddUpdate) -> None:
+        hand, folding = self._at_hand, self._folding
+        if hand is None or hand.reply is None or hand.update is None or hand.flight.order is None or folding is None:
+            raise RuntimeError(f"there is no update to add for order {command.order}")
+        folding.mean.add(hand.update, weight=command.weight, steps=command.steps)
+        self.attendant.added(hand.admitted, hand.update, self.model.vector_P)
+        fleet, order = self.state.fleet, hand.flight.order
+        folding.accepted.append(
+            Accepted(
+                row=command.row,
+                node=fleet.names[command.row],
+                node_id=hand.flight.node_id,
+                round=order.round,
+                base=order.base,
+                staleness=command.staleness,
+                steps=max(1, order.local_steps),
+                examples=int(fleet.examples[command.row]),
+                bytes_up=len(hand.reply.blob),
+                weight=command.weight,
+                metrics=hand.reply.metrics,
+                journey=Journey.of(hand.flight, hand.reply, self._now_s),
+            )
+        )
+
+    def _refuse(self, command: Refuse) -> None:
+        if self._folding is None:
+            return
+        node = self.state.fleet.names[command.row] if command.row >= 0 else "nobody"
+        log.warning("round %d refused %s: %s: %s", self.state.round, node, command.reason, command.detail)
+        hand = self._at_hand
+        journey = Journey.of(hand.flight, hand.reply, self._now_s) if hand is not None else Journey()
+        self._folding.refused.append(
+            RefusedReply(command.row, node, self.state.round, command.reason, command.detail, journey)
+        )
+
+    def _step(self, version: int) -> None:
+        if self._folding is None:
+            raise RuntimeError("there is no mean to step by")
+        if self.model.step(self._folding.mean, version=version):
+            self._published()
+        else:
+            self._tell(Diverged(self._now_s))
+
+    def _published(self) -> None:
+        self._tell(Published(self._now_s, self.model.hash.hex(), self.model.norm))
+
+    def _close(self, command: CloseRound) -> None:
+        folding, self._folding = self._folding, None
+        if folding is None:
+            raise RuntimeError(f"round {command.round} was never opened")
+        self.attendant.closed(
+            RoundOutcome(
+                round=command.round,
+                started_s=command.started_s,
+                ended_s=command.ended_s,
+                selected=command.selected,
+                accepted=[replace(a, weight=w) for a, w in zip(folding.accepted, command.weights, strict=True)],
+                refused=folding.refused,
+                late=command.late,
+                bytes_down=command.bytes_down,
+                bytes_up=command.bytes_up,
+                base_hash=bytes.fromhex(command.base_model),
+                model_hash=bytes.fromhex(command.model),
+                average_P=self.model.average_P,
+                buffers=self.model.buffers,
+                rolled_back=command.rolled_back,
+                ordered=folding.ordered,
+                dropped=folding.dropped,
+            )
+        )
+
+
+def reading(reply: wire.Reply, norm: float | None) -> Reading:
+    """What the machine is told of a reply: the server's measurements, and the node's claims where there are none."""
+    timing, said = reply.timing, reply.metrics
+    return Reading(
+        blob_bytes=len(reply.blob),
+        digest=reply.digest.hex(),
+        norm=norm,
+        elapsed_s=timing.arrived_s - timing.sent_s,
+        bytes_down=timing.bytes_down,
+        bytes_up=timing.bytes_up,
+        rtt_s=timing.rtt_s,
+        download_s=timing.download_s,
+        upload_s=timing.upload_s,
+        compute_s=said.get(wire.COMPUTE_S) if timing.compute_s is None else timing.compute_s,
+        probe=reply.link,
+        samples=said.get(wire.SAMPLES),
+        loss=said.get(wire.LOSS),
+        squared_loss=said.get(wire.SQUARED_LOSS),
+    )

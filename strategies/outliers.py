@@ -1,0 +1,18 @@
+"""How far a value lies above those before it, on a logarithmic scale and robust to a minority of bad ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+LARGEST_Z = 6.0
+LEAST_SIGMA = 0.25  # of logarithms: a run of nearly equal values must not make an ordinary one look odd
+MAD_TO_SIGMA = 1.4826  # of a normal distribution
+
+
+def robust_z(log: float, logs: Sequence[float]) -> float:
+    """``(x - median) / sigma`` with ``sigma = 1.4826 MAD``, at least 0.25: 6 of these are a factor of 4.5."""
+    median = float(np.median(logs))
+    sigma = max(LEAST_SIGMA, MAD_TO_SIGMA * float(np.median(np.abs(np.asarray(logs) - median))))
+    return (log - median) / sigma

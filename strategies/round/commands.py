@@ -1,0 +1,113 @@
+"""What the machine wants done, in this order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from strategies.errors import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Wait for replies until the machine wants no more of them, ``deadline_s`` at most (``None``: for ever)."""
+
+    round: int
+    deadline_s: float | None = None
+    kind: Literal["open"] = "open"
+
+
+@dataclass(frozen=True, slots=True)
+class SendOrder:
+    """Send a node work. ``held`` is the version it is known to hold, ``downlink`` the level to send it the model at."""
+
+    order: int
+    row: int
+    round: int
+    base: int
+    local_steps: int
+    batch_size: int
+    codec: str
+    downlink: str
+    held: int
+    ack: int
+    ttl_s: float
+    kind: Literal["send"] = "send"
+
+
+@dataclass(frozen=True, slots=True)
+class AddUpdate:
+    """Add the update to the round's mean with this weight, as if made in ``steps``."""
+
+    order: int
+    row: int
+    weight: float
+    steps: int
+    staleness: int
+    kind: Literal["add"] = "add"
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Forget a reply; it does not count."""
+
+    order: int
+    row: int
+    reason: Reason
+    detail: str
+    kind: Literal["refuse"] = "refuse"
+
+
+@dataclass(frozen=True, slots=True)
+class Exclude:
+    """Give a node nothing and ask it nothing until then."""
+
+    row: int
+    until_s: float
+    kind: Literal["exclude"] = "exclude"
+
+
+@dataclass(frozen=True, slots=True)
+class Readmit:
+    """Ask a node who it is: with that it may be given work again."""
+
+    row: int
+    kind: Literal["readmit"] = "readmit"
+
+
+@dataclass(frozen=True, slots=True)
+class StepModel:
+    """Move the model by the round's mean; that makes ``version``."""
+
+    version: int
+    kind: Literal["step"] = "step"
+
+
+@dataclass(frozen=True, slots=True)
+class RollBack:
+    """Put version ``to`` back, as ``version``."""
+
+    to: int
+    version: int
+    kind: Literal["roll back"] = "roll back"
+
+
+@dataclass(frozen=True, slots=True)
+class CloseRound:
+    """The round is over. ``weights`` sum to 1 and belong to the updates that were added, in that order."""
+
+    round: int
+    started_s: float
+    ended_s: float
+    selected: tuple[int, ...]
+    weights: tuple[float, ...]
+    late: int
+    bytes_down: int
+    bytes_up: int
+    base_model: str
+    model: str
+    rolled_back: int | None = None
+    kind: Literal["close"] = "close"
+
+
+Command = Open | SendOrder | AddUpdate | Refuse | Exclude | Readmit | StepModel | RollBack | CloseRound

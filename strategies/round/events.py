@@ -1,0 +1,205 @@
+"""What happens to a round, in the order in which it happens. Seconds are on the run's clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from strategies.errors import Reason
+from strategies.link import LinkSample
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a reply must not count, found before the machine was asked."""
+
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a reply shows that could be read; ``None`` where nothing was measured or said.
+
+    Attributes
+    ----------
+    blob_bytes : int
+        Of the update.
+    digest : str
+        SHA-256 of the update's bytes, in hex.
+    norm : float, optional
+        L2 norm of the update, where it could be decoded.
+    elapsed_s, bytes_down, bytes_up, rtt_s, download_s, upload_s : float
+        What the server measured: the whole round trip, its payloads and its parts.
+    compute_s : float, optional
+        Seconds of work, measured where the clock is virtual, else as the node says.
+    probe : LinkSample
+        What the node found out about its link.
+    samples, loss, squared_loss : float, optional
+        What the node says of its work.
+    """
+
+    blob_bytes: int
+    digest: str
+    elapsed_s: float
+    bytes_down: float
+    bytes_up: float
+    norm: float | None = None
+    rtt_s: float | None = None
+    download_s: float | None = None
+    upload_s: float | None = None
+    compute_s: float | None = None
+    probe: LinkSample = LinkSample()
+    samples: float | None = None
+    loss: float | None = None
+    squared_loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A node said who it is: new, or back."""
+
+    at_s: float
+    name: str
+    examples: int
+    kind: Literal["joined"] = "joined"
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """These nodes are not connected any more, or may not be given work until they have said who they are."""
+
+    at_s: float
+    rows: tuple[int, ...]
+    kind: Literal["left"] = "left"
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """These nodes are connected again."""
+
+    at_s: float
+    rows: tuple[int, ...]
+    kind: Literal["returned"] = "returned"
+
+
+@dataclass(frozen=True, slots=True)
+class Deserted:
+    """Nobody is left to be given work."""
+
+    at_s: float
+    kind: Literal["deserted"] = "deserted"
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """A link was measured without any work."""
+
+    at_s: float
+    row: int
+    sample: LinkSample
+    kind: Literal["probed"] = "probed"
+
+
+@dataclass(frozen=True, slots=True)
+class RoundDue:
+    """Round ``number`` shall begin."""
+
+    at_s: float
+    number: int
+    kind: Literal["round due"] = "round due"
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """These orders went out with so many bytes of model each."""
+
+    at_s: float
+    orders: tuple[int, ...]
+    bytes: tuple[int, ...]
+    kind: Literal["sent"] = "sent"
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An order was answered. Without a ``reading`` nothing of the reply could be read."""
+
+    at_s: float
+    order: int
+    reading: Reading | None = None
+    fault: Fault | None = None
+    kind: Literal["answered"] = "answered"
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An order will not be answered: the node, its link or its work broke off, or the node has ``left``."""
+
+    at_s: float
+    order: int
+    detail: str
+    left: bool = False
+    kind: Literal["failed"] = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Quota or deadline was reached, or nobody is left to wait for. The orders ``given_up`` will not be answered."""
+
+    at_s: float
+    given_up: tuple[int, ...] = ()
+    kind: Literal["ended"] = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The model that nodes train from next: the first, a step's, or the last good one again."""
+
+    at_s: float
+    model: str
+    norm: float
+    kind: Literal["published"] = "published"
+
+
+@dataclass(frozen=True, slots=True)
+class Diverged:
+    """The step that was asked for leaves the finite numbers; the model is as it was."""
+
+    at_s: float
+    kind: Literal["diverged"] = "diverged"
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """The server measured the model; ``None`` for a loss that is not finite."""
+
+    at_s: float
+    loss: float | None = None
+    kind: Literal["evaluated"] = "evaluated"
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The server was started again from the state it is in. Without ``in_flight``, work that was under way is lost."""
+
+    at_s: float
+    in_flight: bool
+    kind: Literal["resumed"] = "resumed"
+
+
+Event = (
+    Joined
+    | Left
+    | Returned
+    | Deserted
+    | Probed
+    | RoundDue
+    | Sent
+    | Answered
+    | Failed
+    | Ended
+    | Published
+    | Diverged
+    | Evaluated
+    | Resumed
+)

@@ -1,0 +1,97 @@
+"""Events and commands as lines of text, each bound by a hash to all lines before it.
+
+A line is one JSON object: ``n``, its number from 0; ``rules``, or an ``event`` with the ``commands`` that answered it;
+and ``hash``, the SHA-256 in hex of the hash before it (empty for the first) and of the line's own text up to there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from strategies.errors import BadLine
+from strategies.round.commands import Command
+from strategies.round.events import Event
+from strategies.round.rules import Rules
+
+LONGEST_LINE: Final = 4_000_000  # bytes; an order to each of 10,000 nodes takes 2 MB
+
+_EVENT: Final[TypeAdapter[Event]] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
+_COMMANDS: Final[TypeAdapter[list[Command]]] = TypeAdapter(list[Annotated[Command, Field(discriminator="kind")]])
+_RULES: Final[TypeAdapter[Rules]] = TypeAdapter(Rules)
+_HASH: Final = b',"hash":"'
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line that was read. ``commands`` are as they stand there, ``whole`` tells whether its hash fits."""
+
+    number: int
+    content: Rules | Event
+    commands: list[Any]
+    hash: str
+    whole: bool
+
+
+def rules_line(number: int, rules: Rules, before: str) -> tuple[bytes, str]:
+    """A line of rules, and its hash."""
+    content = _RULES.dump_python(rules)
+    content["settings"]["session"] = rules.settings.session.hex()
+    return _bound(b'{"n":%d,"rules":%b' % (number, json.dumps(content, separators=(",", ":")).encode()), before)
+
+
+def event_line(number: int, event: Event, commands: Sequence[Command], before: str) -> tuple[bytes, str]:
+    """A line of an event and what was commanded upon it, and its hash."""
+    said = _EVENT.dump_json(event, exclude_none=True)
+    done = _COMMANDS.dump_json(list(commands), exclude_none=True)
+    return _bound(b'{"n":%d,"event":%b,"commands":%b' % (number, said, done), before)
+
+
+def read_line(text: bytes, before: str) -> Line:
+    """What a line says, without its end; whether its hash fits is told, not judged.
+
+    Raises
+    ------
+    BadLine
+        If it is no line of a log.
+    """
+    body, _, _ = text.rpartition(_HASH)
+    try:
+        entry = json.loads(text)
+        found = str(entry["hash"])
+        number = int(entry["n"])
+        if "rules" in entry:
+            settings = entry["rules"]["settings"]
+            settings["session"] = bytes.fromhex(settings["session"])
+            content: Rules | Event = _RULES.validate_python(entry["rules"])
+        else:
+            content = _EVENT.validate_python(entry["event"])
+        commands = entry.get("commands", [])
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BadLine(f"{where}: {first['msg']}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BadLine(f"{type(error).__name__}: {error}"[:200]) from error
+    whole = text == b'%b%b%b"}' % (body, _HASH, _digest(before, body).encode())
+    return Line(number, content, commands, found, whole)
+
+
+def as_json(commands: Sequence[Command]) -> list[Any]:
+    """Commands as they stand in a line."""
+    done: list[Any] = json.loads(_COMMANDS.dump_json(list(commands), exclude_none=True))
+    return done
+
+
+def _bound(body: bytes, before: str) -> tuple[bytes, str]:
+    digest = _digest(before, body)
+    return b'%b%b%b"}\n' % (body, _HASH, digest.encode()), digest
+
+
+def _digest(before: str, body: bytes) -> str:
+    return hashlib.sha256(before.encode() + body).hexdigest()

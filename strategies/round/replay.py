@@ -1,0 +1,132 @@
+"""Folding a run's log again: every command is decided anew and held against the one that was recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from strategies.errors import BadLine, OutOfOrder
+from strategies.round.events import RoundDue
+from strategies.round.lines import as_json, read_line
+from strategies.round.rules import Rules
+from strategies.round.state import State
+from strategies.round.step import step
+
+LARGEST_GAP = 1e-9  # between reals, relative or absolute: exp and log differ between processors
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The first command that was not what the rules make of the events: where, and both values."""
+
+    line: int
+    round: int
+    event: str
+    place: str
+    recorded: Any
+    folded: Any
+
+    def __str__(self) -> str:
+        return (
+            f"line {self.line} (round {self.round}, {self.event}): {self.place} is recorded as {self.recorded!r}, "
+            f"the rules give {self.folded!r}"
+        )
+
+
+@dataclass
+class Replay:
+    """What folding a log showed.
+
+    ``broken`` is the first line whose hash does not fit, ``difference`` the first command that differs; ``left_over``
+    are the bytes of a last line that was cut off while it was written. ``state`` is where the fold ended.
+    """
+
+    lines: int = 0
+    events: int = 0
+    commands: int = 0
+    rounds: int = 0
+    head: str = ""
+    left_over: int = 0
+    broken: int | None = None
+    difference: Difference | None = None
+    state: State | None = None
+
+
+def replay(lines: Iterable[bytes], *, upto: int | None = None) -> Replay:
+    """Fold a log, until round ``upto`` is closed where that is given; it ends at the first command that differs.
+
+    Integers, choices and order must be the same; of reals within ``LARGEST_GAP`` the recorded one is carried on.
+
+    Raises
+    ------
+    BadLine
+        If something is no line of a log.
+    """
+    done = Replay()
+    for text in lines:
+        if not text.endswith(b"\n"):
+            done.left_over = len(text)
+            break
+        line = _numbered(text, done)
+        if isinstance(line.content, RoundDue) and upto is not None and line.content.number > upto:
+            break
+        if not line.whole and done.broken is None:
+            done.broken = line.number
+        done.lines, done.head = done.lines + 1, line.hash
+        if isinstance(line.content, Rules):
+            if done.state is None:
+                done.state = State(line.content)
+            else:
+                done.state.rules = line.content
+            continue
+        if done.state is None:
+            raise BadLine(f"line {line.number}: an event comes before the rules")
+        state, event = done.state, line.content
+        try:
+            _, folded = step(state, event)
+        except (OutOfOrder, LookupError, ValueError, TypeError, OverflowError) as error:
+            done.difference = Difference(line.number, state.round, event.kind, "the event", event.kind, str(error))
+            break
+        if (gap := first_gap(line.commands, as_json(folded))) is not None:
+            done.difference = Difference(line.number, state.round, event.kind, *gap)
+            break
+        _carry_on(state, line.commands)
+        done.events, done.commands = done.events + 1, done.commands + len(folded)
+        done.rounds = state.round if state.open is None else state.round - 1
+    return done
+
+
+def first_gap(recorded: Any, folded: Any, place: str = "commands") -> tuple[str, Any, Any] | None:
+    """The first place where two values differ, with both; reals may by ``LARGEST_GAP``."""
+    if isinstance(recorded, float) and isinstance(folded, float):
+        close = abs(recorded - folded) <= LARGEST_GAP * max(1.0, abs(recorded), abs(folded))
+        return None if close else (place, recorded, folded)
+    if isinstance(recorded, list) and isinstance(folded, list) and len(recorded) == len(folded):
+        for index, (one, other) in enumerate(zip(recorded, folded, strict=True)):
+            if gap := first_gap(one, other, f"{place}[{index}]"):
+                return gap
+        return None
+    if isinstance(recorded, dict) and isinstance(folded, dict) and recorded.keys() == folded.keys():
+        for key in folded:
+            if gap := first_gap(recorded[key], folded[key], f"{place}.{key}"):
+                return gap
+        return None
+    return None if type(recorded) is type(folded) and recorded == folded else (place, recorded, folded)
+
+
+def _numbered(text: bytes, done: Replay) -> Any:
+    try:
+        line = read_line(text.rstrip(b"\n"), done.head)
+    except BadLine as error:
+        raise BadLine(f"line {done.lines}: {error}") from error
+    if line.number != done.lines:
+        raise BadLine(f"line {done.lines} says that it is line {line.number}")
+    return line
+
+
+def _carry_on(state: State, recorded: list[Any]) -> None:
+    """Take over the one recorded real that later decisions are made from: the weight of the update just added."""
+    for command in recorded:
+        if command["kind"] == "add" and state.open is not None:
+            state.open.weights[-1] = command["weight"]

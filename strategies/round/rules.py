@@ -1,0 +1,45 @@
+"""All that is fixed for a run: what its rounds are made of."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from strategies.planning import Level
+from strategies.settings import Settings
+
+MOST_AT_WORK = 1.3  # times the cohort: stragglers of earlier rounds included
+ORDERS_PER_NODE = 1  # open at once
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the machine decides by.
+
+    Attributes
+    ----------
+    settings : Settings
+        Cohort, quota, mode, seed.
+    model_values : int
+        Floating-point values of the model.
+    levels : tuple of Level
+        The codec's, from fattest to thinnest.
+    selection : str
+        Who works: a name in ``strategies.selection.POLICIES``.
+    planner : str
+        What each node would be asked to do: a name in ``strategies.planning.PLANNERS``.
+    books : str
+        How much each update counts: a name in ``strategies.weighting.BOOKS``.
+    """
+
+    settings: Settings
+    model_values: int
+    levels: tuple[Level, ...]
+    selection: str
+    planner: str
+    books: str
+
+    @property
+    def most_at_work(self) -> int:
+        """Nodes that may be at work at once."""
+        return math.floor(MOST_AT_WORK * self.settings.cohort + 1e-9)

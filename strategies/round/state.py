@@ -1,0 +1,129 @@
+"""What the machine knows. Only ``step`` changes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from strategies.errors import Reason
+from strategies.fleet import Fleet
+from strategies.planning import FleetPlan
+from strategies.round.histories import LossWatch, NormHistory, Replays
+from strategies.round.rules import Rules
+from strategies.round.versions import Versions
+from strategies.selection import policy
+from strategies.weighting import BOOKS
+
+
+@dataclass(frozen=True, slots=True)
+class OpenOrder:
+    """Work that a node was sent and has not answered."""
+
+    row: int
+    round: int
+    base: int
+    steps: int
+
+
+class Phase(StrEnum):
+    """What an open round waits for."""
+
+    RESTORING = "restoring"  # the model of an earlier version, before it begins
+    COLLECTING = "collecting"  # replies
+    STEPPING = "stepping"  # the model's step, or its way back, before it closes
+
+
+@dataclass
+class OpenRound:
+    """The open round's tally.
+
+    ``weights`` belong to the updates in ``added``, and are normalised once the round is booked. ``bytes_common`` are
+    what downloads carried beyond what their levels come to.
+    """
+
+    number: int
+    started_s: float
+    phase: Phase
+    plan: FleetPlan | None = None
+    base_model: str = ""
+    quota: int = 0
+    replies: int = 0
+    failures: int = 0
+    selected: list[int] = field(default_factory=list)
+    added: list[int] = field(default_factory=list)  # rows
+    weights: list[float] = field(default_factory=list)
+    losses: list[tuple[float, int]] = field(default_factory=list)  # with examples
+    refused: list[Reason] = field(default_factory=list)
+    late: int = 0
+    bytes_down: int = 0
+    bytes_common: float = 0.0
+    bytes_up: int = 0
+    refills: int = 0
+    ended_s: float = 0.0
+    next_version: int = 0
+    rolled_back: int | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether more replies are. Failures do not count to the quota, but more of them than that end the round."""
+        return self.replies < self.quota and self.failures <= self.quota
+
+    def loss(self) -> float | None:
+        """Mean of the training losses reported with added updates, by examples; None when none was."""
+        total = sum(examples for _, examples in self.losses)
+        return sum(loss * examples for loss, examples in self.losses) / total if self.losses else None
+
+
+class State:
+    """Everything known of nodes, debts, versions and the open round, under fixed ``rules``."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+        self.fleet = Fleet()
+        self.accounts = BOOKS[rules.books]()
+        self.selection = policy(rules.selection)
+        self.versions = Versions()
+        self.norms = NormHistory()
+        self.replays = Replays()
+        self.train_loss, self.test_loss = LossWatch(), LossWatch()
+        self.exploded = False
+        self.common_bytes = 0.0  # that a download of the last round carried beyond what its level comes to
+        self.round = 0  # the newest that began
+        self.next_order = 0
+        self.orders: dict[int, OpenOrder] = {}
+        self.open: OpenRound | None = None
+
+    def json(self) -> dict[str, Any]:
+        """Everything as JSON-able values, between two rounds."""
+        if self.open is not None:
+            raise ValueError(f"round {self.open.number} is open; a state is saved between two rounds")
+        return {
+            "fleet": self.fleet.state(),
+            "accounts": self.accounts.state(),
+            "selection": self.selection.state(),
+            "versions": self.versions.state(),
+            "norms": self.norms.state(),
+            "replays": self.replays.state(),
+            "train_loss": self.train_loss.state(),
+            "test_loss": self.test_loss.state(),
+            "exploded": self.exploded,
+            "common_bytes": self.common_bytes,
+            "round": self.round,
+            "next_order": self.next_order,
+            "orders": {str(number): asdict(order) for number, order in self.orders.items()},
+        }
+
+    @classmethod
+    def restored(cls, rules: Rules, state: Mapping[str, Any]) -> State:
+        """Inverse of ``json``: what follows is exactly what would have followed."""
+        restored = cls(rules)
+        restored.fleet = Fleet.restored(state["fleet"])
+        restored.versions = Versions.restored(state["versions"])
+        for name in ("accounts", "selection", "norms", "replays", "train_loss", "test_loss"):
+            getattr(restored, name).restore(state[name])
+        for name in ("exploded", "common_bytes", "round", "next_order"):
+            setattr(restored, name, state[name])
+        restored.orders = {int(number): OpenOrder(**order) for number, order in state["orders"].items()}
+        return restored

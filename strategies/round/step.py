@@ -1,0 +1,290 @@
+"""The round as a machine: an event goes in, commands come out. No clock, no chance, no message and no vector.
+
+Chance is drawn from the seed, the round's number and how often the round has chosen; time comes with the events.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from strategies.errors import OutOfOrder, Reason, Refused
+from strategies.health import failed, let_out
+from strategies.round.choosing import begin, planned, refill
+from strategies.round.commands import CloseRound, Command, Exclude, Readmit, Refuse, RollBack, StepModel
+from strategies.round.events import (
+    Answered,
+    Deserted,
+    Diverged,
+    Ended,
+    Evaluated,
+    Event,
+    Failed,
+    Joined,
+    Left,
+    Probed,
+    Published,
+    Resumed,
+    Returned,
+    RoundDue,
+    Sent,
+)
+from strategies.round.judging import judge
+from strategies.round.state import OpenOrder, OpenRound, Phase, State
+
+
+def step(state: State, event: Event) -> tuple[State, list[Command]]:
+    """Take in one event; ``state`` is changed in place and handed back, for a copy would cost more than the step.
+
+    Raises
+    ------
+    OutOfOrder
+        For an event that cannot happen now, such as a reply while no round is open. The state is then as it was.
+    """
+    return state, _HANDLERS[type(event)](state, event)
+
+
+def _joined(state: State, event: Joined) -> list[Command]:
+    fleet = state.fleet
+    if event.name in fleet.row_of:
+        row = fleet.row_of[event.name]
+        fleet.online[row], fleet.on_probation[row] = True, False
+    else:
+        row = fleet.enrol(event.name, examples=event.examples, sample_s=fleet.prior_sample_s)
+        fleet.overhead_s[row] = state.rules.settings.overhead_s
+        if state.open is not None and state.open.plan is not None:
+            state.open.plan = planned(state)  # it may be given work in this very round
+    return []
+
+
+def _left(state: State, event: Left) -> list[Command]:
+    state.fleet.online[list(event.rows)] = False
+    return []
+
+
+def _returned(state: State, event: Returned) -> list[Command]:
+    state.fleet.online[list(event.rows)] = True
+    return []
+
+
+def _deserted(state: State, event: Deserted) -> list[Command]:
+    """With nobody else left, those shut out are asked again."""
+    return _readmitted(state, math.inf)
+
+
+def _probed(state: State, event: Probed) -> list[Command]:
+    state.fleet.probe(event.row, event.sample, round=state.round)
+    return []
+
+
+def _due(state: State, event: RoundDue) -> list[Command]:
+    if state.open is not None or not state.versions.model:
+        raise OutOfOrder(f"round {event.number} is due, but {'another is open' if state.open else 'no model is there'}")
+    state.round = event.number
+    state.open = OpenRound(event.number, event.at_s, Phase.COLLECTING)
+    exploded, state.exploded = state.exploded, False
+    if exploded and (back := _rolled_back(state, state.open)):
+        state.open.phase = Phase.RESTORING
+        return back
+    return begin(state, state.open)
+
+
+def _sent(state: State, event: Sent) -> list[Command]:
+    open_ = _open(state, event, Phase.COLLECTING)
+    for number, size in zip(event.orders, event.bytes, strict=True):
+        row = state.orders[number].row
+        open_.bytes_down += size
+        if open_.plan is not None:
+            open_.bytes_common += size - 4 * state.rules.model_values / open_.plan.ratio(row)
+    return []
+
+
+def _answered(state: State, event: Answered) -> list[Command]:
+    open_, order = _open(state, event, Phase.COLLECTING), _taken(state, event.order)
+    if order is None:
+        return [_unknown(event.order)]
+    open_.replies += 1
+    try:
+        commands: list[Command] = [judge(state, open_, order, event)]
+    except Refused as refusal:
+        commands = _refused(state, open_, event, order.row, refusal)
+    return commands + refill(state, open_)
+
+
+def _failed(state: State, event: Failed) -> list[Command]:
+    open_, order = _open(state, event, Phase.COLLECTING), _taken(state, event.order)
+    if order is None:
+        return [_unknown(event.order)]
+    open_.failures += 1
+    state.fleet.held[order.row] = -1  # whatever it held, it may hold no longer
+    if event.left:  # no fault of its own; it is asked again once it is seen connected, at the next round's start
+        state.fleet.online[order.row] = False
+        open_.refused.append(Reason.LEFT)
+        return [Refuse(event.order, order.row, Reason.LEFT, event.detail), *refill(state, open_)]
+    state.fleet.miss(order.row, round=open_.number)
+    refusal = Refused(Reason.ERROR_REPLY, event.detail)
+    return _refused(state, open_, event, order.row, refusal) + refill(state, open_)
+
+
+def _ended(state: State, event: Ended) -> list[Command]:
+    open_ = _open(state, event, Phase.COLLECTING)
+    for number in event.given_up:
+        _taken(state, number)
+    open_.ended_s = event.at_s
+    open_.weights = state.accounts.book(state.fleet, open_.added, open_.weights)
+    open_.phase = Phase.STEPPING
+    versions = state.versions
+    if _ran_away(state, open_):
+        return _rolled_back(state, open_) or _closed(state, open_)
+    if not open_.added:
+        return _closed(state, open_)
+    versions.good = versions.version
+    open_.next_version = versions.version + 1
+    return [StepModel(open_.next_version)]
+
+
+def _diverged(state: State, event: Diverged) -> list[Command]:
+    open_ = _open(state, event, Phase.STEPPING)
+    return _rolled_back(state, open_) or _closed(state, open_)
+
+
+def _published(state: State, event: Published) -> list[Command]:
+    open_ = state.open
+    if open_ is None:
+        state.versions.published(state.versions.version, event.model, event.norm)
+        return []
+    if open_.phase is Phase.COLLECTING:
+        raise OutOfOrder(f"a model was published while round {open_.number} collects replies")
+    state.versions.published(open_.next_version, event.model, event.norm)
+    if open_.phase is Phase.STEPPING:
+        return _closed(state, open_)
+    open_.phase = Phase.COLLECTING
+    return begin(state, open_)
+
+
+def _evaluated(state: State, event: Evaluated) -> list[Command]:
+    if event.loss is None or state.test_loss.exploded(event.loss):
+        state.exploded = True
+    else:
+        state.test_loss.add(event.loss)
+    return []
+
+
+def _resumed(state: State, event: Resumed) -> list[Command]:
+    if state.open is not None:
+        raise OutOfOrder(f"a run is resumed between two rounds; round {state.open.number} is open")
+    state.fleet.online[:] = False
+    state.fleet.on_probation[:] = True  # who was there before must say that it still is
+    if not event.in_flight:
+        state.orders.clear()
+        state.fleet.orders[:] = 0
+    return []
+
+
+_HANDLERS: dict[type, Callable[[State, Any], list[Command]]] = {
+    Joined: _joined,
+    Left: _left,
+    Returned: _returned,
+    Deserted: _deserted,
+    Probed: _probed,
+    RoundDue: _due,
+    Sent: _sent,
+    Answered: _answered,
+    Failed: _failed,
+    Ended: _ended,
+    Diverged: _diverged,
+    Published: _published,
+    Evaluated: _evaluated,
+    Resumed: _resumed,
+}
+
+
+def _open(state: State, event: Event, phase: Phase) -> OpenRound:
+    if state.open is None or state.open.phase is not phase:
+        raise OutOfOrder(f"{event.kind!r} comes while no round is {phase}")
+    return state.open
+
+
+def _taken(state: State, number: int) -> OpenOrder | None:
+    """Take an order out of the open ones; None if it is not open, as with a second answer."""
+    order = state.orders.pop(number, None)
+    if order is not None:
+        state.fleet.orders[order.row] -= 1
+    return order
+
+
+def _unknown(number: int) -> Refuse:
+    return Refuse(number, -1, Reason.DUPLICATE, f"order {number} is not open")
+
+
+def _refused(state: State, open_: OpenRound, event: Answered | Failed, row: int, refusal: Refused) -> list[Command]:
+    open_.refused.append(refusal.reason)
+    commands: list[Command] = [Refuse(event.order, row, refusal.reason, refusal.detail)]
+    if state.rules.settings.exclude_failing and (until_s := failed(state.fleet, row, at_s=event.at_s)) is not None:
+        commands.append(Exclude(row, until_s))
+    return commands
+
+
+def _readmitted(state: State, at_s: float) -> list[Command]:
+    return [Readmit(row) for row in let_out(state.fleet, at_s=at_s).tolist()]
+
+
+def _ran_away(state: State, open_: OpenRound) -> bool:
+    """Whether this round's replies show that the model they trained from has exploded."""
+    if open_.refused.count(Reason.NON_FINITE) > max(1, len(open_.added)):
+        return True
+    loss = open_.loss()
+    if loss is None:
+        return False
+    if exploded := state.train_loss.exploded(loss):
+        return exploded
+    state.train_loss.add(loss)
+    return False
+
+
+def _rolled_back(state: State, open_: OpenRound) -> list[Command]:
+    """Go back to the last good version, if there is one; updates against those after it are refused from now on."""
+    state.exploded = False
+    good = state.versions.disown()
+    open_.rolled_back = good
+    if good is None:
+        return []
+    open_.next_version = state.versions.version + 1
+    return [RollBack(good, open_.next_version)]
+
+
+def _closed(state: State, open_: OpenRound) -> list[Command]:
+    state.selection.closed(
+        state.fleet, round=open_.number, selected=_distinct(open_.selected), arrived=_distinct(open_.added)
+    )
+    if open_.selected:
+        state.common_bytes = max(0.0, open_.bytes_common / len(open_.selected))
+    state.open = None
+    return [
+        CloseRound(
+            round=open_.number,
+            started_s=open_.started_s,
+            ended_s=open_.ended_s,
+            selected=tuple(open_.selected),
+            weights=tuple(open_.weights),
+            late=open_.late,
+            bytes_down=open_.bytes_down,
+            bytes_up=open_.bytes_up,
+            base_model=open_.base_model,
+            model=state.versions.model,
+            rolled_back=open_.rolled_back,
+        ),
+        *_readmitted(state, open_.ended_s),
+    ]
+
+
+def _distinct(rows: Sequence[int]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.unique(np.asarray(rows, dtype=np.int64))
+
+
+def finite(value: float) -> float | None:
+    """``value``, or None if it is not finite, as events say it."""
+    return value if math.isfinite(value) else None

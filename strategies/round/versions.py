@@ -1,0 +1,63 @@
+"""Which versions of the model there were, and which of them an update may still start from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from strategies.errors import Reason, Refused
+
+KEPT_VERSIONS = 200  # an update against an older one is of no use any more; versions may pass in a second each
+
+
+@dataclass
+class Versions:
+    """Numbers of the model's versions.
+
+    Attributes
+    ----------
+    version : int
+        The latest; it grows by one a step and a roll-back.
+    good : int, optional
+        The one before the last step, to which a roll-back returns.
+    disowned : tuple of int
+        Versions after the first, up to the second, were rolled back.
+    model, norm : str, float
+        Hash of the latest version, in hex, and its L2 norm.
+    """
+
+    version: int = 0
+    good: int | None = None
+    disowned: tuple[int, int] = (0, 0)
+    model: str = ""
+    norm: float = 0.0
+
+    def published(self, version: int, model: str, norm: float) -> None:
+        """Make ``version`` the latest."""
+        self.version, self.model, self.norm = version, model, norm
+
+    def disown(self) -> int | None:
+        """Give up what came after the last good version; that version, None if there is none."""
+        if self.good is not None:
+            self.disowned = self.good, self.version
+        return self.good
+
+    def staleness(self, base: int) -> int:
+        """Versions since ``base``. Raises ``Refused`` for a base that is unknown, too old or rolled back."""
+        oldest = self.version - KEPT_VERSIONS
+        if not oldest <= base <= self.version:
+            raise Refused(
+                Reason.UNKNOWN_BASE, f"base {base}, the server keeps {oldest}..{self.version}; full model next round"
+            )
+        if self.disowned[0] < base <= self.disowned[1]:
+            raise Refused(Reason.UNKNOWN_BASE, f"base {base} was rolled back; full model next round")
+        return self.version - base
+
+    def state(self) -> dict[str, Any]:
+        """All of it as JSON-able values."""
+        return {**asdict(self), "disowned": list(self.disowned)}
+
+    @classmethod
+    def restored(cls, state: dict[str, Any]) -> Versions:
+        """Inverse of ``state``."""
+        return cls(**{**state, "disowned": tuple(state["disowned"])})

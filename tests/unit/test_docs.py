@@ -63,7 +63,8 @@ def is_name(line: str) -> bool:
 
 
 def test_commands_are_found_in_blocks_and_in_sentences() -> None:
-    text = "```bash\nA=1 hypergpu run \\\n  --name x && hypergpu nodes x > y  # why\n```\nSay `hypergpu claim` or `hypergpu attach z`."
+    block = "```bash\nA=1 hypergpu run \\\n  --name x && hypergpu nodes x > y  # why\n```\n"
+    text = f"{block}Say `hypergpu claim` or `hypergpu attach z`."
     assert list(commands(text)) == [["run", "--name", "x"], ["nodes", "x"], ["attach", "z"]]
 
 

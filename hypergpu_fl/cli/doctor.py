@@ -61,20 +61,22 @@ def doctor(
 ) -> None:
     """Check this machine; exit 1 if something is missing that a run needs.
 
+    With --config also what the run would meet: its data are read, its task is tried on one batch, its chain is asked.
+
     Example: hypergpu doctor --config my.toml --superlink link.example:8443
     """
     environ = environment(os.environ)
     read_secrets()
     effective = load(config, {}, environ).config
     root = runs.resolve() if runs else runs_root(effective.system, environ)
-    findings = examine(effective, root, superlink=superlink, ntp=ntp)
+    findings = examine(effective, root, superlink=superlink, ntp=ntp, task=config is not None)
     render([{"check": f.check, "status": f.status, "found": f.found, "remedy": f.remedy} for f in findings], format)
     if any(finding.status == MISSING for finding in findings):
         raise typer.Exit(1)
 
 
-def examine(config: Config, root: Path, *, superlink: str = "", ntp: str = "") -> list[Finding]:
-    """Run every check that applies."""
+def examine(config: Config, root: Path, *, superlink: str = "", ntp: str = "", task: bool = False) -> list[Finding]:
+    """Run every check that applies; ``task``: try the configuration's task as well."""
     checks: dict[str, Callable[[], list[Finding]]] = {
         "python": check_python,
         "packages": check_packages,
@@ -82,6 +84,8 @@ def examine(config: Config, root: Path, *, superlink: str = "", ntp: str = "") -
         "disk": lambda: check_disk(root),
         "memory": check_memory,
     }
+    if task:
+        checks["task"] = lambda: check_task(config, root)
     if superlink:
         checks["superlink"] = lambda: check_superlink(superlink)
     if config.blockchain.enabled:
@@ -157,6 +161,20 @@ def check_memory() -> list[Finding]:
     return [
         Finding("memory", status, f"{free / 1e9:.1f} GB available", "" if status == OK else "simulate on fewer cores")
     ]
+
+
+def check_task(config: Config, root: Path) -> list[Finding]:
+    """Whether the data can be read, and the task does one step and one evaluation: as `hypergpu run` checks it."""
+    from hypergpu_fl.cli.bundle import app_with_task
+    from hypergpu_fl.cli.preflight import check_before_start
+    from hypergpu_fl.cli.submission import app_folder
+
+    with app_with_task(app_folder(), config.training) as app:
+        found = check_before_start(config, root, app, deployed=False)
+    size, unit = found.pop("examples"), found.pop("unit")
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
+    title = config.training.title
+    return [Finding("task", OK, f"{title}: one step on {size} examples of a node, in {unit}; untrained {figures}")]
 
 
 def check_superlink(address: str) -> list[Finding]:

@@ -5,21 +5,22 @@ Flower would find the same out after a minute, in a process whose log is one fil
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from hypergpu_fl.config import Config
 from hypergpu_fl.errors import TaskError
 from strategies.failure import root_cause
 
-IMPORT_LIMIT_S: Final = 120.0
-_IMPORT: Final = "import sys; from hypergpu_fl.task.names import import_object; import_object(*sys.argv[1:])"
+TRIAL_LIMIT_S: Final = 600.0
+_TRIAL: Final = "from hypergpu_fl.cli.preflight import try_here; try_here()"
 
 
-def check_before_start(config: Config, root: Path, app: Path, *, deployed: bool) -> None:
+def check_before_start(config: Config, root: Path, app: Path, *, deployed: bool) -> dict[str, Any]:
     """Check what Flower would only find out later.
 
     Parameters
@@ -31,26 +32,24 @@ def check_before_start(config: Config, root: Path, app: Path, *, deployed: bool)
     deployed : bool
         Whether code and data lie on other machines, so that nothing can be known of them here.
 
+    Returns
+    -------
+    dict
+        What `hypergpu_fl.task.check.try_first` found; empty if ``deployed``.
+
     Raises
     ------
     ConfigError
         If a trace is not one.
     TaskError
-        If the user's own code cannot be imported, or the data set is neither there nor to be had.
+        If the user's own code cannot be imported, the data set is neither there nor to be had, or the task fails on
+        one batch, or does not measure what the target names.
     """
     if deployed:
-        return
-    for field in ("task", "model_architecture"):
-        reference = getattr(config.training, field)
-        if ":" in reference:
-            check_import(reference, f"training.{field}", app)
+        return {}
     check_links(config)
-    if not config.training.task:
-        from hypergpu_fl.task.data import load_images
-        from hypergpu_fl.task.partition import dealt_out
-
-        images = load_images(config.training.dataset, config.training.data_root, root / ".cache")
-        dealt_out(config.training, images.train.labels_N, root / ".cache", simulated=True)
+    system = config.system.model_copy(update={"runs_dir": str(root)})
+    return try_apart(config.model_copy(update={"system": system}), app)
 
 
 def check_links(config: Config) -> None:
@@ -61,28 +60,44 @@ def check_links(config: Config) -> None:
         configured_links(config.network, config.training.num_nodes, seed=config.training.seed)
 
 
-def check_import(reference: str, field: str, app: Path) -> None:
-    """Import ``pkg.module:name`` as the run's processes will: apart from this one, without its working directory."""
+def try_apart(config: Config, app: Path) -> dict[str, Any]:
+    """Try the task on one batch as the run's processes will: apart from this one, without its working directory."""
     path = os.pathsep.join(filter(None, [str(app), os.environ.get("PYTHONPATH", "")]))
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-c", _IMPORT, reference, field],
+            [sys.executable, "-P", "-c", _TRIAL],
             env={**os.environ, "PYTHONPATH": path},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            input=config.model_dump_json(),
+            capture_output=True,
             text=True,
-            timeout=IMPORT_LIMIT_S,
+            timeout=TRIAL_LIMIT_S,
             check=False,
         )
     except subprocess.TimeoutExpired:
         raise TaskError(
-            f"{field} = {reference!r} is not imported within {IMPORT_LIMIT_S:.0f} s",
-            "load data and models when they are asked for, not when the module is imported",
+            f"{config.training.title} is not read and tried on one batch within {TRIAL_LIMIT_S:.0f} s",
+            "`hypergpu task check` shows where it stands; prepare the data before, or evaluate on less of them",
         ) from None
     if done.returncode:
-        cause, remedy = root_cause(done.stderr) or (f"its import ended with code {done.returncode}", "")
+        cause, remedy = root_cause(done.stderr) or (f"the trial of the task ended with code {done.returncode}", "")
         if not remedy:
-            cause = f"{field} = {reference!r} cannot be imported: {cause}"
-            remedy = f"`python -c 'import {reference.partition(':')[0]}'` shows where"
+            cause = f"{config.training.title} cannot be tried: {cause}"
+            remedy = "`hypergpu task check --config FILE` shows where"
         raise TaskError(cause.replace(f"{app}{os.sep}", ""), remedy)  # it may be a copy that is made for this run
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def try_here() -> None:
+    """Read a configuration from standard input, try its task on one batch, and write what came of it as JSON."""
+    config = Config.model_validate_json(sys.stdin.read())
+    answer = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever the user's code prints
+
+    from hypergpu_fl.task import load_task
+    from hypergpu_fl.task.check import try_first
+
+    task = load_task(config.training, config.system, simulated=config.network.enable_simulation)
+    tried = try_first(config.training, task, device=config.system.device)
+    with open(answer, "w", encoding="utf-8") as stream:
+        json.dump(tried, stream)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -138,26 +142,42 @@ def visible_gpus(visible: str | None, found: int) -> int:
 
 
 def app_folder() -> Path:
-    """Folder whose ``pyproject.toml`` declares the Flower app: the sources of this package, else the working directory.
+    """Folder whose ``pyproject.toml`` declares the Flower app: this package's sources, or those of a clone around here.
+
+    Where the package was installed from a wheel, and no clone is around, it is a copy that lasts as long as this
+    process.
 
     Raises
     ------
     UsageError
-        If neither is, as after an installation from a wheel and outside a clone.
+        If there is none, nor the files to make one of.
     """
-    package = Path(hypergpu_fl.__file__).resolve().parents[1]
+    package = Path(hypergpu_fl.__file__).resolve().parent
     here = Path.cwd()
-    for folder in (package, here, *here.parents):
+    for folder in (package.parent, here, *here.parents):
         try:
             project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
             if "hypergpu_fl" in project["tool"]["flwr"]["app"]["components"]["serverapp"]:
                 return folder
         except (OSError, KeyError, TypeError, ValueError):
             continue
-    raise UsageError(
-        f"no pyproject.toml of the Flower app in {package} or from {here} upwards",
-        "run inside a clone of the repository, or name one with --app",
-    )
+    return _installed_app(package)
+
+
+@functools.cache
+def _installed_app(package: Path) -> Path:
+    """The app out of an installed package: its modules, with the files at the root that the wheel keeps in ``app/``."""
+    if not (package / "app" / "pyproject.toml").is_file():
+        raise UsageError(
+            f"no pyproject.toml of the Flower app in {package.parent} or from {Path.cwd()} upwards",
+            "run inside a clone of the repository, or name one with --app",
+        )
+    folder = Path(tempfile.mkdtemp(prefix="hypergpu-app-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    shutil.copytree(package / "app", folder, dirs_exist_ok=True)
+    for name in (package.name, "strategies"):
+        shutil.copytree(package.parent / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "app"))
+    return folder
 
 
 def _program(name: str) -> str:

@@ -211,30 +211,36 @@ def train(config: Config, first: Arrays, strategy: Engine, arrivals: Arrivals, r
 
 def build_strategy(config: Config, layout: Layout, *, session: bytes) -> Engine:
     """The strategy that ``network.policy`` names, as configured."""
-    training, network = config.training, config.network
+    training = config.training
     return lineup.strategy(
-        network.policy,
+        config.network.policy,
         layout=layout,
         payload=CodecPayload(layout),
         optimizer=ServerOptimizer(training.server_optimizer, training.server_learning_rate, training.server_momentum),
-        settings=Settings(
-            cohort=network.cohort or max(1, training.num_nodes // 2),
-            quota=network.quota,
-            deadline_s=network.deadline_s,
-            mode=network.mode,
-            epochs=training.epochs,
-            batch_size=training.batch_size,
-            local_steps=training.fixed_steps,
-            steps_within=training.steps_within or (FEWEST_STEPS, MOST_STEPS),
-            codec=network.codec,
-            downlink_codec=network.downlink_codec,
-            max_examples=config.blockchain.max_examples,
-            examples=training.examples,
-            aggregation=training.aggregation,
-            seed=training.seed,
-            session=session,
-            overhead_s=0.0 if network.enable_simulation else FLOWER_S,
-        ),
+        settings=round_settings(config, session=session),
+    )
+
+
+def round_settings(config: Config, *, session: bytes) -> Settings:
+    """What the configuration says of a round."""
+    training, network = config.training, config.network
+    return Settings(
+        cohort=network.cohort or max(1, training.num_nodes // 2),
+        quota=network.quota,
+        deadline_s=network.deadline_s,
+        mode=network.mode,
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+        local_steps=training.fixed_steps,
+        steps_within=training.steps_within or (FEWEST_STEPS, MOST_STEPS),
+        codec=network.codec,
+        downlink_codec=network.downlink_codec,
+        max_examples=config.blockchain.max_examples,
+        examples=training.examples,
+        aggregation=training.aggregation,
+        seed=training.seed,
+        session=session,
+        overhead_s=0.0 if network.enable_simulation else FLOWER_S,
     )
 
 

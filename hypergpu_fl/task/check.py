@@ -91,6 +91,33 @@ def check_task(training: Training, task: Task | None = None, *, device: str = "c
     return Checked(task, model, tried[0], partition, examples, held_out, validation, identity)
 
 
+def try_first(training: Training, task: Task, *, device: str) -> dict[str, float | str]:
+    """What every start of a run tries: one step on the first share that holds a batch, and the evaluation.
+
+    Returns
+    -------
+    dict
+        ``examples`` of the share, ``unit``, and the fresh model's figures by name.
+
+    Raises
+    ------
+    TaskError
+        As `check_task`.
+    """
+    from hypergpu_fl.task.device import resolve_device
+
+    where = resolve_device(device)
+    model = fresh_model(task, training.seed)
+    full_identity(task, model)
+    with user_code("asking for the sizes of shares"):
+        partition = next((node for node in range(training.num_nodes) if task.examples(node) > 1), 0)
+        examples = task.examples(partition)
+    tried = try_task(task, model, partition, device=where, batch_size=training.batch_size)
+    named_metrics(tried.trained.metrics)
+    found = check_figures(task, model, training.goal, device=where)
+    return {"examples": examples, "unit": task.unit, **found.named}
+
+
 def check_figures(task: Task, model: torch.nn.Module, goal: Target | None, *, device: torch.device) -> EvalResult:
     """Try the evaluation before anything depends on it, and whether it measures what the target names.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 import pytest
+from command_line import parse
 
 from hypergpu_fl import cli
 from hypergpu_fl.config.resuming import CHANGEABLE
@@ -32,19 +33,6 @@ COMMANDS = dict(walk(cli.hypergpu))
 
 def examples(command: click.Command) -> list[str]:
     return [" ".join(found.split()) for found in EXAMPLE.findall(command.help or "")]
-
-
-def parse(words: list[str]) -> str:
-    """Let every parser on the way read its words, and run nothing; the command that they reach."""
-    context = cli.hypergpu.make_context("hypergpu", list(words))
-    group: click.Command = cli.hypergpu
-    path = []
-    while isinstance(group, click.Group):
-        name, command, rest = group.resolve_command(context, [*context._protected_args, *context.args])
-        assert name is not None and command is not None
-        context, group = command.make_context(name, rest, parent=context), command
-        path.append(name)
-    return " ".join(path)
 
 
 def test_the_walk_sees_the_commands_that_there_are() -> None:

@@ -1,0 +1,97 @@
+"""``hypergpu task``: try a task of one's own before anything is started."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hypergpu_fl.cli.options import ConfigFile, Overrides, overrides
+from hypergpu_fl.cli.render import Format, FormatOption, cell, render
+from hypergpu_fl.config import environment, load
+
+if TYPE_CHECKING:
+    from hypergpu_fl.task.check import Checked
+
+app = typer.Typer(no_args_is_help=True, help="Try a task in seconds, and see what a round of it costs.")
+
+
+@app.callback()
+def task() -> None:
+    """Try a task in seconds, and see what a round of it costs."""
+
+
+@app.command()
+def check(
+    reference: Annotated[
+        str, typer.Argument(metavar="[PKG:NAME]", help="the task, as training.task names it; default: what it names")
+    ] = "",
+    config: ConfigFile = None,
+    settings: Overrides = None,
+    links: Annotated[
+        list[str] | None,
+        typer.Option("--links", help="links to price: a profile (lan, broadband, ...) or FILE.csv; may be repeated"),
+    ] = None,
+    partition: Annotated[int, typer.Option(min=0, help="whose share to train on")] = 0,
+    format: FormatOption = Format.DEFAULT,
+) -> None:
+    """Import a task, train two steps, evaluate, and price a round over given links: without Flower, in seconds.
+
+    Example: hypergpu task check task:Diagnosis --config config.toml --links broadband --links mobile
+    """
+    given = overrides(settings) | ({"training.task": reference} if reference else {})
+    effective = load(config, given, environment(os.environ)).config
+    sys.path.insert(0, os.getcwd())  # where `hypergpu run` looks for the user's own modules first
+    began_s = time.monotonic()
+
+    from hypergpu_fl.cli.pricing import over, priced
+    from hypergpu_fl.task import load_task
+    from hypergpu_fl.task.check import check_task
+
+    for name in links or []:
+        over(effective.network, name)  # a misspelt name is refused before anything is tried
+    built = load_task(effective.training, effective.system)
+    checked = check_task(effective.training, built, device=effective.system.device, partition=partition)
+    rows = [asdict(price) for price in priced(effective, checked, links or [])]
+    told = summary(effective.training.title, checked) | {"seconds": time.monotonic() - began_s}
+    if format is Format.JSON:
+        render(told | {"prices": rows}, format)
+        return
+    render({name: _words(value) if isinstance(value, Mapping) else value for name, value in told.items()})
+    render([{_COLUMNS[name]: row[name] for name in _COLUMNS} for row in rows])
+
+
+_COLUMNS = {
+    "links": "links",
+    "level": "codec level",
+    "update_bytes": "bytes up",
+    "ratio": "times smaller",
+    "steps": "steps",
+    "median_s": "s a round, median node",
+    "slow_s": "slowest fifth",
+    "nodes": "nodes planned so",
+}
+
+
+def summary(title: str, checked: Checked) -> dict[str, Any]:
+    """What was tried, and what came of it."""
+    trained, unit = checked.trial.trained, checked.task.unit
+    return {
+        "task": title,
+        "identity": dict(checked.identity),
+        "model_bytes": sum(array.nbytes for array in checked.trial.before.values()),
+        "share": f"{checked.examples} examples on partition {checked.partition}",
+        "trained": {"steps": trained.steps, unit: trained.count, "loss": trained.loss} | dict(trained.metrics),
+        "held_out": {unit: checked.held_out.count, **checked.held_out.named},
+        "validation": {unit: checked.validation.count, **checked.validation.named},
+        "passed": "arrays come back as they went; steps change the weights, twice alike; every figure is finite",
+    }
+
+
+def _words(figures: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {cell(value)}" for name, value in figures.items())

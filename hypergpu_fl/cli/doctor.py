@@ -171,10 +171,11 @@ def check_task(config: Config, root: Path) -> list[Finding]:
 
     with app_with_task(app_folder(), config.training) as app:
         found = check_before_start(config, root, app, deployed=False)
-    size, unit = found.pop("examples"), found.pop("unit")
+    size = found.pop("examples")
     figures = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
-    title = config.training.title
-    return [Finding("task", OK, f"{title}: one step on {size} examples of a node, in {unit}; untrained {figures}")]
+    return [
+        Finding("task", OK, f"{config.training.title}: one step on a share of {size} examples; untrained {figures}")
+    ]
 
 
 def check_superlink(address: str) -> list[Finding]:

@@ -20,8 +20,7 @@ from hypergpu_fl.network.wan import PROFILES, SimulatedLink, tcp_bps
 from hypergpu_fl.task.trial import Trial
 from strategies.fleet import Fleet
 from strategies.layout import Layout
-from strategies.payload import Level
-from strategies.planning import Workload, plan
+from strategies.planning import Level, Workload, plan
 
 if TYPE_CHECKING:
     from hypergpu_fl.task.check import Checked

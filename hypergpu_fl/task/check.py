@@ -77,27 +77,29 @@ def check_task(training: Training, task: Task | None = None, *, device: str = "c
     _same(first, task.arrays(fresh_model(task, training.seed)), "model() makes other weights the second time")
     with user_code(f"asking for the size of share {partition}"):
         examples = task.examples(partition)
-    tried = [
-        try_task(task, model, partition, device=where, batch_size=training.batch_size, steps=STEPS) for _ in range(2)
-    ]
-    _check_change(model, tried[0])
-    _check_repeated(*tried)
-    _check_round_trip(task, model, tried[0])
-    named_metrics(tried[0].trained.metrics)
+
+    def steps() -> Trial:
+        return try_task(task, model, partition, device=where, batch_size=training.batch_size, steps=STEPS)
+
+    trial = steps()
+    _check_change(model, trial)
+    _check_round_trip(task, model, trial)
+    _check_repeated(trial, steps())
+    named_metrics(trial.trained.metrics)
     validation = check_figures(task, model, training.goal, device=where)
     with user_code("evaluating the fresh model on the held-out data"):
         held_out = task.evaluate(model, device=where)
     _check_finite(held_out, "the held-out data")
-    return Checked(task, model, tried[0], partition, examples, held_out, validation, identity)
+    return Checked(task, model, trial, partition, examples, held_out, validation, identity)
 
 
-def try_first(training: Training, task: Task, *, device: str) -> dict[str, float | str]:
+def try_first(training: Training, task: Task, *, device: str) -> dict[str, float]:
     """What every start of a run tries: one step on the first share that holds a batch, and the evaluation.
 
     Returns
     -------
     dict
-        ``examples`` of the share, ``unit``, and the fresh model's figures by name.
+        ``examples`` of the share, and the fresh model's figures by name.
 
     Raises
     ------
@@ -115,7 +117,7 @@ def try_first(training: Training, task: Task, *, device: str) -> dict[str, float
     tried = try_task(task, model, partition, device=where, batch_size=training.batch_size)
     named_metrics(tried.trained.metrics)
     found = check_figures(task, model, training.goal, device=where)
-    return {"examples": examples, "unit": task.unit, **found.named}
+    return {"examples": examples, **found.named}
 
 
 def check_figures(task: Task, model: torch.nn.Module, goal: Target | None, *, device: torch.device) -> EvalResult:

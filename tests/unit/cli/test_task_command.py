@@ -1,0 +1,145 @@
+"""`hypergpu task check`, and the same trial before a run and by the doctor."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hypergpu_fl.cli.preflight import try_apart
+from hypergpu_fl.cli.pricing import prices
+from hypergpu_fl.cli.submission import app_folder
+from hypergpu_fl.codec import LEVELS
+from hypergpu_fl.config import load
+from hypergpu_fl.network.wan import SimulatedLink
+from strategies.settings import Settings
+
+Command = Callable[..., tuple[int, str, str]]
+DEMO = app_folder() / "configs" / "demo.toml"
+
+LINE = """\
+import torch
+import torch.nn.functional as F
+from torch import nn
+from hypergpu_fl.task import TorchTask
+
+class Line(TorchTask):
+    def model(self):
+        return nn.Linear(30, 20)
+
+    def data(self, partition):
+        print("read", partition)
+        inputs = torch.randn(40, 30, generator=torch.Generator().manual_seed(0))
+        return inputs, inputs[:, :20]
+
+    def loss(self, model, batch):
+        return F.mse_loss(model(batch[0]), batch[1])
+"""
+CONFIG = """\
+[training]
+task = "{}:Line"
+num_nodes = 4
+[blockchain]
+enabled = false
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """Name of a module in the working directory that no other test has imported."""
+    name = f"line_{request.node.name.partition('[')[0][-40:]}"
+    (tmp_path / f"{name}.py").write_text(LINE)
+    (tmp_path / "run.toml").write_text(
+        f'[training]\ntask = "{name}:Line"\nnum_nodes = 4\n[blockchain]\nenabled = false\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return name
+
+
+def test_a_task_is_tried_and_priced_over_each_of_the_links(project: str, hypergpu: Command) -> None:
+    Path("slow.csv").write_text("client,compute_ms_per_sample,bandwidth_kbps\n" + "1,2,8\n" * 4)
+    code, out, err = hypergpu(
+        "task", "check", f"{project}:Line", "--config", "run.toml", "--links", "lan", "--links", "slow.csv",
+        "--format", "json",
+    )  # fmt: skip
+    assert code == 0, err
+    found = json.loads(out.partition("{")[1] + out.partition("{")[2])
+    assert found["model_bytes"] == 4 * (30 * 20 + 20) and found["trained"]["steps"] == 2
+    rows = found["prices"]
+    assert {row["links"] for row in rows} == {"lan", "slow.csv"} and {row["level"] for row in rows} == set(LEVELS)
+    for links in ("lan", "slow.csv"):
+        assert sum(row["nodes"] for row in rows if row["links"] == links) == 4
+    raw = {row["links"]: row for row in rows if row["level"] == "raw"}
+    # 8 kbit/s up and 2.5 times as fast down, three round trips of 80 ms, 2 ms a sample, batches of 32
+    bits = 8 * raw["slow.csv"]["update_bytes"]
+    assert raw["slow.csv"]["median_s"] == pytest.approx(
+        bits / 8e3 + bits / 20e3 + 0.24 + 0.064 * raw["slow.csv"]["steps"]
+    )
+    assert raw["lan"]["median_s"] < raw["slow.csv"]["median_s"]
+
+
+def test_the_table_names_what_passed_and_what_a_round_costs(project: str, hypergpu: Command) -> None:
+    code, out, _ = hypergpu("task", "check", f"{project}:Line", "--set", "network.codec=int8")
+    assert code == 0
+    assert "arrays come back as they went" in out and "int8" in out and "top64" not in out
+
+
+def test_an_error_of_the_users_code_is_told_with_its_line_everywhere(project: str, hypergpu: Command) -> None:
+    Path(f"{project}.py").write_text(LINE.replace("[:, :20]", "[:, :7].long()"))
+    line = next(i for i, text in enumerate(LINE.splitlines(), 1) if "mse_loss" in text)
+    for command in (["task", "check", f"{project}:Line"], ["run", "--config", "run.toml"]):
+        code, _, err = hypergpu(*command)
+        assert code == 2 and f"{project}.py:{line}: " in err and "remedy: " in err, err
+    assert not Path("runs").exists()
+    code, out, _ = hypergpu("doctor", "--config", "run.toml", "--format", "json")
+    (row,) = [row for row in json.loads(out) if row["check"] == "task"]
+    assert code == 1 and row["status"] == "missing" and f"{project}.py:{line}: " in row["found"] and row["remedy"]
+
+
+def test_a_misspelt_profile_is_refused_before_the_task_is_tried(hypergpu: Command) -> None:
+    code, _, err = hypergpu("task", "check", "no_such:Task", "--links", "broadbant")
+    assert code == 2 and "'broadbant' is no profile" in err and "broadband" in err
+
+
+def test_the_doctor_tries_the_task_of_the_configuration(project: str, hypergpu: Command) -> None:
+    code, out, _ = hypergpu("doctor", "--config", "run.toml", "--format", "json")
+    (row,) = [row for row in json.loads(out) if row["check"] == "task"]
+    assert code == 0 and row["status"] == "ok" and "one step on a share of 40 examples" in row["found"]
+
+
+def test_a_target_that_is_not_measured_is_refused_before_flower_starts(project: str, hypergpu: Command) -> None:
+    code, _, err = hypergpu("run", "--config", "run.toml", "--set", "training.target=f1 >= 0.9")
+    assert code == 2 and "but the task measures loss" in err
+    assert not Path("runs").exists()
+
+
+def test_a_slow_node_is_priced_at_its_own_link() -> None:
+    link = SimulatedLink(rtt_s=0.1, jitter_s=0.0, loss=0.0, uplink_bps=1e6, downlink_bps=2e6, sample_s=0.0)
+    slow = SimulatedLink(rtt_s=0.1, jitter_s=0.0, loss=0.0, uplink_bps=1e5, downlink_bps=2e5, sample_s=0.0)
+    sent = dict.fromkeys(LEVELS, 125_000)
+    settings = Settings(cohort=5, codec="raw", local_steps=1)
+    (price,) = prices("some", [link] * 8 + [slow] * 2, sent, settings, model_bytes=125_000, examples=10)
+    assert price.median_s == pytest.approx(1 + 0.5 + 0.3)
+    assert np.isclose(price.slow_s, 10 + 5 + 0.3, rtol=0.6) and price.slow_s > 5
+    assert (price.nodes, price.steps) == (10, 1)
+
+
+def test_the_check_before_a_run_of_the_demo_takes_at_most_5_s_of_processor_beyond_imports(tmp_path: Path) -> None:
+    config = load(DEMO, {"system.runs_dir": str(tmp_path)}).config
+
+    def used_s() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    began_s = used_s()
+    subprocess.run([sys.executable, "-c", "import torch, hypergpu_fl.task.image"], check=True)
+    imported_s = used_s() - began_s
+    assert try_apart(config, app_folder())["accuracy"] < 0.5
+    assert used_s() - began_s - 2 * imported_s <= 5.0

@@ -1,0 +1,122 @@
+"""What would spoil a run later is found by trying the task, each with its own words."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hypergpu_fl.config import Training
+from hypergpu_fl.errors import TaskError
+from hypergpu_fl.task import TorchTask, TrainContext
+from hypergpu_fl.task.check import check_task, try_first
+
+
+class Line(TorchTask):
+    def model(self) -> nn.Module:
+        return nn.Linear(3, 1)
+
+    def data(self, partition: int | None) -> Any:
+        inputs = torch.randn(40, 3, generator=torch.Generator().manual_seed(-1 if partition is None else partition))
+        return inputs, inputs.sum(1, keepdim=True)
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        return F.mse_loss(model(batch[0]), batch[1])
+
+    def metrics(self, model: nn.Module, batch: Any) -> Mapping[str, Any]:
+        return {"mae": (model(batch[0]) - batch[1]).abs().mean()}
+
+
+def refused(task: type[TorchTask], **settings: Any) -> TaskError:
+    training = Training(**settings)
+    with pytest.raises(TaskError) as caught:
+        check_task(training, task(training))
+    return caught.value
+
+
+def test_a_sound_task_passes_and_keeps_its_first_weights() -> None:
+    training = Training(num_nodes=2)
+    checked = check_task(training, Line(training))
+    before, after = checked.trial.before, checked.trial.after
+    assert all(np.array_equal(array, checked.task.arrays(checked.model)[name]) for name, array in before.items())
+    assert any(not np.array_equal(before[name], after[name]) for name in before)
+    assert checked.trial.trained.steps == 2 and checked.examples == 40
+    assert checked.held_out.count == 36 and checked.validation.count == 4
+    assert checked.held_out.named.keys() == {"loss", "mae"}
+
+
+def test_a_target_that_is_not_measured_is_refused_with_what_is() -> None:
+    found = refused(Line, target="f1 >= 0.9")
+    assert "the task measures loss, mae" in found.cause
+    with pytest.raises(TaskError, match="the task measures loss, mae"):
+        training = Training(target="f1 >= 0.9")
+        try_first(training, Line(training), device="cpu")
+
+
+def test_a_learning_rate_that_warms_up_from_zero_is_no_fault() -> None:
+    class Warm(Line):
+        def optimizer(self, parameters: list[nn.Parameter], context: TrainContext) -> Any:
+            return torch.optim.SGD(parameters, lr=0.1 * min(1.0, context.progress / 0.1)).step
+
+    training = Training()
+    assert check_task(training, Warm(training)).trial.trained.steps == 2
+
+
+class Still(Line):
+    def optimizer(self, parameters: list[nn.Parameter], context: TrainContext) -> Any:
+        return lambda: None
+
+
+class Forgetful(Line):
+    def load(self, model: nn.Module, arrays: Mapping[str, Any]) -> None:
+        super().load(model, {name: array if "bias" not in name else 0 * array for name, array in arrays.items()})
+
+
+class Drawn(Line):
+    own = random.Random(1)
+
+    def model(self) -> nn.Module:
+        net = nn.Linear(3, 1)
+        nn.init.constant_(net.bias, self.own.random())
+        return net
+
+
+class Noisy(Line):
+    own = random.Random(1)
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        return super().loss(model, batch) * self.own.random()
+
+
+class Odd(Line):
+    def metrics(self, model: nn.Module, batch: Any) -> Mapping[str, Any]:
+        return {"mean|error": torch.tensor(1.0)}
+
+
+class Holey(Line):
+    def data(self, partition: int | None) -> Any:
+        inputs, targets = super().data(partition)
+        return inputs, targets / 0 if partition is None else targets
+
+
+@pytest.mark.parametrize(
+    ("task", "cause"),
+    [
+        (Still, "2 steps change no weight"),
+        (Forgetful, "load() does not restore what arrays() gave: 'bias' differs"),
+        (Drawn, "model() makes other weights the second time: 'bias' differs"),
+        (Noisy, "the same steps with the same seed end in other weights"),
+        (Odd, "'mean|error' cannot travel"),
+        (Holey, "the loss of the fresh model on the held-out data is inf"),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_what_would_spoil_a_run_is_named_with_a_remedy(task: type[TorchTask], cause: str) -> None:
+    found = refused(task)
+    assert cause in found.cause and found.remedy

@@ -19,6 +19,7 @@ _NOT_THE_USERS: Final = (
     "<",  # frozen and generated code
 )
 _LONGEST: Final = 300
+_UNPACKED_APP: Final = re.compile(r".*/apps/[^/]+\.[0-9a-f]{8}/")  # where Flower unpacks what a run submits
 
 # What torch says, in the order of asking, and what usually mends it.
 _REMEDIES: Final = (
@@ -94,7 +95,9 @@ def place(error: BaseException) -> str:
 
 
 def _near(file: str) -> str:
-    """The path from the working directory if it lies below it: shorter to read."""
+    """The path as its author knows it: in the app that was submitted, else from the working directory."""
+    if unpacked := _UNPACKED_APP.match(file):
+        return file[unpacked.end() :]
     path, here = Path(file), Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else file
 

@@ -48,7 +48,8 @@ def import_object(reference: str, field: str) -> Callable[..., Any]:
         raise TaskError(
             f"{field} = {reference!r}: module {module} has no {name!r}", "name a callable of that module"
         ) from error
-    if lacking := getattr(found, "unwritten", list)():
+    lacking: list[str] = getattr(found, "unwritten", list)()
+    if lacking:
         named = ", ".join(f"{method}()" for method in lacking)
         raise TaskError(f"{field} = {reference!r} lacks {named}", f"write {named} in class {name}")
     if not callable(found):

@@ -36,6 +36,7 @@ _REMEDIES: Final = (
         r"(not|got|object) '?(dict|tuple|list|\w*Output)\b|'(dict|tuple|list|\w*Output)' object",
         "take the tensor out of what the model returns, such as model(x).logits or model(x)[0]",
     ),
+    (r"infer dtype of", "return a tensor from loss(), and tensors or numbers by name from metrics()"),
     (r"[Cc]omplex", "use real parameters and losses"),
     (
         r"cannot be multiplied|size of tensor|shape mismatch|[Ss]izes of tensors|expected input|expected .*batch_size",

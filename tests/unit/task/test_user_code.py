@@ -102,6 +102,13 @@ def test_the_place_is_the_users_own_innermost_line() -> None:
     assert f"{Path(__file__).name}:{first + len(lines) - 1}: IndexError: Target 2 is out of bounds." in error.cause
 
 
+def test_a_loss_that_is_a_dict_is_told_how_to_return_it() -> None:
+    task = type("Tried", (Classes,), {"loss": lambda self, model, batch: {"loss": model(batch[0]).sum()}})(Training())
+    with pytest.raises(TaskError, match="infer dtype of dict") as caught:
+        task.evaluate(nn.Linear(4, 3), device=CPU)
+    assert caught.value.remedy.startswith("return a tensor from loss()")
+
+
 def test_a_place_in_the_copy_that_flower_unpacks_is_told_as_the_author_wrote_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,9 @@ def check_update(update: Update, *, size: int, buffers: Arrays) -> float:
         raise Refused(Reason.WRONG_MODEL, f"{update.size} values, the model has {size}")
     check_buffers(update.buffers, buffers)
     if not update.finite():
-        raise Refused(Reason.NON_FINITE, "the update holds NaN or infinity; lower the learning rate on that node")
+        raise Refused(
+            Reason.NON_FINITE, "the update holds NaN or infinity; lower the learning rate, or scale inputs and targets"
+        )
     norm = update.norm()
     if not math.isfinite(norm):
         raise Refused(Reason.NON_FINITE, "the update's norm overflows")

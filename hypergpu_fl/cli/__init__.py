@@ -134,10 +134,21 @@ def invoke(arguments: Sequence[str]) -> int:
         return _fail([Fault("stopped by the user", "run the command again to start over")], 130, debug)
     except BrokenPipeError:
         return _READER_GONE
+    except OSError as error:
+        if not (error.filename and error.strerror):
+            return _unexpected(error, debug)
+        named = Fault(
+            f"{str(error.filename)!r} cannot be used: {error.strerror}", "mend that path, or name another one"
+        )
+        return _fail([named], 1, debug)
     except Exception as error:  # noqa: BLE001 - the last resort: two lines instead of a traceback
-        cause = f"unexpected {type(error).__name__}: {error}"
-        return _fail([Fault(cause, "run it again with --debug and report the traceback")], 1, debug)
+        return _unexpected(error, debug)
     return 0
+
+
+def _unexpected(error: Exception, debug: bool) -> int:
+    cause = f"unexpected {type(error).__name__}: {error}"
+    return _fail([Fault(cause, "run it again with --debug and report the traceback")], 1, debug)
 
 
 def _fail(faults: Sequence[Fault], code: int, debug: bool) -> int:

@@ -150,7 +150,7 @@ class Compressed(Strategy):
         if self._versions is None or update.base != self._versions.version:
             raise Malformed(f"update against version {update.base}", "the next message brings the current one")
         if not update.finite():
-            raise Malformed("update holds NaN or Inf", "lower the learning rate")
+            raise Malformed("update holds NaN or Inf", "lower the learning rate, or scale inputs and targets")
         model_P = self._model_P.copy()
         update.add_to(model_P, 1.0)
         reply.content[key] = to_record(self._layout.restore(model_P, update.buffers))

@@ -84,7 +84,10 @@ def kept_in(size: int, chunk: int, k: int) -> int:
 
 def unfit() -> NotFinite:
     """Error for values that no level takes."""
-    return NotFinite("values to encode hold NaN, Inf or a magnitude of 2**120 or more", "lower the learning rate")
+    return NotFinite(
+        "values to encode hold NaN, Inf or a magnitude of 2**120 or more",
+        "lower the learning rate, or scale inputs and targets",
+    )
 
 
 def from_word(bits: NDArray[Any], word: Word) -> Vector:

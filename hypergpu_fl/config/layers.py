@@ -72,7 +72,7 @@ class Loaded:
 
 
 def load(
-    file: Path | Sequence[Path] | None = None,
+    file: str | Path | Sequence[Path] | None = None,
     overrides: Mapping[str, Any] | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Loaded:
@@ -80,7 +80,7 @@ def load(
 
     Parameters
     ----------
-    file : Path or sequence of Path, optional
+    file : str, Path or sequence of Path, optional
         JSON or TOML, by its ending; of several, a later one wins.
     overrides : Mapping, optional
         Dotted name -> value as typed (``--set``), which wins over all else; text is read as the field's type.
@@ -97,7 +97,7 @@ def load(
     ConfigError
         With every fault of every layer.
     """
-    files = [file] if isinstance(file, Path) else file or []
+    files = [Path(file)] if isinstance(file, (str, Path)) else file or []
     read_in = [(path.name, flatten(read(path))) for path in files]
     typed = ("--set", _typed(overrides or {}))
     variables, found = _environment_layers(environ or {})

@@ -48,6 +48,10 @@ def import_object(reference: str, field: str) -> Callable[..., Any]:
         raise TaskError(
             f"{field} = {reference!r}: module {module} has no {name!r}", "name a callable of that module"
         ) from error
+    lacking: list[str] = getattr(found, "unwritten", list)()
+    if lacking:
+        named = ", ".join(f"{method}()" for method in lacking)
+        raise TaskError(f"{field} = {reference!r} lacks {named}", f"write {named} in class {name}")
     if not callable(found):
         raise TaskError(f"{field} = {reference!r} is a {type(found).__name__}", "name a function or a class")
     return found

@@ -96,6 +96,20 @@ class TorchTask:
     def __init__(self, training: Training) -> None:
         pass
 
+    @classmethod
+    def unwritten(cls) -> list[str]:
+        """Which of `model`, `data` and `loss` the class still needs; one that replaces their callers needs fewer."""
+
+        def inherited(*names: str) -> bool:
+            return any(getattr(cls, name) is getattr(TorchTask, name) for name in names)
+
+        needed = {
+            "model": True,
+            "data": inherited("train", "evaluate", "validate", "examples"),
+            "loss": inherited("train", "evaluate", "validate"),
+        }
+        return [name for name, wanted in needed.items() if wanted and inherited(name)]
+
     def model(self) -> nn.Module:
         """Yours: the model with its first weights, on the CPU. All random generators are seeded before."""
         raise NotImplementedError(f"{type(self).__name__} has no model()")

@@ -19,6 +19,7 @@ _NOT_THE_USERS: Final = (
     "<",  # frozen and generated code
 )
 _LONGEST: Final = 300
+_UNPACKED_APP: Final = re.compile(r".*/apps/[^/]+\.[0-9a-f]{8}/")  # where Flower unpacks what a run submits
 
 # What torch says, in the order of asking, and what usually mends it.
 _REMEDIES: Final = (
@@ -35,6 +36,7 @@ _REMEDIES: Final = (
         r"(not|got|object) '?(dict|tuple|list|\w*Output)\b|'(dict|tuple|list|\w*Output)' object",
         "take the tensor out of what the model returns, such as model(x).logits or model(x)[0]",
     ),
+    (r"infer dtype of", "return a tensor from loss(), and tensors or numbers by name from metrics()"),
     (r"[Cc]omplex", "use real parameters and losses"),
     (
         r"cannot be multiplied|size of tensor|shape mismatch|[Ss]izes of tensors|expected input|expected .*batch_size",
@@ -94,7 +96,9 @@ def place(error: BaseException) -> str:
 
 
 def _near(file: str) -> str:
-    """The path from the working directory if it lies below it: shorter to read."""
+    """The path as its author knows it: in the app that was submitted, else from the working directory."""
+    if unpacked := _UNPACKED_APP.match(file):
+        return file[unpacked.end() :]
     path, here = Path(file), Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else file
 

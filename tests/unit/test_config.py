@@ -68,6 +68,7 @@ def test_the_last_layer_wins_and_is_named_as_the_origin(tmp_path: Path) -> None:
     }
     (later := tmp_path / "b.json").write_text('{"training": {"rounds": 7}}')
     assert load([file, later]).config.training.rounds == 7
+    assert load(str(file)) == load(file)  # as the README of a new project writes it
 
 
 def test_inside_the_apps_a_machine_decides_only_what_is_its_own() -> None:

@@ -79,6 +79,16 @@ def test_every_listed_command_has_help_and_is_a_real_command(hypergpu: Command) 
             1,
             "error: unexpected KeyError: 'bug'\nremedy: run it again with --debug and report the traceback\n",
         ),
+        (
+            PermissionError(13, "Permission denied", "/full/runs"),
+            1,
+            "error: '/full/runs' cannot be used: Permission denied\nremedy: mend that path, or name another one\n",
+        ),
+        (
+            OSError("no file is named"),
+            1,
+            "error: unexpected OSError: no file is named\nremedy: run it again with --debug and report the traceback\n",
+        ),
         (BrokenPipeError(), 141, ""),
         (typer.Exit(3), 3, ""),
     ],

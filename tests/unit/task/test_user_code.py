@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hypergpu_fl.cli.preflight import check_import
 from hypergpu_fl.config import Training
 from hypergpu_fl.errors import TaskError
 from hypergpu_fl.task import TorchTask, fresh_model, load_task
@@ -99,6 +100,49 @@ def test_the_place_is_the_users_own_innermost_line() -> None:
     error = tried(lambda: Wrapped(lambda x: x, 2))
     lines, first = inspect.getsourcelines(Classes.loss)
     assert f"{Path(__file__).name}:{first + len(lines) - 1}: IndexError: Target 2 is out of bounds." in error.cause
+
+
+def test_a_loss_that_is_a_dict_is_told_how_to_return_it() -> None:
+    task = type("Tried", (Classes,), {"loss": lambda self, model, batch: {"loss": model(batch[0]).sum()}})(Training())
+    with pytest.raises(TaskError, match="infer dtype of dict") as caught:
+        task.evaluate(nn.Linear(4, 3), device=CPU)
+    assert caught.value.remedy.startswith("return a tensor from loss()")
+
+
+def test_a_place_in_the_copy_that_flower_unpacks_is_told_as_the_author_wrote_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / ".flower" / "apps" / "hypergpu.hypergpu.0.1.0.e3f6ba9a"
+    copy.mkdir(parents=True)
+    (copy / "unpacked_task.py").write_text("\n1 / 0\n")
+    monkeypatch.syspath_prepend(copy)
+    with pytest.raises(TaskError, match=r"^unpacked_task\.py:2: ZeroDivisionError"):
+        import_object("unpacked_task:Mine", "training.task")
+
+
+@pytest.mark.parametrize(
+    ("methods", "lacking"),
+    [
+        ((), "model(), data(), loss()"),
+        (("model", "data"), "loss()"),
+        (("data", "loss"), "model()"),
+        (("model", "data", "train"), "loss()"),
+        (("model", "train", "evaluate", "validate", "examples"), ""),
+    ],
+)
+def test_a_task_that_lacks_one_of_the_three_methods_is_refused_before_anything_is_started(
+    methods: tuple[str, ...], lacking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = "".join(f"    def {name}(self, *args, **named): ...\n" for name in methods)
+    source = f"from hypergpu_fl.task import TorchTask\n\nclass Unfinished(TorchTask):\n    pass\n{written}"
+    (tmp_path / "unfinished_task.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    if not lacking:
+        return check_import("unfinished_task:Unfinished", "training.task", tmp_path)
+    with pytest.raises(TaskError) as caught:
+        check_import("unfinished_task:Unfinished", "training.task", tmp_path)
+    assert caught.value.cause == f"training.task = 'unfinished_task:Unfinished' lacks {lacking}"
+    assert caught.value.remedy.startswith("write ")
 
 
 def test_a_batch_norm_that_meets_one_example_says_so() -> None:

@@ -35,9 +35,10 @@ def ordered_map(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
 @cache
 def compile_ahead() -> None:
     """Compile the kernels, or load them, in a thread: done by the time that the first model has been received."""
-    threading.Thread(target=_import_kernels, name="kernels", daemon=True).start()
+    threading.Thread(target=import_kernels, name="kernels", daemon=True).start()
 
 
-def _import_kernels() -> None:
+def import_kernels() -> None:
+    """Compile the kernels, or load them where they were compiled before."""
     for name in KERNELS:
         import_module(f"hypergpu_fl.codec.{name}")

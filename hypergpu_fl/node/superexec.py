@@ -35,6 +35,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import run_clientapp
 
 from hypergpu_fl.children import end_with, forget_own_modules, hold_off_signals
+from hypergpu_fl.codec import ready
 from hypergpu_fl.node import worker
 
 POLL_S: Final = 0.25  # 2 ms of processor each
@@ -142,6 +143,7 @@ def main(arguments: list[str]) -> None:
     secret = sys.stdin.buffer.read()
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), sys.stdin.fileno())
+    ready.start()
     preload()
     serve(given.address, given.owner, secret)
 

@@ -22,6 +22,7 @@ from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExec
 from flwr.supercore.superexec.executor.types import ExecutionSpec, LaunchResult
 
 from hypergpu_fl.children import end_with
+from hypergpu_fl.codec import ready
 from hypergpu_fl.config import System, runs_root
 from hypergpu_fl.files import private_folder, write_whole
 
@@ -141,6 +142,7 @@ def main(arguments: list[str]) -> None:
     sys.argv = ["flower-superexec", *arguments]
     if (parent := command._parse_args().parse_args(arguments).parent_pid) is not None:
         end_with(parent)
+    ready.start()
     command.flower_superexec()
 
 

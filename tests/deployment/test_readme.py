@@ -70,7 +70,7 @@ def test_five_runs_in_a_row_end_well_and_begin_soon(
     figures = ", ".join(f"{ratio:.1f}" for ratio in ratios)
     print(f"{load} busy processes beside: first round after {figures} times importing torch")
     record_property("first round in imports of torch", figures)
-    assert median(ratios) <= MOST_IMPORTS
+    assert max(ratios[0], median(ratios)) <= MOST_IMPORTS
     names = sorted(path.name for path in (server.home / "runs").glob("digits-mlp-*"))
     assert len(names) == RUNS
     for name in names:
@@ -97,7 +97,7 @@ def test_no_place_on_the_operators_machine_is_looked_for_on_another(everybody: t
         "training.data_root": operator.home / "data",
         "blockchain.keystore": operator.home / "keystore.json",
         "network.links_file": operator.home / "links.csv",
-        "system.log_file": operator.home / "log",
+        "system.log_file": "theirs.log",
     }.items():
         command += f" --set {place}={value}"
     said = operator.do(command)

@@ -6,9 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from psutil import Process, wait_procs
 
 from hypergpu_fl.codec import compiled
 from hypergpu_fl.codec.compiled import cache_folder, digest_of
@@ -79,3 +81,19 @@ def test_a_changed_source_is_compiled_anew(tmp_path: Path) -> None:
 
 def test_numbas_own_choice_is_left_to_others() -> None:
     assert not compiled.numba.config.CACHE_LOCATOR_CLASSES
+
+
+def test_a_process_of_its_own_makes_the_kernels_ready_and_ends_with_its_parent(tmp_path: Path) -> None:
+    environ = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    code = "from hypergpu_fl.codec import ready; print(ready.start().pid, flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], env=environ, **pipes) as parent:
+        assert parent.stdout is not None
+        compiler = Process(int(parent.stdout.readline()))
+        ends_s = time.monotonic() + 60
+        while not list(tmp_path.rglob("*.nbi")) and time.monotonic() < ends_s:
+            time.sleep(0.1)
+        assert list(tmp_path.rglob("*.nbi"))
+        parent.kill()
+    wait_procs([compiler], timeout=5)
+    assert not compiler.is_running()

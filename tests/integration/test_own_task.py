@@ -91,6 +91,6 @@ def test_a_task_of_ones_own_runs_from_its_folder_and_is_called_by_its_name(
 def test_a_target_that_the_task_does_not_measure_is_refused_before_the_first_round(
     project: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert invoke(["run", "--config", "run.toml", "--set", "training.target=f1 >= 0.9"]) == 1
+    assert invoke(["run", "--config", "run.toml", "--set", "training.target=f1 >= 0.9"]) == 2
     err = capfd.readouterr().err
     assert "training.target = 'f1 >= 0.9', but the task measures loss, mae" in err

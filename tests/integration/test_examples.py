@@ -30,17 +30,22 @@ Begin = Callable[[str], Path]
 
 @pytest.fixture
 def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Begin:
-    """Copy an example into a folder of its own, and go there."""
+    """Start a project with ``hypergpu init``, put an example in the place of its task, and go there."""
 
-    def copy(name: str) -> Path:
+    def start(name: str) -> Path:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.delenv("HYPERGPU_RUNS")
+        assert invoke(["init", name]) == 0
         folder = tmp_path / name
-        shutil.copytree(EXAMPLES / name, folder, ignore=shutil.ignore_patterns("__pycache__", "data", "images", "runs"))
+        for file in ("task.py", "test_task.py", "config.toml"):
+            (folder / file).unlink()
+        left_out = shutil.ignore_patterns("__pycache__", "data", "images", "runs")
+        shutil.copytree(EXAMPLES / name, folder, ignore=left_out, dirs_exist_ok=True)
         monkeypatch.chdir(folder)
         monkeypatch.syspath_prepend(str(folder))
-        monkeypatch.delenv("HYPERGPU_RUNS")
         return folder
 
-    return copy
+    return start
 
 
 def trained(folder: Path, **settings: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -106,25 +111,32 @@ def test_a_folder_of_images_trains_a_network_of_ones_own(begin: Begin) -> None:
     assert report["accuracy"] > 0.8
 
 
-def test_a_gpt_learns_a_text_and_tells_its_perplexity(begin: Begin) -> None:
+@pytest.mark.parametrize(
+    ("width", "layers", "heads", "context", "parameters"),
+    [(32, 2, 2, 32, 43_136), pytest.param(160, 4, 5, 128, 1_340_096, marks=pytest.mark.slow)],
+)
+def test_a_gpt_learns_a_text_and_tells_its_perplexity(
+    begin: Begin, width: int, layers: int, heads: int, context: int, parameters: int
+) -> None:
     folder = begin("gpt")
     (folder / "data").mkdir()
     (folder / "data" / "text.txt").write_bytes(TEXT)
-    tiny = {"width": 32, "layers": 2, "heads": 2, "context": 32}
+    size = {"width": width, "layers": layers, "heads": heads, "context": context}
     report, state = trained(
         folder,
         training__rounds=3,
         training__num_nodes=2,
         training__local_steps=10,
-        **{f"training__options__{name}": value for name, value in tiny.items()},
+        **{f"training__options__{name}": value for name, value in size.items()},
     )
-    net = importlib.import_module("gpt").GPT(*tiny.values())
+    net = importlib.import_module("gpt").GPT(*size.values())
+    assert sum(tensor.numel() for tensor in net.parameters()) == parameters
     net.load_state_dict(state)
-    tokens = torch.tensor(list(TEXT[round(0.95 * len(TEXT)) :])).unfold(0, 33, 32)
+    tokens = torch.tensor(list(TEXT[round(0.95 * len(TEXT)) :])).unfold(0, context + 1, context)
     loss = mean_loss(net, tokens[:, :-1], tokens[:, 1:], lambda y, t: F.cross_entropy(y.flatten(0, 1), t.flatten()))
     assert loss == pytest.approx(report["loss"], abs=1e-4)
     assert report["metrics"]["perplexity"] == pytest.approx(math.exp(report["loss"]))
-    assert report["unit"] == "tokens" and report["history"][0]["nodes"][0]["count"] % 32 == 0
+    assert report["unit"] == "tokens" and report["history"][0]["nodes"][0]["count"] % context == 0
     assert report["loss"] < report["history"][0]["loss"] < math.log(256)
 
 

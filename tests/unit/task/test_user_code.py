@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hypergpu_fl.cli.preflight import check_import
 from hypergpu_fl.config import Training
 from hypergpu_fl.errors import TaskError
 from hypergpu_fl.task import TorchTask, fresh_model, load_task
@@ -135,13 +134,16 @@ def test_a_task_that_lacks_one_of_the_three_methods_is_refused_before_anything_i
 ) -> None:
     written = "".join(f"    def {name}(self, *args, **named): ...\n" for name in methods)
     source = f"from hypergpu_fl.task import TorchTask\n\nclass Unfinished(TorchTask):\n    pass\n{written}"
-    (tmp_path / "unfinished_task.py").write_text(source)
-    monkeypatch.chdir(tmp_path)
+    module = f"{tmp_path.name}_task"  # another one each time: modules are imported once
+    (tmp_path / f"{module}.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    reference = f"{module}:Unfinished"
     if not lacking:
-        return check_import("unfinished_task:Unfinished", "training.task", tmp_path)
+        import_object(reference, "training.task")
+        return
     with pytest.raises(TaskError) as caught:
-        check_import("unfinished_task:Unfinished", "training.task", tmp_path)
-    assert caught.value.cause == f"training.task = 'unfinished_task:Unfinished' lacks {lacking}"
+        import_object(reference, "training.task")
+    assert caught.value.cause == f"training.task = {reference!r} lacks {lacking}"
     assert caught.value.remedy.startswith("write ")
 
 

@@ -42,14 +42,20 @@ def verify(
 
     Example: hypergpu ledger verify demo
     """
-    from hypergpu_fl.ledger.bundle import Bundle, read_file
+    from hypergpu_fl.ledger.bundle import FORMAT, Bundle, read_file
     from hypergpu_fl.ledger.fields import parse
     from hypergpu_fl.ledger.proof import PROOF, RECEIPT, ContributionProof
     from hypergpu_fl.settlement import BUNDLE
 
     place = place_of(run, runs)
     text = read_file(place / BUNDLE if place.is_dir() else place)
-    if _format_of(text) in (PROOF, RECEIPT):
+    made_as = _format_of(text)
+    if made_as.startswith("hypergpu-") and made_as not in (PROOF, RECEIPT, FORMAT):
+        raise VerificationError(
+            f"{place} is {made_as[:40]!r}; this release verifies {FORMAT}, {PROOF} and {RECEIPT}",
+            "verify it with the release that made it",
+        )
+    if made_as in (PROOF, RECEIPT):
         proof = parse(ContributionProof, text, "the proof")
         _check_pins(proof.value[0], proof.coordinator, session, coordinator)
         result, lines = _of_proof(proof, rpc)

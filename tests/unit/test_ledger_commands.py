@@ -101,6 +101,17 @@ def test_a_changed_byte_is_named_with_its_round(demo: Path, tmp_path: Path, caps
     assert "Invalid JSON" in refusal(capsys, "ledger", "verify", str(tmp_path / "ledger.json"))
 
 
+def test_books_of_another_release_are_not_called_forged(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older = tmp_path / "older.json"
+    older.write_text((demo / "ledger.json").read_text().replace("hypergpu-ledger-3", "hypergpu-ledger-2"))
+    assert invoke(["ledger", "verify", str(older)]) == 1
+    err = capsys.readouterr().err
+    assert "is 'hypergpu-ledger-2'; this release verifies hypergpu-ledger-3" in err
+    assert "remedy: verify it with the release that made it" in err
+
+
 def test_export_writes_again_what_the_run_wrote(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "copy.json"
     assert answer(capsys, "ledger", "export", "demo", "--out", str(out))["rounds"] == ROUNDS

@@ -22,12 +22,16 @@ LONGEST_IDENTITY: Final = 2**20  # characters of all that its task is told by; a
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """Numbers from ``least`` to ``most``, both included, in ``unit``; ``whole`` ones only where it says so."""
+    """Numbers from ``least`` to ``most``, both included, in ``unit``; ``whole`` ones only where it says so.
+
+    ``reason``: why one outside is refused.
+    """
 
     least: float
     most: float
     unit: str
     whole: bool = False
+    reason: Reason = Reason.MALFORMED
 
     def holds(self, value: float) -> bool:
         """Whether ``value`` is one of them; NaN never is."""
@@ -38,9 +42,7 @@ class Domain:
         if self.holds(value):
             return value
         kind = "whole number" if self.whole else "number"
-        raise Refused(
-            Reason.MALFORMED, f"{name} is {value:.6g}, no {kind} of {self.unit} in {self.least:g}..{self.most:g}"
-        )
+        raise Refused(self.reason, f"{name} is {value:.6g}, no {kind} of {self.unit} in {self.least:g}..{self.most:g}")
 
 
 # A link slower than 1 kbit/s, or one of more than 1 Tbit/s, is a mistake or a lie.
@@ -61,8 +63,9 @@ WORK: Final[Mapping[str, Domain]] = {
     "steps": Domain(0, 2**31, "steps", whole=True),
     "count": Domain(0, 2**53, "units"),
     "compute-s": Domain(0, 1e6, "seconds"),
-    "loss": Domain(-1e9, 1e9, "loss"),
-    "squared-loss": Domain(0, 1e18, "squared loss"),
+    # Beyond these, training has diverged; whoever honestly reports it is told what to do against that.
+    "loss": Domain(-1e9, 1e9, "loss", reason=Reason.NON_FINITE),
+    "squared-loss": Domain(0, 1e18, "squared loss", reason=Reason.NON_FINITE),
 }
 
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -113,7 +113,9 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
         simulated_keys=config.network.enable_simulation,
     )
     books = database.connect(folder / "run.db")
-    try:
+    with ExitStack() as exits:
+        exits.callback(books.dispose)
+        exits.callback(settlement.close)
         if config.system.resume and settlement.last_round == 0:
             raise LedgerError(
                 f"run {folder.name} has no finished round to go on from",
@@ -121,6 +123,7 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
             )
         strategy = build_strategy(config, Layout.of(first), session=settlement.session)
         began_s, event_log, best = resume(folder, strategy, report, settings=settings, last_round=settlement.last_round)
+        exits.enter_context(closing(event_log))
         settlement.check_model(strategy.model.hash)
         arrivals, compute = open_arrivals(config, grid, strategy, task, start_s=began_s)
         evaluation = Evaluation(task, model, strategy.layout, device=device)
@@ -150,7 +153,7 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
         )
         if not config.network.enable_simulation and settlement.last_round < config.training.rounds:
             wait_for_nodes(grid, config.training.num_nodes, simulated=False)
-        with closing(event_log), long_lived():
+        with long_lived():
             if strategy.first_round == 1:  # what can be had by chance, which an explosion is told by
                 fresh = evaluation.of(strategy.layout.flatten(first), strategy.layout.buffers(first))
                 strategy.evaluated(fresh.loss)
@@ -163,9 +166,6 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
         for number, root in settlement.roots().items():
             report.sealed(number, root="0x" + root.hex(), **commits.get(number, {}))
         rows = node_rounds.rows()
-    finally:
-        settlement.close()
-        books.dispose()
     drift = strategy.state.accounts.drift()
     failure = failure_of(rows)
     write_whole(folder / "nodes.csv", as_csv(rows))

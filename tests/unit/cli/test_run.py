@@ -116,7 +116,11 @@ def test_a_resumed_run_is_refused_other_settings_before_anything_is_written(hype
         ("def Task(:", "mine.py:1: invalid syntax", "correct that line"),
         ("Task = 1 / 0", "error: mine.py:1: ZeroDivisionError: division by zero", "correct that line"),
         ("Other = 1", "mine.py defines no 'Task'", "name a class or function of that module"),
-        ("Task = print\nraise SystemExit(3)", "its import ended with code 3", "`python -c 'import mine'` shows where"),
+        (
+            "Task = print\nraise SystemExit(3)",
+            "the trial of the task ended with code 3",
+            "`hypergpu task check --config",
+        ),
     ],
 )
 def test_a_task_that_cannot_be_imported_is_told_before_flower_starts(

@@ -74,7 +74,7 @@ def test_a_hello_for_a_share_that_is_none_is_turned_away(partition: float) -> No
 )
 def test_work_that_cannot_have_been_done_is_refused_with_its_number(name: str, value: float) -> None:
     _, diary = played(Liar(metrics={name: value}))
-    assert set(diary.reasons) == {Reason.MALFORMED}
+    assert set(diary.reasons) == {Reason.NON_FINITE if name == wire.LOSS else Reason.MALFORMED}
     assert all(f"{name} is" in refused.detail for outcome in diary.rounds for refused in outcome.refused)
 
 

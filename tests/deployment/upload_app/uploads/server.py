@@ -20,11 +20,8 @@ def main(grid: Grid, context: Context) -> None:
         time.sleep(0.2)
     asked = [Message(RecordDict(), node_id, "query") for node_id in grid.get_node_ids()]
     rounds = []
-    for messages, terms in (
-        (asked, Terms(quota=len(asked), deadline_s=float(context.run_config["deadline_s"]))),
-        ([], Terms(quota=len(asked), deadline_s=240.0)),
-    ):
-        arrivals.terms = terms
+    for messages, deadline_s in ((asked, float(context.run_config["deadline_s"])), ([], 240.0)):
+        arrivals.terms = terms = Terms(deadline_s, wanted=lambda: True, refill=lambda: ())
         began_s = time.monotonic()
         replies = [wire.numbers(r.content, wire.TIMING) for r in arrivals.send_and_receive(messages) if r.has_content()]
         rounds.append({"deadline_s": terms.deadline_s, "seconds": time.monotonic() - began_s, "replies": replies})

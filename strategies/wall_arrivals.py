@@ -85,7 +85,7 @@ class WallArrivals(Arrivals):
         super().__init__(grid, poll_s=poll_s)
         self._largest_bytes = largest_bytes
         self._hellos: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self._pulled: set[str] = set()  # announced once; asked again, the SuperLink would say that it has none
+        self._announced: set[str] = set()  # announced once; asked again, the SuperLink would say that it has none
         self._began_s = time.monotonic() - start_s
         self._pullers = pullers
         self._awaited: set[str] = set()  # messages whose replies have not been announced
@@ -129,10 +129,10 @@ class WallArrivals(Arrivals):
         if not isinstance(self._grid, HttpGrid):
             yield from super()._answers(message_ids)
             return
-        fresh = [i for i in message_ids if i not in self._pulled]
+        fresh = [i for i in message_ids if i not in self._announced]
         try:
             for announcement in announced(self._grid, fresh) if fresh else ():
-                self._pulled.add(announcement.message_id)
+                self._announced.add(announcement.message_id)
                 threading.Thread(target=self._pull_hello, args=(announcement,), name="hello", daemon=True).start()
         except Exception as error:  # the SuperLink may be restarting
             log.warning("looking for hellos failed, will be tried again: %s", error)
@@ -149,7 +149,7 @@ class WallArrivals(Arrivals):
         except Exception as error:  # whatever a hostile hello makes Flower raise
             hello = failure(query, f"its hello cannot be read: {error}"[: wire.LONGEST_EXCUSE]) if query else None
         if hello is None:
-            self._pulled.discard(announcement.message_id)
+            self._announced.discard(announcement.message_id)
         else:
             self._hellos.put(hello)
 

@@ -105,7 +105,8 @@ def _unknown_remedy(path: str, known: list[str]) -> str:
     leaf = path.rsplit(".", 1)[-1]
     elsewhere = [name for name in known if name.rsplit(".", 1)[-1] == leaf]  # the right field in the wrong section
     sections = sorted({name.split(".")[0] for name in known})
-    guess = elsewhere[:1] or get_close_matches(path, [*known, *sections], n=1)
+    longer = [name for name in known if len(leaf) > 2 and name.startswith(path)]
+    guess = elsewhere[:1] or longer[:1] or get_close_matches(path, [*known, *sections], n=1)
     if guess:
         return f"did you mean {guess[0]}?"
     return "remove it; `hypergpu config show` lists every setting"

@@ -11,19 +11,9 @@ from hypothesis import strategies as st
 from strategy_grid import fleet_of
 
 from strategies.fleet import Fleet, Floats
-from strategies.planning import (
-    FEWEST_STEPS,
-    FIDELITY_EXPONENT,
-    LONGEST_ROUND,
-    MOST_STEPS,
-    Level,
-    Workload,
-    balanced_steps,
-    plan,
-    plan_alike,
-    quantile,
-    thinned,
-)
+from strategies.planning import FEWEST_STEPS, MOST_STEPS, Level, Workload, plan, plan_alike, thinned
+from strategies.planning.progress import FIDELITY_EXPONENT, LONGEST_ROUND, balanced_steps
+from strategies.planning.timing import quantile
 from strategies.settings import Settings
 
 LEVELS = [Level("fat", 1.0, 1.0), Level("half", 2.0, 0.9), Level("thin", 20.0, 0.6)]

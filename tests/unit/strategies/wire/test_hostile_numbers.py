@@ -15,7 +15,7 @@ from strategy_runs import build, play, trainers
 from strategies import wire
 from strategies.arrivals import VirtualArrivals
 from strategies.errors import Reason, Refused
-from strategies.planning import balanced_steps
+from strategies.planning.progress import balanced_steps
 from strategies.wire import domains
 
 ALIKE = Links(lambda node, sent_s: 1.0)

@@ -50,7 +50,7 @@ _LOOK_S: Final = 0.5
 
 RESUME: Final = f"go on with a run from its last checkpoint; it may change {', '.join(CHANGEABLE)}, nothing else"
 
-app = typer.Typer(help="Check the configuration, then train through Flower.")
+app = typer.Typer(add_completion=False, help="Check the configuration, then train through Flower.")
 Say = Callable[[str], None]
 
 

@@ -171,10 +171,11 @@ def check_task(config: Config, root: Path) -> list[Finding]:
 
     with app_with_task(app_folder(), config.training) as app:
         found = check_before_start(config, root, app, deployed=False)
-    size = found.pop("examples")
+    size, notes = found.pop("examples"), found.pop("notes")
     figures = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
     return [
-        Finding("task", OK, f"{config.training.title}: one step on a share of {size} examples; untrained {figures}")
+        Finding("task", OK, f"{config.training.title}: one step on a share of {size} examples; untrained {figures}"),
+        *(Finding("data", NOTE, note) for note in notes),
     ]
 
 

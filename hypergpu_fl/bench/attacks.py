@@ -19,13 +19,13 @@ from hypergpu_fl.ledger.identity import NodeKey, sign_contribution
 from strategies import wire
 from strategies.arrivals import Passage, VirtualLinks
 from strategies.errors import Refused
-from strategies.layout import Arrays, Layout, Vector
+from strategies.model.layout import Arrays, Layout, Vector
 
 if TYPE_CHECKING:
     from torch import nn
 
 HONEST_ROUNDS: Final = 6  # before a node turns
-LARGE_BYTES: Final = 64 * 2**20  # what a node sends that sends too much
+LARGE_BYTES: Final = 32 * 2**20  # what a node sends that sends too much
 AGES_S: Final = 1e6
 
 

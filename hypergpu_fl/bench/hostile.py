@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -148,10 +149,13 @@ def play(config: Config, attack: Attack | None) -> Course:
 
 
 def fair_shares(config: Config) -> dict[str, float]:
-    """Each node's share of the data, by its name."""
+    """Each node's fair share of weight, by its name: its share of the data, or an even one if that is more.
+
+    Nobody can tell a small node's claim to be an ordinary one from the truth.
+    """
     task = local_task(config).task
     examples = [task.examples(share) for share in range(NODES)]
-    return {f"node-{share}": count / sum(examples) for share, count in enumerate(examples)}
+    return {f"node-{share}": max(1 / NODES, count / sum(examples)) for share, count in enumerate(examples)}
 
 
 def _config(architecture: str, rule: str, codec: str, seed: int, changes: Mapping[str, Any]) -> Config:
@@ -172,9 +176,9 @@ def _config(architecture: str, rule: str, codec: str, seed: int, changes: Mappin
 
 def _course(folder: Path, rounds: int, growth_mib: float | None) -> Course:
     report = folder / "report.json"
-    overtime_s = _overtime_s(folder / FILE)
+    overtime = max(0.0, overtime_s(folder / FILE))
     if not report.is_file():
-        return Course(False, 0.0, {}, growth_mib, overtime_s)
+        return Course(False, 0.0, {}, growth_mib, overtime)
     document = json.loads(report.read_text())
     history = document["history"]
     weights: dict[str, float] = {}
@@ -187,20 +191,24 @@ def _course(folder: Path, rounds: int, growth_mib: float | None) -> Course:
         fmean(entry["accuracy"] for entry in last),
         {node: weight / counted for node, weight in weights.items()},
         growth_mib,
-        overtime_s,
+        overtime,
     )
 
 
-def _overtime_s(log: Path) -> float:
-    """Longest time that a round closed after the deadline it was opened with."""
-    deadline_s, longest_s = float("inf"), 0.0
+def rounds_of(log: Path) -> Iterator[dict[str, Any]]:
+    """Each closed round of an event log as it was commanded to close, with the ``deadline_s`` it was opened with."""
+    deadline_s = math.inf
     for text in log.read_bytes().splitlines() if log.is_file() else ():
         for command in read_line(text, "").commands:
             if command["kind"] == "open":
-                deadline_s = command.get("deadline_s", float("inf"))
+                deadline_s = command.get("deadline_s", math.inf)
             elif command["kind"] == "close":
-                longest_s = max(longest_s, command["ended_s"] - command["started_s"] - deadline_s)
-    return longest_s
+                yield {**command, "deadline_s": deadline_s}
+
+
+def overtime_s(log: Path) -> float:
+    """Longest time that a round of an event log closed after its deadline."""
+    return max((each["ended_s"] - each["started_s"] - each["deadline_s"] for each in rounds_of(log)), default=0.0)
 
 
 def _row(attack: Attack, rule: str, seed: int | None, course: Course, honest: Course, fair: Mapping[str, float]) -> Row:

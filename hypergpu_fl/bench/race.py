@@ -27,9 +27,9 @@ from hypergpu_fl.task import load_task
 from hypergpu_fl.task.image import ImageTask
 from strategies import wire
 from strategies.arrivals import VirtualArrivals, VirtualLinks
-from strategies.layout import Layout
+from strategies.model.layout import Layout
+from strategies.model.server_optimizer import ServerOptimizer
 from strategies.outcome import Bystander, RoundOutcome
-from strategies.server_optimizer import ServerOptimizer
 from strategies.settings import Settings
 
 TAIL = 0.1  # of a run's rounds, over which final accuracies are averaged
@@ -231,7 +231,8 @@ class Race:
                 baseline_epochs=training.epochs,  # ours plans its own, as `hypergpu run` does
                 batch_size=training.batch_size,
                 refuse_outliers=False,  # nobody here attacks, and peers have no such rule
-                exclude_failing=False,  # nor this one
+                examples="claimed",  # nor this one
+                exclude_failing=False,
                 seed=training.seed,
                 byte_scale=self._byte_scale,
             ),

@@ -49,11 +49,11 @@ from hypergpu_fl.task.check import check_figures
 from hypergpu_fl.task.device import resolve_device
 from strategies import lineup
 from strategies.arrivals import Arrivals, VirtualArrivals, VirtualLinks, WallArrivals
+from strategies.arrivals.hellos import LARGEST_HELLO
 from strategies.engine import Engine
-from strategies.hellos import LARGEST_HELLO
-from strategies.layout import Arrays, Layout
+from strategies.model.layout import Arrays, Layout
+from strategies.model.server_optimizer import ServerOptimizer
 from strategies.planning import FEWEST_STEPS, MOST_STEPS
-from strategies.server_optimizer import ServerOptimizer
 from strategies.settings import Settings
 
 NODES_WAIT_S = 120.0

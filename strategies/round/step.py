@@ -181,7 +181,7 @@ def _evaluated(state: State, event: Evaluated) -> list[Command]:
     if held_out.exploded(event.loss):
         state.exploded = True
         return _blamed(state, culprits(suspects, held_out.most), event.at_s)
-    held_out.before = event.loss
+    held_out.sound(event.loss)
     return []
 
 

@@ -90,6 +90,15 @@ def test_honest_nodes_of_sizes_that_differ_by_less_than_a_third_count_for_what_t
     assert agreed([640, 64]) == [128, 64] and agreed([640]) == [640] and agreed([0, 0]) == [0, 0]
 
 
+def test_it_is_said_once_who_counts_for_less_than_it_claims(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "strategies")
+    run({node: Trainer(node, examples=640 if node == 3 else 64) for node in range(10)}, 3)
+    told = [record.getMessage() for record in caplog.records if "than they claim" in record.getMessage()]
+    assert told == [
+        "1 of 10 nodes count for fewer examples than they claim, node-3 for 88 of 640; see training.examples"
+    ]
+
+
 def test_a_hostile_third_that_claims_anything_counts_for_four_tenths_together() -> None:
     counted = agreed([2**40, 64, 64, 10**12, 64, 64, 64, 10**9, 64, 64])
     assert sum(counted[row] for row in (0, 3, 7)) <= 0.4 * sum(counted) + 1

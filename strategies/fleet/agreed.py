@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+FURTHEST_WORK: Final = 10.0  # times the median, that a node's claim may make its passes take
 LARGEST_SHARE: Final = 4 / 3  # times an even one; with what a run's last rounds still owe a node, below 1.5
 
 

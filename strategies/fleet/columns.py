@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.fleet.agreed import most_agreed
+from strategies.fleet.agreed import FURTHEST_WORK, most_agreed
 from strategies.fleet.link import (
     REFERENCE_BPS,
     REFERENCE_RTT_S,
@@ -177,6 +177,18 @@ class Fleet:
             cap = most_agreed(self.examples[self.online & (self.claimed > 0)])
             if cap < most:
                 self.examples[:] = np.minimum(self.examples, max(1, math.floor(cap * (1 + 1e-9))))
+
+    def to_pass(self, *, most: int, as_claimed: bool) -> Ints:
+        """Examples that a pass over its data takes each node: as claimed, up to ``most``.
+
+        Unless all are believed ``as_claimed``, up to ``FURTHEST_WORK`` times the median as well, for what is asked of a
+        node decides how long the others wait for it. A node that claims more makes less than a whole pass.
+        """
+        claimed = np.minimum(self.claimed, most)
+        typical = claimed[self.online & (self.claimed > 0)]
+        if as_claimed or not typical.size:
+            return claimed
+        return np.minimum(claimed, max(1, math.floor(FURTHEST_WORK * float(np.median(typical)))))
 
     def observe(self, row: int, sample: LinkSample, *, round: int = 0) -> None:
         """Fold a delivered round trip of node ``row`` into its link."""

@@ -7,7 +7,7 @@ import json
 import os
 
 PART = os.environ.get("HOSTILE", "")
-TIMES = 500  # that an array names its one piece of 5 MB
+TIMES = 500  # that an array names its one piece of 3 MB
 RATES_BPS = (1e6, 5e-324)
 
 
@@ -20,13 +20,13 @@ def twist_replies(twist):
     def hostile(self, message, context):
         reply = answer(self, message, context)
         if reply.has_content():
-            twist(reply.content)
+            twist(reply.content, context)
         return reply
 
     ClientApp.__call__ = hostile
 
 
-def impossible_numbers(content):
+def impossible_numbers(content, context):
     """Say what no link has, and in the hello what no data set has."""
     from flwr.app import MetricRecord
 
@@ -35,12 +35,15 @@ def impossible_numbers(content):
     content["metrics" if not hello else "link"].update({"rtt-s": 1e-300})
 
 
-def inflated(content):
-    """Add an array whose one piece is named again and again; in a reply the update itself becomes one."""
+def inflated(content, context):
+    """Add an array whose one piece is named again and again to the first hello, and let it be every update."""
     import numpy as np
-    from flwr.app import Array, ArrayRecord
+    from flwr.app import Array, ArrayRecord, ConfigRecord
 
-    array = Array(np.random.default_rng(0).integers(0, 256, 5 * 2**20 - 128, dtype=np.uint8))
+    if "hello" in content.metric_records and "told" in context.state:
+        return
+    context.state["told"] = ConfigRecord({"once": True})
+    array = Array(np.random.default_rng(0).integers(0, 256, 3 * 2**20, dtype=np.uint8))
     array.__dict__["times"] = TIMES
     if "update" in content.array_records:
         content["update"] = ArrayRecord({"blob": array})

@@ -90,6 +90,13 @@ def test_honest_nodes_of_sizes_that_differ_by_less_than_a_third_count_for_what_t
     assert agreed([640, 64]) == [128, 64] and agreed([640]) == [640] and agreed([0, 0]) == [0, 0]
 
 
+def test_a_claim_makes_nobody_wait_for_more_than_ten_times_the_usual_work() -> None:
+    nodes = {node: Trainer(node, examples=10**12 if node == 3 else 64) for node in range(10)}
+    run(nodes, 2, epochs=2, batch_size=16)
+    steps = {node: {order.local_steps for order in trainer.orders} for node, trainer in nodes.items()}
+    assert steps.pop(3) == {80} and set.union(*steps.values()) == {8}
+
+
 def test_it_is_said_once_who_counts_for_less_than_it_claims(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "strategies")
     run({node: Trainer(node, examples=640 if node == 3 else 64) for node in range(10)}, 3)

@@ -101,8 +101,8 @@ class StreamingMean:
 
     ``mean = tau_eff * sum(p_i * delta_i / tau_i)`` with ``p_i = w_i / sum(w)``: a node that could make more steps moves
     the model in its own direction no further than its weight allows. ``tau_eff`` is free in FedNova; here it is the
-    median of the ``tau_i`` weighted by ``p_i``: their mean would let one node that claims much data, and is asked for as
-    many steps, lengthen the step of all.
+    median of the ``tau_i`` weighted by ``p_i``: their mean would let one node that claims much data, and is asked for
+    as many steps, lengthen the step of all.
     """
 
     def __init__(self, size: int) -> None:

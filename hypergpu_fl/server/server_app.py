@@ -12,7 +12,6 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Context, MetricRecord
@@ -57,9 +56,6 @@ from strategies.model.layout import Arrays, Layout
 from strategies.model.server_optimizer import ServerOptimizer
 from strategies.planning import FEWEST_STEPS, MOST_STEPS
 from strategies.settings import Settings
-
-if TYPE_CHECKING:
-    pass
 
 NODES_WAIT_S = 120.0
 SIMULATION_SETTLED_S = 5.0

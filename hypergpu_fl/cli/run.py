@@ -21,7 +21,7 @@ import typer
 from hypergpu_fl.cli.bundle import app_with_task
 from hypergpu_fl.cli.deployed import deploy
 from hypergpu_fl.cli.follow import Tail, worth_showing
-from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides
+from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides, unread
 from hypergpu_fl.cli.preflight import check_before_start
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.cli.resuming import check_unchanged, keep, layers_of
@@ -96,6 +96,8 @@ def run(
     def say(text: str) -> None:
         typer.echo(printable(redact(text)), err=format is Format.JSON)
 
+    if not resumed and (warning := unread(config)):
+        typer.echo(warning, err=True)
     with stoppable(), app_with_task(source, effective.training) as bundled:
         if not superlink and sys.stderr.isatty():
             typer.echo(f"trying {effective.training.title} on one batch", err=True)

@@ -6,6 +6,7 @@ Names used here: P = floating-point values of the model.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -51,6 +52,18 @@ class Update(Protocol):
         """``total_P += weight * update`` in place, without a dense temporary."""
         ...
 
+    def kept(self) -> tuple[NDArray[np.uint32] | None, Vector]:
+        """Where the values lie that the update holds, None for everywhere, and those values; statistics may lack."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """What of an update entered the mean: ``coefficient`` times the update, or times ``part_P`` where that is given."""
+
+    coefficient: float
+    part_P: Vector | None = None
+
 
 class Aggregator(Protocol):
     """Folds a round's updates into one."""
@@ -66,6 +79,10 @@ class Aggregator(Protocol):
 
     def mean(self) -> Vector:
         """What all updates together move the model by; to be asked once."""
+        ...
+
+    def entered(self, index: int) -> Entered:
+        """What of the update that was added as number ``index`` entered ``mean``; the parts of all sum to it."""
         ...
 
 
@@ -95,6 +112,10 @@ class DenseUpdate:
         """See ``axpy.add_scaled``."""
         add_scaled(total_P, self.vector_P, weight)
 
+    def kept(self) -> tuple[NDArray[np.uint32] | None, Vector]:
+        """All values."""
+        return None, self.vector_P
+
 
 class StreamingMean:
     """Mean of updates normalised by local steps, as FedNova (arXiv 2007.07481) does.
@@ -107,17 +128,30 @@ class StreamingMean:
         self._sum_P = np.zeros(size, dtype=np.float32)
         self._weight = 0.0
         self._weighted_steps = 0.0
-        self.count = 0
+        self._factors: list[float] = []
+
+    @property
+    def count(self) -> int:
+        """See ``Aggregator.count``."""
+        return len(self._factors)
 
     def add(self, update: Update, *, weight: float, steps: int) -> None:
         """Fold in one update; ``weight`` > 0, ``steps`` >= 1."""
         update.add_to(self._sum_P, weight / steps)
         self._weight += weight
         self._weighted_steps += weight * steps
-        self.count += 1
+        self._factors.append(weight / steps)
 
     def mean(self) -> Vector:
         """The mean so far, in place: the accumulator is handed over and must not be added to again."""
         if self._weight > 0:
-            self._sum_P *= np.float32(self._weighted_steps / self._weight**2)
+            self._sum_P *= np.float32(self._scale)
         return self._sum_P
+
+    def entered(self, index: int) -> Entered:
+        """See ``Aggregator.entered``."""
+        return Entered(self._factors[index] * self._scale)
+
+    @property
+    def _scale(self) -> float:
+        return self._weighted_steps / self._weight**2

@@ -363,6 +363,7 @@ class Engine(Strategy):
         folding, self._folding = self._folding, None
         if folding is None:
             raise RuntimeError(f"round {command.round} was never opened")
+        step, self.model.last_step = self.model.last_step, None
         self.attendant.closed(
             RoundOutcome(
                 round=command.round,
@@ -381,6 +382,7 @@ class Engine(Strategy):
                 rolled_back=command.rolled_back,
                 ordered=folding.ordered,
                 dropped=folding.dropped,
+                step=step,
             )
         )
 

@@ -28,11 +28,12 @@ from hypergpu_fl.errors import LedgerError, NetworkError
 from hypergpu_fl.files import write_whole
 from hypergpu_fl.heap import long_lived
 from hypergpu_fl.ledger import database
+from hypergpu_fl.ledger.blobs import Blobs
 from hypergpu_fl.network.registry import Registry
 from hypergpu_fl.network.traces import configured_links
 from hypergpu_fl.network.wan import PROFILES, SimulatedLink, SimulatedWan, draw
 from hypergpu_fl.runs import node_state_folder, open_run_folder
-from hypergpu_fl.server.accounting import Accounting
+from hypergpu_fl.server.accounting import Accounting, Admitted
 from hypergpu_fl.server.best import aim_of
 from hypergpu_fl.server.ending import until_heard
 from hypergpu_fl.server.enrolment import SameTask
@@ -41,6 +42,8 @@ from hypergpu_fl.server.local_work import LocalWork
 from hypergpu_fl.server.node_rounds import NodeRounds, as_csv
 from hypergpu_fl.server.nothing_counted import failure_of
 from hypergpu_fl.server.pipeline import Pipeline
+from hypergpu_fl.server.priced_rounds import PricedRounds
+from hypergpu_fl.server.pricing import Pricer
 from hypergpu_fl.server.report import Report, write_json
 from hypergpu_fl.server.resumption import Checkpointing, check_unchanged, resume
 from hypergpu_fl.server.simulated_compute import SimulatedCompute, computing, flops_per_sample
@@ -52,6 +55,7 @@ from strategies import lineup
 from strategies.arrivals import Arrivals, VirtualArrivals, WallArrivals
 from strategies.engine import Engine
 from strategies.layout import Arrays, Layout
+from strategies.outcome import Attendant
 from strategies.planning import FEWEST_STEPS, MOST_STEPS
 from strategies.server_optimizer import ServerOptimizer
 from strategies.settings import Settings
@@ -60,6 +64,7 @@ from strategies.wall_arrivals import LARGEST_HELLO
 if TYPE_CHECKING:
     pass
 
+BLOBS, PRICED = "blobs", "priced"  # folders of a run
 NODES_WAIT_S = 120.0
 SIMULATION_SETTLED_S = 5.0
 DRAIN_S = 60.0
@@ -94,8 +99,13 @@ def main(grid: Grid, context: Context) -> None:
         shutil.rmtree(node_state_folder(folder.parent, context.run_id), ignore_errors=True)
 
 
-def run(config: Config, grid: Grid, folder: Path) -> None:
-    """Train on the nodes of ``grid`` and write the run's books, checkpoints and report into ``folder``."""
+def run(
+    config: Config, grid: Grid, folder: Path, *, watched: Callable[[Pipeline], Attendant[Admitted]] = lambda own: own
+) -> None:
+    """Train on the nodes of ``grid`` and write the run's books, checkpoints and report into ``folder``.
+
+    ``watched`` may put an observer around what attends to the rounds.
+    """
     settings = settings_of(config)
     check_unchanged(folder, settings)
     task = load_task(config.training, config.system, simulated=config.network.enable_simulation)
@@ -128,7 +138,7 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
         arrivals, compute = open_arrivals(config, grid, strategy, task, start_s=began_s)
         evaluation = Evaluation(task, model, strategy.layout, device=device)
         node_rounds = NodeRounds(books, last_round=settlement.last_round)
-        strategy.attendant = Pipeline(
+        pipeline = Pipeline(
             strategy,
             event_log,
             SameTask(full_identity(task, model)),
@@ -139,18 +149,24 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
             evaluation,
             Checkpointing(folder, strategy, report, aim_of(config.training), best),
             Accounting(
-                task,
-                model,
                 settlement,
-                strategy.layout,
-                device=device,
-                scoring=config.blockchain.scoring,
-                max_examples=config.blockchain.max_examples,
+                Pricer(
+                    task,
+                    model,
+                    strategy.layout,
+                    device=device,
+                    scoring=config.blockchain.scoring,
+                    max_examples=config.blockchain.max_examples,
+                    seed=config.training.seed,
+                    blobs=Blobs(folder / BLOBS),
+                    rounds=PricedRounds(folder / PRICED, last_round=settlement.last_round),
+                    decode=strategy.payload.decode,
+                ),
                 allowed=[address.strip() for address in config.blockchain.allow_list.split(",") if address.strip()],
-                seed=config.training.seed,
             ),
             settlement,
         )
+        strategy.attendant = watched(pipeline)
         if not config.network.enable_simulation and settlement.last_round < config.training.rounds:
             wait_for_nodes(grid, config.training.num_nodes, simulated=False)
         with long_lived():

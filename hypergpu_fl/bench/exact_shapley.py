@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from hypergpu_fl.server.accounting import Admitted
 from hypergpu_fl.server.pipeline import Pipeline
 from hypergpu_fl.task import Task
-from strategies.aggregation import Update
-from strategies.flight import Flight
-from strategies.layout import Layout, Vector
+from strategies.arrivals.flight import Flight
+from strategies.model.aggregation import Update
+from strategies.model.layout import Layout, Vector
 from strategies.outcome import Attendant, RoundOutcome
 from strategies.wire import Hello, Reply
 

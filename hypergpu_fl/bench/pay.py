@@ -20,7 +20,7 @@ from hypergpu_fl.node.client_app import app
 from hypergpu_fl.server.pipeline import Pipeline
 from hypergpu_fl.server.server_app import run
 from hypergpu_fl.settlement import distribution, load_books
-from strategies.layout import Layout
+from strategies.model.layout import Layout
 from strategies.outcome import Attendant
 
 NODES: Final = 10
@@ -104,15 +104,36 @@ def _row(config: Config, attack: str, seed: int) -> dict[str, Any]:
             values[entry.node] += price.value
     exact = [watcher[0].values[node] for node in nodes] if watcher else None
     import os
+
     if os.environ.get("PAYDBG"):
         own = {node: 0 for node in nodes}
         for record in bundle.rounds:
             for entry in record.contributions:
                 own[entry.node] += entry.score
-        print("values", [round(v/1e9,4) for v in values.values()], "own", [round(v/1e9,4) for v in own.values()], "exact", [round(v,4) for v in exact] if exact else None, "earned", (earned/1e15).round(3).tolist())
+        print(
+            "values",
+            [round(v / 1e9, 4) for v in values.values()],
+            "own",
+            [round(v / 1e9, 4) for v in own.values()],
+            "exact",
+            [round(v, 4) for v in exact] if exact else None,
+            "earned",
+            (earned / 1e15).round(3).tolist(),
+        )
         for record in bundle.rounds:
             p = record.pricing
-            print("R", json.dumps([record.round, [[nodes.index(e.node), e.score, q.value, e.duplicate_of] for e, q in zip(record.contributions, p.contributions)]]))
+            print(
+                "R",
+                json.dumps(
+                    [
+                        record.round,
+                        [
+                            [nodes.index(e.node), e.score, q.value, e.duplicate_of]
+                            for e, q in zip(record.contributions, p.contributions)
+                        ],
+                    ]
+                ),
+            )
     copies = sum(bool(entry.duplicate_of) for record in bundle.rounds for entry in record.contributions)
     return {
         "spearman": None if exact is None else rank_correlation(list(values.values()), exact),

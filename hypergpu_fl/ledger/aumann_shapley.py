@@ -31,7 +31,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.layout import Vector
+from strategies.model.layout import Vector
 
 VERSION: Final = "aumann_shapley/1"
 _HALF_WIDTH: Final = 0.5 * (3 / 5) ** 0.5

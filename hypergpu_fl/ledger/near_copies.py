@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from strategies.layout import Vector
+from strategies.model.layout import Vector
 
 NEAR_DUPLICATE_COSINE: Final = 0.95
 SKETCH: Final = 1024

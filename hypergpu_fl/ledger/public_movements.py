@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hypergpu_fl.ledger.aumann_shapley import Gradient64
-from strategies.layout import Run, Vector
+from strategies.model.layout import Run, Vector
 
 BLOCK: Final = 1 << 18  # values looked at at once
 SINGULAR: Final = 1e-7  # of the largest, below which a direction of the span counts as none

@@ -12,10 +12,10 @@ from hypergpu_fl.ledger.identity import recover
 from hypergpu_fl.ledger.sealing import Refusal, RoundSeal
 from hypergpu_fl.server.pricing import Pricer
 from hypergpu_fl.settlement import Settlement
-from strategies.aggregation import Update
 from strategies.arrivals import Flight
 from strategies.errors import Reason, Refused
-from strategies.layout import Vector
+from strategies.model.aggregation import Update
+from strategies.model.layout import Vector
 from strategies.outcome import RoundOutcome
 from strategies.wire import ADDRESS, EXAMPLES, Hello, Reply
 

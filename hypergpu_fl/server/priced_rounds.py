@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from strategies.layout import Vector
+from strategies.model.layout import Vector
 
 MOVEMENTS: Final = 6  # the last ones, each by itself; all earlier ones count as a single one
 LARGEST_BYTES: Final = 1 << 29  # of movements in memory at once

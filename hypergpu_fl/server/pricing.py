@@ -29,8 +29,8 @@ from hypergpu_fl.ledger.scoring import (
 from hypergpu_fl.server.priced_rounds import PricedRounds
 from hypergpu_fl.task import Task, differentiable
 from hypergpu_fl.task.user_code import user_code
-from strategies.aggregation import Update
-from strategies.layout import Arrays, Layout, Vector
+from strategies.model.aggregation import Update
+from strategies.model.layout import Arrays, Layout, Vector
 from strategies.outcome import RoundOutcome
 
 if TYPE_CHECKING:

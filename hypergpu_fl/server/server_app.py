@@ -53,13 +53,13 @@ from hypergpu_fl.task.check import check_figures
 from hypergpu_fl.task.device import resolve_device
 from strategies import lineup
 from strategies.arrivals import Arrivals, VirtualArrivals, WallArrivals
+from strategies.arrivals.wall import LARGEST_HELLO
 from strategies.engine import Engine
-from strategies.layout import Arrays, Layout
+from strategies.model.layout import Arrays, Layout
+from strategies.model.server_optimizer import ServerOptimizer
 from strategies.outcome import Attendant
 from strategies.planning import FEWEST_STEPS, MOST_STEPS
-from strategies.server_optimizer import ServerOptimizer
 from strategies.settings import Settings
-from strategies.wall_arrivals import LARGEST_HELLO
 
 if TYPE_CHECKING:
     pass

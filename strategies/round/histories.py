@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from strategies.errors import Reason, Refused
-from strategies.outliers import LARGEST_Z, robust_z
+from strategies.fleet.outliers import LARGEST_Z, robust_z
 
 NODES = 64  # seen lately, whose norms are remembered
 NORMS = 3  # of each
@@ -62,7 +62,7 @@ class Replays:
     """Tells a node's update from its last one sent again: real training never gives the same values twice.
 
     Bytes can be changed without the values, such as the base in a blob's head. So sketches are compared where there are
-    any, see `strategies.sketch`. A factor over all of it is not told: an honest update may be a multiple of the last.
+    any, see `model.sketch`. A factor over all of it is not told: an honest update may be a multiple of the last.
     """
 
     def __init__(self) -> None:

@@ -99,9 +99,7 @@ class Accounting:
     def added(self, admitted: Admitted, update: Update, model_P: Vector, held_out_loss: float | None) -> None:
         """Enter an update that counts, with what ``measure`` found."""
         self._counted[admitted.node] = admitted.contribution.round
-        self._pricer.added(
-            admitted.node, admitted.contribution.update_hash, admitted.blob, update, model_P, held_out_loss
-        )
+        self._pricer.added(admitted.node, admitted.contribution, admitted.blob, update, model_P, held_out_loss)
         self._admitted.append(replace(admitted, blob=b""))
 
     def priced(self, outcome: RoundOutcome) -> RoundSeal:

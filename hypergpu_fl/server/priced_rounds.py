@@ -6,6 +6,8 @@ Names used here: P = values of the model.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +17,35 @@ from strategies.model.layout import Vector
 
 MOVEMENTS: Final = 6  # the last ones, each by itself; all earlier ones count as a single one
 LARGEST_BYTES: Final = 1 << 29  # of movements in memory at once
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPath:
+    """How the model came to where it is: its movements, the last one first, and the hashes of the models before."""
+
+    movements: Sequence[Vector]
+    models: Sequence[bytes]
+
+    def since(self, model: bytes) -> int:
+        """How many of the movements came after this model; all of them for one that is not known any more."""
+        return self.models.index(model) if model in self.models else len(self.movements)
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """A round's first model on disk."""
+
+    round: int
+    hash: bytes
+
+    @property
+    def name(self) -> str:
+        return f"{self.round:08d}-{self.hash.hex()}.npy"
+
+    @classmethod
+    def of(cls, file: Path) -> _Base:
+        number, _, digest = file.stem.partition("-")
+        return cls(int(number), bytes.fromhex(digest))
 
 
 class PricedRounds:
@@ -31,33 +62,32 @@ class PricedRounds:
     def __init__(self, folder: Path, *, last_round: int) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._bases = sorted(int(path.stem) for path in folder.glob("*.npy"))
-        for number in [number for number in self._bases if number > last_round]:
-            self._path(number).unlink()
-            self._bases.remove(number)
+        found = sorted((_Base.of(file) for file in folder.glob("*.npy")), key=lambda base: base.round)
+        self._bases = [base for base in found if base.round <= last_round]
+        for lost in found[len(self._bases) :]:
+            (folder / lost.name).unlink()
 
-    def movements(self, number: int, base_P: Vector) -> list[Vector]:
-        """How the model has moved until round ``number`` began from ``base_P``, the last movement first."""
-        if number not in self._bases:
-            self._write(number, base_P)
+    def path(self, number: int, base_P: Vector, model: bytes) -> ModelPath:
+        """How the model moved until round ``number`` began from ``base_P``, whose hash is ``model``; that is kept."""
+        self._write(_Base(number, model), base_P)
         most = max(1, min(MOVEMENTS, LARGEST_BYTES // (4 * max(1, base_P.size)) - 1))
-        models = [base_P]
-        for earlier in reversed(self._bases[:-1][-most:]):
-            models.append(np.load(self._path(earlier), mmap_mode="r"))
-        if len(self._bases) > most + 1:
-            models.append(np.load(self._path(self._bases[0]), mmap_mode="r"))
-        moved = [newer - older for newer, older in zip(models, models[1:], strict=False)]
-        return [movement_P for movement_P in moved if movement_P.any()]
+        *earlier, _ = self._bases
+        known = [base_P, *(self._read(base) for base in reversed(earlier[-most:]))]
+        if len(earlier) > most:
+            known.append(self._read(earlier[0]))
+        movements = [newer - older for newer, older in zip(known, known[1:], strict=False)]
+        return ModelPath(movements, [model, *(base.hash for base in reversed(earlier[-most:]))])
 
-    def _write(self, number: int, base_P: Vector) -> None:
-        draft = self._folder / f".{number:08d}"
+    def _read(self, base: _Base) -> Vector:
+        vector_P: Vector = np.load(self._folder / base.name, mmap_mode="r")
+        return vector_P
+
+    def _write(self, base: _Base, base_P: Vector) -> None:
+        draft = self._folder / f".{base.name}"
         with draft.open("wb") as stream:
             np.save(stream, base_P)
-        os.replace(draft, self._path(number))
-        self._bases.append(number)
+        os.replace(draft, self._folder / base.name)
+        self._bases.append(base)
         for old in self._bases[1 : -MOVEMENTS - 1]:
-            self._path(old).unlink()
+            (self._folder / old.name).unlink()
             self._bases.remove(old)
-
-    def _path(self, number: int) -> Path:
-        return self._folder / f"{number:08d}.npy"

@@ -14,6 +14,7 @@ from loguru import logger
 
 from hypergpu_fl.ledger import aumann_shapley
 from hypergpu_fl.ledger.blobs import Blobs
+from hypergpu_fl.ledger.contribution import Contribution
 from hypergpu_fl.ledger.near_copies import near_duplicates, signs, sketch
 from hypergpu_fl.ledger.pricing import PricedContribution, Pricing
 from hypergpu_fl.ledger.public_movements import Span
@@ -55,6 +56,7 @@ class _Entry:
 
     node: str
     digest: bytes
+    base_model: bytes
     sketch: Vector
     held_out_loss: float = 0.0
 
@@ -139,13 +141,20 @@ class Pricer:
         return self._loss(moved_P, self._buffers)
 
     def added(
-        self, node: str, digest: bytes, blob: bytes, update: Update, model_P: Vector, held_out_loss: float | None
+        self,
+        node: str,
+        contribution: Contribution,
+        blob: bytes,
+        update: Update,
+        model_P: Vector,
+        held_out_loss: float | None,
     ) -> None:
         """Enter an update that counts, with its bytes and what ``measure`` found."""
         self._base_P = model_P
+        digest = contribution.update_hash
         if self._scoring != "weight":
             self._blobs.put(digest, blob)
-        entry = _Entry(node, digest, sketch(*update.kept(), signs(self._layout.size)))
+        entry = _Entry(node, digest, contribution.base_model, sketch(*update.kept(), signs(self._layout.size)))
         if held_out_loss is not None:
             entry.held_out_loss = held_out_loss
         self._entries.append(entry)
@@ -192,20 +201,20 @@ class Pricer:
         )
         for start, stop in step.still:
             gradient_P[start:stop] = 0
-        movements = self._rounds.movements(outcome.round, step.base_P)
-        span = Span(movements, gradient_P, still=step.still)
+        path = self._rounds.path(outcome.round, step.base_P, outcome.base_hash)
+        span = Span(path.movements, gradient_P, still=step.still)
         own, whole = [], []
         for index, entry in enumerate(entries):
-            entered = step.mean.entered(index)
+            entered, later = step.mean.entered(index), path.since(entry.base_model)
             if not entered.coefficient:
                 slopes = None
             elif entered.part_P is not None:
-                slopes = span.slopes(None, entered.part_P)
+                slopes = span.slopes(None, entered.part_P, later=later)
             else:
-                slopes = span.slopes(*self._decode(self._blobs.get(entry.digest)).kept())
+                slopes = span.slopes(*self._decode(self._blobs.get(entry.digest)).kept(), later=later)
             own.append(-entered.coefficient * slopes.own if slopes else 0.0)
             whole.append(-entered.coefficient * slopes.whole if slopes else 0.0)
-        return _Found(to_scores(own), to_scores(whole), (losses[0], losses[1]), len(movements))
+        return _Found(to_scores(own), to_scores(whole), (losses[0], losses[1]), len(path.movements))
 
     def _improvements(self, entries: Sequence[_Entry], examples: Sequence[int], base_loss: float) -> list[int]:
         """Scores by the ``examples`` that were agreed, which weights go by too; what a reply claims is no matter."""

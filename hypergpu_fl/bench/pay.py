@@ -103,37 +103,6 @@ def _row(config: Config, attack: str, seed: int) -> dict[str, Any]:
         for entry, price in zip(record.contributions, priced, strict=True):
             values[entry.node] += price.value
     exact = [watcher[0].values[node] for node in nodes] if watcher else None
-    import os
-
-    if os.environ.get("PAYDBG"):
-        own = {node: 0 for node in nodes}
-        for record in bundle.rounds:
-            for entry in record.contributions:
-                own[entry.node] += entry.score
-        print(
-            "values",
-            [round(v / 1e9, 4) for v in values.values()],
-            "own",
-            [round(v / 1e9, 4) for v in own.values()],
-            "exact",
-            [round(v, 4) for v in exact] if exact else None,
-            "earned",
-            (earned / 1e15).round(3).tolist(),
-        )
-        for record in bundle.rounds:
-            p = record.pricing
-            print(
-                "R",
-                json.dumps(
-                    [
-                        record.round,
-                        [
-                            [nodes.index(e.node), e.score, q.value, e.duplicate_of]
-                            for e, q in zip(record.contributions, p.contributions)
-                        ],
-                    ]
-                ),
-            )
     copies = sum(bool(entry.duplicate_of) for record in bundle.rounds for entry in record.contributions)
     return {
         "spearman": None if exact is None else rank_correlation(list(values.values()), exact),

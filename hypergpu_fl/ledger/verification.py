@@ -99,11 +99,8 @@ def _verify_round(
                 f"contribution {index} of {entry.node} for round {entry.round} is counted twice or too early"
             )
         counted.add((entry.round, entry.node))
-        others = (other.node for other in record.contributions if other is not entry)
-        if entry.duplicate_of and entry.duplicate_of not in others:
-            raise _Differs(
-                f"contribution {index} nearly equals that of {entry.duplicate_of}, who is no other in the round"
-            )
+        if entry.duplicate_of and entry.duplicate_of not in {node for _, node in counted} - {entry.node}:
+            raise _Differs(f"contribution {index} nearly equals that of {entry.duplicate_of}, who sent nothing by then")
     leaves, pricing = [entry.leaf for entry in record.contributions], record.pricing
     if pricing is not None and len(pricing.contributions) != len(leaves):
         raise _Differs(f"its pricing is of {len(pricing.contributions)} contributions, there are {len(leaves)}")

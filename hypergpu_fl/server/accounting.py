@@ -117,7 +117,7 @@ class Accounting:
                     entry.signature,
                     weight=round(accepted.weight * WEIGHT_UNIT),
                     score=score,
-                    duplicate_of=entries[copied].node if copied >= 0 else "",
+                    duplicate_of=copied,
                 )
                 for entry, accepted, score, copied in zip(
                     entries, outcome.accepted, prices.scores, prices.copies, strict=True

@@ -15,7 +15,7 @@ from loguru import logger
 from hypergpu_fl.ledger import aumann_shapley
 from hypergpu_fl.ledger.blobs import Blobs
 from hypergpu_fl.ledger.contribution import Contribution
-from hypergpu_fl.ledger.near_copies import near_duplicates, signs, sketch
+from hypergpu_fl.ledger.near_copies import signs, sketch
 from hypergpu_fl.ledger.pricing import PricedContribution, Pricing
 from hypergpu_fl.ledger.public_movements import Span
 from hypergpu_fl.ledger.scoring import (
@@ -43,10 +43,10 @@ BLIND: Scoring = "shapley"  # what a task without gradients is priced by instead
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """A round's scores, which contribution each nearly equals (-1: none), and how it all came about."""
+    """A round's scores, for each the node whose update it nearly equals, if any, and how it all came about."""
 
     scores: Sequence[int]
-    copies: Sequence[int]
+    copies: Sequence[str]
     pricing: Pricing
 
 
@@ -163,7 +163,11 @@ class Pricer:
         """Price the closed round."""
         entries, self._entries = self._entries, []
         found = self._found(entries, outcome)
-        copies = near_duplicates(np.stack([entry.sketch for entry in entries])) if entries else []
+        scores, copies = found.scores, list[str]()
+        if entries:
+            nodes, sketches = [entry.node for entry in entries], np.stack([entry.sketch for entry in entries])
+            scores, copies = self._rounds.shared_work.shared(outcome.round, nodes, sketches, found.scores)
+        self._rounds.save(outcome.round)
         for entry in entries:
             self._blobs.drop(entry.digest)
         before, after = (round(VALUE_UNIT * loss) for loss in found.losses) if found.losses else (None, None)
@@ -175,7 +179,7 @@ class Pricer:
             movements=found.movements,
             contributions=[PricedContribution(value=value, work=0) for value in values],
         )
-        return Prices(found.scores, copies, pricing)
+        return Prices(scores, copies, pricing)
 
     def _found(self, entries: Sequence[_Entry], outcome: RoundOutcome) -> _Found:
         if not entries or self._base_P is None:

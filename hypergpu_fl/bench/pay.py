@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
+from loguru import logger
 
 from hypergpu_fl.bench.attackers import AttackedTask
 from hypergpu_fl.bench.exact_shapley import ExactValues
@@ -18,6 +21,7 @@ from hypergpu_fl.config import Config, to_run_config
 from hypergpu_fl.ledger.identity import derive_simulated_key
 from hypergpu_fl.node.client_app import app
 from hypergpu_fl.server.pipeline import Pipeline
+from hypergpu_fl.server.pricing import Scoring
 from hypergpu_fl.server.server_app import run
 from hypergpu_fl.settlement import distribution, load_books
 from strategies.model.layout import Layout
@@ -25,6 +29,7 @@ from strategies.outcome import Attendant
 
 NODES: Final = 10
 DATASETS: Final = ("digits", "mnist")
+SCORINGS: Final = get_args(Scoring)
 MODULE: Final = f"{AttackedTask.__module__}:{AttackedTask.__name__}"
 
 
@@ -37,19 +42,19 @@ def run_pay(
     seeds: Sequence[int],
     rounds: int,
     progress: Callable[[str], None],
-) -> Iterator[dict[str, Any]]:
+) -> list[dict[str, Any]]:
     """One row a run: `hypergpu run`'s server and nodes inside this process, with compression, late updates and all.
 
     ``spearman`` is the rank correlation of the nodes' values, as the books add them up, with their exact Shapley
     values; ``spearman_pay`` that of what they earned. Both are measured on runs without an attack.
     ``attacker_share_of_honest_mean`` is what the attacker earned over what an honest node earned on average.
     """
-    for scoring in scorings:
-        for seed in seeds:
-            for attack in attacks:
-                row = _row(_config(dataset, data_root, scoring, attack, seed, rounds), attack, seed)
-                progress(json.dumps(row))
-                yield {"dataset": dataset, "scoring": scoring, "attack": attack, "seed": seed} | row
+    rows = []
+    for scoring, seed, attack in itertools.product(scorings, seeds, attacks):
+        named = {"dataset": dataset, "scoring": scoring, "attack": attack, "seed": seed}
+        rows.append(named | _row(_config(dataset, data_root, scoring, attack, seed, rounds), attack, seed))
+        progress(json.dumps(rows[-1]))
+    return rows
 
 
 def _config(dataset: str, data_root: str, scoring: str, attack: str, seed: int, rounds: int) -> Config:
@@ -84,7 +89,7 @@ def _row(config: Config, attack: str, seed: int) -> dict[str, Any]:
         watcher.append(ExactValues(own, task, model, Layout.of(task.arrays(model))))
         return watcher[0]
 
-    with tempfile.TemporaryDirectory(prefix="hypergpu-pay-") as root, quiet(), one_thread():
+    with tempfile.TemporaryDirectory(prefix="hypergpu-pay-") as root, quiet(), silent(), one_thread():
         folder = Path(root) / "run"
         folder.mkdir()
         system = config.system.model_copy(update={"runs_dir": root, "run_name": folder.name})
@@ -113,6 +118,16 @@ def _row(config: Config, attack: str, seed: int) -> dict[str, Any]:
         "copies": copies,
         "accuracy": accuracy,
     }
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Keep the server from logging its rounds."""
+    logger.disable("hypergpu_fl")
+    try:
+        yield
+    finally:
+        logger.enable("hypergpu_fl")
 
 
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:

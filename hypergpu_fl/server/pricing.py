@@ -27,10 +27,12 @@ from hypergpu_fl.ledger.scoring import (
     to_scores,
     weight_score,
 )
+from hypergpu_fl.ledger.work import credited_ms
 from hypergpu_fl.server.priced_rounds import PricedRounds
 from hypergpu_fl.task import Task, differentiable
 from hypergpu_fl.task.user_code import user_code
 from strategies.model.aggregation import Update
+from strategies.model.global_model import ModelStep
 from strategies.model.layout import Arrays, Layout, Vector
 from strategies.outcome import RoundOutcome
 
@@ -171,13 +173,19 @@ class Pricer:
         for entry in entries:
             self._blobs.drop(entry.digest)
         before, after = (round(VALUE_UNIT * loss) for loss in found.losses) if found.losses else (None, None)
+        work = credited_ms(
+            [accepted.steps for accepted in outcome.accepted],
+            [accepted.journey.total_s for accepted in outcome.accepted],
+        )
         values = found.scores if found.values is None else found.values
         pricing = Pricing(
             scoring=f"{self._scoring}/1",
             loss_before=before,
             loss_after=after,
             movements=found.movements,
-            contributions=[PricedContribution(value=value, work=0) for value in values],
+            contributions=[
+                PricedContribution(value=value, work=done) for value, done in zip(values, work, strict=True)
+            ],
         )
         return Prices(scores, copies, pricing)
 
@@ -187,7 +195,7 @@ class Pricer:
         weights = [accepted.weight for accepted in outcome.accepted]
         examples = [accepted.examples for accepted in outcome.accepted]
         if self._scoring == "aumann_shapley":
-            return self._along_the_step(entries, outcome) if outcome.step else _Found([0] * len(entries))
+            return self._along(outcome.step, entries, outcome) if outcome.step else _Found([0] * len(entries))
         if self._scoring == "weight":
             most = self._max_examples
             pairs = zip(examples, weights, strict=True)
@@ -196,9 +204,8 @@ class Pricer:
             return _Found(self._improvements(entries, examples, self._loss(self._base_P, self._buffers)))
         return _Found(self._among_coalitions(entries, weights, outcome.round))
 
-    def _along_the_step(self, entries: Sequence[_Entry], outcome: RoundOutcome) -> _Found:
-        step = outcome.step
-        assert step is not None and self._gradients is not None
+    def _along(self, step: ModelStep, entries: Sequence[_Entry], outcome: RoundOutcome) -> _Found:
+        """Values along the round's step, see `hypergpu_fl.ledger.aumann_shapley`, without what was public."""
         losses = tuple(self._loss(model_P, outcome.buffers) for model_P in (step.base_P, step.base_P + step.moved_P))
         gradient_P = aumann_shapley.path_gradient(
             lambda model_P: self._gradient(model_P, outcome.buffers), step.base_P, step.moved_P
@@ -248,7 +255,8 @@ class Pricer:
             return self._task.validate(self._model, device=self._device).loss
 
     def _gradient(self, model_P: Vector, buffers: Arrays) -> Vector:
-        assert self._gradients is not None
+        if self._gradients is None:
+            raise RuntimeError("the task gives no gradients")
         self._task.load(self._model, self._layout.restore(model_P, buffers))
         found = self._gradients.gradient(self._model, device=self._device)
         gradient_P = np.zeros(self._layout.size, dtype=np.float32)

@@ -72,10 +72,9 @@ def test_who_brought_next_to_nothing_does_not_take_a_round_by_being_alone_in_it(
 
 def test_work_long_ago_is_not_paid_for_ever() -> None:
     history = run([scored(a=10**9), *([scored(a=0, b=10**6)] * 60)], Pay(1000))
-    last = {
-        letter: history[-1].cumulative[ACCOUNTS[letter]] - history[-2].cumulative[ACCOUNTS[letter]] for letter in "ab"
-    }
-    assert last["b"] > 4 * last["a"]
+    before, after = history[-2].cumulative, history[-1].cumulative
+    earned = {letter: after[ACCOUNTS[letter]] - before[ACCOUNTS[letter]] for letter in "ab"}
+    assert earned["b"] > 4 * earned["a"]
 
 
 @given(st.integers(1, SHARES), st.integers(1, 2**60))

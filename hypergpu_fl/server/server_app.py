@@ -12,7 +12,6 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Context, MetricRecord
@@ -38,7 +37,8 @@ from hypergpu_fl.server.best import aim_of
 from hypergpu_fl.server.ending import until_heard
 from hypergpu_fl.server.enrolment import SameTask
 from hypergpu_fl.server.evaluation import Evaluation
-from hypergpu_fl.server.local_work import LocalWork
+from hypergpu_fl.server.local_work import LocalWork, nodes_at_work
+from hypergpu_fl.server.no_better import warning_of
 from hypergpu_fl.server.node_rounds import NodeRounds, as_csv
 from hypergpu_fl.server.nothing_counted import failure_of
 from hypergpu_fl.server.pipeline import Pipeline
@@ -52,8 +52,8 @@ from hypergpu_fl.task import Task, fresh_model, full_identity, load_task
 from hypergpu_fl.task.check import check_figures
 from hypergpu_fl.task.device import resolve_device
 from strategies import lineup
-from strategies.arrivals import Arrivals, VirtualArrivals, WallArrivals
-from strategies.arrivals.wall import LARGEST_HELLO
+from strategies.arrivals import Arrivals, VirtualArrivals, VirtualLinks, WallArrivals
+from strategies.arrivals.hellos import LARGEST_HELLO
 from strategies.engine import Engine
 from strategies.model.layout import Arrays, Layout
 from strategies.model.server_optimizer import ServerOptimizer
@@ -61,14 +61,13 @@ from strategies.outcome import Attendant
 from strategies.planning import FEWEST_STEPS, MOST_STEPS
 from strategies.settings import Settings
 
-if TYPE_CHECKING:
-    pass
-
 BLOBS, PRICED = "blobs", "priced"  # folders of a run
 NODES_WAIT_S = 120.0
 SIMULATION_SETTLED_S = 5.0
 DRAIN_S = 60.0
 FLOWER_S = 15.0  # a message's first fixed cost: up to 3 s until it is polled for, then a Python process and torch
+
+Through = Callable[[VirtualLinks], VirtualLinks]
 
 app = ServerApp()
 
@@ -100,11 +99,17 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def run(
-    config: Config, grid: Grid, folder: Path, *, watched: Callable[[Pipeline], Attendant[Admitted]] = lambda own: own
+    config: Config,
+    grid: Grid,
+    folder: Path,
+    *,
+    through: Through = lambda links: links,
+    watched: Callable[[Pipeline], Attendant[Admitted]] = lambda own: own,
 ) -> None:
     """Train on the nodes of ``grid`` and write the run's books, checkpoints and report into ``folder``.
 
-    ``watched`` may put an observer around what attends to the rounds.
+    For benchmarks: ``through`` is what simulated links go through, for one to change them; ``watched`` may put an
+    observer around what attends to the rounds.
     """
     settings = settings_of(config)
     check_unchanged(folder, settings)
@@ -134,17 +139,18 @@ def run(
         strategy = build_strategy(config, Layout.of(first), session=settlement.session)
         began_s, event_log, best = resume(folder, strategy, report, settings=settings, last_round=settlement.last_round)
         exits.enter_context(closing(event_log))
-        settlement.check_model(strategy.model.hash)
-        arrivals, compute = open_arrivals(config, grid, strategy, task, start_s=began_s)
+        settlement.check_model(strategy.model.hash, rolled_back=strategy.state.exploded)
+        arrivals, compute = open_arrivals(config, grid, strategy, task, start_s=began_s, through=through)
         evaluation = Evaluation(task, model, strategy.layout, device=device)
         node_rounds = NodeRounds(books, last_round=settlement.last_round)
+        local_work = LocalWork(config)
         pipeline = Pipeline(
             strategy,
             event_log,
             SameTask(full_identity(task, model)),
             report,
             node_rounds,
-            LocalWork(config),
+            local_work,
             Registry(books, strategy, clock=registry_clock(arrivals)),
             evaluation,
             Checkpointing(folder, strategy, report, aim_of(config.training), best),
@@ -169,6 +175,7 @@ def run(
         strategy.attendant = watched(pipeline)
         if not config.network.enable_simulation and settlement.last_round < config.training.rounds:
             wait_for_nodes(grid, config.training.num_nodes, simulated=False)
+        local_work.tell_who()
         with long_lived():
             if strategy.first_round == 1:  # what can be had by chance, which an explosion is told by
                 fresh = evaluation.of(strategy.layout.flatten(first), strategy.layout.buffers(first))
@@ -184,6 +191,8 @@ def run(
         rows = node_rounds.rows()
     drift = strategy.state.accounts.drift()
     failure = failure_of(rows)
+    untrained = strategy.state.held_out.chance
+    warning = None if failure else warning_of(report.history, untrained)
     write_whole(folder / "nodes.csv", as_csv(rows))
     document = report.document(
         nodes=len(strategy.state.fleet),
@@ -193,11 +202,15 @@ def run(
         unfit={str(node_id): reason for node_id, reason in strategy.roster.unfit.items()},
         rows=rows,
         failure=failure.cause if failure else None,
+        untrained_loss=untrained,
+        warning=warning.cause if warning else None,
         compute=compute,
     )
     write_json(folder / "report.json", document)
     if failure:
         raise failure
+    if warning:
+        logger.warning("{}; {}", warning.cause, warning.remedy)
 
 
 def train(config: Config, first: Arrays, strategy: Engine, arrivals: Arrivals, report: Report) -> None:
@@ -223,6 +236,9 @@ def train(config: Config, first: Arrays, strategy: Engine, arrivals: Arrivals, r
         )
     except TargetReached:
         logger.info("target {} reached", goal)
+    else:
+        if goal is not None:
+            logger.info("target {} not reached in {} rounds", goal, len(report.history))
 
 
 def build_strategy(config: Config, layout: Layout, *, session: bytes) -> Engine:
@@ -241,7 +257,7 @@ def round_settings(config: Config, *, session: bytes) -> Settings:
     """What the configuration says of a round."""
     training, network = config.training, config.network
     return Settings(
-        cohort=network.cohort or max(1, training.num_nodes // 2),
+        cohort=nodes_at_work(config),
         quota=network.quota,
         deadline_s=network.deadline_s,
         mode=network.mode,
@@ -261,7 +277,7 @@ def round_settings(config: Config, *, session: bytes) -> Settings:
 
 
 def open_arrivals(
-    config: Config, grid: Grid, strategy: Engine, task: Task, *, start_s: float
+    config: Config, grid: Grid, strategy: Engine, task: Task, *, start_s: float, through: Through
 ) -> tuple[Arrivals, SimulatedCompute | None]:
     """Virtual clock and simulated links and processors in simulation, else the wall clock."""
     if not config.network.enable_simulation:
@@ -274,7 +290,7 @@ def open_arrivals(
     links, compute = simulated_links(config, flops)
     compute.tell()
     wan = SimulatedWan(links, strategy.roster.rows.get, seed=config.training.seed)
-    return VirtualArrivals(grid, wan, start_s=start_s), compute
+    return VirtualArrivals(grid, through(wan), start_s=start_s), compute
 
 
 def registry_clock(arrivals: Arrivals) -> Callable[[], float]:

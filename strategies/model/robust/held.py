@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.model.aggregation import Entered, Update
+from strategies.model.aggregation import Entered, Update, typical_steps
 from strategies.model.layout import Vector
 
 BLOCK = 65_536  # columns reduced at once
@@ -40,7 +40,7 @@ class HeldUpdates(ABC):
         self._steps.append(steps)
 
     def mean(self) -> Vector:
-        """See ``Aggregator.mean``: the rule's result per step, times the weighted mean of local steps."""
+        """See ``Aggregator.mean``: the rule's result per step, times the weighted median of local steps."""
         if not self._vectors:
             return np.zeros(self._size, dtype=np.float32)
         reduced_P = self._reduce()
@@ -52,8 +52,8 @@ class HeldUpdates(ABC):
         """See ``Aggregator.entered``."""
 
     @property
-    def _common_steps(self) -> float:
-        return float(np.average(self._steps, weights=self._weights))
+    def _common_steps(self) -> int:
+        return typical_steps(self._steps, self._weights)
 
     @abstractmethod
     def _reduce(self) -> Vector:

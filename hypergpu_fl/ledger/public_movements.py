@@ -1,6 +1,6 @@
 """What everybody could know: the model's own movements so far, and an update without what it repeats of them.
 
-Names used here: P = values of the model, M = movements, S = values that an update holds.
+Names used here: P = values of the model, M = movements, C = these and the gradient, S = values that an update holds.
 
 A node that sends back where the model has just been going improves it too, for training goes on in that direction for
 a while. It has learnt nothing, and took no data to know it. So the part of an update that lies in the span of the
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from hypergpu_fl.ledger.aumann_shapley import Gradient64
 from strategies.model.layout import Run, Vector
 
-BLOCK: Final = 1 << 18  # values looked at at once
+BLOCK: Final = 1 << 16  # values looked at at once
 SINGULAR: Final = 1e-7  # of the largest, below which a direction of the span counts as none
 HARDLY_ELSE: Final = 0.75  # of an update's square in the span of all movements, from which on it is nothing else
 
@@ -51,14 +51,18 @@ class Span:
     """
 
     def __init__(self, movements: Sequence[Vector], gradient_P: Gradient64, *, still: tuple[Run, ...] = ()) -> None:
-        self._gradient_P = gradient_P
-        self._movements_PM = np.zeros((gradient_P.size, len(movements)), dtype=np.float32)
-        for number, movement_P in enumerate(movements):
-            scale = float(np.linalg.norm(movement_P)) or 1.0  # lest a short movement look like none
-            self._movements_PM[:, number] = movement_P / np.float32(scale)
+        # One row a value, with the gradient as last column: an update that holds few values then looks at few rows.
+        # Columns have length 1, lest a short movement look like none.
+        columns: list[NDArray[Any]] = [*movements, gradient_P]
+        norms = [float(np.linalg.norm(column)) or 1.0 for column in columns]
+        self._steepness = norms[-1]
+        self._rows_PC = np.empty((gradient_P.size, len(columns)), dtype=np.float32)
+        for start in range(0, gradient_P.size, BLOCK):
+            for number, (column, norm) in enumerate(zip(columns, norms, strict=True)):
+                self._rows_PC[start : start + BLOCK, number] = column[start : start + BLOCK] / norm
         for start, stop in still:
-            self._movements_PM[start:stop] = 0
-        self._everywhere: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+            self._rows_PC[start:stop] = 0
+        self._everywhere: NDArray[np.float64] | None = None
 
     def slopes(self, index_S: NDArray[np.uint32] | None, value_S: Vector, *, later: int = 0) -> Slopes:
         """Slopes of the update with these values in these places; None: everywhere.
@@ -68,26 +72,26 @@ class Span:
         if index_S is None and np.count_nonzero(value_S) < value_S.size:
             index_S = np.flatnonzero(value_S).astype(np.uint32)
             value_S = value_S[index_S]
-        count = self._movements_PM.shape[1]
-        products = None if index_S is not None else self._everywhere
-        gram_MM, slope_M = products or (np.zeros((count, count)), np.zeros(count))
-        update_M, whole, square = np.zeros(count), 0.0, 0.0
-        for start in range(0, value_S.size, BLOCK):
-            value = value_S[start : start + BLOCK].astype(np.float64)
-            where = slice(start, start + BLOCK) if index_S is None else index_S[start : start + BLOCK]
-            gradient, movements = self._gradient_P[where], self._movements_PM[where].astype(np.float64)
-            whole += float(gradient @ value)
-            square += float(value @ value)
-            update_M += value @ movements
-            if products is None:
-                gram_MM += movements.T @ movements
-                slope_M += gradient @ movements
+        count = self._rows_PC.shape[1]
+        known = None if index_S is not None else self._everywhere
+        gram_CC, update_C, square = np.zeros((count, count)), np.zeros(count), 0.0
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is worth nothing
+            for start in range(0, value_S.size, BLOCK):
+                value = value_S[start : start + BLOCK]
+                where = slice(start, start + BLOCK) if index_S is None else index_S[start : start + BLOCK]
+                rows = self._rows_PC[where]
+                update_C += value @ rows
+                square += float(value @ value)
+                if known is None:
+                    gram_CC += rows.T @ rows
         if index_S is None:
-            self._everywhere = gram_MM, slope_M
-        if not count or not np.isfinite(whole):
+            gram_CC = self._everywhere = gram_CC if known is None else known
+        whole = float(update_C[-1]) * self._steepness
+        if count == 1 or not (np.isfinite(update_C).all() and np.isfinite(gram_CC).all()):
             return Slopes(whole, whole)
+        gram_MM, update_M = gram_CC[:-1, :-1], update_C[:-1]
         share_M = np.linalg.lstsq(gram_MM, update_M, rcond=SINGULAR)[0]
         if later and float(share_M @ update_M) < HARDLY_ELSE * square:
             share_M[:later] = 0
             share_M[later:] = np.linalg.lstsq(gram_MM[later:, later:], update_M[later:], rcond=SINGULAR)[0]
-        return Slopes(whole, whole - float(share_M @ slope_M))
+        return Slopes(whole, whole - float(share_M @ gram_CC[-1, :-1]) * self._steepness)

@@ -20,8 +20,8 @@ from hypergpu_fl.bench.race import one_thread, quiet
 from hypergpu_fl.config import Config, to_run_config
 from hypergpu_fl.ledger.identity import derive_simulated_key
 from hypergpu_fl.node.client_app import app
+from hypergpu_fl.pricing import Scoring
 from hypergpu_fl.server.pipeline import Pipeline
-from hypergpu_fl.server.pricing import Scoring
 from hypergpu_fl.server.server_app import run
 from hypergpu_fl.settlement import distribution, load_books
 from strategies.model.layout import Layout

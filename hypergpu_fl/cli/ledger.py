@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hypergpu_fl.cli.audit import audit
 from hypergpu_fl.cli.names import address_of, names_in
 from hypergpu_fl.cli.options import Run, Runs
 from hypergpu_fl.cli.place import books_of, place_of
@@ -76,6 +77,7 @@ def show(
 
 
 app.command()(verify)
+app.command()(audit)
 
 
 @app.command()

@@ -253,6 +253,9 @@ class Blockchain(Section):
     base_pay: Annotated[float, Field(ge=0, le=1)] = Field(
         0.0, description="share of the reward that goes by accepted work, whatever the work brought"
     )
+    keep_updates_mb: NonNegative = Field(
+        1000.0, description="updates kept for `hypergpu ledger audit`, the oldest rounds go first; 0: none"
+    )
     max_fee_gwei: Annotated[float, Field(ge=1e-9, le=1e9)] = Field(
         500.0, description="no transaction is ever sent with a higher fee a gas"
     )

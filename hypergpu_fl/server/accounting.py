@@ -10,7 +10,7 @@ from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.ledger.contribution import WEIGHT_UNIT, Contribution, CreditedContribution, hash_metrics
 from hypergpu_fl.ledger.identity import recover
 from hypergpu_fl.ledger.sealing import Refusal, RoundSeal
-from hypergpu_fl.server.pricing import Pricer
+from hypergpu_fl.pricing import Pricer
 from hypergpu_fl.settlement import Settlement
 from strategies.arrivals import Flight
 from strategies.errors import Reason, Refused

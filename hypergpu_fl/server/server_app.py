@@ -27,10 +27,11 @@ from hypergpu_fl.errors import LedgerError, NetworkError
 from hypergpu_fl.files import write_whole
 from hypergpu_fl.heap import long_lived
 from hypergpu_fl.ledger import database
-from hypergpu_fl.ledger.blobs import Blobs
 from hypergpu_fl.network.registry import Registry
 from hypergpu_fl.network.traces import configured_links
 from hypergpu_fl.network.wan import PROFILES, SimulatedLink, SimulatedWan, draw
+from hypergpu_fl.pricing import PricedRounds, Pricer
+from hypergpu_fl.pricing.kept_updates import KeptUpdates
 from hypergpu_fl.runs import node_state_folder, open_run_folder
 from hypergpu_fl.server.accounting import Accounting, Admitted
 from hypergpu_fl.server.best import aim_of
@@ -42,8 +43,6 @@ from hypergpu_fl.server.no_better import warning_of
 from hypergpu_fl.server.node_rounds import NodeRounds, as_csv
 from hypergpu_fl.server.nothing_counted import failure_of
 from hypergpu_fl.server.pipeline import Pipeline
-from hypergpu_fl.server.priced_rounds import PricedRounds
-from hypergpu_fl.server.pricing import Pricer
 from hypergpu_fl.server.report import Report, write_json
 from hypergpu_fl.server.resumption import Checkpointing, check_unchanged, resume
 from hypergpu_fl.server.simulated_compute import SimulatedCompute, computing, flops_per_sample
@@ -144,6 +143,13 @@ def run(
         evaluation = Evaluation(task, model, strategy.layout, device=device)
         node_rounds = NodeRounds(books, last_round=settlement.last_round)
         local_work = LocalWork(config)
+        kept = KeptUpdates(
+            folder / BLOBS,
+            limit_bytes=round(1e6 * config.blockchain.keep_updates_mb),
+            last_round=settlement.last_round,
+        )
+        if strategy.first_round == 1:
+            kept.begin(strategy.layout.flatten(first))
         pipeline = Pipeline(
             strategy,
             event_log,
@@ -164,12 +170,13 @@ def run(
                     scoring=config.blockchain.scoring,
                     max_examples=config.blockchain.max_examples,
                     seed=config.training.seed,
-                    blobs=Blobs(folder / BLOBS),
+                    blobs=kept.open,
                     rounds=PricedRounds(folder / PRICED, last_round=settlement.last_round),
                     decode=strategy.payload.decode,
                 ),
                 allowed=[address.strip() for address in config.blockchain.allow_list.split(",") if address.strip()],
             ),
+            kept,
             settlement,
         )
         strategy.attendant = watched(pipeline)

@@ -16,9 +16,9 @@ from hypergpu_fl.config import Blockchain, Secrets
 from hypergpu_fl.ledger.blobs import Blobs
 from hypergpu_fl.ledger.contribution import Contribution, hash_blob, hash_metrics
 from hypergpu_fl.ledger.identity import NodeKey, sign_contribution
+from hypergpu_fl.pricing import Pricer
+from hypergpu_fl.pricing.rounds import PricedRounds
 from hypergpu_fl.server.accounting import RECEIPTS_AT_ONCE, Accounting
-from hypergpu_fl.server.priced_rounds import PricedRounds
-from hypergpu_fl.server.pricing import Pricer
 from hypergpu_fl.settlement import Settlement, load_books, verify
 from strategies.arrivals.flight import Flight
 from strategies.errors import Reason, Refused

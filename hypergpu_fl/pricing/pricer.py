@@ -28,7 +28,7 @@ from hypergpu_fl.ledger.scoring import (
     weight_score,
 )
 from hypergpu_fl.ledger.work import credited_ms
-from hypergpu_fl.server.priced_rounds import PricedRounds
+from hypergpu_fl.pricing.rounds import PricedRounds
 from hypergpu_fl.task import Task, differentiable
 from hypergpu_fl.task.user_code import user_code
 from strategies.model.aggregation import Update
@@ -93,7 +93,7 @@ class Pricer:
     seed : int
         Of the permutations that ``shapley`` draws.
     blobs : Blobs
-        Where the open round's updates lie until it is priced: each is decoded again then, one at a time.
+        Where the open round's updates are put: each is decoded again from there when it is priced, one at a time.
     rounds : PricedRounds
         What is kept of the rounds before.
     decode : callable
@@ -154,8 +154,7 @@ class Pricer:
         """Enter an update that counts, with its bytes and what ``measure`` found."""
         self._base_P = model_P
         digest = contribution.update_hash
-        if self._scoring != "weight":
-            self._blobs.put(digest, blob)
+        self._blobs.put(digest, blob)
         entry = _Entry(node, digest, contribution.base_model, sketch(*update.kept(), signs(self._layout.size)))
         if held_out_loss is not None:
             entry.held_out_loss = held_out_loss
@@ -170,8 +169,6 @@ class Pricer:
             nodes, sketches = [entry.node for entry in entries], np.stack([entry.sketch for entry in entries])
             scores, copies = self._rounds.shared_work.shared(outcome.round, nodes, sketches, found.scores)
         self._rounds.save(outcome.round)
-        for entry in entries:
-            self._blobs.drop(entry.digest)
         before, after = (round(VALUE_UNIT * loss) for loss in found.losses) if found.losses else (None, None)
         work = credited_ms(
             [accepted.steps for accepted in outcome.accepted],
@@ -188,6 +185,15 @@ class Pricer:
             ],
         )
         return Prices(scores, copies, pricing)
+
+    def passed(self, outcome: RoundOutcome, scores: Sequence[int]) -> None:
+        """Take a closed round as priced with these scores, for what later rounds need of it."""
+        entries, self._entries = self._entries, []
+        if outcome.step is not None:
+            self._rounds.path(outcome.round, outcome.step.base_P, outcome.base_hash)
+        if entries:
+            nodes, sketches = [entry.node for entry in entries], np.stack([entry.sketch for entry in entries])
+            self._rounds.shared_work.shared(outcome.round, nodes, sketches, scores)
 
     def _found(self, entries: Sequence[_Entry], outcome: RoundOutcome) -> _Found:
         if not entries or self._base_P is None:

@@ -14,8 +14,8 @@ from hypergpu_fl.codec.payload import CodecPayload
 from hypergpu_fl.ledger.blobs import Blobs
 from hypergpu_fl.ledger.contribution import Contribution, hash_blob
 from hypergpu_fl.ledger.pricing import Pricing
-from hypergpu_fl.server.priced_rounds import PricedRounds
-from hypergpu_fl.server.pricing import Pricer, Scoring
+from hypergpu_fl.pricing import Pricer, Scoring
+from hypergpu_fl.pricing.rounds import PricedRounds
 from hypergpu_fl.task.protocol import EvalResult
 from strategies.model.global_model import GlobalModel
 from strategies.model.layout import Layout

@@ -26,6 +26,7 @@ from strategies.fleet.link import (
 )
 from strategies.fleet.outliers import MAD_TO_SIGMA
 from strategies.fleet.prior import PESSIMISM, Spread, believe, effective, faded
+from strategies.quantiles import median
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -178,9 +179,9 @@ class Fleet:
         cap = float(most)
         if not as_claimed and (claimed := self.claimed[self.online & (self.claimed > 0)]).size:
             logs = np.log(claimed.astype(np.float64))
-            median = float(np.median(logs))
-            sigma = max(LEAST_EXCESS / LARGEST_EXCESS_Z, MAD_TO_SIGMA * float(np.median(np.abs(logs - median))))
-            cap = min(cap, math.exp(median + LARGEST_EXCESS_Z * sigma) * (1 + 1e-9))
+            middle = median(logs)
+            sigma = max(LEAST_EXCESS / LARGEST_EXCESS_Z, MAD_TO_SIGMA * median(np.abs(logs - middle)))
+            cap = min(cap, math.exp(middle + LARGEST_EXCESS_Z * sigma) * (1 + 1e-9))
         self.examples[:] = np.minimum(self.claimed, math.floor(cap))
 
     def observe(self, row: int, sample: LinkSample, *, round: int = 0) -> None:
@@ -231,7 +232,7 @@ class Fleet:
     def prior_sample_s(self) -> float:
         """Seconds a sample that a new node is taken to need: the median of those that have worked."""
         known = self.sample_s[self.arrivals > 0]
-        return float(np.median(known)) if known.size else PRIOR_SAMPLE_S
+        return median(known) if known.size else PRIOR_SAMPLE_S
 
     def learn_priors(self) -> None:
         """Refit what new nodes start from to all nodes seen so far."""

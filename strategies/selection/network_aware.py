@@ -12,6 +12,7 @@ import numpy as np
 
 from strategies.fleet import Fleet, Floats, Ints
 from strategies.planning import FleetPlan
+from strategies.quantiles import median
 from strategies.selection.policy import Memoryless, Selection
 
 MOST_AHEAD = 20.0  # mean data shares: who was given that much too much waits for the others
@@ -59,7 +60,7 @@ def priority(fleet: Fleet, rows: Ints) -> Floats:
     share = fleet.examples[rows] / max(1, int(fleet.examples.sum()))
     loss = fleet.rms_loss[rows]
     known = loss[~np.isnan(loss)]
-    median = float(np.median(known)) if known.size else 1.0
-    ratio = np.clip(np.where(np.isnan(loss), median, loss) / max(median, 1e-12), 1 / LOSS_TILT, LOSS_TILT)
+    middle = median(known) if known.size else 1.0
+    ratio = np.clip(np.where(np.isnan(loss), middle, loss) / max(middle, 1e-12), 1 / LOSS_TILT, LOSS_TILT)
     novelty = np.where(fleet.selections[rows] == 0, 10.0, 0.0)
     return np.asarray(fleet.owed[rows] + share * np.log(ratio) + novelty * (1 + share), dtype=np.float64)

@@ -32,9 +32,7 @@ U8_IN = types.Array(types.uint8, 1, "C", readonly=True)
 I8_IN = types.Array(types.int8, 1, "C", readonly=True)
 U16_IN = types.Array(types.uint16, 1, "C", readonly=True)
 U32_IN = types.Array(types.uint32, 1, "C", readonly=True)
-F32, U8, I8, U16, U32, I32 = (
-    t[::1] for t in (types.float32, types.uint8, types.int8, types.uint16, types.uint32, types.int32)
-)
+F32, U8, I8, U16, U32 = (t[::1] for t in (types.float32, types.uint8, types.int8, types.uint16, types.uint32))
 
 
 def cache_folder(environ: Mapping[str, str], temporary: Path) -> Path | None:

@@ -152,10 +152,6 @@ class ModelVersions:
             steps, flags = [*steps, self._extra(name)], flags | EXTRA
         return Download(self._pack(steps, flags, self._view_version), self._version, held, self._view_version)
 
-    def cost_bytes(self, name: str, held: int) -> int:
-        """Bytes that `download` would send, so that the planner can price a level."""
-        return len(self.download(name, held).blob)
-
     def _first(self) -> int:
         """Oldest version whose holders can still be served steps."""
         return self._steps[0].start if self._steps else self._view_version

@@ -272,7 +272,7 @@ class Fleet:
         """Inverse of ``state``."""
         fleet, columns = cls(), state["columns"]
         links = [
-            LinkEstimate(**{**link, **{way: _goodput(link[way]) for way in ("uplink", "downlink")}})
+            LinkEstimate(**{**link, **{way: Goodput(**link[way]) for way in ("uplink", "downlink")}})
             for link in state["links"]
         ]
         if links:
@@ -295,7 +295,3 @@ class Fleet:
             self._noise[column][row] = noise
             self._samples[column][row] = samples
         self._loss_rate[row], self.delivery[row] = link.loss, link.delivery
-
-
-def _goodput(state: dict[str, Any]) -> Goodput:
-    return Goodput(**{**state, "recent_bps": tuple(state["recent_bps"])})

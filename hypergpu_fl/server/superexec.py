@@ -22,7 +22,7 @@ from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExec
 from flwr.supercore.superexec.executor.types import ExecutionSpec, LaunchResult
 
 from hypergpu_fl.children import end_with
-from hypergpu_fl.codec import ready
+from hypergpu_fl.codec.kernels import ready
 from hypergpu_fl.config import System, runs_root
 from hypergpu_fl.files import private_folder, write_whole
 

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hypergpu_fl.codec import LEVELS, encode
-from hypergpu_fl.codec.checksum import checksum
+from hypergpu_fl.codec.downlink.versions import MODEL_LEVELS, ModelVersions
+from hypergpu_fl.codec.downlink.views import View, ViewStore, apply, pack
 from hypergpu_fl.codec.errors import Corrupt, Malformed, Truncated, UnknownFormat, ViewMissing
-from hypergpu_fl.codec.versions import MODEL_LEVELS, ModelVersions
-from hypergpu_fl.codec.views import View, ViewStore, apply, pack
+from hypergpu_fl.codec.format.checksum import checksum
 from hypergpu_fl.errors import CodecError, UsageError
 from strategies.model.layout import Layout
 

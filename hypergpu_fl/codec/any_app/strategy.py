@@ -1,4 +1,4 @@
-"""Any Flower strategy, with compressed messages both ways; the client side is `hypergpu_fl.codec.mod`.
+"""Any Flower strategy, with compressed messages both ways; the client side is `hypergpu_fl.codec.any_app.mod`.
 
 The wrapped strategy sees whole arrays, as if there were no codec. This class keeps, for each node, the last round
 whose update was used (acknowledged in the next message, which lets the node spend its residual) and the version of
@@ -17,10 +17,10 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
+from hypergpu_fl.codec.any_app.records import CODEC_RECORD, blob_of, blob_record, from_record, the_record, to_record
 from hypergpu_fl.codec.decoder import decode
+from hypergpu_fl.codec.downlink.versions import ModelVersions
 from hypergpu_fl.codec.errors import Malformed
-from hypergpu_fl.codec.records import CODEC_RECORD, blob_of, blob_record, from_record, the_record, to_record
-from hypergpu_fl.codec.versions import ModelVersions
 from hypergpu_fl.errors import CodecError
 from strategies import wire
 from strategies.model.layout import Layout, Vector

@@ -1,8 +1,8 @@
 """Encoding with torch's own operations, on any device that torch computes on: no compiler is needed, memory is.
 
 N = chunks, C = chunk length, K = values kept a chunk, B = blocks, P = values. Each operation here is one that rounds
-as its compiled counterpart in `hypergpu_fl.codec.encode_kernels`: float32 additions, divisions of tensor by tensor
-(torch multiplies by the reciprocal of a scalar), rounding to even, and sums of integers.
+as its compiled counterpart in `hypergpu_fl.codec.kernels.encode_kernels`: float32 additions, divisions of tensor by
+tensor (torch multiplies by the reciprocal of a scalar), rounding to even, and sums of integers.
 
 Every function but `kept` takes the update, the residual so far (None: nothing) and a tensor that becomes the new
 residual, which may be the old one. What `words` and `blocks` return ends with flags, not 0 where a value does not fit;
@@ -19,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hypergpu_fl.codec.values import HALF_MAX, Kept, Word, unfit
+from hypergpu_fl.codec.backend import HALF_MAX, unfit
+from hypergpu_fl.codec.format.words import Kept, Word
 
 _TOO_LARGE = (127 + 120) << 23
 _SUM_BITS = 40

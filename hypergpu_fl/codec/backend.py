@@ -1,15 +1,13 @@
-"""Values to encode, and what a backend must do with them.
+"""Who encodes values: in memory here, on a GPU in `hypergpu_fl.codec.device`.
 
 A backend holds ``p = delta + old residual`` and turns it into integers; as it does, the place of every value comes
-to hold what was not encoded, the new residual. `HostValues` works in memory with compiled kernels;
-`hypergpu_fl.codec.device.DeviceValues` does the same on a GPU, with the same result to the last bit.
+to hold what was not encoded, the new residual. `HostBackend` works in memory with compiled kernels;
+`hypergpu_fl.codec.device.tensors.DeviceBackend` does the same on a GPU, with the same result to the last bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
 from typing import Any, Protocol
 
@@ -17,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hypergpu_fl.codec.errors import NotFinite
+from hypergpu_fl.codec.format.words import BlockCodes, Kept, Word, kept_in
 from hypergpu_fl.codec.threads import ordered_map
 from strategies.model.layout import Vector
 
@@ -24,37 +23,10 @@ HALF_MAX = 65504.0
 CHUNKS_A_TASK = 64
 
 
-class Word(StrEnum):
-    """A floating-point format sent as it is."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-    BF16 = "bf16"
-
-    @property
-    def width(self) -> int:
-        """Bytes a value."""
-        return 4 if self is Word.FP32 else 2
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """Top-k values of all chunks: see `hypergpu_fl.codec.blob` for the meaning of the fields."""
-
-    gaps: NDArray[np.uint8]
-    signs: NDArray[np.uint8]
-    marks: NDArray[np.uint8]
-    low: NDArray[np.uint16]
-    high: NDArray[np.uint16]
-
-
-BlockCodes = tuple[NDArray[np.int8], NDArray[np.uint16]]
-
-
-class Values(Protocol):
+class Backend(Protocol):
     """What a level asks of a backend. Every value is encoded exactly once.
 
-    Spans are asked for on several threads. Memory is encoded a span at a time there; a GPU encodes all values at once
+    Ranges are asked for on several threads. Memory is encoded a range at a time there; a GPU encodes all values at once
     in the caller's thread, whose stream it is, and only hands out what came of it.
     """
 
@@ -76,12 +48,6 @@ class Values(Protocol):
         ...
 
 
-def kept_in(size: int, chunk: int, k: int) -> int:
-    """How many values are kept of ``size``: k a chunk, ``ceil(n k / chunk)`` of a last one of n values."""
-    whole, rest = divmod(size, chunk)
-    return whole * k + -(-rest * k // chunk)
-
-
 def unfit() -> NotFinite:
     """Error for values that no level takes."""
     return NotFinite(
@@ -90,18 +56,7 @@ def unfit() -> NotFinite:
     )
 
 
-def from_word(bits: NDArray[Any], word: Word) -> Vector:
-    """Float32 values of a word's bits."""
-    from hypergpu_fl.codec import decode_kernels
-
-    if word is Word.FP32:
-        return bits.view(np.float32)
-    values = np.empty(bits.size, dtype=np.float32)
-    decode_kernels.widen(bits, word is Word.BF16, values)
-    return values
-
-
-class HostValues:
+class HostBackend:
     """Values in memory.
 
     Parameters
@@ -125,15 +80,15 @@ class HostValues:
         return self._out.size
 
     def words(self, word: Word) -> Callable[[int, int], NDArray[Any]]:
-        """See `Values.words`."""
+        """See `Backend.words`."""
         return partial(self._words, word)
 
     def blocks(self, block: int, largest: int) -> Callable[[int, int], BlockCodes]:
-        """See `Values.blocks`."""
+        """See `Backend.blocks`."""
         return partial(self._blocks, block, largest)
 
     def _words(self, word: Word, start: int, stop: int) -> NDArray[Any]:
-        from hypergpu_fl.codec import encode_kernels
+        from hypergpu_fl.codec.kernels import encode_kernels
 
         if word is not Word.FP32:
             halves = np.empty(stop - start, dtype=np.uint16)
@@ -146,7 +101,7 @@ class HostValues:
         return bits
 
     def _blocks(self, block: int, largest: int, start: int, stop: int) -> BlockCodes:
-        from hypergpu_fl.codec import encode_kernels
+        from hypergpu_fl.codec.kernels import encode_kernels
 
         codes = np.empty(stop - start, dtype=np.int8)
         scales = np.empty(-(-(stop - start) // block), dtype=np.uint16)
@@ -155,8 +110,8 @@ class HostValues:
         return codes, scales
 
     def topk(self, chunk: int, k: int) -> Kept:
-        """See `Values.topk`."""
-        from hypergpu_fl.codec import encode_kernels
+        """See `Backend.topk`."""
+        from hypergpu_fl.codec.kernels import encode_kernels
 
         n_chunks = -(-self.size // chunk)
         n_bits = -(-kept_in(self.size, chunk, k) // 8)

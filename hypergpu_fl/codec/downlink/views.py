@@ -24,7 +24,7 @@ offset  bytes  field
 16      8      version, signed: of the view after all steps; of the model where it is the only part
 24      4      checksum of the view after all steps; 0 if no view is concerned
 28      4      checksum of the 28 bytes before and of all lengths below
-32      ...    per part: ``length: uint64`` and a blob (`hypergpu_fl.codec.blob`)
+32      ...    per part: ``length: uint64`` and a blob (`hypergpu_fl.codec.format.blob`)
 ======  =====  ============================================================================
 
 A step's base is the version it starts from; it leads to the next step's base, the last one to the message's
@@ -44,12 +44,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hypergpu_fl.codec.blob import RESEND, base_of
-from hypergpu_fl.codec.checksum import Buffer, checksum
 from hypergpu_fl.codec.decoder import Decoded, decode
-from hypergpu_fl.codec.disk import NodeFolder
 from hypergpu_fl.codec.encoder import encode
 from hypergpu_fl.codec.errors import Corrupt, Malformed, ResidualRefused, Truncated, UnknownFormat, ViewMissing
+from hypergpu_fl.codec.feedback.disk import NodeFolder
+from hypergpu_fl.codec.format.blob import RESEND, base_of
+from hypergpu_fl.codec.format.checksum import Buffer, checksum
 from strategies.model.layout import Arrays, Layout, Vector
 
 MAGIC = b"HGPD"
@@ -83,7 +83,7 @@ class Received:
 
 def round_to_grid(vector_P: Vector) -> None:
     """Round to TF32, ties to even, in place: the 13 last bits of every value become zero."""
-    from hypergpu_fl.codec import encode_kernels
+    from hypergpu_fl.codec.kernels import encode_kernels
 
     encode_kernels.round_to_grid(vector_P.view(np.uint32))
 
@@ -190,7 +190,7 @@ def _unpack(blob: Buffer) -> tuple[int, bytes, int, int, list[memoryview]]:
 
 
 class ViewStore:
-    """The view a node holds, on its disk; parameters as for `hypergpu_fl.codec.residuals.ResidualStore`."""
+    """The view a node holds, on its disk; parameters as for `hypergpu_fl.codec.feedback.residuals.ResidualStore`."""
 
     def __init__(self, folder: Path, run: str, node: str, model_hash: bytes, size: int, max_bytes: int) -> None:
         self._files = NodeFolder(folder, run, node, model_hash, max_bytes)

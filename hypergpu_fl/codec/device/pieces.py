@@ -1,6 +1,6 @@
 """What the GPU kernels share: loads and stores, magnitudes, bfloat16, and the flags of values that do not fit.
 
-`hypergpu_fl.codec.device_kernels` tells what holds for all of them.
+`hypergpu_fl.codec.device.kernels` tells what holds for all of them.
 """
 
 from __future__ import annotations

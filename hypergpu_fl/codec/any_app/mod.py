@@ -1,14 +1,14 @@
 """A Flower mod that gives any ClientApp compressed messages, both ways.
 
 The app keeps receiving and returning whole arrays; the mod stands between it and the wire. The server side is
-`hypergpu_fl.codec.compressed.Compressed`, around any strategy. Plain FedAvg with the codec, in full:
+`hypergpu_fl.codec.any_app.strategy.Compressed`, around any strategy. Plain FedAvg with the codec, in full:
 
 >>> import numpy as np
 >>> from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict, Message
 >>> from flwr.clientapp import ClientApp
 >>> from flwr.serverapp.strategy import FedAvg
->>> from hypergpu_fl.codec.mod import codec_mod
->>> from hypergpu_fl.codec.compressed import Compressed
+>>> from hypergpu_fl.codec.any_app.mod import codec_mod
+>>> from hypergpu_fl.codec.any_app.strategy import Compressed
 >>> def initial():
 ...     return {"weight": np.zeros((50, 40), dtype=np.float32)}
 >>> client_app = ClientApp(mods=[codec_mod(initial, "/tmp/hypergpu-doctest")])
@@ -30,11 +30,11 @@ from typing import Any
 from flwr.app import ConfigRecord, Context, Message, MessageType
 from numpy.typing import NDArray
 
+from hypergpu_fl.codec.any_app.records import CODEC_RECORD, blob_of, blob_record, from_record, the_record, to_record
+from hypergpu_fl.codec.downlink.views import ViewStore, apply
 from hypergpu_fl.codec.encoder import encode_with_feedback
 from hypergpu_fl.codec.errors import Malformed
-from hypergpu_fl.codec.records import CODEC_RECORD, blob_of, blob_record, from_record, the_record, to_record
-from hypergpu_fl.codec.residuals import ResidualStore
-from hypergpu_fl.codec.views import ViewStore, apply
+from hypergpu_fl.codec.feedback.residuals import ResidualStore
 from strategies import wire
 from strategies.model.layout import Layout
 

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hypergpu_fl.codec.disk import NodeFolder
 from hypergpu_fl.codec.errors import ResidualRefused
+from hypergpu_fl.codec.feedback.disk import NodeFolder
 from strategies.model.layout import Vector
 
 _COMMITTED, _PENDING = "residual", "pending"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hypergpu_fl.codec.compiled import inlined
+from hypergpu_fl.codec.kernels.compiled import inlined
 
 
 @inlined

@@ -8,8 +8,8 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from hypergpu_fl.codec.compiled import F32, F32_IN, I8_IN, U8_IN, U16_IN, U32, U32_IN, kernel
-from hypergpu_fl.codec.float_conversions import from_bf16, from_half
+from hypergpu_fl.codec.kernels.compiled import F32, F32_IN, I8_IN, U8_IN, U16_IN, U32, U32_IN, kernel
+from hypergpu_fl.codec.kernels.float_conversions import from_bf16, from_half
 
 Array = NDArray[Any]
 

@@ -8,7 +8,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from hypergpu_fl.codec.compiled import I8, I8_IN, U8, U8_IN, U16, U16_IN, U32, U32_IN, kernel
+from hypergpu_fl.codec.kernels.compiled import I8, I8_IN, U8, U8_IN, U16, U16_IN, U32, U32_IN, kernel
 
 Array = NDArray[Any]
 

@@ -1,8 +1,8 @@
 """The same bytes, made where the update lies: on a GPU, or wherever torch computes.
 
 P = values, M = main values, S = statistics, B = blocks. Only codes, bits and gaps travel to the host, never the dense
-update. On a GPU the kernels of `hypergpu_fl.codec.device_kernels` encode, elsewhere, and where Triton does not run,
-the operations of `hypergpu_fl.codec.device_operations`; both give the bytes of `hypergpu_fl.codec.encode_kernels`.
+update. On a GPU the kernels of `hypergpu_fl.codec.device.kernels` encode, elsewhere, and where Triton does not run,
+the operations of `hypergpu_fl.codec.device.operations`; both give the bytes of the CPU's `encode_kernels`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hypergpu_fl.codec import device_operations
-from hypergpu_fl.codec.blob import FRAME_WORDS
+from hypergpu_fl.codec.backend import unfit
 from hypergpu_fl.codec.decoder import Decoded
+from hypergpu_fl.codec.device import operations
 from hypergpu_fl.codec.encoder import assemble
+from hypergpu_fl.codec.format.blob import FRAME_WORDS
+from hypergpu_fl.codec.format.bodies import Blocks, Dense, Sparse
+from hypergpu_fl.codec.format.runs import runs_of
+from hypergpu_fl.codec.format.words import BlockCodes, Kept, Word
 from hypergpu_fl.codec.levels import level
-from hypergpu_fl.codec.parts import Blocks, Dense, Sparse
-from hypergpu_fl.codec.spans import spans
-from hypergpu_fl.codec.values import BlockCodes, Kept, Word, unfit
 from strategies.errors import LayoutError
 from strategies.model.layout import Arrays, Layout, Run
 
@@ -34,7 +35,7 @@ _PIECE = 16 * FRAME_WORDS  # values that travel to a device at once
 
 
 class Kernels(Protocol):
-    """Functions that encode whole tensors; see `hypergpu_fl.codec.device_operations`."""
+    """Functions that encode whole tensors; see `hypergpu_fl.codec.device.operations`."""
 
     def words(self, delta_P: Tensor, old_P: Tensor | None, out_P: Tensor, word: Word) -> tuple[Tensor, Tensor]:
         """Bits of all values."""
@@ -74,11 +75,11 @@ def encode_tensor(
     delta_P, old_P = _checked(delta_P, layout), None if residual_P is None else _checked(residual_P, layout)
     new_P = torch.empty_like(delta_P) if out is None else out
     kernels = kernels or kernels_for(delta_P.device)
-    parts = spans(layout)
-    runs_of_two = [parts.main, parts.statistics]
+    apart = runs_of(layout)
+    runs_of_two = [apart.main, apart.statistics]
     news = [_take(new_P, runs) for runs in runs_of_two]
     main, statistics = (
-        DeviceValues(_take(delta_P, runs), None if old_P is None else _take(old_P, runs), new, kernels)
+        DeviceBackend(_take(delta_P, runs), None if old_P is None else _take(old_P, runs), new, kernels)
         for runs, new in zip(runs_of_two, news, strict=True)
     )
     blob = assemble(chosen, main, statistics, layout, buffers, base)
@@ -90,24 +91,24 @@ def encode_tensor(
 
 def kernels_for(device: torch.device) -> Kernels:
     """The fastest kernels that run on a device."""
-    return _compiled(device) if device.type == "cuda" else device_operations
+    return _compiled(device) if device.type == "cuda" else operations
 
 
 @cache
 def _compiled(device: torch.device) -> Kernels:
     try:
-        from hypergpu_fl.codec import device_kernels
+        from hypergpu_fl.codec.device import kernels
 
         one = torch.ones(1, device=device)
-        device_kernels.words(one, None, torch.empty_like(one), Word.FP32)
-        return device_kernels
+        kernels.words(one, None, torch.empty_like(one), Word.FP32)
+        return kernels
     except Exception as error:  # many kinds: Triton, a C compiler, Python's headers or a cache may be missing
         _LOG.warning(
             "updates are encoded on %s by torch's operations, at a fifth of the speed: Triton does not run here: %s",
             device,
             error,
         )
-        return device_operations
+        return operations
 
 
 def add_to_tensor(update: Decoded, total_P: Tensor, weight: float) -> None:
@@ -129,19 +130,19 @@ def add_to_tensor(update: Decoded, total_P: Tensor, weight: float) -> None:
                 codes[whole * main.block :] * scales_B1[whole:].view(-1),
             ]
         )
-        _add(total_P, update.spans.main, values)
+        _add(total_P, update.runs.main, values)
     else:
-        _add_words(total_P, update.spans.main, main, weight)
-    _add_words(total_P, update.spans.statistics, update.statistics, weight)
+        _add_words(total_P, update.runs.main, main, weight)
+    _add_words(total_P, update.runs.statistics, update.statistics, weight)
 
 
-class DeviceValues:
-    """Values of tensors. See `hypergpu_fl.codec.values.Values`.
+class DeviceBackend:
+    """Values of tensors. See `hypergpu_fl.codec.backend.Backend`.
 
     Parameters
     ----------
     delta, old, out : Tensor, Tensor or None, Tensor
-        As those of `hypergpu_fl.codec.values.HostValues`, on one device.
+        As those of `hypergpu_fl.codec.backend.HostBackend`, on one device.
     kernels : Kernels
         What encodes them.
     """
@@ -156,7 +157,7 @@ class DeviceValues:
         return self._tensors[0].numel()
 
     def words(self, word: Word) -> Callable[[int, int], NDArray[Any]]:
-        """See `Values.words`."""
+        """See `Backend.words`."""
         if not self.size:
             return lambda start, stop: np.empty(0, dtype=f"u{word.width}")
         bits, flags = _fetched(*self._kernels.words(*self._tensors, word))
@@ -164,7 +165,7 @@ class DeviceValues:
         return lambda start, stop: bits[start:stop].view(f"u{word.width}")
 
     def blocks(self, block: int, largest: int) -> Callable[[int, int], BlockCodes]:
-        """See `Values.blocks`."""
+        """See `Backend.blocks`."""
         if not self.size:
             return lambda start, stop: (np.empty(0, dtype=np.int8), np.empty(0, dtype=np.uint16))
         codes, scales, flags = _fetched(*self._kernels.blocks(*self._tensors, block, largest))
@@ -173,7 +174,7 @@ class DeviceValues:
         return lambda start, stop: (codes[start:stop], scales[start // block : -(-stop // block)])
 
     def topk(self, chunk: int, k: int) -> Kept:
-        """See `Values.topk`."""
+        """See `Backend.topk`."""
         if not self.size:
             empty = np.empty(0, dtype=np.uint8)
             return Kept(empty, empty, empty, empty.astype(np.uint16), empty.astype(np.uint16))

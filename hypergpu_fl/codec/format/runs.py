@@ -19,7 +19,7 @@ from strategies.model.statistics import NAMES
 
 
 @dataclass(frozen=True, slots=True)
-class Spans:
+class Runs:
     """The vector's runs of main values and of statistics, each as (start, stop)."""
 
     main: tuple[Run, ...]
@@ -63,8 +63,8 @@ def put(vector_P: Vector, runs: tuple[Run, ...], values: Vector) -> None:
 
 
 @lru_cache(maxsize=8)
-def spans(layout: Layout) -> Spans:
-    """Spans of a model; adjoining entries of one kind form one run."""
+def runs_of(layout: Layout) -> Runs:
+    """The runs of a model; adjoining entries of one kind form one run."""
     runs: tuple[list[Run], list[Run]] = ([], [])
     for entry in layout.entries:
         if not entry.is_float or entry.size == 0:
@@ -75,4 +75,4 @@ def spans(layout: Layout) -> Spans:
             kind[-1] = (kind[-1][0], stop)
         else:
             kind.append((start, stop))
-    return Spans(tuple(runs[0]), tuple(runs[1]))
+    return Runs(tuple(runs[0]), tuple(runs[1]))

@@ -9,7 +9,7 @@ offset  bytes  field
 6       2      zero
 8       16     first half of the layout's SHA-256 (`strategies.model.layout.Layout.hash`)
 24      8      base, signed: version of the global model that the values are a change against
-32      4      checksum (`hypergpu_fl.codec.checksum`) of the whole blob without these four bytes
+32      4      checksum (`hypergpu_fl.codec.format.checksum`) of the whole blob without these four bytes
 36      ...    main values, then statistics, then buffers, as below; nothing may follow
 ======  =====  ============================================================================
 
@@ -59,8 +59,8 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from hypergpu_fl.codec.checksum import Buffer, checksum
 from hypergpu_fl.codec.errors import Corrupt, Malformed, Truncated, UnknownFormat, WrongModel
+from hypergpu_fl.codec.format.checksum import Buffer, checksum
 from hypergpu_fl.codec.threads import ordered_map
 
 MAGIC = b"HGPU"
@@ -105,7 +105,7 @@ class Writer:
 
     def words(self, size: int, width: int, get: Callable[[int, int], NDArray[Any]], *, compress: bool = True) -> None:
         """Append *words* of ``width`` bytes taken from ``get(start, stop)``."""
-        from hypergpu_fl.codec import byte_kernels
+        from hypergpu_fl.codec.kernels import byte_kernels
 
         room = np.empty(size * width, dtype=np.uint8)  # one piece of memory costs fewer page faults than many
 
@@ -142,7 +142,7 @@ class Planes:
 
     def words(self, start: int, stop: int) -> NDArray[Any]:
         """Unsigned integers ``start`` to ``stop``."""
-        from hypergpu_fl.codec import byte_kernels
+        from hypergpu_fl.codec.kernels import byte_kernels
 
         words: NDArray[Any] = np.empty(stop - start, dtype=f"<u{self.width}")
         for number in range(start // FRAME_WORDS, -(-stop // FRAME_WORDS)):

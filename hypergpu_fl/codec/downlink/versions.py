@@ -1,8 +1,8 @@
 """The downlink as the server sees it: versions of the model, published once and shared by all nodes.
 
 Keeping for each node what it has seen would cost one dense vector a node. Here nodes share views: one chain of them
-(`hypergpu_fl.codec.views`), of which the server holds the latest view and the last steps. A node is told by the
-version it has acknowledged; one that was away for some versions gets the steps in between; one that is new, or was
+(`hypergpu_fl.codec.downlink.views`), of which the server holds the latest view and the last steps. A node is told by
+the version it has acknowledged; one that was away for some versions gets the steps in between; one that is new, or was
 away for too long, gets a whole view. The chain need not follow every version: what it lacks of the latest one then
 goes to each node as an extra, which costs less than many steps to a node that comes rarely. Memory: two vectors (model
 and view), the chain's first blob, steps within ``max_bytes``, and for the current version one blob a level asked for;
@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hypergpu_fl.codec.checksum import checksum
 from hypergpu_fl.codec.decoder import decode
+from hypergpu_fl.codec.downlink.views import EXTRA, MODEL_ONLY, WHOLE_VIEW, first_view, move, pack
 from hypergpu_fl.codec.encoder import encode
+from hypergpu_fl.codec.format.checksum import checksum
 from hypergpu_fl.codec.levels import LEVELS, level
-from hypergpu_fl.codec.views import EXTRA, MODEL_ONLY, WHOLE_VIEW, first_view, move, pack
 from hypergpu_fl.errors import UsageError
 from strategies.model.layout import Arrays, Layout, Vector
 

@@ -22,7 +22,7 @@ import numba
 from numba import types
 from numba.core.caching import UserProvidedCacheLocator
 
-from hypergpu_fl.codec.threads import KERNELS
+from hypergpu_fl.codec.kernels import KERNELS
 
 F = TypeVar("F", bound=Callable[..., Any])
 

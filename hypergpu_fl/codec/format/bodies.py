@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hypergpu_fl.codec.blob import Planes
+from hypergpu_fl.codec.format.blob import Planes
+from hypergpu_fl.codec.format.words import Word, from_word
 from hypergpu_fl.codec.threads import ordered_map
-from hypergpu_fl.codec.values import Word, from_word
 from strategies.model.layout import Run, Vector
 
 PIECE = 1 << 18  # values handled at once by one thread
@@ -40,7 +40,7 @@ class Dense:
 
     def add_to(self, total_P: Vector, runs: tuple[Run, ...], weight: float) -> None:
         """``total += weight * values`` at the runs of the vector."""
-        from hypergpu_fl.codec import decode_kernels
+        from hypergpu_fl.codec.kernels import decode_kernels
 
         def add(part: Vector, at: int) -> None:
             words = self.planes.words(at, at + part.size)
@@ -66,7 +66,7 @@ class Blocks:
 
     def square(self) -> float:
         """Sum of squares, in float64."""
-        from hypergpu_fl.codec import decode_kernels
+        from hypergpu_fl.codec.kernels import decode_kernels
 
         return float(decode_kernels.block_square(self.codes, self.scales, self.block))
 
@@ -76,7 +76,7 @@ class Blocks:
 
     def add_to(self, total_P: Vector, runs: tuple[Run, ...], weight: float) -> None:
         """``total += weight * values`` at the runs of the vector."""
-        from hypergpu_fl.codec import decode_kernels
+        from hypergpu_fl.codec.kernels import decode_kernels
 
         _over(
             total_P,
@@ -102,12 +102,12 @@ class Sparse:
 
     def add_to(self, total_P: Vector, runs: tuple[Run, ...], weight: float) -> None:
         """``total += weight * values``; the indices already speak of the whole vector, whatever the runs."""
-        from hypergpu_fl.codec import decode_kernels
+        from hypergpu_fl.codec.kernels import decode_kernels
 
         decode_kernels.scatter_add(total_P, self.index, self.value, weight)
 
 
-Part = Dense | Blocks | Sparse
+Body = Dense | Blocks | Sparse
 
 
 def _over(total_P: Vector, runs: tuple[Run, ...], add: Callable[[Vector, int], None]) -> None:

@@ -1,8 +1,8 @@
 """GPU kernels that encode values, compiled by Triton, which torch's CUDA builds bring along.
 
-Shapes: P = values, B = blocks. The top-k kernel is in `hypergpu_fl.codec.device_topk`.
+Shapes: P = values, B = blocks. The top-k kernel is in `hypergpu_fl.codec.device.topk`.
 
-The functions are those of `hypergpu_fl.codec.device_operations`, which knows no compiler, with the same result to the
+The functions are those of `hypergpu_fl.codec.device.operations`, which knows no compiler, with the same result to the
 last bit; but delta and residual are read once and the new residual is written once. None of them waits for the GPU:
 values that do not fit are told by flags, which are fetched with the content. Each is a single launch, for on a model
 of ten million values a launch takes as long as a tenth of the work.
@@ -18,7 +18,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from hypergpu_fl.codec.device_pieces import (
+from hypergpu_fl.codec.device.pieces import (
     EXACT,
     flags,
     from_bf16,
@@ -29,9 +29,9 @@ from hypergpu_fl.codec.device_pieces import (
     tell,
     to_bf16,
 )
-from hypergpu_fl.codec.device_topk import kept as kept
-from hypergpu_fl.codec.device_topk import topk as topk
-from hypergpu_fl.codec.values import Word
+from hypergpu_fl.codec.device.topk import kept as kept
+from hypergpu_fl.codec.device.topk import topk as topk
+from hypergpu_fl.codec.format.words import Word
 
 _SIGN = tl.constexpr(-0x80000000)
 _HALF_MAX = tl.constexpr(65504.0)
@@ -107,7 +107,7 @@ def _words(
 
 
 def words(delta_P: Tensor, old_P: Tensor | None, out_P: Tensor, word: Word) -> tuple[Tensor, Tensor]:
-    """See `device_operations.words`."""
+    """See `operations.words`."""
     n = out_P.numel()
     programs = -(-n // _TILE)
     unfit = flags(out_P, programs)
@@ -132,7 +132,7 @@ def words(delta_P: Tensor, old_P: Tensor | None, out_P: Tensor, word: Word) -> t
 def blocks(
     delta_P: Tensor, old_P: Tensor | None, out_P: Tensor, block: int, largest: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `device_operations.blocks`."""
+    """See `operations.blocks`."""
     n = out_P.numel()
     programs = -(-n // _TILE)
     unfit = flags(out_P, programs)

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hypergpu_fl.codec.checksum import checksum
 from hypergpu_fl.codec.errors import ResidualRefused
+from hypergpu_fl.codec.format.checksum import checksum
 from hypergpu_fl.files import private_folder
 from strategies.model.layout import Vector
 

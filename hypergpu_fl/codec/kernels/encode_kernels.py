@@ -14,8 +14,8 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from hypergpu_fl.codec.compiled import F32, F32_IN, I8, U8, U16, U32, inlined, kernel
-from hypergpu_fl.codec.float_conversions import bf16, from_bf16, from_half, to_half
+from hypergpu_fl.codec.kernels.compiled import F32, F32_IN, I8, U8, U16, U32, inlined, kernel
+from hypergpu_fl.codec.kernels.float_conversions import bf16, from_bf16, from_half, to_half
 
 Array = NDArray[Any]
 _MAGNITUDE = np.int32(0x7FFFFFFF)

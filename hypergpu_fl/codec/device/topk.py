@@ -1,6 +1,6 @@
 """The largest values of every chunk, found and coded by one GPU kernel that keeps the chunk in registers meanwhile.
 
-C = chunk length, K = values kept a chunk. See `hypergpu_fl.codec.device_kernels`.
+C = chunk length, K = values kept a chunk. See `hypergpu_fl.codec.device.kernels`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import triton.language as tl
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hypergpu_fl.codec.device_pieces import (
+from hypergpu_fl.codec.backend import unfit
+from hypergpu_fl.codec.device.pieces import (
     EXACT,
     TOO_LARGE,
     from_bf16,
@@ -27,7 +28,7 @@ from hypergpu_fl.codec.device_pieces import (
     store_part,
     to_bf16,
 )
-from hypergpu_fl.codec.values import Kept, kept_in, unfit
+from hypergpu_fl.codec.format.words import Kept, kept_in
 
 _SUM_BITS = tl.constexpr(40)
 _HUGE = tl.constexpr(1 << 50)
@@ -322,7 +323,7 @@ def _reach(chunk: int, k: int) -> float:
 
 
 def topk(delta_P: Tensor, old_P: Tensor | None, out_P: Tensor, chunk: int, k: int) -> tuple[Tensor, ...]:
-    """See `device_operations.topk`; here it is one tensor, which holds a record for every chunk."""
+    """See `operations.topk`; here it is one tensor, which holds a record for every chunk."""
     n = out_P.numel()
     n_chunks, record = -(-n // chunk), _record(chunk, k).itemsize
     records = out_P.new_empty(n_chunks * record, dtype=torch.uint8)
@@ -347,8 +348,8 @@ def topk(delta_P: Tensor, old_P: Tensor | None, out_P: Tensor, chunk: int, k: in
 
 
 def kept(contents: Sequence[NDArray[Any]], size: int, chunk: int, k: int) -> Kept:
-    """See `device_operations.kept`."""
-    from hypergpu_fl.codec import byte_kernels
+    """See `operations.kept`."""
+    from hypergpu_fl.codec.kernels import byte_kernels
 
     (content,) = contents
     kind = _record(chunk, k)

@@ -64,15 +64,15 @@ class ResidualStore:
         committed = self._read(_COMMITTED)
         return None if committed is None else committed[0]
 
-    def stage(self, round_: int, residual_P: Vector) -> None:
-        """Keep the residual of the update about to be sent in ``round_``, until it is settled.
+    def stage(self, round: int, residual_P: Vector) -> None:
+        """Keep the residual of the update about to be sent in ``round``, until it is settled.
 
         Raises
         ------
         ResidualRefused
             If it does not fit into the bound.
         """
-        self._files.write(_PENDING, residual_P, round_)
+        self._files.write(_PENDING, residual_P, round)
 
     def _read(self, name: str) -> tuple[Vector, int, bytes] | None:
         try:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import numpy as np
 
 from strategies.fleet import Fleet, Floats, Ints
+from strategies.fleet.health import backoff
 from strategies.planning import FleetPlan
 from strategies.quantiles import median
 from strategies.selection.policy import Memoryless, Selection
 
 MOST_AHEAD = 20.0  # mean data shares: who was given that much too much waits for the others
 LOSS_TILT = 2.0  # a node's loss may speak for or against it by this factor at most
-LONGEST_BACKOFF = 32  # rounds
 
 
 class NetworkAwareSelection(Memoryless):
@@ -44,11 +44,6 @@ class NetworkAwareSelection(Memoryless):
         jitter = rng.random(willing.size) * 1e-6 / max(1, len(fleet))
         top = np.argpartition(-(urgency + jitter), count - 1)[:count]
         return Selection(willing[top[np.argsort(-(urgency + jitter)[top], kind="stable")]])
-
-
-def backoff(misses: Ints) -> Ints:
-    """Rounds until a node is tried again: 0, then 2, 4, 8, ... after misses in a row, at most 32."""
-    return np.where(misses > 0, np.minimum(LONGEST_BACKOFF, 2 ** np.minimum(misses, 5)), 0).astype(np.int64)
 
 
 def priority(fleet: Fleet, rows: Ints) -> Floats:

@@ -13,7 +13,6 @@ measured on first updates (no residual yet) of the MLP and the CNN on MNIST and 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -28,6 +27,7 @@ from hypergpu_fl.codec.format.bodies import Blocks, Body, Dense, Sparse
 from hypergpu_fl.codec.format.words import Word, kept_in
 from hypergpu_fl.codec.threads import ordered_map
 from hypergpu_fl.errors import UsageError
+from strategies.spelling import did_you_mean
 
 CHUNK = 8192
 BF16_INFINITY = 0x7F80
@@ -230,8 +230,4 @@ def level(name: str) -> Level:
     """
     if name in LEVELS:
         return LEVELS[name]
-    close = difflib.get_close_matches(name, LEVELS, n=1)
-    raise UsageError(
-        f"unknown codec level {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""),
-        f"choose one of {', '.join(LEVELS)}",
-    )
+    raise UsageError(f"unknown codec level {name!r}{did_you_mean(name, LEVELS)}", f"choose one of {', '.join(LEVELS)}")

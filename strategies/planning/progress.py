@@ -51,7 +51,9 @@ def plan(
     down_ratio: float | None = None,
 ) -> FleetPlan:
     """Plan for the most progress a second; see the module for the rules."""
-    counted = fleet.reachable if fleet.reachable.any() else np.ones(len(fleet), np.bool_)
+    counted = fleet.reachable
+    if not counted.any():
+        counted[:] = True
     sent_bytes = np.array([workload.model_bytes / level.expected_ratio for level in levels])
     down_s, up_s = (8 / bps for bps in (fleet.downlink_bps, fleet.uplink_bps))
     message_s = overhead_s(fleet, counted)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from numpy.typing import NDArray
+
 from hypergpu_fl.errors import LedgerError, VerificationError
 from hypergpu_fl.ledger.blobs import Blobs
 from hypergpu_fl.ledger.bundle import ContributionRecord, RoundRecord
@@ -50,6 +52,15 @@ class Folded:
     buffers: Arrays
 
 
+@dataclass(frozen=True, slots=True)
+class KeptModel:
+    """All of the model after a round, as `GlobalModel.state` tells it. Only its values are sealed."""
+
+    after_round: int
+    state: dict[str, Any]
+    vectors: dict[str, NDArray[Any]]
+
+
 class _Unread:
     """A payload that nobody is sent anything by."""
 
@@ -69,8 +80,11 @@ def fold(
     first_P: Vector,
     buffers: Arrays,
     optimizer: ServerOptimizer,
+    kept: KeptModel | None = None,
 ) -> Iterator[Folded]:
     """Recompute round after round; each is yielded once its model is found to be the sealed one.
+
+    ``kept`` is where to begin instead of the first model; the rounds up to it are passed over.
 
     Raises
     ------
@@ -80,17 +94,25 @@ def fold(
     model: GlobalModel | None = None
     rules: Rules | None = None
     open_: _Open | None = None
-    remaining = iter(records)
+    passed = kept.after_round if kept else 0
+    remaining = iter(records[passed:])
     for command in _commands(lines):
         if isinstance(command, Rules):
             rules = command
             if model is None:
                 model = GlobalModel(layout, _Unread(), optimizer, averaging=rules.settings.averaging)  # type: ignore[arg-type]
                 model.start(first_P, buffers)
+                if kept is not None:
+                    model.restore(kept.state, kept.vectors)
+                    if model.hash != records[passed - 1].model:
+                        raise VerificationError(f"the model kept of round {passed} is not the one it seals", REMEDY)
             continue
         if model is None or rules is None:
             raise VerificationError("the event log begins without its rules", REMEDY)
         kind = command["kind"]
+        if passed:
+            passed = 0 if kind == "close" and command["round"] == passed else passed
+            continue
         if kind == "roll back":
             model.roll_back(version=command["version"])
         elif kind == "open":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from hypergpu_fl.audit.fold import REMEDY, Folded, fold
+from hypergpu_fl.audit.fold import REMEDY, Folded, KeptModel, fold
 from hypergpu_fl.codec.payload import CodecPayload
 from hypergpu_fl.config import Config
 from hypergpu_fl.errors import LedgerError, VerificationError
@@ -20,7 +20,7 @@ from hypergpu_fl.ledger.bundle import Bundle, RoundRecord
 from hypergpu_fl.ledger.contribution import Contribution, hash_blob
 from hypergpu_fl.ledger.event_log import verify_log
 from hypergpu_fl.pricing import PricedRounds, Pricer, Scoring
-from hypergpu_fl.pricing.kept_updates import FIRST, MANIFEST, round_folder
+from hypergpu_fl.pricing.kept_updates import FIRST, MANIFEST, STATE, model_after, round_folder
 from hypergpu_fl.task import Task, fresh_model
 from strategies.errors import BadLine
 from strategies.event_log import FILE
@@ -101,12 +101,7 @@ def audit(
             f"{folder} keeps no updates to recompute from",
             "a run keeps them unless blockchain.keep_updates_mb is 0; without them only `ledger verify` is possible",
         )
-    begun = json.loads((folder / "blobs" / MANIFEST).read_text())["after_round"]
-    if begun:
-        raise LedgerError(
-            f"the updates of the first {begun} rounds were removed for blockchain.keep_updates_mb",
-            "audit a run that kept them all",
-        )
+    kept = kept_model(folder / "blobs")
     model = fresh_model(task, config.training.seed)
     arrays = task.arrays(model)
     layout = Layout.of(arrays)
@@ -122,11 +117,15 @@ def audit(
         first_P=first_P,
         buffers=layout.buffers(arrays),
         optimizer=ServerOptimizer(training.server_optimizer, training.server_learning_rate, training.server_momentum),
+        kept=kept,
     )
     wanted, unaudited = drawn(len(records), count, seed), list[str]()
     scorings = {record.pricing.scoring for record in records if record.pricing}
     scoring = next((name for name in _BY_LOSS_ALONE if scorings == {f"{name}/1"}), None)
-    if scoring is None:
+    if kept is not None:
+        unaudited.append(f"rounds 1 to {kept.after_round}, whose updates were removed, and therefore all values")
+        scoring, wanted = None, ()
+    elif scoring is None:
         unaudited.append(f"values and scores, made by {', '.join(sorted(scorings)) or 'nobody knows what'}")
         wanted = ()
     contributions = priced = 0
@@ -150,7 +149,18 @@ def audit(
                 for entry, _, _ in round_.updates:
                     open_.drop(entry.update_hash)
             progress(round_.record.round)
-    return Found(len(records), contributions, wanted, priced, tuple(unaudited))
+    begun = kept.after_round if kept else 0
+    return Found(len(records) - begun, contributions, wanted, priced, tuple(unaudited))
+
+
+def kept_model(blobs: Path) -> KeptModel | None:
+    """Where the kept updates begin; None: at the first model."""
+    begun = int(json.loads((blobs / MANIFEST).read_text())["after_round"])
+    if not begun:
+        return None
+    with np.load(model_after(blobs, begun)) as content:
+        vectors = {name: content[name] for name in content.files if name != STATE}
+        return KeptModel(begun, json.loads(str(content[STATE])), vectors)
 
 
 def check_log(folder: Path, records: Sequence[RoundRecord]) -> None:

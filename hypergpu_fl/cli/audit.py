@@ -70,7 +70,7 @@ def audit(
         render(result, format)
         return
     typer.echo(
-        f"recomputed: decisions, weights, models and rewards of all {found.rounds} rounds, {found.contributions} "
+        f"recomputed: decisions, weights, models and rewards of {found.rounds} rounds, {found.contributions} "
         "contributions: no difference"
     )
     if found.priced_rounds:

@@ -16,7 +16,7 @@ from hypergpu_fl.cli.render import Format, FormatOption, render
 if TYPE_CHECKING:
     from hypergpu_fl.ledger.bundle import ContributionRecord
 
-app = typer.Typer(help="What each node of a run earned.")
+app = typer.Typer(add_completion=False, help="What each node of a run earned.")
 
 
 @app.command()

@@ -37,6 +37,11 @@ def round_folder(folder: Path, number: int) -> Path:
     return folder / f"{number:08d}"
 
 
+def model_after(folder: Path, number: int) -> Path:
+    """Where all of the model after a round lies."""
+    return folder / f"after-{number:08d}.npz"
+
+
 class KeptUpdates:
     """Keeps the updates of rounds.
 
@@ -63,7 +68,7 @@ class KeptUpdates:
                 self._rounds[int(path.name)] = sum(file.stat().st_size for file in path.iterdir())
         self._models = sorted(int(path.stem.removeprefix("after-")) for path in folder.glob("after-*.npz"))
         for lost in [number for number in self._models if number > last_round]:
-            self._model(lost).unlink()
+            model_after(folder, lost).unlink()
             self._models.remove(lost)
 
     def begin(self, first_P: Vector) -> None:
@@ -85,12 +90,12 @@ class KeptUpdates:
         gathered = sum(size for other, size in self._rounds.items() if other > (self._models or [0])[-1])
         if gathered >= self._limit_bytes / 2:
             state, vectors = model.state()
-            with self._model(number).open("wb") as stream:
+            with model_after(self._folder, number).open("wb") as stream:
                 save: Any = np.savez  # its signature takes no arrays by name and a flag of its own
                 save(stream, **{STATE: np.array(json.dumps(state)), **vectors})
             self._models.append(number)
             for old in self._models[:-2]:
-                self._model(old).unlink()
+                model_after(self._folder, old).unlink()
                 self._models.remove(old)
             if len(self._models) > 1:
                 for other in [other for other in self._rounds if other <= self._models[0]]:
@@ -102,6 +107,3 @@ class KeptUpdates:
         begin = self._models[0] if len(self._models) > 1 else 0
         content: dict[str, Any] = {"after_round": begin, "limit_bytes": self._limit_bytes}
         write_whole(self._folder / MANIFEST, json.dumps(content) + "\n")
-
-    def _model(self, number: int) -> Path:
-        return self._folder / f"after-{number:08d}.npz"

@@ -100,10 +100,22 @@ def test_the_command_says_what_it_recomputed_and_what_a_draw_proves(
     where = ["--runs", str(honest.parent)]
     assert invoke(["ledger", "audit", "honest", "--rounds", "3", "--seed", "5", *where]) == 0
     said = capsys.readouterr().out
-    assert f"all {ROUNDS} rounds" in said and "--seed 5" in said and "50% if" in said
+    assert f"of {ROUNDS} rounds" in said and "--seed 5" in said and "50% if" in said
     assert invoke(["ledger", "audit", "honest", *where, "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["differences"] == 0
     assert invoke(["ledger", "audit", "honest", "--rounds", "few", *where]) == 2
+
+
+def test_over_the_limit_the_oldest_rounds_go_and_the_rest_is_recomputed_from_a_kept_model(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    config = configured(folder, server_optimizer="fedadam", server_learning_rate=0.01)
+    books = config.blockchain.model_copy(update={"keep_updates_mb": 0.1})
+    config = config.model_copy(update={"blockchain": books})
+    train(folder, config)
+    kept = sum(file.stat().st_size for file in (folder / "blobs").glob("0*/*"))
+    found = audited(folder, config)
+    assert 0 < kept <= 0.15e6 and 0 < found.rounds < ROUNDS
+    assert found.priced_rounds == () and "were removed" in found.unaudited[0]
 
 
 def test_without_kept_updates_there_is_no_audit(copied: Path) -> None:

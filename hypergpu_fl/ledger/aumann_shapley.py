@@ -12,11 +12,14 @@ This is the price of Aumann and Shapley ("Values of Non-Atomic Games", 1974; Bil
 value comes to when every update is cut into infinitely many pieces which join in even proportions. The values add up
 to the round's true improvement, equal updates at equal coefficients get the same, and an update that does nothing gets
 nothing. The integral is taken by Gauss's quadrature with three nodes, exact for losses that are polynomials of up to
-degree six along the path. As it is linear in ``delta_i``, one averaged gradient serves all updates: three gradients a
-round, however many updates there are, and one inner product each.
+degree six along the path: three gradients a round, however many updates there are, and three inner products each.
 
 Late updates, and such against older bases, are priced by what they did to the model that they were added to; quantised
 ones as they were decoded. What follows the plain mean, a server optimiser or an average of versions, is not priced.
+
+An update may help at the beginning of the step and harm at its end: it was right, and was given too much weight. The
+weight is the coordinator's choice. So an update whose value is negative, though it helped at first, is credited with
+what it brought up to where it began to harm (`credited`). That is what is paid for; the values stay as they are.
 
 Limits: the loss is that of one validation set. Where it is not smooth along the path the three nodes miss something,
 which shows in the books as a gap between the sum of the values and the two losses. Statistics such as BatchNorm's move
@@ -25,7 +28,7 @@ along the path, but no gradient is taken by them, so their part of the improveme
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -37,13 +40,30 @@ VERSION: Final = "aumann_shapley/1"
 _HALF_WIDTH: Final = 0.5 * (3 / 5) ** 0.5
 NODES: Final = (0.5 - _HALF_WIDTH, 0.5, 0.5 + _HALF_WIDTH)
 WEIGHTS: Final = (5 / 18, 8 / 18, 5 / 18)
+ROUNDING: Final = 1e-6  # of the gains, below which something brought is nothing
 
 Gradient64 = NDArray[np.float64]
 
 
-def path_gradient(gradient: Callable[[Vector], Vector], base_P: Vector, moved_P: Vector) -> Gradient64:
-    """``integral_0^1 grad L(base + t moved) dt`` by Gauss's quadrature; ``gradient`` gives that of L at a model."""
-    total_P = np.zeros(base_P.size, dtype=np.float64)
-    for node, weight in zip(NODES, WEIGHTS, strict=True):
-        total_P += weight * gradient(base_P + np.float32(node) * moved_P).astype(np.float64)
-    return total_P
+def path_gradients(gradient: Callable[[Vector], Vector], base_P: Vector, moved_P: Vector) -> list[Gradient64]:
+    """Gradients at the three nodes between ``base`` and ``base + moved``; ``gradient`` gives that of L at a model."""
+    return [gradient(base_P + np.float32(node) * moved_P).astype(np.float64) for node in NODES]
+
+
+def value(gains: Sequence[float]) -> float:
+    """``phi_i``, from how fast the update's part of the step lowers the loss at each of the nodes."""
+    return float(np.dot(WEIGHTS, gains))
+
+
+def credited(gains: Sequence[float]) -> float:
+    """What an update is paid for: its value, or if that is negative, what it brought before it began to harm.
+
+    Between the nodes the gain is taken as the parabola through them.
+    """
+    whole = value(gains)
+    if whole >= 0 or not np.isfinite(gains).all():
+        return whole
+    parabola = np.polyfit(NODES, gains, 2)
+    turns = [root.real for root in np.roots(parabola) if abs(root.imag) < 1e-9 and 0 < root.real < 1]
+    best = max((float(np.polyval(np.polyint(parabola), turn)) for turn in turns), default=0.0)
+    return best if best > ROUNDING * max(map(abs, gains)) else whole

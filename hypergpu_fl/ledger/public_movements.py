@@ -1,6 +1,6 @@
 """What everybody could know: the model's own movements so far, and an update without what it repeats of them.
 
-Names used here: P = values of the model, M = movements, C = these and the gradient, S = values that an update holds.
+Names used here: P = values of the model, M = movements, C = these and the gradients, S = values that an update holds.
 
 A node that sends back where the model has just been going improves it too, for training goes on in that direction for
 a while. It has learnt nothing, and took no data to know it. So the part of an update that lies in the span of the
@@ -31,33 +31,37 @@ HARDLY_ELSE: Final = 0.75  # of an update's square in the span of all movements,
 
 @dataclass(frozen=True, slots=True)
 class Slopes:
-    """``<gradient, update>``, of all of it and of what is left without its part in the span."""
+    """``<gradient, update>`` for each gradient: of all of the update, and of it without its part in the span."""
 
-    whole: float
-    own: float
+    whole: NDArray[np.float64]
+    own: NDArray[np.float64]
 
 
 class Span:
-    """The span of some movements, and a gradient to hold updates against.
+    """The span of some movements, and gradients to hold updates against.
 
     Parameters
     ----------
     movements : Sequence[Vector]
         M vectors of length P, the last one first.
-    gradient_P : NDArray
-        Zero where nothing is to be priced.
+    gradients : Sequence[NDArray]
+        Of length P each.
     still : tuple of runs
         Where a model is measured, not learned: no movement there.
     """
 
-    def __init__(self, movements: Sequence[Vector], gradient_P: Gradient64, *, still: tuple[Run, ...] = ()) -> None:
-        # One row a value, with the gradient as last column: an update that holds few values then looks at few rows.
+    def __init__(
+        self, movements: Sequence[Vector], gradients: Sequence[Gradient64], *, still: tuple[Run, ...] = ()
+    ) -> None:
+        # One row a value, with the gradients as last columns: an update that holds few values then looks at few rows.
         # Columns have length 1, lest a short movement look like none.
-        columns: list[NDArray[Any]] = [*movements, gradient_P]
+        columns: list[NDArray[Any]] = [*movements, *gradients]
+        size = gradients[0].size
         norms = [float(np.linalg.norm(column)) or 1.0 for column in columns]
-        self._steepness = norms[-1]
-        self._rows_PC = np.empty((gradient_P.size, len(columns)), dtype=np.float32)
-        for start in range(0, gradient_P.size, BLOCK):
+        self._movements = len(movements)
+        self._steepness = np.array(norms[self._movements :])
+        self._rows_PC = np.empty((size, len(columns)), dtype=np.float32)
+        for start in range(0, size, BLOCK):
             for number, (column, norm) in enumerate(zip(columns, norms, strict=True)):
                 self._rows_PC[start : start + BLOCK, number] = column[start : start + BLOCK] / norm
         for start, stop in still:
@@ -86,12 +90,13 @@ class Span:
                     gram_CC += rows.T @ rows
         if index_S is None:
             gram_CC = self._everywhere = gram_CC if known is None else known
-        whole = float(update_C[-1]) * self._steepness
-        if count == 1 or not (np.isfinite(update_C).all() and np.isfinite(gram_CC).all()):
+        known_M = slice(None, self._movements)
+        whole = update_C[self._movements :] * self._steepness
+        if not self._movements or not (np.isfinite(update_C).all() and np.isfinite(gram_CC).all()):
             return Slopes(whole, whole)
-        gram_MM, update_M = gram_CC[:-1, :-1], update_C[:-1]
+        gram_MM, update_M = gram_CC[known_M, known_M], update_C[known_M]
         share_M = np.linalg.lstsq(gram_MM, update_M, rcond=SINGULAR)[0]
         if later and float(share_M @ update_M) < HARDLY_ELSE * square:
             share_M[:later] = 0
             share_M[later:] = np.linalg.lstsq(gram_MM[later:, later:], update_M[later:], rcond=SINGULAR)[0]
-        return Slopes(whole, whole - float(share_M @ gram_CC[-1, :-1]) * self._steepness)
+        return Slopes(whole, whole - (gram_CC[self._movements :, known_M] @ share_M) * self._steepness)

@@ -213,24 +213,24 @@ class Pricer:
     def _along(self, step: ModelStep, entries: Sequence[_Entry], outcome: RoundOutcome) -> _Found:
         """Values along the round's step, see `hypergpu_fl.ledger.aumann_shapley`, without what was public."""
         losses = tuple(self._loss(model_P, outcome.buffers) for model_P in (step.base_P, step.base_P + step.moved_P))
-        gradient_P = aumann_shapley.path_gradient(
+        gradients = aumann_shapley.path_gradients(
             lambda model_P: self._gradient(model_P, outcome.buffers), step.base_P, step.moved_P
         )
-        for start, stop in step.still:
-            gradient_P[start:stop] = 0
         path = self._rounds.path(outcome.round, step.base_P, outcome.base_hash)
-        span = Span(path.movements, gradient_P, still=step.still)
+        span = Span(path.movements, gradients, still=step.still)
         own, whole = [], []
         for index, entry in enumerate(entries):
             entered, later = step.mean.entered(index), path.since(entry.base_model)
             if not entered.coefficient:
-                slopes = None
-            elif entered.part_P is not None:
-                slopes = span.slopes(None, entered.part_P, later=later)
-            else:
+                own.append(0.0)
+                whole.append(0.0)
+                continue
+            if entered.part_P is None:
                 slopes = span.slopes(*self._decode(self._blobs.get(entry.digest)).kept(), later=later)
-            own.append(-entered.coefficient * slopes.own if slopes else 0.0)
-            whole.append(-entered.coefficient * slopes.whole if slopes else 0.0)
+            else:
+                slopes = span.slopes(None, entered.part_P, later=later)
+            own.append(aumann_shapley.credited((-entered.coefficient * slopes.own).tolist()))
+            whole.append(aumann_shapley.value((-entered.coefficient * slopes.whole).tolist()))
         return _Found(to_scores(own), to_scores(whole), (losses[0], losses[1]), len(path.movements))
 
     def _improvements(self, entries: Sequence[_Entry], examples: Sequence[int], base_loss: float) -> list[int]:

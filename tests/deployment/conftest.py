@@ -11,11 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from hypergpu_fl.chain.anvil import find_anvil
 from hypergpu_fl.config import Config, load
+from tests.deployment.forms import Machine, machine
 from tests.deployment.relay import Shape
 from tests.deployment.stack import Stack, namespaces_work
+from tests.npm_tools import contracts  # noqa: F401 - a fixture
 
 MakeStack = Callable[[Sequence[Shape]], Stack]
+MakeMachine = Callable[[], Machine]
 
 
 @pytest.fixture(scope="session")
@@ -72,3 +76,15 @@ def configure() -> Callable[..., Config]:
         return load(None, {key: str(value) for key, value in given.items()}, {}).config
 
     return build
+
+
+@pytest.fixture
+def make_machine(namespaces: bool, contracts: Path) -> Iterator[MakeMachine]:
+    """Machines for containers, with this machine's nginx and anvil; they end with the test."""
+    if not namespaces:
+        pytest.skip("namespaces and mounts of containers need root")
+    nginx = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if nginx is None:
+        pytest.skip("nginx is not installed")
+    with ExitStack() as machines:
+        yield lambda: machines.enter_context(machine(Path(nginx), find_anvil([contracts])))

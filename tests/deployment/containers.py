@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.deployment.images import Image
+from tests.deployment.images import VENV, Image
 
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc/ssl", "/etc/alternatives", "/etc/ld.so.cache")
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
@@ -70,10 +70,12 @@ class Running:
         For its root and its log, ``NAME.log``.
     namespace : str
         Its network, made before.
+    programs : Path
+        See `images.programs`.
     """
 
-    def __init__(self, container: Container, folder: Path, namespace: str) -> None:
-        self.container, self.namespace = container, namespace
+    def __init__(self, container: Container, folder: Path, namespace: str, programs: Path) -> None:
+        self.container, self.namespace, self._programs = container, namespace, programs
         self._root, self._log = folder / f"{container.name}.root", folder / f"{container.name}.log"
         self.ends = 0
         self.process = self._start()
@@ -84,8 +86,8 @@ class Running:
             os.fchown(log.fileno(), self.container.user, self.container.group)  # else it could not open /dev/stderr
             return subprocess.Popen(
                 ["ip", "netns", "exec", self.namespace]
-                + ["unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "sh", "-c"]
-                + [_script(self.container, self._root) + f"exec chroot {self._root} {self._become()}"]
+                + ["unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "sh", "-c"]
+                + [_script(self.container, self._root, self._programs) + f"exec chroot {self._root} {self._become()}"]
                 + ["sh", *self.container.command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -135,11 +137,18 @@ class Running:
         if (first := self.first) is not None:
             with contextlib.suppress(psutil.Error):
                 first.send_signal(how)
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        try:
             self.process.wait(timeout=self.container.grace_s)
-            return
-        self.process.kill()
-        self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> None:
+        """End it at once: without its process 1 a namespace has no process."""
+        while self.code is None:
+            with contextlib.suppress(psutil.Error):
+                (self.first or psutil.Process(self.process.pid)).kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=1)
 
     def start_again(self) -> None:
         """Start it anew, with nothing but what its mounts keep."""
@@ -158,7 +167,7 @@ def _etc(etc: Path, container: Container) -> None:
     (etc / "nsswitch.conf").write_text("hosts: files dns\n")
 
 
-def _script(container: Container, root: Path) -> str:
+def _script(container: Container, root: Path, programs: Path) -> str:
     """What a runtime does before the process: the image's files, the mounts, the devices, and a root that is closed."""
     lines = [
         "set -e",
@@ -168,7 +177,7 @@ def _script(container: Container, root: Path) -> str:
         'bind() { at "$1" "$2"; mount --bind "$1" "$2"; if [ "$3" ]; then mount -o "remount,bind,$3" "$2"; fi; }',
     ]
     closed = [(Path(path), path) for path in SYSTEM if Path(path).exists()]
-    closed += [(Path(path), path) for path in dict.fromkeys((sys.base_prefix, sys.prefix))]
+    closed += [(Path(sys.base_prefix), sys.base_prefix), (Path(sys.prefix), VENV), (programs, f"{VENV}/bin")]
     closed += [(source, target) for target, source in container.image.files.items()]
     lines += [f"bind {source.resolve()} {root}{target} ro" for source, target in closed]
     lines += [

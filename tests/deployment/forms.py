@@ -26,7 +26,7 @@ import yaml
 from hypergpu_fl.cli import invoke
 from tests.deployment import composing, kubelet
 from tests.deployment.containers import Container, Running, until
-from tests.deployment.images import Image, image_of
+from tests.deployment.images import Image, image_of, programs
 from tests.deployment.people import README
 from tests.deployment.stack import REPOSITORY
 from tests.deployment.wires import Wires
@@ -56,13 +56,14 @@ class Machine:
     folder: Path
     wires: Wires
     images: Callable[[str], Image]
+    programs: Path
     running: dict[str, Running] = field(default_factory=dict)
     addresses: dict[str, str] = field(default_factory=dict)
 
     def start(self, container: Container, scope: str) -> Running:
         """Start a container in a network of its own."""
         space, self.addresses[container.name] = self.wires.add(container.name, scope)
-        self.running[container.name] = Running(container, self.folder, space)
+        self.running[container.name] = Running(container, self.folder, space, self.programs)
         return self.running[container.name]
 
     def tend(self) -> None:
@@ -102,9 +103,7 @@ class Machine:
     def end(self) -> None:
         """End everything."""
         for one in self.running.values():
-            if one.code is None:
-                one.process.kill()
-                one.process.wait(timeout=20)
+            one.kill()
 
 
 def _answers(how: str, host: str, port: int) -> bool:
@@ -136,7 +135,12 @@ def machine(nginx: Path | None, anvil: Path | None) -> Iterator[Machine]:
     folder = Path(tempfile.mkdtemp(prefix="hypergpu-forms-"))
     folder.chmod(0o755)
     with Wires() as wires:
-        made = Machine(folder, wires, lambda reference: image_of(reference, nginx=nginx, anvil=anvil))
+        made = Machine(
+            folder,
+            wires,
+            lambda reference: image_of(reference, nginx=nginx, anvil=anvil),
+            programs(folder / "programs"),
+        )
         try:
             yield made
         finally:

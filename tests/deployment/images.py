@@ -15,7 +15,8 @@ from tests.deployment.stack import REPOSITORY
 
 USER = 49999
 DOCKER = REPOSITORY / "deploy" / "docker"
-PATH = os.pathsep.join([f"{sys.prefix}/bin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"])
+VENV = "/python/venv"  # where Flower's images have it
+PATH = os.pathsep.join([f"{VENV}/bin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"])
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,19 @@ class Image:
 
 # flwr/base of Flower 1.41, which its superlink, supernode and superexec images stand on (src/docker/base/ubuntu).
 FLOWER = {"HOME": "/app", "PATH": PATH, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", "LANG": "C.UTF-8"}
+
+
+def programs(folder: Path) -> Path:
+    """Copy of this environment's programs that start in ``VENV``."""
+    folder.mkdir()
+    for file in (Path(sys.prefix) / "bin").iterdir():
+        if file.is_symlink():
+            (folder / file.name).symlink_to(file.readlink())
+        elif file.is_file():
+            content = file.read_bytes()
+            (folder / file.name).write_bytes(content.replace(f"#!{sys.prefix}/".encode(), f"#!{VENV}/".encode(), 1))
+            (folder / file.name).chmod(0o755)
+    return folder
 
 
 def ours(role: str) -> Image:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import itertools
-import os
 import random
 import selectors
 import socket
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 RESOLVER = "127.0.0.11"
 _CLONE_NEWNET = 0x40000000
+_ENDED = socket.socket()  # stands in a list of connections when there will be no more
+_ENDED.close()
 
 
 class Wires:
@@ -25,11 +27,12 @@ class Wires:
     """
 
     def __init__(self) -> None:
-        number = random.SystemRandom().randrange(16, 240)
-        self._prefix, self._bridge = f"10.{number}", f"hgb{os.getpid() % 100_000}"
+        dice = random.SystemRandom()
+        self._prefix, self._bridge = f"10.{dice.randrange(16, 240)}", f"hg{dice.randrange(16**6):06x}"
         self.host = f"{self._prefix}.0.1"
         self._next = itertools.count(2)
         self.names: dict[str, dict[str, str]] = {}
+        self._passed: dict[str, list[socket.socket]] = {}
         self._exits = contextlib.ExitStack()
         self._selector = selectors.DefaultSelector()
         self._waker = socket.socketpair()
@@ -81,13 +84,22 @@ class Wires:
         if not address:
             address = self._address(next(self._next))
             _ip("addr", "add", f"{address}/16", "dev", self._bridge)
-        listener = _bound(socket.SOCK_STREAM, (address, port))
-        listener.listen(64)
-        thread = threading.Thread(target=_pass_on, args=(listener, targets))
+        passed: list[socket.socket] = []
+        self._passed[address] = passed
+        thread = threading.Thread(target=_pass_on, args=((address, port), targets, passed))
         thread.start()
         self._exits.callback(thread.join)
-        self._exits.callback(_close, listener)
+        self._exits.callback(self.stop, address)
         return address
+
+    def stop(self, address: str) -> None:
+        """End what is served there, and every connection through it."""
+        passed = self._passed.pop(address, [])
+        passed.insert(0, _ENDED)
+        for one in passed[1:]:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
 
     def _address(self, number: int) -> str:
         return f"{self._prefix}.{number // 250 + 1}.{number % 250 + 1}"
@@ -144,34 +156,47 @@ def _inside(space: str, make: Callable[[], socket.socket]) -> socket.socket:
     return made[0]
 
 
-def _close(listener: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        listener.shutdown(socket.SHUT_RDWR)
-    listener.close()
-
-
-def _pass_on(listener: socket.socket, targets: Callable[[], Sequence[tuple[str, int]]]) -> None:
-    for turn in itertools.count():
-        try:
-            near, _ = listener.accept()
-        except OSError:
-            return
-        try:
-            there = targets()
-            far = socket.create_connection(there[turn % len(there)], timeout=3)
-            far.settimeout(None)
-        except (OSError, ZeroDivisionError):
-            near.close()
+def _pass_on(
+    at: tuple[str, int], targets: Callable[[], Sequence[tuple[str, int]]], passed: list[socket.socket]
+) -> None:
+    """Pass connections on while somebody answers there; meanwhile nobody listens, so that a caller is refused."""
+    while passed[:1] != [_ENDED]:
+        if not (reached := _reached(targets())):
+            time.sleep(0.1)
             continue
-        for one, other in ((near, far), (far, near)):
-            threading.Thread(target=_copy, args=(one, other), daemon=True).start()
+        reached.close()
+        with _bound(socket.SOCK_STREAM, at) as listener:
+            passed.append(listener)
+            listener.listen(64)
+            for turn in itertools.count():
+                if passed[0] is _ENDED:  # since before the listener was in the list
+                    break
+                try:
+                    near, _ = listener.accept()
+                except OSError:
+                    break
+                there = list(targets())
+                far = _reached(there[turn % len(there) :] + there[: turn % len(there)] if there else [])
+                if far is None:
+                    near.close()
+                    break
+                passed += [near, far]
+                for one, other in ((near, far), (far, near)):
+                    threading.Thread(target=_copy, args=(one, other), daemon=True).start()
+
+
+def _reached(there: Sequence[tuple[str, int]]) -> socket.socket | None:
+    for one in there:
+        with contextlib.suppress(OSError):
+            return socket.create_connection(one, timeout=3)
+    return None
 
 
 def _copy(one: socket.socket, other: socket.socket) -> None:
     with contextlib.suppress(OSError):
+        one.settimeout(None)
         while chunk := one.recv(1 << 16):
             other.sendall(chunk)
     for end in (one, other):
         with contextlib.suppress(OSError):
             end.shutdown(socket.SHUT_RDWR)
-    one.close()

@@ -1,4 +1,4 @@
-"""Containers of compose files, with variables, env files, volumes and conditions as the compose specification has them."""
+"""Containers of compose files: variables, env files, volumes and conditions as the compose specification has them."""
 
 from __future__ import annotations
 
@@ -110,7 +110,11 @@ def _filled(value: Any, variables: Mapping[str, str]) -> Any:
         return {key: _filled(inner, variables) for key, inner in value.items()}
     if isinstance(value, list):
         return [_filled(inner, variables) for inner in value]
-    return re.sub(r"\$(?:\$|\{(\w+)(?:(:-|:\?)([^}]*))?\})", lambda m: _one(m, variables), value) if isinstance(value, str) else value
+    return (
+        re.sub(r"\$(?:\$|\{(\w+)(?:(:-|:\?)([^}]*))?\})", lambda m: _one(m, variables), value)
+        if isinstance(value, str)
+        else value
+    )
 
 
 def _one(match: re.Match[str], variables: Mapping[str, str]) -> str:

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,9 @@ from hypergpu_fl.config import Config, load
 from tests.deployment.forms import Machine, machine
 from tests.deployment.relay import Shape
 from tests.deployment.stack import Stack, namespaces_work
-from tests.npm_tools import contracts  # noqa: F401 - a fixture
+from tests.npm_tools import contracts
+
+__all__ = ["contracts"]
 
 MakeStack = Callable[[Sequence[Shape]], Stack]
 MakeMachine = Callable[[], Machine]
@@ -81,10 +83,22 @@ def configure() -> Callable[..., Config]:
 @pytest.fixture
 def make_machine(namespaces: bool, contracts: Path) -> Iterator[MakeMachine]:
     """Machines for containers, with this machine's nginx and anvil; they end with the test."""
+    with ExitStack() as machines:
+        yield lambda: machines.enter_context(a_machine(namespaces, contracts))
+
+
+@pytest.fixture(scope="module")
+def machine_of_module(namespaces: bool, contracts: Path) -> Iterator[Machine]:
+    """A machine for containers that ends with the module's tests."""
+    with a_machine(namespaces, contracts) as made:
+        yield made
+
+
+def a_machine(namespaces: bool, contracts: Path) -> AbstractContextManager[Machine]:
+    """A machine for containers where there may be one."""
     if not namespaces:
         pytest.skip("namespaces and mounts of containers need root")
     nginx = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if nginx is None:
         pytest.skip("nginx is not installed")
-    with ExitStack() as machines:
-        yield lambda: machines.enter_context(machine(Path(nginx), find_anvil([contracts])))
+    return machine(Path(nginx), find_anvil([contracts]))

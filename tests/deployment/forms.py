@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import shlex
 import shutil
-import signal
 import socket
 import ssl
 import subprocess
@@ -32,7 +30,6 @@ from tests.deployment.stack import REPOSITORY
 from tests.deployment.wires import Wires
 
 DEPLOY = REPOSITORY / "deploy"
-MOST_ENDS = 6  # of a container that is started again; then something is wrong with it
 READY_S, RUN_S = 120.0, 420.0
 PROJECT = """
 [server]
@@ -59,6 +56,7 @@ class Machine:
     programs: Path
     running: dict[str, Running] = field(default_factory=dict)
     addresses: dict[str, str] = field(default_factory=dict)
+    most_ends: int = 6  # of a container that is started again; then something is wrong with it
 
     def start(self, container: Container, scope: str) -> Running:
         """Start a container in a network of its own."""
@@ -72,7 +70,7 @@ class Machine:
             if one.code is None or (one.code == 0 and not one.container.restarts):
                 continue
             one.ends += 1
-            most = MOST_ENDS if one.container.restarts else one.container.tries
+            most = self.most_ends if one.container.restarts else one.container.tries
             assert one.ends < most, f"{name} ends with {one.code}:\n{one.log[-3000:]}"
             time.sleep(one.ends)
             one.start_again()
@@ -84,7 +82,6 @@ class Machine:
             self.tend()
             return condition()
 
-        logs = "\n".join(f"-- {name}: {one.log[-1500:]}" for name, one in self.running.items())
         try:
             until(holds, what, limit_s)
         except AssertionError as error:
@@ -187,13 +184,15 @@ class Compose:
         variables = composing.env_file(folder / ".env") if (folder / ".env").exists() else {}
         self.file = composing.read(file, variables)
         change(name, self.file)
-        self.machine, self.scope = machine, scope
+        self.machine, self.scope, self.folder = machine, scope, folder
         prefix = "" if scope in ("server", "demo") else f"{scope}-"
         made = composing.containers(self.file, folder, machine.images, machine.folder / "volumes", prefix)
         self.containers = made
         for service, ours, theirs in composing.published(self.file):
             machine.wires.serve(
-                ours, lambda s=service, p=theirs: [(machine.addresses[s], p)], address=machine.wires.host  # type: ignore[misc]
+                ours,
+                lambda s=service, p=theirs: [(machine.addresses[s], p)],
+                address=machine.wires.host,  # type: ignore[misc]
             )
 
     def up(self) -> None:
@@ -217,7 +216,13 @@ class Compose:
         return started
 
     def run(self, words: list[str], limit_s: float = RUN_S) -> str:
-        """``docker compose run --rm`` with these words: options, service, command."""
+        """``docker compose run --rm`` with these words, options, service, command, to a good end; what it printed."""
+        one = self.start(words)
+        self.machine.until(lambda: one.code == 0, f"`{' '.join(words)}` to end well", limit_s)
+        return one.log
+
+    def start(self, words: list[str]) -> Running:
+        """Start what `run` does."""
         entrypoint = None
         while words[0].startswith("--"):
             entrypoint, words = (words[1], words[2:]) if words[0] == "--entrypoint" else (entrypoint, words[1:])
@@ -226,9 +231,7 @@ class Compose:
         head = [entrypoint] if entrypoint else self.file["services"][service]["entrypoint"]
         self._meet(container)
         name = f"{service}-{len(self.machine.running)}"
-        one = self._start(replace(container, name=name, command=(*head, *command), restarts=False), name)
-        self.machine.until(lambda: one.code == 0, f"`{' '.join(command)}` to end well", limit_s)
-        return one.log
+        return self._start(replace(container, name=name, command=(*head, *command), restarts=False), name)
 
 
 def demo(machine: Machine, change: Change = unchanged) -> Trained:
@@ -242,8 +245,8 @@ def demo(machine: Machine, change: Change = unchanged) -> Trained:
     return Trained(json.loads(fetched.read_text()), train.log, train.log)
 
 
-def composed(machine: Machine, change: Change = unchanged) -> Trained:
-    """The compose files of the archives: a server's host and two sites'."""
+def brought_up(machine: Machine, change: Change = unchanged) -> Compose:
+    """The compose files of the archives, up: a server's host and two sites'."""
     archives = provisioned(machine.folder)
     server = unpack(archives / "server.tar.gz", machine.folder / "server-host")
     change("archive", server)
@@ -258,6 +261,13 @@ def composed(machine: Machine, change: Change = unchanged) -> Trained:
             Compose(machine, node / "compose.yaml", node, node.name, change, "node").up()
     nodes = [name for name in machine.running if name.endswith("-node")]
     machine.until(lambda: all("SuperNode ID" in machine.running[name].log for name in nodes), "the nodes", READY_S)
+    return project
+
+
+def composed(machine: Machine, change: Change = unchanged) -> Trained:
+    """A run by the README's words, through the compose files of the archives."""
+    project = brought_up(machine, change)
+    server = project.folder
     (server / "work" / "my.toml").write_text("[training]\nnum_nodes = 3\nrounds = 3\n[network]\ncohort = 3\n")
     said = project.run(["operator", *documented("sudo docker compose run --rm operator")])
     verified = project.run(["operator", "ledger", "verify", "latest"])
@@ -278,7 +288,8 @@ class Cluster:
             if one["kind"] == "Service" and one["spec"].get("ports"):
                 for port in one["spec"]["ports"]:
                     names[one["metadata"]["name"]] = machine.wires.serve(
-                        port["port"], lambda s=one["spec"]["selector"], p=port["targetPort"]: self._ready(s, p)  # type: ignore[misc]
+                        port["port"],
+                        lambda s=one["spec"]["selector"], p=port["targetPort"]: self._ready(s, p),  # type: ignore[misc]
                     )
         for workload in self.workloads:
             for container in workload.containers:
@@ -299,7 +310,9 @@ class Cluster:
 
     def done(self, job: str) -> bool:
         """Whether a Job is complete."""
-        return all(self.machine.running[c.name].code == 0 for w in self.workloads if w.name == job for c in w.containers)
+        return all(
+            self.machine.running[c.name].code == 0 for w in self.workloads if w.name == job for c in w.containers
+        )
 
 
 def cluster(machine: Machine, form: str, change: Change = unchanged) -> Trained:

@@ -105,5 +105,7 @@ def image_of(reference: str, *, nginx: Path | None, anvil: Path | None) -> Image
         return Image((str(nginx), "-g", "daemon off;"), (), {"PATH": PATH, "HOME": "/"}, "/", links=links)
     if name == "foundry":
         assert anvil is not None
-        return Image(("/bin/sh",), (), {"PATH": f"/opt/foundry:{PATH}", "HOME": "/"}, files={"/opt/foundry/anvil": anvil})
+        return Image(
+            ("/bin/sh",), (), {"PATH": f"/opt/foundry:{PATH}", "HOME": "/"}, files={"/opt/foundry/anvil": anvil}
+        )
     raise AssertionError(f"no image is known by {reference}")

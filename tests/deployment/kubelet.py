@@ -55,7 +55,19 @@ def workloads(documents: list[Document], there: Held, images: Any, folder: Path)
         for i in range(replicas):
             mine = f"{name}-{i}" if replicas > 1 or one["kind"] == "StatefulSet" else name
             volumes = _volumes(one, pod, mine, there, folder)
-            made.append(_container(mine, one["kind"], 1 + one["spec"].get("backoffLimit", 6), pod, spec, volumes, there, images(spec["image"]), ports))
+            made.append(
+                _container(
+                    mine,
+                    one["kind"],
+                    1 + one["spec"].get("backoffLimit", 6),
+                    pod,
+                    spec,
+                    volumes,
+                    there,
+                    images(spec["image"]),
+                    ports,
+                )
+            )
         found.append(Workload(one["kind"], name, one["spec"]["template"]["metadata"]["labels"], tuple(made), ports))
     return found
 
@@ -130,7 +142,9 @@ def _volumes(workload: Document, pod: Document, name: str, there: Held, folder: 
             made[volume["name"]] = Mount("", _writable(at, group))
         else:
             sources = volume.get("projected", {}).get("sources", [volume])
-            mode = next((s["defaultMode"] for s in (volume.get("projected", {}), *_kinds(volume)) if "defaultMode" in s), 0o644)
+            mode = next(
+                (s["defaultMode"] for s in (volume.get("projected", {}), *_kinds(volume)) if "defaultMode" in s), 0o644
+            )
             files: dict[str, bytes] = {}
             for source in (kind for one in sources for kind in _kinds(one)):
                 content = there[source.get("secretName") or source["name"]]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -14,16 +12,19 @@ from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
 from strategies import wire
-from strategies.aggregation import Aggregator, Update
 from strategies.arrivals import Arrivals, Flight, Terms
-from strategies.errors import NoNodes, Reason, Refused
+from strategies.arrivals.flight import has_left
+from strategies.errors import NoNodes
 from strategies.event_log import EventLog
-from strategies.flight import has_left
-from strategies.global_model import GlobalModel
-from strategies.layout import Arrays, Layout
-from strategies.outcome import Accepted, Attendant, Bystander, Journey, Ordered, RefusedReply, RoundOutcome
-from strategies.payload import Payload
-from strategies.robust import aggregator
+from strategies.folding import Folding
+from strategies.model.global_model import GlobalModel
+from strategies.model.layout import Arrays, Layout
+from strategies.model.payload import Payload
+from strategies.model.robust import aggregator
+from strategies.model.server_optimizer import ServerOptimizer
+from strategies.model.statistics import Statistics
+from strategies.outcome import Attendant, Bystander
+from strategies.reception import Received, receive
 from strategies.roster import Roster
 from strategies.round.commands import AddUpdate, CloseRound, Command, Open, Refuse, RollBack, SendOrder, StepModel
 from strategies.round.events import (
@@ -33,9 +34,7 @@ from strategies.round.events import (
     Evaluated,
     Event,
     Failed,
-    Fault,
     Published,
-    Reading,
     Resumed,
     RoundDue,
     Sent,
@@ -43,37 +42,8 @@ from strategies.round.events import (
 from strategies.round.rules import Rules
 from strategies.round.state import State
 from strategies.round.step import finite, step
-from strategies.server_optimizer import ServerOptimizer
-from strategies.sketch import sketch
-from strategies.statistics import Statistics
-from strategies.validation import check_base, check_update
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class _Folding:
-    """The open round's vectors, and who they came from."""
-
-    mean: Aggregator
-    statistics: Statistics
-    deadline_s: float
-    accepted: list[Accepted] = field(default_factory=list)
-    refused: list[RefusedReply] = field(default_factory=list)
-    ordered: list[Ordered] = field(default_factory=list)
-    dropped: list[int] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _AtHand:
-    """The reply that is being dealt with."""
-
-    flight: Flight
-    reply: wire.Reply | None = None
-    update: Update | None = None
-    admitted: Any = None
-    held_out_loss: float | None = None
-    sketch: tuple[float, ...] = ()
 
 
 class Engine(Strategy):
@@ -121,9 +91,8 @@ class Engine(Strategy):
         self.roster = Roster()
         self.first_round = 1
         self._grid: Arrivals | None = None
-        self._folding: _Folding | None = None
+        self._folding: Folding | None = None
         self._to_send: list[Message] = []
-        self._at_hand: _AtHand | None = None
 
     def summary(self) -> None:
         """Log the rules, as Flower's strategies do."""
@@ -222,28 +191,28 @@ class Engine(Strategy):
         messages, self._to_send = self._to_send, []
         return messages
 
-    def _tell(self, event: Event) -> None:
-        """Let the machine take in an event, and do what it commands."""
+    def _tell(self, event: Event, received: Received | None = None) -> None:
+        """Let the machine take in an event, with the reply that it tells of, and do what it commands."""
         _, commands = step(self.state, event)
         if self.log is not None:
             self.log.append(event, commands)
         orders = [command for command in commands if isinstance(command, SendOrder)]
         for command in commands:
-            self._do(command)
+            self._do(command, received)
         if orders:
             self._send(orders)
 
-    def _do(self, command: Command) -> None:
+    def _do(self, command: Command, received: Received | None) -> None:
         match command:
             case Open(deadline_s=deadline_s):
                 mean = aggregator(self.state.rules.settings.aggregation, self.layout.size)
-                self._folding = _Folding(
+                self._folding = Folding(
                     mean, Statistics(self.layout), float("inf") if deadline_s is None else deadline_s
                 )
             case AddUpdate():
-                self._add(command)
+                self._add(command, received)
             case Refuse():
-                self._refuse(command)
+                self._refuse(command, received)
             case StepModel(version=version):
                 self._step(version)
             case RollBack(to=to, version=version):
@@ -274,79 +243,29 @@ class Engine(Strategy):
             self._to_send.append(message)
             sizes.append(len(blob))
             if self._folding is not None:
-                name = self.state.fleet.names[order.row]
-                self._folding.ordered.append(
-                    Ordered(order.row, name, order.local_steps, order.codec, bytes_down=len(blob))
-                )
+                self._folding.order(order, self.state.fleet.names[order.row], bytes_down=len(blob))
         self._tell(Sent(self._now_s, tuple(order.order for order in orders), tuple(sizes)))
 
     def _take(self, flight: Flight, reply: Message) -> None:
-        self._at_hand = _AtHand(flight)
         if reply.has_error():
-            self._tell(Failed(self._now_s, flight.number, wire.failure_reason(reply), has_left(reply)))
+            failed = Failed(self._now_s, flight.number, wire.failure_reason(reply), has_left(reply))
+            self._tell(failed, Received(flight))
             return
-        fault, read, norm = None, None, None
-        try:
-            read = wire.Reply.read(reply, largest_bytes=4 * self.layout.size)
-            self._at_hand = _AtHand(flight, read)
-            update = self.payload.decode(read.blob)
-            if flight.order is not None:
-                check_base(update, flight.order.base)
-            norm = check_update(update, size=self.layout.size, buffers=self.model.buffers)
-            admitted = self.attendant.admit(flight, read)
-            held_out_loss = self._measured(update)
-            self._at_hand = _AtHand(flight, read, update, admitted, held_out_loss, sketch(update))
-        except Refused as refusal:
-            fault = Fault(refusal.reason, refusal.detail)
-        except Exception as error:  # whatever hostile bytes make a reader raise: one reply never ends a round
-            unreadable = wire.malformed("the reply cannot be read", error)
-            fault = Fault(unreadable.reason, unreadable.detail)
-        said = reading(read, norm, self._at_hand.held_out_loss, self._at_hand.sketch) if read else None
-        self._tell(Answered(self._now_s, flight.number, said, fault))
-        self._at_hand = None
+        received = receive(flight, reply, model=self.model, attendant=self.attendant)
+        self._tell(Answered(self._now_s, flight.number, received.reading(), received.fault), received)
 
-    def _measured(self, update: Update) -> float | None:
-        """Held-out loss of the model with this update alone; ``Refused`` if the model then measures nothing."""
-        loss = self.attendant.measure(update, self.model.vector_P)
-        if loss is not None and not math.isfinite(loss):
-            raise Refused(Reason.NON_FINITE, f"with this update the model's held-out loss is {loss}")
-        return loss
-
-    def _add(self, command: AddUpdate) -> None:
-        hand, folding = self._at_hand, self._folding
-        if hand is None or hand.reply is None or hand.update is None or hand.flight.order is None or folding is None:
+    def _add(self, command: AddUpdate, received: Received | None) -> None:
+        if received is None or received.update is None or self._folding is None:
             raise RuntimeError(f"there is no update to add for order {command.order}")
-        folding.mean.add(hand.update, weight=command.weight, steps=command.steps)
-        folding.statistics.add(hand.update)
-        self.attendant.added(hand.admitted, hand.update, self.model.vector_P, hand.held_out_loss)
-        fleet, order = self.state.fleet, hand.flight.order
-        folding.accepted.append(
-            Accepted(
-                row=command.row,
-                node=fleet.names[command.row],
-                node_id=hand.flight.node_id,
-                round=order.round,
-                base=order.base,
-                staleness=command.staleness,
-                steps=max(1, order.local_steps),
-                examples=int(fleet.examples[command.row]),
-                bytes_up=len(hand.reply.blob),
-                weight=command.weight,
-                metrics=hand.reply.metrics,
-                journey=Journey.of(hand.flight, hand.reply, self._now_s),
-            )
-        )
+        self._folding.add(command, received, self.state, now_s=self._now_s)
+        self.attendant.added(received.admitted, received.update, self.model.vector_P, received.held_out_loss)
 
-    def _refuse(self, command: Refuse) -> None:
-        if self._folding is None:
+    def _refuse(self, command: Refuse, received: Received | None) -> None:
+        if received is None or self._folding is None:
             return
         node = self.state.fleet.names[command.row] if command.row >= 0 else "nobody"
         log.warning("round %d refused %s: %s: %s", self.state.round, node, command.reason, command.detail)
-        hand = self._at_hand
-        journey = Journey.of(hand.flight, hand.reply, self._now_s) if hand is not None else Journey()
-        self._folding.refused.append(
-            RefusedReply(command.row, node, self.state.round, command.reason, command.detail, journey)
-        )
+        self._folding.refuse(command, received, node, round=self.state.round, now_s=self._now_s)
 
     def _step(self, version: int) -> None:
         if self._folding is None:
@@ -363,48 +282,4 @@ class Engine(Strategy):
         folding, self._folding = self._folding, None
         if folding is None:
             raise RuntimeError(f"round {command.round} was never opened")
-        self.attendant.closed(
-            RoundOutcome(
-                round=command.round,
-                started_s=command.started_s,
-                ended_s=command.ended_s,
-                selected=command.selected,
-                accepted=[replace(a, weight=w) for a, w in zip(folding.accepted, command.weights, strict=True)],
-                refused=folding.refused,
-                late=command.late,
-                bytes_down=command.bytes_down,
-                bytes_up=command.bytes_up,
-                base_hash=bytes.fromhex(command.base_model),
-                model_hash=bytes.fromhex(command.model),
-                average_P=self.model.average_P,
-                buffers=self.model.buffers,
-                rolled_back=command.rolled_back,
-                ordered=folding.ordered,
-                dropped=folding.dropped,
-            )
-        )
-
-
-def reading(
-    reply: wire.Reply, norm: float | None, held_out_loss: float | None = None, sketch: tuple[float, ...] = ()
-) -> Reading:
-    """What the machine is told of a reply: the server's measurements, and the node's claims where there are none."""
-    timing, said = reply.timing, reply.metrics
-    return Reading(
-        blob_bytes=len(reply.blob),
-        digest=reply.digest.hex(),
-        norm=norm,
-        elapsed_s=timing.arrived_s - timing.sent_s,
-        bytes_down=timing.bytes_down,
-        bytes_up=timing.bytes_up,
-        rtt_s=timing.rtt_s,
-        download_s=timing.download_s,
-        upload_s=timing.upload_s,
-        compute_s=said.get(wire.COMPUTE_S) if timing.compute_s is None else timing.compute_s,
-        probe=reply.link,
-        samples=said.get(wire.SAMPLES),
-        loss=said.get(wire.LOSS),
-        squared_loss=said.get(wire.SQUARED_LOSS),
-        held_out_loss=held_out_loss,
-        sketch=sketch,
-    )
+        self.attendant.closed(folding.outcome(command, self.model))

@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from strategies.engine import Engine
-from strategies.layout import Layout
+from strategies.model.layout import Layout
+from strategies.model.payload import Payload
+from strategies.model.server_optimizer import ServerOptimizer
 from strategies.outcome import Attendant
-from strategies.payload import Payload
 from strategies.planning import Level
 from strategies.round.rules import Rules
 from strategies.selection import PEERS, policy
-from strategies.server_optimizer import ServerOptimizer
 from strategies.settings import Settings
 
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
-from strategies.aggregation import Update
+from strategies.arrivals.flight import Flight
 from strategies.errors import Reason
-from strategies.flight import Flight
-from strategies.layout import Arrays, Vector
+from strategies.model.aggregation import Update
+from strategies.model.layout import Arrays, Vector
 from strategies.wire import COMPUTE_S, Hello, Reply
 
 

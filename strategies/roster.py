@@ -14,7 +14,7 @@ from flwr.app import Message, MessageType, RecordDict
 from strategies.arrivals import Arrivals
 from strategies.errors import Refused
 from strategies.fleet import Bools, Fleet
-from strategies.link import LinkSample
+from strategies.fleet.link import LinkSample
 from strategies.round.events import Deserted, Event, Joined, Left, Probed, Returned
 from strategies.wire import Hello, malformed, name_of
 

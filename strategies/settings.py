@@ -44,9 +44,9 @@ class Settings:
     keep_late : bool
         Whether a reply that missed its round joins a later one.
     aggregation : str
-        A name in ``strategies.robust.RULES``; all but ``mean`` hold every update of the round.
+        A name in ``strategies.model.robust.RULES``; all but ``mean`` hold every update of the round.
     exclude_failing : bool
-        Whether nodes that fail again and again are left alone for a while, see ``strategies.health``.
+        Whether nodes that fail again and again are left alone for a while, see ``strategies.fleet.health``.
     refuse_outliers : bool
         Whether updates of unusual length are refused; a policy that keeps to few nodes makes the others' unusual.
     max_examples : int

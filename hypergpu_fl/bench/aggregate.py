@@ -18,8 +18,8 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
-from strategies.aggregation import DenseUpdate, StreamingMean
-from strategies.layout import Vector
+from strategies.model.aggregation import DenseUpdate, StreamingMean
+from strategies.model.layout import Vector
 
 Progress = Callable[[str], None]
 Row = dict[str, Any]

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hypergpu_fl.codec import LEVELS, decode, encode_with_feedback
-from strategies.layout import Layout, Vector
+from strategies.model.layout import Layout, Vector
 
 Progress = Callable[[str], None]
 Row = dict[str, Any]

@@ -32,7 +32,7 @@ import numpy as np
 from hypergpu_fl.codec import ModelVersions, View, apply, decode, encode, encode_with_feedback
 from hypergpu_fl.config import Training
 from hypergpu_fl.task import Task, TrainContext, load_task
-from strategies.layout import Layout, Vector
+from strategies.model.layout import Layout, Vector
 
 Progress = Callable[[float, str], None]
 Row = dict[str, Any]

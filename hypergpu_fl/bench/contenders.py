@@ -14,11 +14,11 @@ from typing import Any
 
 from strategies import lineup
 from strategies.engine import Engine
-from strategies.layout import Layout
+from strategies.model.layout import Layout
+from strategies.model.payload import Payload
+from strategies.model.server_optimizer import ServerOptimizer
 from strategies.outcome import Attendant
-from strategies.payload import Payload
 from strategies.round.rules import Rules
-from strategies.server_optimizer import ServerOptimizer
 from strategies.settings import Settings
 
 OURS = "network_aware"

@@ -26,7 +26,7 @@ from hypergpu_fl.server.server_app import wait_for_nodes
 from hypergpu_fl.task import fresh_model, load_task
 from hypergpu_fl.task.device import resolve_device
 from strategies import wire
-from strategies.layout import Layout
+from strategies.model.layout import Layout
 from strategies.round.choosing import LONGEST_TTL_S
 
 app = ServerApp()

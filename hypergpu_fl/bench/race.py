@@ -27,9 +27,9 @@ from hypergpu_fl.task import load_task
 from hypergpu_fl.task.image import ImageTask
 from strategies import wire
 from strategies.arrivals import VirtualArrivals, VirtualLinks
-from strategies.layout import Layout
+from strategies.model.layout import Layout
+from strategies.model.server_optimizer import ServerOptimizer
 from strategies.outcome import Bystander, RoundOutcome
-from strategies.server_optimizer import ServerOptimizer
 from strategies.settings import Settings
 
 TAIL = 0.1  # of a run's rounds, over which final accuracies are averaged

@@ -18,7 +18,7 @@ import zstandard
 
 from hypergpu_fl.codec.payload import PRICED_LEVELS
 from strategies import lineup
-from strategies.link import LinkSample
+from strategies.fleet.link import LinkSample
 from strategies.round.commands import Command, SendOrder
 from strategies.round.events import (
     Answered,

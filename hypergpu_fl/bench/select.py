@@ -14,7 +14,7 @@ import numpy as np
 
 from hypergpu_fl.codec.payload import PRICED_LEVELS
 from strategies.fleet import Fleet
-from strategies.link import Goodput, LinkEstimate
+from strategies.fleet.link import Goodput, LinkEstimate
 from strategies.planning import Workload, plan
 from strategies.selection import policy
 

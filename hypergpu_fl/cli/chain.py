@@ -113,9 +113,10 @@ def status(
             "contract": session.contract if session.chain_id else None,  # zeros, where there is no chain
             "coordinator": session.coordinator if session.chain_id else None,
             "rounds": len(bundle.rounds),
-            "finalized": states.count("FINALIZED"),
-            "waiting": sum(state not in ("INCLUDED", "FINALIZED") for state in states),
         }
+        if session.chain_id:
+            row["finalized"] = states.count("FINALIZED")
+            row["waiting"] = sum(state not in ("INCLUDED", "FINALIZED") for state in states)
     from hypergpu_fl.chain.embedded import CHAIN_ID
     from hypergpu_fl.chain.presets import preset_of
 

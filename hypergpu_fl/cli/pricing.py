@@ -1,7 +1,7 @@
 """What a round of a task costs over given links: bytes as its update is encoded, seconds as the planner predicts.
 
-Named here: N = nodes. A node's transfers are those of `strategies.timing`, over one connection's goodput; downloads are
-taken to be as small as uploads, which holds but for a node's first.
+Named here: N = nodes. A node's transfers are those of `strategies.planning.timing`, over one connection's goodput;
+downloads are taken to be as small as uploads, which holds but for a node's first.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hypergpu_fl.errors import UsageError
 from hypergpu_fl.network.wan import PROFILES, SimulatedLink, tcp_bps
 from hypergpu_fl.task.trial import Trial
 from strategies.fleet import Fleet
-from strategies.layout import Layout
+from strategies.model.layout import Layout
 from strategies.planning import Level, Workload, plan
 
 if TYPE_CHECKING:

@@ -48,6 +48,8 @@ def check(
     effective = load(config, given, environment(os.environ)).config
     sys.path.insert(0, os.getcwd())  # where `hypergpu run` looks for the user's own modules first
     began_s = time.monotonic()
+    if format is Format.DEFAULT:
+        typer.echo(f"trying {effective.training.title}: data, two steps, evaluation", err=True)
 
     from hypergpu_fl.cli.pricing import over, priced
     from hypergpu_fl.task import load_task

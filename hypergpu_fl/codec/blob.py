@@ -7,7 +7,7 @@ offset  bytes  field
 4       1      format version, 1
 5       1      level (`hypergpu_fl.codec.levels`)
 6       2      zero
-8       16     first half of the layout's SHA-256 (`strategies.layout.Layout.hash`)
+8       16     first half of the layout's SHA-256 (`strategies.model.layout.Layout.hash`)
 24      8      base, signed: version of the global model that the values are a change against
 32      4      checksum (`hypergpu_fl.codec.checksum`) of the whole blob without these four bytes
 36      ...    main values, then statistics, then buffers, as below; nothing may follow

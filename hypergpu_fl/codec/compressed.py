@@ -23,7 +23,7 @@ from hypergpu_fl.codec.records import CODEC_RECORD, blob_of, blob_record, from_r
 from hypergpu_fl.codec.versions import ModelVersions
 from hypergpu_fl.errors import CodecError
 from strategies import wire
-from strategies.layout import Layout, Vector
+from strategies.model.layout import Layout, Vector
 
 _LOG = getLogger(__name__)
 

@@ -22,7 +22,7 @@ from hypergpu_fl.codec.errors import Malformed, UnknownFormat
 from hypergpu_fl.codec.levels import BY_CODE
 from hypergpu_fl.codec.parts import Dense, Part, Sparse
 from hypergpu_fl.codec.spans import Spans, spans
-from strategies.layout import Layout, Run, Vector
+from strategies.model.layout import Layout, Run, Vector
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from hypergpu_fl.codec.parts import Blocks, Dense, Sparse
 from hypergpu_fl.codec.spans import spans
 from hypergpu_fl.codec.values import BlockCodes, Kept, Word, unfit
 from strategies.errors import LayoutError
-from strategies.layout import Arrays, Layout, Run
+from strategies.model.layout import Arrays, Layout, Run
 
 _LOG = getLogger(__name__)
 _INT32_MAX = (1 << 31) - 1

@@ -23,7 +23,7 @@ import numpy as np
 from hypergpu_fl.codec.checksum import checksum
 from hypergpu_fl.codec.errors import ResidualRefused
 from hypergpu_fl.files import private_folder
-from strategies.layout import Vector
+from strategies.model.layout import Vector
 
 _HEADER = struct.Struct("<4s16s8sqQ")
 _CHECKSUM = struct.Struct("<I")

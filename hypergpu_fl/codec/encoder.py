@@ -22,7 +22,7 @@ from hypergpu_fl.codec.levels import Level, level
 from hypergpu_fl.codec.spans import put, spans, take
 from hypergpu_fl.codec.values import HostValues, Values
 from strategies.errors import LayoutError
-from strategies.layout import Arrays, Layout, Vector
+from strategies.model.layout import Arrays, Layout, Vector
 
 
 def encode(name: str, vector_P: Vector, layout: Layout, buffers: Arrays, *, base: int) -> bytes:

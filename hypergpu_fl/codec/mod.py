@@ -36,7 +36,7 @@ from hypergpu_fl.codec.records import CODEC_RECORD, blob_of, blob_record, from_r
 from hypergpu_fl.codec.residuals import ResidualStore
 from hypergpu_fl.codec.views import ViewStore, apply
 from strategies import wire
-from strategies.layout import Layout
+from strategies.model.layout import Layout
 
 Mod = Callable[[Message, Context, Callable[[Message, Context], Message]], Message]
 MOST_BYTES = 8 << 30

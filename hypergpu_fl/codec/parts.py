@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hypergpu_fl.codec.blob import Planes
 from hypergpu_fl.codec.threads import ordered_map
 from hypergpu_fl.codec.values import Word, from_word
-from strategies.layout import Run, Vector
+from strategies.model.layout import Run, Vector
 
 PIECE = 1 << 18  # values handled at once by one thread
 

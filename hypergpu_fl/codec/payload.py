@@ -1,4 +1,4 @@
-"""The codec behind the strategy's seam, ``strategies.payload.Payload``."""
+"""The codec behind the strategy's seam, ``strategies.model.payload.Payload``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from hypergpu_fl.codec.decoder import decode
 from hypergpu_fl.codec.levels import LEVELS
 from hypergpu_fl.codec.versions import ModelVersions
 from hypergpu_fl.errors import CodecError
-from strategies.aggregation import Update
 from strategies.errors import Reason, Refused
-from strategies.layout import Arrays, Layout, Vector
+from strategies.model.aggregation import Update
+from strategies.model.layout import Arrays, Layout, Vector
 from strategies.planning import Level
 
 PRICED_LEVELS = tuple(Level(level.name, level.expected_ratio, level.fidelity) for level in LEVELS.values())

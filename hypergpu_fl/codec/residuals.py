@@ -18,7 +18,7 @@ from pathlib import Path
 
 from hypergpu_fl.codec.disk import NodeFolder
 from hypergpu_fl.codec.errors import ResidualRefused
-from strategies.layout import Vector
+from strategies.model.layout import Vector
 
 _COMMITTED, _PENDING = "residual", "pending"
 
@@ -33,7 +33,7 @@ class ResidualStore:
     run, node : str
         Whose residual it is.
     model_hash : bytes
-        `strategies.layout.Layout.hash`.
+        `strategies.model.layout.Layout.hash`.
     size : int
         P.
     max_bytes : int

@@ -14,8 +14,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.layout import Layout, Run, Vector
-from strategies.statistics import NAMES
+from strategies.model.layout import Layout, Run, Vector
+from strategies.model.statistics import NAMES
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hypergpu_fl.codec.errors import NotFinite
 from hypergpu_fl.codec.threads import ordered_map
-from strategies.layout import Vector
+from strategies.model.layout import Vector
 
 HALF_MAX = 65504.0
 CHUNKS_A_TASK = 64

@@ -25,7 +25,7 @@ from hypergpu_fl.codec.encoder import encode
 from hypergpu_fl.codec.levels import LEVELS, level
 from hypergpu_fl.codec.views import EXTRA, MODEL_ONLY, WHOLE_VIEW, first_view, move, pack
 from hypergpu_fl.errors import UsageError
-from strategies.layout import Arrays, Layout, Vector
+from strategies.model.layout import Arrays, Layout, Vector
 
 MODEL_LEVELS = ("raw", "fp32", "fp16", "bf16")  # as good as the model itself: sent whole, without a view
 _WHOLE = "\0view"  # key of the current view's blob among the extras

@@ -50,7 +50,7 @@ from hypergpu_fl.codec.decoder import Decoded, decode
 from hypergpu_fl.codec.disk import NodeFolder
 from hypergpu_fl.codec.encoder import encode
 from hypergpu_fl.codec.errors import Corrupt, Malformed, ResidualRefused, Truncated, UnknownFormat, ViewMissing
-from strategies.layout import Arrays, Layout, Vector
+from strategies.model.layout import Arrays, Layout, Vector
 
 MAGIC = b"HGPD"
 VERSION = 1

@@ -22,7 +22,7 @@ from hypergpu_fl.config import Config, from_run_config, read_secrets, runs_root
 from hypergpu_fl.errors import HyperGPUError, UsageError
 from hypergpu_fl.runs import node_state_folder
 from strategies import wire
-from strategies.layout import Vector
+from strategies.model.layout import Vector
 
 if TYPE_CHECKING:
     import torch

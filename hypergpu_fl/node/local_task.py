@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hypergpu_fl.config import Config
 from hypergpu_fl.task import Task, fresh_model, full_identity, load_task
-from strategies.layout import Layout, Vector
+from strategies.model.layout import Layout, Vector
 
 if TYPE_CHECKING:
     import torch

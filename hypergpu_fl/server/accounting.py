@@ -25,10 +25,10 @@ from hypergpu_fl.ledger.sealing import Refusal, RoundSeal
 from hypergpu_fl.settlement import Settlement
 from hypergpu_fl.task import Task
 from hypergpu_fl.task.user_code import user_code
-from strategies.aggregation import Update
 from strategies.arrivals import Flight
 from strategies.errors import Reason, Refused
-from strategies.layout import Layout, Vector
+from strategies.model.aggregation import Update
+from strategies.model.layout import Layout, Vector
 from strategies.outcome import RoundOutcome
 from strategies.wire import ADDRESS, EXAMPLES, Hello, Reply
 

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from hypergpu_fl.errors import CheckpointError
-from strategies.layout import Layout
+from strategies.model.layout import Layout
 
 FORMAT: Final = "hypergpu-checkpoint-3"
 KEPT: Final = 2  # the books may be one round behind the newest

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from hypergpu_fl.task import EvalResult, Task
 from hypergpu_fl.task.user_code import user_code
-from strategies.layout import Arrays, Layout, Vector
+from strategies.model.layout import Arrays, Layout, Vector
 
 if TYPE_CHECKING:
     import torch

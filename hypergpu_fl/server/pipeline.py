@@ -19,11 +19,11 @@ from hypergpu_fl.server.node_rounds import NodeRounds
 from hypergpu_fl.server.report import Report
 from hypergpu_fl.server.resumption import Checkpointing
 from hypergpu_fl.settlement import Settlement
-from strategies.aggregation import Update
+from strategies.arrivals.flight import Flight
 from strategies.engine import Engine
 from strategies.event_log import EventLog
-from strategies.flight import Flight
-from strategies.layout import Vector
+from strategies.model.aggregation import Update
+from strategies.model.layout import Vector
 from strategies.outcome import Attendant, RoundOutcome
 from strategies.wire import Hello, Reply
 
@@ -74,9 +74,9 @@ class Pipeline(Attendant[Admitted]):
         measured = self.evaluation.of(outcome.average_P, outcome.buffers)
         self.engine.evaluated(measured.loss)
         self.report.closed(outcome)
+        self.local_work.closed(outcome)
         self.report.evaluated(measured.loss, measured.metrics)
         self.node_rounds.closed(outcome)
-        self.local_work.closed(outcome)
         self.registry.closed(outcome)
         mark = self.log.sync()
         self.checkpointing.closed(outcome, mark)

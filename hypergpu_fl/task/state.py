@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from hypergpu_fl.errors import TaskError
-from strategies.layout import Layout
+from strategies.model.layout import Layout
 
 
 def travelling(model: nn.Module) -> dict[str, Tensor]:

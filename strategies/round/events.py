@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from strategies.errors import Reason
-from strategies.link import LinkSample
+from strategies.fleet.link import LinkSample
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Reading:
     samples, loss, squared_loss : float, optional
         What the node says of its work.
     sketch : tuple of float
-        The update's values in few numbers, see ``strategies.sketch``.
+        The update's values in few numbers, see ``strategies.model.sketch``.
     held_out_loss : float, optional
         Of the model with this update alone, where the server measured it.
     """

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from strategies.outliers import LARGEST_Z, robust_z
+from strategies.fleet.outliers import LARGEST_Z, robust_z
 
 FEWEST_TO_COMPARE = 3  # updates of a round, for one of them to stand out
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from strategies.errors import Reason, Refused
-from strategies.outliers import LARGEST_Z, robust_z
+from strategies.fleet.outliers import LARGEST_Z, robust_z
 
 NODES = 64  # seen lately, whose norms are remembered
 NORMS = 3  # of each
@@ -38,10 +38,10 @@ class NormHistory:
         if len(others) < ENOUGH_NODES:
             longest = COLD_FACTOR * max(1.0, model_norm)
             if norm > longest:
-                raise Refused(Reason.NORM_OUTLIER, f"norm {norm:.3g}, at first at most {longest:.3g} is taken")
+                raise _outlier(f"norm {norm:.3g}, at first at most {longest:.3g} is taken")
             return
         if (z := robust_z(_log_norm(norm, steps), others)) > LARGEST_Z:
-            raise Refused(Reason.NORM_OUTLIER, f"norm {norm:.3g} after {steps} steps, z-score {z:.1f} > {LARGEST_Z}")
+            raise _outlier(f"norm {norm:.3g} after {steps} steps, z-score {z:.1f} > {LARGEST_Z}")
 
     def add(self, row: int, norm: float, steps: int) -> None:
         """Remember a norm."""
@@ -62,7 +62,7 @@ class Replays:
     """Tells a node's update from its last one sent again: real training never gives the same values twice.
 
     Bytes can be changed without the values, such as the base in a blob's head. So sketches are compared where there are
-    any, see `strategies.sketch`. A factor over all of it is not told: an honest update may be a multiple of the last.
+    any, see `model.sketch`. A factor over all of it is not told: an honest update may be a multiple of the last.
     """
 
     def __init__(self) -> None:
@@ -89,6 +89,10 @@ class Replays:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Inverse of ``state``."""
         self._last = {int(row): (digest, tuple(sketch), round) for row, (digest, sketch, round) in state.items()}
+
+
+def _outlier(found: str) -> Refused:
+    return Refused(Reason.NORM_OUTLIER, f"{found}; if many are, lower the learning rate, or scale inputs and targets")
 
 
 def _alike(left: Sequence[float], right: Sequence[float]) -> bool:

@@ -6,13 +6,13 @@ import math
 
 from strategies.errors import Reason, Refused
 from strategies.fleet import Fleet
-from strategies.health import succeeded
-from strategies.link import LinkSample
+from strategies.fleet.health import succeeded
+from strategies.fleet.link import LinkSample
+from strategies.planning.timing import ROUND_TRIPS
 from strategies.round.commands import AddUpdate
 from strategies.round.events import Answered, Reading
 from strategies.round.explosion import Suspect
 from strategies.round.state import OpenOrder, OpenRound, State
-from strategies.timing import ROUND_TRIPS
 
 LARGEST_SAMPLE_S = 1e4
 LARGEST_BPS = 1e12

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from strategies.errors import OutOfOrder, Reason, Refused
-from strategies.health import failed, let_out
+from strategies.fleet.health import failed, let_out
 from strategies.round.choosing import begin, planned, refill
 from strategies.round.commands import CloseRound, Command, Exclude, Readmit, Refuse, RollBack, StepModel
 from strategies.round.events import (

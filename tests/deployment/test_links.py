@@ -12,7 +12,7 @@ from hypergpu_fl.cli import invoke
 from hypergpu_fl.codec.payload import PRICED_LEVELS
 from hypergpu_fl.config import Config
 from strategies.fleet import Fleet
-from strategies.link import LinkSample
+from strategies.fleet.link import LinkSample
 from strategies.planning import Workload, plan
 from tests.deployment.conftest import MakeStack
 from tests.deployment.relay import Shape

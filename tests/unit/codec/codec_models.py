@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from strategies.layout import Layout
+from strategies.model.layout import Layout
 
 LEVEL_NAMES = ["raw", "fp32", "fp16", "bf16", "int8", "int4", "top8", "top16", "top32", "top64", "top128"]
 

@@ -7,7 +7,7 @@ import pytest
 from codec_models import MIXED
 
 from hypergpu_fl.codec import LEVELS, encode
-from strategies.layout import Layout
+from strategies.model.layout import Layout
 
 
 @pytest.fixture(scope="session")

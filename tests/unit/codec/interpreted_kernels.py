@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypergpu_fl.codec import device_kernels, device_operations, encode_with_feedback
 from hypergpu_fl.codec.device import encode_tensor
 from hypergpu_fl.codec.errors import NotFinite
-from strategies.layout import Layout
+from strategies.model.layout import Layout
 
 MODELS = {"mixed": MIXED, "plain": PLAIN, "tiny": TINY, "almost a chunk": arrays_of([("weight", 8191)])}
 

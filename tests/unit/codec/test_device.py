@@ -15,7 +15,7 @@ from hypergpu_fl.codec import decode, device_operations, encode_with_feedback
 from hypergpu_fl.codec.device import Kernels, add_to_tensor, encode_tensor, kernels_for
 from hypergpu_fl.codec.errors import NotFinite
 from strategies.errors import LayoutError
-from strategies.layout import Layout
+from strategies.model.layout import Layout
 
 
 def compare(

@@ -14,7 +14,7 @@ from hypergpu_fl.codec.errors import Malformed, NotFinite
 from hypergpu_fl.codec.spans import spans, take
 from hypergpu_fl.errors import UsageError
 from strategies.errors import LayoutError
-from strategies.layout import Layout
+from strategies.model.layout import Layout
 
 models = st.sampled_from(sorted(MODELS))
 names = st.sampled_from(LEVEL_NAMES)

@@ -6,7 +6,7 @@ import pytest
 from hypergpu_fl.codec import apply, first_view
 from hypergpu_fl.codec.errors import ViewMissing
 from hypergpu_fl.codec.payload import CodecPayload
-from strategies.layout import Layout
+from strategies.model.layout import Layout
 
 SHAPES = {"a": np.zeros((300, 40), np.float32), "b": np.zeros(7, np.float32)}
 LAYOUT = Layout.of(SHAPES)

@@ -15,7 +15,7 @@ from hypergpu_fl.codec.blob import BODY, CHECKSUM, HEADER
 from hypergpu_fl.codec.checksum import checksum
 from hypergpu_fl.codec.errors import Corrupt, Malformed, Truncated, UnknownFormat, WrongModel
 from hypergpu_fl.errors import CodecError
-from strategies.layout import Layout
+from strategies.model.layout import Layout
 
 
 def sealed(blob: bytes) -> bytes:

@@ -17,7 +17,7 @@ from hypergpu_fl.codec.errors import Corrupt, Malformed, Truncated, UnknownForma
 from hypergpu_fl.codec.versions import MODEL_LEVELS, ModelVersions
 from hypergpu_fl.codec.views import View, ViewStore, apply, pack
 from hypergpu_fl.errors import CodecError, UsageError
-from strategies.layout import Layout
+from strategies.model.layout import Layout
 
 LAYOUT = Layout.of(MIXED)
 BUFFERS = LAYOUT.buffers(MIXED)

@@ -22,12 +22,12 @@ from hypergpu_fl.network.registry import (
 from strategies import lineup
 from strategies.engine import Engine as Strategy
 from strategies.errors import Reason
-from strategies.health import EXCLUDED_AFTER, EXCLUSION_S, failed
-from strategies.layout import Layout
-from strategies.link import LinkSample
+from strategies.fleet.health import EXCLUDED_AFTER, EXCLUSION_S, failed
+from strategies.fleet.link import LinkSample
+from strategies.model.layout import Layout
+from strategies.model.payload import RawPayload
+from strategies.model.server_optimizer import ServerOptimizer
 from strategies.outcome import Accepted, Journey, RefusedReply, RoundOutcome
-from strategies.payload import RawPayload
-from strategies.server_optimizer import ServerOptimizer
 from strategies.settings import Settings
 from strategies.wire import ADDRESS, Hello
 

@@ -17,11 +17,11 @@ from hypergpu_fl.ledger.contribution import Contribution, hash_blob, hash_metric
 from hypergpu_fl.ledger.identity import NodeKey, sign_contribution
 from hypergpu_fl.server.accounting import RECEIPTS_AT_ONCE, Accounting
 from hypergpu_fl.settlement import Settlement, load_books, verify
-from strategies.aggregation import DenseUpdate
+from strategies.arrivals.flight import Flight
 from strategies.errors import Reason, Refused
-from strategies.flight import Flight
-from strategies.layout import Layout
-from strategies.link import LinkSample
+from strategies.fleet.link import LinkSample
+from strategies.model.aggregation import DenseUpdate
+from strategies.model.layout import Layout
 from strategies.outcome import Accepted, RoundOutcome
 from strategies.wire import ADDRESS, EXAMPLES, Claim, Hello, Order, Reply, Timing
 

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from hypergpu_fl.errors import CheckpointError
 from hypergpu_fl.server import checkpoint as module
 from hypergpu_fl.server.checkpoint import Checkpoint, load, load_model, save, versions
-from strategies.layout import Layout
+from strategies.model.layout import Layout
 
 NAMES = st.text("abcdefgh._0123456789", min_size=1, max_size=12)
 ARRAYS = hnp.arrays(

@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 from strategies import wire
 from strategies.arrivals import Passage, Terms
 from strategies.fleet import Fleet
-from strategies.layout import Layout
+from strategies.model.layout import Layout
 from strategies.planning import FleetPlan, Level
 
 IDS = itertools.count(1)  # never the same twice in a process, as Flower's

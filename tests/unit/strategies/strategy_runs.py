@@ -12,9 +12,9 @@ from strategy_grid import LAYOUT, START, Links, NodeGrid, Trainer
 from strategies.engine import Engine
 from strategies.errors import Reason, Refused
 from strategies.lineup import strategy
+from strategies.model.payload import RawPayload
+from strategies.model.server_optimizer import ServerOptimizer
 from strategies.outcome import Attendant, RoundOutcome
-from strategies.payload import RawPayload
-from strategies.server_optimizer import ServerOptimizer
 from strategies.settings import Settings
 
 

@@ -16,12 +16,12 @@ from strategies import wire
 from strategies.arrivals import VirtualArrivals, WallArrivals
 from strategies.engine import Engine
 from strategies.errors import NoNodes, Reason, UnknownPolicy
-from strategies.layout import Layout
 from strategies.lineup import strategy
+from strategies.model.layout import Layout
+from strategies.model.payload import RawPayload
+from strategies.model.server_optimizer import ServerOptimizer
 from strategies.outcome import RoundOutcome
-from strategies.payload import RawPayload
 from strategies.selection import POLICIES
-from strategies.server_optimizer import ServerOptimizer
 from strategies.settings import Settings
 
 

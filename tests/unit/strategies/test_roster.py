@@ -20,7 +20,7 @@ from strategies.wire import Hello
 def test_a_run_whose_nodes_are_all_gone_or_shut_out_goes_on_when_one_is_back(
     monkeypatch: pytest.MonkeyPatch, shut_out: bool
 ) -> None:
-    monkeypatch.setattr("strategies.flight.LOOK_AGAIN_S", 0.01)
+    monkeypatch.setattr("strategies.arrivals.flight.LOOK_AGAIN_S", 0.01)
     grid = trainers(6)
     engine, diary = build(cohort=3, mode="sync")
     looks = 0
@@ -47,7 +47,7 @@ def test_a_run_whose_nodes_are_all_gone_or_shut_out_goes_on_when_one_is_back(
 
 def test_a_run_whose_nodes_stay_away_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("strategies.roster.OUTAGE_S", 0.05)
-    monkeypatch.setattr("strategies.flight.LOOK_AGAIN_S", 0.01)
+    monkeypatch.setattr("strategies.arrivals.flight.LOOK_AGAIN_S", 0.01)
     grid = trainers(6)
     engine, diary = build(cohort=3)
 

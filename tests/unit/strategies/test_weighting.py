@@ -10,7 +10,7 @@ import pytest
 from strategy_grid import fleet_of, plan_of
 
 from strategies.fleet import Fleet, Ints
-from strategies.link import Goodput, LinkEstimate
+from strategies.fleet.link import Goodput, LinkEstimate
 from strategies.selection.network_aware import NetworkAwareSelection
 from strategies.weighting import Accounts, ExampleAccounts, data_share, staleness_discount, tilt
 

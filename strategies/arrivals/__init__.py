@@ -1,0 +1,16 @@
+"""Replies in the order they arrive: one interface, two clocks."""
+
+from strategies.arrivals.flight import Arrivals, Flight, Passage, Terms, VirtualLinks, payload_bytes
+from strategies.arrivals.virtual import VirtualArrivals
+from strategies.arrivals.wall import WallArrivals
+
+__all__ = [
+    "Arrivals",
+    "Flight",
+    "Passage",
+    "Terms",
+    "VirtualArrivals",
+    "VirtualLinks",
+    "WallArrivals",
+    "payload_bytes",
+]

@@ -1,0 +1,300 @@
+"""What the server knows of every node: one numpy column a quantity, so that 100,000 nodes cost milliseconds.
+
+Names used here: N = known nodes. A node's row is its index in every column and never changes during a run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strategies.fleet.link import (
+    REFERENCE_BPS,
+    REFERENCE_RTT_S,
+    WINDOW,
+    Goodput,
+    LinkEstimate,
+    LinkSample,
+    miss,
+    observe,
+    quality,
+)
+from strategies.fleet.outliers import MAD_TO_SIGMA
+from strategies.fleet.prior import PESSIMISM, Spread, believe, effective, faded
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+PRIOR_SAMPLE_S = 1e-3
+UNREACHABLE_AFTER = 3  # misses in a row after which a node counts as unreachable until it answers again
+LEAST_EXCESS = math.log(1.5)  # by which a node's examples may exceed the median of nodes that are all alike
+LARGEST_EXCESS_Z = 3.0  # robust deviations, in which an honest node in a thousand has more
+GUESSES = {
+    "rtt_s": Spread(math.log(3 * REFERENCE_RTT_S), 0.7),
+    "uplink_bps": Spread(math.log(REFERENCE_BPS), 1.0),
+    "downlink_bps": Spread(math.log(2 * REFERENCE_BPS), 1.0),
+}
+
+# Columns, with the value of a node that was just enrolled.
+BELIEVED = ("rtt_s", "uplink_bps", "downlink_bps")
+COLUMNS: dict[str, Any] = {
+    "claimed": 0,
+    "examples": 0,
+    "sample_s": 0.0,
+    "overhead_s": 0.0,
+    "rtt_s": 0.0,
+    "uplink_bps": 0.0,
+    "downlink_bps": 0.0,
+    "delivery": 0.0,
+    "quality": 0.0,
+    "loss": np.nan,
+    "rms_loss": np.nan,
+    "update_norm": np.nan,
+    "owed": 0.0,
+    "last_round": -1,
+    "last_seen": -1,
+    "held": -1,
+    "acknowledged": -1,
+    "selections": 0,
+    "arrivals": 0,
+    "misses": 0,
+    "failures": 0,
+    "exclusions": 0,
+    "excluded_until_s": np.nan,
+    "online": True,
+    "on_probation": False,
+    "orders": 0,
+}
+
+
+@dataclass
+class Fleet:
+    """Columns of all known nodes, in the order of enrolment.
+
+    Given: examples ``claimed`` when it was enrolled, ``examples`` it counts for, see ``agree``, and ``online`` (it is
+    connected).
+
+    Believed, see ``believe``: ``rtt_s``, ``uplink_bps`` and ``downlink_bps`` (pessimistic), ``delivery``, ``quality``.
+
+    Observed: ``sample_s``, seconds a node computes on one sample; ``overhead_s``, what a message costs besides work
+    and transfer; ``loss`` and ``rms_loss``, mean and root mean
+    square of the sample loss it last reported, NaN when it never did; ``update_norm`` of its last update.
+
+    Counted: ``last_round`` it was sent work in and ``last_seen`` in, -1 for never; model version ``held`` by it, the
+    base of its last update that counted, and the round ``acknowledged`` of that update, -1 for none; ``selections``,
+    ``arrivals``, ``misses`` in a row; open ``orders``: work it was sent and has not answered.
+
+    Health, see ``fleet.health``: ``failures`` in a row, ``exclusions`` in a row, ``excluded_until_s`` on the run's
+    clock (NaN: it is not), and whether it is ``on_probation``, until it has said who it is.
+
+    ``owed``: weight it lies behind its data share, see ``weighting.Accounts``.
+    """
+
+    names: list[str] = field(default_factory=list)
+    row_of: dict[str, int] = field(default_factory=dict)
+    links: list[LinkEstimate] = field(default_factory=list)
+    priors: dict[str, Spread] = field(default_factory=lambda: dict(GUESSES))
+    claimed: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    examples: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    sample_s: Floats = field(default_factory=lambda: np.zeros(0))
+    overhead_s: Floats = field(default_factory=lambda: np.zeros(0))
+    rtt_s: Floats = field(default_factory=lambda: np.zeros(0))
+    uplink_bps: Floats = field(default_factory=lambda: np.zeros(0))
+    downlink_bps: Floats = field(default_factory=lambda: np.zeros(0))
+    delivery: Floats = field(default_factory=lambda: np.zeros(0))
+    quality: Floats = field(default_factory=lambda: np.zeros(0))
+    loss: Floats = field(default_factory=lambda: np.zeros(0))
+    rms_loss: Floats = field(default_factory=lambda: np.zeros(0))
+    update_norm: Floats = field(default_factory=lambda: np.zeros(0))
+    owed: Floats = field(default_factory=lambda: np.zeros(0))
+    last_round: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    last_seen: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    held: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    acknowledged: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    selections: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    arrivals: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    misses: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    failures: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    exclusions: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    excluded_until_s: Floats = field(default_factory=lambda: np.zeros(0))
+    online: Bools = field(default_factory=lambda: np.zeros(0, np.bool_))
+    on_probation: Bools = field(default_factory=lambda: np.zeros(0, np.bool_))
+    orders: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    _log: dict[str, Floats] = field(default_factory=lambda: {name: np.zeros(0) for name in BELIEVED})
+    _noise: dict[str, Floats] = field(default_factory=lambda: {name: np.zeros(0) for name in BELIEVED})
+    _samples: dict[str, Floats] = field(default_factory=lambda: {name: np.zeros(0) for name in BELIEVED})
+    _loss_rate: Floats = field(default_factory=lambda: np.zeros(0))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def enrol(self, name: str, *, examples: int, sample_s: float, link: LinkEstimate | None = None) -> int:
+        """Add a node and return its row."""
+        return self.enrol_all([name], examples=[examples], sample_s=[sample_s], links=[link] if link else None)
+
+    def enrol_all(
+        self,
+        names: Sequence[str],
+        *,
+        examples: Sequence[int],
+        sample_s: Sequence[float],
+        links: Sequence[LinkEstimate] | None = None,
+    ) -> int:
+        """Add nodes at once and return the row of the first."""
+        first, count = len(self), len(names)
+        self.names.extend(names)
+        self.row_of.update((name, first + index) for index, name in enumerate(names))
+        self.links.extend(links or [LinkEstimate()] * count)
+        for column, value in COLUMNS.items():
+            old = getattr(self, column)
+            setattr(self, column, np.concatenate([old, np.full(count, value, dtype=old.dtype)]))
+        self.claimed[first:] = self.examples[first:] = examples
+        self.sample_s[first:] = sample_s
+        for columns in (self._log, self._noise, self._samples):
+            for column in BELIEVED:
+                columns[column] = np.concatenate([columns[column], np.zeros(count)])
+        self._loss_rate = np.concatenate([self._loss_rate, np.zeros(count)])
+        if links is None:
+            self.delivery[first:] = LinkEstimate().delivery
+        else:
+            for row in range(first, first + count):
+                self._note(row)
+        self.believe(0, rows=np.arange(first, first + count))
+        return first
+
+    def agree(self, *, most: int, as_claimed: bool) -> None:
+        """Set what every node's data count for, in weight and in pay: what it claimed, but no more than ``most``.
+
+        Unless all are believed ``as_claimed``, no more either than a node of honest data can be expected to have:
+        ``exp(median + 3 sigma)`` of the claims' logarithms, with ``sigma = 1.4826 MAD``, at least ``log(1.5) / 3``. So
+        among nodes alike one counts for half more than its share at most, and unlike ones are left as they are.
+        """
+        cap = float(most)
+        if not as_claimed and (claimed := self.claimed[self.online & (self.claimed > 0)]).size:
+            logs = np.log(claimed.astype(np.float64))
+            median = float(np.median(logs))
+            sigma = max(LEAST_EXCESS / LARGEST_EXCESS_Z, MAD_TO_SIGMA * float(np.median(np.abs(logs - median))))
+            cap = min(cap, math.exp(median + LARGEST_EXCESS_Z * sigma) * (1 + 1e-9))
+        self.examples[:] = np.minimum(self.claimed, math.floor(cap))
+
+    def observe(self, row: int, sample: LinkSample, *, round: int = 0) -> None:
+        """Fold a delivered round trip of node ``row`` into its link."""
+        self.misses[row] = 0
+        self.arrivals[row] += 1
+        self.probe(row, sample, round=round)
+
+    def probe(self, row: int, sample: LinkSample, *, round: int = 0) -> None:
+        """Fold what a probe found into node ``row``'s link; no work came with it."""
+        self.links[row] = observe(self.links[row], sample)
+        self.last_seen[row] = round
+        self._note(row)
+        self.believe(round, rows=np.array([row]))
+
+    def miss(self, row: int, *, round: int = 0) -> None:
+        """Record that node ``row`` did not answer."""
+        self.links[row] = miss(self.links[row])
+        self.misses[row] += 1
+        self._note(row)
+        self.believe(round, rows=np.array([row]))
+
+    def available(self, *, orders: int = 1) -> Ints:
+        """Rows that may be given work now, for a node may have ``orders`` of them open."""
+        return np.flatnonzero(self.present & (self.orders < orders))
+
+    @property
+    def at_work(self) -> Bools:
+        """Shape (N,): it has been sent work and has not answered."""
+        return self.orders > 0
+
+    @property
+    def reachable(self) -> Bools:
+        """Shape (N,): connected, and not silent ``UNREACHABLE_AFTER`` times in a row."""
+        return self.present & (self.misses < UNREACHABLE_AFTER)
+
+    @property
+    def excluded(self) -> Bools:
+        """Shape (N,): in quarantine."""
+        return ~np.isnan(self.excluded_until_s)
+
+    @property
+    def present(self) -> Bools:
+        """Shape (N,): connected, not excluded, and not on probation."""
+        return self.online & ~self.excluded & ~self.on_probation
+
+    @property
+    def prior_sample_s(self) -> float:
+        """Seconds a sample that a new node is taken to need: the median of those that have worked."""
+        known = self.sample_s[self.arrivals > 0]
+        return float(np.median(known)) if known.size else PRIOR_SAMPLE_S
+
+    def learn_priors(self) -> None:
+        """Refit what new nodes start from to all nodes seen so far."""
+        for column, guess in GUESSES.items():
+            self.priors[column] = guess.learn(self._log[column][self._samples[column] > 0])
+
+    def believe(self, round: int, *, rows: Ints | slice = slice(None)) -> None:
+        """Recompute the believed columns as of ``round``: one standard deviation on the slow side.
+
+        What was seen of a node fades towards the fleet's prior while it is away, and the doubt grows with it.
+        """
+        age = np.maximum(0, round - np.maximum(self.last_seen[rows], 0)).astype(np.float64)
+        left = faded(age)
+        for column, doubt in (("rtt_s", 0.0), ("uplink_bps", -PESSIMISM), ("downlink_bps", -PESSIMISM)):
+            samples = effective(self._samples[column][rows], left, WINDOW)
+            own, noise = self._log[column][rows], self._noise[column][rows]
+            mean, deviation = believe(self.priors[column], own, noise, samples)
+            getattr(self, column)[rows] = np.exp(mean + doubt * deviation)
+        self.quality[rows] = quality(
+            delivery=self.delivery[rows],
+            loss=self._loss_rate[rows],
+            rtt_s=self.rtt_s[rows],
+            uplink_bps=self.uplink_bps[rows],
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Everything as JSON-able values."""
+        columns = {
+            name: [None if value != value else value for value in getattr(self, name).tolist()] for name in COLUMNS
+        }
+        links = [asdict(link) for link in self.links]
+        priors = {name: asdict(prior) for name, prior in self.priors.items()}
+        return {"names": list(self.names), "columns": columns, "links": links, "priors": priors}
+
+    @classmethod
+    def restored(cls, state: dict[str, Any]) -> Fleet:
+        """Inverse of ``state``."""
+        fleet, columns = cls(), state["columns"]
+        links = [
+            LinkEstimate(**{**link, **{way: _goodput(link[way]) for way in ("uplink", "downlink")}})
+            for link in state["links"]
+        ]
+        if links:
+            fleet.enrol_all(state["names"], examples=columns["examples"], sample_s=columns["sample_s"], links=links)
+        for name, values in columns.items():
+            column = getattr(fleet, name)
+            column[:] = [np.nan if value is None else value for value in values]
+        fleet.priors = {name: Spread(**prior) for name, prior in state["priors"].items()}
+        return fleet
+
+    def _note(self, row: int) -> None:
+        """Copy node ``row``'s link into the columns that ``believe`` reads. RTT is pessimistic already."""
+        link = self.links[row]
+        for column, value, noise, samples in (
+            ("rtt_s", link.pessimistic_rtt_s, 0.1, link.samples),
+            ("uplink_bps", link.uplink.bps, link.uplink.deviation, link.uplink.samples),
+            ("downlink_bps", link.downlink.bps, link.downlink.deviation, link.downlink.samples),
+        ):
+            self._log[column][row] = math.log(max(value, 1e-9))
+            self._noise[column][row] = noise
+            self._samples[column][row] = samples
+        self._loss_rate[row], self.delivery[row] = link.loss, link.delivery
+
+
+def _goodput(state: dict[str, Any]) -> Goodput:
+    return Goodput(**{**state, "recent_bps": tuple(state["recent_bps"])})

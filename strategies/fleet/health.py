@@ -1,0 +1,50 @@
+"""A node's health: one state machine on the run's clock, kept in the fleet's columns.
+
+```
+sound --failure--> suspect --third failure in a row--> excluded --time is up--> on probation --says who it is--> suspect
+  ^-------------------------- an update that counts, whatever the state --------------------------------------------'
+```
+
+A suspect is given work as any other. An excluded node is given nothing and asked nothing: ``120 s * 2^(n-1)`` for the
+n-th time in a row, at most an hour. Who comes back from that goes out again at its next failure. Besides, silence makes
+our own policy wait ever more rounds for a node, see ``selection.network_aware.backoff``, and makes it count as
+unreachable after three times, see ``Fleet.reachable``.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from strategies.fleet.columns import Fleet, Ints
+
+EXCLUDED_AFTER: Final = 3  # failures in a row
+EXCLUSION_S: Final = 120.0  # the first time; twice as long each further time
+LONGEST_EXCLUSION_S: Final = 3600.0
+
+
+def succeeded(fleet: Fleet, row: int) -> None:
+    """An update of the node counted: whatever was wrong is over."""
+    fleet.failures[row] = fleet.exclusions[row] = 0
+    fleet.excluded_until_s[row] = np.nan
+
+
+def failed(fleet: Fleet, row: int, *, at_s: float) -> float | None:
+    """Work of the node failed; until when it is therefore excluded, None if it is not, or was already."""
+    fleet.failures[row] += 1
+    if fleet.failures[row] < EXCLUDED_AFTER or fleet.excluded[row]:
+        return None
+    length_s = min(LONGEST_EXCLUSION_S, EXCLUSION_S * 2.0 ** int(fleet.exclusions[row]))
+    fleet.exclusions[row] += 1
+    fleet.excluded_until_s[row] = at_s + length_s
+    return at_s + length_s
+
+
+def let_out(fleet: Fleet, *, at_s: float) -> Ints:
+    """Put those whose time is up on probation; their rows."""
+    rows = np.flatnonzero(fleet.excluded_until_s <= at_s)
+    fleet.excluded_until_s[rows] = np.nan
+    fleet.failures[rows] = EXCLUDED_AFTER - 1
+    fleet.on_probation[rows] = True
+    return rows

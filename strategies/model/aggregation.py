@@ -1,0 +1,123 @@
+"""Weighted mean of updates as they arrive: one pass a reply, memory O(model).
+
+Names used here: P = floating-point values of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strategies.model.axpy import add_scaled
+from strategies.model.layout import Run, Vector
+
+BLOCK = 262_144  # values looked at at once where a pass needs a temporary
+
+
+class Update(Protocol):
+    """A decoded change of the model, dense or sparse."""
+
+    @property
+    def size(self) -> int:
+        """P."""
+        ...
+
+    @property
+    def base(self) -> int | None:
+        """Version of the model that it changes, where it says so."""
+        ...
+
+    @property
+    def buffers(self) -> Mapping[str, NDArray[Any]]:
+        """Integer and boolean buffers, as they are."""
+        ...
+
+    def norm(self) -> float:
+        """L2 norm over the P values, statistics left out where they are known."""
+        ...
+
+    def at(self, runs: tuple[Run, ...]) -> Vector:
+        """Values at these runs of the vector, one after the other."""
+        ...
+
+    def finite(self) -> bool:
+        """Whether every value is a finite number."""
+        ...
+
+    def add_to(self, total_P: Vector, weight: float) -> None:
+        """``total_P += weight * update`` in place, without a dense temporary."""
+        ...
+
+
+class Aggregator(Protocol):
+    """Folds a round's updates into one."""
+
+    @property
+    def count(self) -> int:
+        """Updates folded in."""
+        ...
+
+    def add(self, update: Update, *, weight: float, steps: int) -> None:
+        """Fold in one update; ``weight`` > 0, ``steps`` >= 1."""
+        ...
+
+    def mean(self) -> Vector:
+        """What all updates together move the model by; to be asked once."""
+        ...
+
+
+class DenseUpdate:
+    """An update that is a plain vector of length P."""
+
+    def __init__(self, vector_P: Vector, buffers: Mapping[str, NDArray[Any]] | None = None) -> None:
+        self.vector_P = vector_P
+        self.size = vector_P.size
+        self.base: int | None = None
+        self.buffers = buffers or {}
+
+    def norm(self) -> float:
+        """L2 norm, accumulated in float64."""
+        blocks = (self.vector_P[i : i + BLOCK].astype(np.float64) for i in range(0, self.size, BLOCK))
+        return float(np.sqrt(sum(float(block @ block) for block in blocks)))
+
+    def at(self, runs: tuple[Run, ...]) -> Vector:
+        """See ``Update.at``."""
+        return np.concatenate([self.vector_P[start:stop] for start, stop in runs])
+
+    def finite(self) -> bool:
+        """Whether every value is a finite number."""
+        return all(bool(np.isfinite(self.vector_P[i : i + BLOCK]).all()) for i in range(0, self.size, BLOCK))
+
+    def add_to(self, total_P: Vector, weight: float) -> None:
+        """See ``axpy.add_scaled``."""
+        add_scaled(total_P, self.vector_P, weight)
+
+
+class StreamingMean:
+    """Mean of updates normalised by local steps, as FedNova (arXiv 2007.07481) does.
+
+    ``mean = tau_eff * sum(p_i * delta_i / tau_i)`` with ``p_i = w_i / sum(w)`` and ``tau_eff = sum(p_i * tau_i)``:
+    a node that could make more steps moves the model in its own direction no further than its weight allows.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._sum_P = np.zeros(size, dtype=np.float32)
+        self._weight = 0.0
+        self._weighted_steps = 0.0
+        self.count = 0
+
+    def add(self, update: Update, *, weight: float, steps: int) -> None:
+        """Fold in one update; ``weight`` > 0, ``steps`` >= 1."""
+        update.add_to(self._sum_P, weight / steps)
+        self._weight += weight
+        self._weighted_steps += weight * steps
+        self.count += 1
+
+    def mean(self) -> Vector:
+        """The mean so far, in place: the accumulator is handed over and must not be added to again."""
+        if self._weight > 0:
+            self._sum_P *= np.float32(self._weighted_steps / self._weight**2)
+        return self._sum_P

@@ -1,0 +1,133 @@
+"""The model under training: its versions, their average, how a mean update moves it, and the way back.
+
+Nodes train from the latest version. What is evaluated and kept is an average of the versions, since each step is the
+mean of a few nodes whose data differ, and leaves the model a little on their side:
+
+``a_t = (1 - r) a_(t-1) + r w_t`` with ``r = (8 + 1) / (8 + t)``, the polynomial-decay average of Shamir and Zhang
+(arXiv 1212.1824, section 4), which weighs about the last ninth of all versions, whenever training ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord
+from numpy.typing import NDArray
+
+from strategies.model.aggregation import Aggregator
+from strategies.model.axpy import add_scaled
+from strategies.model.layout import Arrays, Layout, Vector
+from strategies.model.payload import Payload
+from strategies.model.server_optimizer import ServerOptimizer
+from strategies.model.statistics import Statistics
+
+DECAY = 8
+
+
+class GlobalModel:
+    """The current version, published through the payload, and the last one known to be good.
+
+    Parameters
+    ----------
+    layout, payload, optimizer
+        See ``Engine``.
+    averaging : bool
+        Whether versions are averaged; otherwise their average is the latest one.
+
+    Attributes
+    ----------
+    vector_P : Vector
+        The latest version.
+    average_P : Vector
+        The average.
+    """
+
+    def __init__(self, layout: Layout, payload: Payload, optimizer: ServerOptimizer, *, averaging: bool) -> None:
+        self.layout = layout
+        self.payload = payload
+        self._optimizer = optimizer
+        self._averaging = averaging
+        self.version = 0
+        self.vector_P: Vector = np.zeros(0, dtype=np.float32)
+        self.average_P: Vector = self.vector_P
+        self.buffers: Arrays = {}
+        self.hash = b""
+        self.norm = 0.0
+        self._good: tuple[Vector, Vector, Arrays] | None = None  # model, average and buffers before the last step
+
+    def start(self, vector_P: Vector, buffers: Arrays) -> None:
+        """Begin from this model, at the current version."""
+        self._publish(vector_P, buffers, vector_P)
+
+    def _publish(self, vector_P: Vector, buffers: Arrays, average_P: Vector) -> None:
+        self.vector_P, self.buffers, self.average_P = vector_P, buffers, average_P
+        self.hash = hashlib.sha256(vector_P.data).digest()
+        self.norm = math.sqrt(float(vector_P @ vector_P))
+        self.payload.publish(self.version, vector_P, buffers)
+
+    def arrays(self) -> ArrayRecord:
+        """The average as Flower's record."""
+        restored = self.layout.restore(self.average_P, self.buffers)
+        return ArrayRecord({name: Array(np.asarray(array, order="C")) for name, array in restored.items()})
+
+    def step(self, mean: Aggregator, statistics: Statistics, *, version: int) -> bool:
+        """Move by the mean of a round's updates, and take over their statistics, which makes ``version``.
+
+        False, and nothing changed but what a roll-back returns to, if that leaves the finite numbers.
+        """
+        self._good = self.vector_P, self.average_P, self.buffers
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is told by the norm
+            mean_P = mean.mean()
+            for start, stop in statistics.runs:
+                mean_P[start:stop] = 0
+            stepped_P = self._optimizer.step(self.vector_P, mean_P)
+            statistics.replace(stepped_P, self.vector_P)
+            if not math.isfinite(float(stepped_P @ stepped_P)):
+                return False
+        self.version = version
+        self._publish(stepped_P, {**self.buffers, **statistics.counted}, self._averaged(stepped_P))
+        return True
+
+    def roll_back(self, *, version: int) -> None:
+        """Put the model before the last step back as ``version``, with a fresh optimiser."""
+        if self._good is None:
+            raise LookupError(f"there is no earlier model to put back as version {version}")
+        self.version = version
+        self._optimizer.reset()
+        good_P, average_P, buffers = self._good
+        self._publish(good_P, buffers, average_P)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """JSON-able values, and vectors by name."""
+        vectors: dict[str, NDArray[Any]] = {"model": self.vector_P, "average": self.average_P}
+        vectors.update({f"buffer/{name}": array for name, array in self.buffers.items()})
+        vectors.update({f"optimizer/{name}": vector for name, vector in self._optimizer.vectors.items()})
+        if self._good is not None:
+            vectors["good"], vectors["good_average"], good_buffers = self._good
+            vectors.update({f"good_buffer/{name}": array for name, array in good_buffers.items()})
+        return {"version": self.version, "optimizer_steps": self._optimizer.steps}, vectors
+
+    def restore(self, state: Mapping[str, Any], vectors: Mapping[str, NDArray[Any]]) -> None:
+        """Inverse of ``state``; the model is published again."""
+        self.version = state["version"]
+        if "good" in vectors:
+            self._good = vectors["good"], vectors["good_average"], _under("good_buffer/", vectors)
+        self._optimizer.steps = state["optimizer_steps"]
+        self._optimizer.vectors = {name: vector.copy() for name, vector in _under("optimizer/", vectors).items()}
+        self._publish(vectors["model"], _under("buffer/", vectors), vectors["average"])
+
+    def _averaged(self, vector_P: Vector) -> Vector:
+        if not self._averaging:
+            return vector_P
+        share = (DECAY + 1) / (DECAY + self.version)
+        average_P = self.average_P * np.float32(1 - share)
+        add_scaled(average_P, vector_P, share)
+        return average_P
+
+
+def _under(prefix: str, vectors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {name.removeprefix(prefix): vector for name, vector in vectors.items() if name.startswith(prefix)}

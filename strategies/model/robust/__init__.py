@@ -1,0 +1,33 @@
+"""Aggregation rules by name: the streaming mean, and robust ones that hold all updates of a round."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Final
+
+from strategies.errors import UnknownPolicy
+from strategies.model.aggregation import Aggregator, StreamingMean
+from strategies.model.robust.krum import Krum
+from strategies.model.robust.median import Median
+from strategies.model.robust.norm_clipping import NormClipping
+from strategies.model.robust.trimmed_mean import TrimmedMean
+
+__all__ = ["RULES", "aggregator"]
+
+RULES: Final[dict[str, Callable[[int], Aggregator]]] = {
+    "mean": StreamingMean,
+    "median": Median,
+    "trimmed_mean": TrimmedMean,
+    "krum": Krum,
+    "norm_clipping": NormClipping,
+}
+
+
+def aggregator(name: str, size: int) -> Aggregator:
+    """The rule called ``name`` for a model of ``size`` values. Raises ``UnknownPolicy`` with the names there are."""
+    if name not in RULES:
+        near = difflib.get_close_matches(name, RULES, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(RULES)}"
+        raise UnknownPolicy(f"no aggregation rule {name!r}; {hint}")
+    return RULES[name](size)

@@ -1,0 +1,68 @@
+"""What the robust rules share: they need all updates at once, so memory is O(model * updates).
+
+Names used here: K = updates of the round, P = floating-point values of the model.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strategies.model.aggregation import Update
+from strategies.model.layout import Vector
+
+BLOCK = 65_536  # columns reduced at once
+
+
+class HeldUpdates(ABC):
+    """Keeps every update as a dense vector; normalised by local steps like the mean (see ``StreamingMean``)."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._vectors: list[Vector] = []
+        self._weights: list[float] = []
+        self._steps: list[int] = []
+
+    @property
+    def count(self) -> int:
+        """K."""
+        return len(self._vectors)
+
+    def add(self, update: Update, *, weight: float, steps: int) -> None:
+        """See ``Aggregator.add``."""
+        vector_P = np.zeros(self._size, dtype=np.float32)
+        update.add_to(vector_P, 1.0 / steps)
+        self._vectors.append(vector_P)
+        self._weights.append(weight)
+        self._steps.append(steps)
+
+    def mean(self) -> Vector:
+        """See ``Aggregator.mean``: the rule's result per step, times the weighted mean of local steps."""
+        if not self._vectors:
+            return np.zeros(self._size, dtype=np.float32)
+        steps = float(np.average(self._steps, weights=self._weights))
+        reduced_P = self._reduce()
+        reduced_P *= np.float32(steps)
+        return reduced_P
+
+    @abstractmethod
+    def _reduce(self) -> Vector:
+        """One vector of length P from all of them; may reuse their memory."""
+
+
+class Coordinatewise(HeldUpdates):
+    """A rule that treats every coordinate by itself, a block of columns at a time."""
+
+    def _reduce(self) -> Vector:
+        result_P = np.empty(self._size, dtype=np.float32)
+        for start in range(0, self._size, BLOCK):
+            block_KB = np.stack([vector[start : start + BLOCK] for vector in self._vectors])
+            result_P[start : start + BLOCK] = self._reduce_block(block_KB)
+        return result_P
+
+    @abstractmethod
+    def _reduce_block(self, block_KB: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
+        """Shape (B,) from shape (K, B)."""

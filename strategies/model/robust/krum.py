@@ -1,0 +1,38 @@
+"""Krum: the one update that lies closest to its neighbours (Blanchard et al., NIPS 2017, arXiv 1703.02757)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from strategies.model.layout import Vector
+from strategies.model.robust.held import BLOCK, HeldUpdates
+
+
+class Krum(HeldUpdates):
+    """The update whose K - f - 2 nearest others have the least sum of squared distances.
+
+    Parameters
+    ----------
+    size : int
+        P.
+    malicious : float
+        Share f / K of updates that may be arbitrary; below a half.
+    """
+
+    def __init__(self, size: int, *, malicious: float = 0.2) -> None:
+        super().__init__(size)
+        self._malicious = malicious
+
+    def _reduce(self) -> Vector:
+        count = self.count
+        squares_KK = np.zeros((count, count))
+        for start in range(0, self._size, BLOCK):  # differences, not norms less products: those cancel
+            for i in range(count):
+                block = self._vectors[i][start : start + BLOCK]
+                for j in range(i + 1, count):
+                    gap = (block - self._vectors[j][start : start + BLOCK]).astype(np.float64)
+                    squares_KK[i, j] += gap @ gap
+        squares_KK += squares_KK.T
+        nearest = max(1, count - int(self._malicious * count) - 2)
+        scores = np.sort(squares_KK, axis=1)[:, 1 : nearest + 1].sum(axis=1)  # column 0 is the update itself
+        return self._vectors[int(np.argmin(scores))]

@@ -1,0 +1,58 @@
+"""What a decoded update must be before it may count."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strategies.errors import Reason, Refused
+from strategies.model.aggregation import Update
+from strategies.model.layout import Arrays
+
+LARGEST_LEAP: Final = 10**6  # batches that a counter may be ahead of, or behind, the model's
+
+
+def check_update(update: Update, *, size: int, buffers: Arrays) -> float:
+    """L2 norm of ``update``, refused if it is of another model or not finite."""
+    if update.size != size:
+        raise Refused(Reason.WRONG_MODEL, f"{update.size} values, the model has {size}")
+    check_buffers(update.buffers, buffers)
+    if not update.finite():
+        raise Refused(
+            Reason.NON_FINITE, "the update holds NaN or infinity; lower the learning rate, or scale inputs and targets"
+        )
+    norm = update.norm()
+    if not math.isfinite(norm):
+        raise Refused(Reason.NON_FINITE, "the update's norm overflows")
+    return norm
+
+
+def check_base(update: Update, base: int) -> None:
+    """Refuse an update that says of itself that it starts from another version than was sent."""
+    if update.base is not None and update.base != base:
+        raise Refused(Reason.UNKNOWN_BASE, f"the update is against version {update.base}, version {base} was sent")
+
+
+def check_buffers(found: Mapping[str, NDArray[Any]], expected: Arrays) -> None:
+    """Refuse buffers that the model does not have, of another shape or dtype, or with leaps that no counter makes."""
+    for name, array in found.items():
+        if name not in expected:
+            raise Refused(Reason.WRONG_MODEL, f"buffer {name!r} is none of {list(expected)}")
+        wanted = expected[name]
+        if array.shape != wanted.shape or array.dtype != wanted.dtype:
+            raise Refused(
+                Reason.WRONG_MODEL,
+                f"buffer {name!r} is {array.dtype}{list(array.shape)}, expected {wanted.dtype}{list(wanted.shape)}",
+            )
+        if array.dtype.kind in "iu" and _leaps(array, wanted):
+            raise Refused(Reason.NON_FINITE, f"buffer {name!r} differs by more than {LARGEST_LEAP} from the model's")
+
+
+def _leaps(found: NDArray[Any], known: NDArray[Any]) -> bool:
+    """Whether an element differs by more than ``LARGEST_LEAP``; floats, for whole differences would overflow."""
+    with np.errstate(over="ignore"):
+        return bool((np.abs(found.astype(np.float64) - known.astype(np.float64)) > LARGEST_LEAP).any())

@@ -1,0 +1,25 @@
+"""What each node is asked to do, by the planner's name."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from strategies.planning.alike import plan_alike
+from strategies.planning.plans import FEWEST_STEPS, MOST_STEPS, FleetPlan, Level, Planner, Workload, WorkPlan, thinned
+from strategies.planning.progress import plan
+
+__all__ = [
+    "FEWEST_STEPS",
+    "MOST_STEPS",
+    "PLANNERS",
+    "FleetPlan",
+    "Level",
+    "Planner",
+    "WorkPlan",
+    "Workload",
+    "plan",
+    "plan_alike",
+    "thinned",
+]
+
+PLANNERS: Final[dict[str, Planner]] = {"progress": plan, "alike": plan_alike}

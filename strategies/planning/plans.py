@@ -1,0 +1,105 @@
+"""What a planner is told, and what it says: codec levels, the baseline's work, and the plans of all nodes.
+
+Names used here: N = known nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from strategies.fleet import Fleet, Floats, Ints
+
+FEWEST_STEPS = 5  # below, the noise of single batches outweighs what shorter rounds gain
+MOST_STEPS = 20  # beyond, local models drift apart and more work no longer pays
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A codec level.
+
+    ``expected_ratio``: logical fp32 bytes over bytes on the wire. ``fidelity``: share of an update's squared norm that
+    arrives at once; with error feedback the rest comes later.
+    """
+
+    name: str
+    expected_ratio: float
+    fidelity: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkPlan:
+    """One node's work in one round."""
+
+    local_steps: int
+    batch_size: int
+    codec: str
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What the baseline round would be: steps of ``batch_size``, and the model's size as fp32.
+
+    ``common_bytes``: what a download carries besides, whatever its level. ``fixed``: the steps are asked for, and no
+    planner may choose others; otherwise it chooses them ``within`` fewest and most.
+    """
+
+    base_steps: Ints  # (N,)
+    batch_size: int
+    model_bytes: int
+    common_bytes: float = 0.0
+    fixed: bool = False
+    within: tuple[int, int] = (FEWEST_STEPS, MOST_STEPS)
+
+
+@dataclass(frozen=True)
+class FleetPlan:
+    """Plans of all N nodes, as columns. ``compute_s`` and ``upload_s`` are parts of ``predicted_s``."""
+
+    local_steps: Ints
+    level: Ints
+    predicted_s: Floats
+    compute_s: Floats
+    upload_s: Floats
+    deadline_s: float
+    batch_size: int
+    levels: Sequence[Level]
+
+    def of(self, row: int) -> WorkPlan:
+        """The plan of one node; its deadline is never shorter than what it is predicted to need."""
+        level = self.levels[int(self.level[row])].name
+        deadline_s = max(self.deadline_s, float(self.predicted_s[row]))
+        return WorkPlan(int(self.local_steps[row]), self.batch_size, level, deadline_s)
+
+    def ratio(self, row: int) -> float:
+        """How far one node's updates are expected to be compressed."""
+        return self.levels[int(self.level[row])].expected_ratio
+
+
+class Planner(Protocol):
+    """Plans all nodes' next round; ``deadline_s`` 0 leaves the deadline to the planner."""
+
+    def __call__(
+        self,
+        fleet: Fleet,
+        workload: Workload,
+        levels: Sequence[Level],
+        *,
+        deadline_s: float = 0.0,
+        down_ratio: float | None = None,
+    ) -> FleetPlan:
+        """Plans of all nodes of ``fleet``.
+
+        ``levels`` run from fattest to thinnest. ``down_ratio``, where given, is how far all downloads are compressed;
+        otherwise they are as far as uploads, common bytes aside.
+        """
+        ...
+
+
+def thinned(levels: Sequence[Level], name: str, keep: float) -> str:
+    """The fattest level that sends no more than the share ``keep`` of what level ``name`` sends; else the thinnest."""
+    ratio = next(level.expected_ratio for level in levels if level.name == name) / keep
+    thin_enough = [level for level in levels if level.expected_ratio >= ratio * (1 - 1e-9)]
+    return min(thin_enough, key=lambda level: level.expected_ratio, default=levels[-1]).name

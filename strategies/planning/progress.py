@@ -1,0 +1,139 @@
+"""Our own plan: local steps, codec level and deadline that fit each node's link and its GPU.
+
+Names used here: N = known nodes, L = codec levels.
+
+What is sought is progress a second. Three rules give it, each from the links and processors as they are believed to
+be (transfers include round trips and what Flower itself costs a message), none tuned to a data set:
+
+*Codec.* With error feedback (`hypergpu_fl.codec`) a share f of an update arrives at once, its level's fidelity; the
+rest comes with the node's next update, when the model has moved on. Progress was seen to go with about ``f ** 2.5``:
+with 2, accuracy came a little sooner where slow links hold classes of their own, with 3 a little sooner elsewhere and
+ended higher. A node gets the level of the most progress a second, ``f ** 2.5 / seconds``: fat ones where links are
+fast or work is long, thin ones where the round would otherwise be spent on bytes. What Flower itself costs a message is
+left out of these seconds, for a slow uplink should not be filled because other things take long as well. A fatter level
+is taken all the same if the whole round then is at most 1.4 times as long as with the thinnest. A level that overruns a
+given deadline is taken only if the thinnest does too.
+
+*Local steps*, unless they are asked for. The progress of an update grows with its local steps s about as ``s ** 0.5``
+until client drift ends it (measured here: to a given accuracy, 4 times the steps took half the updates). If a node's
+transfers take T and a step t seconds, progress a second ``s ** b / (T + s t)`` is greatest at
+``s = b / (1 - b) * T / t``, which for b = 1/2 is ``T / t``: compute for as long as the transfers take. All nodes get
+the same number, from the medians of T and t over the fleet, since updates of unlike length, even normalised, were seen
+to pull the model apart.
+
+*Deadline.* Unless given, the 80th percentile of the nodes' rounds so planned. Where rounds have no barrier it cuts
+nobody off: a slower node is told the time it is predicted to need.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from strategies.fleet import Fleet, Floats, Ints
+from strategies.planning.plans import FEWEST_STEPS, MOST_STEPS, FleetPlan, Level, Workload
+from strategies.planning.timing import DEADLINE_QUANTILE, ROUND_TRIPS, overhead_s, quantile
+
+FIDELITY_EXPONENT = 2.5
+LONGEST_ROUND = 1.4  # times the thinnest level's, up to which a fatter one is taken whatever it gains
+BLOCK = 8192  # nodes whose columns stay in a core's cache while all levels are compared
+
+
+def plan(
+    fleet: Fleet,
+    workload: Workload,
+    levels: Sequence[Level],
+    *,
+    deadline_s: float = 0.0,
+    down_ratio: float | None = None,
+) -> FleetPlan:
+    """Plan for the most progress a second; see the module for the rules."""
+    counted = fleet.reachable if fleet.reachable.any() else np.ones(len(fleet), np.bool_)
+    sent_bytes = np.array([workload.model_bytes / level.expected_ratio for level in levels])
+    down_s, up_s = (8 / bps for bps in (fleet.downlink_bps, fleet.uplink_bps))
+    message_s = overhead_s(fleet, counted)
+    fixed_s = ROUND_TRIPS * fleet.rtt_s + message_s
+    if down_ratio:
+        fixed_s += workload.model_bytes / down_ratio * down_s
+        byte_s = up_s
+    else:
+        fixed_s += workload.common_bytes * down_s
+        byte_s = up_s + down_s
+    step_s: Floats = np.maximum(fleet.sample_s * workload.batch_size, 1e-9)
+    level = np.full(len(fleet), len(levels) - 1, dtype=np.int64)
+    steps = workload.base_steps
+    for _ in range(2):  # the steps that balance the transfers depend on the levels, and the levels on the steps
+        transfer_s = fixed_s + sent_bytes[level] * byte_s
+        if not workload.fixed:
+            alike = balanced_steps(transfer_s[counted], step_s[counted], within=workload.within)
+            steps = np.full(len(fleet), alike, dtype=np.int64)
+        rest_s = fixed_s + step_s * steps
+        level = best_levels(levels, sent_bytes, byte_s, rest_s, message_s, deadline_s or math.inf)
+    compute_s = step_s * steps
+    predicted_s = fixed_s + sent_bytes[level] * byte_s + compute_s
+    if not deadline_s:
+        deadline_s = quantile(predicted_s[counted], DEADLINE_QUANTILE) if len(fleet) else math.inf
+    return FleetPlan(
+        local_steps=steps,
+        level=level,
+        predicted_s=predicted_s,
+        compute_s=compute_s,
+        upload_s=sent_bytes[level] * up_s,
+        deadline_s=deadline_s,
+        batch_size=workload.batch_size,
+        levels=levels,
+    )
+
+
+def best_levels(
+    levels: Sequence[Level], sent_bytes: Floats, byte_s: Floats, rest_s: Floats, overhead_s: float, deadline_s: float
+) -> Ints:
+    """Shape (N,): each node's level by the module's rule, as an index.
+
+    A node's round takes ``rest_s + sent_bytes * byte_s``, of which ``overhead_s`` is Flower's.
+    """
+    chosen = np.empty(rest_s.size, dtype=np.int64)
+    for start in range(0, rest_s.size, BLOCK):
+        part = slice(start, start + BLOCK)
+        chosen[part] = _best_in_block(levels, sent_bytes, byte_s[part], rest_s[part], overhead_s, deadline_s)
+    return chosen
+
+
+def _best_in_block(
+    levels: Sequence[Level], sent_bytes: Floats, byte_s: Floats, rest_s: Floats, overhead_s: float, deadline_s: float
+) -> Ints:
+    thinnest, *fatter = _undominated(levels)
+    gains = [level.fidelity**FIDELITY_EXPONENT for level in levels]
+    thinnest_s = rest_s + sent_bytes[thinnest] * byte_s
+    longest_s = np.minimum(LONGEST_ROUND * thinnest_s, deadline_s)
+    chosen = np.full(rest_s.size, thinnest, dtype=np.int64)
+    most = gains[thinnest] / (thinnest_s - overhead_s)
+    for index in fatter:
+        whole_s = rest_s + sent_bytes[index] * byte_s
+        progress = gains[index] / (whole_s - overhead_s)
+        better = (progress > most) & (whole_s <= deadline_s)
+        np.copyto(chosen, index, where=better | (whole_s <= longest_s))
+        np.copyto(most, progress, where=better)
+    return chosen
+
+
+def _undominated(levels: Sequence[Level]) -> list[int]:
+    """Levels more faithful than every thinner one, thinnest first; the others cost more and bring no more."""
+    kept = [len(levels) - 1]
+    for index in reversed(range(len(levels) - 1)):
+        if levels[index].fidelity > levels[kept[-1]].fidelity:
+            kept.append(index)
+    return kept
+
+
+def balanced_steps(transfer_s: Floats, step_s: Floats, *, within: tuple[int, int] = (FEWEST_STEPS, MOST_STEPS)) -> int:
+    """``clip(median transfer / median step, *within)``, rounded: the local steps at which both take the same time.
+
+    Medians, for one node that claims a slow processor or link must not decide for all.
+    """
+    if not step_s.size:
+        return within[0]
+    fewest, most = within
+    return int(min(max(np.rint(np.median(transfer_s) / np.median(step_s)), fewest), most))

@@ -1,0 +1,45 @@
+"""Predicted seconds of a node's round under a plan."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from strategies.fleet import Bools, Fleet, Floats
+
+DEADLINE_QUANTILE = 0.8  # four nodes in five make the deadline
+ROUND_TRIPS = 3.0  # connection, request, acknowledgement of the last byte
+
+
+def round_s(
+    *,
+    bytes_down: Floats | float,
+    bytes_up: Floats | float,
+    samples: Floats | float,
+    sample_s: Floats,
+    uplink_bps: Floats,
+    downlink_bps: Floats,
+    rtt_s: Floats,
+    overhead_s: Floats | float = 0.0,
+) -> Floats:
+    """``overhead_s + samples * sample_s + 8 down / downlink + 8 up / uplink + 3 rtt`` in seconds, for every node.
+
+    ``overhead_s`` is what a message costs besides: Flower polls for it and starts a Python process.
+    First-order model: slow start and queueing are ignored, so it is a lower bound on a shared link.
+    """
+    transfer_s = 8 * bytes_down / downlink_bps + 8 * bytes_up / uplink_bps
+    return np.asarray(overhead_s + samples * sample_s + transfer_s + ROUND_TRIPS * rtt_s, dtype=np.float64)
+
+
+def overhead_s(fleet: Fleet, counted: Bools) -> float:
+    """What messages cost besides work and transfer, alike for all: it differs between nodes mostly by chance."""
+    return quantile(fleet.overhead_s[counted], DEADLINE_QUANTILE) if counted.any() else 0.0
+
+
+def quantile(values: Floats, share: float) -> float:
+    """``numpy.quantile`` of some values; for a thousand that one takes longer than all the rest of a plan."""
+    place = share * (values.size - 1)
+    low, high = math.floor(place), math.ceil(place)
+    found = np.partition(values, (low, high))
+    return float(found[low] + (found[high] - found[low]) * (place - low))

@@ -1,0 +1,80 @@
+"""A reply taken in: read, decoded and measured, up to where it turns out not to count."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from flwr.app import Message
+
+from strategies import wire
+from strategies.arrivals import Flight
+from strategies.errors import Reason, Refused
+from strategies.model.aggregation import Update
+from strategies.model.global_model import GlobalModel
+from strategies.model.sketch import sketch
+from strategies.model.validation import check_base, check_update
+from strategies.outcome import Attendant
+from strategies.round.events import Fault, Reading
+
+
+@dataclass
+class Received:
+    """What is known of a reply; less is, if it was found to be at fault."""
+
+    flight: Flight
+    reply: wire.Reply | None = None
+    norm: float | None = None
+    update: Update | None = None
+    admitted: Any = None
+    held_out_loss: float | None = None
+    sketch: tuple[float, ...] = ()
+    fault: Fault | None = None
+
+    def reading(self) -> Reading | None:
+        """What the machine is told: the server's measurements, and the node's claims where there are none."""
+        if self.reply is None:
+            return None
+        timing, said = self.reply.timing, self.reply.metrics
+        return Reading(
+            blob_bytes=len(self.reply.blob),
+            digest=self.reply.digest.hex(),
+            norm=self.norm,
+            elapsed_s=timing.arrived_s - timing.sent_s,
+            bytes_down=timing.bytes_down,
+            bytes_up=timing.bytes_up,
+            rtt_s=timing.rtt_s,
+            download_s=timing.download_s,
+            upload_s=timing.upload_s,
+            compute_s=said.get(wire.COMPUTE_S) if timing.compute_s is None else timing.compute_s,
+            probe=self.reply.link,
+            samples=said.get(wire.SAMPLES),
+            loss=said.get(wire.LOSS),
+            squared_loss=said.get(wire.SQUARED_LOSS),
+            held_out_loss=self.held_out_loss,
+            sketch=self.sketch,
+        )
+
+
+def receive(flight: Flight, reply: Message, *, model: GlobalModel, attendant: Attendant[Any]) -> Received:
+    """Read a reply that is no error, as far as it can be; it raises nothing."""
+    received = Received(flight)
+    try:
+        read = received.reply = wire.Reply.read(reply, largest_bytes=4 * model.layout.size)
+        update = model.payload.decode(read.blob)
+        if flight.order is not None:
+            check_base(update, flight.order.base)
+        received.norm = check_update(update, size=model.layout.size, buffers=model.buffers)
+        admitted = attendant.admit(flight, read)
+        held_out_loss = attendant.measure(update, model.vector_P)
+        if held_out_loss is not None and not math.isfinite(held_out_loss):
+            raise Refused(Reason.NON_FINITE, f"with this update the model's held-out loss is {held_out_loss}")
+        received.sketch = sketch(update)
+        received.update, received.admitted, received.held_out_loss = update, admitted, held_out_loss
+    except Refused as refusal:
+        received.fault = Fault(refusal.reason, refusal.detail)
+    except Exception as error:  # whatever hostile bytes make a reader raise: one reply never ends a round
+        unreadable = wire.malformed("the reply cannot be read", error)
+        received.fault = Fault(unreadable.reason, unreadable.detail)
+    return received

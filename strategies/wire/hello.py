@@ -1,0 +1,87 @@
+"""A node's answer to the question who it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from flwr.app import Message
+
+from strategies.errors import Reason, Refused
+from strategies.fleet.link import LinkSample
+from strategies.wire import domains
+from strategies.wire.claim import ADDRESS
+from strategies.wire.domains import numbers
+from strategies.wire.link import link_sample
+from strategies.wire.reply import EXAMPLES
+
+HELLO: Final = "hello"  # MetricRecord: PARTITION, EXAMPLES
+PARTITION: Final = "partition-id"
+DEVICE: Final = "device"  # ConfigRecord: what it runs on: device name, memory, driver, address
+IDENTITY: Final = "identity"  # ConfigRecord: what must be the same at server and node, text by name
+
+UNFIT: Final = "unfit"  # ConfigRecord instead of HELLO: PARTITION, CAUSE, REMEDY of a node that cannot take part
+CAUSE: Final = "cause"
+REMEDY: Final = "remedy"
+LONGEST_EXCUSE: Final = 1000  # characters of why it cannot take part
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Who a node says it is: its share of the data, what it runs on, its link, and what its task is by."""
+
+    partition: int
+    examples: int
+    device: Mapping[str, Any] = field(default_factory=dict)
+    link: LinkSample = LinkSample()
+    identity: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What the node is known by: its share of the data outlives Flower's ids."""
+        return f"node-{self.partition}"
+
+    @property
+    def address(self) -> str:
+        """What it says it signs with; empty if it does not say."""
+        said = self.device.get(ADDRESS)
+        return said if isinstance(said, str) else ""
+
+    @classmethod
+    def read(cls, answer: Message) -> Hello:
+        """The hello in an answer.
+
+        Raises
+        ------
+        Refused
+            If it does not say what it must, with the node's own reason if it gives one, or says what cannot be.
+        """
+        if not answer.has_content():
+            raise Refused(Reason.ERROR_REPLY, (answer.error.reason or "it failed")[:LONGEST_EXCUSE])
+        content = answer.content
+        said = numbers(content, HELLO)
+        if not said.keys() >= {PARTITION, EXAMPLES}:
+            unfit = content.config_records.get(UNFIT)
+            texts = [unfit.get(key) for key in (CAUSE, REMEDY)] if unfit else []
+            excuse = "; ".join(text for text in texts if isinstance(text, str) and text)[:LONGEST_EXCUSE]
+            raise Refused(Reason.MALFORMED, excuse or "it does not say which share is its own")
+        domains.checked(said, domains.HELLO)
+        device, identity = (content.config_records.get(name) for name in (DEVICE, IDENTITY))
+        return cls(
+            partition=int(said[PARTITION]),
+            examples=int(said[EXAMPLES]),
+            device=domains.device(device) if device is not None else {},
+            link=link_sample(content),
+            identity=domains.identity(identity) if identity is not None else {},
+        )
+
+
+def name_of(answer: Message, node_id: int) -> str:
+    """What a node that cannot take part is called, where it says which share is its own."""
+    if answer.has_content():
+        content = answer.content
+        for record in (content.config_records.get(UNFIT), content.metric_records.get(HELLO)):
+            if record is not None and isinstance(partition := record.get(PARTITION), int):
+                return f"node-{partition}"
+    return f"node {node_id}"

@@ -1,0 +1,70 @@
+"""A node's health: who is left alone, for how long, and how it comes back."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from strategy_grid import fleet_of
+
+from strategies.fleet.health import EXCLUDED_AFTER, EXCLUSION_S, LONGEST_EXCLUSION_S, failed, let_out, succeeded
+from strategies.lineup import rules
+from strategies.planning import Level
+from strategies.round.commands import Command, Exclude, Readmit, SendOrder
+from strategies.round.events import Ended, Event, Failed, Joined, Published, RoundDue
+from strategies.round.state import State
+from strategies.round.step import step
+from strategies.settings import Settings
+
+
+@given(st.lists(st.booleans(), max_size=60))
+def test_a_node_is_excluded_exactly_after_three_failures_in_a_row(outcomes: list[bool]) -> None:
+    fleet, in_a_row = fleet_of([10]), 0
+    for at_s, good in enumerate(outcomes):
+        if good:
+            succeeded(fleet, 0)
+        else:
+            failed(fleet, 0, at_s=float(at_s))
+        in_a_row = 0 if good else in_a_row + 1
+        assert fleet.excluded[0] == (in_a_row >= EXCLUDED_AFTER)
+        assert bool(fleet.present[0]) == (not fleet.excluded[0])
+
+
+def test_exclusions_double_up_to_an_hour_until_an_update_counts() -> None:
+    fleet, lengths = fleet_of([10]), []
+    for _ in range(8):
+        while not fleet.excluded[0]:
+            failed(fleet, 0, at_s=0.0)
+        lengths.append(fleet.excluded_until_s[0])
+        assert let_out(fleet, at_s=lengths[-1] - 1).size == 0
+        assert let_out(fleet, at_s=lengths[-1]).tolist() == [0]
+        assert fleet.on_probation[0] and not fleet.present[0]
+    assert lengths == [min(EXCLUSION_S * 2**n, LONGEST_EXCLUSION_S) for n in range(8)]
+    succeeded(fleet, 0)
+    assert fleet.exclusions[0] == 0
+
+
+def test_a_node_that_fails_again_and_again_is_given_nothing_until_it_has_said_who_it_is() -> None:
+    state = State(rules("random", Settings(1, mode="sync"), model_values=10, levels=[Level("raw", 1.0)]))
+    told: list[Command] = []
+
+    def tell(event: Event) -> list[Command]:
+        commands = step(state, event)[1]
+        told.extend(commands)
+        return commands
+
+    tell(Published(0.0, "00" * 32, 1.0))
+    tell(Joined(0.0, "node-0", 10))
+    for number in range(1, EXCLUDED_AFTER + 1):
+        (order,) = [
+            command.order for command in tell(RoundDue(10.0 * number, number)) if isinstance(command, SendOrder)
+        ]
+        tell(Failed(10.0 * number + 5, order, "gone"))
+        tell(Ended(10.0 * number + 5))
+    assert [command for command in told if isinstance(command, Exclude)] == [Exclude(0, 35.0 + EXCLUSION_S)]
+    for number, at_s in ((4, 40.0), (5, 35.0 + EXCLUSION_S)):
+        assert not any(isinstance(command, SendOrder) for command in tell(RoundDue(at_s, number)))
+        assert not any(isinstance(command, Readmit) for command in told)
+        tell(Ended(at_s))
+    assert told[-1] == Readmit(0) and not state.fleet.present.any()
+    tell(Joined(200.0, "node-0", 10))
+    assert any(isinstance(command, SendOrder) for command in tell(RoundDue(200.0, 6)))

@@ -1,4 +1,4 @@
-"""What a deployment takes, outside CI: ``python -m tests.deployment.capacity [MODEL ...]`` as root, from the repository.
+"""What a deployment takes, outside CI: ``python -m tests.deployment.capacity [MODEL ...]`` as root.
 
 A server and three nodes by the compose files of their archives train three rounds; each container's memory is looked at
 twice a second, its folders at the end of each look. Prints the highest figures, in megabytes.
@@ -35,7 +35,7 @@ def main(models: list[str]) -> None:
 def measured(here: Machine, project: Compose, model: str) -> dict[str, object]:
     """Highest memory and disk of a run, and the traffic of its report."""
     highest: defaultdict[str, float] = defaultdict(float)
-    ended = threading.Event()
+    ended, node = threading.Event(), here.folder / "first-host" / "first" / "node-0" / "state"
 
     def look() -> None:
         while not ended.wait(LOOK_S):
@@ -43,7 +43,9 @@ def measured(here: Machine, project: Compose, model: str) -> dict[str, object]:
                 highest[f"{name} memory"] = max(highest[f"{name} memory"], memory_mb(here, name))
             for name in ("superlink", "state"):
                 highest[f"{name} disk"] = max(highest[f"{name} disk"], disk_mb(project.folder / name))
-            highest["node disk"] = max(highest["node disk"], disk_mb(here.folder / "first-host" / "first" / "node-0" / "state"))
+            highest["node disk"] = max(
+                highest["node disk"], disk_mb(here.folder / "first-host" / "first" / "node-0" / "state")
+            )
 
     watcher = threading.Thread(target=look)
     watcher.start()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
+import subprocess
 import time
 from typing import Any
 
 import pytest
 
-from tests.deployment.forms import Compose, Machine, brought_up
+from tests.deployment.forms import Compose, Machine, brought_up, documented
 
 pytestmark = [pytest.mark.deployment, pytest.mark.slow]
 
@@ -44,6 +46,11 @@ class Run:
     def reach(self, number: int) -> None:
         """Wait for a round."""
         self.machine.until(lambda: self.done() >= number, f"round {number}", LIMIT_S)
+
+    def left_alone(self) -> None:
+        """Kill the command that submitted it, for good."""
+        self.operator.kill()
+        self.machine.running.pop(self.operator.container.name)
 
     def concluded(self) -> list[dict[str, Any]]:
         """Each round of the report, once the run is complete, with books in order and no node left out."""
@@ -115,8 +122,7 @@ def test_a_node_that_is_killed_is_used_again(up: Compose) -> None:
 def test_the_run_completes_without_the_command_that_submitted_it_and_another_finds_it(up: Compose) -> None:
     run = Run(up, "operator", 8)
     run.reach(2)
-    run.operator.kill()
-    up.machine.running.pop(run.operator.container.name)
+    run.left_alone()
     said = up.run(["operator", "attach", "operator"])
     assert "round   8/8" in said
     run.concluded()
@@ -125,9 +131,25 @@ def test_the_run_completes_without_the_command_that_submitted_it_and_another_fin
 def test_the_run_completes_when_everything_is_killed_at_once(up: Compose) -> None:
     run = Run(up, "everything", 8)
     run.reach(2)
-    run.operator.kill()
-    up.machine.running.pop(run.operator.container.name)
+    run.left_alone()
     restart(up.machine, *up.machine.running.keys() - ended(up.machine), how=signal.SIGKILL)
+    run.concluded()
+
+
+def test_a_server_that_is_restored_from_its_backup_goes_on_with_the_run(up: Compose) -> None:
+    run = Run(up, "restored", 8)
+    run.reach(2)
+    run.left_alone()
+    served = [up.machine.running[name] for name in ("superexec", "superlink")]
+    for one in served:
+        one.end()
+    backup, everything = documented("sudo tar -czf")[:2]
+    subprocess.run(["tar", "-czf", backup, everything], cwd=up.folder, check=True)
+    for name in ("state", "superlink"):  # what is there is lost, and comes back
+        shutil.rmtree(up.folder / name)
+    subprocess.run(["tar", "-xzf", backup], cwd=up.folder, check=True)
+    for one in reversed(served):
+        one.start_again()
     run.concluded()
 
 

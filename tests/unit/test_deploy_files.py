@@ -364,3 +364,21 @@ def test_the_readme_puts_no_authoritys_key_where_a_proxy_reads() -> None:
     ]
     assert any("/run/keys" in line for line in commands)
     assert not [line for line in commands if "ln -s" in line or "ca.key" in line]
+
+
+def test_the_workflow_publishes_what_the_forms_pull() -> None:
+    workflow = yaml.safe_load((DEPLOY.parent / ".github" / "workflows" / "publish.yaml").read_text())
+    job = workflow["jobs"]["image"]
+    made = {one["name"] + one["suffix"] for one in job["strategy"]["matrix"]["include"]}
+    assert made == {"server", "node", "node-cpu"}
+    for name in ("server", "node"):
+        assert (DEPLOY / "docker" / f"{name}.Dockerfile").exists()
+    naming, build = job["steps"][2]["run"], job["steps"][-1]["with"]["file"]
+    assert "hypergpu-${{ matrix.name }}:" in naming and build == "deploy/docker/${{ matrix.name }}.Dockerfile"
+    pulled = {
+        service["image"] for name in ("server.yaml", "node.yaml") for service in compose(name)["services"].values()
+    }
+    assert {re.sub(r".*:-|:[^:]*\}$", "", image) for image in pulled if "hypergpu" in image} == {
+        "hypergpu-server",
+        "hypergpu-node",
+    }

@@ -43,9 +43,7 @@ def measured(here: Machine, project: Compose, model: str) -> dict[str, object]:
                 highest[f"{name} memory"] = max(highest[f"{name} memory"], memory_mb(here, name))
             for name in ("superlink", "state"):
                 highest[f"{name} disk"] = max(highest[f"{name} disk"], disk_mb(project.folder / name))
-            highest["node disk"] = max(
-                highest["node disk"], disk_mb(here.folder / "first-host" / "first" / "node-0" / "state")
-            )
+            highest["node disk"] = max(highest["node disk"], disk_mb(node))
 
     watcher = threading.Thread(target=look)
     watcher.start()

@@ -94,6 +94,31 @@ def machine_of_module(namespaces: bool, contracts: Path) -> Iterator[Machine]:
         yield made
 
 
+@pytest.fixture
+def nginx() -> Path:
+    """This machine's nginx."""
+    found = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if found is None:
+        pytest.skip("nginx is not installed")
+    return Path(found)
+
+
+@pytest.fixture
+def alone(namespaces: bool, tmp_path: Path) -> Iterator[list[str]]:
+    """What begins a command that runs in a network of its own, where the README's names are known."""
+    if not namespaces:
+        pytest.skip("a network of one's own needs root")
+    name, hosts = f"hg-alone-{os.getpid()}", tmp_path / "hosts"
+    hosts.write_text("127.0.0.1 localhost superlink link.example\n")
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
+        mount = f'mount --bind {hosts} /etc/hosts && exec "$@"'
+        yield ["ip", "netns", "exec", name, "unshare", "--mount", "sh", "-c", mount, "sh"]
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=True)
+
+
 def a_machine(namespaces: bool, contracts: Path) -> AbstractContextManager[Machine]:
     """A machine for containers where there may be one."""
     if not namespaces:

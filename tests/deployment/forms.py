@@ -30,7 +30,7 @@ from tests.deployment.stack import REPOSITORY
 from tests.deployment.wires import Wires
 
 DEPLOY = REPOSITORY / "deploy"
-READY_S, RUN_S = 120.0, 420.0
+READY_S, RUN_S = 300.0, 900.0  # of a crowded machine
 PROJECT = """
 [server]
 address = "link.example:443"
@@ -93,7 +93,10 @@ class Machine:
         one = self.running[name]
         if one.first is None:
             return False
-        if one.container.health and one.do(one.container.health, 30.0).returncode:
+        try:
+            if one.container.health and one.do(one.container.health, 60.0).returncode:
+                return False
+        except subprocess.TimeoutExpired:
             return False
         return all(_answers(how, self.addresses[name], port) for how, port in one.container.probes)
 
@@ -109,16 +112,16 @@ def _answers(how: str, host: str, port: int) -> bool:
         if how == "httpGet":
             trust = ssl.create_default_context()
             trust.check_hostname, trust.verify_mode = False, ssl.CERT_NONE
-            with urllib.request.urlopen(f"https://{host}:{port}/health", timeout=3, context=trust) as answer:
+            with urllib.request.urlopen(f"https://{host}:{port}/health", timeout=5, context=trust) as answer:
                 return bool(answer.status == 200)
         if how == "grpc":
             import grpc
             from grpc_health.v1 import health_pb2, health_pb2_grpc
 
             with grpc.insecure_channel(f"{host}:{port}") as channel:
-                asked = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=3)
+                asked = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
                 return bool(asked.status == health_pb2.HealthCheckResponse.SERVING)
-        with socket.create_connection((host, port), timeout=3):
+        with socket.create_connection((host, port), timeout=5):
             return True
     except Exception as error:  # noqa: BLE001 - grpc raises a kind of its own
         if isinstance(error, (OSError, RuntimeError)) or type(error).__module__.startswith("grpc"):

@@ -176,6 +176,6 @@ def _projected(folder: Path, files: Mapping[str, bytes], mode: int, group: int) 
         if not file.exists():
             file.write_bytes(content)
             os.chown(file, 0, group)
-            file.chmod(mode)
+            file.chmod(mode | 0o440)  # whatever the mode, the group of the pod may read
             (folder / name).symlink_to(f"..data/{name}")
     return folder

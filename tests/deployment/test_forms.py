@@ -81,11 +81,13 @@ FAULTS: dict[str, tuple[str, str, Callable[[Any], object], str]] = {
         lambda f: words(f["services"]["superexec"]["command"], "superlink:8000", "link.example:8000"),
         "superexec ends with",
     ),
-    "a Secret that its group may not read": (
+    "a file that lies in another volume": (
         "chart",
         "manifests",
-        lambda d: of(d, "superlink")["volumes"][1]["secret"].update(defaultMode=0o400),
-        "Permission denied",
+        lambda d: words(
+            of(d, "superlink")["containers"][0]["args"], "/run/keys/server.key", "/run/authority/server.key"
+        ),
+        "/run/authority/server.key",
     ),
     "another node's Secret": (
         "chart",

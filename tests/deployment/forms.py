@@ -30,7 +30,7 @@ from tests.deployment.stack import REPOSITORY
 from tests.deployment.wires import Wires
 
 DEPLOY = REPOSITORY / "deploy"
-READY_S, RUN_S = 300.0, 900.0  # of a crowded machine
+RUN_S = 900.0  # on a crowded machine
 PROJECT = """
 [server]
 address = "link.example:443"
@@ -56,6 +56,7 @@ class Machine:
     programs: Path
     running: dict[str, Running] = field(default_factory=dict)
     addresses: dict[str, str] = field(default_factory=dict)
+    ready_s: float = 300.0  # for what starts
     most_ends: int = 6  # of a container that is started again; then something is wrong with it
 
     def start(self, container: Container, scope: str) -> Running:
@@ -209,9 +210,11 @@ class Compose:
         for other, condition in container.needs.items():
             one = self.machine.running[other]
             if condition == "service_healthy":
-                self.machine.until(lambda o=other: self.machine.healthy(o), f"{other} to be healthy", READY_S)  # type: ignore[misc]
+                self.machine.until(
+                    lambda o=other: self.machine.healthy(o), f"{other} to be healthy", self.machine.ready_s
+                )  # type: ignore[misc]
             elif condition == "service_completed_successfully":
-                self.machine.until(lambda o=one: o.code == 0, f"{other} to be done", READY_S)  # type: ignore[misc]
+                self.machine.until(lambda o=one: o.code == 0, f"{other} to be done", self.machine.ready_s)  # type: ignore[misc]
 
     def _start(self, container: Container, name: str) -> Running:
         started = self.machine.start(container, self.scope)
@@ -263,7 +266,9 @@ def brought_up(machine: Machine, change: Change = unchanged) -> Compose:
             machine.wires.names.setdefault(node.name, {})["link.example"] = machine.wires.host
             Compose(machine, node / "compose.yaml", node, node.name, change, "node").up()
     nodes = [name for name in machine.running if name.endswith("-node")]
-    machine.until(lambda: all("SuperNode ID" in machine.running[name].log for name in nodes), "the nodes", READY_S)
+    machine.until(
+        lambda: all("SuperNode ID" in machine.running[name].log for name in nodes), "the nodes", machine.ready_s
+    )
     return project
 
 
@@ -339,8 +344,10 @@ def cluster(machine: Machine, form: str, change: Change = unchanged) -> Trained:
         _chain(machine, given)
     applied = Cluster(machine, documents, given)
     (register,) = (w.name for w in applied.workloads if w.name.startswith("register"))
-    machine.until(lambda: applied.done(register), "the Job that registers", READY_S)
-    machine.until(lambda: all(map(machine.healthy, applied.steady())), "the probes", READY_S)
+    machine.until(lambda: applied.done(register), "the Job that registers", machine.ready_s)
+    machine.until(lambda: all(map(machine.healthy, applied.steady())), "the probes", machine.ready_s)
+    nodes = [name for name in applied.steady() if name.startswith("node-")]
+    machine.until(lambda: all("SuperNode ID" in machine.running[name].log for name in nodes), "nodes", machine.ready_s)
     machine.until(lambda: applied.done("submit"), "the Job that submits", RUN_S)
     verified = _exec(machine, documented("kubectl exec deploy/superexec --"))
     report = _exec(machine, documented("kubectl exec deploy/superexec -- cat"), "cat")

@@ -16,6 +16,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,14 @@ class Machine:
         except subprocess.TimeoutExpired:
             return False
         return all(_answers(how, self.addresses[name], port) for how, port in one.container.probes)
+
+    def done(self, name: str) -> bool:
+        """Whether a container has ended well."""
+        return self.running[name].code == 0
+
+    def let_in(self, nodes: list[str]) -> None:
+        """Wait until the SuperLink has let these nodes in."""
+        self.until(lambda: all("SuperNode ID" in self.running[one].log for one in nodes), "the nodes", self.ready_s)
 
     def end(self) -> None:
         """End everything."""
@@ -207,14 +216,12 @@ class Compose:
             self._start(self.containers[name], name)
 
     def _meet(self, container: Container) -> None:
+        here = self.machine
         for other, condition in container.needs.items():
-            one = self.machine.running[other]
             if condition == "service_healthy":
-                self.machine.until(
-                    lambda o=other: self.machine.healthy(o), f"{other} to be healthy", self.machine.ready_s
-                )  # type: ignore[misc]
+                here.until(partial(here.healthy, other), f"{other} to be healthy", here.ready_s)
             elif condition == "service_completed_successfully":
-                self.machine.until(lambda o=one: o.code == 0, f"{other} to be done", self.machine.ready_s)  # type: ignore[misc]
+                here.until(partial(here.done, other), f"{other} to be done", here.ready_s)
 
     def _start(self, container: Container, name: str) -> Running:
         started = self.machine.start(container, self.scope)
@@ -347,7 +354,7 @@ def cluster(machine: Machine, form: str, change: Change = unchanged) -> Trained:
     machine.until(lambda: applied.done(register), "the Job that registers", machine.ready_s)
     machine.until(lambda: all(map(machine.healthy, applied.steady())), "the probes", machine.ready_s)
     nodes = [name for name in applied.steady() if name.startswith("node-")]
-    machine.until(lambda: all("SuperNode ID" in machine.running[name].log for name in nodes), "nodes", machine.ready_s)
+    machine.let_in(nodes)
     machine.until(lambda: applied.done("submit"), "the Job that submits", RUN_S)
     verified = _exec(machine, documented("kubectl exec deploy/superexec --"))
     report = _exec(machine, documented("kubectl exec deploy/superexec -- cat"), "cat")

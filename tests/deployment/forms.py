@@ -273,9 +273,7 @@ def brought_up(machine: Machine, change: Change = unchanged) -> Compose:
             machine.wires.names.setdefault(node.name, {})["link.example"] = machine.wires.host
             Compose(machine, node / "compose.yaml", node, node.name, change, "node").up()
     nodes = [name for name in machine.running if name.endswith("-node")]
-    machine.until(
-        lambda: all("SuperNode ID" in machine.running[name].log for name in nodes), "the nodes", machine.ready_s
-    )
+    machine.let_in(nodes)
     return project
 
 
@@ -325,9 +323,7 @@ class Cluster:
 
     def done(self, job: str) -> bool:
         """Whether a Job is complete."""
-        return all(
-            self.machine.running[c.name].code == 0 for w in self.workloads if w.name == job for c in w.containers
-        )
+        return all(self.machine.done(c.name) for w in self.workloads if w.name == job for c in w.containers)
 
 
 def cluster(machine: Machine, form: str, change: Change = unchanged) -> Trained:

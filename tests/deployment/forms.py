@@ -204,7 +204,7 @@ class Compose:
         for service, ours, theirs in composing.published(self.file):
             machine.wires.serve(
                 ours,
-                lambda s=service, p=theirs: [(machine.addresses[s], p)],
+                lambda s=service, p=theirs: [(machine.addresses[s], p)] if s in machine.addresses else [],
                 address=machine.wires.host,  # type: ignore[misc]
             )
 

@@ -202,7 +202,7 @@ def test_requests_beyond_the_rate_wait_and_those_far_beyond_are_refused(
 ) -> None:
     if proxy_program[0] != "nginx":
         return  # Caddy has no bound on requests a second; its file says so
-    port = start_proxy(**{"rate=1000r/s": "rate=5r/s", "burst=2000": "burst=5"})
+    port = start_proxy(**{"rate=1000r/s": "rate=5r/s", "burst=2000 delay=500": "burst=5"})
     time.sleep(1.0)
     began_s = time.monotonic()
     with ThreadPoolExecutor(20) as threads:

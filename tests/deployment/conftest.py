@@ -95,6 +95,15 @@ def machine_of_module(namespaces: bool, contracts: Path) -> Iterator[Machine]:
 
 
 @pytest.fixture
+def kubectl() -> Path:
+    """This machine's kubectl, which renders kustomizations without a cluster."""
+    found = shutil.which("kubectl")
+    if found is None:
+        pytest.skip("kubectl is not installed")
+    return Path(found)
+
+
+@pytest.fixture
 def nginx() -> Path:
     """This machine's nginx."""
     found = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")

@@ -27,7 +27,11 @@ ROUNDS = {"demo": 5}
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_run_through_the_containers_of_this_form_completes(form: str, make_machine: MakeMachine) -> None:
+def test_a_run_through_the_containers_of_this_form_completes(
+    form: str, make_machine: MakeMachine, request: pytest.FixtureRequest
+) -> None:
+    if form == "kustomize":
+        request.getfixturevalue("kubectl")
     trained = FORMS[form](make_machine())
     rounds = ROUNDS.get(form, 3)
     assert [entry["round"] for entry in trained.report["history"]] == list(range(1, rounds + 1))

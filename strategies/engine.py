@@ -174,13 +174,13 @@ class Engine(Strategy):
         """Inverse of ``saved``, before ``start``.
 
         ``in_flight``: whether the arrivals were restored too; otherwise the work that was under way is lost, and its
-        nodes are free.
+        nodes are free. Without the model among the ``vectors``, the next round begins with a roll-back.
         """
         self.state = State.restored(self.state.rules, saved["round"])
         self.model.restore(saved["model"], vectors)
         self.roster.restore(saved["roster"])
         self.first_round = self.state.round + 1
-        self._tell(Resumed(now_s, in_flight))
+        self._tell(Resumed(now_s, in_flight, model_lost="model" not in vectors))
 
     @property
     def _now_s(self) -> float:
@@ -229,7 +229,9 @@ class Engine(Strategy):
             case StepModel(version=version):
                 self._step(version)
             case RollBack(to=to, version=version):
-                log.error("the loss exploded: version %d is put back, %d is given up", to, version - 1)
+                log.error(
+                    "version %d is put back, %d is given up: its loss exploded, or it cannot be read", to, version - 1
+                )
                 self.model.roll_back(version=version)
                 self._published()
             case CloseRound():

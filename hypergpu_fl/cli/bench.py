@@ -20,7 +20,9 @@ from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides, root
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.errors import RunFailed, UsageError
 
-app = typer.Typer(no_args_is_help=True, help="Measure against the peers, with the peer in the same process run.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Measure against the peers, with the peer in the same process run."
+)
 Out = Annotated[Path | None, typer.Option("--json", metavar="OUT", help="write the rows to this file as well")]
 
 

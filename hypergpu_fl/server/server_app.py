@@ -126,7 +126,7 @@ def run(config: Config, grid: Grid, folder: Path, *, through: Through = lambda l
         strategy = build_strategy(config, Layout.of(first), session=settlement.session)
         began_s, event_log, best = resume(folder, strategy, report, settings=settings, last_round=settlement.last_round)
         exits.enter_context(closing(event_log))
-        settlement.check_model(strategy.model.hash)
+        settlement.check_model(strategy.model.hash, rolled_back=strategy.state.exploded)
         arrivals, compute = open_arrivals(config, grid, strategy, task, start_s=began_s, through=through)
         evaluation = Evaluation(task, model, strategy.layout, device=device)
         node_rounds = NodeRounds(books, last_round=settlement.last_round)

@@ -193,6 +193,9 @@ def _resumed(state: State, event: Resumed) -> list[Command]:
     if not event.in_flight:
         state.orders.clear()
         state.fleet.orders[:] = 0
+    if event.model_lost:
+        state.exploded = True
+        state.fleet.held[:] = -1
     return []
 
 

@@ -275,7 +275,7 @@ ATTACKS: Final[tuple[Attack, ...]] = (
     Attack("cold_start_99", 8, reply=_large_first_update),
     Attack("cold_start_60", 8, reply=_long_first_updates),
     Attack("sent_again", 9, reply=_sent_again),
-    Attack("nearly_sent_again", 9, reply=_nearly_sent_again),
-    Attack("next_to_nothing", 9, reply=_next_to_nothing),
+    Attack("nearly_sent_again", 0, reply=_nearly_sent_again),
+    Attack("next_to_nothing", 0, reply=_next_to_nothing),
     ALL,
 )

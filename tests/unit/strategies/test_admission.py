@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from strategy_grid import Links, NodeGrid, Trainer
 from strategy_runs import Diary, build, play
@@ -86,6 +86,8 @@ def test_no_claim_counts_for_more_than_four_thirds_of_an_even_share_and_none_is_
 
 
 @settings(max_examples=2000)
+@example([1, 1, 1, 2, 2, 3])
+@example([32, 64, 128, 128, 2**40])
 @given(st.lists(st.sampled_from([1, 2, 3, 7, 32, 64, 96, 128, 2**40]), min_size=1, max_size=12))
 def test_claims_that_equal_their_bound_are_agreed_on_as_well(claims: list[int]) -> None:
     assert all(0 < count <= claim for count, claim in zip(agreed(claims, most=2**40), claims, strict=True))

@@ -73,7 +73,7 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Like Click's, with a did-you-mean."""
-        from hypergpu_fl.config.faults import did_you_mean
+        from strategies.spelling import did_you_mean
 
         if args and not args[0].startswith("-") and args[0] not in self.list_commands(ctx):
             raise click.UsageError(f"No such command {args[0]!r}{did_you_mean(args[0], self.list_commands(ctx))}", ctx)
@@ -106,7 +106,7 @@ def _module(target: str) -> str:
 @click.version_option(__version__, message="hypergpu %(version)s")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def hypergpu(debug: bool) -> None:
-    """Train one model on GPUs spread over the internet, and seal every round on Monad."""
+    """Train one model on GPUs behind unequal internet links, as a Flower app: no chain, token or account needed."""
 
 
 def invoke(arguments: Sequence[str]) -> int:

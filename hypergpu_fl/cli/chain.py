@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from hypergpu_fl.chain.http import HttpChain
 
 app = typer.Typer(
-    no_args_is_help=True, help="Deploy the contract, see its state, hand a run over, start a local chain."
+    add_completion=False,
+    no_args_is_help=True,
+    help="Deploy the contract, see its state, hand a run over, start a local chain.",
 )
 
 Preset = Annotated[str, typer.Option("--preset", help="monad-mainnet or monad-testnet, instead of --rpc")]

@@ -20,7 +20,9 @@ __all__ = ["Rpc", "app"]
 if TYPE_CHECKING:
     from hypergpu_fl.ledger.bundle import RoundRecord, SessionRecord
 
-app = typer.Typer(no_args_is_help=True, help="List, show, verify, prove and export the books of a run.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="List, show, verify, prove and export the books of a run."
+)
 
 
 @app.command(name="list")

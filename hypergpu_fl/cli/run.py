@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -50,7 +51,7 @@ _LOOK_S: Final = 0.5
 
 RESUME: Final = f"go on with a run from its last checkpoint; it may change {', '.join(CHANGEABLE)}, nothing else"
 
-app = typer.Typer(help="Check the configuration, then train through Flower.")
+app = typer.Typer(add_completion=False, help="Check the configuration, then train through Flower.")
 Say = Callable[[str], None]
 
 
@@ -97,8 +98,8 @@ def run(
         typer.echo(printable(redact(text)), err=format is Format.JSON)
 
     with stoppable(), app_with_task(source, effective.training) as bundled:
-        if not superlink:
-            say(f"trying {effective.training.title} on one batch")
+        if not superlink and sys.stderr.isatty():
+            typer.echo(f"trying {effective.training.title} on one batch", err=True)
         check_before_start(effective, root, bundled, deployed=bool(superlink))
         with _run_folder(root, chosen, replace=replace, resume=bool(resume), stem=_stem(effective.training)) as folder:
             chosen = folder.name  # where none was given, it is known only now that no other run can take it

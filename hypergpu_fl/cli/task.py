@@ -18,7 +18,9 @@ from hypergpu_fl.config import environment, load
 if TYPE_CHECKING:
     from hypergpu_fl.task.check import Checked
 
-app = typer.Typer(no_args_is_help=True, help="Try a task in seconds, and see what a round of it costs.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Try a task in seconds, and see what a round of it costs."
+)
 
 
 @app.callback()

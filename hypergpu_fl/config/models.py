@@ -9,8 +9,8 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from hypergpu_fl.config import task_options, values
-from hypergpu_fl.config.faults import did_you_mean
 from hypergpu_fl.config.target import Target
+from strategies.spelling import did_you_mean
 
 MODELS: Final = ("mlp", "simple_cnn", "resnet18")
 DATASETS: Final = ("digits", "mnist", "fashion_mnist", "cifar10", "folder")
@@ -124,10 +124,10 @@ class Training(Section):
         description="steps a node makes a round: a number; a range as 5-60, within which the planner decides; "
         "auto: the planner's own range, 5-20, or one pass under a policy without a planner",
     )
-    examples: Literal["median", "claimed"] = Field(
-        "median",
+    examples: Literal["bounded", "claimed"] = Field(
+        "bounded",
         description="how many examples a node counts for, in weight and in pay: as many as it claimed when it joined, "
-        "and no more than three robust deviations over the nodes' median; claimed: whatever it claims",
+        "so that none counts for more than 4/3 of an even share; claimed: whatever it claims, for sites that you know",
     )
     batch_size: Count = 32
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"

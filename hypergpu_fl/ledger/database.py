@@ -273,6 +273,12 @@ class Books:
         found: bytes | None = connection.execute(query).scalar()
         return found
 
+    def knows(self, connection: Connection, model: bytes) -> bool:
+        """Whether any sealed round began with this model or ended with it."""
+        which = (rounds.c.model == model) | (rounds.c.base_model == model)
+        query = select(rounds.c.round).where(rounds.c.session == self.session, which).limit(1)
+        return connection.execute(query).first() is not None
+
     def distribution(self, connection: Connection, *, upto: int | None = None) -> RewardDistribution:
         """Cumulative earnings after round `upto`, the last one if None."""
         query = select(rewards.c.account, rewards.c.reward).where(rewards.c.session == self.session)
@@ -298,11 +304,6 @@ class Books:
             seal = RoundSeal(row.round, row.base_model, row.model, credited, refused, row.stats, row.log_head)
             history.append(SealedRound(seal, sealed, distribution, row.root, row.rewards_root, row.before, row.head))
         return history
-
-    def of_node(self, connection: Connection, node: str) -> list[tuple[int, SealedContribution]]:
-        """All sealed contributions of a node, each with the round that sealed it."""
-        query = select(contributions).where(contributions.c.session == self.session, contributions.c.node == node)
-        return [(r.sealed_round, _sealed(r)) for r in connection.execute(query.order_by(contributions.c.sealed_round))]
 
     def rounds_with(self, connection: Connection, node: str, *, after: int, upto: int) -> list[int]:
         """Rounds ``after + 1 .. upto`` that sealed something of a node, in order."""

@@ -12,7 +12,6 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Context, MetricRecord
@@ -20,8 +19,8 @@ from flwr.serverapp import Grid, ServerApp
 from loguru import logger
 
 from hypergpu_fl import logs
+from hypergpu_fl.codec.kernels import compile_ahead
 from hypergpu_fl.codec.payload import CodecPayload
-from hypergpu_fl.codec.threads import compile_ahead
 from hypergpu_fl.config import Config, from_run_config, read_secrets, runs_root, to_run_config
 from hypergpu_fl.config.resuming import CHANGEABLE, settings_of
 from hypergpu_fl.errors import LedgerError, NetworkError
@@ -50,21 +49,20 @@ from hypergpu_fl.task import Task, fresh_model, full_identity, load_task
 from hypergpu_fl.task.check import check_figures
 from hypergpu_fl.task.device import resolve_device
 from strategies import lineup
-from strategies.arrivals import Arrivals, VirtualArrivals, WallArrivals
-from strategies.arrivals.wall import LARGEST_HELLO
+from strategies.arrivals import Arrivals, VirtualArrivals, VirtualLinks, WallArrivals
+from strategies.arrivals.hellos import LARGEST_HELLO
 from strategies.engine import Engine
 from strategies.model.layout import Arrays, Layout
 from strategies.model.server_optimizer import ServerOptimizer
 from strategies.planning import FEWEST_STEPS, MOST_STEPS
 from strategies.settings import Settings
 
-if TYPE_CHECKING:
-    pass
-
 NODES_WAIT_S = 120.0
 SIMULATION_SETTLED_S = 5.0
 DRAIN_S = 60.0
 FLOWER_S = 15.0  # a message's first fixed cost: up to 3 s until it is polled for, then a Python process and torch
+
+Through = Callable[[VirtualLinks], VirtualLinks]
 
 app = ServerApp()
 
@@ -95,8 +93,11 @@ def main(grid: Grid, context: Context) -> None:
         shutil.rmtree(node_state_folder(folder.parent, context.run_id), ignore_errors=True)
 
 
-def run(config: Config, grid: Grid, folder: Path) -> None:
-    """Train on the nodes of ``grid`` and write the run's books, checkpoints and report into ``folder``."""
+def run(config: Config, grid: Grid, folder: Path, *, through: Through = lambda links: links) -> None:
+    """Train on the nodes of ``grid`` and write the run's books, checkpoints and report into ``folder``.
+
+    ``through`` is what simulated links go through, for a benchmark to change them.
+    """
     settings = settings_of(config)
     check_unchanged(folder, settings)
     task = load_task(config.training, config.system, simulated=config.network.enable_simulation)
@@ -125,8 +126,8 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
         strategy = build_strategy(config, Layout.of(first), session=settlement.session)
         began_s, event_log, best = resume(folder, strategy, report, settings=settings, last_round=settlement.last_round)
         exits.enter_context(closing(event_log))
-        settlement.check_model(strategy.model.hash)
-        arrivals, compute = open_arrivals(config, grid, strategy, task, start_s=began_s)
+        settlement.check_model(strategy.model.hash, rolled_back=strategy.state.exploded)
+        arrivals, compute = open_arrivals(config, grid, strategy, task, start_s=began_s, through=through)
         evaluation = Evaluation(task, model, strategy.layout, device=device)
         node_rounds = NodeRounds(books, last_round=settlement.last_round)
         local_work = LocalWork(config)
@@ -257,7 +258,7 @@ def round_settings(config: Config, *, session: bytes) -> Settings:
 
 
 def open_arrivals(
-    config: Config, grid: Grid, strategy: Engine, task: Task, *, start_s: float
+    config: Config, grid: Grid, strategy: Engine, task: Task, *, start_s: float, through: Through
 ) -> tuple[Arrivals, SimulatedCompute | None]:
     """Virtual clock and simulated links and processors in simulation, else the wall clock."""
     if not config.network.enable_simulation:
@@ -270,7 +271,7 @@ def open_arrivals(
     links, compute = simulated_links(config, flops)
     compute.tell()
     wan = SimulatedWan(links, strategy.roster.rows.get, seed=config.training.seed)
-    return VirtualArrivals(grid, wan, start_s=start_s), compute
+    return VirtualArrivals(grid, through(wan), start_s=start_s), compute
 
 
 def registry_clock(arrivals: Arrivals) -> Callable[[], float]:

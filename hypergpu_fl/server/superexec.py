@@ -3,10 +3,13 @@
 ``flower-superexec`` starts a ServerApp once. When one dies, with its SuperExec or alone, Flower misses its heartbeats
 and calls the run failed. Here what a ServerApp was started with is kept in a file until Flower has heard how it ended
 (`hypergpu_fl.server.serverapp`). Another process takes its place meanwhile, and goes on where the run's books end.
+
+While no ServerApp is at work, one waits that has Flower and torch loaded, and a run begins some seconds sooner.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -22,9 +25,10 @@ from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExec
 from flwr.supercore.superexec.executor.types import ExecutionSpec, LaunchResult
 
 from hypergpu_fl.children import end_with
-from hypergpu_fl.codec import ready
+from hypergpu_fl.codec.kernels import ready
 from hypergpu_fl.config import System, runs_root
 from hypergpu_fl.files import private_folder, write_whole
+from hypergpu_fl.flower_internals import SUPEREXEC_EXECUTOR, SUPEREXEC_SECRET, replace
 
 FOLDER: Final = ".serverapps"
 MOST_STARTS: Final = 6  # of one ServerApp; then Flower finds that the run has failed
@@ -68,9 +72,11 @@ class Keeper(SubprocessExecutor):
     folder: Path
     address: str
     children: dict[Path, subprocess.Popen[bytes]] = field(default_factory=dict)
+    waiting: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
         private_folder(self.folder)
+        self.waiting = _serverapp()
 
     def launch(self, spec: ExecutionSpec) -> LaunchResult:
         """Start a task."""
@@ -101,10 +107,21 @@ class Keeper(SubprocessExecutor):
             self._start(file)
         for file in [file for file, child in self.children.items() if child.poll() is not None and not file.exists()]:
             del self.children[file]
+        if not self.children and (self.waiting is None or self.waiting.poll() is not None):
+            self.waiting = _serverapp()
 
     def _start(self, file: Path) -> None:
-        command = [sys.executable, "-P", "-m", "hypergpu_fl.server.serverapp", str(file), str(os.getpid())]
-        self.children[file] = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        child = self.waiting if self.waiting is not None and self.waiting.poll() is None else _serverapp()
+        self.waiting, self.children[file] = None, child
+        assert child.stdin is not None
+        with contextlib.suppress(BrokenPipeError), child.stdin:  # it died just now: started again when that is seen
+            child.stdin.write(os.fsencode(file))
+
+
+def _serverapp() -> subprocess.Popen[bytes]:
+    """A process that becomes a ServerApp when it is told the file of one."""
+    command = [sys.executable, "-P", "-m", "hypergpu_fl.server.serverapp", str(os.getpid())]
+    return subprocess.Popen(command, stdin=subprocess.PIPE)
 
 
 def input_of(file: Path) -> Path:
@@ -138,7 +155,8 @@ def main(arguments: list[str]) -> None:
             return sys.stdin.buffer.read()
         return loader(secret_file=secret_file)  # type: ignore[no-any-return]
 
-    loop.get_executor, command.load_superexec_auth_secret = keeper_or, load
+    replace(SUPEREXEC_EXECUTOR, keeper_or)
+    replace(SUPEREXEC_SECRET, load)
     sys.argv = ["flower-superexec", *arguments]
     if (parent := command._parse_args().parse_args(arguments).parent_pid) is not None:
         end_with(parent)

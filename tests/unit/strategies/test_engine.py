@@ -66,7 +66,7 @@ def test_a_seed_makes_a_run_and_node_ids_do_not_matter() -> None:
 
 def test_peers_get_one_codec_the_baselines_steps_and_weights_by_examples() -> None:
     grid = trainers(10)
-    engine, diary = build("random", mode="sync", batch_size=16)
+    engine, diary = build("random", mode="sync", batch_size=16, examples="claimed")
     play(engine, VirtualArrivals(grid, SLOW_BY_FIVE), 3)
     for outcome in diary.rounds:
         assert len(outcome.accepted) == 5
@@ -167,6 +167,23 @@ def test_a_node_that_leaves_is_not_asked_again_in_the_round_and_has_missed_nothi
     row = engine.roster.rows[1000]
     fleet = engine.state.fleet
     assert fleet.misses[row] == fleet.failures[row] == 0 and fleet.online[row]
+
+
+def test_a_node_that_takes_work_only_to_leave_with_it_is_left_alone_after_the_third_time() -> None:
+    grid = trainers(5)
+    trainer, orders = grid.nodes[1000], list[Message]()
+
+    def leaving(message: Message) -> RecordDict | Error:
+        if message.metadata.message_type == "query":
+            return trainer(message)
+        orders.append(message)
+        return Error(code=wire.LEAVING, reason="it goes")
+
+    grid.nodes[1000] = leaving
+    engine, diary = build(mode="async", cohort=5, quota=1.0)
+    play(engine, VirtualArrivals(grid, SLOW_BY_FIVE), 9)
+    assert len(orders) == 3 and diary.reasons == [Reason.LEFT] * 3
+    assert engine.model.version == 9
 
 
 def test_an_unknown_codec_level_is_refused_before_the_run() -> None:

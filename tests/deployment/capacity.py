@@ -16,7 +16,8 @@ from pathlib import Path
 import psutil
 
 from hypergpu_fl.chain.anvil import find_anvil
-from tests.deployment.forms import Compose, Machine, brought_up, machine
+from tests.deployment.forms import Compose, brought_up
+from tests.deployment.machine import Machine, machine
 from tests.deployment.stack import REPOSITORY
 
 LOOK_S = 0.5

@@ -13,7 +13,7 @@ import pytest
 
 from hypergpu_fl.chain.anvil import find_anvil
 from hypergpu_fl.config import Config, load
-from tests.deployment.forms import Machine, machine
+from tests.deployment.machine import Machine, machine
 from tests.deployment.relay import Shape
 from tests.deployment.stack import Stack, namespaces_work
 from tests.npm_tools import contracts
@@ -57,10 +57,7 @@ def full_disk(namespaces: bool, tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture(params=["nginx", "caddy"])
 def proxy_program(request: pytest.FixtureRequest) -> tuple[str, Path]:
     """A proxy's name and its program, which need not be installed."""
-    found = shutil.which(request.param, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    if found is None:
-        pytest.skip(f"{request.param} is not installed")
-    return request.param, Path(found)
+    return request.param, installed(request.param)
 
 
 @pytest.fixture
@@ -97,19 +94,13 @@ def machine_of_module(namespaces: bool, contracts: Path) -> Iterator[Machine]:
 @pytest.fixture
 def kubectl() -> Path:
     """This machine's kubectl, which renders kustomizations without a cluster."""
-    found = shutil.which("kubectl")
-    if found is None:
-        pytest.skip("kubectl is not installed")
-    return Path(found)
+    return installed("kubectl")
 
 
 @pytest.fixture
 def nginx() -> Path:
     """This machine's nginx."""
-    found = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    if found is None:
-        pytest.skip("nginx is not installed")
-    return Path(found)
+    return installed("nginx")
 
 
 @pytest.fixture
@@ -132,7 +123,12 @@ def a_machine(namespaces: bool, contracts: Path) -> AbstractContextManager[Machi
     """A machine for containers where there may be one."""
     if not namespaces:
         pytest.skip("namespaces and mounts of containers need root")
-    nginx = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    if nginx is None:
-        pytest.skip("nginx is not installed")
-    return machine(Path(nginx), find_anvil([contracts]))
+    return machine(installed("nginx"), find_anvil([contracts]))
+
+
+def installed(program: str) -> Path:
+    """Path of a program that need not be installed."""
+    found = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if found is None:
+        pytest.skip(f"{program} is not installed")
+    return Path(found)

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.deployment.forms import Compose, Machine, brought_up, documented
+from tests.deployment.forms import Compose, brought_up, documented
+from tests.deployment.machine import Machine
 
 pytestmark = [pytest.mark.deployment, pytest.mark.slow]
 

@@ -18,7 +18,6 @@ from torch.nn.parameter import is_lazy
 from hypergpu_fl.errors import TaskError
 from strategies.model.layout import Layout
 
-
 MOST_NAMED: Final = 400  # arrays of a model that a node lists when it says hello; all of them are in the hash
 LONGEST_NAME: Final = 100
 

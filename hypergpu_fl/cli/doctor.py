@@ -28,7 +28,7 @@ from hypergpu_fl.errors import ChainError, HyperGPUError
 if TYPE_CHECKING:
     from hypergpu_fl.chain.http import HttpChain
 
-app = typer.Typer(help="Check this machine: Python, torch, GPU, SuperLink, chain, clock, disk.")
+app = typer.Typer(add_completion=False, help="Check this machine: Python, torch, GPU, SuperLink, chain, clock, disk.")
 
 OK: Final = "ok"
 NOTE: Final = "note"  # worth knowing; nothing fails for it

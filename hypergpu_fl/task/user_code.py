@@ -71,6 +71,10 @@ _REMEDIES: Final = (
         r"grad can be implicitly created only for scalar",
         "return one loss, or one a sample as a tensor of one dimension",
     ),
+    (
+        r"^FileNotFoundError",
+        "name files below training.data_root; relative paths count from the folder where the command was typed",
+    ),
     (r"does not require grad", "compute the loss from the model's output, without no_grad(), detach() or item()"),
     (
         r"FileNotFoundError|No such file or directory",

@@ -272,7 +272,7 @@ class Blockchain(Section):
     def _embedded_transactions_can_be_paid(self) -> Self:
         if self.enabled and self.kind == "embedded" and self.max_fee_gwei < EMBEDDED_GWEI:
             raise ValueError(
-                f"max_fee_gwei: is {self.max_fee_gwei:g}, but the embedded EVM asks {EMBEDDED_GWEI:g}, so that no round "
+                f"max_fee_gwei: is {self.max_fee_gwei:g}, but the embedded EVM asks {EMBEDDED_GWEI:g}, so no round "
                 "would ever be sealed"
             )
         return self

@@ -125,11 +125,6 @@ def test_a_resumed_run_keeps_its_rows_and_forgets_those_of_rounds_that_were_not_
         # of the same kind
         ({"network__deadline_s": 1e-6, "network__mode": "sync"}, "orders was answered in time", "network.deadline_s"),
         (
-            {"network__deadline_s": 1e-6, "network__sample_ms": 3.6e6},
-            "no reply within 60 s",
-            "raise network.deadline_s",
-        ),
-        (
             {"blockchain__enabled": True, "blockchain__allow_list": "0x" + "ab" * 20},
             "is not in blockchain.allow_list",
             "add the nodes' addresses to blockchain.allow_list",

@@ -10,7 +10,7 @@ from hypergpu_fl.errors import RunFailed
 from hypergpu_fl.server.node_rounds import Row
 from strategies.errors import Reason
 
-_LEARN_SLOWER: Final = "lower training.learning_rate, and look for NaN in the data"
+_LEARN_SLOWER: Final = "lower training.learning_rate or training.weight_decay, and look for NaN in the data"
 _TAKE_LONGER: Final = "raise network.deadline_s (0: it adapts by itself), or ask for less local work"
 # What error replies say that is not the node's to mend.
 _SAID: Final = {"NotFinite": _LEARN_SLOWER, "no reply within": _TAKE_LONGER}

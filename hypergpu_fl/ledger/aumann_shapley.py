@@ -19,7 +19,8 @@ ones as they were decoded. What follows the plain mean, a server optimiser or an
 
 An update may help at the beginning of the step and harm at its end: it was right, and was given too much weight. The
 weight is the coordinator's choice. So an update whose value is negative, though it helped at first, is credited with
-what it brought up to where it began to harm (`credited`). That is what is paid for; the values stay as they are.
+what it brought up to where it began to harm. And a random change helps or harms by chance, a little; what is no more than
+that counts as nothing (`credited`). That is what is paid for; the values stay as they are.
 
 Limits: the loss is that of one validation set. Where it is not smooth along the path the three nodes miss something,
 which shows in the books as a gap between the sum of the values and the two losses. Statistics such as BatchNorm's move
@@ -40,7 +41,7 @@ VERSION: Final = "aumann_shapley/1"
 _HALF_WIDTH: Final = 0.5 * (3 / 5) ** 0.5
 NODES: Final = (0.5 - _HALF_WIDTH, 0.5, 0.5 + _HALF_WIDTH)
 WEIGHTS: Final = (5 / 18, 8 / 18, 5 / 18)
-ROUNDING: Final = 1e-6  # of the gains, below which something brought is nothing
+BEYOND_CHANCE: Final = 2.0  # standard deviations
 
 Gradient64 = NDArray[np.float64]
 
@@ -55,15 +56,18 @@ def value(gains: Sequence[float]) -> float:
     return float(np.dot(WEIGHTS, gains))
 
 
-def credited(gains: Sequence[float]) -> float:
+def credited(gains: Sequence[float], chances: Sequence[float]) -> float:
     """What an update is paid for: its value, or if that is negative, what it brought before it began to harm.
 
-    Between the nodes the gain is taken as the parabola through them.
+    Either counts only beyond what chance brings: ``chances`` are the standard deviations of the gains of random updates
+    as long and in the same places, and less than `BEYOND_CHANCE` of them is nothing. Between the nodes the gain is taken
+    as the parabola through them.
     """
     whole = value(gains)
-    if whole >= 0 or not np.isfinite(gains).all():
+    if not (np.isfinite(gains).all() and np.isfinite(chances).all()):
         return whole
-    parabola = np.polyfit(NODES, gains, 2)
-    turns = [root.real for root in np.roots(parabola) if abs(root.imag) < 1e-9 and 0 < root.real < 1]
-    best = max((float(np.polyval(np.polyint(parabola), turn)) for turn in turns), default=0.0)
-    return best if best > ROUNDING * max(map(abs, gains)) else whole
+    if whole < 0 and gains[0] > BEYOND_CHANCE * chances[0]:
+        parabola = np.polyfit(NODES, gains, 2)
+        turns = [root.real for root in np.roots(parabola) if abs(root.imag) < 1e-9 and 0 < root.real < 1]
+        return max((float(np.polyval(np.polyint(parabola), turn)) for turn in turns), default=whole)
+    return whole if abs(whole) > BEYOND_CHANCE * value(chances) else 0.0

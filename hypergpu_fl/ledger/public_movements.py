@@ -31,10 +31,14 @@ HARDLY_ELSE: Final = 0.75  # of an update's square in the span of all movements,
 
 @dataclass(frozen=True, slots=True)
 class Slopes:
-    """``<gradient, update>`` for each gradient: of all of the update, and of it without its part in the span."""
+    """``<gradient, update>`` for each gradient: of all of the update, and of it without its part in the span.
+
+    ``chance`` is the standard deviation of that product for a random update as long and in the same places.
+    """
 
     whole: NDArray[np.float64]
     own: NDArray[np.float64]
+    chance: NDArray[np.float64]
 
 
 class Span:
@@ -92,11 +96,14 @@ class Span:
             gram_CC = self._everywhere = gram_CC if known is None else known
         known_M = slice(None, self._movements)
         whole = update_C[self._movements :] * self._steepness
+        steep = np.diag(gram_CC)[self._movements :] * square / max(1, value_S.size)
+        chance = np.sqrt(steep) * self._steepness
         if not self._movements or not (np.isfinite(update_C).all() and np.isfinite(gram_CC).all()):
-            return Slopes(whole, whole)
+            return Slopes(whole, whole, chance)
         gram_MM, update_M = gram_CC[known_M, known_M], update_C[known_M]
         share_M = np.linalg.lstsq(gram_MM, update_M, rcond=SINGULAR)[0]
         if later and float(share_M @ update_M) < HARDLY_ELSE * square:
             share_M[:later] = 0
             share_M[later:] = np.linalg.lstsq(gram_MM[later:, later:], update_M[later:], rcond=SINGULAR)[0]
-        return Slopes(whole, whole - (gram_CC[self._movements :, known_M] @ share_M) * self._steepness)
+        own = whole - (gram_CC[self._movements :, known_M] @ share_M) * self._steepness
+        return Slopes(whole, own, chance)

@@ -34,6 +34,7 @@ from hypergpu_fl.task.user_code import user_code
 from strategies.model.aggregation import Update
 from strategies.model.global_model import ModelStep
 from strategies.model.layout import Arrays, Layout, Vector
+from strategies.model.statistics import VARIANCE
 from strategies.outcome import RoundOutcome
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class Pricer:
         self._task = task
         self._model = model
         self._layout = layout
+        self._variances = layout.runs((VARIANCE,))
         self._device = device
         self._gradients = differentiable(task)
         if scoring == "aumann_shapley" and self._gradients is None:
@@ -140,7 +142,7 @@ class Pricer:
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is told by its loss
             update.add_to(moved_P, 1.0)
             moved_P += model_P
-        return self._loss(moved_P, self._buffers)
+        return self._loss_when_moved(moved_P)
 
     def added(
         self,
@@ -229,7 +231,8 @@ class Pricer:
                 slopes = span.slopes(*self._decode(self._blobs.get(entry.digest)).kept(), later=later)
             else:
                 slopes = span.slopes(None, entered.part_P, later=later)
-            own.append(aumann_shapley.credited((-entered.coefficient * slopes.own).tolist()))
+            gains, chances = -entered.coefficient * slopes.own, entered.coefficient * slopes.chance
+            own.append(aumann_shapley.credited(gains.tolist(), chances.tolist()))
             whole.append(aumann_shapley.value((-entered.coefficient * slopes.whole).tolist()))
         return _Found(to_scores(own), to_scores(whole), (losses[0], losses[1]), len(path.movements))
 
@@ -248,12 +251,18 @@ class Pricer:
             moved_P = np.copy(self._base_P) if self._base_P is not None else np.zeros(0, dtype=np.float32)
             for i in members:
                 updates[i].add_to(moved_P, weights[i] / total)
-            return self._loss(moved_P, self._buffers)
+            return self._loss_when_moved(moved_P)
 
         if self._scoring == "leave_one_out":
             return to_scores(leave_one_out(len(entries), loss))
         rng = np.random.default_rng([self._seed, round_])
         return to_scores(gtg_shapley(len(entries), loss, rng=rng))
+
+    def _loss_when_moved(self, moved_P: Vector) -> float:
+        """Loss of a model that few updates made: of a late or a thin one, a variance may come out negative."""
+        for start, stop in self._variances:
+            np.maximum(moved_P[start:stop], 0.0, out=moved_P[start:stop])
+        return self._loss(moved_P, self._buffers)
 
     def _loss(self, model_P: Vector, buffers: Arrays) -> float:
         self._task.load(self._model, self._layout.restore(model_P, buffers))

@@ -136,4 +136,19 @@ def test_who_helped_at_first_is_not_charged_for_too_much_weight_and_who_harmed_a
     assert value(gains) == pytest.approx(brought[-1], abs=1e-6)
     expected = brought[-1] if brought[-1] >= 0 or max(brought) <= 1e-4 else max(brought)
     if abs(brought[-1]) > 1e-3 and (max(brought) > 1e-3 or max(brought) == 0):  # elsewhere it is a matter of rounding
-        assert credited(gains) == pytest.approx(expected, abs=1e-4)
+        assert credited(gains, [0.0] * 3) == pytest.approx(expected, abs=1e-4)
+
+
+def test_what_a_random_change_brings_is_nothing_and_work_is_more_than_that() -> None:
+    rng, size = np.random.default_rng(1), 5000
+    gradient_P = rng.standard_normal(size)
+    scores = []
+    for kept in (None, np.sort(rng.permutation(size)[:400]).astype(np.uint32)):
+        for _ in range(60):
+            noise = rng.standard_normal(size if kept is None else kept.size).astype(np.float32)
+            slopes = Span([], [gradient_P] * 3).slopes(kept, noise)
+            scores.append(credited(slopes.own.tolist(), slopes.chance.tolist()))
+    assert np.mean(np.asarray(scores) != 0) < 0.12
+    work_P = (rng.standard_normal(size) + 0.2 * gradient_P).astype(np.float32)
+    slopes = Span([], [gradient_P] * 3).slopes(None, work_P)
+    assert credited(slopes.own.tolist(), slopes.chance.tolist()) == pytest.approx(value(slopes.whole.tolist()))

@@ -19,8 +19,8 @@ ones as they were decoded. What follows the plain mean, a server optimiser or an
 
 An update may help at the beginning of the step and harm at its end: it was right, and was given too much weight. The
 weight is the coordinator's choice. So an update whose value is negative, though it helped at first, is credited with
-what it brought up to where it began to harm. And a random change helps or harms by chance, a little; what is no more than
-that counts as nothing (`credited`). That is what is paid for; the values stay as they are.
+what it brought up to where it began to harm. And a random change helps or harms by chance, a little; what is no more
+than that counts as nothing (`credited`). That is what is paid for; the values stay as they are.
 
 Limits: the loss is that of one validation set. Where it is not smooth along the path the three nodes miss something,
 which shows in the books as a gap between the sum of the values and the two losses. Statistics such as BatchNorm's move
@@ -41,7 +41,7 @@ VERSION: Final = "aumann_shapley/1"
 _HALF_WIDTH: Final = 0.5 * (3 / 5) ** 0.5
 NODES: Final = (0.5 - _HALF_WIDTH, 0.5, 0.5 + _HALF_WIDTH)
 WEIGHTS: Final = (5 / 18, 8 / 18, 5 / 18)
-BEYOND_CHANCE: Final = 2.0  # standard deviations
+BEYOND_CHANCE: Final = 3.0  # standard deviations
 
 Gradient64 = NDArray[np.float64]
 
@@ -60,8 +60,8 @@ def credited(gains: Sequence[float], chances: Sequence[float]) -> float:
     """What an update is paid for: its value, or if that is negative, what it brought before it began to harm.
 
     Either counts only beyond what chance brings: ``chances`` are the standard deviations of the gains of random updates
-    as long and in the same places, and less than `BEYOND_CHANCE` of them is nothing. Between the nodes the gain is taken
-    as the parabola through them.
+    as long and in the same places, and less than `BEYOND_CHANCE` of them is nothing. Between the nodes the gain is
+    taken as the parabola through them.
     """
     whole = value(gains)
     if not (np.isfinite(gains).all() and np.isfinite(chances).all()):

@@ -135,7 +135,10 @@ def test_who_helped_at_first_is_not_charged_for_too_much_weight_and_who_harmed_a
     brought = [start * s + slope * s**2 / 2 + bend * s**3 / 3 for s in np.linspace(0, 1, 2001)]
     assert value(gains) == pytest.approx(brought[-1], abs=1e-6)
     expected = brought[-1] if brought[-1] >= 0 or max(brought) <= 1e-4 else max(brought)
-    if abs(brought[-1]) > 1e-3 and (max(brought) > 1e-3 or max(brought) == 0):  # elsewhere it is a matter of rounding
+    told = max(brought) == 0 or (max(brought) > 1e-3 and gains[0] > 1e-3)
+    if told and abs(brought[-1]) > 1e-3:  # elsewhere it is a matter of rounding
+        (max(brought) > 1e-3 and gains[0] > 1e-3) or max(brought) == 0
+    ):  # elsewhere it is a matter of rounding
         assert credited(gains, [0.0] * 3) == pytest.approx(expected, abs=1e-4)
 
 

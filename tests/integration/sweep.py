@@ -23,6 +23,7 @@ from hypergpu_fl.errors import ConfigError, HyperGPUError
 from hypergpu_fl.node.client_app import app
 from hypergpu_fl.runs import find_run
 from hypergpu_fl.server.server_app import main
+from strategies.errors import NoNodes
 
 DEMO = {"training.num_nodes": 4, "training.rounds": 2, "blockchain.enabled": False}
 LIMIT_S = 120  # a demo takes two seconds; what takes this long hangs
@@ -61,6 +62,8 @@ def outcome(config: Config, scratch: Path) -> Outcome:
             main(grid, context)
     except HyperGPUError as error:
         return Outcome("ended", error.cause, error.remedy)
+    except NoNodes as error:
+        return Outcome("ended", *str(error).split("; ", maxsplit=2)[1:])
     finally:
         logs.shutdown()
     root = Path(config.system.runs_dir)

@@ -37,6 +37,8 @@ ENDS = {
     "training.server_learning_rate": "nothing was trained",
     "training.target": "but the task measures",
     "network.enable_simulation": "no key to sign with",
+    "network.sample_ms": "nothing was trained",
+    "network.deadline_s": "nothing was trained",
     "blockchain.allow_list": "is not in blockchain.allow_list",
     "system.resume": "no finished round",
     "system.device": "device",

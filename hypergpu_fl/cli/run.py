@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,7 @@ import typer
 from hypergpu_fl.cli.bundle import app_with_task
 from hypergpu_fl.cli.deployed import deploy
 from hypergpu_fl.cli.follow import Tail, worth_showing
+from hypergpu_fl.cli.live import on_screen
 from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides
 from hypergpu_fl.cli.preflight import check_before_start
 from hypergpu_fl.cli.render import Format, FormatOption, render
@@ -110,14 +112,24 @@ def run(
                         say(f"warning: {place} is a place on this machine; the other machines look in their {variable}")
                     check_status(*deploy(effective, bundled, superlink, folder, environ, say), folder)
                 else:
-                    _simulate(effective, bundled, folder, port or free_port(), environ, say)
+                    live = format is Format.DEFAULT and sys.stdout.isatty()
+                    with on_screen(folder, say, live=live) as (note, draw):
+                        _simulate(effective, bundled, folder, port or free_port(), environ, note, draw)
             except KeyboardInterrupt as stop:
                 raise interrupted(folder, stop, goes_on=bool(superlink)) from None
     conclude(folder, chosen, format)
 
 
-def _simulate(config: Config, app_dir: Path, folder: Path, port: int, environ: Mapping[str, str], say: Say) -> None:
-    """Run on a SuperLink of our own, which ends with the run."""
+def _simulate(
+    config: Config,
+    app_dir: Path,
+    folder: Path,
+    port: int,
+    environ: Mapping[str, str],
+    say: Say,
+    draw: Callable[[], None],
+) -> None:
+    """Run on a SuperLink of our own, which ends with the run; ``draw`` is called about twice a second."""
     scratch = folder / ".scratch"
     resources = simulation_resources(config.training.num_nodes, config.system.device)
     with contextlib.closing(Tail(folder / (config.system.log_file or "run.log"))) as tail:
@@ -132,6 +144,7 @@ def _simulate(config: Config, app_dir: Path, folder: Path, port: int, environ: M
             while not status.startswith("finished"):
                 time.sleep(_LOOK_S)
                 _show(tail, say)
+                draw()
                 if not link.is_alive():
                     raise RunFailed("Flower's SuperLink ended before the run", f"see {folder / 'superlink.log'}")
                 working = link.simulations() > 0

@@ -93,6 +93,7 @@ class Engine(Strategy):
         self._grid: Arrivals | None = None
         self._folding: Folding | None = None
         self._to_send: list[Message] = []
+        self._cut_claims = 0  # nodes whose examples count for less than they claim, as told last
 
     def summary(self) -> None:
         """Log the rules, as Flower's strategies do."""
@@ -115,6 +116,7 @@ class Engine(Strategy):
         self._tell(RoundDue(grid.now_s, self.first_round + server_round - 1))
         if self._folding is None:
             raise RuntimeError("the machine opened no round")
+        self._tell_of_cut_claims()
         grid.terms = Terms(self._folding.deadline_s, self._wanted, self._outgoing)
         return self._outgoing()
 
@@ -172,13 +174,13 @@ class Engine(Strategy):
         """Inverse of ``saved``, before ``start``.
 
         ``in_flight``: whether the arrivals were restored too; otherwise the work that was under way is lost, and its
-        nodes are free.
+        nodes are free. Without the model among the ``vectors``, the next round begins with a roll-back.
         """
         self.state = State.restored(self.state.rules, saved["round"])
         self.model.restore(saved["model"], vectors)
         self.roster.restore(saved["roster"])
         self.first_round = self.state.round + 1
-        self._tell(Resumed(now_s, in_flight))
+        self._tell(Resumed(now_s, in_flight, model_lost="model" not in vectors))
 
     @property
     def _now_s(self) -> float:
@@ -186,6 +188,17 @@ class Engine(Strategy):
 
     def _wanted(self) -> bool:
         return self.state.open is not None and self.state.open.wanted
+
+    def _tell_of_cut_claims(self) -> None:
+        """Say, when more than before do, how many nodes count for fewer examples than they claim."""
+        fleet = self.state.fleet
+        cut = fleet.claimed - fleet.examples
+        if (count := int((cut > 0).sum())) > self._cut_claims:
+            self._cut_claims, most = count, int(cut.argmax())
+            log.info(
+                "%d of %d nodes count for fewer examples than they claim, %s for %d of %d; see training.examples",
+                *(count, len(fleet), fleet.names[most], fleet.examples[most], fleet.claimed[most]),
+            )
 
     def _outgoing(self) -> Sequence[Message]:
         messages, self._to_send = self._to_send, []
@@ -216,7 +229,9 @@ class Engine(Strategy):
             case StepModel(version=version):
                 self._step(version)
             case RollBack(to=to, version=version):
-                log.error("the loss exploded: version %d is put back, %d is given up", to, version - 1)
+                log.error(
+                    "version %d is put back, %d is given up: its loss exploded, or it cannot be read", to, version - 1
+                )
                 self.model.roll_back(version=version)
                 self._published()
             case CloseRound():

@@ -51,7 +51,7 @@ class Settings:
         Whether updates of unusual length are refused; a policy that keeps to few nodes makes the others' unusual.
     max_examples : int
         A node's data count for no more examples than this.
-    examples : {"median", "claimed"}
+    examples : {"bounded", "claimed"}
         Whether claims of examples are held against the other nodes', see ``Fleet.agree``, or believed.
     seed : int
         The only source of chance.
@@ -84,7 +84,7 @@ class Settings:
     exclude_failing: bool = True
     refuse_outliers: bool = True
     max_examples: int = 10**6
-    examples: Literal["median", "claimed"] = "median"
+    examples: Literal["bounded", "claimed"] = "bounded"
     seed: int = 0
     session: bytes = bytes(32)
     reply_patience: float = 10.0

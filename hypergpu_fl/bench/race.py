@@ -231,7 +231,8 @@ class Race:
                 baseline_epochs=training.epochs,  # ours plans its own, as `hypergpu run` does
                 batch_size=training.batch_size,
                 refuse_outliers=False,  # nobody here attacks, and peers have no such rule
-                exclude_failing=False,  # nor this one
+                examples="claimed",  # nor this one
+                exclude_failing=False,
                 seed=training.seed,
                 byte_scale=self._byte_scale,
             ),

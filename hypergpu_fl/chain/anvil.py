@@ -17,6 +17,9 @@ from hypergpu_fl.errors import ChainError, UsageError
 
 CHAIN_ID: Final = 31337
 MONAD_SHAPE: Final = ("--slots-in-an-epoch", "1", "--block-time", "0.3")
+# Anvil writes the state of every block but the newest 1,500 to ~/.foundry/anvil/tmp, up to gigabytes a chain, and
+# leaves them there. Nobody here asks for the state of an old block: books are checked by logs and receipts.
+_FORGET_OLD_STATES: Final = ("--prune-history", "256")
 
 FUNDED_SECRET: Final = bytes.fromhex("ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80")
 """Key of anvil's first account, known to everyone."""
@@ -93,7 +96,8 @@ class Anvil:
     ) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        command = [str(binary), "--port", str(self.port), "--chain-id", str(chain_id), "--silent", *shape]
+        command = [str(binary), "--port", str(self.port), "--chain-id", str(chain_id), "--silent"]
+        command += [*_FORGET_OLD_STATES, *shape]
         if state is not None:
             command += ["--state", str(state), "--state-interval", "1"]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

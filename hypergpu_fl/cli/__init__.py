@@ -106,7 +106,7 @@ def _module(target: str) -> str:
 @click.version_option(__version__, message="hypergpu %(version)s")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def hypergpu(debug: bool) -> None:
-    """Train one model on GPUs spread over the internet, and seal every round on Monad."""
+    """Train one model on GPUs behind unequal internet links, as a Flower app: no chain, token or account needed."""
 
 
 def invoke(arguments: Sequence[str]) -> int:

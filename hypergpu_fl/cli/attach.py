@@ -22,7 +22,7 @@ from hypergpu_fl.output import printable
 from hypergpu_fl.redaction import redact
 from hypergpu_fl.runs import find_run, open_run_folder, run_names
 
-app = typer.Typer(help="Find a run on a SuperLink again, and follow it to its end.")
+app = typer.Typer(add_completion=False, help="Find a run on a SuperLink again, and follow it to its end.")
 
 
 @app.command()

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from hypergpu_fl.chain.http import HttpChain
 
 app = typer.Typer(
-    no_args_is_help=True, help="Deploy the contract, see its state, hand a run over, start a local chain."
+    add_completion=False,
+    no_args_is_help=True,
+    help="Deploy the contract, see its state, hand a run over, start a local chain.",
 )
 
 Preset = Annotated[str, typer.Option("--preset", help="monad-mainnet or monad-testnet, instead of --rpc")]
@@ -113,9 +115,10 @@ def status(
             "contract": session.contract if session.chain_id else None,  # zeros, where there is no chain
             "coordinator": session.coordinator if session.chain_id else None,
             "rounds": len(bundle.rounds),
-            "finalized": states.count("FINALIZED"),
-            "waiting": sum(state not in ("INCLUDED", "FINALIZED") for state in states),
         }
+        if session.chain_id:
+            row["finalized"] = states.count("FINALIZED")
+            row["waiting"] = sum(state not in ("INCLUDED", "FINALIZED") for state in states)
     from hypergpu_fl.chain.embedded import CHAIN_ID
     from hypergpu_fl.chain.presets import preset_of
 

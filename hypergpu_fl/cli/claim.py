@@ -14,7 +14,7 @@ from hypergpu_fl.cli.place import books_of
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.errors import UsageError
 
-app = typer.Typer(help="Claim a node's rewards on chain.")
+app = typer.Typer(add_completion=False, help="Claim a node's rewards on chain.")
 
 
 @app.command()

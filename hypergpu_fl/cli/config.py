@@ -15,7 +15,11 @@ from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.config import Config, environment, flatten, load, read_secrets
 from hypergpu_fl.redaction import MASK, SECRETS
 
-app = typer.Typer(no_args_is_help=True, help="Check a configuration, show effective values, print the JSON Schema.")
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Check a configuration, show effective values, print the JSON Schema.",
+)
 
 
 @app.command()

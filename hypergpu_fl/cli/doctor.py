@@ -28,7 +28,7 @@ from hypergpu_fl.errors import ChainError, HyperGPUError
 if TYPE_CHECKING:
     from hypergpu_fl.chain.http import HttpChain
 
-app = typer.Typer(help="Check this machine: Python, torch, GPU, SuperLink, chain, clock, disk.")
+app = typer.Typer(add_completion=False, help="Check this machine: Python, torch, GPU, SuperLink, chain, clock, disk.")
 
 OK: Final = "ok"
 NOTE: Final = "note"  # worth knowing; nothing fails for it
@@ -171,10 +171,11 @@ def check_task(config: Config, root: Path) -> list[Finding]:
 
     with app_with_task(app_folder(), config.training) as app:
         found = check_before_start(config, root, app, deployed=False)
-    size = found.pop("examples")
+    size, notes = found.pop("examples"), found.pop("notes")
     figures = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
     return [
-        Finding("task", OK, f"{config.training.title}: one step on a share of {size} examples; untrained {figures}")
+        Finding("task", OK, f"{config.training.title}: one step on a share of {size} examples; untrained {figures}"),
+        *(Finding("data", NOTE, note) for note in notes),
     ]
 
 

@@ -16,7 +16,7 @@ from hypergpu_fl.config import environment
 from hypergpu_fl.errors import CheckpointError, TaskError
 from hypergpu_fl.runs import find_run
 
-app = typer.Typer(help="Take a run's model home, as a state dict.")
+app = typer.Typer(add_completion=False, help="Take a run's model home, as a state dict.")
 
 
 class ModelFormat(StrEnum):

@@ -18,7 +18,7 @@ NEXT: Final = (
     ("hypergpu export latest --best --out model", "take the weights home"),
 )
 
-app = typer.Typer(help="Start a project of one's own: task, configuration, test and README.")
+app = typer.Typer(add_completion=False, help="Start a project of one's own: task, configuration, test and README.")
 
 
 @app.command()

@@ -15,7 +15,9 @@ from hypergpu_fl.config import read_secrets
 from hypergpu_fl.errors import UsageError
 from hypergpu_fl.redaction import register
 
-app = typer.Typer(no_args_is_help=True, help="Make and show keystores of nodes and the coordinator.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Make and show keystores of nodes and the coordinator."
+)
 
 _ENVIRONMENT = "HYPERGPU_KEYSTORE_PASSWORD"
 

@@ -18,9 +18,11 @@ from hypergpu_fl.errors import LedgerError
 __all__ = ["Rpc", "app"]
 
 if TYPE_CHECKING:
-    from hypergpu_fl.ledger.bundle import RoundRecord
+    from hypergpu_fl.ledger.bundle import RoundRecord, SessionRecord
 
-app = typer.Typer(no_args_is_help=True, help="List, show, verify, prove and export the books of a run.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="List, show, verify, prove and export the books of a run."
+)
 
 
 @app.command(name="list")
@@ -29,7 +31,8 @@ def list_(run: Run = "latest", runs: Runs = None, format: FormatOption = Format.
 
     Example: hypergpu ledger list demo
     """
-    render([_round_row(record) for record in books_of(run, runs).rounds], format)
+    bundle = books_of(run, runs)
+    render([_round_row(record, bundle.session) for record in bundle.rounds], format)
 
 
 @app.command()
@@ -51,7 +54,7 @@ def show(
     if format is Format.JSON:
         render({"session": bundle.session.model_dump(mode="json")} | record.model_dump(mode="json"), format)
         return
-    render({"session": "0x" + bundle.session.id.hex()} | _round_row(record), format)
+    render({"session": "0x" + bundle.session.id.hex()} | _round_row(record, bundle.session), format)
     names = names_in(run, runs)
     rows = [
         {
@@ -118,7 +121,7 @@ def export(
         typer.echo(f"{path}: {len(bundle.rounds)} rounds, {signed}")
 
 
-def _round_row(record: RoundRecord) -> dict[str, Any]:
+def _round_row(record: RoundRecord, session: SessionRecord) -> dict[str, Any]:
     commit = record.commit
     return {
         "round": record.round,
@@ -128,5 +131,5 @@ def _round_row(record: RoundRecord) -> dict[str, Any]:
         "owed (wei)": record.owed,
         "tx": "0x" + commit.hash.hex() if commit else None,
         "block": commit.block if commit else None,
-        "status": commit.state if commit else "PREPARED",
+        "status": commit.state if commit else "PREPARED" if session.chain_id else "no chain",
     }

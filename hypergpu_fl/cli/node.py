@@ -20,7 +20,11 @@ from hypergpu_fl.cli.provision import provision
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.errors import NetworkError, UsageError
 
-app = typer.Typer(no_args_is_help=True, help="Certificates, keys and registration of a deployment; a node's start.")
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Certificates, keys and registration of a deployment; a node's start.",
+)
 
 app.command()(provision)
 

@@ -17,7 +17,7 @@ from hypergpu_fl.runs import find_run
 if TYPE_CHECKING:
     from hypergpu_fl.network.registry import NodeRecord
 
-app = typer.Typer(help="The nodes of a run: links, quality, success rate.")
+app = typer.Typer(add_completion=False, help="The nodes of a run: links, quality, success rate.")
 
 
 @app.command()

@@ -35,7 +35,7 @@ def check_before_start(config: Config, root: Path, app: Path, *, deployed: bool)
     Returns
     -------
     dict
-        What `hypergpu_fl.task.check.try_first` found; empty if ``deployed``.
+        What `hypergpu_fl.task.check.try_first` found, and ``notes`` of what was passed over; empty if ``deployed``.
 
     Raises
     ------
@@ -94,10 +94,14 @@ def try_here() -> None:
     answer = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever the user's code prints
 
+    from loguru import logger
+
     from hypergpu_fl.task import load_task
     from hypergpu_fl.task.check import try_first
 
+    notes: list[str] = []
+    logger.add(lambda message: notes.append(message.record["message"]), level="WARNING")
     task = load_task(config.training, config.system, simulated=config.network.enable_simulation)
     tried = try_first(config.training, task, device=config.system.device)
     with open(answer, "w", encoding="utf-8") as stream:
-        json.dump(tried, stream)
+        json.dump({**tried, "notes": notes}, stream)

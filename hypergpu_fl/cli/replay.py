@@ -11,7 +11,7 @@ from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.errors import RunNotFound, VerificationError
 from hypergpu_fl.runs import find_run
 
-app = typer.Typer(help="Decide a run's rounds again from its log, and compare.")
+app = typer.Typer(add_completion=False, help="Decide a run's rounds again from its log, and compare.")
 
 
 @app.command()

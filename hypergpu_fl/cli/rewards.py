@@ -12,7 +12,7 @@ from hypergpu_fl.cli.options import Run, Runs
 from hypergpu_fl.cli.place import books_of
 from hypergpu_fl.cli.render import Format, FormatOption, render
 
-app = typer.Typer(help="What each node of a run earned.")
+app = typer.Typer(add_completion=False, help="What each node of a run earned.")
 
 
 @app.command()

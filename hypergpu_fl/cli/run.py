@@ -52,7 +52,7 @@ _LOOK_S: Final = 0.5
 
 RESUME: Final = f"go on with a run from its last checkpoint; it may change {', '.join(CHANGEABLE)}, nothing else"
 
-app = typer.Typer(help="Check the configuration, then train through Flower.")
+app = typer.Typer(add_completion=False, help="Check the configuration, then train through Flower.")
 Say = Callable[[str], None]
 
 
@@ -98,6 +98,8 @@ def run(
         typer.echo(printable(redact(text)), err=format is Format.JSON)
 
     with stoppable(), app_with_task(source, effective.training) as bundled:
+        if not superlink and sys.stderr.isatty():
+            typer.echo(f"trying {effective.training.title} on one batch", err=True)
         check_before_start(effective, root, bundled, deployed=bool(superlink))
         with _run_folder(root, chosen, replace=replace, resume=bool(resume), stem=_stem(effective.training)) as folder:
             chosen = folder.name  # where none was given, it is known only now that no other run can take it
@@ -130,6 +132,7 @@ def _simulate(
     draw: Callable[[], None],
 ) -> None:
     """Run on a SuperLink of our own, which ends with the run; ``draw`` is called about twice a second."""
+    say("starting Flower and its simulated nodes")
     scratch = folder / ".scratch"
     resources = simulation_resources(config.training.num_nodes, config.system.device)
     with contextlib.closing(Tail(folder / (config.system.log_file or "run.log"))) as tail:
@@ -183,11 +186,11 @@ def conclude(folder: Path, name: str, format: Format) -> None:
         return
     chain = report.get("chain") or {}
     table: dict[str, Any] = {
-        **(report.get("metrics") or {"accuracy": report.get("accuracy")}),
+        **(report.get("metrics") or {}),
         "loss": report.get("loss"),
         "rounds": report.get("rounds"),
         f"seconds ({report.get('clock', 'wall')} clock)": report.get("seconds"),
-        "megabytes up, down": f"{report.get('bytes_up', 0) / 1e6:.2f}, {report.get('bytes_down', 0) / 1e6:.2f}",
+        "megabytes up, down": f"{report.get('bytes_up', 0) / 1e6:.3g}, {report.get('bytes_down', 0) / 1e6:.3g}",
     }
     if steps := (report.get("local_work") or {}).get("steps"):
         table["local steps a node"] = "{fewest} to {most}, median {median:g}".format(**steps)
@@ -196,6 +199,8 @@ def conclude(folder: Path, name: str, format: Format) -> None:
     elif chain:
         table["sealed on"] = f"chain {chain.get('chain_id')} ({chain.get('kind')}), contract {chain.get('contract')}"
         table["commits, finalized"] = f"{chain.get('commits')}, {chain.get('finalized')}"
+    if report.get("warning"):
+        table["warning"] = report["warning"]
     render(table | {"files": str(folder)} if report else {"status": "completed", "files": "where the SuperLink runs"})
 
 

@@ -10,7 +10,7 @@ import typer
 
 from hypergpu_fl.errors import UsageError
 
-app = typer.Typer(no_args_is_help=True, help="Start a SuperLink, or a SuperExec of its own.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Start a SuperLink, or a SuperExec of its own.")
 
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 

@@ -18,7 +18,9 @@ from hypergpu_fl.config import environment, load
 if TYPE_CHECKING:
     from hypergpu_fl.task.check import Checked
 
-app = typer.Typer(no_args_is_help=True, help="Try a task in seconds, and see what a round of it costs.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Try a task in seconds, and see what a round of it costs."
+)
 
 
 @app.callback()
@@ -48,6 +50,8 @@ def check(
     effective = load(config, given, environment(os.environ)).config
     sys.path.insert(0, os.getcwd())  # where `hypergpu run` looks for the user's own modules first
     began_s = time.monotonic()
+    if format is Format.DEFAULT:
+        typer.echo(f"trying {effective.training.title}: data, two steps, evaluation", err=True)
 
     from hypergpu_fl.cli.pricing import over, priced
     from hypergpu_fl.task import load_task

@@ -19,8 +19,16 @@ _SHOWN = 60  # characters of an offending value
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``"; did you mean 'x'?"``, or nothing when no known word is near."""
-    near = get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest(word, known)
+    return f"; did you mean {near!r}?" if near else ""
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that ``word`` was probably meant to be, whatever its case: a near one, or one that holds it."""
+    by_lower = {each.lower(): each for each in known}
+    lower = word.lower()
+    near = get_close_matches(lower, by_lower, n=1) or [each for each in by_lower if len(lower) > 2 and lower in each]
+    return by_lower[near[0]] if near else None
 
 
 def shown(value: object) -> str:
@@ -97,7 +105,8 @@ def _unknown_remedy(path: str, known: list[str]) -> str:
     leaf = path.rsplit(".", 1)[-1]
     elsewhere = [name for name in known if name.rsplit(".", 1)[-1] == leaf]  # the right field in the wrong section
     sections = sorted({name.split(".")[0] for name in known})
-    guess = elsewhere[:1] or get_close_matches(path, [*known, *sections], n=1)
+    longer = [name for name in known if len(leaf) > 2 and name.startswith(path)]
+    guess = elsewhere[:1] or longer[:1] or get_close_matches(path, [*known, *sections], n=1)
     if guess:
         return f"did you mean {guess[0]}?"
     return "remove it; `hypergpu config show` lists every setting"

@@ -124,10 +124,10 @@ class Training(Section):
         description="steps a node makes a round: a number; a range as 5-60, within which the planner decides; "
         "auto: the planner's own range, 5-20, or one pass under a policy without a planner",
     )
-    examples: Literal["median", "claimed"] = Field(
-        "median",
+    examples: Literal["bounded", "claimed"] = Field(
+        "bounded",
         description="how many examples a node counts for, in weight and in pay: as many as it claimed when it joined, "
-        "and no more than three robust deviations over the nodes' median; claimed: whatever it claims",
+        "so that none counts for more than 4/3 of an even share; claimed: whatever it claims, for sites that you know",
     )
     batch_size: Count = 32
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"

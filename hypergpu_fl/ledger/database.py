@@ -273,6 +273,12 @@ class Books:
         found: bytes | None = connection.execute(query).scalar()
         return found
 
+    def knows(self, connection: Connection, model: bytes) -> bool:
+        """Whether any sealed round began with this model or ended with it."""
+        which = (rounds.c.model == model) | (rounds.c.base_model == model)
+        query = select(rounds.c.round).where(rounds.c.session == self.session, which).limit(1)
+        return connection.execute(query).first() is not None
+
     def distribution(self, connection: Connection, *, upto: int | None = None) -> RewardDistribution:
         """Cumulative earnings after round `upto`, the last one if None."""
         query = select(rewards.c.account, rewards.c.reward).where(rewards.c.session == self.session)

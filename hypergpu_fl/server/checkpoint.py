@@ -8,10 +8,11 @@ checkpoint exist. The best version's average is kept as well. One process writes
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -105,53 +106,69 @@ def versions(folder: Path) -> list[int]:
 
 
 def load(
-    folder: Path, version: int | None = None, *, layout: Layout | None = None, newest_valid: bool = False
+    folder: Path, version: int | None = None, *, layout: Layout | None = None, groups: Collection[str] | None = None
 ) -> Checkpoint:
-    """Read a version, by default the newest, and check every byte of it.
+    """Read a version, by default the newest, and check every byte that is read.
 
     Parameters
     ----------
     layout : Layout, optional
         The model that the checkpoint must be of.
-    newest_valid : bool
-        Whether to go back to older versions, with a logged reason, while the newest is torn or foreign.
+    groups : collection of str, optional
+        Which groups of vectors to read, as far as there are; by default all.
 
     Raises
     ------
     CheckpointError
         If the version is missing, torn or of another model; the message names the file.
     """
-    known = versions(folder)
-    if version is not None:
-        return _read(folder, version, layout)
-    if not known:
-        raise CheckpointError(f"there is no checkpoint in {folder}", "name the folder of a run that made one")
-    if not newest_valid:
-        return _read(folder, known[-1], layout)
-    for candidate in reversed(known):
-        try:
-            return _read(folder, candidate, layout)
-        except CheckpointError as error:
-            logger.warning("skipping checkpoint {}: {}", candidate, error)
-    raise CheckpointError(f"none of the checkpoints {known} in {folder} is whole", "start the run anew")
+    if version is None:
+        version = _known(folder)[-1]
+    content = _manifest(folder, version)
+    found = Layout.of_json(content["layout"])
+    if layout is not None and found.hash != layout.hash:
+        raise CheckpointError(
+            f"checkpoint {version} in {folder} is of another model: layout {found.hash.hex()[:12]}, expected "
+            f"{layout.hash.hex()[:12]}",
+            "use the configuration of the run that made it",
+        )
+    files = {name: digest for name, digest in content["files"].items() if groups is None or name in groups}
+    vectors = _vectors(folder, files, _remedy(folder))
+    return Checkpoint(
+        version=version,
+        layout=found,
+        vectors={name: vectors[name] for name in content["vectors"] if name in vectors},
+        state=content["state"],
+        best=Best(**content["best"]),
+    )
 
 
 def load_model(folder: Path, *, best: bool = False) -> Checkpoint:
-    """Model of the newest version, or of the best: its average and buffers, with the newest version's state.
+    """Model of the newest version that is whole, or of the best: its average and buffers, with that version's state.
 
     Raises
     ------
     CheckpointError
-        As `load`.
+        If there is none, or none is whole; the message is that of the newest.
     """
-    known = versions(folder)
-    if not known:
-        raise CheckpointError(f"there is no checkpoint in {folder}", "name a run that has finished a round")
-    newest = _manifest(folder, known[-1])
-    kept: Mapping[str, Any] = newest["best"] if best else newest
+    newest, *older = reversed(_known(folder))
+    try:
+        return _model(folder, newest, best)
+    except CheckpointError as torn:
+        for version in older:
+            with contextlib.suppress(CheckpointError):
+                found = _model(folder, version, best)
+                logger.warning("{}; version {} is taken in its place", torn.cause, found.version)
+                return found
+        raise
+
+
+def _model(folder: Path, version: int, best: bool) -> Checkpoint:
+    content = _manifest(folder, version)
+    kept: Mapping[str, Any] = content["best"] if best else content
     files = {name: digest for name, digest in kept["files"].items() if name in EXPORTED}
     vectors = _vectors(folder, files, f"export the {'newest' if best else 'best'} version instead")
-    return Checkpoint(kept["version"], Layout.of_json(newest["layout"]), vectors, newest["state"])
+    return Checkpoint(kept["version"], Layout.of_json(content["layout"]), vectors, content["state"])
 
 
 def state_of(folder: Path) -> Mapping[str, Any] | None:
@@ -165,23 +182,11 @@ def state_of(folder: Path) -> Mapping[str, Any] | None:
     return None
 
 
-def _read(folder: Path, version: int, layout: Layout | None) -> Checkpoint:
-    content = _manifest(folder, version)
-    found = Layout.of_json(content["layout"])
-    if layout is not None and found.hash != layout.hash:
-        raise CheckpointError(
-            f"checkpoint {version} in {folder} is of another model: layout {found.hash.hex()[:12]}, expected "
-            f"{layout.hash.hex()[:12]}",
-            "use the configuration of the run that made it",
-        )
-    vectors = _vectors(folder, content["files"], _remedy(folder))
-    return Checkpoint(
-        version=version,
-        layout=found,
-        vectors={name: vectors[name] for name in content["vectors"]},
-        state=content["state"],
-        best=Best(**content["best"]),
-    )
+def _known(folder: Path) -> list[int]:
+    """Versions there are, at least one."""
+    if not (known := versions(folder)):
+        raise CheckpointError(f"there is no checkpoint in {folder}", "name a run that has finished a round")
+    return known
 
 
 def _manifest(folder: Path, version: int) -> dict[str, Any]:

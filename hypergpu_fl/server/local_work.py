@@ -16,11 +16,21 @@ from strategies.planning import FEWEST_STEPS, MOST_STEPS
 
 
 class LocalWork:
-    """Says in the first round of a process, in one line, what a node is asked to do."""
+    """Says how many nodes are asked at a time, and, in the first round of a process, what each is asked to do."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._told = False
+
+    def tell_who(self) -> None:
+        """Say how many nodes work, and what decided it."""
+        network, nodes = self._config.network, self._config.training.num_nodes
+        logger.info(
+            "{} of {} nodes are asked to work at a time, {}; in its first round a node starts and loads the task",
+            min(nodes_at_work(self._config), nodes),
+            nodes,
+            "as asked: network.cohort" if network.cohort else "half of them; network.cohort sets it",
+        )
 
     def closed(self, outcome: RoundOutcome) -> None:
         """Say it, after the first round that sent anybody to work."""
@@ -36,6 +46,11 @@ class LocalWork:
             self._config.training.batch_size,
             decided_by(self._config),
         )
+
+
+def nodes_at_work(config: Config) -> int:
+    """Nodes that are asked to work at a time: ``network.cohort``, or half of all."""
+    return config.network.cohort or max(1, config.training.num_nodes // 2)
 
 
 def decided_by(config: Config) -> str:

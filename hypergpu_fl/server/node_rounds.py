@@ -1,6 +1,8 @@
 """What each node did in each round: rows in the run's database, and in ``report.json`` and ``nodes.csv`` at its end.
 
-A row is an order of the round, or a reply in it to an order of an earlier one. Its verdict:
+A row is an order of the round, or a reply in it to an order of an earlier one. A node that failed, or was done early,
+may be asked again in the same round: ``attempt`` numbers its rows of the round from 1, ``ordered`` is the round in
+which the work was given. Its verdict:
 
 counted   the update counted in the round it was ordered in
 late      the update counted, but was ordered in an earlier round
@@ -99,14 +101,19 @@ def rows_of(outcome: RoundOutcome) -> list[Row]:
     for ordered in outcome.ordered:
         unanswered.setdefault(ordered.row, []).append(ordered)
     rows = []
-    replies: list[Accepted | RefusedReply] = [*outcome.accepted, *outcome.refused]
-    for reply in replies:
+    replies: list[Accepted | RefusedReply] = [*outcome.refused, *outcome.accepted]
+    for reply in sorted(replies, key=lambda reply: reply.journey.round):
         in_time = reply.journey.round == outcome.round and unanswered.get(reply.row)
         bytes_down = unanswered[reply.row].pop(0).bytes_down if in_time else 0
         rows.append(_answered(outcome.round, reply, bytes_down=bytes_down))
     for orders in unanswered.values():
         rows += [_unanswered(outcome, ordered) for ordered in orders]
-    return sorted(rows, key=lambda row: _by_number(row["node"]))
+    rows.sort(key=lambda row: _by_number(row["node"]))
+    attempts: Counter[str] = Counter()
+    for row in rows:
+        attempts[row["node"]] += 1
+        row["attempt"] = attempts[row["node"]]
+    return rows
 
 
 def as_csv(rows: Sequence[Row]) -> str:
@@ -138,7 +145,7 @@ def by_round(rows: Iterable[Row]) -> dict[int, list[Row]]:
 def _row(**known: Any) -> Row:
     """One row: every field there is, in order."""
     fields = (
-        "round node verdict refusal steps samples count train_loss codec bytes_down bytes_up "
+        "round node attempt ordered verdict refusal steps samples count train_loss codec bytes_down bytes_up "
         "download_s compute_s upload_s total_s weight staleness"
     )
     return {**dict.fromkeys(fields.split()), "metrics": {}, **known}
@@ -150,6 +157,7 @@ def _answered(round_: int, reply: Accepted | RefusedReply, *, bytes_down: int) -
     row = _row(
         round=round_,
         node=reply.node,
+        ordered=journey.round,
         steps=journey.steps,
         samples=None if samples is None else int(samples),
         count=None if (count := journey.metrics.get(wire.COUNT)) is None else int(count),
@@ -174,6 +182,7 @@ def _unanswered(outcome: RoundOutcome, ordered: Ordered) -> Row:
     return _row(
         round=outcome.round,
         node=ordered.node,
+        ordered=outcome.round,
         verdict="dropped" if ordered.row in outcome.dropped else "working",
         steps=ordered.steps,
         codec=ordered.codec,

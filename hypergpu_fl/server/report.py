@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +21,7 @@ from hypergpu_fl.server.node_rounds import Row, by_round
 from hypergpu_fl.server.simulated_compute import SimulatedCompute
 from strategies.outcome import RoundOutcome
 
+MENTIONED_FROM_S = 5.0  # of time left
 PACKAGES = ("flwr", "torch", "numpy", "web3")
 
 
@@ -28,13 +30,15 @@ class Report:
     """Collects rounds as they close.
 
     ``clock`` is "virtual" in simulation, where seconds are those of the simulated links, else "wall". ``stretches``:
-    see `hypergpu_fl.config.resuming`.
+    see `hypergpu_fl.config.resuming`. ``now_s`` is the wall's time, which tells how long the rest will take.
     """
 
     config: Config
     clock: str
     history: list[dict[str, Any]] = field(default_factory=list)
     stretches: list[Stretch] = field(default_factory=list)
+    now_s: Callable[[], float] = time.monotonic
+    _ended_s: list[float] = field(default_factory=list)
 
     def closed(self, outcome: RoundOutcome) -> None:
         """Add the round, as yet without its accuracy."""
@@ -61,9 +65,10 @@ class Report:
     def evaluated(self, loss: float, metrics: Mapping[str, float]) -> None:
         """Complete the newest round and say it in one line."""
         entry = self.history[-1]
+        self._ended_s.append(self.now_s())
         entry.update(accuracy=metrics.get("accuracy"), loss=loss, metrics=dict(metrics))
         logger.info(
-            "round {:>3}/{}  {}loss {:.4f}  {:>7.1f} s  {}/{} arrived  {} late  {} refused  {:.1f} kB up",
+            "round {:>3}/{}  {}loss {:.4f}  {:>7.1f} s  {}/{} arrived  {} late  {} refused  {:.1f} kB up{}",
             entry["round"],
             self.config.training.rounds,
             "".join(f"{name} {value:.3f}  " for name, value in metrics.items()),
@@ -74,6 +79,7 @@ class Report:
             entry["late"],
             entry["rejected"],
             entry["bytes_up"] / 1e3,
+            _left(self._ended_s, self.config.training.rounds - entry["round"]),
         )
 
     def sealed(self, round_: int, **facts: Any) -> None:
@@ -92,12 +98,15 @@ class Report:
         unfit: Mapping[str, str],
         rows: Sequence[Row] = (),
         failure: str | None = None,
+        untrained_loss: float | None = None,
+        warning: str | None = None,
         compute: SimulatedCompute | None = None,
     ) -> dict[str, Any]:
         """The whole of ``report.json``.
 
         ``unit`` is what the task counts, ``unfit`` why nodes could not take part, ``rows`` what each node did in each
-        round, ``failure`` what went wrong, ``compute`` where a simulated node's seconds come from.
+        round, ``failure`` what went wrong, ``untrained_loss`` the first model's, ``warning`` what is to be
+        known of a run that completed, ``compute`` where a simulated node's seconds come from.
         """
         nodes_of = by_round(rows)
         last = self.history[-1] if self.history else {}
@@ -106,6 +115,7 @@ class Report:
             "run": self.config.system.run_name,
             "status": "failed" if failure else "completed",
             "failure": failure,
+            "warning": warning,
             "dataset": None if training.task else training.dataset,
             "model": training.task or training.model_architecture,
             "nodes": nodes,
@@ -117,6 +127,7 @@ class Report:
             "bytes_down": sum(entry["bytes_down"] for entry in self.history),
             "accuracy": last.get("accuracy"),
             "loss": last.get("loss"),
+            "untrained_loss": untrained_loss,
             "metrics": last.get("metrics", {}),
             "unit": unit,
             "unfit": unfit,
@@ -128,6 +139,16 @@ class Report:
             "weights": {"max_abs_drift": max_abs_drift},
             "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         }
+
+
+def _left(ended_s: Sequence[float], rounds: int) -> str:
+    """How long ``rounds`` more will take, by the mean of this process's rounds but the first, in which nodes start."""
+    if len(ended_s) < 2:
+        return ""
+    left_s = rounds * (ended_s[-1] - ended_s[0]) / (len(ended_s) - 1)
+    if left_s < MENTIONED_FROM_S:
+        return ""
+    return f"  {left_s:.0f} s left" if left_s < 120 else f"  {left_s / 60:.0f} min left"
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import contextlib
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
+
+from loguru import logger
 
 from hypergpu_fl.config import Scalar, to_run_config
 from hypergpu_fl.config.resuming import refused_changes, stretches_with
@@ -15,6 +18,8 @@ from hypergpu_fl.server.report import Report
 from strategies.engine import Engine
 from strategies.errors import BadLine
 from strategies.event_log import FILE, EventLog, Mark
+from strategies.model.global_model import GOOD
+from strategies.model.layout import Layout
 from strategies.outcome import RoundOutcome
 
 FOLDER: Final = "checkpoints"
@@ -70,8 +75,9 @@ def resume(
 ) -> tuple[float, EventLog, Best | None]:
     """Put ``strategy``, its log and ``report`` back to where they were after ``last_round``, the newest in the books.
 
-    Work that was under way is lost; its nodes are free. Returns the seconds on the run's clock, the log, and the best
-    model.
+    Work that was under way is lost; its nodes are free. Where that round's model is torn, what stays booked is the
+    round, and the next one begins by rolling back to the model before it. Returns the seconds on the run's clock, the
+    log, and the best model.
 
     Raises
     ------
@@ -82,7 +88,10 @@ def resume(
         report.stretches = stretches_with([], settings, 1)
         strategy.log = EventLog(folder / FILE, strategy.state.rules)
         return 0.0, strategy.log, None
-    checkpoint = load(folder / FOLDER, last_round, layout=strategy.layout)
+    try:
+        checkpoint = load(folder / FOLDER, last_round, layout=strategy.layout)
+    except CheckpointError as torn:
+        checkpoint = _before(folder / FOLDER, last_round, strategy.layout, torn)
     state = checkpoint.state
     try:
         strategy.log = EventLog(folder / FILE, strategy.state.rules, after=Mark(**state["log"]))
@@ -96,3 +105,14 @@ def resume(
         raise CheckpointError(
             f"checkpoint {last_round} in {folder / FOLDER} is of another release: {error}", "start the run anew"
         ) from error
+
+
+def _before(folder: Path, version: int, layout: Layout, torn: CheckpointError) -> Checkpoint:
+    """What a torn checkpoint still tells: all but its model, in whose place the one before its round stands."""
+    with contextlib.suppress(CheckpointError):
+        found = load(folder, version, layout=layout, groups=GOOD)
+        if found.vectors:
+            logger.warning("{}; round {} is rolled back to the model before it", torn.cause, version)
+            best = found.best if found.best and found.best.version < version else None
+            return replace(found, best=best)
+    raise CheckpointError(torn.cause, "bring it back from a copy, or start the run anew") from torn

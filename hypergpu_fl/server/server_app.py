@@ -12,7 +12,6 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Context, MetricRecord
@@ -37,7 +36,8 @@ from hypergpu_fl.server.best import aim_of
 from hypergpu_fl.server.ending import until_heard
 from hypergpu_fl.server.enrolment import SameTask
 from hypergpu_fl.server.evaluation import Evaluation
-from hypergpu_fl.server.local_work import LocalWork
+from hypergpu_fl.server.local_work import LocalWork, nodes_at_work
+from hypergpu_fl.server.no_better import warning_of
 from hypergpu_fl.server.node_rounds import NodeRounds, as_csv
 from hypergpu_fl.server.nothing_counted import failure_of
 from hypergpu_fl.server.pipeline import Pipeline
@@ -50,21 +50,20 @@ from hypergpu_fl.task import Task, fresh_model, full_identity, load_task
 from hypergpu_fl.task.check import check_figures
 from hypergpu_fl.task.device import resolve_device
 from strategies import lineup
-from strategies.arrivals import Arrivals, VirtualArrivals, WallArrivals
-from strategies.arrivals.wall import LARGEST_HELLO
+from strategies.arrivals import Arrivals, VirtualArrivals, VirtualLinks, WallArrivals
+from strategies.arrivals.hellos import LARGEST_HELLO
 from strategies.engine import Engine
 from strategies.model.layout import Arrays, Layout
 from strategies.model.server_optimizer import ServerOptimizer
 from strategies.planning import FEWEST_STEPS, MOST_STEPS
 from strategies.settings import Settings
 
-if TYPE_CHECKING:
-    pass
-
 NODES_WAIT_S = 120.0
 SIMULATION_SETTLED_S = 5.0
 DRAIN_S = 60.0
 FLOWER_S = 15.0  # a message's first fixed cost: up to 3 s until it is polled for, then a Python process and torch
+
+Through = Callable[[VirtualLinks], VirtualLinks]
 
 app = ServerApp()
 
@@ -95,8 +94,11 @@ def main(grid: Grid, context: Context) -> None:
         shutil.rmtree(node_state_folder(folder.parent, context.run_id), ignore_errors=True)
 
 
-def run(config: Config, grid: Grid, folder: Path) -> None:
-    """Train on the nodes of ``grid`` and write the run's books, checkpoints and report into ``folder``."""
+def run(config: Config, grid: Grid, folder: Path, *, through: Through = lambda links: links) -> None:
+    """Train on the nodes of ``grid`` and write the run's books, checkpoints and report into ``folder``.
+
+    ``through`` is what simulated links go through, for a benchmark to change them.
+    """
     settings = settings_of(config)
     check_unchanged(folder, settings)
     task = load_task(config.training, config.system, simulated=config.network.enable_simulation)
@@ -125,10 +127,11 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
         strategy = build_strategy(config, Layout.of(first), session=settlement.session)
         began_s, event_log, best = resume(folder, strategy, report, settings=settings, last_round=settlement.last_round)
         exits.enter_context(closing(event_log))
-        settlement.check_model(strategy.model.hash)
-        arrivals, compute = open_arrivals(config, grid, strategy, task, start_s=began_s)
+        settlement.check_model(strategy.model.hash, rolled_back=strategy.state.exploded)
+        arrivals, compute = open_arrivals(config, grid, strategy, task, start_s=began_s, through=through)
         evaluation = Evaluation(task, model, strategy.layout, device=device)
         node_rounds = NodeRounds(books, last_round=settlement.last_round)
+        local_work = LocalWork(config)
         strategy.attendant = Pipeline(
             strategy,
             event_log,
@@ -136,7 +139,7 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
             report,
             RoundMetrics(books, last_round=settlement.last_round),
             node_rounds,
-            LocalWork(config),
+            local_work,
             Registry(books, strategy, clock=registry_clock(arrivals)),
             evaluation,
             Checkpointing(folder, strategy, report, aim_of(config.training), best),
@@ -155,6 +158,7 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
         )
         if not config.network.enable_simulation and settlement.last_round < config.training.rounds:
             wait_for_nodes(grid, config.training.num_nodes, simulated=False)
+        local_work.tell_who()
         with long_lived():
             if strategy.first_round == 1:  # what can be had by chance, which an explosion is told by
                 fresh = evaluation.of(strategy.layout.flatten(first), strategy.layout.buffers(first))
@@ -170,6 +174,8 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
         rows = node_rounds.rows()
     drift = strategy.state.accounts.drift()
     failure = failure_of(rows)
+    untrained = strategy.state.held_out.chance
+    warning = None if failure else warning_of(report.history, untrained)
     write_whole(folder / "nodes.csv", as_csv(rows))
     document = report.document(
         nodes=len(strategy.state.fleet),
@@ -179,11 +185,15 @@ def run(config: Config, grid: Grid, folder: Path) -> None:
         unfit={str(node_id): reason for node_id, reason in strategy.roster.unfit.items()},
         rows=rows,
         failure=failure.cause if failure else None,
+        untrained_loss=untrained,
+        warning=warning.cause if warning else None,
         compute=compute,
     )
     write_json(folder / "report.json", document)
     if failure:
         raise failure
+    if warning:
+        logger.warning("{}; {}", warning.cause, warning.remedy)
 
 
 def train(config: Config, first: Arrays, strategy: Engine, arrivals: Arrivals, report: Report) -> None:
@@ -209,6 +219,9 @@ def train(config: Config, first: Arrays, strategy: Engine, arrivals: Arrivals, r
         )
     except TargetReached:
         logger.info("target {} reached", goal)
+    else:
+        if goal is not None:
+            logger.info("target {} not reached in {} rounds", goal, len(report.history))
 
 
 def build_strategy(config: Config, layout: Layout, *, session: bytes) -> Engine:
@@ -227,7 +240,7 @@ def round_settings(config: Config, *, session: bytes) -> Settings:
     """What the configuration says of a round."""
     training, network = config.training, config.network
     return Settings(
-        cohort=network.cohort or max(1, training.num_nodes // 2),
+        cohort=nodes_at_work(config),
         quota=network.quota,
         deadline_s=network.deadline_s,
         mode=network.mode,
@@ -247,7 +260,7 @@ def round_settings(config: Config, *, session: bytes) -> Settings:
 
 
 def open_arrivals(
-    config: Config, grid: Grid, strategy: Engine, task: Task, *, start_s: float
+    config: Config, grid: Grid, strategy: Engine, task: Task, *, start_s: float, through: Through
 ) -> tuple[Arrivals, SimulatedCompute | None]:
     """Virtual clock and simulated links and processors in simulation, else the wall clock."""
     if not config.network.enable_simulation:
@@ -260,7 +273,7 @@ def open_arrivals(
     links, compute = simulated_links(config, flops)
     compute.tell()
     wan = SimulatedWan(links, strategy.roster.rows.get, seed=config.training.seed)
-    return VirtualArrivals(grid, wan, start_s=start_s), compute
+    return VirtualArrivals(grid, through(wan), start_s=start_s), compute
 
 
 def registry_clock(arrivals: Arrivals) -> Callable[[], float]:

@@ -1,13 +1,17 @@
 """A ServerApp's process that another can take the place of; `hypergpu_fl.server.superexec` starts it.
 
-It is ``flwr-serverapp``, but for three things: it takes up what an earlier process was given; it does not report a
-failure when it is merely ended; and it removes the file that it was started with when Flower has heard how it ended.
+It is ``flwr-serverapp``, but for four things: it loads what a run needs before it is told, on standard input, which one
+it is; it takes up what an earlier process was given; it does not report a failure when it is merely ended; and it
+removes the file that it was told when Flower has heard how it ended.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
+from importlib import import_module
 from pathlib import Path
 from queue import Queue
 from typing import Any, Final
@@ -75,14 +79,17 @@ def awaited(client: RuntimeHttpClient) -> bool:
 def main(arguments: list[str]) -> None:
     """Run a ServerApp."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("kept", type=Path)
     parser.add_argument("parent", type=int)
-    given = parser.parse_args(arguments)
-    end_with(given.parent)
-    kept = Kept.read(given.kept)
+    end_with(parser.parse_args(arguments).parent)
+    with contextlib.suppress(Exception):  # for what it imports: the run's own modules come with the run, and complain
+        import_module("hypergpu_fl.server.server_app")
+    if not (told := sys.stdin.buffer.read()):
+        return
+    file = Path(os.fsdecode(told))
+    kept = Kept.read(file)
     lines: Queue[str | None] = Queue()
     mirror_output_to_queue(lines)
-    take_the_place(given.kept)
+    take_the_place(file)
     forget_own_modules()
     run_serverapp(
         runtime_api_address=kept.address,

@@ -3,10 +3,13 @@
 ``flower-superexec`` starts a ServerApp once. When one dies, with its SuperExec or alone, Flower misses its heartbeats
 and calls the run failed. Here what a ServerApp was started with is kept in a file until Flower has heard how it ended
 (`hypergpu_fl.server.serverapp`). Another process takes its place meanwhile, and goes on where the run's books end.
+
+While no ServerApp is at work, one waits that has Flower and torch loaded, and a run begins some seconds sooner.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -68,9 +71,11 @@ class Keeper(SubprocessExecutor):
     folder: Path
     address: str
     children: dict[Path, subprocess.Popen[bytes]] = field(default_factory=dict)
+    waiting: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
         private_folder(self.folder)
+        self.waiting = _serverapp()
 
     def launch(self, spec: ExecutionSpec) -> LaunchResult:
         """Start a task."""
@@ -101,10 +106,21 @@ class Keeper(SubprocessExecutor):
             self._start(file)
         for file in [file for file, child in self.children.items() if child.poll() is not None and not file.exists()]:
             del self.children[file]
+        if not self.children and (self.waiting is None or self.waiting.poll() is not None):
+            self.waiting = _serverapp()
 
     def _start(self, file: Path) -> None:
-        command = [sys.executable, "-P", "-m", "hypergpu_fl.server.serverapp", str(file), str(os.getpid())]
-        self.children[file] = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        child = self.waiting if self.waiting is not None and self.waiting.poll() is None else _serverapp()
+        self.waiting, self.children[file] = None, child
+        assert child.stdin is not None
+        with contextlib.suppress(BrokenPipeError), child.stdin:  # it died just now: started again when that is seen
+            child.stdin.write(os.fsencode(file))
+
+
+def _serverapp() -> subprocess.Popen[bytes]:
+    """A process that becomes a ServerApp when it is told the file of one."""
+    command = [sys.executable, "-P", "-m", "hypergpu_fl.server.serverapp", str(os.getpid())]
+    return subprocess.Popen(command, stdin=subprocess.PIPE)
 
 
 def input_of(file: Path) -> Path:

@@ -189,15 +189,17 @@ class Settlement:
         data = abi.encode_call("fundTo", self.session, pool)
         return Intent("fund", self.record.contract, self.session, data, value=pool - self._pool, pool=pool)
 
-    def check_model(self, model: bytes) -> None:
-        """Refuse to go on from a model that the last round did not seal.
+    def check_model(self, model: bytes, *, rolled_back: bool = False) -> None:
+        """Refuse to go on from a model that the last round did not seal, or, ``rolled_back``, none did.
 
         Raises
         ------
         LedgerError
             If `model` is another's hash: the checkpoint is of another run, or was changed.
         """
-        if self.last_model is not None and model != self.last_model:
+        with self._engine.connect() as connection:
+            known = model == self.last_model or (rolled_back and self._books.knows(connection, model))
+        if self.last_model is not None and not known:
             raise LedgerError(
                 f"the checkpoint's model is 0x{model.hex()}, round {self.last_round} sealed 0x{self.last_model.hex()}",
                 f"put the checkpoints of this run back into {self.run_dir}, or start a new run",

@@ -91,6 +91,7 @@ def length(data: Any) -> int:
     columns = _columns(data)
     if columns is not None:
         return leading(columns)
+    _refuse_tables(data)
     if isinstance(data, IterableDataset) or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
         raise TaskError(f"data() returned a {type(data).__name__}, which has no length or no order", FORMS)
     return len(data)
@@ -134,6 +135,22 @@ def _columns(data: Any) -> Any:
     if isinstance(data, Mapping):
         return {name: _tensor(part) for name, part in data.items()}
     return tuple(_tensor(part) for part in parts)
+
+
+def _refuse_tables(data: Any) -> None:
+    """Refuse what has a length and an index, but other ones than a batch is made by."""
+    parts = list(data.values()) if isinstance(data, Mapping) else list(data) if isinstance(data, tuple) else []
+    for part in (data, *parts):
+        if hasattr(part, "to_numpy"):
+            raise TaskError(
+                f"data() returned a {type(part).__name__}, which is a table",
+                "return numbers: .to_numpy('float32') of its columns",
+            )
+    if len(parts) > 1 and all(isinstance(part, list) for part in parts) and len(set(map(len, parts))) == 1:
+        raise TaskError(
+            f"data() returned a {type(data).__name__} of {len(parts)} lists: are they columns, or examples?",
+            "of columns make arrays or tensors, of examples a list, such as list(zip(inputs, targets))",
+        )
 
 
 def _bytes_of(columns: Any) -> int:

@@ -23,7 +23,7 @@ from hypergpu_fl.task.sources import SOURCES, Images, Source, deal_by_class
 
 PARTS = ("train", "validation", "test")
 VALIDATION_SHARE, VALIDATION_LIMIT = 0.1, 1000
-READER = 2
+READER = 3
 """Version of the readers; raise it whenever they make something else of the same files."""
 
 
@@ -142,7 +142,13 @@ def _prepare(name: str, source: Source, root: Path) -> ImageSet:
             "replace its files by whole ones",
         ) from error
     if not len(reading.test):
-        raise TaskError(f"data set {name!r} in {root} has no test images", "add some, at least one for every class")
+        raise TaskError(
+            f"data set {name!r} in {root} has no test images: of {len(reading.train):,} a fifth of each class is kept "
+            "for it, where there is no test/"
+            if len(reading.train)
+            else f"data set {name!r} in {root} has no test images",
+            "add some, at least one for every class",
+        )
     given = reading.validation is not None and len(reading.validation) > 0
     parts = {"train": reading.train, "test": reading.test}
     if reading.validation is not None:

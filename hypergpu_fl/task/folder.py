@@ -6,6 +6,7 @@ Nothing is decoded here. The survey is also what prepared data is known by, so i
 from __future__ import annotations
 
 import os
+import re
 import stat
 import unicodedata
 from collections.abc import Iterator
@@ -23,6 +24,10 @@ PARTS: Final = {
     "test": ("test", "testing"),
 }
 _PART_OF: Final = {name: part for part, names in PARTS.items() for name in names}
+# "training_set", "Test data", "val-images"; what is called otherwise is a class.
+_PART_NAME: Final = re.compile(rf"({'|'.join(_PART_OF)})([ _-]?(set|data|dataset|split|images|imgs))?")
+# What a set for detection or segmentation keeps beside one another.
+_NO_CLASS: Final = ("images", "imgs", "jpegimages", "labels", "masks", "annotations", "bboxes", "depth")
 # What file managers and archivers leave behind, besides names that begin with a dot.
 _DEBRIS: Final = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information")
 _HIDDEN: Final = "hidden"
@@ -66,6 +71,8 @@ def survey(root: Path) -> Survey:
     folders = walk.folders("")
     found, notes = _layout(root, folders)
     classes = {part: _class_folders(walk, folder) for part, folder in found.items()}
+    for part, of_part in classes.items():
+        _check_classes(walk, found[part], of_part)
     names = _same_classes(root, found, classes)
     if len(names) < 2:
         count = f"one class, {listed(names)}" if names else "no class"
@@ -80,6 +87,12 @@ def survey(root: Path) -> Survey:
     return Survey(names, flat, (*notes, *walk.notes()))
 
 
+def part_of(folder: str) -> str | None:
+    """The part of a set that a folder of this name holds; None if it is a class's."""
+    match = _PART_NAME.fullmatch(folder.casefold())
+    return _PART_OF[match[1]] if match else None
+
+
 def listed(names: list[str] | tuple[str, ...]) -> str:
     """Some names and how many more there are."""
     more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
@@ -89,9 +102,9 @@ def listed(names: list[str] | tuple[str, ...]) -> str:
 def _layout(root: Path, folders: list[str]) -> tuple[dict[str, str], list[str]]:
     """Part -> its folder below the root, and what to tell; the part ``whole`` is the root or its ``train`` alone."""
     parts: dict[str, str] = {}
-    others = [folder for folder in folders if folder.casefold() not in _PART_OF]
+    others = [folder for folder in folders if part_of(folder) is None]
     for folder in folders:
-        if (part := _PART_OF.get(folder.casefold())) is None:
+        if (part := part_of(folder)) is None:
             continue
         if part in parts:
             raise TaskError(
@@ -136,6 +149,25 @@ def _class_folders(walk: _Walk, folder: str) -> dict[str, str]:
             )
         found[composed] = where
     return found
+
+
+def _check_classes(walk: _Walk, part: str, classes: dict[str, str]) -> None:
+    """Refuse folders that stand where classes are looked for and are likely something else."""
+    if part and not classes:
+        raise TaskError(f"{walk.root} has no class folder in {printable(part)}/", LAYOUTS)
+    odd = [name for name in classes if name.casefold() in _NO_CLASS]
+    if len(odd) > 1:
+        raise TaskError(
+            f"{walk.root} has the folders {listed(odd)}: images and what belongs to them, not classes",
+            "built-in models tell classes apart; for detection or segmentation write a task, docs/your-own-task.md",
+        )
+    below = [walk.only_folders(folder) for folder in classes.values()]
+    if len(below) > 1 and len(below[0]) > 1 and all(names == below[0] for names in below):
+        raise TaskError(
+            f"{walk.root} has the same folders, {listed(below[0])}, in each of {listed(sorted(classes))}: which of the "
+            "two are the classes?",
+            f"of sites or parts name one as training.data_root, or {LAYOUTS}; of classes move the images up",
+        )
 
 
 def _same_classes(root: Path, found: dict[str, str], classes: dict[str, dict[str, str]]) -> tuple[str, ...]:
@@ -185,6 +217,12 @@ class _Walk:
                 self._pass("in no class folder", where)
         return found
 
+    def only_folders(self, folder: str) -> list[str]:
+        """Names of the folders in ``folder`` if nothing else lies there, and none is a part's; else none."""
+        entries = [(name, stat.S_ISDIR(status.st_mode)) for name, _, status in self._entries(folder)]
+        alone = all(is_folder and part_of(name) is None for name, is_folder in entries)
+        return [name for name, _ in entries] if alone else []
+
     def images(self, part: str, label: int, folder: str) -> list[ImageFile]:
         """Images of one class, those in folders below it too.
 
@@ -201,7 +239,7 @@ class _Walk:
             self._enter(here)
             for name, where, status in self._entries(here):
                 if stat.S_ISDIR(status.st_mode):
-                    if name.casefold() in _PART_OF:
+                    if part_of(name):
                         raise TaskError(
                             f"{self.root} has {printable(where)}/: parts lie above classes, not below them",
                             LAYOUTS,

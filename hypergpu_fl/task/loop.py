@@ -138,10 +138,12 @@ def fit(
     TaskError
         If the share is empty, or no step or example is asked for.
     """
-    if min(len(rows), steps, batch_size) < 1:
+    if not len(rows):
+        raise TaskError("the share holds no example", "give every node at least one, or start fewer nodes")
+    if min(steps, batch_size) < 1:
         raise TaskError(
             f"cannot train {steps} steps of {batch_size} samples on a share of {len(rows)}",
-            "let all three be positive",
+            "let both be positive",
         )
     began_s = clock()
     order = SampleOrder(len(rows), np.random.default_rng(seed))
@@ -287,10 +289,19 @@ def _measured(
             for piece in _pieces(batch, micro):
                 with precision():
                     found = figures(model, piece)
-                done.append((count(piece), {name: float(value.double().mean()) for name, value in found.items()}))
+                done.append((count(piece), {name: _mean(name, value) for name, value in found.items()}))
             return done
         except torch.OutOfMemoryError as error:
             micro.halve(leading(batch), error)
+
+
+def _mean(name: str, value: Tensor) -> float:
+    if value.ndim > 1:
+        raise TaskError(
+            f"the figure {name!r} is a tensor of shape {tuple(value.shape)}",
+            "return one number, or one an example; of a table, name the numbers one by one",
+        )
+    return float(value.double().mean())
 
 
 def _pieces(batch: Any, micro: MicroBatch) -> Iterator[Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from hypergpu_fl.config.faults import nearest
 from hypergpu_fl.errors import TaskError
 from hypergpu_fl.task.user_code import user_code
 
@@ -14,9 +14,9 @@ from hypergpu_fl.task.user_code import user_code
 def unknown(field: str, name: str, known: Iterable[str]) -> TaskError:
     """Error for a name that is none of ``known``, with the nearest one as remedy."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1)
+    near = nearest(name, known)
     choices = ", ".join(known)
-    remedy = f"did you mean {near[0]!r}? known: {choices}" if near else f"use one of: {choices}"
+    remedy = f"did you mean {near!r}? known: {choices}" if near else f"use one of: {choices}"
     return TaskError(f"{field} = {name!r} is not known", remedy)
 
 

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hypergpu_fl.errors import TaskError
 from hypergpu_fl.output import printable
+from hypergpu_fl.task.folder import listed
 
 SIDE: Final = 64  # images of a folder come in all sizes; they are scaled to this many pixels a side
 # Pillow would also open PostScript, for which it starts another program.
@@ -50,20 +51,23 @@ def read_images(root: Path, names: Sequence[str]) -> NDArray[np.uint8]:
     """
     pixels_NCHW = np.empty((len(names), 3, SIDE, SIDE), np.uint8)
     deep: dict[int, _Deep] = {}
+    broken: dict[str, str] = {}
     for number, name in enumerate(names):
         try:
             read = _read(root / name)
-        except TaskError:
-            raise
         except Exception as error:  # a file can be broken in more ways than Pillow has errors
-            reason = " ".join(str(error).replace(str(root / name), "").split()) or type(error).__name__
-            raise TaskError(
-                f"the image {printable(name)} in {root} cannot be read: {reason[:200]}", "replace or remove it"
-            ) from error
+            broken[name] = " ".join(str(error).replace(str(root / name), "").split()) or type(error).__name__
+            continue
         if isinstance(read, _Deep):
             deep[number] = read
         else:
             pixels_NCHW[number] = read.transpose(2, 0, 1)
+    if broken:
+        (first, reason), *others = broken.items()
+        more = f"; nor can {len(others):,} more: {listed([name for name, _ in others])}" if others else ""
+        raise TaskError(
+            f"the image {printable(first)} in {root} cannot be read: {reason[:200]}{more}", "replace or remove them"
+        )
     for kind, whites in _WHITES.items():
         members = {number: image for number, image in deep.items() if image.kind == kind}
         if not members:

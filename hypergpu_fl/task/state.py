@@ -73,7 +73,8 @@ def check_model(model: nn.Module) -> None:
     Raises
     ------
     TaskError
-        If it has lazy or complex weights, or no trainable ones.
+        If it has lazy weights or weights on no device, no trainable ones, or anything that travels is not finite or has
+        no plain array: complex, sparse and quantised tensors.
     """
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if is_lazy(tensor):
@@ -81,13 +82,34 @@ def check_model(model: nn.Module) -> None:
                 f"parameter {name!r} of the model is lazy: it has no shape before the first batch",
                 "call the model once on a batch inside model(), or name the sizes",
             )
-        if tensor.is_complex():
+        if tensor.is_meta:
             raise TaskError(
-                f"{name!r} of the model is complex ({tensor.dtype})",
-                "hold real and imaginary parts as two real tensors, and join them with torch.complex in forward()",
+                f"{name!r} of the model is on the meta device: it has no values",
+                "make the model on the CPU, or give it values with to_empty() and an initialisation",
             )
+        if tensor.is_quantized or tensor.layout is not torch.strided:
+            kind = tensor.dtype if tensor.is_quantized else tensor.layout
+            raise TaskError(
+                f"{name!r} of the model is no plain tensor ({kind})", "hold it dense, and in a type such as float32"
+            )
+    for name, tensor in travelling(model).items():
+        _check_travels(name, tensor)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise TaskError("the model has no trainable parameter", "leave requires_grad set on what is to be trained")
+
+
+def _check_travels(name: str, tensor: Tensor) -> None:
+    if tensor.is_complex():
+        raise TaskError(
+            f"{name!r} of the model is complex ({tensor.dtype})",
+            "hold real and imaginary parts as two real tensors, and join them with torch.complex in forward(); "
+            "a constant buffer may be registered with persistent=False",
+        )
+    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        raise TaskError(
+            f"{name!r} of the model is not finite before the first step",
+            "initialise it; a constant buffer, such as a mask of -inf, may be registered with persistent=False",
+        )
 
 
 def layout_text(arrays: Mapping[str, NDArray[Any]]) -> str:

@@ -33,10 +33,35 @@ _REMEDIES: Final = (
         "BatchNorm cannot train on one example: raise training.batch_size, or use GroupNorm",
     ),
     (
-        r"(not|got|object) '?(dict|tuple|list|\w*Output)\b|'(dict|tuple|list|\w*Output)' object",
+        r"numpy\.object_",
+        "give the array one type of number, as with .astype('float32'): text becomes numbers first, and examples of "
+        "unlike length a list",
+    ),
+    (
+        r"found <class 'pandas|DataFrame|'Series'",
+        "return numbers: .to_numpy('float32') of the table's columns",
+    ),
+    (
+        r"each tensor to be equal size|each element in list of batch should be of equal size",
+        "write collate(items), which pads the examples of a batch to one length",
+    ),
+    (
+        r"(must have the same|expected .*|expected scalar) (d?type)|expected scalar type|expected target dtype",
+        "let inputs be float32 as the model is, with .astype('float32') or .float(), and labels of classes int64",
+    ),
+    (
+        r"'list' object has no attribute",
+        "return tensors: from the model its logits alone, from data() a Hugging Face Dataset with_format('torch')",
+    ),
+    (
+        r"(not|got|object) '?(dict|tuple|list|\w*Output)\b|'(dict|tuple|\w*Output)' object",
         "take the tensor out of what the model returns, such as model(x).logits or model(x)[0]",
     ),
-    (r"infer dtype of", "return a tensor from loss(), and tensors or numbers by name from metrics()"),
+    (r"'NoneType' object", "let that method return what it is for; a function without return gives None"),
+    (
+        r"infer dtype of|invalid data type",
+        "return a tensor from loss(), and tensors or numbers by name from metrics()",
+    ),
     (r"[Cc]omplex", "use real parameters and losses"),
     (
         r"cannot be multiplied|size of tensor|shape mismatch|[Ss]izes of tensors|expected input|expected .*batch_size",
@@ -46,7 +71,17 @@ _REMEDIES: Final = (
         r"grad can be implicitly created only for scalar",
         "return one loss, or one a sample as a tensor of one dimension",
     ),
+    (
+        r"^FileNotFoundError",
+        "name files below training.data_root; relative paths count from the folder where the command was typed",
+    ),
     (r"does not require grad", "compute the loss from the model's output, without no_grad(), detach() or item()"),
+    (
+        r"FileNotFoundError|No such file or directory",
+        "name files below self.training.data_root: nodes work in another folder than you, see docs/your-own-data.md",
+    ),
+    (r"^(.*: )?MemoryError", "let data() return a Dataset, whose examples are read as they are needed"),
+    (r"SystemExit", "raise an error that says what is wrong, rather than end the process"),
 )
 
 
@@ -63,11 +98,11 @@ def user_code(doing: str) -> Iterator[None]:
         yield
     except HyperGPUError:
         raise
-    except Exception as error:  # whatever the user's code may raise
+    except (Exception, SystemExit) as error:  # whatever the user's code may raise
         raise task_error(error, doing) from error
 
 
-def task_error(error: Exception, doing: str) -> TaskError:
+def task_error(error: BaseException, doing: str) -> TaskError:
     """What ``error`` means to the one who wrote the task."""
     if isinstance(error, ModuleNotFoundError) and error.name:
         return lacking(error.name, place(error))

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.serverapp import Grid
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from strategies import wire
 from strategies.arrivals.flight import Arrivals, Flight, VirtualLinks, failure, payload_bytes, timing
+from strategies.errors import Refused
 from strategies.round.choosing import LONGEST_TTL_S
 
 
@@ -114,7 +115,7 @@ class VirtualArrivals(Arrivals):
             sent_s=flight.sent_s,
             bytes_down=flight.bytes_down,
             bytes_up=bytes_up,
-            samples=_samples(flight, wire.numbers(content, wire.METRICS) if content else {}),
+            samples=_samples(flight, content),
         )
         took_s = passage.total_s
         if not passage.delivered:
@@ -137,9 +138,12 @@ class VirtualArrivals(Arrivals):
         self._dispatched += 1
 
 
-def _samples(flight: Flight, metrics: Mapping[str, float]) -> float:
+def _samples(flight: Flight, content: RecordDict | None) -> float:
     """Samples the node says it processed, never less than none nor more than it was asked for."""
-    claimed = max(0.0, metrics.get(wire.SAMPLES, 0.0))
+    try:
+        claimed = max(0.0, wire.numbers(content, wire.METRICS).get(wire.SAMPLES, 0.0)) if content else 0.0
+    except Refused:  # the reply is refused when it arrives
+        claimed = 0.0
     return min(claimed, float(flight.order.local_steps * flight.order.batch_size)) if flight.order else claimed
 
 

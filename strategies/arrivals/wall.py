@@ -19,12 +19,11 @@ from flwr.superlink.grid.http_grid import HttpGrid
 from strategies import wire
 from strategies.arrivals.flight import Arrivals, failure, payload_bytes, timing
 from strategies.arrivals.flower_pull import LARGEST_REPLY, Announcement, StillUploading, announced, pull
+from strategies.arrivals.hellos import Hellos
 
 log = logging.getLogger(__name__)
 
 LEAST_TIMED_BYTES = 500_000  # a smaller reply's time is that of its requests and of Flower, not of the link
-HELLO_WITHIN_S = 60.0  # of an announced hello's upload; Flower gives nobody else's answer for it
-LARGEST_HELLO = 4 * 2**20  # bytes
 TURN_S = 2.0  # that a puller waits for one upload before it looks after another
 GRACE_S = 60.0  # after its TTL, until which the SuperLink itself should have answered for the node
 
@@ -84,12 +83,13 @@ class WallArrivals(Arrivals):
     ) -> None:
         super().__init__(grid, poll_s=poll_s)
         self._largest_bytes = largest_bytes
-        self._hellos: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self._announced: set[str] = set()  # announced once; asked again, the SuperLink would say that it has none
+        self._hellos = Hellos(grid, poll_s=poll_s)
         self._began_s = time.monotonic() - start_s
         self._pullers = pullers
         self._awaited: set[str] = set()  # messages whose replies have not been announced
         self._awaiting = threading.Lock()
+        self._parked: dict[str, int] = {}  # bytes kept of uploads that have not ended, by the message they answer
+        self._parking = threading.Lock()
         self._to_pull: queue.SimpleQueue[Pulling] = queue.SimpleQueue()
         self._arrived: queue.SimpleQueue[Arrived] = queue.SimpleQueue()
         self._room = threading.Semaphore(pullers)
@@ -125,33 +125,10 @@ class WallArrivals(Arrivals):
             self._dispatch(terms.refill())
 
     def _answers(self, message_ids: Sequence[str]) -> Iterable[Message]:
-        """See ``Arrivals._answers``: each announced hello is pulled by a thread of its own, and holds up nobody."""
+        """See ``Arrivals._answers``: announced hellos are pulled in threads of their own, and hold up nobody."""
         if not isinstance(self._grid, HttpGrid):
-            yield from super()._answers(message_ids)
-            return
-        fresh = [i for i in message_ids if i not in self._announced]
-        try:
-            for announcement in announced(self._grid, fresh) if fresh else ():
-                self._announced.add(announcement.message_id)
-                threading.Thread(target=self._pull_hello, args=(announcement,), name="hello", daemon=True).start()
-        except Exception as error:  # the SuperLink may be restarting
-            log.warning("looking for hellos failed, will be tried again: %s", error)
-        while not self._hellos.empty():
-            yield self._hellos.get()
-
-    def _pull_hello(self, announcement: Announcement) -> None:
-        query = self._queries.get(announcement.message_id)
-        hello: Message | None
-        try:
-            hello = pull(self._grid, announcement, within_s=HELLO_WITHIN_S, largest_bytes=LARGEST_HELLO)
-        except StillUploading:
-            hello = failure(query, f"its hello did not come in {HELLO_WITHIN_S:.0f} s") if query else None
-        except Exception as error:  # whatever a hostile hello makes Flower raise
-            hello = failure(query, f"its hello cannot be read: {error}"[: wire.LONGEST_EXCUSE]) if query else None
-        if hello is None:
-            self._announced.discard(announcement.message_id)
-        else:
-            self._hellos.put(hello)
+            return super()._answers(message_ids)
+        return self._hellos.answers({i: self._queries[i] for i in message_ids if i in self._queries})
 
     def cancel(self) -> set[int]:
         """See ``Arrivals.cancel``; Flower cannot interrupt a ClientApp, so nobody becomes free before it answers."""
@@ -160,6 +137,7 @@ class WallArrivals(Arrivals):
     def close(self) -> None:
         """Stop pulling."""
         self._stopped.set()
+        self._hellos.close()
 
     def _dispatch(self, messages: Iterable[Message]) -> None:
         batch = list(messages)
@@ -226,9 +204,12 @@ class WallArrivals(Arrivals):
                 arrived = self._pulled(pulling)
             except StillUploading:  # the others' turn
                 self._room.release()
+                self._park(pulling)
                 self._to_pull.put(pulling)
                 self._stopped.wait(self._poll_s)
                 continue
+            with self._parking:
+                self._parked.pop(pulling.announcement.message_id, None)
             if arrived is None:
                 self._room.release()
                 with self._awaiting:
@@ -236,6 +217,19 @@ class WallArrivals(Arrivals):
             else:
                 self._arrived.put(arrived)
             del arrived
+
+    def _park(self, pulling: Pulling) -> None:
+        """Keep what has come of an upload for its next turn, unless all that is kept would be more than of pullers.
+
+        A node that withholds the end of its reply makes the server keep all the rest of it.
+        """
+        message_id, size = pulling.announcement.message_id, sum(map(len, list(pulling.come.values())))
+        with self._parking:
+            others = sum(self._parked.values()) - self._parked.get(message_id, 0)
+            if others + size > self._pullers * self._largest_bytes:
+                pulling.come.clear()
+                size = 0
+            self._parked[message_id] = size
 
     def _pulled(self, pulling: Pulling) -> Arrived | None:
         message_id = pulling.announcement.message_id

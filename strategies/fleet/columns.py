@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from strategies.fleet.agreed import FURTHEST_WORK, most_agreed
 from strategies.fleet.link import (
     REFERENCE_BPS,
     REFERENCE_RTT_S,
@@ -24,7 +25,6 @@ from strategies.fleet.link import (
     observe,
     quality,
 )
-from strategies.fleet.outliers import MAD_TO_SIGMA
 from strategies.fleet.prior import PESSIMISM, Spread, believe, effective, faded
 
 Floats = NDArray[np.float64]
@@ -33,8 +33,6 @@ Bools = NDArray[np.bool_]
 
 PRIOR_SAMPLE_S = 1e-3
 UNREACHABLE_AFTER = 3  # misses in a row after which a node counts as unreachable until it answers again
-LEAST_EXCESS = math.log(1.5)  # by which a node's examples may exceed the median of nodes that are all alike
-LARGEST_EXCESS_Z = 3.0  # robust deviations, in which an honest node in a thousand has more
 GUESSES = {
     "rtt_s": Spread(math.log(3 * REFERENCE_RTT_S), 0.7),
     "uplink_bps": Spread(math.log(REFERENCE_BPS), 1.0),
@@ -171,17 +169,26 @@ class Fleet:
     def agree(self, *, most: int, as_claimed: bool) -> None:
         """Set what every node's data count for, in weight and in pay: what it claimed, but no more than ``most``.
 
-        Unless all are believed ``as_claimed``, no more either than a node of honest data can be expected to have:
-        ``exp(median + 3 sigma)`` of the claims' logarithms, with ``sigma = 1.4826 MAD``, at least ``log(1.5) / 3``. So
-        among nodes alike one counts for half more than its share at most, and unlike ones are left as they are.
+        Unless all are believed ``as_claimed``, no more either than the connected nodes' claims allow any one of them,
+        see ``agreed.most_agreed``.
         """
-        cap = float(most)
-        if not as_claimed and (claimed := self.claimed[self.online & (self.claimed > 0)]).size:
-            logs = np.log(claimed.astype(np.float64))
-            median = float(np.median(logs))
-            sigma = max(LEAST_EXCESS / LARGEST_EXCESS_Z, MAD_TO_SIGMA * float(np.median(np.abs(logs - median))))
-            cap = min(cap, math.exp(median + LARGEST_EXCESS_Z * sigma) * (1 + 1e-9))
-        self.examples[:] = np.minimum(self.claimed, math.floor(cap))
+        self.examples[:] = np.minimum(self.claimed, most)
+        if not as_claimed:
+            cap = most_agreed(self.examples[self.online & (self.claimed > 0)])
+            if cap < most:
+                self.examples[:] = np.minimum(self.examples, max(1, math.floor(cap * (1 + 1e-9))))
+
+    def to_pass(self, *, most: int, as_claimed: bool) -> Ints:
+        """Examples that a pass over its data takes each node: as claimed, up to ``most``.
+
+        Unless all are believed ``as_claimed``, up to ``FURTHEST_WORK`` times the median as well, for what is asked of a
+        node decides how long the others wait for it. A node that claims more makes less than a whole pass.
+        """
+        claimed = np.minimum(self.claimed, most)
+        typical = claimed[self.online & (self.claimed > 0)]
+        if as_claimed or not typical.size:
+            return claimed
+        return np.minimum(claimed, max(1, math.floor(FURTHEST_WORK * float(np.median(typical)))))
 
     def observe(self, row: int, sample: LinkSample, *, round: int = 0) -> None:
         """Fold a delivered round trip of node ``row`` into its link."""

@@ -5,7 +5,7 @@ Names used here: P = floating-point values of the model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -99,25 +99,39 @@ class DenseUpdate:
 class StreamingMean:
     """Mean of updates normalised by local steps, as FedNova (arXiv 2007.07481) does.
 
-    ``mean = tau_eff * sum(p_i * delta_i / tau_i)`` with ``p_i = w_i / sum(w)`` and ``tau_eff = sum(p_i * tau_i)``:
-    a node that could make more steps moves the model in its own direction no further than its weight allows.
+    ``mean = tau_eff * sum(p_i * delta_i / tau_i)`` with ``p_i = w_i / sum(w)``: a node that could make more steps moves
+    the model in its own direction no further than its weight allows. ``tau_eff`` is free in FedNova; here it is the
+    median of the ``tau_i`` weighted by ``p_i``: their mean would let one node that claims much data, and is asked for
+    as many steps, lengthen the step of all.
     """
 
     def __init__(self, size: int) -> None:
         self._sum_P = np.zeros(size, dtype=np.float32)
-        self._weight = 0.0
-        self._weighted_steps = 0.0
-        self.count = 0
+        self._weights: list[float] = []
+        self._steps: list[int] = []
 
     def add(self, update: Update, *, weight: float, steps: int) -> None:
         """Fold in one update; ``weight`` > 0, ``steps`` >= 1."""
         update.add_to(self._sum_P, weight / steps)
-        self._weight += weight
-        self._weighted_steps += weight * steps
-        self.count += 1
+        self._weights.append(weight)
+        self._steps.append(steps)
+
+    @property
+    def count(self) -> int:
+        """Updates folded in."""
+        return len(self._steps)
 
     def mean(self) -> Vector:
         """The mean so far, in place: the accumulator is handed over and must not be added to again."""
-        if self._weight > 0:
-            self._sum_P *= np.float32(self._weighted_steps / self._weight**2)
+        if self._steps:
+            self._sum_P *= np.float32(typical_steps(self._steps, self._weights) / sum(self._weights))
         return self._sum_P
+
+
+def typical_steps(steps: Sequence[int], weights: Sequence[float]) -> int:
+    """The weighted median of some updates' local steps, the lower where two are."""
+    half, found = sum(weights) / 2, 0.0
+    for step, weight in sorted(zip(steps, weights, strict=True)):
+        if (found := found + weight) >= half * (1 - 1e-12):
+            return step
+    raise ValueError("there is no update")

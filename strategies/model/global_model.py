@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from flwr.app import Array, ArrayRecord
@@ -26,6 +26,7 @@ from strategies.model.server_optimizer import ServerOptimizer
 from strategies.model.statistics import Statistics
 
 DECAY = 8
+GOOD: Final = ("good", "good_average", "good_buffer")  # groups of what a roll-back returns to
 
 
 class GlobalModel:
@@ -112,10 +113,12 @@ class GlobalModel:
         return {"version": self.version, "optimizer_steps": self._optimizer.steps}, vectors
 
     def restore(self, state: Mapping[str, Any], vectors: Mapping[str, NDArray[Any]]) -> None:
-        """Inverse of ``state``; the model is published again."""
+        """Inverse of ``state``; the model is published again. Of ``GOOD`` alone, it is the one before the last step."""
         self.version = state["version"]
         if "good" in vectors:
             self._good = vectors["good"], vectors["good_average"], _under("good_buffer/", vectors)
+        if "model" not in vectors:
+            return self.roll_back(version=self.version)
         self._optimizer.steps = state["optimizer_steps"]
         self._optimizer.vectors = {name: vector.copy() for name, vector in _under("optimizer/", vectors).items()}
         self._publish(vectors["model"], _under("buffer/", vectors), vectors["average"])

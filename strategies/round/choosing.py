@@ -47,13 +47,14 @@ def refill(state: State, open_: OpenRound) -> list[Command]:
 def planned(state: State) -> FleetPlan:
     """What each node would do, as things stand."""
     settings, fleet, levels = state.rules.settings, state.fleet, state.rules.levels
-    fleet.agree(most=settings.max_examples, as_claimed=settings.examples == "claimed")
+    as_claimed = settings.examples == "claimed"
+    fleet.agree(most=settings.max_examples, as_claimed=as_claimed)
     ratios = {level.name: level.expected_ratio for level in levels}
     if settings.codec != "auto":
         levels = tuple(level for level in levels if level.name == settings.codec)
     model_bytes = round(4 * state.rules.model_values * settings.byte_scale)
     workload = Workload(
-        settings.base_steps(fleet.examples),
+        settings.base_steps(fleet.to_pass(most=settings.max_examples, as_claimed=as_claimed)),
         settings.batch_size,
         model_bytes,
         state.common_bytes * settings.byte_scale,

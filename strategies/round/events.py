@@ -189,10 +189,14 @@ class Evaluated:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """The server was started again from the state it is in. Without ``in_flight``, work that was under way is lost."""
+    """The server was started again from the state it is in. Without ``in_flight``, work that was under way is lost.
+
+    With ``model_lost`` the latest version cannot be read any more, and the next round begins with a roll-back.
+    """
 
     at_s: float
     in_flight: bool
+    model_lost: bool = False
     kind: Literal["resumed"] = "resumed"
 
 

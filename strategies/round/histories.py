@@ -38,10 +38,10 @@ class NormHistory:
         if len(others) < ENOUGH_NODES:
             longest = COLD_FACTOR * max(1.0, model_norm)
             if norm > longest:
-                raise Refused(Reason.NORM_OUTLIER, f"norm {norm:.3g}, at first at most {longest:.3g} is taken")
+                raise _outlier(f"norm {norm:.3g}, at first at most {longest:.3g} is taken")
             return
         if (z := robust_z(_log_norm(norm, steps), others)) > LARGEST_Z:
-            raise Refused(Reason.NORM_OUTLIER, f"norm {norm:.3g} after {steps} steps, z-score {z:.1f} > {LARGEST_Z}")
+            raise _outlier(f"norm {norm:.3g} after {steps} steps, z-score {z:.1f} > {LARGEST_Z}")
 
     def add(self, row: int, norm: float, steps: int) -> None:
         """Remember a norm."""
@@ -89,6 +89,10 @@ class Replays:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Inverse of ``state``."""
         self._last = {int(row): (digest, tuple(sketch), round) for row, (digest, sketch, round) in state.items()}
+
+
+def _outlier(found: str) -> Refused:
+    return Refused(Reason.NORM_OUTLIER, f"{found}; if many are, lower the learning rate, or scale inputs and targets")
 
 
 def _alike(left: Sequence[float], right: Sequence[float]) -> bool:

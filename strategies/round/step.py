@@ -107,13 +107,16 @@ def _answered(state: State, event: Answered) -> list[Command]:
     open_, order = _open(state, event, Phase.COLLECTING), _taken(state, event.order)
     if order is None:
         return [_unknown(event.order)]
-    open_.replies += 1
+    why = None
     try:
         commands: list[Command] = [judge(state, open_, order, event)]
+        open_.replies += 1
     except Refused as refusal:
-        commands = _refused(state, open_, event, order.row, refusal)
+        why = refusal
     except (ArithmeticError, ValueError) as error:  # one reply's numbers never end a run
         why = Refused(Reason.MALFORMED, f"what it says cannot be computed with: {type(error).__name__}: {error}"[:500])
+    if why is not None:
+        open_.failures += 1  # who is refused fills no place of those that the round waits for
         commands = _refused(state, open_, event, order.row, why)
     return commands + refill(state, open_)
 
@@ -178,7 +181,7 @@ def _evaluated(state: State, event: Evaluated) -> list[Command]:
     if held_out.exploded(event.loss):
         state.exploded = True
         return _blamed(state, culprits(suspects, held_out.most), event.at_s)
-    held_out.before = event.loss
+    held_out.sound(event.loss)
     return []
 
 
@@ -190,6 +193,9 @@ def _resumed(state: State, event: Resumed) -> list[Command]:
     if not event.in_flight:
         state.orders.clear()
         state.fleet.orders[:] = 0
+    if event.model_lost:
+        state.exploded = True
+        state.fleet.held[:] = -1
     return []
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 from flwr.app import Message
+from loguru import logger
 from sqlalchemy import create_engine, text
 
 from hypergpu_fl.bench.in_process import InProcessGrid
 from hypergpu_fl.config import Config, to_run_config
-from hypergpu_fl.errors import LedgerError
+from hypergpu_fl.errors import CheckpointError, LedgerError
 from hypergpu_fl.ledger.bundle import Bundle
 from hypergpu_fl.ledger.identity import derive_simulated_key
 from hypergpu_fl.ledger.proof import ContributionProof, verify_proof
@@ -22,6 +23,7 @@ from hypergpu_fl.server import checkpoint
 from hypergpu_fl.server.server_app import run
 from hypergpu_fl.settlement import Settlement, load_books, verify
 from strategies import wire
+from strategies.round.replay import replay
 
 NODES = 4
 Tamper = Callable[[list[Message]], None]
@@ -170,6 +172,52 @@ def test_a_run_does_not_go_on_from_another_runs_checkpoint(tmp_path: Path) -> No
     with pytest.raises(LedgerError, match="the checkpoint's model is 0x"):
         run(config, grid, tmp_path / "mine")
     assert len(load_books(tmp_path / "mine").rounds) == 3
+
+
+def torn(folder: Path, group: str) -> Path:
+    """File of a group of the newest checkpoint, which a disk has cut short."""
+    files = json.loads((folder / "checkpoints" / "00000003.json").read_text())["files"]
+    file = folder / "checkpoints" / f"{files[group]}.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    return file
+
+
+@pytest.mark.parametrize(("group", "enabled"), [("model", True), ("model", False), ("average", False)])
+def test_a_run_whose_newest_model_is_torn_goes_on_from_the_one_before_and_says_so(
+    tmp_path: Path, group: str, enabled: bool
+) -> None:
+    folder = tmp_path / "run"
+    train(folder, enabled=enabled)
+    file = torn(folder, group)
+    config = configured(folder, rounds=5, enabled=enabled)
+    said: list[str] = []
+    sink = logger.add(said.append, format="{message}", level="WARNING")
+    run(config, InProcessGrid(app, NODES, to_run_config(config), state_dir=folder / "nodes"), folder)
+    logger.remove(sink)
+    assert any(file.name in line and "round 3 is rolled back to the model before it" in line for line in said)
+    report = json.loads((folder / "report.json").read_text())
+    assert [entry["round"] for entry in report["history"]] == [1, 2, 3, 4, 5]
+    assert report["history"][4]["accuracy"] > report["history"][1]["accuracy"] - 0.05
+    bundle = load_books(folder)
+    verify(bundle)
+    third, fourth = bundle.rounds[2:4]
+    assert fourth.contributions[0].base_model == third.contributions[0].base_model != third.model
+    with (folder / "events.jsonl").open("rb") as lines:
+        told = replay(lines)
+    assert (told.rounds, told.broken, told.difference) == (5, None, None)
+
+
+def test_a_run_whose_newest_model_and_the_one_before_are_torn_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    train(folder, enabled=False)
+    file = torn(folder, "model")
+    torn(folder, "good")
+    config = configured(folder, rounds=5, enabled=False)
+    grid = InProcessGrid(app, NODES, to_run_config(config), state_dir=folder / "nodes")
+    with pytest.raises(CheckpointError, match=file.name) as caught:
+        run(config, grid, folder)
+    assert "start the run anew" in caught.value.remedy
+    assert len(load_books(folder).rounds) == 3
 
 
 def test_nodes_keep_receipts_of_what_was_sealed_and_final(tmp_path: Path) -> None:

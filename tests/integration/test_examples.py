@@ -6,6 +6,7 @@ import importlib
 import json
 import math
 import pydoc_data.topics
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -184,3 +185,14 @@ def test_a_project_of_init_is_checked_trained_exported_and_loaded_in_plain_pytor
         np.arange(len(labels)), np.random.default_rng(0).permutation(len(labels))[: round(0.1 * len(labels))]
     )
     assert mean_loss(net, inputs[kept], labels[kept], F.cross_entropy) == pytest.approx(report["loss"], abs=1e-4)
+
+
+def test_the_documents_tell_how_many_lines_each_example_takes_of_ones_own() -> None:
+    table = (EXAMPLES.parent / "docs" / "your-own-task.md").read_text()
+    told = dict(re.findall(r"^\| \[(\w+)\]\(../examples/\w+\) .*\| (\d+, \d+) \|$", table, re.MULTILINE))
+    tasks = {"regression": "diabetes.py", "folder": "net.py", "gpt": "gpt.py", "lora": "lora.py"}
+    counted = {
+        name: ", ".join(str(len((EXAMPLES / name / file).read_text().splitlines())) for file in (task, "config.toml"))
+        for name, task in tasks.items()
+    }
+    assert told == counted

@@ -26,6 +26,11 @@ def test_a_new_project_runs_and_its_weights_have_the_reported_loss_in_plain_pyto
     assert invoke(["run", "--config", "config.toml"]) == 0
     assert "target accuracy >= 0.97 reached" in capfd.readouterr().out
     assert invoke(["export", "latest", "--out", "model"]) == 0
+    about = json.loads(Path("model/model.json").read_text())
+    assert (about["task"], about["model"], about["dataset"]) == ("task:Diagnosis", None, None)
+    capfd.readouterr()
+    assert invoke(["ledger", "list", "latest"]) == 0
+    assert "no chain" in (listed := capfd.readouterr().out) and "PREPARED" not in listed
 
     net = torch.nn.Sequential(torch.nn.Linear(30, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2))
     net.load_state_dict(load_file("model/model.safetensors"))

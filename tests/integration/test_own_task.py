@@ -10,6 +10,8 @@ import pytest
 from hypergpu_fl.cli import invoke
 
 TASK = """\
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -24,7 +26,8 @@ class Curve(TorchTask):
         return nn.Sequential(nn.Linear(1, width), nn.Tanh(), nn.Linear(width, 1))
 
     def data(self, partition):
-        return points(64, seed=-1 if partition is None else partition)
+        samples = int(Path(self.training.options["samples"]).read_text())
+        return points(samples, seed=-1 if partition is None else partition)
 
     def loss(self, model, batch):
         inputs, targets = batch
@@ -57,14 +60,16 @@ target = "mae <= 0.9"
 
 [training.options]
 width = 16
+samples = "data/samples.txt"
 """
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "mine"
-    folder.mkdir()
-    for name, text in (("curve.py", TASK), ("curves.py", CURVES), ("run.toml", CONFIG)):
+    (folder / "data").mkdir(parents=True)
+    files = {"curve.py": TASK, "curves.py": CURVES, "run.toml": CONFIG, "data/samples.txt": "64"}
+    for name, text in files.items():
         (folder / name).write_text(text)
     monkeypatch.chdir(folder)
     monkeypatch.delenv("HYPERGPU_RUNS")
@@ -79,6 +84,8 @@ def test_a_task_of_ones_own_runs_from_its_folder_and_is_called_by_its_name(
     assert "run curve-1: curve:Curve, 3 nodes, 4 rounds" in out
     assert "mlp" not in out and "digits" not in out and "accuracy" not in out and "nan" not in out
     assert "target mae <= 0.9 reached" in out
+    told = ["1 of 3 nodes are asked to work at a time, half", "local work in round 1", "round   1/4"]
+    assert sorted(told, key=out.index) == told
     report = json.loads((project / "runs" / "curve-1" / "report.json").read_text())
     assert (report["model"], report["dataset"], report["unit"]) == ("curve:Curve", None, "examples")
     last = report["history"][-1]
@@ -86,6 +93,20 @@ def test_a_task_of_ones_own_runs_from_its_folder_and_is_called_by_its_name(
     assert last["metrics"].keys() == {"mae"} and last["metrics"]["mae"] <= 0.9
     assert report["metrics"] == last["metrics"] and last["loss"] == report["loss"]
     assert last["arrived"] > 0 and report["unfit"] == {}
+    assert report["warning"] is None and report["loss"] < report["untrained_loss"]
+
+
+def test_a_run_whose_model_is_no_better_than_the_untrained_one_says_so_at_its_end(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("learning_rate=0.3", "local_steps=5", "rounds=1", "target=mae <= 0.0001")
+    assert invoke(["run", "--config", "run.toml", *(f"--set=training.{setting}" for setting in settings)]) == 0
+    out = capfd.readouterr().out
+    report = json.loads((project / "runs" / "curve-1" / "report.json").read_text())
+    assert report["loss"] >= report["untrained_loss"] and report["status"] == "completed"
+    assert report["warning"].startswith("the last model is no better than the untrained one: loss ")
+    assert "warning: the last model is no better" in out and "lower training.learning_rate" in out
+    assert "target mae <= 0.0001 not reached in 1 rounds" in out
 
 
 def test_a_target_that_the_task_does_not_measure_is_refused_before_the_first_round(

@@ -204,6 +204,12 @@ def test_all_faults_are_told_at_once() -> None:
     }
 
 
+def test_the_beginning_of_a_setting_is_met_with_the_whole() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(overrides={"training.model": "mlp"})
+    assert [fault.remedy for fault in caught.value.faults][0] == "did you mean training.model_architecture?"
+
+
 @pytest.mark.parametrize("path", sorted(_FIELDS))
 def test_a_misspelt_setting_is_met_with_the_right_one(path: str) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.model.aggregation import Update
+from strategies.model.aggregation import Update, typical_steps
 from strategies.model.layout import Vector
 
 BLOCK = 65_536  # columns reduced at once
@@ -40,12 +40,11 @@ class HeldUpdates(ABC):
         self._steps.append(steps)
 
     def mean(self) -> Vector:
-        """See ``Aggregator.mean``: the rule's result per step, times the weighted mean of local steps."""
+        """See ``Aggregator.mean``: the rule's result per step, times the weighted median of local steps."""
         if not self._vectors:
             return np.zeros(self._size, dtype=np.float32)
-        steps = float(np.average(self._steps, weights=self._weights))
         reduced_P = self._reduce()
-        reduced_P *= np.float32(steps)
+        reduced_P *= np.float32(typical_steps(self._steps, self._weights))
         return reduced_P
 
     @abstractmethod

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from rounds import a_round, node_key
 from rpc import ask, funded_signer
 
 from hypergpu_fl.chain import abi
-from hypergpu_fl.chain.anvil import Anvil
+from hypergpu_fl.chain.anvil import Anvil, find_anvil
 from hypergpu_fl.chain.client import Client
 from hypergpu_fl.chain.contract import LedgerContract, Status
 from hypergpu_fl.chain.direct import Sent, send_and_wait
@@ -227,3 +228,22 @@ def test_accounts_that_differ_in_their_last_bit_alone_are_both_paid(run: Run) ->
         assert len(proof) == 160
         run.call("claim", run.session, account, run.session, [commitment], [(1, GWEI, proof)])
         assert run.client.balance(account) == before + GWEI
+
+
+@pytest.mark.chain
+def test_a_chain_of_thousands_of_blocks_leaves_nothing_on_the_disk_and_still_pays_for_its_first_rounds(
+    contracts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # where anvil would keep the states of all but the newest 1,500 blocks
+    with Anvil(find_anvil([contracts])) as anvil:
+        client, coordinator, payer = HttpChain([anvil.url]), funded_signer(anvil.url), funded_signer(anvil.url)
+        deployed = sent(client, coordinator, None, abi.bytecode())
+        run = Run(client, coordinator, payer, created_address(coordinator.address, deployed.nonce))
+        run.train()
+        run.train()
+        ask(anvil.url, "anvil_mine", hex(1_600))
+        assert shared_rounds(run.bundle, client) == 2
+        assert run.claimed(0) == run.rewards.cumulative[node_key(0).address]
+        anvil.process.kill()
+        anvil.process.wait()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

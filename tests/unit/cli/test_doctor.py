@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from hypergpu_fl import redaction
 from hypergpu_fl.cli import doctor
@@ -66,6 +67,24 @@ def test_what_a_run_needs_and_lacks_is_missing(tmp_path: Path, monkeypatch: pyte
     assert "cannot be written" in doctor.check_disk(tmp_path)[0].found
     monkeypatch.setattr(doctor.sys, "version_info", (3, 10, 1))
     assert doctor.check_python()[0].status == doctor.MISSING
+
+
+def test_what_was_passed_over_of_the_data_is_a_row(hypergpu: Command, tmp_path: Path) -> None:
+    for pet in ("cat", "dog"):
+        (tmp_path / "own" / pet).mkdir(parents=True)
+        for number in range(10):
+            Image.new("L", (8, 8), number).save(tmp_path / "own" / pet / f"{number}.png")
+    (tmp_path / "own" / "dog" / "portrait.heic").write_bytes(b"not read")
+    file = tmp_path / "own.toml"
+    file.write_text(
+        "training.dataset = 'folder'\ntraining.num_nodes = 2\n"
+        f"training.data_root = {str(tmp_path / 'own')!r}\nblockchain.enabled = false\n"
+    )
+    code, out, err = hypergpu("doctor", "--config", str(file), "--format", "json")
+    rows = {row["check"]: row for row in json.loads(out)}
+    assert (code, err, rows["task"]["status"]) == (0, "", doctor.OK)
+    assert rows["data"]["status"] == doctor.NOTE
+    assert rows["data"]["found"].endswith("own: 1 passed over, with an unknown ending: dog/portrait.heic")
 
 
 def test_a_check_that_breaks_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

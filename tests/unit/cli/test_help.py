@@ -39,6 +39,14 @@ def test_the_walk_sees_the_commands_that_there_are() -> None:
     assert {"run", "export", "config check", "ledger proof", "node start", "bench codec"} <= set(COMMANDS)
 
 
+def test_no_group_of_commands_offers_to_complete_a_program_of_its_own_name() -> None:
+    context = click.Context(cli.hypergpu)
+    for name in cli.hypergpu.list_commands(context):
+        command = cli.hypergpu.get_command(context, name)
+        assert command is not None
+        assert not {"install_completion", "show_completion"} & {parameter.name for parameter in command.params}
+
+
 @pytest.mark.parametrize("path", COMMANDS)
 def test_every_argument_and_option_says_what_it_is(path: str) -> None:
     silent = [

@@ -169,7 +169,7 @@ def test_an_interrupted_run_names_the_way_on_that_there_is(tmp_path: Path) -> No
 
 
 REPORT = {
-    "accuracy": 0.9312,
+    "metrics": {"accuracy": 0.9312},
     "loss": 0.25,
     "rounds": 20,
     "clock": "virtual",
@@ -184,9 +184,13 @@ def test_the_last_table_tells_what_was_learnt_and_sealed(tmp_path: Path, capsys:
     (tmp_path / "report.json").write_text(json.dumps(REPORT))
     run.conclude(tmp_path, "demo", Format.DEFAULT)
     out = capsys.readouterr().out
-    for text in ("0.9312", "virtual", "431.2", "1.50, 2.00", "20, 20", "0xabc", str(tmp_path)):
+    for text in ("0.9312", "virtual", "431.2", "1.5, 2", "20, 20", "0xabc", str(tmp_path)):
         assert text in out
+    assert "warning" not in out
     run.conclude(tmp_path, "demo", Format.JSON)
     assert json.loads(capsys.readouterr().out)["report"] == REPORT
+    (tmp_path / "report.json").write_text(json.dumps(REPORT | {"warning": "no better than the untrained one"}))
+    run.conclude(tmp_path, "demo", Format.DEFAULT)
+    assert "no better than the untrained one" in capsys.readouterr().out
     run.conclude(tmp_path / "elsewhere", "demo", Format.DEFAULT)
     assert "where the SuperLink runs" in capsys.readouterr().out

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -161,23 +162,41 @@ def test_no_damaged_byte_goes_unnoticed(
         assert same(found, saved)  # a change of white space in the manifest is none
 
 
-def test_a_torn_newest_checkpoint_is_refused_unless_an_older_one_is_asked_for(tmp_path: Path) -> None:
-    save(tmp_path, example(1))
-    save(tmp_path, example(2))
-    newest = tmp_path / f"{file_of(tmp_path, 2)}.safetensors"
-    newest.write_bytes(newest.read_bytes()[:-1])
-    with pytest.raises(CheckpointError, match=newest.name):
-        load(tmp_path)
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("spoil", [cut, flip, Path.unlink, lambda file: file.write_bytes(b"")])
+@pytest.mark.parametrize("part", ["vector", "manifest"])
+def test_of_a_torn_newest_checkpoint_the_one_before_is_exported_and_said_so(
+    tmp_path: Path, spoil: Callable[[Path], None], part: str
+) -> None:
+    for version in (1, 2):
+        save(tmp_path, example(version))
+    whole = json.loads((tmp_path / "00000002.json").read_text())["files"]["average"]
+    newest = tmp_path / ("00000002.json" if part == "manifest" else f"{whole}.safetensors")
+    spoil(newest)
+    if newest.exists() or part == "vector":
+        with pytest.raises(CheckpointError, match=newest.name):
+            load(tmp_path)
     logged: list[str] = []
     sink = module.logger.add(logged.append, format="{message}")
     try:
-        assert load(tmp_path, newest_valid=True).version == 1
+        assert load_model(tmp_path).version == 1
     finally:
         module.logger.remove(sink)
-    assert "skipping checkpoint 2" in logged[0] and newest.name in logged[0]
-    (tmp_path / f"{file_of(tmp_path, 1)}.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="none of the checkpoints"):
-        load(tmp_path, newest_valid=True)
+    if newest.exists() or part == "vector":
+        assert newest.name in logged[0] and logged[0].endswith("version 1 is taken in its place\n")
+    for file in tmp_path.glob("*.safetensors"):
+        file.unlink()
+    with pytest.raises(CheckpointError, match=newest.name if newest.exists() or part == "vector" else "safetensors"):
+        load_model(tmp_path)
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:

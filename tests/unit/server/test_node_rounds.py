@@ -57,10 +57,18 @@ def test_each_order_and_each_late_reply_has_one_row_with_its_verdict_by_the_node
         ("node-3", "working", 1003),  # it failed, and was asked again
         ("node-10", "counted", 1010),
     ]
+    assert [(row["node"], row["attempt"], row["ordered"]) for row in made[1:5]] == [
+        ("node-2", 1, 3),
+        ("node-2", 2, 4),
+        ("node-3", 1, 4),
+        ("node-3", 2, 4),
+    ]
     assert made[3]["refusal"] == "error reply: no memory"
     assert made[-1] | {"metrics": {}} == {
         "round": 4,
         "node": "node-10",
+        "attempt": 1,
+        "ordered": 4,
         "verdict": "counted",
         "refusal": None,
         "steps": 2,

@@ -66,7 +66,7 @@ def test_a_seed_makes_a_run_and_node_ids_do_not_matter() -> None:
 
 def test_peers_get_one_codec_the_baselines_steps_and_weights_by_examples() -> None:
     grid = trainers(10)
-    engine, diary = build("random", mode="sync", batch_size=16)
+    engine, diary = build("random", mode="sync", batch_size=16, examples="claimed")
     play(engine, VirtualArrivals(grid, SLOW_BY_FIVE), 3)
     for outcome in diary.rounds:
         assert len(outcome.accepted) == 5

@@ -82,6 +82,15 @@ READ: dict[str, tuple[Make, tuple[str, ...], tuple[int, int, int]]] = {
         (6, 0, 2),
     ),
     "a class called test": (tree("train/test", "train/val", "test/test", "test/val"), ("test", "val"), (8, 2, 6)),
+    **{
+        f"{train} and {test}": (
+            tree(*(f"{part}/{pet}" for part in (train, test) for pet in ("cat", "dog"))),
+            ("cat", "dog"),
+            (8, 2, 6),
+        )
+        for train, test in (("training_set", "test_set"), ("Train Data", "Test Data"), ("trainset", "valset"))
+    },
+    "a class like a part": (tree("trainer", "tests"), ("tests", "trainer"), (6, 0, 2)),
     "capital letters": (tree("Training/A", "Training/a", "Testing/A", "Testing/a"), ("A", "a"), (8, 2, 6)),
     "folders below classes": (tree("cat/2023", "cat/2024", "dog"), ("cat", "dog"), (9, 1, 2)),
 }
@@ -111,7 +120,7 @@ def test_a_known_layout_is_read(
 REFUSED: dict[str, tuple[Make, str]] = {
     "nothing": (lambda root: root.mkdir(), "holds no class"),
     "one class": (tree("cat"), "one class, cat"),
-    "train alone with images in it": (tree("train"), "holds no class"),
+    "train alone with images in it": (tree("train"), "no class folder in train/"),
     "one folder too high": (tree("images/cat", "images/dog"), r"images/ has several: is it the folder meant\?"),
     "classes beside parts": (tree("train/cat", "train/dog", "cat"), "has cat beside train"),
     "val and valid": (tree("val/cat", "valid/cat", "train/cat"), "both val/ and valid/"),
@@ -130,7 +139,20 @@ REFUSED: dict[str, tuple[Make, str]] = {
         "class emu .*, emu/1.raw, emu/2.cr2 among them",
     ),
     "a class of empty files": (tree("cat", "dog", **{"emu/1.png": b""}), "class emu"),
-    "images and labels": (tree("images", **{"labels/1.txt": b"0 0.5"}), "class labels"),
+    "images and labels": (tree("images", **{"labels/1.txt": b"0 0.5"}), "folders images, labels: .* not classes"),
+    "images and masks": (
+        tree("train/images", "train/masks", "val/images", "val/masks"),
+        "images, masks: .* not classes",
+    ),
+    "a flat part": (tree("train/cat", "train/dog", **{"val/1.JPEG": b"1"}), "no class folder in val/"),
+    "sites": (
+        tree("site-a/cat", "site-a/dog", "site-b/cat", "site-b/dog"),
+        "same folders, cat, dog, in each of site-a, site-b",
+    ),
+    "folds": (
+        tree("train/fold1/cat", "train/fold1/dog", "train/fold2/cat", "train/fold2/dog"),
+        "same folders, cat, dog, in each of fold1, fold2",
+    ),
     "a cycle": (and_then(tree("cat", "dog"), linked("cat/again", "cat")), "cat and cat/again .* same folder"),
     "one folder as two classes": (and_then(tree("cat", "dog"), linked("fox", "cat")), "cat and fox .* same folder"),
     "one image in two parts": (
@@ -320,6 +342,12 @@ def test_an_image_that_cannot_be_kept_whole_is_refused_by_name(make: Make, cause
     make(tmp_path)
     with pytest.raises(TaskError, match=cause):
         read_images(tmp_path, [file.name for file in tmp_path.iterdir()])
+
+
+def test_all_images_that_cannot_be_read_are_counted_at_once(tmp_path: Path) -> None:
+    tree("cat", **{f"{number}.png": b"no image" for number in range(6)})(tmp_path)
+    with pytest.raises(TaskError, match=r"0\.png .*; nor can 5 more: 1\.png, 2\.png, 3\.png and 2 more\n"):
+        read_images(tmp_path, [*(f"{number}.png" for number in range(6)), "cat/0.png"])
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,8 @@ def test_weights_depend_on_the_seed_and_not_on_the_process() -> None:
     ("name", "cause", "remedy"),
     [
         ("simple_cn", "'simple_cn' is not known", "did you mean 'simple_cnn'"),
+        ("cnn", "'cnn' is not known", "did you mean 'simple_cnn'"),
+        ("ResNet-18", "'ResNet-18' is not known", "did you mean 'resnet18'"),
         ("qqqq", "'qqqq' is not known", "use one of: mlp"),
         (f"{__name__}:no_module", "made a str", "torch.nn.Module"),
     ],

@@ -139,7 +139,7 @@ def test_parameters_that_are_frozen_or_unused_stay_as_they_are() -> None:
 
 @pytest.mark.parametrize(("samples", "steps", "batch"), [(0, 1, 2), (5, 0, 2), (5, -1, 2), (5, 1, 0)])
 def test_nothing_to_train_is_refused(samples: int, steps: int, batch: int) -> None:
-    with pytest.raises(TaskError, match="cannot train"):
+    with pytest.raises(TaskError, match="cannot train|holds no example"):
         train(model(), share(samples), Optimizer("sgd", 0.1), steps=steps, batch_size=batch, seed=(0,))
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import math
+import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -50,6 +54,35 @@ def frozen() -> nn.Module:
     return nn.Linear(4, 3).requires_grad_(False)
 
 
+def holding(**buffers: Tensor) -> Callable[[], nn.Module]:
+    """A classifier with further buffers."""
+
+    def make() -> nn.Module:
+        model = nn.Linear(4, 3)
+        for name, buffer in buffers.items():
+            model.register_buffer(name, buffer)
+        return model
+
+    return make
+
+
+def on_no_device() -> nn.Module:
+    with torch.device("meta"):
+        return nn.Linear(4, 3)
+
+
+def quantised() -> nn.Module:
+    model = nn.Linear(4, 3)
+    with warnings.catch_warnings(action="ignore"):  # torch will remove it, but models that have it still come
+        code = torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)
+    model.code = nn.Parameter(code, requires_grad=False)
+    return model
+
+
+def gives_up() -> nn.Module:
+    sys.exit("no licence for this model")
+
+
 def tried(make: Callable[[], nn.Module], loss: Callable[..., Any] | None = None, **changes: Any) -> TaskError:
     parts = {"make": staticmethod(make), **({"loss": loss} if loss else {}), **changes}
     task = type("Tried", (Classes,), parts)(Training())
@@ -83,6 +116,13 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[..., Any] | None, str, 
     "a loss of two dimensions": (lambda: nn.Linear(4, 3), pairs, "of shape (6, 3)", "one loss a sample"),
     "infinite weights": (lambda: Wrapped(lambda x: x * float("inf")), None, "is nan", "look for NaN or infinity"),
     "a missing library": (lambda: __import__("no_such_library").Net(), None, "no_such_library", "pip install no_such"),
+    "a sparse buffer": (holding(graph=torch.eye(3).to_sparse()), None, "is no plain tensor", "hold it dense"),
+    "a quantised weight": (quantised, None, "'code' of the model is no plain tensor (torch.qint8)", "hold it dense"),
+    "a complex buffer": (holding(turns=torch.ones(2) * 1j), None, "is complex", "persistent=False"),
+    "a mask of -inf": (holding(mask=torch.full((2,), -math.inf)), None, "not finite before the first step", "mask of"),
+    "no device": (on_no_device, None, "is on the meta device", "make the model on the CPU"),
+    "a model that ends the process": (gives_up, None, "SystemExit: no licence", "raise an error"),
+    "doubles": (lambda: nn.Linear(4, 3).double(), None, "same dtype", "let inputs be float32"),
     "no module": (lambda: 5, None, "model() made a int", "return a torch.nn.Module"),  # type: ignore[dict-item, return-value]
 }
 
@@ -93,6 +133,74 @@ def test_each_kind_of_fault_has_its_cause_and_remedy(kind: str) -> None:
     error = tried(make, loss)
     assert cause in error.cause and remedy in error.remedy
     assert "\n" not in error.cause + error.remedy
+
+
+def test_what_does_not_travel_may_hold_anything() -> None:
+    def make() -> nn.Module:
+        model = nn.Linear(4, 3)
+        model.register_buffer("turns", torch.ones(2) * 1j, persistent=False)
+        model.register_buffer("mask", torch.full((2,), -math.inf), persistent=False)
+        return model
+
+    task = type("Tried", (Classes,), {"make": staticmethod(make)})(Training())
+    assert try_task(task, fresh_model(task, 0), 0, device=CPU, batch_size=6).trained.steps == 1
+
+
+class Frame:
+    """As pandas' tables are: with a length and an index, which is no example's number."""
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> Any:
+        raise KeyError(index)
+
+    def to_numpy(self) -> Any:
+        return np.ones((6, 4))
+
+
+LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
+FORMS: dict[str, tuple[Any, str, str]] = {
+    "a table": (Frame(), "returned a Frame, which is a table", ".to_numpy('float32')"),
+    "a table and labels": ((Frame(), LABELS), "returned a Frame, which is a table", ".to_numpy('float32')"),
+    "lists as columns": (
+        ([[1.0] * 4] * 6, [0] * 6),
+        "a tuple of 2 lists: are they columns",
+        "list(zip(inputs, targets))",
+    ),
+    "objects": (np.array([["a", 1.0]] * 6, dtype=object), "numpy.object_", "one type of number"),
+    "doubles": ((np.ones((6, 4)), LABELS.numpy()), "same dtype", ".astype('float32')"),
+    "labels as floats": ((torch.ones(6, 4), LABELS.float()), "Float", "labels of classes int64"),
+    "labels of bytes": ((torch.ones(6, 4), LABELS.to(torch.int32)), "Int", "labels of classes int64"),
+    "unlike lengths": ([(torch.ones(4 + n % 2), 0) for n in range(6)], "equal size", "write collate(items)"),
+    "nested lists": ([{"inputs": [1] * (4 + n % 2)} for n in range(6)], "of equal size", "write collate(items)"),
+    "an empty share": ([], "data() returned nothing", "at least one example"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_data_in_a_form_that_no_batch_is_made_of_have_their_remedy(form: str) -> None:
+    data, cause, remedy = FORMS[form]
+    error = tried(lambda: nn.Linear(4, 3), data=lambda self, partition: data)
+    assert cause in error.cause and remedy in error.remedy
+
+
+def test_a_file_that_is_not_there_is_told_where_nodes_look() -> None:
+    error = tried(lambda: nn.Linear(4, 3), data=lambda self, partition: np.load("data/mine.npy"))
+    assert "data/mine.npy" in error.cause and "training.data_root" in error.remedy
+
+
+@pytest.mark.parametrize(
+    ("figures", "cause", "remedy"),
+    [
+        ({"confusion": torch.zeros(3, 3)}, "'confusion' is a tensor of shape (3, 3)", "one number, or one an example"),
+        ({"name": "mine"}, "invalid data type 'str'", "numbers by name from metrics()"),
+        (None, "'NoneType' object", "a function without return"),
+    ],
+)
+def test_figures_that_are_none_are_told(figures: Any, cause: str, remedy: str) -> None:
+    error = tried(lambda: nn.Linear(4, 3), metrics=lambda self, model, batch: figures)
+    assert cause in error.cause and remedy in error.remedy
 
 
 def test_the_place_is_the_users_own_innermost_line() -> None:

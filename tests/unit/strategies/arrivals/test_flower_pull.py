@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import numpy as np
@@ -19,7 +20,8 @@ from flwr.superlink.grid.http_grid import HttpGrid
 from strategy_grid import Counting, NodeGrid, reply_with, work
 
 from strategies.arrivals.flower_pull import Announcement, StillUploading, TooLarge, announced, pull
-from strategies.arrivals.wall import WallArrivals
+from strategies.arrivals.hellos import PULLERS
+from strategies.arrivals.wall import Pulling, WallArrivals
 
 
 class Runtime:
@@ -199,7 +201,7 @@ def withholding(withheld: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> Ht
 
 
 def test_a_hello_that_is_announced_and_never_uploaded_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("strategies.arrivals.wall.HELLO_WITHIN_S", 1.5)
+    monkeypatch.setattr("strategies.arrivals.hellos.HELLO_WITHIN_S", 1.5)
     arrivals = WallArrivals(withholding(2, "query", monkeypatch), poll_s=0.01)
     queries = [Message(RecordDict(), dst_node_id=10 + i, message_type="query") for i in range(5)]
     began_s = time.monotonic()
@@ -207,6 +209,27 @@ def test_a_hello_that_is_announced_and_never_uploaded_holds_up_nobody(monkeypatc
     assert time.monotonic() - began_s < 1.2 and sorted(answered) == [12, 13, 14]
     late = dict(arrivals.ask([], timeout_s=5.0))
     assert sorted(late) == [10, 11] and all("did not come" in error.error.reason for error in late.values())
+
+
+def test_a_hundred_withheld_hellos_take_a_handful_of_threads_and_hold_up_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = set(threading.enumerate())
+    arrivals = WallArrivals(withholding(100, "query", monkeypatch), poll_s=0.001)
+    queries = [Message(RecordDict(), dst_node_id=10 + i, message_type="query") for i in range(103)]
+    answered = dict(arrivals.ask(queries, timeout_s=3.0))
+    threads = set(threading.enumerate()) - before
+    arrivals.close()
+    assert sorted(answered) == [110, 111, 112]
+    assert 1 <= sum(thread.name == "hello" for thread in threads) <= PULLERS
+
+
+def test_what_is_kept_of_withheld_replies_is_no_more_than_pullers_would_hold() -> None:
+    arrivals = WallArrivals(grid_of(Runtime(None)), pullers=2, largest_bytes=1000)
+    under_way = [Pulling(Announcement(str(i)), 0.0, 0.0, {"piece": bytes(900)}) for i in range(5)]
+    for pulling in [*under_way, *under_way]:
+        arrivals._park(pulling)
+    assert [len(pulling.come) for pulling in under_way] == [1, 1, 0, 0, 0]
 
 
 def test_more_withheld_replies_than_pullers_do_not_hold_up_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,8 @@ def fold(rule: Aggregator, deltas_KP: np.ndarray, weights: Sequence[float], step
 
 def reference(deltas_KP: np.ndarray, weights: np.ndarray, steps: np.ndarray) -> np.ndarray:
     p = (weights / weights.sum()).astype(np.float64)
-    return (p @ steps) * ((p / steps) @ deltas_KP.astype(np.float64))
+    effective = next(step for step in np.sort(steps) if p[steps <= step].sum() >= 0.5 - 1e-9)
+    return effective * ((p / steps) @ deltas_KP.astype(np.float64))
 
 
 def relative(found: np.ndarray, expected: np.ndarray) -> float:
@@ -81,6 +82,15 @@ def test_with_equal_steps_it_is_the_plain_weighted_mean() -> None:
     deltas_KP, weights, _ = updates(1, 5, 100)
     found = fold(StreamingMean(100), deltas_KP, weights, [7] * 5)
     assert relative(found, np.average(deltas_KP, axis=0, weights=weights)) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["mean", "norm_clipping"])
+def test_one_node_that_is_asked_for_a_thousand_times_the_steps_does_not_lengthen_the_step_of_all(name: str) -> None:
+    deltas_KP, _, _ = updates(1, 5, 100)
+    found, honest = (
+        fold(aggregator(name, 100), deltas_KP, [1.0] * 5, [10, 10, 10, 10, steps]) for steps in (10_000, 10)
+    )
+    assert np.linalg.norm(found) <= 1.5 * np.linalg.norm(honest)
 
 
 def test_no_updates_move_nothing() -> None:

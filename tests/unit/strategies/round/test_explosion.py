@@ -24,7 +24,9 @@ CHANCE = math.log(10)
 
 def watched(chance: float = CHANCE, before: float | None = None) -> HeldOutLoss:
     watch = HeldOutLoss()
-    watch.restore({"chance": chance, "before": before})
+    watch.restore({"chance": chance, "before": None, "best": None})
+    if before is not None:
+        watch.sound(before)
     return watch
 
 
@@ -61,15 +63,29 @@ class Actor(Trainer):
 
 @pytest.mark.parametrize(
     ("before", "loss"),
-    [(0.006, 0.073), (0.05, 1.9), (0.3, CHANCE), (1e-12, 0.2), (None, 4.0), (4.0, 6.0)],
+    [(0.006, 0.073), (0.05, 1.9), (0.3, 2.0), (1.3, CHANCE), (1e-12, 0.2), (None, 4.0), (4.0, 6.0)],
 )
-def test_a_loss_that_chance_explains_is_no_explosion_whatever_it_was_before(before: float | None, loss: float) -> None:
+def test_a_loss_that_is_no_worse_than_what_was_known_or_chance_explains_is_no_explosion(
+    before: float | None, loss: float
+) -> None:
     assert not watched(before=before).exploded(loss)
 
 
 @pytest.mark.parametrize("loss", [None, math.nan, math.inf, 4.7, 80.0, 1e30])
 def test_a_loss_far_beyond_chance_is_an_explosion(loss: float | None) -> None:
     assert watched(before=0.1).exploded(loss) and watched().exploded(loss)
+
+
+def test_a_model_that_has_forgotten_nearly_all_it_knew_has_exploded_though_it_is_no_worse_than_chance() -> None:
+    watch = watched(before=0.3)
+    watch.sound(0.9)  # not the last loss counts but the best, or one could forget in steps
+    assert watch.exploded(2.2) and not watch.exploded(2.0)
+    assert not watched(before=1.2).exploded(2.2)  # which it may not have learned for good
+
+
+def test_a_loss_that_may_be_negative_has_its_chance_too() -> None:
+    assert watched(chance=-1.0, before=-3.0).exploded(-1.1) and not watched(chance=-1.0, before=-3.0).exploded(-2.0)
+    assert not watched(chance=0.0, before=-3.0).exploded(-2.9)
 
 
 def test_without_a_measure_of_chance_only_what_is_not_finite_has_exploded() -> None:

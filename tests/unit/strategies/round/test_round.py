@@ -225,11 +225,11 @@ class Machine(RuleBasedStateMachine):
     def is_evaluated(self, loss: float | None) -> None:
         self.tell(Evaluated(self.now_s, loss))
 
-    @rule(in_flight=st.booleans())
+    @rule(in_flight=st.booleans(), model_lost=st.booleans())
     @precondition(lambda self: self.in_phase(None) and self.number)
-    def server_starts_again(self, in_flight: bool) -> None:
+    def server_starts_again(self, in_flight: bool, model_lost: bool) -> None:
         self.run.state = State.restored(self.state.rules, json.loads(json.dumps(self.state.json())))
-        self.tell(Resumed(self.now_s, in_flight))
+        self.tell(Resumed(self.now_s, in_flight, model_lost=model_lost))
 
     @invariant()
     def nobody_is_overworked(self) -> None:

@@ -121,3 +121,8 @@ def test_a_reply_of_a_thousand_numbers_is_refused() -> None:
     many = {f"metric.{i}": 1.0 for i in range(1000)}
     with pytest.raises(Refused, match="1000 numbers|100. numbers"):
         wire.numbers(reply_with(np.ones(LAYOUT.size), **many), wire.METRICS)
+
+
+def test_a_simulated_node_that_replies_with_a_thousand_numbers_is_refused_as_any_other() -> None:
+    _, diary = played(Liar(metrics={f"metric.{i}": 1.0 for i in range(1000)}))
+    assert set(diary.reasons) == {Reason.TOO_LARGE}

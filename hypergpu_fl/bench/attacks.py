@@ -1,0 +1,267 @@
+"""What a hostile node may do: each attack takes what an honest node would have sent, changes it, and signs it anew.
+
+Numbers in the text of an attack are those of the points of the threat list that `hypergpu bench hostile` walks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+
+from hypergpu_fl.codec import blob_record, decode, encode
+from hypergpu_fl.ledger.contribution import Contribution, hash_blob, hash_metrics
+from hypergpu_fl.ledger.identity import NodeKey, sign_contribution
+from strategies import wire
+from strategies.arrivals import Passage, VirtualLinks
+from strategies.errors import Refused
+from strategies.model.layout import Arrays, Layout, Vector
+
+if TYPE_CHECKING:
+    from torch import nn
+
+HONEST_ROUNDS: Final = 6  # before a node turns
+LARGE_BYTES: Final = 32 * 2**20  # what a node sends that sends too much
+AGES_S: Final = 1e6
+
+
+@dataclass
+class HostileNode:
+    """One of them: which it is among them, what it signs with, and what it remembers.
+
+    ``hellos`` and ``orders`` count those it has answered.
+    """
+
+    number: int
+    key: NodeKey
+    layout: Layout
+    hellos: int = 0
+    orders: int = 0
+    kept: tuple[Vector, Arrays] | None = None
+
+    def decoded(self, content: RecordDict) -> tuple[Vector, Arrays]:
+        """The update in a reply."""
+        update = decode(wire.row_of_bytes(content.array_records[wire.UPDATE][wire.BLOB]), self.layout)
+        return update.dense(), dict(update.buffers)
+
+    def put(self, content: RecordDict, order: wire.Order, vector_P: Vector, buffers: Arrays) -> None:
+        """Put another update into a reply, at the level that was ordered."""
+        blob = encode(order.codec, vector_P, self.layout, buffers, base=order.base)
+        content[wire.UPDATE] = blob_record(blob)
+
+    def sign(self, content: RecordDict, order: wire.Order) -> None:
+        """Sign what a reply says now; what is beyond all bounds keeps the honest signature."""
+        try:
+            metrics = wire.numbers(content, wire.METRICS)
+        except Refused:
+            return
+        contribution = Contribution(
+            session=order.session,
+            round=order.round,
+            base_model=order.base_model,
+            update_hash=hash_blob(bytes(wire.row_of_bytes(content.array_records[wire.UPDATE][wire.BLOB]))),
+            examples=int(metrics[wire.EXAMPLES]),
+            metrics_hash=hash_metrics(metrics),
+        )
+        content[wire.CONTRIBUTION] = wire.Claim(self.key.address, sign_contribution(self.key, contribution)).record()
+
+
+Hello = Callable[[HostileNode, RecordDict], None]
+Reply = Callable[[HostileNode, RecordDict, wire.Order], None]
+
+
+def _as_it_is(*_: Any) -> None:
+    """Change nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """An attack by name, and the point of the threat list that it is of.
+
+    ``hello`` and ``reply`` change what is sent, ``passage`` how long a node's message of this number takes.
+    ``architecture`` is what must be trained for it to make sense.
+    """
+
+    name: str
+    point: int
+    hello: Hello = _as_it_is
+    reply: Reply = _as_it_is
+    passage: Callable[[int, Passage], Passage] = lambda number, passage: passage
+    architecture: str = "mlp"
+
+
+def twisted(node: HostileNode, attack: Attack, asked: Message, answer: Message) -> Message:
+    """What a hostile node sends in place of an honest ``answer``."""
+    if not answer.has_content():
+        return answer
+    content = answer.content
+    if wire.PLAN not in asked.content.config_records:
+        attack.hello(node, content)
+        node.hellos += 1
+        return answer
+    order = wire.Order.read(asked.content)
+    attack.reply(node, content, order)
+    node.sign(content, order)
+    node.orders += 1
+    return answer
+
+
+@dataclass(frozen=True, slots=True)
+class HostileLinks:
+    """Links of which those of hostile nodes take as long as these like; ``sent`` counts their messages."""
+
+    links: VirtualLinks
+    attack: Attack
+    hostile: frozenset[int]
+    sent: Counter[int] = field(default_factory=Counter)
+
+    def passage(self, node_id: int, *, sent_s: float, bytes_down: int, bytes_up: int, samples: float) -> Passage:
+        """See ``strategies.arrivals.VirtualLinks.passage``."""
+        honest = self.links.passage(node_id, sent_s=sent_s, bytes_down=bytes_down, bytes_up=bytes_up, samples=samples)
+        if node_id not in self.hostile:
+            return honest
+        self.sent[node_id] += 1
+        return self.attack.passage(self.sent[node_id], honest)
+
+
+def _numbers(content: RecordDict, record: str, **numbers: Any) -> None:
+    known: Mapping[str, Any] = content.metric_records.get(record) or {}
+    content[record] = MetricRecord({**known, **{name.replace("_", "-"): value for name, value in numbers.items()}})
+
+
+def _impossible_link(node: HostileNode, content: RecordDict, *_: Any) -> None:
+    rate = 5e-324 if node.orders else 1e6
+    _numbers(content, wire.LINK, uplink_bps=rate, downlink_bps=rate, rtt_s=1e-300, loss_rate=-1.0)
+
+
+def _slow_processor(node: HostileNode, content: RecordDict, order: wire.Order) -> None:
+    _numbers(content, wire.METRICS, samples=1.0, compute_s=1e5)
+
+
+def _overflowing_examples(node: HostileNode, content: RecordDict) -> None:
+    _numbers(content, wire.HELLO, num_examples=(1e308, 1e19, 2**62)[node.number % 3])
+
+
+def _exploding_loss(node: HostileNode, content: RecordDict, order: wire.Order) -> None:
+    if node.orders >= HONEST_ROUNDS:
+        _numbers(content, wire.METRICS, loss=1e300, squared_loss=1e300)
+
+
+def _negative_variance(node: HostileNode, content: RecordDict, order: wire.Order) -> None:
+    vector_P, buffers = node.decoded(content)
+    for start, stop in node.layout.runs(("running_var",)):
+        vector_P[start:stop] = -1e6
+    counted = {name: np.full_like(array, 2**62 if array.dtype.itemsize == 8 else 1) for name, array in buffers.items()}
+    node.put(content, order, vector_P, counted if node.orders % 2 else buffers)
+
+
+def _large_hello(node: HostileNode, content: RecordDict) -> None:
+    texts = {f"text {index}": "x" * 2**20 for index in range(18)}
+    content[wire.DEVICE] = ConfigRecord({**content.config_records[wire.DEVICE], **texts})
+
+
+def _large_reply(node: HostileNode, content: RecordDict, order: wire.Order) -> None:
+    if node.orders % 2:
+        _numbers(content, wire.METRICS, **{f"metric.{index}": 1.0 for index in range(1000)})
+    else:
+        content[wire.UPDATE] = ArrayRecord({wire.BLOB: Array(np.zeros(LARGE_BYTES, np.uint8))})
+
+
+def _claimed_examples(node: HostileNode, content: RecordDict) -> None:
+    _numbers(content, wire.HELLO, num_examples=10**12)
+
+
+def _metered_examples(node: HostileNode, content: RecordDict, order: wire.Order) -> None:
+    _numbers(content, wire.METRICS, num_examples=10**12)
+
+
+def _anothers_share(node: HostileNode, content: RecordDict) -> None:
+    _numbers(content, wire.HELLO, partition_id=node.number)
+
+
+def _large_first_update(node: HostileNode, content: RecordDict, order: wire.Order) -> None:
+    if not node.orders:
+        _scaled_to(99.0, node, content, order)
+
+
+def _long_first_updates(node: HostileNode, content: RecordDict, order: wire.Order) -> None:
+    if node.orders < 2:
+        _scaled_to(60.0, node, content, order)
+
+
+def _scaled_to(norm: float, node: HostileNode, content: RecordDict, order: wire.Order) -> None:
+    vector_P, buffers = node.decoded(content)
+    length = float(np.linalg.norm(vector_P.astype(np.float64))) or 1.0
+    node.put(content, order, vector_P * np.float32(norm / length), buffers)
+
+
+def _sent_again(node: HostileNode, content: RecordDict, order: wire.Order) -> None:
+    node.kept = node.kept or node.decoded(content)
+    node.put(content, order, *node.kept)
+
+
+def _flipped(node: HostileNode, content: RecordDict, order: wire.Order) -> None:
+    vector_P, buffers = node.decoded(content)
+    node.put(content, order, -vector_P, buffers)
+
+
+def _one_after_another(node: HostileNode, content: RecordDict, order: wire.Order) -> None:
+    REPLIES[(node.orders + node.number) % len(REPLIES)](node, content, order)
+
+
+def _any_hello(node: HostileNode, content: RecordDict) -> None:
+    _impossible_link(node, content)
+    _claimed_examples(node, content)
+    if not node.hellos and node.number:
+        (_anothers_share, _overflowing_examples)[node.number % 2](node, content)
+    _large_hello(node, content)
+
+
+def _any_passage(number: int, passage: Passage) -> Passage:
+    return replace(passage, delivered=number % 4 != 3, upload_s=passage.upload_s if number % 5 else AGES_S)
+
+
+def batch_norm(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """The smallest model with statistics to forge, for ``training.model_architecture``."""
+    from torch import nn
+
+    channels, height, width = shape
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(channels * height * width, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128, classes)
+    )
+
+
+BATCH_NORM: Final = f"{__name__}:batch_norm"
+REPLIES: Final[tuple[Reply, ...]] = (
+    _large_first_update,
+    _impossible_link,
+    _slow_processor,
+    _exploding_loss,
+    _negative_variance,
+    _large_reply,
+    _metered_examples,
+    _sent_again,
+)
+ALL: Final = Attack("all", 0, _any_hello, _one_after_another, _any_passage, BATCH_NORM)
+SIGN_FLIP: Final = Attack("sign_flip", 8, reply=_flipped)
+ATTACKS: Final[tuple[Attack, ...]] = (
+    Attack("impossible_link", 1, hello=_impossible_link, reply=_impossible_link),
+    Attack("overflowing_examples", 1, hello=_overflowing_examples),
+    Attack("slow_processor", 1, reply=_slow_processor),
+    Attack("exploding_loss", 2, reply=_exploding_loss),
+    Attack("negative_variance", 2, reply=_negative_variance, architecture=BATCH_NORM),
+    Attack("too_much", 4, hello=_large_hello, reply=_large_reply),
+    Attack("withheld", 5, passage=lambda number, passage: replace(passage, delivered=False)),
+    Attack("trickled", 5, passage=lambda number, passage: replace(passage, upload_s=AGES_S)),
+    Attack("claimed_examples", 6, hello=_claimed_examples),
+    Attack("metered_examples", 6, reply=_metered_examples),
+    Attack("anothers_share", 7, hello=_anothers_share),
+    Attack("cold_start_99", 8, reply=_large_first_update),
+    Attack("cold_start_60", 8, reply=_long_first_updates),
+    Attack("sent_again", 9, reply=_sent_again),
+    ALL,
+)

@@ -1,0 +1,295 @@
+"""`hypergpu bench hostile`: ten nodes, three of them hostile, against the honest seven alone.
+
+Each run is what `hypergpu run` does with its default settings, from task to books, on nodes in this process; only the
+seed differs, and for some attacks the model. The honest seven hold the same shares of the data in both runs, so what
+the hostile three cost is what the accuracy falls short of the honest run by.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any, Final
+
+import psutil
+from flwr.app import Message
+from loguru import logger
+
+from hypergpu_fl.bench.attacks import ATTACKS, SIGN_FLIP, Attack, HostileLinks, HostileNode, twisted
+from hypergpu_fl.bench.in_process import InProcessGrid
+from hypergpu_fl.bench.race import one_thread, quiet
+from hypergpu_fl.config import Config, to_run_config
+from hypergpu_fl.ledger.identity import derive_simulated_key
+from hypergpu_fl.node.client_app import app
+from hypergpu_fl.node.local_task import local_task
+from hypergpu_fl.server.server_app import run
+from strategies.event_log import FILE
+from strategies.round.lines import read_line
+
+NODES: Final = 10
+HOSTILE: Final = range(7, 10)  # shares of the data that hostile nodes hold
+LAST: Final = 0.1  # of a run's rounds, over which accuracies are averaged
+MEBIBYTE: Final = 2**20
+SHORT_BY: Final = 0.01  # that the accuracy may be below the honest run's
+OVER_SHARE: Final = 1.5  # times its fair share that a hostile node may weigh
+GROWTH_MIB: Final = 256.0
+OVERTIME_S: Final = 5.0
+FLIPPED_UNDER: Final = {  # what each rule is run with: medians need a dense level
+    "mean": "auto",
+    "norm_clipping": "auto",
+    "krum": "auto",
+    "trimmed_mean": "int8",
+    "median": "int8",
+}
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What came of a run.
+
+    ``weights`` are each node's mean weight in a round, ``growth_mib`` is what the process grew by at its peak, None
+    where the system does not tell, and ``overtime_s`` the longest that a round closed after its deadline.
+    """
+
+    completed: bool
+    accuracy: float
+    weights: Mapping[str, float]
+    growth_mib: float | None
+    overtime_s: float
+
+
+class MixedGrid(InProcessGrid):
+    """Nodes in this process of which some are hostile, or not there."""
+
+    def __init__(self, config: Config, *, attack: Attack | None, state_dir: Path) -> None:
+        super().__init__(app, NODES, to_run_config(config), state_dir=state_dir)
+        self._attack = attack
+        layout = local_task(config).layout
+        self.hostile = {
+            share + 1: HostileNode(number, derive_simulated_key(config.training.seed, share), layout)
+            for number, share in enumerate(HOSTILE)
+        }
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Ids of those that are there; without an attack hostile nodes are not."""
+        return [i for i in super().get_node_ids() if self._attack is not None or i not in self.hostile]
+
+    def _answer(self, message: Message) -> Message:
+        answer = super()._answer(message)
+        node = self.hostile.get(message.metadata.dst_node_id)
+        return twisted(node, self._attack, message, answer) if node is not None and self._attack else answer
+
+
+def run_hostile(
+    *,
+    seeds: Sequence[int] = (0, 1, 2, 3, 4),
+    attacks: Sequence[Attack] = (*ATTACKS, SIGN_FLIP),
+    changes: Mapping[str, Any] | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> list[Row]:
+    """One row an attack, seed and aggregation rule, then one with the medians of its seeds and what was missed.
+
+    Parameters
+    ----------
+    seeds : sequence of int
+        Of data split, links and training.
+    attacks : sequence of Attack
+        A sign flip is run under each aggregation rule, all others under the default.
+    changes : mapping
+        To ``training``, for a shorter run.
+    progress : callable
+        Told a line a run.
+    """
+    honest: dict[tuple[str, str, str, int], Course] = {}
+    rows: list[Row] = []
+    play(_config("mlp", "mean", "auto", 0, {"rounds": 1}), None)  # what the first run imports is nobody's growth
+    for attack in attacks:
+        for rule, codec in FLIPPED_UNDER.items() if attack is SIGN_FLIP else [("mean", "auto")]:
+            found = []
+            for seed in seeds:
+                config = _config(attack.architecture, rule, codec, seed, changes or {})
+                key = attack.architecture, rule, codec, seed
+                if key not in honest:
+                    honest[key] = play(config, None)
+                    progress(f"honest seven, {rule}, seed {seed}: accuracy {honest[key].accuracy:.3f}")
+                course = play(config, attack)
+                found.append(_row(attack, rule, seed, course, honest[key], fair_shares(config)))
+                progress(f"{attack.name}, {rule}, seed {seed}: {found[-1]}")
+            rows += [*found, _median(found)]
+    return rows
+
+
+def play(config: Config, attack: Attack | None) -> Course:
+    """Run once, with the hostile three or without them."""
+    with tempfile.TemporaryDirectory(prefix="hypergpu-bench-") as scratch, quiet(), _silent(), one_thread():
+        folder = Path(scratch) / "run"
+        folder.mkdir()
+        grid = MixedGrid(config, attack=attack, state_dir=Path(scratch) / "nodes")
+        hostile = frozenset(grid.hostile)
+        with _peak() as grown:
+            try:
+                run(
+                    config,
+                    grid,
+                    folder,
+                    through=lambda links: HostileLinks(links, attack, hostile) if attack else links,
+                )
+            except Exception as error:  # what a node made of the run is what is measured
+                logger.warning("the run ended: {}: {}", type(error).__name__, error)
+        return _course(folder, config.training.rounds, grown())
+
+
+def fair_shares(config: Config) -> dict[str, float]:
+    """Each node's fair share of weight, by its name: its share of the data, or an even one if that is more.
+
+    Nobody can tell a small node's claim to be an ordinary one from the truth.
+    """
+    task = local_task(config).task
+    examples = [task.examples(share) for share in range(NODES)]
+    return {f"node-{share}": max(1 / NODES, count / sum(examples)) for share, count in enumerate(examples)}
+
+
+def _config(architecture: str, rule: str, codec: str, seed: int, changes: Mapping[str, Any]) -> Config:
+    return Config.model_validate(
+        {
+            "training": {
+                "num_nodes": NODES,
+                "seed": seed,
+                "model_architecture": architecture,
+                "aggregation": rule,
+                **changes,
+            },
+            "network": {"codec": codec},
+            "system": {"run_name": "hostile", "device": "cpu"},
+        }
+    )
+
+
+def _course(folder: Path, rounds: int, growth_mib: float | None) -> Course:
+    report = folder / "report.json"
+    overtime = max(0.0, overtime_s(folder / FILE))
+    if not report.is_file():
+        return Course(False, 0.0, {}, growth_mib, overtime)
+    document = json.loads(report.read_text())
+    history = document["history"]
+    weights: dict[str, float] = {}
+    for row in (row for entry in history for row in entry["nodes"]):
+        weights[row["node"]] = weights.get(row["node"], 0.0) + (row["weight"] or 0.0)
+    counted = max(1, sum(entry["arrived"] > 0 for entry in history))
+    last = history[-max(1, round(LAST * len(history))) :]
+    return Course(
+        document["status"] == "completed" and len(history) == rounds,
+        fmean(entry["accuracy"] for entry in last),
+        {node: weight / counted for node, weight in weights.items()},
+        growth_mib,
+        overtime,
+    )
+
+
+def rounds_of(log: Path) -> Iterator[dict[str, Any]]:
+    """Each closed round of an event log as it was commanded to close, with the ``deadline_s`` it was opened with."""
+    deadline_s = math.inf
+    for text in log.read_bytes().splitlines() if log.is_file() else ():
+        for command in read_line(text, "").commands:
+            if command["kind"] == "open":
+                deadline_s = command.get("deadline_s", math.inf)
+            elif command["kind"] == "close":
+                yield {**command, "deadline_s": deadline_s}
+
+
+def overtime_s(log: Path) -> float:
+    """Longest time that a round of an event log closed after its deadline."""
+    return max((each["ended_s"] - each["started_s"] - each["deadline_s"] for each in rounds_of(log)), default=0.0)
+
+
+def _row(attack: Attack, rule: str, seed: int | None, course: Course, honest: Course, fair: Mapping[str, float]) -> Row:
+    hostile = {f"node-{share}" for share in HOSTILE}
+    worst = max(hostile, key=lambda node: course.weights.get(node, 0.0) / fair[node])
+    growth = None if course.growth_mib is None or honest.growth_mib is None else course.growth_mib - honest.growth_mib
+    return {
+        "attack": attack.name,
+        "point": attack.point,
+        "aggregation": rule,
+        "seed": seed,
+        "completed": course.completed,
+        "final_accuracy": course.accuracy,
+        "honest7_accuracy": honest.accuracy,
+        "weight_share": course.weights.get(worst, 0.0),
+        "fair_share": fair[worst],
+        "growth_mib": growth,
+        "overtime_s": course.overtime_s,
+    }
+
+
+def _median(rows: Sequence[Row]) -> Row:
+    """The row of all seeds, which ``missed`` judges: medians, but for what must hold in every run."""
+    growths = [row["growth_mib"] for row in rows if row["growth_mib"] is not None]
+    worst = max(rows, key=lambda row: row["weight_share"] / row["fair_share"])
+    accuracy, honest = (median(row[name] for row in rows) for name in ("final_accuracy", "honest7_accuracy"))
+    merged = rows[0] | {
+        "seed": None,
+        "completed": all(row["completed"] for row in rows),
+        "final_accuracy": accuracy,
+        "honest7_accuracy": honest,
+        "weight_share": worst["weight_share"],
+        "fair_share": worst["fair_share"],
+        "growth_mib": max(growths, default=None),
+        "overtime_s": max(row["overtime_s"] for row in rows),
+    }
+    return merged | {"missed": ", ".join(missed(merged))}
+
+
+def missed(row: Row) -> list[str]:
+    """Which of the bounds a row of medians does not keep."""
+    bounds = {
+        "completed": row["completed"],
+        "final_accuracy": row["final_accuracy"] >= row["honest7_accuracy"] - SHORT_BY,
+        "weight_share": row["weight_share"] <= OVER_SHARE * row["fair_share"],
+        "growth_mib": row["growth_mib"] is None or row["growth_mib"] <= GROWTH_MIB,
+        "overtime_s": row["overtime_s"] <= OVERTIME_S,
+    }
+    return [name for name, kept in bounds.items() if not kept]
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keep a run from telling of its rounds on the terminal."""
+    logger.disable("hypergpu_fl.server")
+    try:
+        yield
+    finally:
+        logger.enable("hypergpu_fl.server")
+
+
+@contextlib.contextmanager
+def _peak() -> Iterator[Callable[[], float | None]]:
+    """Tells, after the block, how many MiB the process grew by at its peak within it; None where Linux is not.
+
+    The nodes live in this process too: what a hostile one needs for itself counts as growth.
+    """
+    before, reset = psutil.Process().memory_info().rss, Path("/proc/self/clear_refs")
+    with contextlib.suppress(OSError):
+        reset.write_text("5")  # proc(5): the peak begins anew
+    grown: list[float | None] = []
+    try:
+        yield lambda: grown[0]
+    finally:
+        grown.append(_peak_mib(before))
+
+
+def _peak_mib(before: int) -> float | None:
+    try:
+        status = Path(f"/proc/{os.getpid()}/status").read_text()
+    except OSError:
+        return None
+    kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
+    return (1024 * kib - before) / MEBIBYTE

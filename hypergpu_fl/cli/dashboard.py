@@ -15,7 +15,7 @@ TOKEN: Final = "HYPERGPU_DASHBOARD_TOKEN"
 PORT: Final = 8090
 _SHORTEST: Final = 16  # letters of a token that somebody chose
 
-app = typer.Typer(help="Follow runs in the browser.")
+app = typer.Typer(add_completion=False, help="Follow runs in the browser.")
 
 
 @app.command()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LOOK_S: Final = 0.5
 
-app = typer.Typer(help="Follow a run in the terminal.")
+app = typer.Typer(add_completion=False, help="Follow a run in the terminal.")
 
 
 @app.command()

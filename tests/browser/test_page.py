@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
-from conftest import HOSTILE, Server
 from seen_runs import SeenRun
+from served import HOSTILE, Server, Watched
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +49,7 @@ def wait_for_round(page: Page, number: int, *, within_ms: int = 10_000) -> None:
     )
 
 
-def test_a_round_appears_within_a_second_of_its_end(watched: Any, server: Server, going_on: SeenRun) -> None:
+def test_a_round_appears_within_a_second_of_its_end(watched: Watched, server: Server, going_on: SeenRun) -> None:
     page = watched.page
     page.goto(server.url + VIEWS["training"])
     wait_for_round(page, 12)
@@ -60,7 +60,7 @@ def test_a_round_appears_within_a_second_of_its_end(watched: Any, server: Server
 
 
 def test_reload_and_a_restart_of_the_server_neither_lose_nor_double_a_round(
-    watched: Any, server: Server, going_on: SeenRun
+    watched: Watched, server: Server, going_on: SeenRun
 ) -> None:
     page = watched.page
     page.goto(server.url + VIEWS["training"])
@@ -78,7 +78,7 @@ def test_reload_and_a_restart_of_the_server_neither_lose_nor_double_a_round(
     assert rounds_shown(page) == list(range(14, 0, -1))
 
 
-def test_the_slider_shows_a_past_round_as_it_was(watched: Any, server: Server) -> None:
+def test_the_slider_shows_a_past_round_as_it_was(watched: Watched, server: Server) -> None:
     page = watched.page
     page.goto(server.url + "#/run/demo/travel")
     page.get_by_text("Round 12", exact=True).wait_for()
@@ -95,7 +95,7 @@ def test_the_slider_shows_a_past_round_as_it_was(watched: Any, server: Server) -
     assert page.url.endswith("round=3")
 
 
-def test_what_a_node_calls_itself_is_text(watched: Any, server: Server) -> None:
+def test_what_a_node_calls_itself_is_text(watched: Watched, server: Server) -> None:
     page = watched.page
     for view in ("nodes", "events", "travel", "ledger"):
         page.goto(server.url + VIEWS[view])
@@ -111,7 +111,7 @@ def test_what_a_node_calls_itself_is_text(watched: Any, server: Server) -> None:
 
 
 def test_the_ledger_verifies_in_the_browser_and_sees_what_was_changed(
-    watched: Any, server: Server, going_on: SeenRun
+    watched: Watched, server: Server, going_on: SeenRun
 ) -> None:
     page = watched.page
     page.goto(server.url + VIEWS["ledger"])
@@ -125,7 +125,7 @@ def test_the_ledger_verifies_in_the_browser_and_sees_what_was_changed(
     page.get_by_text("leaf 2: its proof does not lead to the root").first.wait_for()
 
 
-def test_two_runs_compare_on_one_chart(watched: Any, server: Server, going_on: SeenRun, tmp_path: Path) -> None:
+def test_two_runs_compare_on_one_chart(watched: Watched, server: Server, going_on: SeenRun, tmp_path: Path) -> None:
     other = SeenRun(tmp_path / "runs" / "other", ["node-0", "node-1"])
     for number in range(1, 6):
         other.round(loss=1 / number, accuracy=0.5)
@@ -144,7 +144,7 @@ def test_two_runs_compare_on_one_chart(watched: Any, server: Server, going_on: S
     assert "demo 0.28" in (chart.get_attribute("aria-label") or "") and "other 0.2" in chart.get_attribute("aria-label")
 
 
-def test_csv_and_json_can_be_taken_home(watched: Any, server: Server) -> None:
+def test_csv_and_json_can_be_taken_home(watched: Watched, server: Server) -> None:
     page = watched.page
     page.goto(server.url + VIEWS["nodes"])
     with page.expect_download() as download:
@@ -185,7 +185,7 @@ def test_every_view_is_usable_by_all_and_fits_the_screen(
         context.close()
 
 
-def test_a_run_of_which_nothing_is_there_yet_says_so(watched: Any, server: Server, tmp_path: Path) -> None:
+def test_a_run_of_which_nothing_is_there_yet_says_so(watched: Watched, server: Server, tmp_path: Path) -> None:
     (tmp_path / "runs" / "fresh").mkdir()
     (tmp_path / "runs" / "fresh" / "config.json").write_text("{}")
     page = watched.page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,3 +20,11 @@ def going_on(tmp_path: Path) -> Iterator[SeenRun]:
         run.round(loss=1 / number, accuracy=1 - 0.5 / number)
     yield run
     run.close()
+
+
+@pytest.fixture(scope="session")
+def promtool() -> str:
+    found = shutil.which("promtool")
+    if found is None:
+        pytest.skip("no promtool: apt-get install prometheus")
+    return found

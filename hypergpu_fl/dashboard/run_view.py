@@ -121,6 +121,17 @@ class RunView:
         """The run's settings, as a tree."""
         return self._settings()
 
+    def versions(self) -> Row:
+        """Versions that the run's report names; none before it is written."""
+        try:
+            with (self.folder / "report.json").open("rb") as file:
+                file.seek(max(0, file.seek(0, 2) - _HEAD))
+                tail = file.read()
+            found = tail.rindex(b'\n "versions": ')
+            return dict(json.loads(b"{" + tail[found:])["versions"])
+        except (OSError, ValueError):
+            return {}
+
     def nodes(self) -> list[Row]:
         """A row a node: link, work, health with its reason in words, and pay."""
         with self._lock:

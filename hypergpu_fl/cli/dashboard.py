@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
 from hypergpu_fl.cli.options import Runs, root_of
+from hypergpu_fl.cli.superlink import free_port, require_free
 from hypergpu_fl.errors import UsageError
 
 TOKEN: Final = "HYPERGPU_DASHBOARD_TOKEN"
 PORT: Final = 8090
+LOG: Final = "dashboard.log"  # of the page that a run is shown on
 _SHORTEST: Final = 16  # letters of a token that somebody chose
 
 app = typer.Typer(add_completion=False, help="Follow runs in the browser.")
@@ -34,7 +41,6 @@ def dashboard(
     """
     import uvicorn
 
-    from hypergpu_fl.cli.superlink import free_port, require_free
     from hypergpu_fl.dashboard.access import is_loopback
     from hypergpu_fl.dashboard.server import create_app
 
@@ -58,3 +64,23 @@ def dashboard(
         timeout_graceful_shutdown=1,  # streams end only when they are cut off
     )
     uvicorn.Server(settings).run()
+
+
+@contextlib.contextmanager
+def beside(folder: Path) -> Iterator[str]:
+    """Show a run, and those beside it, on a page while it goes; its address.
+
+    A process of its own, so that whoever looks costs the run no more than processor time that is free.
+    """
+    port = free_port()
+    words = ["dashboard", "--port", str(port), "--runs", str(folder.parent)]
+    code = "from hypergpu_fl.cli import main; main()"
+    with (folder / LOG).open("ab") as sink:
+        page = subprocess.Popen(
+            [sys.executable, "-c", code, *words], stdin=subprocess.DEVNULL, stdout=sink, stderr=sink
+        )
+    try:
+        yield f"http://127.0.0.1:{port}/#/run/{folder.name}/training"
+    finally:
+        page.terminate()
+        page.wait()

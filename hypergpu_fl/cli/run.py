@@ -19,6 +19,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from hypergpu_fl.cli.bundle import app_with_task
+from hypergpu_fl.cli.dashboard import beside
 from hypergpu_fl.cli.deployed import deploy
 from hypergpu_fl.cli.follow import Tail, worth_showing
 from hypergpu_fl.cli.live import on_screen
@@ -67,6 +68,7 @@ def run(
     runs: Runs = None,
     app_dir: Annotated[Path | None, typer.Option("--app", help="folder of the Flower app; default: this one")] = None,
     port: Annotated[int, typer.Option(help="port of the local SuperLink; 0: a free one")] = 0,
+    dashboard: Annotated[bool, typer.Option("--dashboard", help="show the runs on a page while this one goes")] = False,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
     """Check the configuration, then train through Flower: simulated, or on a deployment with --superlink.
@@ -101,12 +103,17 @@ def run(
         if not superlink and sys.stderr.isatty():
             typer.echo(f"trying {effective.training.title} on one batch", err=True)
         check_before_start(effective, root, bundled, deployed=bool(superlink))
-        with _run_folder(root, chosen, replace=replace, resume=bool(resume), stem=_stem(effective.training)) as folder:
+        with (
+            _run_folder(root, chosen, replace=replace, resume=bool(resume), stem=_stem(effective.training)) as folder,
+            beside(folder) if dashboard else contextlib.nullcontext("") as address,
+        ):
             chosen = folder.name  # where none was given, it is known only now that no other run can take it
             effective = _for_this_run(effective, root, chosen, resume=bool(resume), deployed=bool(superlink))
             keep(folder, effective)
             training = effective.training
             say(f"run {chosen}: {training.title}, {training.num_nodes} nodes, {training.rounds} rounds -> {folder}")
+            if address:
+                say(f"see it at {address}")
             try:
                 if superlink:
                     for place in (p for p in PLACES if not loaded.origins.get(p, PREFIX).startswith(PREFIX)):

@@ -46,6 +46,20 @@ def write_whole(file: Path, content: str | bytes, *, mode: int = 0o666) -> None:
         draft.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """Give a place beside ``file`` to write to; it replaces the file if the block succeeds, and is removed if not.
+
+    A reader sees the old content or the new. A power cut may leave an empty file.
+    """
+    draft = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        yield draft
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
 def private_folder(path: Path) -> Path:
     """Make ``path``, with its parents, so that nobody but this user may enter it; one that exists stays as it is."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)

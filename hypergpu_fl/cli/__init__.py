@@ -75,7 +75,7 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Like Click's, with a did-you-mean."""
-        from hypergpu_fl.config.faults import did_you_mean
+        from strategies.spelling import did_you_mean
 
         if args and not args[0].startswith("-") and args[0] not in self.list_commands(ctx):
             raise click.UsageError(f"No such command {args[0]!r}{did_you_mean(args[0], self.list_commands(ctx))}", ctx)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hypergpu_fl.files import write_whole
 
 if TYPE_CHECKING:
-    from hypergpu_fl.cli.provision import Project
+    from hypergpu_fl.cli.project import Project
 
 USER: Final = 49999
 SECRET, PUBLIC, FOLDER = 0o400, 0o444, 0o750

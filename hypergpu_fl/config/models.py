@@ -9,8 +9,8 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from hypergpu_fl.config import task_options, values
-from hypergpu_fl.config.faults import did_you_mean
 from hypergpu_fl.config.target import Target
+from strategies.spelling import did_you_mean
 
 MODELS: Final = ("mlp", "simple_cnn", "resnet18")
 DATASETS: Final = ("digits", "mnist", "fashion_mnist", "cifar10", "folder")

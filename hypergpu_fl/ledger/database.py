@@ -305,11 +305,6 @@ class Books:
             history.append(SealedRound(seal, sealed, distribution, row.root, row.rewards_root, row.before, row.head))
         return history
 
-    def of_node(self, connection: Connection, node: str) -> list[tuple[int, SealedContribution]]:
-        """All sealed contributions of a node, each with the round that sealed it."""
-        query = select(contributions).where(contributions.c.session == self.session, contributions.c.node == node)
-        return [(r.sealed_round, _sealed(r)) for r in connection.execute(query.order_by(contributions.c.sealed_round))]
-
     def rounds_with(self, connection: Connection, node: str, *, after: int, upto: int) -> list[int]:
         """Rounds ``after + 1 .. upto`` that sealed something of a node, in order."""
         sealed = contributions.c.sealed_round

@@ -19,8 +19,8 @@ from flwr.serverapp import Grid, ServerApp
 from loguru import logger
 
 from hypergpu_fl import logs
+from hypergpu_fl.codec.kernels import compile_ahead
 from hypergpu_fl.codec.payload import CodecPayload
-from hypergpu_fl.codec.threads import compile_ahead
 from hypergpu_fl.config import Config, from_run_config, read_secrets, runs_root, to_run_config
 from hypergpu_fl.config.resuming import CHANGEABLE, settings_of
 from hypergpu_fl.errors import LedgerError, NetworkError

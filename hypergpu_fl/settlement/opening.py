@@ -159,7 +159,7 @@ def rpc_route(
             _check_same(record, coordinator_of(outbox, record), blockchain, signer)
             preflight(client, blockchain.chain_id, record.contract, signer.address, deploy=True, pool=0)
     except BaseException:
-        lock.release()
+        lock.close()
         raise
     return Route(record, signer, outbox, lambda: sender, lock)
 

@@ -144,7 +144,7 @@ class Settlement:
                     )
                 record, signer = route.record, route.signer
             if route is not None and route.lock is not None:
-                held.callback(route.lock.release)
+                held.callback(route.lock.close)
             kind = blockchain.kind if blockchain.enabled else "none"
             settlement = cls(run_dir, engine, record, signer, kind=kind, route=route)
             settlement._held = held.pop_all()

@@ -158,3 +158,8 @@ def test_what_verify_does_not_find_in_an_open_ledger_it_prints_as_not_sealed(
     assert invoke(["ledger", "verify", str(tmp_path / "l.json"), "--open"]) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in missed)
+
+
+def test_the_documentation_lists_what_nothing_seals() -> None:
+    said = (Path(__file__).parents[2] / "docs" / "the-books.md").read_text()
+    assert all(f"`{name}`" in said for name in UNSEALED)

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from rounds import a_round, node_key
+from rounds import a_round
 from sqlalchemy.exc import IntegrityError
 
 from hypergpu_fl.errors import LedgerError
@@ -47,13 +47,6 @@ def test_history_comes_out_as_it_went_in_amounts_of_256_bits_included(engine: da
         assert books.last(connection) == (3, sealed_rounds[-1].head)
         assert books.distribution(connection) == sealed_rounds[-1].rewards
         assert books.distribution(connection, upto=1) == sealed_rounds[0].rewards
-
-
-def test_a_nodes_history_can_be_asked_for(engine: database.Engine) -> None:
-    sealed_rounds = history(engine, 3)
-    with engine.connect() as connection:
-        found = database.Books(SESSION).of_node(connection, node_key(1).address)
-    assert found == [(sealed.seal.round, sealed.contributions[1]) for sealed in sealed_rounds]
 
 
 def test_the_same_work_sealed_in_a_second_round_is_refused_whole(engine: database.Engine) -> None:

@@ -37,7 +37,6 @@ def sealed_round(folder: Path, number: int) -> dict[str, Any]:
         "session": "0x" + session["id"].hex(),
         "chain_id": session["chain_id"],
         "explorer": preset.explorer if preset else None,
-        "currency": preset.currency if preset else "MON",
         "before": "0x" + rounds[0].before.hex(),
         **record,
     }

@@ -5,7 +5,7 @@ import { faultsOf } from "../verify.js";
 
 export function ledger(run) {
   const verdicts = new Map();
-  let names = new Map(), latest = null, chain = { explorer: null, currency: "MON" }, opened = 0;
+  let names = new Map(), latest = null, chain = { explorer: null }, opened = 0;
   const all = h("button", { type: "button", onclick: () => verifyAll() }, "Verify all");
   const figures = h("div"), detail = h("div");
   const rounds = table([
@@ -21,7 +21,7 @@ export function ledger(run) {
   const list = card("Sealed rounds", "recomputed here from every leaf and its proof; signatures and the chain: hypergpu ledger verify", all, rounds.element, none);
   const pay = table([
     { title: "Node", cell: (row) => name(row.name) }, { title: "Address", mono: true, cell: (row) => h("span", { title: row.address }, format.hash(row.address)) },
-    { title: "Paid rounds", n: true, cell: (row) => format.count(row.rounds_paid) }, { title: "Share", n: true, cell: (row) => format.share(row.part) }, { title: "Earned", key: "wei", n: true, sort: (row) => Number(row.wei), cell: (row) => format.money(row.wei, chain.currency) },
+    { title: "Paid rounds", n: true, cell: (row) => format.count(row.rounds_paid) }, { title: "Share", n: true, cell: (row) => format.share(row.part) }, { title: "Earned", key: "wei", n: true, sort: (row) => Number(row.wei), cell: (row) => format.money(row.wei) },
   ], { label: "pay", sort: { key: "wei", down: true } });
   const payCard = card("Pay", "what each node earned so far", null, pay.element);
   const element = h("div", {}, figures, list, detail, payCard);
@@ -57,7 +57,7 @@ export function ledger(run) {
     const leaves = table([
       { title: "Leaf", n: true, cell: (row) => row.index }, { title: "Node", cell: (row) => name(names.get(row.node) ?? row.node) }, { title: "Worked in", n: true, cell: (row) => format.count(row.round) },
       { title: "Examples", n: true, cell: (row) => format.count(row.examples) }, { title: "Weight", n: true, cell: (row) => format.share(row.weight / 1e9) }, { title: "Score", n: true, cell: (row) => format.count(Number(row.score)) },
-      { title: "Reward", n: true, cell: (row) => format.money(row.reward, sealed.currency) }, { title: "Why", wrap: true, cell: (row) => why(row, sealed) }, { title: "Hash", mono: true, cell: (row) => h("span", { title: row.leaf }, format.hash(row.leaf)) },
+      { title: "Reward", n: true, cell: (row) => format.money(row.reward) }, { title: "Why", wrap: true, cell: (row) => why(row, sealed) }, { title: "Hash", mono: true, cell: (row) => h("span", { title: row.leaf }, format.hash(row.leaf)) },
     ], { label: `leaves of round ${number}` });
     leaves.draw(sealed.contributions.map((row) => ({ ...row, key: row.index })));
     detail.replaceChildren(card(`Leaves of round ${number}`, `head ${format.hash(sealed.head)}`, faults.length ? badge("excluded", faults[0]) : badge("sound", "verified"), leaves.element, sealed.contributions.length ? "" : empty("No leaf", "No update counted in this round.")));
@@ -81,7 +81,7 @@ export function ledger(run) {
   async function update(state) {
     latest = state;
     const session = state.run.session, sealed = state.rounds.filter((row) => row.root);
-    figures.replaceChildren(stats([["Sealed", format.count(sealed.length), `of ${format.count(state.rounds.length)} rounds`], ["Final on chain", format.count(sealed.filter((row) => row.status === "FINALIZED").length)], ["Earned", format.money(state.run.earned_wei, chain.currency)], ["Budget a round", session ? format.money(session.budget, chain.currency) : "–"], ["Chain", session ? String(session.chain_id) : "–", session?.simulated_keys ? "simulated keys" : ""], ["Contract", session ? format.hash(session.contract) : "–"]]));
+    figures.replaceChildren(stats([["Sealed", format.count(sealed.length), `of ${format.count(state.rounds.length)} rounds`], ["Final on chain", format.count(sealed.filter((row) => row.status === "FINALIZED").length)], ["Earned", format.money(state.run.earned_wei)], ["Budget a round", session ? format.money(session.budget) : "–"], ["Chain", session ? String(session.chain_id) : "–", session?.simulated_keys ? "simulated keys" : ""], ["Contract", session ? format.hash(session.contract) : "–"]]));
     draw();
     const rows = await get(of(run, "nodes.json")).catch(() => []);
     names = new Map(rows.map((row) => [row.address, row.name]));

@@ -81,7 +81,7 @@ def server_archive(archives: Path, deploy: Path, folder: Path, project: Project,
         files[f"nodes/{node}.pub"] = ((folder / "nodes" / node / f"{node}.pub").read_bytes(), PUBLIC)
     files |= {
         "compose.yaml": _copy(deploy / "compose" / "server.yaml"),
-        "nginx.conf": _copy(deploy / "proxy" / "nginx.conf"),
+        "nginx.conf": _copy(deploy / "compose" / "nginx.conf"),
         "flower.toml": _copy(deploy / "compose" / "flower.toml"),
         "hypergpu-server.service": _copy(deploy / "systemd" / "hypergpu-server.service"),
         ".env": (_lines({"SERVER_IMAGE": project.server.image("server")}), PUBLIC),

@@ -64,6 +64,7 @@ def run(
     resume: Annotated[str, typer.Option(metavar="RUN", help=RESUME)] = "",
     replace: Annotated[bool, typer.Option("--replace", help="remove a run of the same name first")] = False,
     superlink: Annotated[str, typer.Option(metavar="NAME", help="deployment: a connection in Flower's config")] = "",
+    wait_s: Annotated[float, typer.Option(help="with --superlink: seconds for one that does not answer yet")] = 0.0,
     settings: Overrides = None,
     runs: Runs = None,
     app_dir: Annotated[Path | None, typer.Option("--app", help="folder of the Flower app; default: this one")] = None,
@@ -119,7 +120,8 @@ def run(
                     for place in (p for p in PLACES if not loaded.origins.get(p, PREFIX).startswith(PREFIX)):
                         variable = PREFIX + place.upper().replace(".", "__")
                         say(f"warning: {place} is a place on this machine; the other machines look in their {variable}")
-                    check_status(*deploy(effective, bundled, superlink, folder, environ, say), folder)
+                    ended = deploy(effective, bundled, superlink, folder, environ, say, wait_s=wait_s)
+                    check_status(*ended, folder)
                 else:
                     live = format is Format.DEFAULT and sys.stdout.isatty()
                     with on_screen(folder, say, live=live) as (note, draw):

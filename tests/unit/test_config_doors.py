@@ -70,7 +70,7 @@ def test_a_value_that_can_be_understood_is_brought_into_its_usual_form(path: str
 def test_each_list_of_names_is_that_of_the_code_behind_it() -> None:
     from hypergpu_fl.codec.levels import LEVELS
     from hypergpu_fl.network.wan import PROFILES
-    from hypergpu_fl.server.accounting import Scoring
+    from hypergpu_fl.pricing import Scoring
     from hypergpu_fl.task.models import MODELS as FACTORIES
     from hypergpu_fl.task.partition import PARTITIONERS
     from hypergpu_fl.task.sources import SOURCES

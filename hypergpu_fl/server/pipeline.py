@@ -19,6 +19,7 @@ from hypergpu_fl.server.local_work import LocalWork
 from hypergpu_fl.server.node_rounds import NodeRounds
 from hypergpu_fl.server.report import Report
 from hypergpu_fl.server.resumption import Checkpointing
+from hypergpu_fl.server.round_metrics import RoundMetrics
 from hypergpu_fl.settlement import Settlement
 from strategies.arrivals.flight import Flight
 from strategies.engine import Engine
@@ -37,6 +38,7 @@ class Pipeline(Attendant[Admitted]):
     log: EventLog
     same_task: SameTask
     report: Report
+    round_metrics: RoundMetrics
     node_rounds: NodeRounds
     local_work: LocalWork
     registry: Registry
@@ -78,6 +80,7 @@ class Pipeline(Attendant[Admitted]):
         self.report.closed(outcome)
         self.local_work.closed(outcome)
         self.report.evaluated(measured.loss, measured.metrics)
+        self.round_metrics.closed(outcome.round, measured.metrics)
         self.node_rounds.closed(outcome)
         self.registry.closed(outcome)
         mark = self.log.sync()

@@ -45,6 +45,7 @@ from hypergpu_fl.server.nothing_counted import failure_of
 from hypergpu_fl.server.pipeline import Pipeline
 from hypergpu_fl.server.report import Report, write_json
 from hypergpu_fl.server.resumption import Checkpointing, check_unchanged, resume
+from hypergpu_fl.server.round_metrics import RoundMetrics
 from hypergpu_fl.server.simulated_compute import SimulatedCompute, computing, flops_per_sample
 from hypergpu_fl.settlement import Settlement
 from hypergpu_fl.task import Task, fresh_model, full_identity, load_task
@@ -155,6 +156,7 @@ def run(
             event_log,
             SameTask(full_identity(task, model)),
             report,
+            RoundMetrics(books, last_round=settlement.last_round),
             node_rounds,
             local_work,
             Registry(books, strategy, clock=registry_clock(arrivals)),

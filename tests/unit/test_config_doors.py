@@ -87,6 +87,14 @@ def test_each_list_of_names_is_that_of_the_code_behind_it() -> None:
     assert choices(Blockchain, "scoring") == set(get_args(Scoring))
 
 
+@pytest.mark.parametrize("path", ["training.data_root", "system.runs_dir", "blockchain.keystore", "network.rtt_file"])
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 5000])
+def test_a_path_that_no_file_can_have_is_refused_at_the_door(path: str, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{path} is .*, which is no path: File name too long") as caught:
+        load(overrides={path: name})
+    assert len(caught.value.cause) < 400 and caught.value.remedy == f"correct {path}"
+
+
 def test_a_cap_below_what_the_embedded_evm_asks_is_refused_since_no_round_would_be_sealed() -> None:
     from hypergpu_fl.chain import embedded
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from hypergpu_fl.network.registry import Registry
+from hypergpu_fl.pricing.kept_updates import KeptUpdates
 from hypergpu_fl.server.accounting import Accounting, Admitted
 from hypergpu_fl.server.enrolment import SameTask
 from hypergpu_fl.server.evaluation import Evaluation
@@ -44,6 +45,7 @@ class Pipeline(Attendant[Admitted]):
     evaluation: Evaluation
     checkpointing: Checkpointing
     accounting: Accounting
+    kept: KeptUpdates
     settlement: Settlement
 
     def vet(self, hello: Hello) -> None:
@@ -72,7 +74,7 @@ class Pipeline(Attendant[Admitted]):
         return self.accounting.receipt(node_id)
 
     def closed(self, outcome: RoundOutcome) -> None:
-        """Evaluate, report, record the nodes, bring the log to the disk, checkpoint, price, seal."""
+        """Evaluate, report, record the nodes, bring the log to the disk, checkpoint, price, keep the updates, seal."""
         measured = self.evaluation.of(outcome.average_P, outcome.buffers)
         self.engine.evaluated(measured.loss)
         self.report.closed(outcome)
@@ -83,4 +85,6 @@ class Pipeline(Attendant[Admitted]):
         self.registry.closed(outcome)
         mark = self.log.sync()
         self.checkpointing.closed(outcome, mark)
-        self.settlement.seal(replace(self.accounting.priced(outcome), log_head=bytes.fromhex(mark.head)))
+        seal = self.accounting.priced(outcome)
+        self.kept.closed(outcome.round, self.engine.model)
+        self.settlement.seal(replace(seal, log_head=bytes.fromhex(mark.head)))

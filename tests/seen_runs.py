@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rounds import node_key
+from rounds import a_pricing, node_key
 from sqlalchemy import delete, insert
 
 from hypergpu_fl.chain import outbox
@@ -15,7 +15,7 @@ from hypergpu_fl.ledger import database
 from hypergpu_fl.ledger.bundle import session_id
 from hypergpu_fl.ledger.contribution import WEIGHT_UNIT, Contribution, CreditedContribution, hash_blob, hash_metrics
 from hypergpu_fl.ledger.identity import sign_contribution
-from hypergpu_fl.ledger.rewards import RewardDistribution
+from hypergpu_fl.ledger.rewards import Pay, RewardDistribution
 from hypergpu_fl.ledger.sealing import Refusal, RoundSeal, seal_round
 from hypergpu_fl.network import registry
 from hypergpu_fl.network.registry import NodeRecord
@@ -54,7 +54,14 @@ class SeenRun:
             metadata.create_all(self.engine)
         contract, coordinator, salt = node_key(90).address, node_key(91).address, bytes(32)
         self.session = session_id(31337, contract, coordinator, salt)
-        record = {"id": self.session, "salt": salt, "chain_id": 31337, "contract": contract, "budget": BUDGET}
+        record = {
+            "id": self.session,
+            "salt": salt,
+            "chain_id": 31337,
+            "contract": contract,
+            "budget": BUDGET,
+            "base_pay": 0,
+        }
         with self.engine.begin() as connection:
             database.open_session(connection, record | {"coordinator": coordinator, "simulated_keys": 1})
         self.head, self.rewards = self.session, RewardDistribution(self.session, {})
@@ -134,10 +141,12 @@ class SeenRun:
             signed = Contribution(self.session, self.rounds, base, update, 100, hash_metrics({"loss": 0.5}))
             signature = sign_contribution(node_key(row), signed)
             weight = WEIGHT_UNIT // len(counted)
-            credited.append(CreditedContribution(signed, node_key(row).address, signature, weight, 100 + row))
+            credited.append(
+                CreditedContribution(signed, node_key(row).address, signature, weight, 100 + row if row else -50)
+            )
         refused = [Refusal(self.names[self.failing], "malformed", "x")] if self.failing is not None else []
-        seal = RoundSeal(self.rounds, base, model, credited, refused, {}, log_head)
-        sealed = seal_round(seal, before=self.head, rewards=self.rewards, budget=BUDGET)
+        seal = RoundSeal(self.rounds, base, model, credited, refused, {}, log_head, a_pricing(len(counted)))
+        sealed = seal_round(seal, before=self.head, rewards=self.rewards, pay=Pay(BUDGET))
         self.head, self.rewards = sealed.head, sealed.rewards
         rows = [{"round": self.rounds, "row": self._row(row, row in counted)} for row in range(len(self.names))]
         nodes = [asdict(self._record(row)) | {"device": {"gpu": "NVIDIA H200"}} for row in range(len(self.names))]

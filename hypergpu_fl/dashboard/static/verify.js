@@ -2,6 +2,7 @@
 // Signatures and the chain's own copy of the head are left to `hypergpu ledger verify --rpc`.
 
 import { keccak } from "./keccak.js";
+import { sha256 } from "./sha256.js";
 
 const EMPTY = `0x${"00".repeat(32)}`;
 
@@ -12,7 +13,8 @@ export function unhex(text) {
 
 export const hex = (bytes) => `0x${Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("")}`;
 
-const word = (value) => unhex(`0x${BigInt(value).toString(16).padStart(64, "0")}`);
+// A negative number is its two's complement, as the contract encodes it.
+const word = (value) => unhex(`0x${BigInt.asUintN(256, BigInt(value)).toString(16).padStart(64, "0")}`);
 const hash = (text) => unsized(unhex(text), 32);
 const address = (text) => word(BigInt(hex(unsized(unhex(text), 20))));
 
@@ -44,6 +46,13 @@ export function rootOf(leaves) {
   return hex(nodes[0]);
 }
 
+// How the round was priced: four words, so no other leaf can pass for it.
+function pricingLeaf(session, round, { scoring, loss_before, loss_after, movements, contributions }) {
+  const record = { scoring, loss_before, loss_after, movements, contributions: contributions.map(({ value, work }) => ({ value, work })) };
+  const digest = sha256(new TextEncoder().encode(JSON.stringify(record)));
+  return twice(joined(hash(session), word(round), digest, word(1)));
+}
+
 // Sum tree of what the round grants: a node binds both children and both sums, so no tree can grant more than its top.
 export function rewardsRootOf(session, earned) {
   const build = (leaves, depth) => {
@@ -68,6 +77,7 @@ export function faultsOf(sealed) {
       if (BigInt(entry.reward)) earned.set(entry.node, (earned.get(entry.node) ?? 0n) + BigInt(entry.reward));
     });
     if (sealed.log_head) leaves.push(twice(joined(hash(sealed.session), word(sealed.round), hash(sealed.log_head))));
+    if (sealed.pricing) leaves.push(pricingLeaf(sealed.session, sealed.round, sealed.pricing));
     if (rootOf(leaves) !== sealed.root) faults.push("the root is not that of these leaves");
     if (rewardsRootOf(sealed.session, earned) !== sealed.rewards_root) faults.push("the root of the rewards is not that of what the leaves grant");
     const head = keccak(joined(hash(sealed.before), word(sealed.round), hash(sealed.root), hash(sealed.model), hash(sealed.rewards_root), word(sealed.owed)));

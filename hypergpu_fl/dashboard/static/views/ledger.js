@@ -57,18 +57,19 @@ export function ledger(run) {
     const leaves = table([
       { title: "Leaf", n: true, cell: (row) => row.index }, { title: "Node", cell: (row) => name(names.get(row.node) ?? row.node) }, { title: "Worked in", n: true, cell: (row) => format.count(row.round) },
       { title: "Examples", n: true, cell: (row) => format.count(row.examples) }, { title: "Weight", n: true, cell: (row) => format.share(row.weight / 1e9) }, { title: "Score", n: true, cell: (row) => format.count(Number(row.score)) },
-      { title: "Reward", n: true, cell: (row) => format.money(row.reward) }, { title: "Why", wrap: true, cell: (row) => why(row, sealed) }, { title: "Hash", mono: true, cell: (row) => h("span", { title: row.leaf }, format.hash(row.leaf)) },
+      { title: "Reward", n: true, cell: (row) => format.money(row.reward) }, { title: "Why", wrap: true, cell: (row) => why(row) }, { title: "Hash", mono: true, cell: (row) => h("span", { title: row.leaf }, format.hash(row.leaf)) },
     ], { label: `leaves of round ${number}` });
     leaves.draw(sealed.contributions.map((row) => ({ ...row, key: row.index })));
     detail.replaceChildren(card(`Leaves of round ${number}`, `head ${format.hash(sealed.head)}`, faults.length ? badge("excluded", faults[0]) : badge("sound", "verified"), leaves.element, sealed.contributions.length ? "" : empty("No leaf", "No update counted in this round.")));
     detail.scrollIntoView({ block: "nearest" });
   }
 
-  function why(row, sealed) {
+  function why(row) {
     if (row.duplicate_of) return `nearly the same update as ${names.get(row.duplicate_of) ?? row.duplicate_of}`;
-    const total = sealed.contributions.reduce((sum, one) => sum + BigInt(one.score), 0n);
-    if (!BigInt(row.score)) return "its update did not improve the model";
-    return `${format.share(Number(row.score) / Number(total))} of the round's scores`;
+    const score = BigInt(row.score);
+    if (score < 0n) return "set the model back; counts against what it brought and brings";
+    if (!score) return "brought the model nothing";
+    return BigInt(row.reward) ? "brought the model forward" : "brought the model forward, but is not ahead of what it set back";
   }
 
   function draw() {

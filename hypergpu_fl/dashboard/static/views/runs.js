@@ -38,7 +38,7 @@ export function runs() {
   return { element, leave: () => { left = true; clearTimeout(timer); } };
 }
 
-const ACROSS = { rounds: ["round", (v) => format.count(v)], seconds: ["time", format.seconds], bytes: ["sent up", format.bytes] };
+const ACROSS = { rounds: ["round", format.count], seconds: ["time", format.seconds], bytes: ["sent up", format.bytes] };
 
 export function compare(query) {
   const names = (query.get("runs") ?? "").split(",").filter(Boolean).slice(0, 6);

@@ -20,6 +20,7 @@ LARGEST: Final = 10.0**6  # of a factor: beyond it float32 weights overflow
 MOST_NODES: Final = 100_000
 MOST_ROUNDS: Final = 10**6
 MOST_WEI: Final = 2**128 - 1  # what the contract's uint128 holds
+EMBEDDED_GWEI: Final = 2.0  # what the EVM inside the process asks for a gas
 MOST_CHAIN_ID: Final = 2**63 - 37  # EIP-2294
 
 PLANNED: Final = "network_aware"  # the policy whose planner chooses local steps
@@ -265,6 +266,15 @@ class Blockchain(Section):
                 raise ValueError("rpc_url: is empty, but kind 'rpc' needs the address of a node")
             if not self.chain_id:
                 raise ValueError("chain_id: is 0, but kind 'rpc' needs the id of the chain that is meant")
+        return self
+
+    @model_validator(mode="after")
+    def _embedded_transactions_can_be_paid(self) -> Self:
+        if self.enabled and self.kind == "embedded" and self.max_fee_gwei < EMBEDDED_GWEI:
+            raise ValueError(
+                f"max_fee_gwei: is {self.max_fee_gwei:g}, but the embedded EVM asks {EMBEDDED_GWEI:g}, so no round "
+                "would ever be sealed"
+            )
         return self
 
 

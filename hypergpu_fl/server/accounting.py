@@ -29,6 +29,7 @@ from strategies.arrivals import Flight
 from strategies.errors import Reason, Refused
 from strategies.model.aggregation import Update
 from strategies.model.layout import Layout, Vector
+from strategies.model.statistics import VARIANCE
 from strategies.outcome import RoundOutcome
 from strategies.wire import ADDRESS, EXAMPLES, Hello, Reply
 
@@ -92,6 +93,7 @@ class Accounting:
         self._task = task
         self._settlement = settlement
         self._layout = layout
+        self._variances = layout.runs((VARIANCE,))
         self._device = device
         self._scoring = scoring
         self._max_examples = max_examples
@@ -152,7 +154,7 @@ class Accounting:
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is told by its loss
             update.add_to(moved_P, 1.0)
             moved_P += model_P
-        return self._loss(moved_P)
+        return self._loss_when_moved(moved_P)
 
     def added(self, admitted: Admitted, update: Update, model_P: Vector, held_out_loss: float | None) -> None:
         """Enter an update that counts, with what ``measure`` found."""
@@ -228,12 +230,18 @@ class Accounting:
             moved_P = np.copy(self._base_P) if self._base_P is not None else np.zeros(0, dtype=np.float32)
             for i in members:
                 moved_P += np.float32(weights[i] / total) * entries[i].delta_P
-            return self._loss(moved_P)
+            return self._loss_when_moved(moved_P)
 
         if self._scoring == "leave_one_out":
             return to_scores(leave_one_out(len(entries), loss)) if entries else []
         rng = np.random.default_rng([self._seed, round_])
         return to_scores(gtg_shapley(len(entries), loss, rng=rng)) if entries else []
+
+    def _loss_when_moved(self, moved_P: Vector) -> float:
+        """Loss of a model that few updates made: of a late or a thin one, a variance may come out negative."""
+        for start, stop in self._variances:
+            np.maximum(moved_P[start:stop], 0.0, out=moved_P[start:stop])
+        return self._loss(moved_P)
 
     def _loss(self, model_P: Vector) -> float:
         self._task.load(self._model, self._layout.restore(model_P, self._buffers))

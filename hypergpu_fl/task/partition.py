@@ -158,7 +158,10 @@ def _deal(labels_N: Labels, split: Split, cache: Path) -> Partition:
                     np.asarray(partitioner.load_partition(node)["row"], dtype=np.int64)
                     for node in range(split.num_nodes)
                 ]
-        except (ValueError, ZeroDivisionError) as error:
+        except ZeroDivisionError:  # shards of no sample
+            reason = f"there are {len(labels_N)} samples for {split.num_nodes} x {split.classes_per_node} shards"
+            continue
+        except ValueError as error:
             reason = str(error).strip().splitlines()[0]
             continue
         break

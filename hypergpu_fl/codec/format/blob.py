@@ -178,7 +178,9 @@ class Reader:
             )
         if model != model_hash[:16]:
             raise WrongModel(
-                f"blob is of model {model.hex()}, expected {model_hash[:16].hex()}", "run the same model everywhere"
+                "blob is of a model whose arrays have other names, shapes or types: "
+                f"{model.hex()}, expected {model_hash[:16].hex()}",
+                "run the same model everywhere; what a node's arrays are is compared when it says hello",
             )
         (stated,) = CHECKSUM.unpack_from(self._blob, HEADER.size)
         found = checksum(self._blob[: HEADER.size], self._blob[BODY:])

@@ -91,7 +91,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[Any], object], str]] = {
         lambda d: words(
             of(d, "superlink")["containers"][0]["args"], "/run/keys/server.key", "/run/authority/server.key"
         ),
-        "/run/authority/server.key",
+        "--ssl-keyfile. does not point to a file",
     ),
     "another node's Secret": (
         "chart",

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hypergpu_fl.bench.codec import Progress, Row, Updates, sources_of
 from hypergpu_fl.codec import LEVELS, Level, decode, level
-from hypergpu_fl.codec.device.tensors import Kernels, add_to_tensor, encode_tensor, kernels_for
+from hypergpu_fl.codec.device import Kernels, add_to_tensor, encode_tensor, kernels_for
 from hypergpu_fl.codec.levels import Integers, TopK, Words
 from hypergpu_fl.task.device import describe
 

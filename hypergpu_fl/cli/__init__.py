@@ -45,6 +45,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "keys": ("keys:app", "Make and show keystores of nodes and the coordinator."),
     "watch": ("watch:app", "Follow a run in the terminal."),
     "dashboard": ("dashboard:app", "Follow runs in the browser."),
+    "report": ("report:app", "Write a run as one HTML file to send."),
+    "compare": ("report:comparison", "Show several runs side by side."),
 }
 
 

@@ -56,6 +56,12 @@ class Decoded:
         self.main.add_to(total_P, self.runs.main, weight)
         self.statistics.add_to(total_P, self.runs.statistics, weight)
 
+    def kept(self) -> tuple[NDArray[np.uint32] | None, Vector]:
+        """Where its values lie, statistics left out, and the values; None and all P of a level that sends all."""
+        if isinstance(self.main, Sparse):
+            return self.main.index, self.main.value
+        return None, self.dense()
+
     def dense(self) -> Vector:
         """All P values as float32."""
         if isinstance(self.main, Dense) and not self.runs.statistics:

@@ -6,6 +6,7 @@ machine's environment therefore decides only what differs by machine, `MACHINE`;
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -244,11 +245,14 @@ def _make_absolute(values: dict[str, Any]) -> list[Fault]:
         if isinstance(given := values.get(path), str) and given:
             try:
                 values[path] = str(Path(given).expanduser().resolve())
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+                    os.stat(values[path])  # raises for what can never be there, such as a name of 1,000 letters
                 there = path not in _FILES or Path(values[path]).is_file()
             except ValueError:
                 continue  # no text of one line, which the model refuses
             except (OSError, RuntimeError) as error:
-                found.append(Fault(f"{path} is {shown(given)}, which is no path: {error}", f"correct {path}"))
+                reason = getattr(error, "strerror", None) or error
+                found.append(Fault(f"{path} is {shown(given)}, which is no path: {reason}", f"correct {path}"))
                 continue
             if not there:
                 found.append(Fault(f"{path} is {shown(given)}, but there is no such file", f"correct {path}"))

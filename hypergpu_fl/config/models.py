@@ -242,14 +242,20 @@ class Blockchain(Section):
     contract: Annotated[str, AfterValidator(values.address)] = Field(
         "", description="address of the ledger contract; empty: deploy one"
     )
-    scoring: Literal["improvement", "weight", "leave_one_out", "shapley"] = Field(
-        "improvement", description="how a contribution's share of the round's reward is measured"
+    scoring: Literal["aumann_shapley", "improvement", "weight", "leave_one_out", "shapley"] = Field(
+        "aumann_shapley", description="how what a contribution brought is measured; see docs/the-books.md"
     )
     max_examples: Annotated[int, Field(ge=1, le=10**12)] = Field(
         10**6, description="examples beyond this give a node no more weight and no more pay"
     )
     budget_wei: Annotated[int, Field(ge=0, le=MOST_WEI)] = Field(
         10**15, description="reward shared by a round's contributors"
+    )
+    base_pay: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="share of the reward that goes by accepted work, whatever the work brought"
+    )
+    keep_updates_mb: NonNegative = Field(
+        1000.0, description="updates kept for `hypergpu ledger audit`, the oldest rounds go first; 0: none"
     )
     max_fee_gwei: Annotated[float, Field(ge=1e-9, le=1e9)] = Field(
         500.0, description="no transaction is ever sent with a higher fee a gas"

@@ -13,7 +13,7 @@ from strategies.errors import Reason
 _LEARN_SLOWER: Final = "lower training.learning_rate or training.weight_decay, and look for NaN in the data"
 _TAKE_LONGER: Final = "raise network.deadline_s (0: it adapts by itself), or ask for less local work"
 # What error replies say that is not the node's to mend.
-_SAID: Final = {"NotFinite": _LEARN_SLOWER, "no reply within": _TAKE_LONGER}
+_SAID: Final = {"hold NaN, Inf": _LEARN_SLOWER, "no reply within": _TAKE_LONGER}
 _SAME: Final = "let server and nodes run the same version with the same configuration"
 _REMEDIES: Final = {
     Reason.ERROR_REPLY: "mend what the nodes say there; `hypergpu nodes` shows the last failure of each",

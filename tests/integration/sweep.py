@@ -18,11 +18,12 @@ from flwr.app import ConfigRecord, Context, RecordDict
 
 from hypergpu_fl import logs
 from hypergpu_fl.bench.in_process import RUN_ID, SERVER_ID, InProcessGrid
-from hypergpu_fl.config import Config, from_run_config, load, to_run_config
+from hypergpu_fl.config import Config, from_run_config, load, runs_root, to_run_config
 from hypergpu_fl.errors import ConfigError, HyperGPUError
 from hypergpu_fl.node.client_app import app
 from hypergpu_fl.runs import find_run
 from hypergpu_fl.server.server_app import main
+from strategies.errors import NoNodes
 
 DEMO = {"training.num_nodes": 4, "training.rounds": 2, "blockchain.enabled": False}
 LIMIT_S = 120  # a demo takes two seconds; what takes this long hangs
@@ -61,9 +62,11 @@ def outcome(config: Config, scratch: Path) -> Outcome:
             main(grid, context)
     except HyperGPUError as error:
         return Outcome("ended", error.cause, error.remedy)
+    except NoNodes as error:
+        return Outcome("ended", *str(error).split("; ", maxsplit=2)[1:])
     finally:
         logs.shutdown()
-    root = Path(config.system.runs_dir)
+    root = runs_root(config.system)
     report = json.loads((find_run(root, config.system.run_name or "latest") / "report.json").read_text())
     assert report["rounds"] and (report["loss"] is None or math.isfinite(report["loss"]))
     chain = report["chain"]

@@ -24,7 +24,25 @@ EDGES = edge_values()
 # What takes days, however fast the machine.
 ENDLESS = (("training.epochs", 10**6), ("training.epochs", 10**6 - 1), ("training.local_steps", "999999999"))
 BESIDE = {"training.rounds": {"training.target": "loss <= 1e9"}}  # a million rounds end with the first
-ENDS: dict[str, str] = {}
+# What a run alone can tell: of the data, of the machine, of what training makes of them.
+ENDS = {
+    "training.task": "there is no module",
+    "training.model_architecture": "has no 'Nothing'",
+    "training.dataset": "cannot be downloaded",  # on a machine that is not online
+    "training.data_root": "no folder|cannot be read",
+    "training.partitioner": "no node would hold class",
+    "training.num_nodes": "more than the 1295 samples",
+    "training.learning_rate": "nothing was trained",
+    "training.weight_decay": "nothing was trained",
+    "training.server_learning_rate": "nothing was trained",
+    "training.target": "but the task measures",
+    "network.enable_simulation": "no key to sign with",
+    "network.sample_ms": "nothing was trained",
+    "network.deadline_s": "nothing was trained",
+    "blockchain.allow_list": "is not in blockchain.allow_list",
+    "system.resume": "no finished round",
+    "system.device": "device",
+}
 # Of combinations: what a single value tells better, what needs more than the demo, and what ends the run at once.
 ALONE = (
     *("training.task", "training.num_nodes", "training.rounds", "training.dataset", "training.model_architecture"),

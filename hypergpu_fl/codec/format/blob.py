@@ -195,7 +195,7 @@ class Reader:
     def raw_bytes(self, size: int) -> NDArray[np.uint8]:
         """Take *bytes* of a size the caller has found acceptable."""
         content = np.empty(size, dtype=np.uint8)
-        found = [(start, self._payload(min(FRAME_BYTES, size - start))) for start in range(0, size, FRAME_BYTES)]
+        found = [(start, self._packed(min(FRAME_BYTES, size - start))) for start in range(0, size, FRAME_BYTES)]
 
         def fill(item: tuple[int, memoryview]) -> None:
             _unpack(item[1], content[item[0] : item[0] + FRAME_BYTES])
@@ -213,7 +213,7 @@ class Reader:
         found = []
         for start in range(0, size, FRAME_WORDS):
             count = min(FRAME_WORDS, size - start)
-            found += [(self._payload(count), count) for _ in range(width)]
+            found += [(self._packed(count), count) for _ in range(width)]
         planes = list(ordered_map(lambda item: _plane(*item), found))
         return Planes(size, [planes[at : at + width] for at in range(0, len(planes), width)], width)
 
@@ -229,7 +229,7 @@ class Reader:
         self._at += size
         return part
 
-    def _payload(self, size: int) -> memoryview:
+    def _packed(self, size: int) -> memoryview:
         length = self.number()
         if length > size:
             raise Malformed(f"frame of {length} bytes for a content of {size}", RESEND)
@@ -243,25 +243,25 @@ def base_of(blob: Buffer) -> int:
     return int(HEADER.unpack_from(blob)[-1])
 
 
-def _plane(payload: memoryview, size: int) -> NDArray[np.uint8]:
+def _plane(packed: memoryview, size: int) -> NDArray[np.uint8]:
     """Content of a frame; a plain one's bytes where they lie."""
-    if len(payload) == size:
-        return np.frombuffer(payload, dtype=np.uint8)
+    if len(packed) == size:
+        return np.frombuffer(packed, dtype=np.uint8)
     content = np.empty(size, dtype=np.uint8)
-    _unpack(payload, content)
+    _unpack(packed, content)
     return content
 
 
-def _unpack(payload: memoryview, out: NDArray[np.uint8]) -> None:
-    if len(payload) == out.size:
-        out[:] = np.frombuffer(payload, dtype=np.uint8)
+def _unpack(packed: memoryview, out: NDArray[np.uint8]) -> None:
+    if len(packed) == out.size:
+        out[:] = np.frombuffer(packed, dtype=np.uint8)
         return
     try:
         # what the frame states is compared before anything is decompressed; then it can write to `out` alone
-        stated = zstandard.get_frame_parameters(payload)
+        stated = zstandard.get_frame_parameters(packed)
         if stated.content_size != out.size or stated.dict_id != 0:
             raise Malformed(f"Zstandard frame states {stated.content_size} bytes, expected {out.size}", RESEND)
-        source = zstandard.ZstdDecompressor(max_window_size=FRAME_BYTES).stream_reader(payload)
+        source = zstandard.ZstdDecompressor(max_window_size=FRAME_BYTES).stream_reader(packed)
         if source.readinto(out.data) != out.size or source.read(1):
             raise Malformed(f"Zstandard frame does not hold {out.size} bytes", RESEND)
     except zstandard.ZstdError as error:

@@ -14,9 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hypergpu_fl.codec import encode_with_feedback
+from hypergpu_fl.codec.device import encode_tensor, operations
 from hypergpu_fl.codec.device import kernels as gpu_kernels
-from hypergpu_fl.codec.device import operations
-from hypergpu_fl.codec.device.tensors import encode_tensor
 from hypergpu_fl.codec.errors import NotFinite
 from strategies.model.layout import Layout
 

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hypergpu_fl.codec import decode, encode_with_feedback
-from hypergpu_fl.codec.device import operations
-from hypergpu_fl.codec.device.tensors import Kernels, add_to_tensor, encode_tensor, kernels_for
+from hypergpu_fl.codec.device import Kernels, add_to_tensor, encode_tensor, kernels_for, operations
 from hypergpu_fl.codec.errors import NotFinite
 from strategies.errors import LayoutError
 from strategies.model.layout import Layout

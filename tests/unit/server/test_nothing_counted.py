@@ -17,7 +17,7 @@ def refused(*refusals: str) -> list[Any]:
     ("rows", "cause", "remedy"),
     [
         (refused("error reply: no reply within 60 s"), "no reply within 60 s", "raise network.deadline_s"),
-        (refused("error reply: NotFinite: values hold NaN"), "NotFinite", "lower training.learning_rate"),
+        (refused("error reply: values to encode hold NaN, Inf or more"), "hold NaN", "lower training.learning_rate"),
         (refused("error reply: ValueError: own"), "ValueError: own", "mend what the nodes say there"),
         (
             refused("left", "non-finite: loss is nan", "non-finite: loss is inf"),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -175,6 +178,40 @@ def test_the_first_weights_are_the_same_by_whichever_generator_they_are_drawn(dr
     assert not torch.equal(weights(fresh_model(task, 8)), first)
     assert torch.equal(torch.get_rng_state(), states[0]) and np.array_equal(np.random.get_state()[1], states[1])
     assert random.getstate() == states[2]
+
+
+DRAWN_ELSEWHERE = """
+import hashlib, random, sys
+import numpy as np, torch
+from torch import nn
+from hypergpu_fl.config import Training
+from hypergpu_fl.task import TorchTask, fresh_model
+
+class Drawn(TorchTask):
+    def model(self):
+        model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2), nn.Linear(2, 1))
+        model[1].weight.data = torch.as_tensor(np.random.randn(2, 2), dtype=torch.float32)
+        model[2].weight.data = torch.tensor([[random.random(), random.gauss(0, 1)]])
+        return model
+
+torch.rand(int(sys.argv[1])), np.random.rand(int(sys.argv[1])), random.random()
+task = Drawn(Training())
+print(hashlib.sha256(b"".join(a.tobytes() for a in task.arrays(fresh_model(task, 7)).values())).hexdigest())
+"""
+
+
+def test_two_processes_draw_the_same_weights_whatever_was_drawn_before() -> None:
+    hashes = [
+        subprocess.run(
+            [sys.executable, "-c", DRAWN_ELSEWHERE, str(drawn)],
+            env={**os.environ, "PYTHONHASHSEED": str(drawn)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for drawn in (1, 2)
+    ]
+    assert hashes[0] == hashes[1] and len(hashes[0].strip()) == 64
 
 
 def test_noise_in_the_loss_is_a_function_of_the_seed(tmp_path: Path) -> None:

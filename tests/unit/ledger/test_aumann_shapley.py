@@ -137,8 +137,6 @@ def test_who_helped_at_first_is_not_charged_for_too_much_weight_and_who_harmed_a
     expected = brought[-1] if brought[-1] >= 0 or max(brought) <= 1e-4 else max(brought)
     told = max(brought) == 0 or (max(brought) > 1e-3 and gains[0] > 1e-3)
     if told and abs(brought[-1]) > 1e-3:  # elsewhere it is a matter of rounding
-        (max(brought) > 1e-3 and gains[0] > 1e-3) or max(brought) == 0
-    ):  # elsewhere it is a matter of rounding
         assert credited(gains, [0.0] * 3) == pytest.approx(expected, abs=1e-4)
 
 

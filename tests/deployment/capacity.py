@@ -51,7 +51,7 @@ def measured(here: Machine, project: Compose, model: str) -> dict[str, object]:
     settings = ["training.num_nodes=3", "training.rounds=3", "network.cohort=3", f"training.model_architecture={model}"]
     words = [word for setting in settings for word in ("--set", setting)]
     try:
-        project.run(["operator", "run", "--superlink", "deployed", "--name", model, *words], 900.0)
+        project.run(["operator", "run", "--superlink", "deployed", "--name", model, *words])
     finally:
         ended.set()
         watcher.join()

@@ -23,7 +23,6 @@ from tests.deployment.people import README
 from tests.deployment.stack import REPOSITORY
 
 DEPLOY = REPOSITORY / "deploy"
-RUN_S = 900.0  # on a crowded machine
 PROJECT = """
 [server]
 address = "link.example:443"
@@ -109,10 +108,10 @@ class Compose:
         self.machine.wires.names[self.scope][name] = self.machine.addresses[container.name]
         return started
 
-    def run(self, words: list[str], limit_s: float = RUN_S) -> str:
+    def run(self, words: list[str]) -> str:
         """``docker compose run --rm`` with these words, options, service, command, to a good end; what it printed."""
         one = self.start(words)
-        self.machine.until(lambda: one.code == 0, f"`{' '.join(words)}` to end well", limit_s)
+        self.machine.until(lambda: one.code == 0, f"`{' '.join(words)}` to end well", self.machine.run_s)
         return one.log
 
     def start(self, words: list[str]) -> Running:
@@ -134,7 +133,7 @@ def demo(machine: Machine, change: Change = unchanged) -> Trained:
     project = Compose(machine, folder / "demo.yaml", folder, "demo", change, "demo")
     project.up()
     train = machine.running["train"]
-    machine.until(lambda: train.code == 0, "the demo to end well", RUN_S)
+    machine.until(lambda: train.code == 0, "the demo to end well", machine.run_s)
     fetched = machine.folder / "volumes" / "demo" / "runs" / "demo" / "report.json"
     return Trained(json.loads(fetched.read_text()), train.log, train.log)
 
@@ -232,7 +231,7 @@ def cluster(machine: Machine, form: str, change: Change = unchanged) -> Trained:
     machine.until(lambda: all(map(machine.healthy, applied.steady())), "the probes", machine.ready_s)
     nodes = [name for name in applied.steady() if name.startswith("node-")]
     machine.let_in(nodes)
-    machine.until(lambda: applied.done("submit"), "the Job that submits", RUN_S)
+    machine.until(lambda: applied.done("submit"), "the Job that submits", machine.run_s)
     verified = _exec(machine, documented("kubectl exec deploy/superexec --"))
     report = _exec(machine, documented("kubectl exec deploy/superexec -- cat"), "cat")
     return Trained(json.loads(report), verified, machine.running["submit"].log)

@@ -29,7 +29,8 @@ class Machine:
     programs: Path
     running: dict[str, Running] = field(default_factory=dict)
     addresses: dict[str, str] = field(default_factory=dict)
-    ready_s: float = 300.0  # for what starts
+    ready_s: float = 300.0  # for what starts, on a crowded machine
+    run_s: float = 900.0  # for a run
     most_ends: int = 6  # of a container that is started again; then something is wrong with it
 
     def start(self, container: Container, scope: str) -> Running:

@@ -38,5 +38,6 @@ def sealed_round(folder: Path, number: int) -> dict[str, Any]:
         "chain_id": session["chain_id"],
         "explorer": preset.explorer if preset else None,
         "before": "0x" + rounds[0].before.hex(),
+        "priced": "0x" + pricing.digest().hex() if (pricing := rounds[0].seal.pricing) else None,
         **record,
     }

@@ -42,8 +42,10 @@ class Pricing(Record):
     def leaf(self, session: bytes, round: int) -> bytes:
         """Leaf of the round's tree: ``keccak(keccak(abi.encode(session, round, digest, 1)))``.
 
-        ``digest`` is the SHA-256 of the record as JSON without blanks, in the order of the fields. No other leaf is
-        made of four words.
+        No other leaf is made of four words.
         """
-        digest = hash_blob(self.model_dump_json().encode())
-        return keccak(keccak(session + word(round) + digest + word(1)))
+        return keccak(keccak(session + word(round) + self.digest() + word(1)))
+
+    def digest(self) -> bytes:
+        """SHA-256 of the record as JSON without blanks, in the order of the fields."""
+        return hash_blob(self.model_dump_json().encode())

@@ -12,7 +12,7 @@ export function unhex(text) {
 
 export const hex = (bytes) => `0x${Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("")}`;
 
-const word = (value) => unhex(`0x${BigInt(value).toString(16).padStart(64, "0")}`);
+const word = (value) => unhex(`0x${BigInt.asUintN(256, BigInt(value)).toString(16).padStart(64, "0")}`); // two's complement
 const hash = (text) => unsized(unhex(text), 32);
 const address = (text) => word(BigInt(hex(unsized(unhex(text), 20))));
 
@@ -68,6 +68,7 @@ export function faultsOf(sealed) {
       if (BigInt(entry.reward)) earned.set(entry.node, (earned.get(entry.node) ?? 0n) + BigInt(entry.reward));
     });
     if (sealed.log_head) leaves.push(twice(joined(hash(sealed.session), word(sealed.round), hash(sealed.log_head))));
+    if (sealed.priced) leaves.push(twice(joined(hash(sealed.session), word(sealed.round), hash(sealed.priced), word(1))));
     if (rootOf(leaves) !== sealed.root) faults.push("the root is not that of these leaves");
     if (rewardsRootOf(sealed.session, earned) !== sealed.rewards_root) faults.push("the root of the rewards is not that of what the leaves grant");
     const head = keccak(joined(hash(sealed.before), word(sealed.round), hash(sealed.root), hash(sealed.model), hash(sealed.rewards_root), word(sealed.owed)));

@@ -66,9 +66,10 @@ export function ledger(run) {
 
   function why(row, sealed) {
     if (row.duplicate_of) return `nearly the same update as ${names.get(row.duplicate_of) ?? row.duplicate_of}`;
-    const total = sealed.contributions.reduce((sum, one) => sum + BigInt(one.score), 0n);
+    const total = sealed.contributions.reduce((sum, one) => sum + (BigInt(one.score) > 0n ? BigInt(one.score) : 0n), 0n);
+    if (BigInt(row.score) < 0n) return "its update harmed the model: set off against good ones";
     if (!BigInt(row.score)) return "its update did not improve the model";
-    return `${format.share(Number(row.score) / Number(total))} of the round's scores`;
+    return `${format.share(Number(row.score) / Number(total))} of what the round brought; paid by scores so far`;
   }
 
   function draw() {

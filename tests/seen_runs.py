@@ -15,7 +15,7 @@ from hypergpu_fl.ledger import database
 from hypergpu_fl.ledger.bundle import session_id
 from hypergpu_fl.ledger.contribution import WEIGHT_UNIT, Contribution, CreditedContribution, hash_blob, hash_metrics
 from hypergpu_fl.ledger.identity import sign_contribution
-from hypergpu_fl.ledger.rewards import RewardDistribution
+from hypergpu_fl.ledger.rewards import Pay, RewardDistribution
 from hypergpu_fl.ledger.sealing import Refusal, RoundSeal, seal_round
 from hypergpu_fl.network import registry
 from hypergpu_fl.network.registry import NodeRecord
@@ -56,7 +56,7 @@ class SeenRun:
         self.session = session_id(31337, contract, coordinator, salt)
         record = {"id": self.session, "salt": salt, "chain_id": 31337, "contract": contract, "budget": BUDGET}
         with self.engine.begin() as connection:
-            database.open_session(connection, record | {"coordinator": coordinator, "simulated_keys": 1})
+            database.open_session(connection, record | {"coordinator": coordinator, "base_pay": 0, "simulated_keys": 1})
         self.head, self.rewards = self.session, RewardDistribution(self.session, {})
         self.metrics = RoundMetrics(self.engine, last_round=0)
         self.first_orders: dict[int, int] = {}
@@ -137,7 +137,7 @@ class SeenRun:
             credited.append(CreditedContribution(signed, node_key(row).address, signature, weight, 100 + row))
         refused = [Refusal(self.names[self.failing], "malformed", "x")] if self.failing is not None else []
         seal = RoundSeal(self.rounds, base, model, credited, refused, {}, log_head)
-        sealed = seal_round(seal, before=self.head, rewards=self.rewards, budget=BUDGET)
+        sealed = seal_round(seal, before=self.head, rewards=self.rewards, pay=Pay(BUDGET))
         self.head, self.rewards = sealed.head, sealed.rewards
         rows = [{"round": self.rounds, "row": self._row(row, row in counted)} for row in range(len(self.names))]
         nodes = [asdict(self._record(row)) | {"device": {"gpu": "NVIDIA H200"}} for row in range(len(self.names))]

@@ -12,14 +12,14 @@ OWN: Final = ("hypergpu_fl", "strategies")
 _SET_PARENT_DEATH_SIGNAL: Final = 1  # see prctl(2)
 
 
-def end_with(parent: int) -> None:
-    """Have the kernel kill this process when its ``parent`` ends, however it does, or end now if it has.
+def end_with(parent: int, by: signal.Signals = signal.SIGKILL) -> None:
+    """Have the kernel end this process ``by`` a signal when its ``parent`` ends, however it does, or end now if it has.
 
-    On Linux alone; elsewhere nothing happens.
+    The program that this process may become next ends so, too. On Linux alone; elsewhere nothing happens.
     """
     if sys.platform != "linux":
         return
-    ctypes.CDLL(None, use_errno=True).prctl(_SET_PARENT_DEATH_SIGNAL, int(signal.SIGKILL), 0, 0, 0)
+    ctypes.CDLL(None, use_errno=True).prctl(_SET_PARENT_DEATH_SIGNAL, int(by), 0, 0, 0)
     if os.getppid() != parent:
         os._exit(0)
 

@@ -30,17 +30,33 @@ def exclusive(file: Path, refusal: Exception) -> Iterator[None]:
         os.close(descriptor)
 
 
-def write_whole(file: Path, content: str | bytes, *, mode: int = 0o666) -> None:
+def write_whole(file: Path, content: str | bytes | memoryview, *, mode: int = 0o666, synced: bool = True) -> None:
     """Replace ``file``: a reader sees the old content or the new, and after a power cut one of the two is there.
 
-    ``mode``, less the umask, says who may read it.
+    ``mode``, less the umask, says who may read it. Without ``synced`` a power cut may leave an empty file: for what
+    checks itself, and is written while a round waits.
     """
     draft = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
             stream.write(content.encode() if isinstance(content, str) else content)
-            stream.flush()
-            os.fsync(stream.fileno())
+            if synced:
+                stream.flush()
+                os.fsync(stream.fileno())
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """Give a place beside ``file`` to write to; it replaces the file if the block succeeds, and is removed if not.
+
+    A reader sees the old content or the new. A power cut may leave an empty file.
+    """
+    draft = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        yield draft
         draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from hypergpu_fl.config import run_name
-from hypergpu_fl.config.faults import did_you_mean
 from hypergpu_fl.errors import ConfigError, Fault, RunNotFound
 from hypergpu_fl.files import private_folder
+from strategies.spelling import did_you_mean
 
 LATEST: Final = "latest"
 

@@ -73,6 +73,7 @@ class EventLog:
 
     def _append(self, line: bytes, head: str) -> None:
         self._file.write(line)
+        self._file.flush()  # to the operating system: who watches the run sees a line when it is written
         self._mark = Mark(self._mark.lines + 1, self._mark.bytes + len(line), head)
 
     def _check(self, path: Path) -> None:

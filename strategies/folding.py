@@ -77,4 +77,5 @@ class Folding:
             rolled_back=command.rolled_back,
             ordered=self.ordered,
             dropped=self.dropped,
+            step=model.take_step(),
         )

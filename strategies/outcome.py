@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 from strategies.arrivals.flight import Flight
 from strategies.errors import Reason
 from strategies.model.aggregation import Update
+from strategies.model.global_model import ModelStep
 from strategies.model.layout import Arrays, Vector
 from strategies.wire import COMPUTE_S, Hello, Reply
 
@@ -104,7 +105,7 @@ class RoundOutcome:
     ``model_hash`` is of the version that nodes train from next, ``average_P`` what is evaluated and kept: the average
     of the versions, or the latest where they are not averaged. ``rolled_back`` is the version whose model was restored
     because the loss had exploded, else None. ``ordered`` is the work given in this round, ``dropped`` the rows whose
-    work was given up at its end.
+    work was given up at its end. ``step`` is how the mean of what was accepted moved the model, None if it did not.
     """
 
     round: int
@@ -123,6 +124,7 @@ class RoundOutcome:
     rolled_back: int | None = None
     ordered: Sequence[Ordered] = ()
     dropped: Sequence[int] = ()
+    step: ModelStep | None = None
 
 
 T = TypeVar("T")

@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from strategies.fleet import Bools, Fleet, Floats
+from strategies.quantiles import median
 
 # Link quality and staleness may speak for or against an update by this factor at most. Bounds of 1, 1.25 and 2 were
 # told apart by nothing where 100 nodes take turns; where four nodes answer every round, 2 took a round or two more.
@@ -82,7 +83,7 @@ class Accounts:
         others = fleet.owed[working] + fleet.examples[working] / examples
         level = max(0.0, even - (sum([*self._arrears, arrears]) + float(others.sum())) / known)
         least = max(SMALLEST_ARREARS * share, SMALLEST_SHARE * even)
-        typical = float(np.median(fleet.quality[reachable])) if reachable.any() else float(fleet.quality[row])
+        typical = median(fleet.quality[reachable]) if reachable.any() else float(fleet.quality[row])
         weight = max(arrears + level, least) * tilt(float(fleet.quality[row]), typical, staleness)
         return Weighed(min(weight, LARGEST_WEIGHT), arrears)
 

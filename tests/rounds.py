@@ -6,6 +6,7 @@ from functools import cache
 
 from hypergpu_fl.ledger.contribution import WEIGHT_UNIT, Contribution, CreditedContribution, hash_blob, hash_metrics
 from hypergpu_fl.ledger.identity import NodeKey, derive_simulated_key, sign_contribution
+from hypergpu_fl.ledger.pricing import PricedContribution, Pricing
 from hypergpu_fl.ledger.sealing import Refusal, RoundSeal
 
 
@@ -14,7 +15,14 @@ def node_key(index: int) -> NodeKey:
     return derive_simulated_key(7, index)
 
 
-def a_round(session: bytes, number: int, *, nodes: int = 3, log_head: bytes | None = None) -> RoundSeal:
+def a_pricing(nodes: int) -> Pricing:
+    priced = [PricedContribution(value=100 + index, work=1) for index in range(nodes)]
+    return Pricing(scoring="any/1", loss_before=2000, loss_after=None, movements=1, contributions=priced)
+
+
+def a_round(
+    session: bytes, number: int, *, nodes: int = 3, log_head: bytes | None = None, pricing: Pricing | None = None
+) -> RoundSeal:
     base, model = (hash_blob(b"model %d" % version) for version in (number - 1, number))
     credited = []
     for index in range(nodes):
@@ -24,4 +32,4 @@ def a_round(session: bytes, number: int, *, nodes: int = 3, log_head: bytes | No
         signature = sign_contribution(key, contribution)
         credited.append(CreditedContribution(contribution, key.address, signature, WEIGHT_UNIT // nodes, 100 + index))
     refused = [Refusal(node_key(0).address, "too late", "12 s")]
-    return RoundSeal(number, base, model, credited, refused, {"accuracy": 0.9}, log_head)
+    return RoundSeal(number, base, model, credited, refused, {"accuracy": 0.9}, log_head, pricing)

@@ -7,7 +7,7 @@
 # Neither was tried: no image was built where this was written.
 FROM flwr/supernode:1.41.0-py3.12-ubuntu24.04
 
-USER root
+USER 0
 WORKDIR /opt/hypergpu
 # What changes seldom comes first: torch, the other dependencies, then our own code, a megabyte that is copied alone.
 ARG TORCH_INDEX=https://pypi.org/simple

@@ -5,7 +5,7 @@
 # Flower's bare tags are Alpine, for which PyTorch has no wheels.
 FROM flwr/superexec:1.41.0-py3.12-ubuntu24.04
 
-USER root
+USER 0
 WORKDIR /opt/hypergpu
 # What changes seldom comes first: torch, the other dependencies, then our own code, a megabyte that is copied alone.
 COPY constraints.txt ./

@@ -204,6 +204,18 @@ def _sent_again(node: HostileNode, content: RecordDict, order: wire.Order) -> No
     node.put(content, order, *node.kept)
 
 
+def _nearly_sent_again(node: HostileNode, content: RecordDict, order: wire.Order) -> None:
+    node.kept = node.kept or node.decoded(content)
+    vector_P, buffers = node.kept
+    noise_P = np.random.default_rng([node.number, order.round]).standard_normal(vector_P.size).astype(np.float32)
+    node.put(content, order, vector_P + 1e-3 * np.abs(vector_P).max() * noise_P, buffers)
+
+
+def _next_to_nothing(node: HostileNode, content: RecordDict, order: wire.Order) -> None:
+    noise_P = np.random.default_rng([node.number, order.round]).standard_normal(node.layout.size).astype(np.float32)
+    node.put(content, order, np.float32(1e-6) * noise_P, node.decoded(content)[1])
+
+
 def _flipped(node: HostileNode, content: RecordDict, order: wire.Order) -> None:
     vector_P, buffers = node.decoded(content)
     node.put(content, order, -vector_P, buffers)
@@ -263,5 +275,7 @@ ATTACKS: Final[tuple[Attack, ...]] = (
     Attack("cold_start_99", 8, reply=_large_first_update),
     Attack("cold_start_60", 8, reply=_long_first_updates),
     Attack("sent_again", 9, reply=_sent_again),
+    Attack("nearly_sent_again", 0, reply=_nearly_sent_again),
+    Attack("next_to_nothing", 0, reply=_next_to_nothing),
     ALL,
 )

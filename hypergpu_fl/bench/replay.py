@@ -19,6 +19,8 @@ import zstandard
 from hypergpu_fl.codec.payload import PRICED_LEVELS
 from strategies import lineup
 from strategies.fleet.link import LinkSample
+from strategies.model.sketch import SIZE as SKETCHED
+from strategies.model.sketch import written
 from strategies.round.commands import Command, SendOrder
 from strategies.round.events import (
     Answered,
@@ -158,6 +160,7 @@ def play(nodes: int, *, cohort: int, rounds: int, policy_name: str, seed: int) -
                         samples=float(samples),
                         loss=loss,
                         squared_loss=loss**2,
+                        sketch=tuple(map(written, rng.normal(size=SKETCHED).tolist())),
                     ),
                 )
             heapq.heappush(arrivals, (now_s + took_s, order.order, answer))

@@ -89,4 +89,4 @@ def population(count: int, rng: np.random.Generator) -> Fleet:
 
 def _seen(bps: float, z: float) -> Goodput:
     rate = bps * math.exp(1.4 * z)
-    return Goodput(rate, 0.2, (rate,), 5)
+    return Goodput(rate, 0.2, 5)

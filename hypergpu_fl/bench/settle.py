@@ -20,8 +20,9 @@ from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.heap import long_lived
 from hypergpu_fl.ledger.contribution import WEIGHT_UNIT, Contribution, CreditedContribution
 from hypergpu_fl.ledger.identity import derive_simulated_key, recover, sign_contribution
-from hypergpu_fl.ledger.near_copies import SKETCH, near_duplicates
+from hypergpu_fl.ledger.near_copies import SKETCH
 from hypergpu_fl.ledger.sealing import RoundSeal
+from hypergpu_fl.ledger.shared_work import SharedWork
 from hypergpu_fl.settlement import Settlement
 
 _CONTRACTS: Final = Path("contracts"), Path(__file__).resolve().parents[2] / "contracts"
@@ -71,6 +72,7 @@ def _blockchain(chain: str) -> Iterator[tuple[Blockchain, Secrets]]:
 
 def _measure(run_dir: Path, blockchain: Blockchain, key: Secrets, clients: int, rounds: int) -> dict[str, Any]:
     settlement = Settlement.open(run_dir, blockchain, key, salt=bytes(32), rounds=rounds, simulated_keys=True)
+    shared_work = SharedWork()
     hook_s, cpu_s, share, rng = [], [], WEIGHT_UNIT // clients, np.random.default_rng(0)
     try:
         for number in range(1, rounds + 1):
@@ -81,7 +83,7 @@ def _measure(run_dir: Path, blockchain: Blockchain, key: Secrets, clients: int, 
                 CreditedContribution(claim, recover(claim, signature), signature, share, claim.examples)
                 for claim, signature in claims
             ]
-            near_duplicates(sketches)
+            shared_work.shared(number, [entry.node for entry in credited], sketches, [1] * clients)
             settlement.seal(RoundSeal(number, bytes(32), secrets.token_bytes(32), credited))
             hook_s.append(time.perf_counter() - start)
             cpu_s.append(time.thread_time() - cpu)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
+import contextlib
 from pathlib import Path
-from types import TracebackType
 
 from hypergpu_fl.chain.errors import Misconfigured
+from hypergpu_fl.files import exclusive
 
 
-class KeyLock:
-    """Exclusive lock on a file that names chain and address; the kernel drops it when the process dies.
+class KeyLock(contextlib.ExitStack):
+    """Exclusive lock on a file that names chain and address, held until ``close`` or the end of a ``with`` block.
 
     Parameters
     ----------
@@ -29,29 +28,10 @@ class KeyLock:
     """
 
     def __init__(self, folder: Path, chain_id: int, address: str) -> None:
+        super().__init__()
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(
-            folder / f"{chain_id}-{address.lower()}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        taken = Misconfigured(
+            f"another process sends with the key of {address} on chain {chain_id}",
+            "wait until it ends, or use another key",
         )
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._file)
-            raise Misconfigured(
-                f"another process sends with the key of {address} on chain {chain_id}",
-                "wait until it ends, or use another key",
-            ) from None
-
-    def release(self) -> None:
-        """Let go; safe to call twice."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
-
-    def __enter__(self) -> KeyLock:
-        """Hold it for a block."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        """Let go."""
-        self.release()
+        self.enter_context(exclusive(folder / f"{chain_id}-{address.lower()}.lock", taken))

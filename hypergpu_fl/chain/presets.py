@@ -14,7 +14,6 @@ class Preset:
     chain_id: int
     rpc_urls: tuple[str, ...]
     explorer: str
-    currency: str
 
     def transaction_link(self, tx_hash: str) -> str:
         """Page of a transaction in the explorer."""
@@ -24,10 +23,8 @@ class Preset:
 PRESETS: Final = {
     preset.name: preset
     for preset in (
-        Preset(
-            "monad-mainnet", 143, ("https://rpc.monad.xyz", "https://rpc1.monad.xyz"), "https://monadvision.com", "MON"
-        ),
-        Preset("monad-testnet", 10143, ("https://testnet-rpc.monad.xyz",), "https://testnet.monadvision.com", "MON"),
+        Preset("monad-mainnet", 143, ("https://rpc.monad.xyz", "https://rpc1.monad.xyz"), "https://monadvision.com"),
+        Preset("monad-testnet", 10143, ("https://testnet-rpc.monad.xyz",), "https://testnet.monadvision.com"),
     )
 }
 

@@ -46,6 +46,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "keys": ("keys:app", "Make and show keystores of nodes and the coordinator."),
     "watch": ("watch:app", "Follow a run in the terminal."),
     "dashboard": ("dashboard:app", "Follow runs in the browser."),
+    "report": ("report:app", "Write a run as one HTML file to send."),
+    "compare": ("report:comparison", "Show several runs side by side."),
 }
 
 
@@ -74,7 +76,7 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Like Click's, with a did-you-mean."""
-        from hypergpu_fl.config.faults import did_you_mean
+        from strategies.spelling import did_you_mean
 
         if args and not args[0].startswith("-") and args[0] not in self.list_commands(ctx):
             raise click.UsageError(f"No such command {args[0]!r}{did_you_mean(args[0], self.list_commands(ctx))}", ctx)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hypergpu_fl.files import write_whole
 
 if TYPE_CHECKING:
-    from hypergpu_fl.cli.provision import Project
+    from hypergpu_fl.cli.project import Project
 
 USER: Final = 49999
 SECRET, PUBLIC, FOLDER = 0o400, 0o444, 0o750
@@ -81,7 +81,7 @@ def server_archive(archives: Path, deploy: Path, folder: Path, project: Project,
         files[f"nodes/{node}.pub"] = ((folder / "nodes" / node / f"{node}.pub").read_bytes(), PUBLIC)
     files |= {
         "compose.yaml": _copy(deploy / "compose" / "server.yaml"),
-        "nginx.conf": _copy(deploy / "proxy" / "nginx.conf"),
+        "nginx.conf": _copy(deploy / "compose" / "nginx.conf"),
         "flower.toml": _copy(deploy / "compose" / "flower.toml"),
         "hypergpu-server.service": _copy(deploy / "systemd" / "hypergpu-server.service"),
         ".env": (_lines({"SERVER_IMAGE": project.server.image("server")}), PUBLIC),

@@ -72,6 +72,36 @@ def settle(
 
 
 @app.command()
+def pay(
+    dataset: Annotated[str, typer.Option(help="digits or mnist")] = "digits",
+    data_root: Annotated[str, typer.Option(help="where the data set lies")] = "",
+    scorings: Annotated[str, typer.Option(help="comma-separated")] = "aumann_shapley,improvement",
+    attacks: Annotated[str, typer.Option(help="comma-separated; empty: all, and none")] = "",
+    seeds: Annotated[str, typer.Option(help="comma-separated")] = "0,1,2",
+    rounds: Annotated[int, typer.Option(min=1, help="rounds a run")] = 20,
+    out: Out = None,
+    format: FormatOption = Format.DEFAULT,
+) -> None:
+    """Who is paid: ten nodes against what they really brought, and one that cheats against the honest ones.
+
+    Example: hypergpu bench pay --seeds 0,1 --json pay.json
+    """
+    from hypergpu_fl.bench.attackers import ATTACKS
+    from hypergpu_fl.bench.pay import DATASETS, SCORINGS, run_pay
+
+    rows = run_pay(
+        dataset=known("data set", [dataset], DATASETS)[0],
+        data_root=data_root,
+        scorings=known("scoring", listed(scorings), SCORINGS),
+        attacks=known("attack", listed(attacks) or ATTACKS, ATTACKS),
+        seeds=counts(seeds, "--seeds"),
+        rounds=rounds,
+        progress=say,
+    )
+    deliver(rows, out, format)
+
+
+@app.command()
 def deployment(
     superlink: Annotated[str, typer.Option(help="connection in Flower's configuration")],
     config: ConfigFile = None,

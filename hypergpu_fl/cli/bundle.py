@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import difflib
 import io
 import os
 import shutil
@@ -26,6 +25,7 @@ from typing import Final
 
 from hypergpu_fl.config import Training
 from hypergpu_fl.errors import TaskError, UsageError
+from strategies.spelling import nearest
 
 LARGEST_BYTES: Final = 4 << 20  # of all that goes along; Flower takes 10 MB with our own packages
 MOST_FILES: Final = 2000
@@ -178,10 +178,10 @@ def _check_defined(place: Path, module: str, name: str, reference: str) -> None:
         elif isinstance(node, ast.ImportFrom | ast.Import):
             bound |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
     if name not in bound and not bound & {"*", "__getattr__"}:
-        near = difflib.get_close_matches(name, bound, n=1)
+        near = nearest(name, bound)
         raise TaskError(
             f"{reference!r}: {file.name} defines no {name!r}",
-            f"did you mean {module}:{near[0]}?" if near else "name a class or function of that module",
+            f"did you mean {module}:{near}?" if near else "name a class or function of that module",
         )
 
 

@@ -32,13 +32,21 @@ T = TypeVar("T")
 
 
 def deploy(
-    config: Config, app: Path, connection: str, folder: Path, environ: Mapping[str, str], say: Say
+    config: Config,
+    app: Path,
+    connection: str,
+    folder: Path,
+    environ: Mapping[str, str],
+    say: Say,
+    *,
+    wait_s: float = 0.0,
 ) -> tuple[Submission, str, str]:
     """Submit a run and follow it to its end; the submission that ended, its status and details.
 
-    Ctrl-C stops the run. Another signal ends this command alone.
+    A SuperLink that does not answer yet is asked for ``wait_s`` seconds. Ctrl-C stops the run. Another signal ends this
+    command alone.
     """
-    submission = hand_in(config, app, connection, folder, environ)
+    submission = _accepted(lambda: hand_in(config, app, connection, folder, environ), wait_s)
     try:
         return follow(submission, lambda: hand_in(config, app, connection, folder, environ), say)
     except KeyboardInterrupt as stop:
@@ -115,6 +123,17 @@ def _ended(submission: Submission, say: Say) -> tuple[str, str]:
                     return status, details
                 if not sending:  # the SuperLink has gone
                     break
+        time.sleep(LOOK_S)
+
+
+def _accepted(submit: Callable[[], Submission], wait_s: float) -> Submission:
+    until_s = time.monotonic() + wait_s
+    while True:
+        try:
+            return submit()
+        except SuperLinkSilent:
+            if time.monotonic() >= until_s:
+                raise
         time.sleep(LOOK_S)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hypergpu_fl.cli.audit import audit
 from hypergpu_fl.cli.names import address_of, names_in
 from hypergpu_fl.cli.options import Run, Runs
 from hypergpu_fl.cli.place import books_of, place_of
@@ -42,7 +43,7 @@ def show(
     runs: Runs = None,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Show one round: who contributed what, at which weight, score and reward, and who was refused.
+    """Show one round: who contributed what, at which weight, value, score and reward, and who was refused.
 
     Example: hypergpu ledger show demo --round 3
     """
@@ -56,23 +57,27 @@ def show(
         return
     render({"session": "0x" + bundle.session.id.hex()} | _round_row(record, bundle.session), format)
     names = names_in(run, runs)
+    priced = [price.value for price in record.pricing.contributions] if record.pricing else []
     rows = [
         {
-            "node": names.get(entry.node, entry.node),
+            "name": names.get(entry.node),
+            "node": entry.node,
             "made for": entry.round,
             "examples": entry.examples,
             "weight": entry.weight / 10**9,
+            "value": priced[entry.index] if priced else None,
             "score": entry.score,
             "reward (wei)": entry.reward,
             "nearly equals": names.get(entry.duplicate_of, entry.duplicate_of) or None,
         }
         for entry in record.contributions
     ]
-    rows += [{"node": refusal.node, "refused": f"{refusal.reason} {refusal.detail}"} for refusal in record.refused]
+    rows += [{"name": refusal.node, "refused": f"{refusal.reason} {refusal.detail}"} for refusal in record.refused]
     render(rows, format)
 
 
 app.command()(verify)
+app.command()(audit)
 
 
 @app.command()

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from hypergpu_fl.cli.place import place_of
-from hypergpu_fl.config.faults import did_you_mean
 from hypergpu_fl.errors import UsageError
+from strategies.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from hypergpu_fl.network.registry import NodeRecord

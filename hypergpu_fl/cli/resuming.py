@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from hypergpu_fl.config import Config, flatten, to_run_config, unflatten
-from hypergpu_fl.config.layers import read
+from hypergpu_fl.config.file import read
 from hypergpu_fl.config.resuming import refused_changes, settings_of
 from hypergpu_fl.errors import ConfigError, UsageError
 from hypergpu_fl.files import write_whole

@@ -1,8 +1,9 @@
-"""``hypergpu rewards``: what each node of a run earned."""
+"""``hypergpu rewards``: what each node of a run earned, and why."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -11,6 +12,9 @@ from hypergpu_fl.cli.names import names_in
 from hypergpu_fl.cli.options import Run, Runs
 from hypergpu_fl.cli.place import books_of
 from hypergpu_fl.cli.render import Format, FormatOption, render
+
+if TYPE_CHECKING:
+    from hypergpu_fl.ledger.bundle import ContributionRecord
 
 app = typer.Typer(add_completion=False, help="What each node of a run earned.")
 
@@ -22,7 +26,7 @@ def rewards(
     runs: Runs = None,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Show what each node earned, and with --rpc what it has been paid.
+    """Show what each node earned and why, and with --rpc what it has been paid.
 
     Example: hypergpu rewards demo
     """
@@ -35,22 +39,24 @@ def rewards(
     names = names_in(run, runs)
     earned = distribution(bundle)
     sealed = [entry for record in bundle.rounds for entry in record.contributions]
-    times = Counter(entry.node for entry in sealed)
-    flagged = Counter(entry.node for entry in sealed if entry.duplicate_of)
+    of_node: dict[str, list[ContributionRecord]] = {}
+    for entry in sealed:
+        of_node.setdefault(entry.node, []).append(entry)
     session = bundle.session
     chain = HttpChain(rpc_urls(rpc), chain_id=session.chain_id) if rpc else None
     contract = LedgerContract(chain, session.contract) if chain else None
     shared = shared_rounds(bundle, chain) if chain else 0
     rows = []
-    for node in sorted(times, key=lambda node: (-earned.cumulative.get(node, 0), node)):
+    for node in sorted(of_node, key=lambda node: (-earned.cumulative.get(node, 0), node)):
         wei = earned.cumulative.get(node, 0)
         row = {
             "name": names.get(node),
             "node": node,
-            "rounds": times[node],
+            "rounds": len(of_node[node]),
             "earned_wei": str(wei) if format is Format.JSON else wei,
             "share": wei / earned.owed if earned.owed else 0.0,
-            "near_duplicates": flagged[node],
+            "near_duplicates": sum(bool(entry.duplicate_of) for entry in of_node[node]),
+            "why": in_words(of_node[node], names, base_pay=session.base_pay),
         }
         if contract is not None:
             rounds = contract.paid_rounds(session.id, node, shared)
@@ -60,4 +66,25 @@ def rewards(
         rows.append(row)
     render(rows, format)
     if format is Format.DEFAULT:
+        whole = session.budget * len(bundle.rounds)
+        typer.echo(
+            f"{whole - earned.unspent} of {whole} wei earned; {earned.unspent} rolled on to the next round, and are "
+            "the coordinator's again when the run ends"
+        )
         typer.echo("scores are the coordinator's word; signatures rule out forged contributions, not unfair scores")
+
+
+def in_words(entries: Sequence[ContributionRecord], names: dict[str, str], *, base_pay: int) -> str:
+    """Why a node earned what it did, from its contributions."""
+    good = sum(entry.score > 0 for entry in entries)
+    harm = sum(entry.score < 0 for entry in entries)
+    said = [f"{len(entries)} contributions counted: {good} brought something"]
+    if harm:
+        said.append(f"{harm} took something away, which was set off against that")
+    twins = {entry.duplicate_of for entry in entries if entry.duplicate_of}
+    if twins:
+        copies = sum(bool(entry.duplicate_of) for entry in entries)
+        said.append(f"{copies} nearly equalled {', '.join(sorted(names.get(t, t) for t in twins))} and shared a reward")
+    if base_pay:
+        said.append(f"{base_pay / 1e4:g} % of the budget went by work done")
+    return "; ".join(said)

@@ -19,8 +19,10 @@ from typing import Annotated, Any, Final
 import typer
 
 from hypergpu_fl.cli.bundle import app_with_task
+from hypergpu_fl.cli.dashboard import beside
 from hypergpu_fl.cli.deployed import deploy
 from hypergpu_fl.cli.follow import Tail, worth_showing
+from hypergpu_fl.cli.live import on_screen
 from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides, unread
 from hypergpu_fl.cli.preflight import check_before_start
 from hypergpu_fl.cli.render import Format, FormatOption, render
@@ -62,10 +64,12 @@ def run(
     resume: Annotated[str, typer.Option(metavar="RUN", help=RESUME)] = "",
     replace: Annotated[bool, typer.Option("--replace", help="remove a run of the same name first")] = False,
     superlink: Annotated[str, typer.Option(metavar="NAME", help="deployment: a connection in Flower's config")] = "",
+    wait_s: Annotated[float, typer.Option(help="with --superlink: seconds for one that does not answer yet")] = 0.0,
     settings: Overrides = None,
     runs: Runs = None,
     app_dir: Annotated[Path | None, typer.Option("--app", help="folder of the Flower app; default: this one")] = None,
     port: Annotated[int, typer.Option(help="port of the local SuperLink; 0: a free one")] = 0,
+    dashboard: Annotated[bool, typer.Option("--dashboard", help="show the runs on a page while this one goes")] = False,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
     """Check the configuration, then train through Flower: simulated, or on a deployment with --superlink.
@@ -102,27 +106,43 @@ def run(
         if not superlink and sys.stderr.isatty():
             typer.echo(f"trying {effective.training.title} on one batch", err=True)
         check_before_start(effective, root, bundled, deployed=bool(superlink))
-        with _run_folder(root, chosen, replace=replace, resume=bool(resume), stem=_stem(effective.training)) as folder:
+        with (
+            _run_folder(root, chosen, replace=replace, resume=bool(resume), stem=_stem(effective.training)) as folder,
+            beside(folder) if dashboard else contextlib.nullcontext("") as address,
+        ):
             chosen = folder.name  # where none was given, it is known only now that no other run can take it
             effective = _for_this_run(effective, root, chosen, resume=bool(resume), deployed=bool(superlink))
             keep(folder, effective)
             training = effective.training
             say(f"run {chosen}: {training.title}, {training.num_nodes} nodes, {training.rounds} rounds -> {folder}")
+            if address:
+                say(f"see it at {address}")
             try:
                 if superlink:
                     for place in (p for p in PLACES if not loaded.origins.get(p, PREFIX).startswith(PREFIX)):
                         variable = PREFIX + place.upper().replace(".", "__")
                         say(f"warning: {place} is a place on this machine; the other machines look in their {variable}")
-                    check_status(*deploy(effective, bundled, superlink, folder, environ, say), folder)
+                    ended = deploy(effective, bundled, superlink, folder, environ, say, wait_s=wait_s)
+                    check_status(*ended, folder)
                 else:
-                    _simulate(effective, bundled, folder, port or free_port(), environ, say)
+                    live = format is Format.DEFAULT and sys.stdout.isatty()
+                    with on_screen(folder, say, live=live) as (note, draw):
+                        _simulate(effective, bundled, folder, port or free_port(), environ, note, draw)
             except KeyboardInterrupt as stop:
                 raise interrupted(folder, stop, goes_on=bool(superlink)) from None
     conclude(folder, chosen, format)
 
 
-def _simulate(config: Config, app_dir: Path, folder: Path, port: int, environ: Mapping[str, str], say: Say) -> None:
-    """Run on a SuperLink of our own, which ends with the run."""
+def _simulate(
+    config: Config,
+    app_dir: Path,
+    folder: Path,
+    port: int,
+    environ: Mapping[str, str],
+    say: Say,
+    draw: Callable[[], None],
+) -> None:
+    """Run on a SuperLink of our own, which ends with the run; ``draw`` is called about twice a second."""
     say("starting Flower and its simulated nodes")
     scratch = folder / ".scratch"
     resources = simulation_resources(config.training.num_nodes, config.system.device)
@@ -138,6 +158,7 @@ def _simulate(config: Config, app_dir: Path, folder: Path, port: int, environ: M
             while not status.startswith("finished"):
                 time.sleep(_LOOK_S)
                 _show(tail, say)
+                draw()
                 if not link.is_alive():
                     raise RunFailed("Flower's SuperLink ended before the run", f"see {folder / 'superlink.log'}")
                 working = link.simulations() > 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -16,12 +17,14 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 import psutil
 
+from hypergpu_fl.children import end_with
 from hypergpu_fl.errors import RunFailed, UsageError
 from hypergpu_fl.files import private_folder
 from hypergpu_fl.proxies import beside_loopback
@@ -124,6 +127,7 @@ class LocalSuperLink:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C reaches us alone, and we stop the rest in order
+                preexec_fn=partial(end_with, os.getpid(), signal.SIGTERM),  # should we be killed
             )
             undo.callback(self._stop)
             self._wait_until_healthy()

@@ -92,7 +92,7 @@ def summary(title: str, checked: Checked) -> dict[str, Any]:
     odd = [f"{part} {name}" for part, named in figures.items() for name in named if not math.isfinite(named[name])]
     return {
         "task": title,
-        "identity": dict(checked.identity),
+        "identity": {name: text for name, text in checked.identity.items() if name != "arrays"},
         "model_bytes": sum(array.nbytes for array in checked.trial.before.values()),
         "share": f"{checked.examples} examples on partition {checked.partition}",
         "trained": {"steps": trained.steps, unit: trained.count, "loss": trained.loss} | dict(trained.metrics),

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 Rpc = Annotated[str, typer.Option("--rpc", help="RPC addresses, comma-separated")]
 
 _COORDINATORS_WORD = (
-    "scores, weights, refusals, near copies, blocks and gas are the coordinator's word; signatures rule out forged "
-    "contributions, not unfair scores"
+    "values, scores, weights, refusals, near copies, blocks and gas are the coordinator's word; rewards follow from "
+    "the scores; signatures rule out forged contributions, not unfair scores"
 )
 
 

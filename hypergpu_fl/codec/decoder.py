@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hypergpu_fl.codec.blob import RESEND, Reader
-from hypergpu_fl.codec.checksum import Buffer
 from hypergpu_fl.codec.encoder import buffer_dtype
 from hypergpu_fl.codec.errors import Malformed, UnknownFormat
+from hypergpu_fl.codec.format.blob import RESEND, Reader
+from hypergpu_fl.codec.format.bodies import Body, Dense, Sparse
+from hypergpu_fl.codec.format.checksum import Buffer
+from hypergpu_fl.codec.format.runs import Runs, runs_of
 from hypergpu_fl.codec.levels import BY_CODE
-from hypergpu_fl.codec.parts import Dense, Part, Sparse
-from hypergpu_fl.codec.spans import Spans, spans
 from strategies.model.layout import Layout, Run, Vector
 
 
@@ -33,9 +33,9 @@ class Decoded:
     base: int
     level: str
     buffers: Mapping[str, NDArray[Any]]
-    main: Part
+    main: Body
     statistics: Dense
-    spans: Spans
+    runs: Runs
 
     def norm(self) -> float:
         """L2 norm of the main values, in float64: statistics are measured, not learned, and may be of any size."""
@@ -43,7 +43,7 @@ class Decoded:
 
     def at(self, runs: tuple[Run, ...]) -> Vector:
         """Values at these runs of the vector, one after the other."""
-        if runs == self.spans.statistics:
+        if runs == self.runs.statistics:
             return self.statistics.values()
         return np.concatenate([self.dense()[start:stop] for start, stop in runs])
 
@@ -53,12 +53,18 @@ class Decoded:
 
     def add_to(self, total_P: Vector, weight: float) -> None:
         """``total += weight * update``, touching only what the update holds."""
-        self.main.add_to(total_P, self.spans.main, weight)
-        self.statistics.add_to(total_P, self.spans.statistics, weight)
+        self.main.add_to(total_P, self.runs.main, weight)
+        self.statistics.add_to(total_P, self.runs.statistics, weight)
+
+    def kept(self) -> tuple[NDArray[np.uint32] | None, Vector]:
+        """Where its values lie, statistics left out, and the values; None and all P of a level that sends all."""
+        if isinstance(self.main, Sparse):
+            return self.main.index, self.main.value
+        return None, self.dense()
 
     def dense(self) -> Vector:
         """All P values as float32."""
-        if isinstance(self.main, Dense) and not self.spans.statistics:
+        if isinstance(self.main, Dense) and not self.runs.statistics:
             return self.main.values()  # to the last bit, the sign of a zero included
         vector_P = np.zeros(self.size, dtype=np.float32)
         self.add_to(vector_P, 1.0)
@@ -77,14 +83,14 @@ def decode(blob: Buffer, layout: Layout) -> Decoded:
     level = BY_CODE.get(body.level)
     if level is None:
         raise UnknownFormat(f"blob is of level {body.level}", "run the same release on server and nodes")
-    parts = spans(layout)
-    main = level.read(body, parts.n_main)
+    runs = runs_of(layout)
+    main = level.read(body, runs.n_main)
     if isinstance(main, Sparse):
-        main = Sparse(parts.positions(main.index), main.value)
-    statistics = Dense(body.planes(parts.n_statistics, level.statistics.width), level.statistics)
+        main = Sparse(runs.positions(main.index), main.value)
+    statistics = Dense(body.planes(runs.n_statistics, level.statistics.width), level.statistics)
     buffers = _read_buffers(body, layout)
     body.finish()
-    return Decoded(layout.size, body.base, level.name, buffers, main, statistics, parts)
+    return Decoded(layout.size, body.base, level.name, buffers, main, statistics, runs)
 
 
 def _read_buffers(body: Reader, layout: Layout) -> dict[str, NDArray[Any]]:

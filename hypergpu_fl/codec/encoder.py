@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from hypergpu_fl.codec.blob import Writer
+from hypergpu_fl.codec.backend import Backend, HostBackend
 from hypergpu_fl.codec.errors import Malformed
+from hypergpu_fl.codec.format.blob import Writer
+from hypergpu_fl.codec.format.runs import put, runs_of, take
 from hypergpu_fl.codec.levels import Level, level
-from hypergpu_fl.codec.spans import put, spans, take
-from hypergpu_fl.codec.values import HostValues, Values
 from strategies.errors import LayoutError
 from strategies.model.layout import Arrays, Layout, Vector
 
@@ -70,11 +70,11 @@ def encode_with_feedback(
     vector_P = _checked(vector_P, layout)
     old_P = None if residual_P is None else _checked(residual_P, layout)
     new_P = np.empty(layout.size, dtype=np.float32) if out is None else out
-    parts = spans(layout)
-    runs_of_two = [parts.main, parts.statistics]
+    apart = runs_of(layout)
+    runs_of_two = [apart.main, apart.statistics]
     news = [new_P if runs == ((0, layout.size),) else take(new_P, runs).copy() for runs in runs_of_two]
     main, statistics = (
-        HostValues(take(vector_P, runs), None if old_P is None else take(old_P, runs), new)
+        HostBackend(take(vector_P, runs), None if old_P is None else take(old_P, runs), new)
         for runs, new in zip(runs_of_two, news, strict=True)
     )
     blob = assemble(chosen, main, statistics, layout, buffers, base)
@@ -84,7 +84,7 @@ def encode_with_feedback(
     return blob, new_P
 
 
-def assemble(chosen: Level, main: Values, statistics: Values, layout: Layout, buffers: Arrays, base: int) -> bytes:
+def assemble(chosen: Level, main: Backend, statistics: Backend, layout: Layout, buffers: Arrays, base: int) -> bytes:
     """Blob of values that any backend holds; the values become the residual."""
     body = Writer()
     chosen.write(main, body)

@@ -13,7 +13,6 @@ measured on first updates (no residual yet) of the MLP and the CNN on MNIST and 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,12 +20,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hypergpu_fl.codec.blob import FRAME_BYTES, RESEND, Reader, Writer
+from hypergpu_fl.codec.backend import Backend
 from hypergpu_fl.codec.errors import Malformed
-from hypergpu_fl.codec.parts import Blocks, Dense, Part, Sparse
+from hypergpu_fl.codec.format.blob import FRAME_BYTES, RESEND, Reader, Writer
+from hypergpu_fl.codec.format.bodies import Blocks, Body, Dense, Sparse
+from hypergpu_fl.codec.format.words import Word, kept_in
 from hypergpu_fl.codec.threads import ordered_map
-from hypergpu_fl.codec.values import Values, Word, kept_in
 from hypergpu_fl.errors import UsageError
+from strategies.spelling import did_you_mean
 
 CHUNK = 8192
 BF16_INFINITY = 0x7F80
@@ -60,11 +61,11 @@ class Level(Protocol):
         """How BatchNorm statistics travel."""
         ...
 
-    def write(self, values: Values, body: Writer) -> None:
+    def write(self, values: Backend, body: Writer) -> None:
         """Encode; the values become the residual."""
         ...
 
-    def read(self, body: Reader, size: int) -> Part:
+    def read(self, body: Reader, size: int) -> Body:
         """Decode ``size`` values; refuses with a `CodecError`."""
         ...
 
@@ -81,11 +82,11 @@ class Words:
     compress: bool = True
     fidelity: float = 1.0
 
-    def write(self, values: Values, body: Writer) -> None:
+    def write(self, values: Backend, body: Writer) -> None:
         """See `Level.write`."""
         body.words(values.size, self.word.width, values.words(self.word), compress=self.compress)
 
-    def read(self, body: Reader, size: int) -> Part:
+    def read(self, body: Reader, size: int) -> Body:
         """See `Level.read`."""
         return Dense(body.planes(size, self.word.width), self.word)
 
@@ -107,9 +108,9 @@ class Integers:
         """Largest code: 127 or 7; the most negative number stays unused."""
         return (1 << (self.bits - 1)) - 1
 
-    def write(self, values: Values, body: Writer) -> None:
+    def write(self, values: Backend, body: Writer) -> None:
         """See `Level.write`."""
-        from hypergpu_fl.codec import byte_kernels
+        from hypergpu_fl.codec.kernels import byte_kernels
 
         span = FRAME_BYTES * 8 // self.bits
         packed = np.empty(-(-values.size * self.bits // 8), dtype=np.uint8)
@@ -128,7 +129,7 @@ class Integers:
         body.words(scales.size, 2, lambda start, stop: scales[start:stop])
         body.raw_bytes(packed)
 
-    def read(self, body: Reader, size: int) -> Part:
+    def read(self, body: Reader, size: int) -> Body:
         """See `Level.read`."""
         scales = body.words(-(-size // self.block), 2)
         _check_scales(scales)
@@ -153,7 +154,7 @@ class TopK:
         """Values kept a chunk."""
         return self.chunk // self.share
 
-    def write(self, values: Values, body: Writer) -> None:
+    def write(self, values: Backend, body: Writer) -> None:
         """See `Level.write`."""
         kept = values.topk(self.chunk, self.k)
         scales = np.concatenate([kept.low, kept.high])
@@ -163,9 +164,9 @@ class TopK:
         body.number(kept.gaps.size)
         body.raw_bytes(kept.gaps)
 
-    def read(self, body: Reader, size: int) -> Part:
+    def read(self, body: Reader, size: int) -> Body:
         """See `Level.read`."""
-        from hypergpu_fl.codec import decode_kernels
+        from hypergpu_fl.codec.kernels import decode_kernels
 
         n_chunks, n_kept = -(-size // self.chunk), kept_in(size, self.chunk, self.k)
         scales = body.words(2 * n_chunks, 2)
@@ -184,7 +185,7 @@ class TopK:
 
 def _codes(packed: NDArray[np.uint8], size: int) -> NDArray[np.int8]:
     """Codes of nibbles."""
-    from hypergpu_fl.codec import byte_kernels
+    from hypergpu_fl.codec.kernels import byte_kernels
 
     codes = np.empty(size, dtype=np.int8)
 
@@ -229,8 +230,4 @@ def level(name: str) -> Level:
     """
     if name in LEVELS:
         return LEVELS[name]
-    close = difflib.get_close_matches(name, LEVELS, n=1)
-    raise UsageError(
-        f"unknown codec level {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""),
-        f"choose one of {', '.join(LEVELS)}",
-    )
+    raise UsageError(f"unknown codec level {name!r}{did_you_mean(name, LEVELS)}", f"choose one of {', '.join(LEVELS)}")

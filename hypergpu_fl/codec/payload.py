@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hypergpu_fl.codec.decoder import decode
+from hypergpu_fl.codec.downlink.versions import ModelVersions
 from hypergpu_fl.codec.levels import LEVELS
-from hypergpu_fl.codec.versions import ModelVersions
 from hypergpu_fl.errors import CodecError
 from strategies.errors import Reason, Refused
 from strategies.model.aggregation import Update

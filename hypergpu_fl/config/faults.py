@@ -9,26 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from hypergpu_fl.errors import Fault
 from hypergpu_fl.redaction import redact
+from strategies.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
 _ACROSS = re.compile(r"([a-z_.]+): (.*)", re.S)
 _SHOWN = 60  # characters of an offending value
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"``, or nothing when no known word is near."""
-    near = nearest(word, known)
-    return f"; did you mean {near!r}?" if near else ""
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that ``word`` was probably meant to be, whatever its case: a near one, or one that holds it."""
-    by_lower = {each.lower(): each for each in known}
-    lower = word.lower()
-    near = get_close_matches(lower, by_lower, n=1) or [each for each in by_lower if len(lower) > 2 and lower in each]
-    return by_lower[near[0]] if near else None
 
 
 def shown(value: object) -> str:

@@ -6,11 +6,9 @@ machine's environment therefore decides only what differs by machine, `MACHINE`;
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import re
-import tomllib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -20,7 +18,8 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from hypergpu_fl.config.faults import faults, shown
-from hypergpu_fl.config.flat import Scalar, fields, flatten, from_text, leaves, unflatten
+from hypergpu_fl.config.file import read
+from hypergpu_fl.config.flat import Scalar, fields, flatten, from_text, unflatten
 from hypergpu_fl.config.models import Config, System
 from hypergpu_fl.config.task_options import FIELD, packed, unpacked
 from hypergpu_fl.config.values import INT64
@@ -50,9 +49,6 @@ MACHINE: Final = (
 # What a path names lies on one machine. In a deployment each machine finds its own in its environment.
 PLACES: Final = (*PATHS, "system.log_file")
 _FILES: Final = ("network.links_file", "network.rtt_file", "blockchain.keystore")
-_LARGEST_FILE_BYTES: Final = 1 << 20
-_DEEPEST: Final = 20
-_BRACKET: Final = re.compile(r"[\[{]|[\]}]|\"(?:[^\"\\\n]|\\.)*+\"?|'[^'\n]*+'?")
 _FIELDS: Final = dict(fields())
 _OTHERS: Final = (*SECRETS, "HYPERGPU_RUNS")
 _VARIABLES: Final = {
@@ -113,50 +109,6 @@ def load(
     if config is None or found:
         raise ConfigError([*found, *faulty])
     return Loaded(config, origins)
-
-
-def read(file: Path) -> dict[str, Any]:
-    """Content of a JSON or TOML file.
-
-    Raises
-    ------
-    ConfigError
-        Missing or unreadable, of another type, too large, or broken; the latter with line and column.
-    """
-    kind = file.suffix.lower()
-    if kind not in (".json", ".toml"):
-        raise _error(f"{file} is neither .json nor .toml", "give the configuration one of these endings")
-    try:
-        if file.stat().st_size > _LARGEST_FILE_BYTES:
-            raise _error(f"{file} is larger than 1 MiB", "is it a configuration? keep only settings in it")
-        text = file.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
-    except FileNotFoundError:
-        raise _error(f"there is no file {file}", "check the path; configs/ holds examples") from None
-    except UnicodeDecodeError as error:
-        raise _error(f"{file} is not UTF-8 text (byte {error.start})", "save it as UTF-8") from None
-    except OSError as error:
-        raise _error(f"cannot read {file}: {error.strerror}", "check its type and permissions") from None
-    if _depth(text) > _DEEPEST:
-        raise _error(f"{file} is nested too deeply", "use the four tables training, network, blockchain, system")
-    try:
-        tree = json.loads(text, object_pairs_hook=_no_duplicates) if kind == ".json" else tomllib.loads(text)
-        str(tree)  # refuses numbers that could be read, as hexadecimal ones of TOML, but not shown
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno} column {error.colno}"
-        raise _error(f"{file} is not valid JSON at {where}: {error.msg}", f"correct {where}") from None
-    except tomllib.TOMLDecodeError as error:
-        reason, where = _toml_position(str(error), text)
-        raise _error(f"{file} is not valid TOML at {where}: {reason}", f"correct {where}") from None
-    except _DuplicateKey as error:
-        raise _error(f"{file} gives {error.args[0]!r} twice", "keep one of the two") from None
-    except ValueError:  # Python reads no more digits than this, since that takes quadratic time
-        raise _error(f"{file} holds a number of more than 4,300 digits", "no setting takes such a number") from None
-    if not isinstance(tree, dict):
-        raise _error(f"{file} holds {type(tree).__name__}, not a table", 'start with {"training": {...}}')
-    given = Counter(path for path, _ in leaves(tree))
-    if twice := [path for path, times in given.items() if times > 1]:
-        raise _error(f"{file} gives {twice[0]} twice, in a table and with dots", "keep one of the two")
-    return tree
 
 
 def environment(environ: Mapping[str, str], dotenv: Path | None = Path(".env")) -> dict[str, str]:
@@ -239,45 +191,6 @@ def runs_root(system: System, environ: Mapping[str, str] | None = None) -> Path:
     return Path(system.runs_dir or environ.get("HYPERGPU_RUNS") or "runs").expanduser().resolve()
 
 
-def _depth(text: str) -> int:
-    """Largest number of open brackets outside quotes.
-
-    Looked at before parsing, since a parser that recurses ends the whole process if a library has raised Python's
-    recursion limit, as some that we import do.
-    """
-    deepest = depth = 0
-    for match in _BRACKET.finditer(text):
-        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(match[0], 0)
-        deepest = max(deepest, depth)
-    return deepest
-
-
-class _DuplicateKey(Exception):
-    pass
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in tree:
-            raise _DuplicateKey(name)
-        tree[name] = value
-    return tree
-
-
-def _error(cause: str, remedy: str) -> ConfigError:
-    return ConfigError([Fault(cause, remedy)])
-
-
-def _toml_position(message: str, text: str) -> tuple[str, str]:
-    """Split tomllib's ``reason (at line L, column C)``; at the end of the document it gives no numbers."""
-    reason, _, position = message.partition(" (at ")
-    if not position.startswith("line"):
-        lines = text.split("\n")
-        return reason, f"line {len(lines)} column {len(lines[-1]) + 1}"
-    return reason, position.rstrip(")").replace(",", "")
-
-
 def _typed(layer: Mapping[str, Any]) -> dict[str, Any]:
     return {p: from_text(_FIELDS[p], v) if isinstance(v, str) and p in _FIELDS else v for p, v in layer.items()}
 
@@ -332,11 +245,14 @@ def _make_absolute(values: dict[str, Any]) -> list[Fault]:
         if isinstance(given := values.get(path), str) and given:
             try:
                 values[path] = str(Path(given).expanduser().resolve())
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+                    os.stat(values[path])  # raises for what can never be there, such as a name of 1,000 letters
                 there = path not in _FILES or Path(values[path]).is_file()
             except ValueError:
                 continue  # no text of one line, which the model refuses
             except (OSError, RuntimeError) as error:
-                found.append(Fault(f"{path} is {shown(given)}, which is no path: {error}", f"correct {path}"))
+                reason = getattr(error, "strerror", None) or error
+                found.append(Fault(f"{path} is {shown(given)}, which is no path: {reason}", f"correct {path}"))
                 continue
             if not there:
                 found.append(Fault(f"{path} is {shown(given)}, but there is no such file", f"correct {path}"))

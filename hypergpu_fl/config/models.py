@@ -9,8 +9,8 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from hypergpu_fl.config import task_options, values
-from hypergpu_fl.config.faults import did_you_mean
 from hypergpu_fl.config.target import Target
+from strategies.spelling import did_you_mean
 
 MODELS: Final = ("mlp", "simple_cnn", "resnet18")
 DATASETS: Final = ("digits", "mnist", "fashion_mnist", "cifar10", "folder")
@@ -20,6 +20,7 @@ LARGEST: Final = 10.0**6  # of a factor: beyond it float32 weights overflow
 MOST_NODES: Final = 100_000
 MOST_ROUNDS: Final = 10**6
 MOST_WEI: Final = 2**128 - 1  # what the contract's uint128 holds
+EMBEDDED_GWEI: Final = 2.0  # what the EVM inside the process asks for a gas
 MOST_CHAIN_ID: Final = 2**63 - 37  # EIP-2294
 
 PLANNED: Final = "network_aware"  # the policy whose planner chooses local steps
@@ -241,14 +242,20 @@ class Blockchain(Section):
     contract: Annotated[str, AfterValidator(values.address)] = Field(
         "", description="address of the ledger contract; empty: deploy one"
     )
-    scoring: Literal["improvement", "weight", "leave_one_out", "shapley"] = Field(
-        "improvement", description="how a contribution's share of the round's reward is measured"
+    scoring: Literal["aumann_shapley", "improvement", "weight", "leave_one_out", "shapley"] = Field(
+        "aumann_shapley", description="how what a contribution brought is measured; see docs/the-books.md"
     )
     max_examples: Annotated[int, Field(ge=1, le=10**12)] = Field(
         10**6, description="examples beyond this give a node no more weight and no more pay"
     )
     budget_wei: Annotated[int, Field(ge=0, le=MOST_WEI)] = Field(
         10**15, description="reward shared by a round's contributors"
+    )
+    base_pay: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="share of the reward that goes by accepted work, whatever the work brought"
+    )
+    keep_updates_mb: NonNegative = Field(
+        1000.0, description="updates kept for `hypergpu ledger audit`, the oldest rounds go first; 0: none"
     )
     max_fee_gwei: Annotated[float, Field(ge=1e-9, le=1e9)] = Field(
         500.0, description="no transaction is ever sent with a higher fee a gas"
@@ -265,6 +272,15 @@ class Blockchain(Section):
                 raise ValueError("rpc_url: is empty, but kind 'rpc' needs the address of a node")
             if not self.chain_id:
                 raise ValueError("chain_id: is 0, but kind 'rpc' needs the id of the chain that is meant")
+        return self
+
+    @model_validator(mode="after")
+    def _embedded_transactions_can_be_paid(self) -> Self:
+        if self.enabled and self.kind == "embedded" and self.max_fee_gwei < EMBEDDED_GWEI:
+            raise ValueError(
+                f"max_fee_gwei: is {self.max_fee_gwei:g}, but the embedded EVM asks {EMBEDDED_GWEI:g}, so no round "
+                "would ever be sealed"
+            )
         return self
 
 

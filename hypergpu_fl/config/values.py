@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 from urllib.parse import urlsplit
 
-from hypergpu_fl.config.faults import did_you_mean
+from strategies.spelling import did_you_mean
 
 INT64: Final = range(-(2**63), 2**63)
 _HEX_ADDRESS: Final = re.compile(r"0x[0-9a-fA-F]{40}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
 
 from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.files import write_whole
@@ -16,14 +18,16 @@ from hypergpu_fl.ledger.contribution import (
     hash_blob,
     word,
 )
-from hypergpu_fl.ledger.fields import U32, U64, Address, Amount, Data, Hash, Record, Siblings, Signature, parse
+from hypergpu_fl.ledger.fields import U32, U64, Address, Amount, Data, Hash, Record, Siblings, Signature, Signed, parse
+from hypergpu_fl.ledger.pricing import Pricing
+from hypergpu_fl.ledger.rewards import SHARES, Pay
 from hypergpu_fl.ledger.sealing import SealedRound
 
-FORMAT: Final = "hypergpu-ledger-3"
+FORMAT: Final = "hypergpu-ledger-4"
 
 
 class SessionRecord(Record):
-    """Where the rounds were committed, by whom, and what a round shares out."""
+    """Where the rounds were committed, by whom, and what a round shares out; ``base_pay`` in parts per million."""
 
     id: Hash
     salt: Hash
@@ -31,7 +35,13 @@ class SessionRecord(Record):
     contract: Address
     coordinator: Address
     budget: Amount
+    base_pay: Annotated[U32, Field(le=SHARES)]
     simulated_keys: bool
+
+    @property
+    def pay(self) -> Pay:
+        """What a round has to give."""
+        return Pay(self.budget, self.base_pay)
 
     def expected_id(self) -> bytes:
         """Compute the contract's ``sessionId``: ``keccak(abi.encode(chainid, contract, coordinator, salt))``."""
@@ -49,7 +59,7 @@ class ContributionRecord(Record):
     examples: U64
     metrics_hash: Hash
     weight: U64
-    score: Amount
+    score: Signed
     reward: Amount
     signature: Signature
     leaf: Hash
@@ -84,7 +94,11 @@ class TransactionRecord(Record):
 
 
 class RoundRecord(Record):
-    """One sealed round; `commit` is None while its transaction is not signed, `log_head` if the run kept no log."""
+    """One sealed round.
+
+    `commit` is None while its transaction is not signed, `log_head` if the run kept no log, `pricing` if nobody says
+    how the scores came about.
+    """
 
     round: U64
     model: Hash
@@ -93,6 +107,7 @@ class RoundRecord(Record):
     owed: Amount
     head: Hash
     log_head: Hash | None
+    pricing: Pricing | None
     contributions: list[ContributionRecord]
     refused: list[RefusalRecord]
     commit: TransactionRecord | None
@@ -114,7 +129,7 @@ class BooksSeal(Record):
 class Bundle(Record):
     """The whole file; `seal` is None while nobody has signed it as a whole."""
 
-    format: Literal["hypergpu-ledger-3"]
+    format: Literal["hypergpu-ledger-4"]
     session: SessionRecord
     transactions: list[TransactionRecord]
     rounds: list[RoundRecord]
@@ -167,6 +182,7 @@ def round_record(sealed: SealedRound, commit: TransactionRecord | None) -> Round
         owed=sealed.owed,
         head=sealed.head,
         log_head=sealed.seal.log_head,
+        pricing=sealed.seal.pricing,
         contributions=entries,
         refused=[RefusalRecord(node=r.node, reason=r.reason, detail=r.detail) for r in sealed.seal.refused],
         commit=commit,

@@ -35,8 +35,8 @@ def typed_digest(struct: bytes) -> bytes:
 
 
 def word(value: int) -> bytes:
-    """ABI encoding of an unsigned integer: 32 bytes, big-endian."""
-    return value.to_bytes(32, "big")
+    """ABI encoding of an integer: 32 bytes, big-endian, a negative one as its two's complement."""
+    return (value % 2**256).to_bytes(32, "big")
 
 
 def address_word(address: str) -> bytes:
@@ -109,7 +109,8 @@ class CreditedContribution:
     weight : int
         Normalised weight in the round's mean, in parts per `WEIGHT_UNIT`.
     score : int
-        Share of the round's reward is ``score / sum of scores``; 0 earns nothing.
+        What it brought, in the unit of the scoring; may be negative. Rewards follow from the scores so far, see
+        `hypergpu_fl.ledger.rewards`.
     duplicate_of : str
         Node whose update this one nearly equals; empty if none. Reported, not sealed.
     """

@@ -6,6 +6,7 @@ contributions and the outbox entry that will commit it go into one transaction.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,12 +37,13 @@ from sqlalchemy import (
 
 from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.ledger.contribution import Contribution, CreditedContribution, SealedContribution
-from hypergpu_fl.ledger.rewards import RewardDistribution
-from hypergpu_fl.ledger.sealing import Refusal, RoundSeal, SealedRound
+from hypergpu_fl.ledger.pricing import Pricing
+from hypergpu_fl.ledger.rewards import Pay, RewardDistribution
+from hypergpu_fl.ledger.sealing import Refusal, RoundSeal, SealedRound, paid_entries
 
 
 class Uint256(TypeDecorator[int]):
-    """Integer up to 256 bits as decimal text: no SQL integer is wide enough for wei."""
+    """Integer up to 256 bits, signed or not, as decimal text: no SQL integer is wide enough for wei."""
 
     impl = String(78)
     cache_ok = True
@@ -68,6 +70,7 @@ sessions = Table(
     Column("contract", String(42), nullable=False),
     Column("coordinator", String(42), nullable=False),
     Column("budget", Uint256, nullable=False),  # wei a round
+    Column("base_pay", Integer, nullable=False),  # parts per million of it that go by work
     Column("simulated_keys", Integer, nullable=False),  # 1: nodes' keys derive from a public seed
 )
 
@@ -84,6 +87,7 @@ rounds = Table(
     Column("before", LargeBinary(32), nullable=False),
     Column("head", LargeBinary(32), nullable=False),
     Column("log_head", LargeBinary(32)),  # none where the run kept no event log
+    Column("pricing", JSON),  # how the scores came about, where somebody says so
     Column("stats", JSON, nullable=False),
     ForeignKeyConstraint(["session"], ["sessions.id"]),
 )
@@ -217,6 +221,7 @@ class Books:
                 before=sealed.before,
                 head=sealed.head,
                 log_head=seal.log_head,
+                pricing=seal.pricing.model_dump(mode="json") if seal.pricing else None,
                 stats=dict(seal.stats),
             ),
         )
@@ -288,13 +293,27 @@ class Books:
         return connection.execute(query).first() is not None
 
     def distribution(self, connection: Connection, *, upto: int | None = None) -> RewardDistribution:
-        """Cumulative earnings after round `upto`, the last one if None."""
-        query = select(rewards.c.account, rewards.c.reward).where(rewards.c.session == self.session)
+        """Cumulative earnings and standings after round `upto`, the last one if None."""
+        query = select(rounds.c.round, rounds.c.pricing).where(rounds.c.session == self.session)
+        scored = select(
+            contributions.c.sealed_round, contributions.c.node, contributions.c.score, contributions.c.reward
+        ).where(contributions.c.session == self.session)
         if upto is not None:
-            query = query.where(rewards.c.round <= upto)
-        return RewardDistribution(self.session, {}).after(
-            (row.account, row.reward) for row in connection.execute(query)
-        )
+            query, scored = query.where(rounds.c.round <= upto), scored.where(contributions.c.sealed_round <= upto)
+        rows: dict[int, list[Any]] = {}
+        for row in connection.execute(scored.order_by(contributions.c.sealed_round, contributions.c.index)):
+            rows.setdefault(row.sealed_round, []).append(row)
+        distribution, pay = RewardDistribution(self.session, {}), self._pay(connection)
+        for round_ in connection.execute(query.order_by(rounds.c.round)):
+            found = rows.get(round_.round, [])
+            entries = paid_entries([(r.node, r.score) for r in found], _pricing(round_))
+            distribution = distribution.after(entries, [r.reward for r in found], pay)
+        return distribution
+
+    def _pay(self, connection: Connection) -> Pay:
+        query = select(sessions.c.budget, sessions.c.base_pay).where(sessions.c.id == self.session)
+        row = connection.execute(query).one()
+        return Pay(row.budget, row.base_pay)
 
     def sealed_rounds(self, connection: Connection, *, only: int | None = None) -> list[SealedRound]:
         """Read the history in order, or only one round of it."""
@@ -304,19 +323,17 @@ class Books:
             which &= rounds.c.round == only
             distribution = self.distribution(connection, upto=only - 1)
         history: list[SealedRound] = []
+        pay = self._pay(connection)
         for row in connection.execute(select(rounds).where(which).order_by(rounds.c.round)).all():
             sealed = [_sealed(r) for r in self._rows(connection, contributions, row.round).all()]
             refused = [Refusal(r.node, r.reason, r.detail) for r in self._rows(connection, refusals, row.round)]
-            distribution = distribution.after((s.credited.node, s.reward) for s in sealed)
             credited = [s.credited for s in sealed]
-            seal = RoundSeal(row.round, row.base_model, row.model, credited, refused, row.stats, row.log_head)
+            seal = RoundSeal(
+                row.round, row.base_model, row.model, credited, refused, row.stats, row.log_head, _pricing(row)
+            )
+            distribution = distribution.after(seal.entries, [s.reward for s in sealed], pay)
             history.append(SealedRound(seal, sealed, distribution, row.root, row.rewards_root, row.before, row.head))
         return history
-
-    def of_node(self, connection: Connection, node: str) -> list[tuple[int, SealedContribution]]:
-        """All sealed contributions of a node, each with the round that sealed it."""
-        query = select(contributions).where(contributions.c.session == self.session, contributions.c.node == node)
-        return [(r.sealed_round, _sealed(r)) for r in connection.execute(query.order_by(contributions.c.sealed_round))]
 
     def rounds_with(self, connection: Connection, node: str, *, after: int, upto: int) -> list[int]:
         """Rounds ``after + 1 .. upto`` that sealed something of a node, in order."""
@@ -377,6 +394,10 @@ def _row(session: bytes, sealed_round: int, sealed: SealedContribution) -> dict[
         reward=sealed.reward,
         duplicate_of=credited.duplicate_of,
     )
+
+
+def _pricing(row: Any) -> Pricing | None:
+    return Pricing.model_validate_json(json.dumps(row.pricing)) if row.pricing is not None else None
 
 
 def _sealed(row: Any) -> SealedContribution:

@@ -37,6 +37,15 @@ def _undecimal(value: Any, info: ValidationInfo) -> Any:
     return int(value)
 
 
+def _unsigned_or_not(value: Any, info: ValidationInfo) -> Any:
+    if isinstance(value, str) and value.startswith("-"):
+        magnitude = _undecimal(value[1:], info)
+        if not magnitude:
+            raise ValueError("minus zero")
+        return -magnitude
+    return _undecimal(value, info)
+
+
 def _checksummed(value: Any) -> Any:
     if not isinstance(value, str) or len(value) != 42 or checksum_address(bytes.fromhex(value[2:])) != value:
         raise ValueError("not an EIP-55 address")
@@ -49,6 +58,7 @@ Data = Annotated[bytes, BeforeValidator(_unhex), Field(max_length=1 << 17), _as_
 Hash = Annotated[bytes, BeforeValidator(_unhex), Field(min_length=32, max_length=32), _as_hex]
 Signature = Annotated[bytes, BeforeValidator(_unhex), Field(min_length=65, max_length=65), _as_hex]
 Amount = Annotated[int, BeforeValidator(_undecimal), Field(ge=0, lt=2**256), _as_decimal]
+Signed = Annotated[int, BeforeValidator(_unsigned_or_not), Field(ge=-(2**255), lt=2**255), _as_decimal]
 Address = Annotated[str, BeforeValidator(_checksummed)]
 U64 = Annotated[int, Field(ge=0, lt=2**64)]
 U32 = Annotated[int, Field(ge=0, lt=2**32)]

@@ -1,6 +1,8 @@
 """Updates that are nearly the same: work that was copied, or done once and sent twice.
 
-Names used here: N = updates, P = values of an update.
+Updates are compared as sketches, in which a cosine c is off by about (1 - c^2) / 23: 0.004 at 0.95.
+
+Names used here: N = updates, P = values of an update, S = those that it holds, or of its sketch.
 """
 
 from __future__ import annotations
@@ -12,32 +14,46 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-NEAR_DUPLICATE_COSINE: Final = 0.95
-SKETCH: Final = 1024
-"""Dimensions in which updates are compared; a cosine c is off by about (1 - c^2) / 32: 0.003 at 0.95."""
+from strategies.model.layout import Vector
+
+SKETCH: Final = 512
+"""Dimensions in which updates are compared."""
 
 
-def sketch(delta_P: NDArray[np.float32], signs_P: NDArray[np.int8]) -> NDArray[np.float32]:
-    """Signed fold of P values onto `SKETCH`: inner products are kept in expectation (count sketch, ICALP 2002)."""
-    signed_P = delta_P * signs_P
+@cache
+def signs(size: int) -> NDArray[np.int8]:
+    """Shape (P,): the fold's signs, the same for everybody."""
+    return np.random.default_rng(0).choice(np.array([-1, 1], dtype=np.int8), size=size)
+
+
+def sketch(index_S: NDArray[np.uint32] | None, value_S: Vector, signs_P: NDArray[np.int8]) -> Vector:
+    """Signed fold of P values onto `SKETCH`: inner products are kept in expectation (count sketch, ICALP 2002).
+
+    The update holds ``value_S`` in the places ``index_S``; None: everywhere.
+    """
+    if index_S is not None:
+        signed_S = value_S * signs_P[index_S]
+        sums: Vector = np.bincount(index_S % SKETCH, weights=signed_S, minlength=SKETCH).astype(np.float32)
+        return sums
+    signed_P = value_S * signs_P
     whole = signed_P.size - signed_P.size % SKETCH
-    folded: NDArray[np.float32] = signed_P[:whole].reshape(-1, SKETCH).sum(axis=0)
+    folded: Vector = signed_P[:whole].reshape(-1, SKETCH).sum(axis=0)
     folded[: signed_P.size - whole] += signed_P[whole:]
     return folded
 
 
-def near_duplicates(updates_NP: NDArray[np.float32], *, cosine: float = NEAR_DUPLICATE_COSINE) -> list[int]:
-    """For each update the first earlier one that it nearly equals, -1 if none: cosine at or above `cosine`.
+def unit(sketches_NS: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows of length 1; zeros stay zeros, and are like nothing."""
+    norms = np.linalg.norm(sketches_NS, axis=1, keepdims=True)
+    units: NDArray[np.float32] = np.divide(sketches_NS, norms, out=np.zeros_like(sketches_NS), where=norms > 0)
+    return units
 
-    A node that sends the same work under several identities is paid for it several times; this finds plain copies,
-    not copies with noise of the update's own size. Zero updates equal nothing.
-    """
-    norms = np.linalg.norm(updates_NP, axis=1, keepdims=True)
-    unit_NP = np.divide(updates_NP, norms, out=np.zeros_like(updates_NP), where=norms > 0)
+
+def cosines(one_NS: NDArray[np.float32], other_MS: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Shape (N, M): cosines of all pairs of rows of length 1."""
     with _blas().limit(limits=1, user_api="blas"):  # BLAS's threads go on spinning for 50 ms, in training's way
-        similar_NN = unit_NP @ unit_NP.T >= cosine
-    earlier = [np.flatnonzero(row[:i]) for i, row in enumerate(similar_NN)]
-    return [int(found[0]) if found.size else -1 for found in earlier]
+        product: NDArray[np.float32] = one_NS @ other_MS.T
+    return product
 
 
 @cache

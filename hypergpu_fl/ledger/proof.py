@@ -36,7 +36,9 @@ from hypergpu_fl.ledger.statement import round_digest
 LEAF_ENCODING: Final = (
     "bytes32", "uint64", "uint32", "address", "bytes32", "bytes32", "uint64", "bytes32", "uint64", "uint256", "uint256",
 )  # fmt: skip
-"""ABI types of a leaf: session, round, index, node, base model, update, examples, metrics, weight, score, reward."""
+"""ABI types of a leaf: session, round, index, node, base model, update, examples, metrics, weight, score, reward.
+
+A negative score is its two's complement."""
 
 
 PROOF: Final = "hypergpu-proof-2"
@@ -165,7 +167,7 @@ def contribution_proof(
         leaf_encoding=LEAF_ENCODING,
         value=(
             session.id, entry.round, entry.index, entry.node, entry.base_model, entry.update_hash, entry.examples,
-            entry.metrics_hash, entry.weight, entry.score, entry.reward,
+            entry.metrics_hash, entry.weight, entry.score % 2**256, entry.reward,
         ),
         leaf=entry.leaf,
         proof=entry.proof,

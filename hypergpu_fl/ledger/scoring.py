@@ -1,12 +1,15 @@
 """What a contribution was worth: scores from losses on a validation set that the server holds.
 
-Scores are the coordinator's word. A signature proves who sent an update, not that its score is fair; whoever doubts
-a score must repeat the measurement. All methods give integers, so that rewards are exact and the same everywhere.
+The default, and the only one that adds up to the round's improvement at the cost of three gradients, is in
+`hypergpu_fl.ledger.aumann_shapley`; what is here prices by losses alone, for tasks without gradients too.
+
+Scores are the coordinator's word. A signature proves who sent an update, not that its score is fair; whoever doubts a
+score must repeat the measurement. All methods give integers, so that rewards are exact and the same everywhere.
 
 Names used here: N = contributions, P = values of an update, ``L(S)`` = validation loss of the model after adding the
 weighted mean of the updates in coalition ``S``, ``L()`` that of the model before the round.
 
-`SCORE_UNIT` stands for "one example with full improvement".
+`SCORE_UNIT` stands for "one example with full improvement", `VALUE_UNIT` for 1 of the loss.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import numpy as np
 from numpy.random import Generator
 
 SCORE_UNIT: Final = 10**6
+VALUE_UNIT: Final = 10**9
 CYCLED_NODES: Final = 32  # with more, one cycle alone takes longer than a round can wait
 LONGEST_CYCLES: Final = 4
 
@@ -112,5 +116,5 @@ def gtg_shapley(
 
 
 def to_scores(values: Sequence[float]) -> list[int]:
-    """Integer scores from non-negative values in the unit of the loss."""
-    return [round(SCORE_UNIT * value) for value in values]
+    """Integer scores from values in the unit of the loss, which may be negative; what is not finite is worth 0."""
+    return [round(VALUE_UNIT * value) if np.isfinite(value) else 0 for value in values]

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from hypergpu_fl.keccak import keccak
 from hypergpu_fl.ledger.contribution import CreditedContribution, SealedContribution, log_leaf, word
 from hypergpu_fl.ledger.merkle import MerkleTree
+from hypergpu_fl.ledger.pricing import Pricing
 from hypergpu_fl.ledger.reward_tree import RewardTree
-from hypergpu_fl.ledger.rewards import RewardDistribution, split_budget, summed
+from hypergpu_fl.ledger.rewards import Entry, Pay, RewardDistribution, summed
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,8 @@ class RoundSeal:
         What else the round's record should show; not sealed.
     log_head : bytes, optional
         Hash of the last line of the run's event log that belongs to the round, 32 bytes; None without a log.
+    pricing : Pricing, optional
+        How the scores came about.
     """
 
     round: int
@@ -48,6 +51,16 @@ class RoundSeal:
     refused: Sequence[Refusal] = ()
     stats: Mapping[str, int | float | str] = field(default_factory=dict)
     log_head: bytes | None = None
+    pricing: Pricing | None = None
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The contributions as far as money is concerned."""
+        return paid_entries([(c.node, c.score) for c in self.contributions], self.pricing)
+
+    def tree(self, session: bytes, leaves: Sequence[bytes]) -> MerkleTree:
+        """Tree over its contributions' ``leaves`` and what else the round seals."""
+        return round_tree(leaves, session=session, round=self.round, log_head=self.log_head, pricing=self.pricing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +79,7 @@ class SealedRound:
     def tree(self) -> MerkleTree:
         """Tree whose root is sealed; its first leaves are the contributions' in their order."""
         leaves = [contribution.leaf() for contribution in self.contributions]
-        return round_tree(leaves, session=self.rewards.session, round=self.seal.round, log_head=self.seal.log_head)
+        return self.seal.tree(self.rewards.session, leaves)
 
     @property
     def owed(self) -> int:
@@ -79,13 +92,22 @@ def next_head(head: bytes, *, round: int, root: bytes, model: bytes, rewards_roo
     return keccak(head + word(round) + root + model + rewards_root + word(owed))
 
 
-def round_tree(leaves: Sequence[bytes], *, session: bytes, round: int, log_head: bytes | None) -> MerkleTree:
-    """Tree over a round's contributions and, as its last leaf, over how far the event log went."""
-    return MerkleTree(leaves if log_head is None else [*leaves, log_leaf(session, round, log_head)])
+def paid_entries(scored: Sequence[tuple[str, int]], pricing: Pricing | None) -> list[Entry]:
+    """Contributions as far as money is concerned, from whose they are and their scores."""
+    work = [priced.work for priced in pricing.contributions] if pricing else [0] * len(scored)
+    return [Entry(account, score, done) for (account, score), done in zip(scored, work, strict=True)]
 
 
-def seal_round(seal: RoundSeal, *, before: bytes, rewards: RewardDistribution, budget: int) -> SealedRound:
-    """Share the budget, build both trees and chain the head.
+def round_tree(
+    leaves: Sequence[bytes], *, session: bytes, round: int, log_head: bytes | None, pricing: Pricing | None
+) -> MerkleTree:
+    """Tree over a round's contributions and, as its last leaves, how far the event log went and how it was priced."""
+    more = [log_leaf(session, round, log_head)] if log_head is not None else []
+    return MerkleTree([*leaves, *more, *([pricing.leaf(session, round)] if pricing is not None else [])])
+
+
+def seal_round(seal: RoundSeal, *, before: bytes, rewards: RewardDistribution, pay: Pay) -> SealedRound:
+    """Find the rewards, build both trees and chain the head.
 
     Parameters
     ----------
@@ -94,15 +116,15 @@ def seal_round(seal: RoundSeal, *, before: bytes, rewards: RewardDistribution, b
     before : bytes
         Head before it.
     rewards : RewardDistribution
-        Earnings before it.
-    budget : int
-        Reward in wei that the round's contributions share.
+        Earnings and standings before it.
+    pay : Pay
+        What the round has to give.
     """
-    shares = split_budget([credited.score for credited in seal.contributions], budget)
-    sealed = [SealedContribution(i, c, r) for i, (c, r) in enumerate(zip(seal.contributions, shares, strict=True))]
-    leaves = [contribution.leaf() for contribution in sealed]
-    root = round_tree(leaves, session=rewards.session, round=seal.round, log_head=seal.log_head).root
-    earned = [(contribution.credited.node, contribution.reward) for contribution in sealed]
-    after, rewards_root = rewards.after(earned), RewardTree(rewards.session, summed(earned)).root
+    entries = seal.entries
+    amounts = rewards.rewards(entries, pay)
+    sealed = [SealedContribution(i, c, r) for i, (c, r) in enumerate(zip(seal.contributions, amounts, strict=True))]
+    root = seal.tree(rewards.session, [contribution.leaf() for contribution in sealed]).root
+    earned = summed((contribution.credited.node, contribution.reward) for contribution in sealed)
+    after, rewards_root = rewards.after(entries, amounts, pay), RewardTree(rewards.session, earned).root
     head = next_head(before, round=seal.round, root=root, model=seal.model, rewards_root=rewards_root, owed=after.owed)
     return SealedRound(seal, sealed, after, root, rewards_root, before, head)

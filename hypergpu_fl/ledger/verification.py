@@ -13,8 +13,8 @@ from hypergpu_fl.ledger.bundle import Bundle, ContributionRecord, RoundRecord
 from hypergpu_fl.ledger.identity import recover
 from hypergpu_fl.ledger.merkle import proven_root
 from hypergpu_fl.ledger.reward_tree import RewardTree
-from hypergpu_fl.ledger.rewards import RewardDistribution, split_budget, summed
-from hypergpu_fl.ledger.sealing import next_head, round_tree
+from hypergpu_fl.ledger.rewards import Pay, RewardDistribution, summed
+from hypergpu_fl.ledger.sealing import next_head, paid_entries, round_tree
 
 _REMEDY = "the file was altered, or its writer is dishonest; take it from its source again and compare with the chain"
 
@@ -47,7 +47,7 @@ def verify_bundle(bundle: Bundle) -> bytes:
         try:
             if record.round != position:
                 raise _Differs(f"found round {record.round} in its place")
-            rewards = _verify_round(record, session.id, session.budget, rewards, counted)
+            rewards = _verify_round(record, session.id, session.pay, rewards, counted)
             models.check(record)
             head = next_head(
                 head,
@@ -90,7 +90,7 @@ class SealedModels:
 
 
 def _verify_round(
-    record: RoundRecord, session: bytes, budget: int, before: RewardDistribution, counted: set[tuple[int, str]]
+    record: RoundRecord, session: bytes, pay: Pay, before: RewardDistribution, counted: set[tuple[int, str]]
 ) -> RewardDistribution:
     for index, entry in enumerate(record.contributions):
         _verify_contribution(entry, index, session, record.root)
@@ -99,20 +99,22 @@ def _verify_round(
                 f"contribution {index} of {entry.node} for round {entry.round} is counted twice or too early"
             )
         counted.add((entry.round, entry.node))
-        others = (other.node for other in record.contributions if other is not entry)
-        if entry.duplicate_of and entry.duplicate_of not in others:
-            raise _Differs(
-                f"contribution {index} nearly equals that of {entry.duplicate_of}, who is no other in the round"
-            )
-    leaves = [entry.leaf for entry in record.contributions]
-    if round_tree(leaves, session=session, round=record.round, log_head=record.log_head).root != record.root:
+        if entry.duplicate_of and entry.duplicate_of not in {node for _, node in counted} - {entry.node}:
+            raise _Differs(f"contribution {index} nearly equals that of {entry.duplicate_of}, who sent nothing by then")
+    leaves, pricing = [entry.leaf for entry in record.contributions], record.pricing
+    if pricing is not None and len(pricing.contributions) != len(leaves):
+        raise _Differs(f"its pricing is of {len(pricing.contributions)} contributions, there are {len(leaves)}")
+    tree = round_tree(leaves, session=session, round=record.round, log_head=record.log_head, pricing=pricing)
+    if tree.root != record.root:
         raise _Differs("root differs from the tree of its leaves")
-    shares = split_budget([entry.score for entry in record.contributions], budget)
-    if shares != [entry.reward for entry in record.contributions]:
-        raise _Differs("rewards differ from the budget shared by score")
-    earned = [(entry.node, entry.reward) for entry in record.contributions]
-    after = before.after(earned)
-    if RewardTree(session, summed(earned)).root != record.rewards_root:
+    entries = paid_entries([(entry.node, entry.score) for entry in record.contributions], pricing)
+    rewards = before.rewards(entries, pay)
+    if rewards != [entry.reward for entry in record.contributions]:
+        raise _Differs("rewards differ from what the scores so far come to")
+    after = before.after(entries, rewards, pay)
+    if RewardTree(session, summed((entry.node, entry.reward) for entry in record.contributions)).root != (
+        record.rewards_root
+    ):
         raise _Differs("rewards root differs from the tree of the round's rewards")
     if after.owed != record.owed:
         raise _Differs(f"owed is {record.owed} wei, the rewards so far add up to {after.owed}")

@@ -54,7 +54,7 @@ def hello(message: Message, context: Context) -> Message:
 
 
 def _introduced(message: Message, context: Context) -> Message:
-    from hypergpu_fl.codec.threads import compile_ahead
+    from hypergpu_fl.codec.kernels import compile_ahead
     from hypergpu_fl.network.hardware import describe_hardware
     from hypergpu_fl.node.local_task import local_task
     from hypergpu_fl.task.trial import try_task

@@ -35,7 +35,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import run_clientapp
 
 from hypergpu_fl.children import end_with, forget_own_modules, hold_off_signals
-from hypergpu_fl.codec import ready
+from hypergpu_fl.codec.kernels import ready
 from hypergpu_fl.node import worker
 
 POLL_S: Final = 0.25  # 2 ms of processor each

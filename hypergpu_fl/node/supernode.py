@@ -26,6 +26,7 @@ from typing import Final
 
 from flwr.supernode import start_client_internal
 
+from hypergpu_fl.flower_internals import SUPERNODE_SECRET, SUPERNODE_TIME, replace
 from hypergpu_fl.node.draining import DRAIN_S, Draining
 from hypergpu_fl.superexec_secret import OPTION, given_secret
 
@@ -84,8 +85,7 @@ def run(arguments: Sequence[str], *, host: str, port: int, drain_s: float = DRAI
         wait.sleep(seconds)
         draining.hand_back_if_late()
 
-    # Flower has no option for it; the module uses its ``time`` for nothing else.
-    vars(start_client_internal)["time"] = SimpleNamespace(sleep=sleep)
+    replace(SUPERNODE_TIME, SimpleNamespace(sleep=sleep))
     draining.join(start_client_internal)
     sys.argv = ["flower-supernode", *arguments, "--host", host, "--port", str(port)]
     if sys.platform == "linux":  # elsewhere forking a process with so much loaded is not safe; Flower starts its own
@@ -93,7 +93,7 @@ def run(arguments: Sequence[str], *, host: str, port: int, drain_s: float = DRAI
         if secret is None:  # else every user of this machine could take this node's messages, and the model in them
             secret = secrets.token_bytes(32)
             sys.argv += [OPTION, "made at this start"]
-        vars(command)["load_superexec_auth_secret"] = lambda secret_file: secret
+        replace(SUPERNODE_SECRET, lambda secret_file: secret)
         sys.argv += ["--isolation", "process"]
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         threading.Thread(target=_keep_superexec, args=(address, secret), daemon=True).start()

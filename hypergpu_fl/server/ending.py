@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any, Final
 
 import httpx
@@ -22,6 +21,8 @@ from flwr.proto.runtime_pb2 import (
     SendTaskHeartbeatResponse,
 )
 from flwr.serverapp import Grid
+
+from hypergpu_fl.flower_internals import EXIT_TIMEOUT, replace
 
 HEARD_WITHIN_S: Final = 900.0  # longer than a SuperLink takes to restart
 LEFT_OVER_S: Final = 5.0  # then, for what else Flower does at the end
@@ -60,4 +61,4 @@ def until_heard(grid: Grid, *, within_s: float = HEARD_WITHIN_S) -> None:
             raise httpx.TransportError(str(error)) from error
 
     client.PushTaskOutput, client.SendTaskHeartbeat = push_until_heard, beat_on
-    vars(import_module("flwr.supercore.exit.exit"))["FORCE_EXIT_TIMEOUT_SECONDS"] = within_s + LEFT_OVER_S
+    replace(EXIT_TIMEOUT, within_s + LEFT_OVER_S)

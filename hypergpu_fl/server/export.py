@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors import SafetensorError
 
 from hypergpu_fl.config import Config, from_run_config
 from hypergpu_fl.errors import CheckpointError
+from hypergpu_fl.files import replacing
 from hypergpu_fl.server.checkpoint import load_model
 from hypergpu_fl.server.report import PACKAGES, write_json
 from hypergpu_fl.server.resumption import FOLDER
@@ -114,9 +114,7 @@ def _as_tensors(arrays: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _write(file: Path, state: Mapping[str, Tensor], format: Format) -> None:
-    """Write beside its place and rename, so that a reader never sees half a model."""
-    draft = file.with_name(f"{file.name}.tmp")
-    try:
+    with replacing(file) as draft:
         if format == "pt":
             import torch
 
@@ -126,9 +124,6 @@ def _write(file: Path, state: Mapping[str, Tensor], format: Format) -> None:
 
             # A tensor under two names is written twice: plain load_state_dict asks for every name.
             save_file({name: tensor.clone() for name, tensor in state.items()}, draft, metadata={"format": "pt"})
-        os.replace(draft, file)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _metrics(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,17 +10,21 @@ from hypergpu_fl.errors import RunFailed
 from hypergpu_fl.server.node_rounds import Row
 from strategies.errors import Reason
 
+_LEARN_SLOWER: Final = "lower training.learning_rate or training.weight_decay, and look for NaN in the data"
+_TAKE_LONGER: Final = "raise network.deadline_s (0: it adapts by itself), or ask for less local work"
+# What error replies say that is not the node's to mend.
+_SAID: Final = {"hold NaN, Inf": _LEARN_SLOWER, "no reply within": _TAKE_LONGER}
 _SAME: Final = "let server and nodes run the same version with the same configuration"
 _REMEDIES: Final = {
     Reason.ERROR_REPLY: "mend what the nodes say there; `hypergpu nodes` shows the last failure of each",
     Reason.LEFT: "see in the nodes' own logs why they leave",
-    Reason.NON_FINITE: "lower training.learning_rate, and look for NaN in the data",
+    Reason.NON_FINITE: _LEARN_SLOWER,
     Reason.NORM_OUTLIER: "lower training.learning_rate",
     Reason.WRONG_MODEL: _SAME,
     Reason.MALFORMED: _SAME,
     Reason.TOO_LARGE: _SAME,
-    Reason.UNKNOWN_BASE: "raise network.deadline_s, or ask for less local work",
-    Reason.TOO_LATE: "raise network.deadline_s, or ask for less local work",
+    Reason.UNKNOWN_BASE: _TAKE_LONGER,
+    Reason.TOO_LATE: _TAKE_LONGER,
     Reason.BAD_SIGNATURE: "let each node sign with the key that it registered",
     Reason.NOT_ALLOWED: "add the nodes' addresses to blockchain.allow_list",
 }
@@ -34,14 +38,20 @@ def failure_of(rows: Sequence[Row]) -> RunFailed | None:
     if not refusals:
         return RunFailed(
             f"nothing was trained: none of {len(rows)} orders was answered in time",
-            "run more rounds, raise network.deadline_s (0: it adapts by itself), or ask for less local work",
+            f"run more rounds, {_TAKE_LONGER}",
         )
     reason, times = Counter(_reason(refusal) for refusal in refusals).most_common(1)[0]
     example = next(refusal for refusal in refusals if _reason(refusal) == reason)
     return RunFailed(
         f"nothing was trained: no update counted, {times} of {len(refusals)} replies were refused as {example}",
-        next((remedy for known, remedy in _REMEDIES.items() if known == reason), "see `hypergpu nodes`"),
+        _remedy(reason, example),
     )
+
+
+def _remedy(reason: str, example: str) -> str:
+    if reason == Reason.ERROR_REPLY and (said := next((r for words, r in _SAID.items() if words in example), "")):
+        return said
+    return next((remedy for known, remedy in _REMEDIES.items() if known == reason), "see `hypergpu nodes`")
 
 
 def _reason(refusal: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from hypergpu_fl.network.registry import Registry
+from hypergpu_fl.pricing.kept_updates import KeptUpdates
 from hypergpu_fl.server.accounting import Accounting, Admitted
 from hypergpu_fl.server.enrolment import SameTask
 from hypergpu_fl.server.evaluation import Evaluation
@@ -18,6 +19,7 @@ from hypergpu_fl.server.local_work import LocalWork
 from hypergpu_fl.server.node_rounds import NodeRounds
 from hypergpu_fl.server.report import Report
 from hypergpu_fl.server.resumption import Checkpointing
+from hypergpu_fl.server.round_metrics import RoundMetrics
 from hypergpu_fl.settlement import Settlement
 from strategies.arrivals.flight import Flight
 from strategies.engine import Engine
@@ -36,12 +38,14 @@ class Pipeline(Attendant[Admitted]):
     log: EventLog
     same_task: SameTask
     report: Report
+    round_metrics: RoundMetrics
     node_rounds: NodeRounds
     local_work: LocalWork
     registry: Registry
     evaluation: Evaluation
     checkpointing: Checkpointing
     accounting: Accounting
+    kept: KeptUpdates
     settlement: Settlement
 
     def vet(self, hello: Hello) -> None:
@@ -70,14 +74,17 @@ class Pipeline(Attendant[Admitted]):
         return self.accounting.receipt(node_id)
 
     def closed(self, outcome: RoundOutcome) -> None:
-        """Evaluate, report, record the nodes, bring the log to the disk, checkpoint, price, seal."""
+        """Evaluate, report, record the nodes, bring the log to the disk, checkpoint, price, keep the updates, seal."""
         measured = self.evaluation.of(outcome.average_P, outcome.buffers)
         self.engine.evaluated(measured.loss)
         self.report.closed(outcome)
         self.local_work.closed(outcome)
         self.report.evaluated(measured.loss, measured.metrics)
+        self.round_metrics.closed(outcome.round, measured.metrics)
         self.node_rounds.closed(outcome)
         self.registry.closed(outcome)
         mark = self.log.sync()
         self.checkpointing.closed(outcome, mark)
-        self.settlement.seal(replace(self.accounting.priced(outcome), log_head=bytes.fromhex(mark.head)))
+        seal = self.accounting.priced(outcome)
+        self.kept.closed(outcome.round, self.engine.model)
+        self.settlement.seal(replace(seal, log_head=bytes.fromhex(mark.head)))

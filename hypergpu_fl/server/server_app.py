@@ -19,8 +19,8 @@ from flwr.serverapp import Grid, ServerApp
 from loguru import logger
 
 from hypergpu_fl import logs
+from hypergpu_fl.codec.kernels import compile_ahead
 from hypergpu_fl.codec.payload import CodecPayload
-from hypergpu_fl.codec.threads import compile_ahead
 from hypergpu_fl.config import Config, from_run_config, read_secrets, runs_root, to_run_config
 from hypergpu_fl.config.resuming import CHANGEABLE, settings_of
 from hypergpu_fl.errors import LedgerError, NetworkError
@@ -30,8 +30,10 @@ from hypergpu_fl.ledger import database
 from hypergpu_fl.network.registry import Registry
 from hypergpu_fl.network.traces import configured_links
 from hypergpu_fl.network.wan import PROFILES, SimulatedLink, SimulatedWan, draw
+from hypergpu_fl.pricing import PricedRounds, Pricer
+from hypergpu_fl.pricing.kept_updates import KeptUpdates
 from hypergpu_fl.runs import node_state_folder, open_run_folder
-from hypergpu_fl.server.accounting import Accounting
+from hypergpu_fl.server.accounting import Accounting, Admitted
 from hypergpu_fl.server.best import aim_of
 from hypergpu_fl.server.ending import until_heard
 from hypergpu_fl.server.enrolment import SameTask
@@ -43,6 +45,7 @@ from hypergpu_fl.server.nothing_counted import failure_of
 from hypergpu_fl.server.pipeline import Pipeline
 from hypergpu_fl.server.report import Report, write_json
 from hypergpu_fl.server.resumption import Checkpointing, check_unchanged, resume
+from hypergpu_fl.server.round_metrics import RoundMetrics
 from hypergpu_fl.server.simulated_compute import SimulatedCompute, computing, flops_per_sample
 from hypergpu_fl.settlement import Settlement
 from hypergpu_fl.task import Task, fresh_model, full_identity, load_task
@@ -54,9 +57,11 @@ from strategies.arrivals.hellos import LARGEST_HELLO
 from strategies.engine import Engine
 from strategies.model.layout import Arrays, Layout
 from strategies.model.server_optimizer import ServerOptimizer
+from strategies.outcome import Attendant
 from strategies.planning import FEWEST_STEPS, MOST_STEPS
 from strategies.settings import Settings
 
+BLOBS, PRICED = "blobs", "priced"  # folders of a run
 NODES_WAIT_S = 120.0
 SIMULATION_SETTLED_S = 5.0
 DRAIN_S = 60.0
@@ -93,10 +98,18 @@ def main(grid: Grid, context: Context) -> None:
         shutil.rmtree(node_state_folder(folder.parent, context.run_id), ignore_errors=True)
 
 
-def run(config: Config, grid: Grid, folder: Path, *, through: Through = lambda links: links) -> None:
+def run(
+    config: Config,
+    grid: Grid,
+    folder: Path,
+    *,
+    through: Through = lambda links: links,
+    watched: Callable[[Pipeline], Attendant[Admitted]] = lambda own: own,
+) -> None:
     """Train on the nodes of ``grid`` and write the run's books, checkpoints and report into ``folder``.
 
-    ``through`` is what simulated links go through, for a benchmark to change them.
+    For benchmarks: ``through`` is what simulated links go through, for one to change them; ``watched`` may put an
+    observer around what attends to the rounds.
     """
     settings = settings_of(config)
     check_unchanged(folder, settings)
@@ -131,29 +144,44 @@ def run(config: Config, grid: Grid, folder: Path, *, through: Through = lambda l
         evaluation = Evaluation(task, model, strategy.layout, device=device)
         node_rounds = NodeRounds(books, last_round=settlement.last_round)
         local_work = LocalWork(config)
-        strategy.attendant = Pipeline(
+        kept = KeptUpdates(
+            folder / BLOBS,
+            limit_bytes=round(1e6 * config.blockchain.keep_updates_mb),
+            last_round=settlement.last_round,
+        )
+        if strategy.first_round == 1:
+            kept.begin(strategy.layout.flatten(first))
+        pipeline = Pipeline(
             strategy,
             event_log,
             SameTask(full_identity(task, model)),
             report,
+            RoundMetrics(books, last_round=settlement.last_round),
             node_rounds,
             local_work,
             Registry(books, strategy, clock=registry_clock(arrivals)),
             evaluation,
             Checkpointing(folder, strategy, report, aim_of(config.training), best),
             Accounting(
-                task,
-                model,
                 settlement,
-                strategy.layout,
-                device=device,
-                scoring=config.blockchain.scoring,
-                max_examples=config.blockchain.max_examples,
+                Pricer(
+                    task,
+                    model,
+                    strategy.layout,
+                    device=device,
+                    scoring=config.blockchain.scoring,
+                    max_examples=config.blockchain.max_examples,
+                    seed=config.training.seed,
+                    blobs=kept.open,
+                    rounds=PricedRounds(folder / PRICED, last_round=settlement.last_round),
+                    decode=strategy.payload.decode,
+                ),
                 allowed=[address.strip() for address in config.blockchain.allow_list.split(",") if address.strip()],
-                seed=config.training.seed,
             ),
+            kept,
             settlement,
         )
+        strategy.attendant = watched(pipeline)
         if not config.network.enable_simulation and settlement.last_round < config.training.rounds:
             wait_for_nodes(grid, config.training.num_nodes, simulated=False)
         local_work.tell_who()

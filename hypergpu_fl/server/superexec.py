@@ -25,9 +25,10 @@ from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExec
 from flwr.supercore.superexec.executor.types import ExecutionSpec, LaunchResult
 
 from hypergpu_fl.children import end_with
-from hypergpu_fl.codec import ready
+from hypergpu_fl.codec.kernels import ready
 from hypergpu_fl.config import System, runs_root
 from hypergpu_fl.files import private_folder, write_whole
+from hypergpu_fl.flower_internals import SUPEREXEC_EXECUTOR, SUPEREXEC_SECRET, replace
 
 FOLDER: Final = ".serverapps"
 MOST_STARTS: Final = 6  # of one ServerApp; then Flower finds that the run has failed
@@ -154,7 +155,8 @@ def main(arguments: list[str]) -> None:
             return sys.stdin.buffer.read()
         return loader(secret_file=secret_file)  # type: ignore[no-any-return]
 
-    loop.get_executor, command.load_superexec_auth_secret = keeper_or, load
+    replace(SUPEREXEC_EXECUTOR, keeper_or)
+    replace(SUPEREXEC_SECRET, load)
     sys.argv = ["flower-superexec", *arguments]
     if (parent := command._parse_args().parse_args(arguments).parent_pid) is not None:
         end_with(parent)

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Final
 
+from hypergpu_fl.flower_internals import SUPERLINK_SECRET, TASK_PATIENCE, replace
 from hypergpu_fl.server.superexec import SECRET_FROM_STDIN
 from hypergpu_fl.superexec_secret import OPTION, given_secret
 
@@ -48,9 +49,8 @@ def run(arguments: Sequence[str], *, address: str, tls: Sequence[str]) -> None:
         secret = secrets.token_bytes(32)
         sys.argv += [OPTION, "made at this start"]
     command = import_module("flwr.superlink.cli.flower_superlink")
-    vars(command)["load_superexec_auth_secret"] = lambda secret_file: secret
-    # Flower has no option for it. The tables of tasks know no other patience; that with nodes is another module's.
-    vars(import_module("flwr.supercore.corestate.sql_corestate"))["HEARTBEAT_PATIENCE"] = PATIENCE_S // HEARTBEAT_S
+    replace(SUPERLINK_SECRET, lambda secret_file: secret)
+    replace(TASK_PATIENCE, PATIENCE_S // HEARTBEAT_S)
     threading.Thread(target=_keep_superexec, args=(address, tls, secret), daemon=True).start()
     command.flower_superlink()
 

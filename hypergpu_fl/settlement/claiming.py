@@ -16,7 +16,8 @@ from hypergpu_fl.errors import LedgerError, VerificationError
 from hypergpu_fl.ledger.bundle import Bundle
 from hypergpu_fl.ledger.proof import ContributionProof
 from hypergpu_fl.ledger.rewards import RewardDistribution
-from hypergpu_fl.settlement.grants import Holdings, head_after, held_in_bundle, held_in_receipts, rewards_in
+from hypergpu_fl.ledger.sealing import paid_entries
+from hypergpu_fl.settlement.grants import Holdings, head_after, held_in_bundle, held_in_receipts
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +32,11 @@ class Claim:
 
 
 def distribution(bundle: Bundle, *, upto: int | None = None) -> RewardDistribution:
-    """Cumulative rewards after round `upto` of a bundle, the last one if None."""
+    """Cumulative rewards and standings after round `upto` of a bundle, the last one if None."""
     rewards = RewardDistribution(bundle.session.id, {})
     for record in bundle.rounds[:upto]:
-        rewards = rewards.after(rewards_in(record).items())
+        entries = paid_entries([(entry.node, entry.score) for entry in record.contributions], record.pricing)
+        rewards = rewards.after(entries, [entry.reward for entry in record.contributions], bundle.session.pay)
     return rewards
 
 

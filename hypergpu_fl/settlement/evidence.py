@@ -8,9 +8,9 @@ from typing import Final
 from hypergpu_fl.chain import abi
 from hypergpu_fl.chain.client import Client
 from hypergpu_fl.chain.contract import LedgerContract, Status
-from hypergpu_fl.chain.evidence import SignedTransaction, decode_transaction
 from hypergpu_fl.chain.progress import check_chain_id, check_code
 from hypergpu_fl.chain.signer import created_address
+from hypergpu_fl.chain.transaction import SignedTransaction, decode_transaction
 from hypergpu_fl.errors import ChainError, VerificationError
 from hypergpu_fl.keccak import checksum_address
 from hypergpu_fl.ledger.bundle import Bundle, RoundRecord, SessionRecord, TransactionRecord
@@ -22,6 +22,7 @@ _REMEDY = "the file was altered; take it from its source again and compare with 
 
 UNSEALED: Final = (
     "session.budget",  # rewards tell it up to a few wei, and not at all where nobody earned
+    "session.base_pay",  # likewise, where no work is told
     "session.simulated_keys",
     "transactions",
     "rounds.*.contributions.*.duplicate_of",

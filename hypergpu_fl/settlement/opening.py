@@ -25,6 +25,7 @@ from hypergpu_fl.config import Blockchain, Secrets
 from hypergpu_fl.keccak import keccak
 from hypergpu_fl.ledger import database
 from hypergpu_fl.ledger.bundle import SessionRecord, session_id
+from hypergpu_fl.ledger.rewards import SHARES
 from hypergpu_fl.settlement.reading import DATABASE, read_record
 from hypergpu_fl.settlement.run_key import run_key
 
@@ -159,7 +160,7 @@ def rpc_route(
             _check_same(record, coordinator_of(outbox, record), blockchain, signer)
             preflight(client, blockchain.chain_id, record.contract, signer.address, deploy=True, pool=0)
     except BaseException:
-        lock.release()
+        lock.close()
         raise
     return Route(record, signer, outbox, lambda: sender, lock)
 
@@ -266,6 +267,7 @@ def _stored(
         contract=contract,
         coordinator=coordinator,
         budget=blockchain.budget_wei,
+        base_pay=round(SHARES * blockchain.base_pay),
         simulated_keys=simulated_keys,
     )
     fields: dict[str, Any] = {name: getattr(record, name) for name in SessionRecord.model_fields}

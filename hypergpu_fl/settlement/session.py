@@ -144,7 +144,7 @@ class Settlement:
                     )
                 record, signer = route.record, route.signer
             if route is not None and route.lock is not None:
-                held.callback(route.lock.release)
+                held.callback(route.lock.close)
             kind = blockchain.kind if blockchain.enabled else "none"
             settlement = cls(run_dir, engine, record, signer, kind=kind, route=route)
             settlement._held = held.pop_all()
@@ -164,7 +164,7 @@ class Settlement:
             raise LedgerError(
                 f"round {seal.round} cannot be sealed after round {self.last_round}", "seal every round once, in order"
             )
-        sealed = seal_round(seal, before=self._head, rewards=self._rewards, budget=self.record.budget)
+        sealed = seal_round(seal, before=self._head, rewards=self._rewards, pay=self.record.pay)
         with self._engine.begin() as connection:
             self._books.record(connection, sealed)
             if self._outbox is not None:

@@ -8,17 +8,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hypergpu_fl.task.loading import fresh_model, full_identity, load_task
-from hypergpu_fl.task.protocol import EvalResult, Task, TrainContext, TrainResult
+from hypergpu_fl.task.protocol import Differentiable, EvalResult, Task, TrainContext, TrainResult, differentiable
 
 if TYPE_CHECKING:
     from hypergpu_fl.task.torch_task import TorchTask
 
 __all__ = [
+    "Differentiable",
     "EvalResult",
     "Task",
     "TorchTask",
     "TrainContext",
     "TrainResult",
+    "differentiable",
     "fresh_model",
     "full_identity",
     "load_task",

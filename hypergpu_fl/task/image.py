@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hypergpu_fl.config import Training
@@ -18,7 +19,7 @@ from hypergpu_fl.task.partition import dealt_out
 from hypergpu_fl.task.protocol import TrainContext, TrainResult
 from hypergpu_fl.task.sources import Images
 from hypergpu_fl.task.torch_task import TorchTask
-from hypergpu_fl.task.training import ImageResult, Share, evaluate, sample_losses
+from hypergpu_fl.task.training import EVALUATION_BATCH, ImageResult, Share, evaluate, sample_losses
 from hypergpu_fl.task.user_code import user_code
 
 CHANNELS_LAST_WEIGHTS = 1_000_000  # between the two models that were measured, see `place`
@@ -94,6 +95,11 @@ class ImageTask(TorchTask):
     def validate(self, model: nn.Module, *, device: torch.device) -> ImageResult:
         """Evaluate on the validation set."""
         return self._classified(model, device, "validation")
+
+    def gradient(self, model: nn.Module, *, device: torch.device) -> dict[str, NDArray[Any]]:
+        """Gradient of the mean loss on the validation set."""
+        share = self._share("validation", place(model, device), device)
+        return self._gradient(model, share.batches(EVALUATION_BATCH))
 
     def _classified(self, model: nn.Module, device: torch.device, part: int | str) -> ImageResult:
         share = self._share(part, place(model, device), device)

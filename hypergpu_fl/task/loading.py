@@ -76,7 +76,7 @@ def fresh_model(task: Task, seed: int) -> torch.nn.Module:
 
 def full_identity(task: Task, model: torch.nn.Module) -> dict[str, str]:
     """All that must be the same at server and nodes: what the task names, the model's layout, its frozen weights."""
-    from hypergpu_fl.task.state import frozen_hash, layout_text
+    from hypergpu_fl.task.state import arrays_text, frozen_hash, layout_text
 
     with user_code("asking the task for its identity"):
         identity = task.identity()
@@ -86,7 +86,8 @@ def full_identity(task: Task, model: torch.nn.Module) -> dict[str, str]:
                 'return texts by name, such as {**super().identity(), "tokenizer": "gpt2"}',
             )
         named = {str(name): str(value) for name, value in identity.items()}
-    found = {**named, "model": layout_text(task.arrays(model))}
+    arrays = task.arrays(model)
+    found = {**named, "model": layout_text(arrays), "arrays": arrays_text(arrays)}
     if frozen := frozen_hash(model):
         found["frozen weights"] = frozen
     return found

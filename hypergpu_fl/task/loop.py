@@ -203,7 +203,7 @@ def train_steps(
     model.train()
     for group in groups:
         for batch in group:
-            for losses, units in _descend(model, batch, parameters, loss, count, precision, micro):
+            for losses, units in descend(model, batch, parameters, loss, count, precision, micro):
                 sums.add(losses, units)
             if clip_norm is not None:
                 nn.utils.clip_grad_norm_(parameters, clip_norm)
@@ -214,7 +214,7 @@ def train_steps(
     return sums
 
 
-def _descend(
+def descend(
     model: nn.Module,
     batch: Any,
     parameters: Sequence[nn.Parameter],
@@ -249,6 +249,31 @@ def _backward(model: nn.Module, batch: Any, share: float, loss: Loss, precision:
     # d(mean loss)/d(sample loss): backward starts here, since the losses of all samples are wanted anyway.
     torch.autograd.backward(losses, torch.full_like(losses, share / max(1, losses.numel())))
     return losses.detach()
+
+
+def mean_gradient(
+    model: nn.Module, batches: Iterator[Any], *, loss: Loss, count: Count, micro: MicroBatch
+) -> dict[str, Tensor]:
+    """Gradient of the mean loss over all units, by the trainable parameters' names, in the model's own precision.
+
+    Layers behave as in evaluation: nothing is dropped, and running statistics are used, not changed.
+    """
+    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    totals = {name: torch.zeros_like(parameter) for name, parameter in named.items()}
+    everything = 0
+    model.eval()
+    with torch.backends.cudnn.flags(enabled=not any(isinstance(module, nn.RNNBase) for module in model.modules())):
+        # cuDNN gives recurrent layers no gradient in evaluation
+        for batch in batches:
+            units = count(batch)
+            descend(model, batch, list(named.values()), loss, count, contextlib.nullcontext, micro)
+            for name, parameter in named.items():
+                if parameter.grad is not None:
+                    totals[name].add_(parameter.grad, alpha=units)
+            everything += units
+    for parameter in named.values():
+        parameter.grad = None
+    return {name: total / max(1, everything) for name, total in totals.items()}
 
 
 def precision_of(model: nn.Module, device: torch.device) -> Precision:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
-from hypergpu_fl.config.faults import nearest
 from hypergpu_fl.errors import TaskError
 from hypergpu_fl.task.user_code import user_code
+from strategies.spelling import nearest
 
 
 def unknown(field: str, name: str, known: Iterable[str]) -> TaskError:

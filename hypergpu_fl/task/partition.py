@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from hypergpu_fl.config import Training
 from hypergpu_fl.errors import TaskError
+from hypergpu_fl.files import replacing
 from hypergpu_fl.task.names import unknown
 
 if TYPE_CHECKING:
@@ -133,14 +133,8 @@ def _read(file: Path, samples: int, nodes: int) -> Partition | None:
 def _write(file: Path, fresh: Partition) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     # Many processes may compute the same partition at once: each writes its own file, and the last rename wins.
-    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=file.stem, suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            np.savez(stream, order=fresh.order_N, offsets=fresh.offsets)
-        os.replace(name, file)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with replacing(file) as draft, draft.open("wb") as stream:
+        np.savez(stream, order=fresh.order_N, offsets=fresh.offsets)
 
 
 def _deal(labels_N: Labels, split: Split, cache: Path) -> Partition:
@@ -164,7 +158,10 @@ def _deal(labels_N: Labels, split: Split, cache: Path) -> Partition:
                     np.asarray(partitioner.load_partition(node)["row"], dtype=np.int64)
                     for node in range(split.num_nodes)
                 ]
-        except (ValueError, ZeroDivisionError) as error:
+        except ZeroDivisionError:  # shards of no sample
+            reason = f"there are {len(labels_N)} samples for {split.num_nodes} x {split.classes_per_node} shards"
+            continue
+        except ValueError as error:
             reason = str(error).strip().splitlines()[0]
             continue
         break

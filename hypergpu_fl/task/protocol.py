@@ -132,3 +132,27 @@ class Task(Protocol):
     def validate(self, model: torch.nn.Module, *, device: torch.device) -> EvalResult:
         """Evaluate on the small validation set that scores contributions, apart from all shares and the test set."""
         ...
+
+
+@runtime_checkable
+class Differentiable(Protocol):
+    """A task that can say which way its validation loss falls, which is what contributions are best priced by."""
+
+    def gradient(self, model: torch.nn.Module, *, device: torch.device) -> Mapping[str, NDArray[Any]]:
+        """Gradient of the loss that `Task.validate` measures, by the names of `Task.arrays`; what lacks counts as 0."""
+        ...
+
+
+def differentiable(task: Task) -> Differentiable | None:
+    """``task`` if it gives gradients, of the very loss that it validates by; else None.
+
+    A class that writes ``validate`` anew and inherits ``gradient`` would be priced by another loss than it measures.
+    """
+    if not isinstance(task, Differentiable):
+        return None
+    written = [vars(kind) for kind in type(task).__mro__]
+    of_gradient, of_validate = (
+        next((place for place, names in enumerate(written) if name in names), len(written))
+        for name in ("gradient", "validate")
+    )
+    return task if of_gradient <= of_validate else None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from torch.nn.parameter import is_lazy
 
 from hypergpu_fl.errors import TaskError
 from strategies.model.layout import Layout
+
+MOST_NAMED: Final = 400  # arrays of a model that a node lists when it says hello; all of them are in the hash
+LONGEST_NAME: Final = 100
 
 
 def travelling(model: nn.Module) -> dict[str, Tensor]:
@@ -116,6 +119,13 @@ def layout_text(arrays: Mapping[str, NDArray[Any]]) -> str:
     """What travels, in short: how many values in how many arrays, and a hash of names, shapes and types."""
     layout = Layout.of(arrays)
     return f"{layout.size} values in {len(layout.entries)} arrays ({layout.hash.hex()[:16]})"
+
+
+def arrays_text(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Names, shapes and types of what travels, for a person to see what differs; of a large model the first of them."""
+    entries = Layout.of(arrays).entries
+    named = [f"{each.name[:LONGEST_NAME]} {each.dtype}{list(each.shape)}" for each in entries[:MOST_NAMED]]
+    return ", ".join(named) + (f" and {len(entries) - MOST_NAMED} more" if len(entries) > MOST_NAMED else "")
 
 
 def frozen_hash(model: nn.Module) -> str:

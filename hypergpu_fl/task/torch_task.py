@@ -20,7 +20,7 @@ from hypergpu_fl.errors import TaskError
 from hypergpu_fl.task import batches
 from hypergpu_fl.task.batches import Rows, rows_of
 from hypergpu_fl.task.generators import seeded
-from hypergpu_fl.task.loop import MicroBatch, fit, precision_of, weighted_means
+from hypergpu_fl.task.loop import MicroBatch, fit, mean_gradient, precision_of, weighted_means
 from hypergpu_fl.task.optimizer import Optimizer
 from hypergpu_fl.task.protocol import EvalResult, TrainContext, TrainResult
 from hypergpu_fl.task.state import arrays_of, load_arrays
@@ -203,6 +203,16 @@ class TorchTask:
     def validate(self, model: nn.Module, *, device: torch.device) -> EvalResult:
         """See `Task.validate`."""
         return self._evaluated(model, device, "validation")
+
+    def gradient(self, model: nn.Module, *, device: torch.device) -> dict[str, NDArray[Any]]:
+        """See `Differentiable.gradient`."""
+        model.to(device)
+        return self._gradient(model, self._rows("validation", device).batches(self._evaluation_size))
+
+    def _gradient(self, model: nn.Module, pieces: Iterator[Any]) -> dict[str, NDArray[Any]]:
+        with user_code("computing the gradient on the validation data"):
+            found = mean_gradient(model, pieces, loss=self.loss, count=self.count, micro=self._micro)
+        return {name: gradient.to("cpu", copy=True).contiguous().numpy() for name, gradient in found.items()}
 
     def _fit(self, model: nn.Module, rows: Rows, partition: int, context: TrainContext) -> TrainResult:
         kept = context.folder / KEPT_MICRO_BATCH

@@ -38,14 +38,6 @@ class ImageResult(EvalResult):
         """Share of the examples classified correctly."""
         return self.metrics["accuracy"]
 
-    @property
-    def class_accuracy(self) -> tuple[float | None, ...]:
-        """Accuracy of each class; None where the set holds no example of it."""
-        return tuple(
-            correct / examples if examples else None
-            for correct, examples in zip(self.class_correct, self.class_examples, strict=True)
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Share:

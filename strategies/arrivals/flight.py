@@ -172,7 +172,7 @@ class Arrivals(Grid):
                 message_type=message.metadata.message_type,
                 sent_s=sent_s,
                 ttl_s=ttl_s,
-                bytes_down=payload_bytes(message.content),
+                bytes_down=array_bytes(message.content),
                 number=int(message.metadata.group_id) if is_order else -1,
                 order=wire.Order.read(message.content) if is_order else None,
             )
@@ -217,7 +217,7 @@ def has_left(reply: Message) -> bool:
     return vanished or reply.error.code == wire.LEAVING
 
 
-def payload_bytes(content: RecordDict) -> int:
+def array_bytes(content: RecordDict) -> int:
     """Bytes of all arrays in ``content``: what dominates a message on the wire."""
     return sum(len(array.data) for record in content.array_records.values() for array in record.values())
 

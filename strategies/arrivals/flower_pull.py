@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Final, NamedTuple
 
 from flwr.app import Array, Message
@@ -55,7 +56,7 @@ def announced(grid: Grid, message_ids: Sequence[str]) -> list[Announcement]:
         Announcement(
             message.metadata.reply_to_message_id,
             message.metadata.message_id,
-            tuple(node.object_id for node in iterate_object_tree(tree)),
+            tuple(node.object_id for node in islice(iterate_object_tree(tree), MOST_OBJECTS + 1)),
         )
         for message, tree in zip(response.messages_list, response.message_object_trees, strict=True)
     ]

@@ -17,7 +17,7 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from strategies import wire
-from strategies.arrivals.flight import Arrivals, Flight, VirtualLinks, failure, payload_bytes, timing
+from strategies.arrivals.flight import Arrivals, Flight, VirtualLinks, array_bytes, failure, timing
 from strategies.errors import Refused
 from strategies.round.choosing import LONGEST_TTL_S
 
@@ -109,7 +109,7 @@ class VirtualArrivals(Arrivals):
 
     def _schedule(self, message: Message, flight: Flight, reply: Message) -> None:
         content = reply.content if reply.has_content() else None
-        bytes_up = payload_bytes(content) if content else 0
+        bytes_up = array_bytes(content) if content else 0
         passage = self._links.passage(
             flight.node_id,
             sent_s=flight.sent_s,

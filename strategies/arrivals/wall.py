@@ -17,7 +17,7 @@ from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
 from flwr.superlink.grid.http_grid import HttpGrid
 
 from strategies import wire
-from strategies.arrivals.flight import Arrivals, failure, payload_bytes, timing
+from strategies.arrivals.flight import Arrivals, array_bytes, failure, timing
 from strategies.arrivals.flower_pull import LARGEST_REPLY, Announcement, StillUploading, announced, pull
 from strategies.arrivals.hellos import Hellos
 
@@ -114,7 +114,7 @@ class WallArrivals(Arrivals):
                 break
             message_id, reply = arrived.message_id, arrived.reply
             if reply.has_content():
-                measured = timing(self._flights[message_id], arrived.arrived_s, payload_bytes(reply.content))
+                measured = timing(self._flights[message_id], arrived.arrived_s, array_bytes(reply.content))
                 reply.content[wire.TIMING] = replace(measured, upload_s=arrived.upload_s).record()
             if arrived.takes_room:
                 self._room.release()
@@ -257,6 +257,6 @@ class WallArrivals(Arrivals):
             return None
         arrived_s, upload_s = self.now_s, None
         content = reply.content if reply.has_content() else RecordDict()
-        if pulling.at_once and pulling.announcement.reply_id and payload_bytes(content) >= LEAST_TIMED_BYTES:
+        if pulling.at_once and pulling.announcement.reply_id and array_bytes(content) >= LEAST_TIMED_BYTES:
             upload_s = arrived_s - pulling.seen_s + pulling.earlier_s
         return Arrived(message_id, reply, arrived_s, upload_s)

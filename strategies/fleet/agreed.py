@@ -21,8 +21,8 @@ LARGEST_SHARE: Final = 4 / 3  # times an even one; with what a run's last rounds
 def most_agreed(claimed_N: NDArray[np.int64]) -> float:
     """The most that one of these claims may count for, infinite where none is cut.
 
-    That is ``c = LARGEST_SHARE * sum(min(claimed, c)) / N``. Claims above the bound are taken out one set after the
-    other, which raises nothing, so that it ends.
+    That is ``c = LARGEST_SHARE * sum(min(claimed, c)) / N``. What was once found above the bound stays so, for it only
+    falls; else a claim that equals it up to rounding would be in and out for ever.
     """
     if not claimed_N.size:
         return math.inf
@@ -30,7 +30,7 @@ def most_agreed(claimed_N: NDArray[np.int64]) -> float:
     above_N = np.zeros(claims_N.size, np.bool_)
     while True:
         cap = LARGEST_SHARE * float(claims_N[~above_N].sum()) / (claims_N.size - LARGEST_SHARE * int(above_N.sum()))
-        found_N = claims_N > cap
+        found_N = above_N | (claims_N > cap)
         if (found_N == above_N).all():
             return cap if above_N.any() else math.inf
         above_N = found_N

@@ -26,6 +26,7 @@ from strategies.fleet.link import (
     quality,
 )
 from strategies.fleet.prior import PESSIMISM, Spread, believe, effective, faded
+from strategies.quantiles import median
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -188,7 +189,7 @@ class Fleet:
         typical = claimed[self.online & (self.claimed > 0)]
         if as_claimed or not typical.size:
             return claimed
-        return np.minimum(claimed, max(1, math.floor(FURTHEST_WORK * float(np.median(typical)))))
+        return np.minimum(claimed, max(1, math.floor(FURTHEST_WORK * median(typical))))
 
     def observe(self, row: int, sample: LinkSample, *, round: int = 0) -> None:
         """Fold a delivered round trip of node ``row`` into its link."""
@@ -238,7 +239,7 @@ class Fleet:
     def prior_sample_s(self) -> float:
         """Seconds a sample that a new node is taken to need: the median of those that have worked."""
         known = self.sample_s[self.arrivals > 0]
-        return float(np.median(known)) if known.size else PRIOR_SAMPLE_S
+        return median(known) if known.size else PRIOR_SAMPLE_S
 
     def learn_priors(self) -> None:
         """Refit what new nodes start from to all nodes seen so far."""
@@ -278,7 +279,7 @@ class Fleet:
         """Inverse of ``state``."""
         fleet, columns = cls(), state["columns"]
         links = [
-            LinkEstimate(**{**link, **{way: _goodput(link[way]) for way in ("uplink", "downlink")}})
+            LinkEstimate(**{**link, **{way: Goodput(**link[way]) for way in ("uplink", "downlink")}})
             for link in state["links"]
         ]
         if links:
@@ -301,7 +302,3 @@ class Fleet:
             self._noise[column][row] = noise
             self._samples[column][row] = samples
         self._loss_rate[row], self.delivery[row] = link.loss, link.delivery
-
-
-def _goodput(state: dict[str, Any]) -> Goodput:
-    return Goodput(**{**state, "recent_bps": tuple(state["recent_bps"])})

@@ -7,8 +7,8 @@ sound --failure--> suspect --third failure in a row--> excluded --time is up--> 
 
 A suspect is given work as any other. An excluded node is given nothing and asked nothing: ``120 s * 2^(n-1)`` for the
 n-th time in a row, at most an hour. Who comes back from that goes out again at its next failure. Besides, silence makes
-our own policy wait ever more rounds for a node, see ``selection.network_aware.backoff``, and makes it count as
-unreachable after three times, see ``Fleet.reachable``.
+our own policy wait ever more rounds for a node, see ``backoff``, and makes it count as unreachable after three times,
+see ``Fleet.reachable``. Both count rounds, for a silent node wastes a place in a round, however long that takes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from strategies.fleet.columns import Fleet, Ints
 EXCLUDED_AFTER: Final = 3  # failures in a row
 EXCLUSION_S: Final = 120.0  # the first time; twice as long each further time
 LONGEST_EXCLUSION_S: Final = 3600.0
+LONGEST_BACKOFF: Final = 32  # rounds
 
 
 def succeeded(fleet: Fleet, row: int) -> None:
@@ -48,3 +49,8 @@ def let_out(fleet: Fleet, *, at_s: float) -> Ints:
     fleet.failures[rows] = EXCLUDED_AFTER - 1
     fleet.on_probation[rows] = True
     return rows
+
+
+def backoff(misses: Ints) -> Ints:
+    """Rounds until a node is tried again: 0, then 2, 4, 8, ... after misses in a row, at most 32."""
+    return np.where(misses > 0, np.minimum(LONGEST_BACKOFF, 2 ** np.minimum(misses, 5)), 0).astype(np.int64)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 GAIN = 0.3  # of an ordinary sample: about ten transfers of memory
-WINDOW = 10  # transfers whose fastest counts as the link's capacity
+WINDOW = 10  # transfers: what was seen of a link counts for no more of them
 NOISE = 0.1  # least log-deviation of goodput between transfers over an unchanged link
 STEADY_SHARE = 0.9  # of its delivery record that a node keeps with every new try
 REFERENCE_RTT_S = 0.1
@@ -32,37 +32,29 @@ class LinkSample:
 
 @dataclass(frozen=True, slots=True)
 class Goodput:
-    """One direction of a link: smoothed rate, its log-deviation between transfers, and the last ``WINDOW`` rates.
+    """One direction of a link: smoothed rate, and its log-deviation between transfers.
 
     ``samples`` counts the transfers seen; 0 marks a pure prior.
     """
 
     bps: float = REFERENCE_BPS
     deviation: float = 1.0
-    recent_bps: tuple[float, ...] = ()
     samples: int = 0
-
-    @property
-    def capacity_bps(self) -> float:
-        """Windowed maximum, as BBR estimates the bottleneck: cross traffic only ever makes a transfer slower."""
-        return max(self.recent_bps, default=self.bps)
 
     def observe(self, bps: float) -> Goodput:
         """Fold in a transfer.
 
         An exponential average in the log domain, since links differ by factors. A sample further off than twice
         the usual deviation means that the link itself changed: the gain rises to ``1 - 2 deviation / |distance|``,
-        so a twentyfold change is nearly all taken over at once, and the window forgets the old link.
+        so a twentyfold change is nearly all taken over at once.
         """
         if not self.samples:
-            return Goodput(bps, 2 * NOISE, (bps,), 1)
+            return Goodput(bps, 2 * NOISE, 1)
         distance = math.log(bps / self.bps)
         gain = max(GAIN, 1 - 2 * self.deviation / max(abs(distance), 1e-12))
-        changed = gain > GAIN
         return Goodput(
             bps=self.bps * math.exp(gain * distance),
             deviation=max(NOISE, 0.75 * self.deviation + 0.25 * min(1.0, abs(distance))),
-            recent_bps=(bps,) if changed else (*self.recent_bps, bps)[-WINDOW:],
             samples=self.samples + 1,
         )
 

@@ -6,6 +6,7 @@ Names used here: P = floating-point values of the model.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -51,6 +52,18 @@ class Update(Protocol):
         """``total_P += weight * update`` in place, without a dense temporary."""
         ...
 
+    def kept(self) -> tuple[NDArray[np.uint32] | None, Vector]:
+        """Where the values lie that the update holds, None for everywhere, and those values; statistics may lack."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """What of an update entered the mean: ``coefficient`` times the update, or times ``part_P`` where that is given."""
+
+    coefficient: float
+    part_P: Vector | None = None
+
 
 class Aggregator(Protocol):
     """Folds a round's updates into one."""
@@ -66,6 +79,10 @@ class Aggregator(Protocol):
 
     def mean(self) -> Vector:
         """What all updates together move the model by; to be asked once."""
+        ...
+
+    def entered(self, index: int) -> Entered:
+        """What of the update that was added as number ``index`` entered ``mean``; the parts of all sum to it."""
         ...
 
 
@@ -94,6 +111,10 @@ class DenseUpdate:
     def add_to(self, total_P: Vector, weight: float) -> None:
         """See ``axpy.add_scaled``."""
         add_scaled(total_P, self.vector_P, weight)
+
+    def kept(self) -> tuple[NDArray[np.uint32] | None, Vector]:
+        """All values."""
+        return None, self.vector_P
 
 
 class StreamingMean:
@@ -124,8 +145,16 @@ class StreamingMean:
     def mean(self) -> Vector:
         """The mean so far, in place: the accumulator is handed over and must not be added to again."""
         if self._steps:
-            self._sum_P *= np.float32(typical_steps(self._steps, self._weights) / sum(self._weights))
+            self._sum_P *= np.float32(self._scale)
         return self._sum_P
+
+    def entered(self, index: int) -> Entered:
+        """See ``Aggregator.entered``."""
+        return Entered(self._weights[index] / self._steps[index] * self._scale)
+
+    @property
+    def _scale(self) -> float:
+        return typical_steps(self._steps, self._weights) / sum(self._weights)
 
 
 def typical_steps(steps: Sequence[int], weights: Sequence[float]) -> int:

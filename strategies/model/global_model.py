@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -20,13 +21,27 @@ from numpy.typing import NDArray
 
 from strategies.model.aggregation import Aggregator
 from strategies.model.axpy import add_scaled
-from strategies.model.layout import Arrays, Layout, Vector
+from strategies.model.layout import Arrays, Layout, Run, Vector
 from strategies.model.payload import Payload
 from strategies.model.server_optimizer import ServerOptimizer
 from strategies.model.statistics import Statistics
 
 DECAY = 8
 GOOD: Final = ("good", "good_average", "good_buffer")  # groups of what a roll-back returns to
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStep:
+    """A round's plain step, whatever the server optimiser made of it: from ``base_P`` to ``base_P + moved_P``.
+
+    ``moved_P`` is the updates' mean, and what became of the statistics in their places; ``mean`` says what of each
+    update entered it. ``still`` are the runs of the statistics, which no gradient moves.
+    """
+
+    base_P: Vector
+    moved_P: Vector
+    mean: Aggregator
+    still: tuple[Run, ...]
 
 
 class GlobalModel:
@@ -58,6 +73,7 @@ class GlobalModel:
         self.buffers: Arrays = {}
         self.hash = b""
         self.norm = 0.0
+        self._last_step: ModelStep | None = None
         self._good: tuple[Vector, Vector, Arrays] | None = None  # model, average and buffers before the last step
 
     def start(self, vector_P: Vector, buffers: Arrays) -> None:
@@ -81,23 +97,34 @@ class GlobalModel:
         False, and nothing changed but what a roll-back returns to, if that leaves the finite numbers.
         """
         self._good = self.vector_P, self.average_P, self.buffers
+        self._last_step = None
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is told by the norm
             mean_P = mean.mean()
             for start, stop in statistics.runs:
                 mean_P[start:stop] = 0
+            moved_P = mean_P.copy()
             stepped_P = self._optimizer.step(self.vector_P, mean_P)
             statistics.replace(stepped_P, self.vector_P)
             if not math.isfinite(float(stepped_P @ stepped_P)):
                 return False
+        for start, stop in statistics.runs:
+            moved_P[start:stop] = stepped_P[start:stop] - self.vector_P[start:stop]
+        self._last_step = ModelStep(self.vector_P, moved_P, mean, statistics.runs)
         self.version = version
         self._publish(stepped_P, {**self.buffers, **statistics.counted}, self._averaged(stepped_P))
         return True
+
+    def take_step(self) -> ModelStep | None:
+        """How the latest version came about; None where that was no step, or once it has been taken."""
+        taken, self._last_step = self._last_step, None
+        return taken
 
     def roll_back(self, *, version: int) -> None:
         """Put the model before the last step back as ``version``, with a fresh optimiser."""
         if self._good is None:
             raise LookupError(f"there is no earlier model to put back as version {version}")
         self.version = version
+        self._last_step = None
         self._optimizer.reset()
         good_P, average_P, buffers = self._good
         self._publish(good_P, buffers, average_P)

@@ -26,7 +26,12 @@ def sketch(update: Update) -> tuple[float, ...]:
     folded = padded.reshape(-1, SIZE).sum(axis=0, dtype=np.float64)
     if not np.isfinite(folded).all() or not folded.any():
         return ()
-    return tuple(float(f"{value:.8g}") for value in folded.tolist())
+    return tuple(map(written, folded.tolist()))
+
+
+def written(value: float) -> float:
+    """A number of a sketch to the digits that it is told and logged in."""
+    return float(f"{value:.8g}")
 
 
 @lru_cache(maxsize=2)

@@ -16,13 +16,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from strategies.fleet.outliers import MAD_TO_SIGMA
 from strategies.model.aggregation import Update
 from strategies.model.layout import Arrays, Layout, Run, Vector
 
 VARIANCE: Final = "running_var"
 NAMES: Final = ("running_mean", VARIANCE)
 FURTHEST: Final = 6.0  # deviations from the round's median that one update's statistic may lie
-MAD_TO_SIGMA: Final = 1.4826  # of a normal distribution
 LARGEST: Final = 1e12  # of a statistic
 
 

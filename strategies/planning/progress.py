@@ -34,7 +34,8 @@ import numpy as np
 
 from strategies.fleet import Fleet, Floats, Ints
 from strategies.planning.plans import FEWEST_STEPS, MOST_STEPS, FleetPlan, Level, Workload
-from strategies.planning.timing import DEADLINE_QUANTILE, ROUND_TRIPS, overhead_s, quantile
+from strategies.planning.timing import DEADLINE_QUANTILE, ROUND_TRIPS, overhead_s
+from strategies.quantiles import median, quantile
 
 FIDELITY_EXPONENT = 2.5
 LONGEST_ROUND = 1.4  # times the thinnest level's, up to which a fatter one is taken whatever it gains
@@ -50,7 +51,9 @@ def plan(
     down_ratio: float | None = None,
 ) -> FleetPlan:
     """Plan for the most progress a second; see the module for the rules."""
-    counted = fleet.reachable if fleet.reachable.any() else np.ones(len(fleet), np.bool_)
+    counted = fleet.reachable
+    if not counted.any():
+        counted[:] = True
     sent_bytes = np.array([workload.model_bytes / level.expected_ratio for level in levels])
     down_s, up_s = (8 / bps for bps in (fleet.downlink_bps, fleet.uplink_bps))
     message_s = overhead_s(fleet, counted)
@@ -64,9 +67,10 @@ def plan(
     step_s: Floats = np.maximum(fleet.sample_s * workload.batch_size, 1e-9)
     level = np.full(len(fleet), len(levels) - 1, dtype=np.int64)
     steps = workload.base_steps
-    for _ in range(2):  # the steps that balance the transfers depend on the levels, and the levels on the steps
-        transfer_s = fixed_s + sent_bytes[level] * byte_s
+    # The steps that balance the transfers depend on the levels, and the levels on the steps.
+    for _ in range(1 if workload.fixed else 2):
         if not workload.fixed:
+            transfer_s = fixed_s + sent_bytes[level] * byte_s
             alike = balanced_steps(transfer_s[counted], step_s[counted], within=workload.within)
             steps = np.full(len(fleet), alike, dtype=np.int64)
         rest_s = fixed_s + step_s * steps
@@ -113,7 +117,9 @@ def _best_in_block(
     for index in fatter:
         whole_s = rest_s + sent_bytes[index] * byte_s
         progress = gains[index] / (whole_s - overhead_s)
-        better = (progress > most) & (whole_s <= deadline_s)
+        better = progress > most
+        if deadline_s < math.inf:
+            better &= whole_s <= deadline_s
         np.copyto(chosen, index, where=better | (whole_s <= longest_s))
         np.copyto(most, progress, where=better)
     return chosen
@@ -136,4 +142,4 @@ def balanced_steps(transfer_s: Floats, step_s: Floats, *, within: tuple[int, int
     if not step_s.size:
         return within[0]
     fewest, most = within
-    return int(min(max(np.rint(np.median(transfer_s) / np.median(step_s)), fewest), most))
+    return int(min(max(np.rint(median(transfer_s) / median(step_s)), fewest), most))

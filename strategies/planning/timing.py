@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from strategies.fleet import Bools, Fleet, Floats
+from strategies.quantiles import quantile
 
 DEADLINE_QUANTILE = 0.8  # four nodes in five make the deadline
 ROUND_TRIPS = 3.0  # connection, request, acknowledgement of the last byte
@@ -35,11 +34,3 @@ def round_s(
 def overhead_s(fleet: Fleet, counted: Bools) -> float:
     """What messages cost besides work and transfer, alike for all: it differs between nodes mostly by chance."""
     return quantile(fleet.overhead_s[counted], DEADLINE_QUANTILE) if counted.any() else 0.0
-
-
-def quantile(values: Floats, share: float) -> float:
-    """``numpy.quantile`` of some values; for a thousand that one takes longer than all the rest of a plan."""
-    place = share * (values.size - 1)
-    low, high = math.floor(place), math.ceil(place)
-    found = np.partition(values, (low, high))
-    return float(found[low] + (found[high] - found[low]) * (place - low))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
-
-import numpy as np
 
 from strategies.errors import Reason, Refused
 from strategies.fleet.outliers import LARGEST_Z, robust_z
@@ -34,7 +33,7 @@ class NormHistory:
         Only outliers above are refused: a small update does no harm. Until enough other nodes are known to tell one,
         an update may be ten times as long as the model (or as 1, for a model that starts from nothing).
         """
-        others = [float(np.median(logs)) for other, logs in self._logs.items() if other != row]
+        others = [median(logs) for other, logs in self._logs.items() if other != row]
         if len(others) < ENOUGH_NODES:
             longest = COLD_FACTOR * max(1.0, model_norm)
             if norm > longest:

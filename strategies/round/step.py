@@ -127,10 +127,10 @@ def _failed(state: State, event: Failed) -> list[Command]:
         return [_unknown(event.order)]
     open_.failures += 1
     state.fleet.held[order.row] = -1  # whatever it held, it may hold no longer
-    if event.left:  # no fault of its own; it is asked again once it is seen connected, at the next round's start
+    if event.left:  # it is asked again once it is seen connected, at the next round's start
         state.fleet.online[order.row] = False
-        open_.refused.append(Reason.LEFT)
-        return [Refuse(event.order, order.row, Reason.LEFT, event.detail), *refill(state, open_)]
+        refusal = Refused(Reason.LEFT, event.detail)  # who only ever leaves is left alone as one who only fails
+        return _refused(state, open_, event, order.row, refusal) + refill(state, open_)
     state.fleet.miss(order.row, round=open_.number)
     refusal = Refused(Reason.ERROR_REPLY, event.detail)
     return _refused(state, open_, event, order.row, refusal) + refill(state, open_)

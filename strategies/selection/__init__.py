@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ from strategies.selection.power_of_choice import PowerOfChoiceSelection
 from strategies.selection.pyramid import PyramidSelection
 from strategies.selection.random import RandomSelection
 from strategies.selection.tifl import TiFLSelection
+from strategies.spelling import did_you_mean
 
 __all__ = ["PEERS", "POLICIES", "Selection", "SelectionPolicy", "policy"]
 
@@ -42,7 +42,7 @@ def policy(name: str, **tuning: Any) -> SelectionPolicy:
         With the names there are, and the nearest.
     """
     if name not in POLICIES:
-        near = difflib.get_close_matches(name, POLICIES, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(POLICIES)}"
-        raise UnknownPolicy(f"no selection policy {name!r}; {hint}")
+        raise UnknownPolicy(
+            f"no selection policy {name!r}{did_you_mean(name, POLICIES)}; there are {', '.join(POLICIES)}"
+        )
     return POLICIES[name](**tuning)

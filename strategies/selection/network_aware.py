@@ -11,12 +11,13 @@ from __future__ import annotations
 import numpy as np
 
 from strategies.fleet import Fleet, Floats, Ints
+from strategies.fleet.health import backoff
 from strategies.planning import FleetPlan
+from strategies.quantiles import median
 from strategies.selection.policy import Memoryless, Selection
 
 MOST_AHEAD = 20.0  # mean data shares: who was given that much too much waits for the others
 LOSS_TILT = 2.0  # a node's loss may speak for or against it by this factor at most
-LONGEST_BACKOFF = 32  # rounds
 
 
 class NetworkAwareSelection(Memoryless):
@@ -45,11 +46,6 @@ class NetworkAwareSelection(Memoryless):
         return Selection(willing[top[np.argsort(-(urgency + jitter)[top], kind="stable")]])
 
 
-def backoff(misses: Ints) -> Ints:
-    """Rounds until a node is tried again: 0, then 2, 4, 8, ... after misses in a row, at most 32."""
-    return np.where(misses > 0, np.minimum(LONGEST_BACKOFF, 2 ** np.minimum(misses, 5)), 0).astype(np.int64)
-
-
 def priority(fleet: Fleet, rows: Ints) -> Floats:
     """Debt in units of total weight, lifted by half a data share a unit of log loss ratio.
 
@@ -59,7 +55,7 @@ def priority(fleet: Fleet, rows: Ints) -> Floats:
     share = fleet.examples[rows] / max(1, int(fleet.examples.sum()))
     loss = fleet.rms_loss[rows]
     known = loss[~np.isnan(loss)]
-    median = float(np.median(known)) if known.size else 1.0
-    ratio = np.clip(np.where(np.isnan(loss), median, loss) / max(median, 1e-12), 1 / LOSS_TILT, LOSS_TILT)
+    middle = median(known) if known.size else 1.0
+    ratio = np.clip(np.where(np.isnan(loss), middle, loss) / max(middle, 1e-12), 1 / LOSS_TILT, LOSS_TILT)
     novelty = np.where(fleet.selections[rows] == 0, 10.0, 0.0)
     return np.asarray(fleet.owed[rows] + share * np.log(ratio) + novelty * (1 + share), dtype=np.float64)

@@ -6,16 +6,22 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
+from hypergpu_fl.chain.anvil import find_anvil
 from hypergpu_fl.config import Config, load
+from tests.deployment.machine import Machine, machine
 from tests.deployment.relay import Shape
 from tests.deployment.stack import Stack, namespaces_work
+from tests.npm_tools import contracts
+
+__all__ = ["contracts"]
 
 MakeStack = Callable[[Sequence[Shape]], Stack]
+MakeMachine = Callable[[], Machine]
 
 
 @pytest.fixture(scope="session")
@@ -51,10 +57,7 @@ def full_disk(namespaces: bool, tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture(params=["nginx", "caddy"])
 def proxy_program(request: pytest.FixtureRequest) -> tuple[str, Path]:
     """A proxy's name and its program, which need not be installed."""
-    found = shutil.which(request.param, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    if found is None:
-        pytest.skip(f"{request.param} is not installed")
-    return request.param, Path(found)
+    return request.param, installed(request.param)
 
 
 @pytest.fixture
@@ -72,3 +75,60 @@ def configure() -> Callable[..., Config]:
         return load(None, {key: str(value) for key, value in given.items()}, {}).config
 
     return build
+
+
+@pytest.fixture
+def make_machine(namespaces: bool, contracts: Path) -> Iterator[MakeMachine]:
+    """Machines for containers, with this machine's nginx and anvil; they end with the test."""
+    with ExitStack() as machines:
+        yield lambda: machines.enter_context(a_machine(namespaces, contracts))
+
+
+@pytest.fixture(scope="module")
+def machine_of_module(namespaces: bool, contracts: Path) -> Iterator[Machine]:
+    """A machine for containers that ends with the module's tests."""
+    with a_machine(namespaces, contracts) as made:
+        yield made
+
+
+@pytest.fixture
+def kubectl() -> Path:
+    """This machine's kubectl, which renders kustomizations without a cluster."""
+    return installed("kubectl")
+
+
+@pytest.fixture
+def nginx() -> Path:
+    """This machine's nginx."""
+    return installed("nginx")
+
+
+@pytest.fixture
+def alone(namespaces: bool, tmp_path: Path) -> Iterator[list[str]]:
+    """What begins a command that runs in a network of its own, where the README's names are known."""
+    if not namespaces:
+        pytest.skip("a network of one's own needs root")
+    name, hosts = f"hg-alone-{os.getpid()}", tmp_path / "hosts"
+    hosts.write_text("127.0.0.1 localhost superlink link.example\n")
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
+        mount = f'mount --bind {hosts} /etc/hosts && exec "$@"'
+        yield ["ip", "netns", "exec", name, "unshare", "--mount", "sh", "-c", mount, "sh"]
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+def a_machine(namespaces: bool, contracts: Path) -> AbstractContextManager[Machine]:
+    """A machine for containers where there may be one."""
+    if not namespaces:
+        pytest.skip("namespaces and mounts of containers need root")
+    return machine(installed("nginx"), find_anvil([contracts]))
+
+
+def installed(program: str) -> Path:
+    """Path of a program that need not be installed."""
+    found = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if found is None:
+        pytest.skip(f"{program} is not installed")
+    return Path(found)

@@ -34,6 +34,7 @@ class Person:
     home: Path
     user: int | None
     port: int = field(default_factory=free_port)
+    prefix: list[str] = field(default_factory=list)  # where its commands run
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -48,7 +49,7 @@ class Person:
         words = shlex.split(command)
         with (self.home.parent / f"{self.name}.log").open("ab") as log:
             process = subprocess.Popen(
-                words if self.user is None else as_user(self.user, words, self.home.parent),
+                self.prefix + (words if self.user is None else as_user(self.user, words, self.home.parent)),
                 cwd=self.home,
                 env=self.environ | more,
                 stdin=subprocess.DEVNULL,
@@ -133,8 +134,12 @@ def people(*names: str) -> Iterator[list[Person]]:
         shutil.rmtree(root)
 
 
-def readme(start: str) -> str:
-    """The first command of the README that starts with these words, as it stands there."""
+def readme(start: str, *, within: bool = False) -> str:
+    """The first command of the README that starts with these words, as it stands there, or ``within`` its text."""
+    if within:
+        found = re.search(rf"`({re.escape(start)}[^`]*)`", README.read_text())
+        assert found
+        return found[1]
     blocks = re.findall(r"```bash\n(.*?)```", README.read_text(), re.S)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     lines = [line for whole in lines for line in whole.split(" && ")]

@@ -10,7 +10,8 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -18,6 +19,9 @@ import pytest
 
 from hypergpu_fl.cli.superlink import free_port
 from hypergpu_fl.network.certificates import write_certificates
+from tests.deployment.conftest import MakeMachine
+from tests.deployment.containers import Container, Mount
+from tests.deployment.images import PATH, USER
 
 PROXY = Path(__file__).resolve().parents[2] / "deploy" / "proxy"
 CHUNK = os.urandom(5 * 2**20)  # as Flower sends arrays
@@ -59,6 +63,7 @@ class Upstream(ThreadingHTTPServer):
     def __init__(self, keys: Path) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
         self.paths: list[str] = []
+        self.received = 0  # bytes of the largest body
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(keys / "server.pem", keys / "server.key")
         self.socket = context.wrap_socket(self.socket, server_side=True)
@@ -79,6 +84,7 @@ class Answer(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.server.paths.append(self.path)
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.received = max(self.server.received, len(body))
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -108,46 +114,61 @@ def upstream(keys: Path) -> Iterator[Upstream]:
 
 
 @pytest.fixture
-def proxy(upstream: Upstream, keys: Path, proxy_program: tuple[str, Path], tmp_path: Path) -> Iterator[int]:
-    """Port of a proxy that runs with its file, fitted to this machine's addresses and folders and else unchanged."""
+def start_proxy(
+    upstream: Upstream, keys: Path, proxy_program: tuple[str, Path], tmp_path: Path
+) -> Iterator[Callable[..., int]]:
+    """Start a proxy with its file, fitted to this machine's addresses and folders and else unchanged; its port."""
     name, program = proxy_program
-    port = free_port()
-    text = (PROXY / {"nginx": "nginx.conf", "caddy": "Caddyfile"}[name]).read_text()
-    text = text.replace("/tmp/", f"{tmp_path}/")
-    fitted = {"superlink:8000": f"127.0.0.1:{upstream.server_port}", "/run/keys": str(keys), "8443": str(port)}
-    for theirs, ours in fitted.items():
-        assert theirs in text
-        text = text.replace(theirs, ours)
-    file = tmp_path / "configuration"
-    file.write_text(text)
-    command = {
-        "nginx": ["-e", "stderr", "-c", str(file), "-p", str(tmp_path), "-g", "daemon off; user root;"],
-        "caddy": ["run", "--adapter", "caddyfile", "--config", str(file)],
-    }[name]
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [str(program), *command], stdout=log, stderr=log, env={**os.environ, "HOME": str(tmp_path)}
-        )
-    try:
-        until_s = time.monotonic() + START_LIMIT_S
-        while time.monotonic() < until_s and process.poll() is None:
-            with contextlib.suppress(OSError):
-                if ask(keys, port, "GET", "/health")[0] == 200:
-                    break
-            time.sleep(0.05)
-        else:
-            raise RuntimeError(f"{name} did not start: {(tmp_path / 'log').read_text()}")
-        upstream.paths.clear()
-        yield port
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
+    with contextlib.ExitStack() as ends:
+
+        def start(**fitting: str) -> int:
+            port = free_port()
+            text = (PROXY / {"nginx": "nginx.conf", "caddy": "Caddyfile"}[name]).read_text()
+            text = text.replace("/tmp/", f"{tmp_path}/")
+            fitted = {"superlink:8000": f"127.0.0.1:{upstream.server_port}", "/run/keys": str(keys), "8443": str(port)}
+            for theirs, ours in (fitted | fitting).items():
+                assert theirs in text
+                text = text.replace(theirs, ours)
+            file = tmp_path / "configuration"
+            file.write_text(text)
+            command = {
+                "nginx": ["-e", "stderr", "-c", str(file), "-p", str(tmp_path), "-g", "daemon off; user root;"],
+                "caddy": ["run", "--adapter", "caddyfile", "--config", str(file)],
+            }[name]
+            with (tmp_path / "log").open("wb") as log:
+                process = subprocess.Popen(
+                    [str(program), *command], stdout=log, stderr=log, env={**os.environ, "HOME": str(tmp_path)}
+                )
+            ends.callback(process.wait, timeout=20)
+            ends.callback(process.terminate)
+            until_s = time.monotonic() + START_LIMIT_S
+            while time.monotonic() < until_s and process.poll() is None:
+                with contextlib.suppress(OSError):
+                    if ask(keys, port, "GET", "/health")[0] == 200:
+                        break
+                time.sleep(0.05)
+            else:
+                raise RuntimeError(f"{name} did not start: {(tmp_path / 'log').read_text()}")
+            upstream.paths.clear()
+            return port
+
+        yield start
 
 
-def ask(keys: Path, port: int, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+@pytest.fixture
+def proxy(start_proxy: Callable[..., int]) -> int:
+    """Port of a proxy that runs."""
+    return start_proxy()
+
+
+def ask(
+    keys: Path, port: int, method: str, path: str, body: bytes = b"", *, host: str = "127.0.0.1"
+) -> tuple[int, bytes]:
     """Status and body of the answer; the path is sent as it stands."""
     trust = ssl.create_default_context(cafile=str(keys / "ca.crt"))
-    with contextlib.closing(http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=trust)) as connection:
+    with contextlib.closing(http.client.HTTPConnection(host, port, timeout=10)) as connection:
+        connection.connect()
+        connection.sock = trust.wrap_socket(connection.sock, server_hostname="localhost")
         connection.request(method, path, body)
         answer = connection.getresponse()
         return answer.status, answer.read()
@@ -167,3 +188,57 @@ def test_nothing_else_reaches_the_superlink(keys: Path, upstream: Upstream, prox
     for path in DEVIOUS:
         ask(keys, proxy, "POST", path)
     assert all(path.startswith("/v1/fleet/") for path in upstream.paths), upstream.paths
+
+
+def test_a_body_beyond_what_nodes_send_is_refused(keys: Path, upstream: Upstream, proxy: int) -> None:
+    with contextlib.suppress(ConnectionError, ssl.SSLError):  # some close the connection before all is sent
+        assert ask(keys, proxy, "POST", "/v1/fleet/push-object", bytes(17 * 2**20))[0] == 413
+    assert upstream.received < 17 * 2**20
+    assert ask(keys, proxy, "POST", "/v1/fleet/push-object", CHUNK) == (200, CHUNK)
+
+
+def test_requests_beyond_the_rate_wait_and_those_far_beyond_are_refused(
+    keys: Path, proxy_program: tuple[str, Path], start_proxy: Callable[..., int], upstream: Upstream
+) -> None:
+    if proxy_program[0] != "nginx":
+        return  # Caddy has no bound on requests a second; its file says so
+    port = start_proxy(**{"rate=1000r/s": "rate=5r/s", "burst=2000 delay=500": "burst=5"})
+    time.sleep(1.0)
+    began_s = time.monotonic()
+    with ThreadPoolExecutor(20) as threads:
+        answers = list(threads.map(lambda _: ask(keys, port, "POST", "/v1/fleet/pull-messages")[0], range(20)))
+    assert set(answers) == {200, 429} and answers.count(200) == len(upstream.paths) < 15
+    assert time.monotonic() - began_s > 0.8  # five of them waited for their turn
+
+
+def test_a_superlink_that_comes_back_under_another_address_is_found(
+    keys: Path, upstream: Upstream, proxy_program: tuple[str, Path], make_machine: MakeMachine
+) -> None:
+    name, program = proxy_program
+    machine = make_machine()
+    names = machine.wires.names.setdefault("proxied", {})
+    names["superlink"] = machine.wires.serve(8000, lambda: [("127.0.0.1", upstream.server_port)])
+    image = machine.images("nginx:x")
+    command = (*image.entrypoint, *image.command)
+    mounts = [Mount("/run/keys", keys, read_only=True), Mount("/tmp")]
+    if name == "nginx":
+        mounts.append(Mount("/etc/nginx/nginx.conf", PROXY.parent / "compose" / "nginx.conf", read_only=True))
+    else:
+        mounts.append(Mount("/etc/caddy/Caddyfile", PROXY / "Caddyfile", read_only=True))
+        command = (str(program), "run", "--config", "/etc/caddy/Caddyfile")
+    for path in (keys, *keys.iterdir()):
+        os.chown(path, USER, USER)
+    environ = {"PATH": PATH, "HOME": "/tmp"}
+    machine.start(Container("proxy", image, command, environ, tuple(mounts), "/", USER, USER, True), "proxied")
+    host = machine.addresses["proxy"]
+
+    def answers() -> bool:
+        with contextlib.suppress(OSError):
+            return ask(keys, 8443, "GET", "/health", host=host)[0] == 200
+        return False
+
+    machine.until(answers, "the proxy to answer", START_LIMIT_S)
+    machine.wires.stop(names["superlink"])
+    machine.until(lambda: not answers(), "the SuperLink to be gone", START_LIMIT_S)
+    names["superlink"] = machine.wires.serve(8000, lambda: [("127.0.0.1", upstream.server_port)])
+    machine.until(answers, "the SuperLink to be found", 30.0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ from statistics import median
 import pytest
 
 from tests.deployment.people import Person, busy, deployed, people, readme
+from tests.deployment.stack import REPOSITORY
 
 pytestmark = [pytest.mark.deployment, pytest.mark.slow]
 
@@ -111,3 +114,56 @@ def test_no_place_on_the_operators_machine_is_looked_for_on_another(everybody: t
         assert list((node.home / "state").iterdir())
     owned = {path.stat().st_uid for path in Path(server.home).rglob("*") if not path.is_symlink()}
     assert server.user is None or owned == {server.user}
+
+
+def test_two_hosts_as_they_stand_in_the_readme_with_the_proxy_between(nginx: Path, alone: list[str]) -> None:
+    with people("server", "site-a", "site-b") as (server, *nodes):
+        for one in (server, *nodes):
+            one.prefix = alone
+        server.do(readme("hypergpu node certs"))
+        server.do(readme("hypergpu node keys"))
+        keys = server.home / "run"  # /run/keys of the host, which only root may fill
+        as_root(readme("sudo install").replace("-t /run/keys", f"-t {keys}"), server.home, alone)
+        with proxied(nginx, keys, alone, server.home.parent / "proxy.log"):
+            server.start(readme("hypergpu server start"))
+            server.has("Application startup complete")
+            for i, node in enumerate(nodes):
+                server.do(readme("hypergpu node register").replace("site-a", node.name))
+                server.give("keys/ca.crt", node)
+                server.give(f"keys/{node.name}", node)
+                node.do(readme("hypergpu keys new", within=True))
+                start = readme("hypergpu node start").replace("site-a", node.name)
+                node.start(start.replace("partition-id=0", f"partition-id={i}") + f" --port {9100 + i}")  # one machine
+            for node in nodes:
+                node.has("SuperNode ID")
+            (server.home / "my.toml").write_text(TRAINING)
+            (server.home / "my.toml").chmod(0o644)
+            said = server.do(readme("hypergpu run"))
+            assert "round   3/3" in said
+            assert len(json.loads(server.do(f"{readme('hypergpu nodes latest')} --format json"))) == 2
+            server.do("hypergpu ledger verify latest")
+            assert "round   3/3" in server.do(readme("hypergpu attach latest"))
+
+
+def as_root(command: str, where: Path, prefix: list[str]) -> None:
+    """Do a command of the README that begins with sudo."""
+    words = shlex.split(command.removeprefix("sudo "))
+    subprocess.run([*prefix, *words], cwd=where, check=True)
+
+
+@contextlib.contextmanager
+def proxied(nginx: Path, keys: Path, prefix: list[str], log: Path) -> Iterator[None]:
+    """The proxy as the README starts it, with the host's /run/keys, and a /tmp that is its own."""
+    command = readme("sudo nginx -c").replace("$PWD", str(REPOSITORY)).replace("sudo nginx", str(nginx))
+    mounts = "mount -t tmpfs tmpfs /run && mkdir /run/keys && "
+    mounts += f"mount --bind {keys} /run/keys && mount -t tmpfs tmpfs /tmp && exec "
+    with log.open("wb") as said:
+        process = subprocess.Popen(
+            [*prefix, "unshare", "--mount", "sh", "-c", f"{mounts}{command} -g 'daemon off;'"], stdout=said, stderr=said
+        )
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+        print(log.read_text())

@@ -103,20 +103,21 @@ def test_the_submitting_command_is_killed_and_finds_its_run_again(make_stack: Ma
     assert len([line for line in said.splitlines() if "round  12/12" in line]) == 1
 
 
-def test_no_other_user_of_the_machine_gets_a_task_of_a_node_or_of_the_server(make_stack: MakeStack) -> None:
-    stack = served(make_stack, 1)
-    stack.wait_for(lambda: "SuperNode ID" in stack.log("node-0"), "the node", 60.0)
-    authority = (stack.folder / "keys" / "ca.crt").read_bytes()
-    node = stack.nodes[0]
-    assert node.process is not None
-    port = int(node.process.args[node.process.args.index("--port") + 1])  # type: ignore[union-attr,index]
-    places = [(f"127.0.0.1:{stack.port}", authority, TaskType.SERVER_APP)]
-    if not stack.namespaces:
-        places.append((f"127.0.0.1:{port}", None, TaskType.CLIENT_APP))
-    for address, root, kind in places:
-        stranger = RuntimeHttpClient.from_server_address(
-            address, root is None, root, [RuntimeVersionHttpInterceptor(component_name="SuperExec")]
-        )
-        with closing(stranger), pytest.raises(httpx.HTTPStatusError) as refusal:
-            stranger.AcquireTask(AcquireTaskRequest(supported_task_types=[kind]))
-        assert refusal.value.response.status_code in (401, 403)
+def test_no_other_user_of_the_machine_gets_a_task_of_a_node_or_of_the_server(tmp_path: Path) -> None:
+    with Stack(tmp_path, [LINK], namespaces=False) as stack:  # in a namespace a node's port is nobody else's anyway
+        served(lambda shapes: stack, 1)
+        stack.wait_for(lambda: "SuperNode ID" in stack.log("node-0"), "the node", 60.0)
+        authority = (stack.folder / "keys" / "ca.crt").read_bytes()
+        node = stack.nodes[0]
+        assert node.process is not None
+        port = int(node.process.args[node.process.args.index("--port") + 1])  # type: ignore[union-attr,index]
+        for address, root, kind in (
+            (f"127.0.0.1:{stack.port}", authority, TaskType.SERVER_APP),
+            (f"127.0.0.1:{port}", None, TaskType.CLIENT_APP),
+        ):
+            stranger = RuntimeHttpClient.from_server_address(
+                address, root is None, root, [RuntimeVersionHttpInterceptor(component_name="SuperExec")]
+            )
+            with closing(stranger), pytest.raises(httpx.HTTPStatusError) as refusal:
+                stranger.AcquireTask(AcquireTaskRequest(supported_task_types=[kind]))
+            assert refusal.value.response.status_code in (401, 403)

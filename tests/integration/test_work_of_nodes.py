@@ -115,18 +115,28 @@ def test_a_resumed_run_keeps_its_rows_and_forgets_those_of_rounds_that_were_not_
 
 
 @pytest.mark.parametrize(
-    ("settings", "cause"),
+    ("settings", "cause", "remedy"),
     [
-        ({"training__learning_rate": 1e6}, "were refused as error reply: NotFinite: values to encode hold NaN"),
-        ({"network__deadline_s": 1e-6, "network__mode": "sync"}, "orders was answered in time"),
+        (
+            {"training__learning_rate": 1e6},
+            "were refused as error reply: NotFinite: values to encode hold NaN",
+            "lower training.learning_rate",
+        ),
+        # of the same kind
+        ({"network__deadline_s": 1e-6, "network__mode": "sync"}, "orders was answered in time", "network.deadline_s"),
+        (
+            {"blockchain__enabled": True, "blockchain__allow_list": "0x" + "ab" * 20},
+            "is not in blockchain.allow_list",
+            "add the nodes' addresses to blockchain.allow_list",
+        ),
     ],
 )
 def test_a_run_of_which_nothing_counts_fails_with_the_commonest_reason(
-    tmp_path: Path, settings: dict[str, Any], cause: str
+    tmp_path: Path, settings: dict[str, Any], cause: str, remedy: str
 ) -> None:
     with pytest.raises(RunFailed, match="^nothing was trained: ") as caught:
         train(tmp_path / "run", **settings, training__rounds=3)
-    assert cause in caught.value.cause and "\n" not in caught.value.cause and caught.value.remedy
+    assert cause in caught.value.cause and "\n" not in caught.value.cause and remedy in caught.value.remedy
     report = json.loads((tmp_path / "run" / "report.json").read_text(), parse_constant=pytest.fail)  # no NaN
     assert (report["status"], report["failure"]) == ("failed", caught.value.cause)
     assert not any(row["verdict"] == "counted" for entry in report["history"] for row in entry["nodes"])

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pytest
 
 from hypergpu_fl.config import Blockchain, Config, Network, Training, environment, from_run_config, load, to_run_config
-from hypergpu_fl.config.models import CODEC_LEVELS, DATASETS, MODELS
+from hypergpu_fl.config.models import CODEC_LEVELS, DATASETS, EMBEDDED_GWEI, MODELS
 from hypergpu_fl.errors import ConfigError, UsageError
 from hypergpu_fl.network.traces import configured_links
 
@@ -70,7 +70,7 @@ def test_a_value_that_can_be_understood_is_brought_into_its_usual_form(path: str
 def test_each_list_of_names_is_that_of_the_code_behind_it() -> None:
     from hypergpu_fl.codec.levels import LEVELS
     from hypergpu_fl.network.wan import PROFILES
-    from hypergpu_fl.server.accounting import Scoring
+    from hypergpu_fl.pricing import Scoring
     from hypergpu_fl.task.models import MODELS as FACTORIES
     from hypergpu_fl.task.partition import PARTITIONERS
     from hypergpu_fl.task.sources import SOURCES
@@ -85,6 +85,25 @@ def test_each_list_of_names_is_that_of_the_code_behind_it() -> None:
     assert choices(Network, "profile") == {*PROFILES, "custom"}
     assert choices(Training, "partitioner") == set(PARTITIONERS)
     assert choices(Blockchain, "scoring") == set(get_args(Scoring))
+
+
+@pytest.mark.parametrize("path", ["training.data_root", "system.runs_dir", "blockchain.keystore", "network.rtt_file"])
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 5000])
+def test_a_path_that_no_file_can_have_is_refused_at_the_door(path: str, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{path} is .*, which is no path: File name too long") as caught:
+        load(overrides={path: name})
+    assert len(caught.value.cause) < 400 and caught.value.remedy == f"correct {path}"
+
+
+def test_a_cap_below_what_the_embedded_evm_asks_is_refused_since_no_round_would_be_sealed() -> None:
+    from hypergpu_fl.chain import embedded
+
+    assert (embedded._FEES.base + embedded._FEES.tip) / 10**9 == EMBEDDED_GWEI
+    with pytest.raises(ConfigError, match=r"blockchain\.max_fee_gwei is 0\.5, but the embedded EVM asks 2"):
+        load(overrides={"blockchain.max_fee_gwei": 0.5})
+    rpc = {"blockchain.kind": "rpc", "blockchain.rpc_url": "http://127.0.0.1:1", "blockchain.chain_id": 1}
+    for settings in (rpc, {"blockchain.enabled": False}):
+        assert load(overrides={"blockchain.max_fee_gwei": 0.5, **settings}).config.blockchain.max_fee_gwei == 0.5
 
 
 BOM = "\ufeff"

@@ -117,7 +117,7 @@ def test_the_manifests_have_no_fault_that_schemas_do_not_see(form: str) -> None:
 def test_the_compose_files_have_no_fault_that_their_schema_does_not_see(archives: dict[str, Path]) -> None:
     for file, folder in archives.items():
         assert compose_faults(compose(file), below(folder)) == []
-    demo = {*below(DEPLOY / "compose"), "../proxy/nginx.conf"}
+    demo = below(DEPLOY / "compose")
     assert compose_faults(compose("demo.yaml"), demo, known=[ANVILS]) == []
 
 
@@ -307,9 +307,13 @@ def test_kubectl_renders_it_where_there_is_one(form: str) -> None:
 
 
 def test_the_proxies_pass_the_fleet_api_and_health_alone() -> None:
-    nginx = (DEPLOY / "proxy" / "nginx.conf").read_text()
-    locations = re.findall(r"location\s+(.+?)\s*\{\s*(\w+)", nginx)
-    assert locations == [("= /health", "proxy_pass"), ("^~ /v1/fleet/", "proxy_pass"), ("/", "return")]
+    nginx, contained = ((DEPLOY / place / "nginx.conf").read_text() for place in ("proxy", "compose"))
+    for text in (nginx, contained):
+        locations = re.findall(r"location\s+(.+?)\s*\{\s*(\w+)", text)
+        assert locations == [("= /health", "proxy_pass"), ('~ "^/v1/fleet/[a-z-]+$"', "proxy_pass"), ("/", "return")]
+    one = re.sub(r"  upstream superlink \{.*?\n  \}\n", "", nginx, flags=re.S)
+    other = re.sub(r"  # In containers .*\n  resolver .*\n", "", contained).replace("superlink:8000$", "superlink$")
+    assert one == other  # but for how the SuperLink is found
     caddy = (DEPLOY / "proxy" / "Caddyfile").read_text()
     assert re.findall(r"@nodes \{\s*path (.+)", caddy) == ["/health /v1/fleet/*"]
     assert caddy.count("reverse_proxy") == 1 and "respond 404" in caddy
@@ -360,3 +364,21 @@ def test_the_readme_puts_no_authoritys_key_where_a_proxy_reads() -> None:
     ]
     assert any("/run/keys" in line for line in commands)
     assert not [line for line in commands if "ln -s" in line or "ca.key" in line]
+
+
+def test_the_workflow_publishes_what_the_forms_pull() -> None:
+    workflow = yaml.safe_load((DEPLOY.parent / ".github" / "workflows" / "publish.yaml").read_text())
+    job = workflow["jobs"]["image"]
+    made = {one["name"] + one["suffix"] for one in job["strategy"]["matrix"]["include"]}
+    assert made == {"server", "node", "node-cpu"}
+    for name in ("server", "node"):
+        assert (DEPLOY / "docker" / f"{name}.Dockerfile").exists()
+    naming, build = job["steps"][2]["run"], job["steps"][-1]["with"]["file"]
+    assert "hypergpu-${{ matrix.name }}:" in naming and build == "deploy/docker/${{ matrix.name }}.Dockerfile"
+    pulled = {
+        service["image"] for name in ("server.yaml", "node.yaml") for service in compose(name)["services"].values()
+    }
+    assert {re.sub(r".*:-|:[^:]*\}$", "", image) for image in pulled if "hypergpu" in image} == {
+        "hypergpu-server",
+        "hypergpu-node",
+    }

@@ -105,10 +105,10 @@ def test_books_of_another_release_are_not_called_forged(
     demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     older = tmp_path / "older.json"
-    older.write_text((demo / "ledger.json").read_text().replace("hypergpu-ledger-3", "hypergpu-ledger-2"))
+    older.write_text((demo / "ledger.json").read_text().replace("hypergpu-ledger-4", "hypergpu-ledger-3"))
     assert invoke(["ledger", "verify", str(older)]) == 1
     err = capsys.readouterr().err
-    assert "is 'hypergpu-ledger-2'; this release verifies hypergpu-ledger-3" in err
+    assert "is 'hypergpu-ledger-3'; this release verifies hypergpu-ledger-4" in err
     assert "remedy: verify it with the release that made it" in err
 
 

@@ -52,7 +52,7 @@ def rewritten(bundle: Bundle, **changes: Any) -> Bundle:
     head, rewards, rounds = bundle.session.id, RewardDistribution(bundle.session.id, {}), []
     for number in range(1, ROUNDS + 1):
         sealed = seal_round(
-            a_round(bundle.session.id, number, nodes=2), before=head, rewards=rewards, budget=bundle.session.budget
+            a_round(bundle.session.id, number, nodes=2), before=head, rewards=rewards, pay=bundle.session.pay
         )
         head, rewards = sealed.head, sealed.rewards
         rounds.append(round_record(sealed, None))

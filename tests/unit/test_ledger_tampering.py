@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rounds import a_round, node_key
+from rounds import a_pricing, a_round, node_key
 
 from hypergpu_fl.cli import invoke
 from hypergpu_fl.config import Blockchain, Secrets
@@ -37,7 +37,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("run")
     settlement = Settlement.open(folder, Blockchain(), Secrets(), salt=b"\5" * 32, rounds=2, simulated_keys=True)
     for number in (1, 2):
-        settlement.seal(a_round(settlement.session, number, nodes=2, log_head=hash_blob(b"log %d" % number)))
+        head = hash_blob(b"log %d" % number)
+        settlement.seal(a_round(settlement.session, number, nodes=2, log_head=head, pricing=a_pricing(2)))
     assert settlement.drain(60)
     write_bundle(folder / "open.json", load_books(folder))
     settlement.export_bundle()
@@ -153,8 +154,13 @@ def test_what_verify_does_not_find_in_an_open_ledger_it_prints_as_not_sealed(
         listed = [pattern for pattern in UNSEALED if fnmatchcase(place, pattern) or place.startswith(pattern + ".")]
         assert listed, (what, path)
         missed.update(listed)
-    assert missed >= {"later rounds", *UNSEALED} - {"session.budget"}
+    assert missed >= {"later rounds", *UNSEALED} - {"session.budget", "session.base_pay"}
     (tmp_path / "l.json").write_text(json.dumps(document))
     assert invoke(["ledger", "verify", str(tmp_path / "l.json"), "--open"]) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in missed)
+
+
+def test_the_documentation_lists_what_nothing_seals() -> None:
+    said = (Path(__file__).parents[2] / "docs" / "the-books.md").read_text()
+    assert all(f"`{name}`" in said for name in UNSEALED)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hypergpu_fl.codec.disk import NodeFolder
+from hypergpu_fl.codec.feedback.disk import NodeFolder
 from hypergpu_fl.errors import ConfigError, RunNotFound
 from hypergpu_fl.files import private_folder
 from hypergpu_fl.runs import find_run, open_run_folder, run_names

@@ -61,14 +61,6 @@ def encode_call(function: str, *arguments: Any) -> bytes:
     return selector + encode(inputs, arguments)
 
 
-def decode_call(data: bytes) -> tuple[str, tuple[Any, ...]]:
-    """Inverse of `encode_call`; KeyError for calldata of no function of the contract."""
-    for name, (selector, inputs, _) in _members("function").items():
-        if data[:4] == selector:
-            return name, decode(inputs, data[4:])
-    raise KeyError(data[:4].hex())
-
-
 def decode_result(function: str, data: bytes) -> tuple[Any, ...]:
     """Decode what a function returned.
 

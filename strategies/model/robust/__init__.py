@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import Final
 
@@ -12,6 +11,7 @@ from strategies.model.robust.krum import Krum
 from strategies.model.robust.median import Median
 from strategies.model.robust.norm_clipping import NormClipping
 from strategies.model.robust.trimmed_mean import TrimmedMean
+from strategies.spelling import did_you_mean
 
 __all__ = ["RULES", "aggregator"]
 
@@ -27,7 +27,5 @@ RULES: Final[dict[str, Callable[[int], Aggregator]]] = {
 def aggregator(name: str, size: int) -> Aggregator:
     """The rule called ``name`` for a model of ``size`` values. Raises ``UnknownPolicy`` with the names there are."""
     if name not in RULES:
-        near = difflib.get_close_matches(name, RULES, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(RULES)}"
-        raise UnknownPolicy(f"no aggregation rule {name!r}; {hint}")
+        raise UnknownPolicy(f"no aggregation rule {name!r}{did_you_mean(name, RULES)}; there are {', '.join(RULES)}")
     return RULES[name](size)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.model.aggregation import Update, typical_steps
+from strategies.model.aggregation import Entered, Update, typical_steps
 from strategies.model.layout import Vector
 
 BLOCK = 65_536  # columns reduced at once
@@ -44,16 +44,46 @@ class HeldUpdates(ABC):
         if not self._vectors:
             return np.zeros(self._size, dtype=np.float32)
         reduced_P = self._reduce()
-        reduced_P *= np.float32(typical_steps(self._steps, self._weights))
+        reduced_P *= np.float32(self._common_steps)
         return reduced_P
 
     @abstractmethod
+    def entered(self, index: int) -> Entered:
+        """See ``Aggregator.entered``."""
+
+    @property
+    def _common_steps(self) -> int:
+        return typical_steps(self._steps, self._weights)
+
+    @abstractmethod
     def _reduce(self) -> Vector:
-        """One vector of length P from all of them; may reuse their memory."""
+        """One new vector of length P from all of them."""
 
 
 class Coordinatewise(HeldUpdates):
-    """A rule that treats every coordinate by itself, a block of columns at a time."""
+    """A rule that takes the mean of the middle values of every coordinate, a block of columns at a time."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self._middle: list[NDArray[np.uint8]] = []  # bits: whether an update's value is among the middle ones
+
+    def entered(self, index: int) -> Entered:
+        """See ``Aggregator.entered``: its values where they are among the middle ones. Of equal ones the first are."""
+        low, high = self._ranks(self.count)
+        if not self._middle:
+            self._middle = [np.zeros(-(-self._size // 8), dtype=np.uint8) for _ in self._vectors]
+            for start in range(0, self._size, BLOCK):
+                block_KB = np.stack([vector[start : start + BLOCK] for vector in self._vectors])
+                rank_KB = np.argsort(np.argsort(block_KB, axis=0, kind="stable"), axis=0, kind="stable")
+                for bits, rank_B in zip(self._middle, rank_KB, strict=True):
+                    packed = np.packbits((rank_B >= low) & (rank_B < high))
+                    bits[start // 8 : start // 8 + packed.size] = packed
+        mask_P = np.unpackbits(self._middle[index], count=self._size).view(np.bool_)
+        return Entered(self._common_steps / (high - low), np.where(mask_P, self._vectors[index], np.float32(0)))
+
+    @abstractmethod
+    def _ranks(self, count: int) -> tuple[int, int]:
+        """Ranks of the middle values among ``count``: from the first on, up to the second."""
 
     def _reduce(self) -> Vector:
         result_P = np.empty(self._size, dtype=np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from strategies.model.aggregation import Entered
 from strategies.model.layout import Vector
 from strategies.model.robust.held import BLOCK, HeldUpdates
 
@@ -22,6 +23,11 @@ class Krum(HeldUpdates):
     def __init__(self, size: int, *, malicious: float = 0.2) -> None:
         super().__init__(size)
         self._malicious = malicious
+        self._chosen = -1
+
+    def entered(self, index: int) -> Entered:
+        """See ``Aggregator.entered``: all of the one that was chosen."""
+        return Entered(self._common_steps / self._steps[index] if index == self._chosen else 0.0)
 
     def _reduce(self) -> Vector:
         count = self.count
@@ -35,4 +41,5 @@ class Krum(HeldUpdates):
         squares_KK += squares_KK.T
         nearest = max(1, count - int(self._malicious * count) - 2)
         scores = np.sort(squares_KK, axis=1)[:, 1 : nearest + 1].sum(axis=1)  # column 0 is the update itself
-        return self._vectors[int(np.argmin(scores))]
+        self._chosen = int(np.argmin(scores))
+        return self._vectors[self._chosen].copy()

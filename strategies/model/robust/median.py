@@ -13,6 +13,10 @@ from strategies.model.robust.held import Coordinatewise
 class Median(Coordinatewise):
     """The median of every coordinate."""
 
+    def _ranks(self, count: int) -> tuple[int, int]:
+        """See ``Coordinatewise``."""
+        return (count - 1) // 2, count // 2 + 1
+
     def _reduce_block(self, block_KB: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
         median: NDArray[np.floating[Any]] = np.median(block_KB, axis=0)
         return median

@@ -27,10 +27,13 @@ class TrimmedMean(Coordinatewise):
         super().__init__(size)
         self._cut = cut
 
-    def _reduce_block(self, block_KB: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
-        count = block_KB.shape[0]
+    def _ranks(self, count: int) -> tuple[int, int]:
+        """See ``Coordinatewise``."""
         low = int(self._cut * count)
-        high = count - low
+        return low, count - low
+
+    def _reduce_block(self, block_KB: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
+        low, high = self._ranks(block_KB.shape[0])
         block_KB = np.partition(block_KB, (low, high - 1), axis=0)
         mean: NDArray[np.floating[Any]] = block_KB[low:high].mean(axis=0, dtype=np.float64)
         return mean

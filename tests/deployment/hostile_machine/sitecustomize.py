@@ -7,7 +7,8 @@ import json
 import os
 
 PART = os.environ.get("HOSTILE", "")
-TIMES = 500  # that an array names its one piece of 3 MB
+PIECE_BYTES = 3 * 2**20
+TIMES = 500  # that an array names its one piece
 RATES_BPS = (1e6, 5e-324)
 
 
@@ -27,12 +28,11 @@ def twist_replies(twist):
 
 
 def impossible_numbers(content, context):
-    """Say what no link has, and in the hello what no data set has."""
+    """Say of the link, on which no signature lies, what no link has."""
     from flwr.app import MetricRecord
 
-    hello = "hello" in content.metric_records
-    content["link"] = MetricRecord({"uplink-bps": RATES_BPS[not hello], "downlink-bps": RATES_BPS[not hello]})
-    content["metrics" if not hello else "link"].update({"rtt-s": 1e-300})
+    rate_bps = RATES_BPS["hello" not in content.metric_records]
+    content["link"] = MetricRecord({"uplink-bps": rate_bps, "downlink-bps": rate_bps, "rtt-s": 1e-300})
 
 
 def inflated(content, context):
@@ -43,8 +43,7 @@ def inflated(content, context):
     if "hello" in content.metric_records and "told" in context.state:
         return
     context.state["told"] = ConfigRecord({"once": True})
-    array = Array(np.random.default_rng(0).integers(0, 256, 3 * 2**20, dtype=np.uint8))
-    array.__dict__["times"] = TIMES
+    array = Array(np.random.default_rng(0).integers(0, 256, PIECE_BYTES, dtype=np.uint8))
     if "update" in content.array_records:
         content["update"] = ArrayRecord({"blob": array})
     else:
@@ -52,7 +51,7 @@ def inflated(content, context):
 
 
 def name_pieces_again():
-    """Let an array with ``times`` name its pieces so often."""
+    """Let an array of that size name its piece so often."""
     from flwr.app import Array
     from flwr.supercore.inflatable.inflatable_object import add_header_to_object_body, get_object_body
 
@@ -60,9 +59,9 @@ def name_pieces_again():
 
     def again(self):
         content = deflate(self)
-        if times := self.__dict__.get("times"):
+        if len(self.data) >= PIECE_BYTES:
             said = json.loads(get_object_body(content, Array))
-            said["arraychunk_ids"] *= times
+            said["arraychunk_ids"] *= TIMES
             content = add_header_to_object_body(object_body=json.dumps(said).encode(), obj=self)
         return content
 

@@ -27,7 +27,7 @@ from hypergpu_fl.ledger.contribution import SealedContribution
 from hypergpu_fl.ledger.merkle import MerkleTree
 from hypergpu_fl.ledger.proof import LEAF_ENCODING
 from hypergpu_fl.ledger.reward_tree import RewardTree
-from hypergpu_fl.ledger.rewards import RewardDistribution, summed
+from hypergpu_fl.ledger.rewards import Pay, RewardDistribution, summed
 from hypergpu_fl.ledger.sealing import next_head, seal_round
 
 COORDINATOR_SECRET = b"\x11" * 32
@@ -119,7 +119,7 @@ def test_every_function_of_the_contract_answers_python(chain: tuple[Caller, Call
 
     head, rewards, rounds, gas = session, RewardDistribution(session, {}), [], []
     for number in (1, 2, 3):
-        sealed = seal_round(a_round(session, number), before=head, rewards=rewards, budget=10**14)
+        sealed = seal_round(a_round(session, number), before=head, rewards=rewards, pay=Pay(10**14))
         head, rewards = sealed.head, sealed.rewards
         rounds.append(sealed)
         commitment = (number, sealed.root, sealed.seal.model, sealed.rewards_root, sealed.owed)
@@ -209,7 +209,7 @@ def test_a_commit_costs_the_same_for_any_number_of_nodes(nodes: int) -> None:
     head, rewards, used = session, RewardDistribution(session, {}), 0
     seal = a_round(session, 1, nodes=nodes)
     for number in (1, 2):
-        sealed = seal_round(seal, before=head, rewards=rewards, budget=10**14)
+        sealed = seal_round(seal, before=head, rewards=rewards, pay=Pay(10**14))
         head, rewards = sealed.head, sealed.rewards
         commitment = (number, sealed.root, sealed.seal.model, sealed.rewards_root, sealed.owed)
         used = coordinator.send(address, abi.encode_call("commitRound", session, *commitment))

@@ -16,10 +16,10 @@ from hypergpu_fl.chain import abi
 from hypergpu_fl.chain.contract import LedgerContract
 from hypergpu_fl.chain.direct import send_and_wait
 from hypergpu_fl.chain.errors import Misconfigured, Reverted, Unavailable
-from hypergpu_fl.chain.evidence import decode_transaction
 from hypergpu_fl.chain.http import HttpChain
 from hypergpu_fl.chain.outbox import Intent, State
 from hypergpu_fl.chain.sender import Sender
+from hypergpu_fl.chain.transaction import decode_transaction
 from hypergpu_fl.cli import invoke
 from hypergpu_fl.errors import ChainError
 from hypergpu_fl.redaction import forget

@@ -27,7 +27,7 @@ from hypergpu_fl.ledger.contribution import reward_leaf
 from hypergpu_fl.ledger.identity import checksum_address
 from hypergpu_fl.ledger.proof import proof_from_bundle
 from hypergpu_fl.ledger.reward_tree import RewardTree
-from hypergpu_fl.ledger.rewards import RewardDistribution
+from hypergpu_fl.ledger.rewards import Pay, RewardDistribution
 from hypergpu_fl.ledger.sealing import RoundSeal, seal_round
 from hypergpu_fl.settlement import claim, claim_with_receipts, held_in_bundle, shared_rounds
 from hypergpu_fl.settlement.grants import ROUNDS_A_CLAIM
@@ -64,7 +64,7 @@ class Run:
         seal = a_round(self.session, len(self.rounds) + 1, nodes=nodes)
         if idle:
             seal = RoundSeal(seal.round, seal.base_model, seal.model, [])
-        sealed = seal_round(seal, before=self._head, rewards=self.rewards, budget=BUDGET)
+        sealed = seal_round(seal, before=self._head, rewards=self.rewards, pay=Pay(BUDGET))
         record = round_record(sealed, None)
         self.call("commitRound", self.session, seal.round, record.root, record.model, record.rewards_root, record.owed)
         self._head, self.rewards = sealed.head, sealed.rewards
@@ -83,7 +83,7 @@ class Run:
     def bundle(self) -> Bundle:
         record = SessionRecord(
             id=self.session, salt=SALT, chain_id=self.client.chain_id(), contract=self.contract,
-            coordinator=self.coordinator.address, budget=BUDGET, simulated_keys=True,
+            coordinator=self.coordinator.address, budget=BUDGET, base_pay=0, simulated_keys=True,
         )  # fmt: skip
         return Bundle(format=FORMAT, session=record, transactions=[], rounds=self.rounds, seal=None)
 
@@ -144,7 +144,7 @@ def test_books_that_went_on_otherwise_than_the_chain_pay_what_they_share(run: Ru
         run.train()
     run.commit(bytes(32), run.rewards.owed)
     bundle = run.bundle
-    sealed = seal_round(a_round(run.session, 4), before=run.rounds[-1].head, rewards=run.rewards, budget=BUDGET)
+    sealed = seal_round(a_round(run.session, 4), before=run.rounds[-1].head, rewards=run.rewards, pay=Pay(BUDGET))
     bundle.rounds.append(round_record(sealed, None))  # sealed, and never committed
     assert shared_rounds(bundle, run.client) == 3
     done = claim(bundle, run.client, run.payer, node_key(0).address, max_fee=500 * GWEI)

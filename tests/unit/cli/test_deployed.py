@@ -12,6 +12,7 @@ import pytest
 from hypergpu_fl.cli import deployed, invoke, submission
 from hypergpu_fl.cli.deployed import LOST, MOST_LOSSES, find, follow
 from hypergpu_fl.cli.submission import Submission
+from hypergpu_fl.config import load
 from hypergpu_fl.errors import RunFailed, SuperLinkSilent, UsageError
 
 AWAY = {"success": False, "error-message": "Connection to the SuperLink is unavailable. Check your network connection"}
@@ -52,6 +53,22 @@ def test_a_superlink_that_is_away_is_waited_for_and_its_log_is_said_once(flwr: C
     assert state == "finished:completed"
     assert [line for line in said if line in ("one", "two")] == ["one", "two"]
     assert sum("goes on asking" in line for line in said) == sum("answers again" in line for line in said) == 1
+
+
+def test_a_superlink_that_is_not_up_yet_is_waited_for_only_when_that_is_asked_for(
+    flwr: Callable[..., Submission], tmp_path: Path
+) -> None:
+    accepted = {"success": True, "run-id": "7"}
+    folder, config = tmp_path / "run", load(None, {}, {}).config
+    folder.mkdir()
+    flwr(AWAY, AWAY, accepted, DONE)
+    said: list[str] = []
+    run, state, _ = deployed.deploy(config, tmp_path, "deployed", folder, os.environ, said.append, wait_s=20.0)
+    assert (run.run_id, state) == ("7", "finished:completed")
+    (tmp_path / "n").unlink()
+    flwr(AWAY, AWAY, accepted, DONE)
+    with pytest.raises(SuperLinkSilent, match="unavailable"):
+        deployed.deploy(config, tmp_path, "deployed", folder, os.environ, said.append)
 
 
 def test_a_superlink_that_stays_away_is_an_error_at_last(

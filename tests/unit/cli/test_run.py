@@ -118,8 +118,8 @@ def test_a_resumed_run_is_refused_other_settings_before_anything_is_written(hype
         ("Other = 1", "mine.py defines no 'Task'", "name a class or function of that module"),
         (
             "Task = print\nraise SystemExit(3)",
-            "the trial of the task ended with code 3",
-            "`hypergpu task check --config",
+            "mine.py:2: SystemExit: 3",
+            "raise an error that says what is wrong",
         ),
     ],
 )

@@ -13,8 +13,9 @@ from codec_models import LEVEL_NAMES, MIXED, PLAIN, TINY, arrays_of, vectors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hypergpu_fl.codec import device_kernels, device_operations, encode_with_feedback
-from hypergpu_fl.codec.device import encode_tensor
+from hypergpu_fl.codec import encode_with_feedback
+from hypergpu_fl.codec.device import encode_tensor, operations
+from hypergpu_fl.codec.device import kernels as gpu_kernels
 from hypergpu_fl.codec.errors import NotFinite
 from strategies.model.layout import Layout
 
@@ -23,7 +24,7 @@ MODELS = {"mixed": MIXED, "plain": PLAIN, "tiny": TINY, "almost a chunk": arrays
 
 def compare(name: str, delta: np.ndarray, old: np.ndarray | None, layout: Layout, buffers: dict) -> None:
     blob, residual = encode_with_feedback(name, delta, old, layout, buffers, base=1)
-    for kernels in (device_kernels, device_operations):
+    for kernels in (gpu_kernels, operations):
         tensors = [None if v is None else torch.from_numpy(v.copy()) for v in (delta, old)]
         theirs, left = encode_tensor(name, *tensors, layout, buffers, base=1, out=tensors[1], kernels=kernels)
         assert theirs == blob
@@ -58,4 +59,4 @@ def test_values_that_do_not_fit_are_refused(value: float) -> None:
     values[-5_000:] = value  # more than are kept, and than there is room for
     for name in ("fp32", "fp16", "bf16", "int8", "int4", "top8", "top128"):
         with pytest.raises(NotFinite), np.errstate(all="ignore"):
-            encode_tensor(name, values, None, layout, {}, base=0, kernels=device_kernels)
+            encode_tensor(name, values, None, layout, {}, base=0, kernels=gpu_kernels)

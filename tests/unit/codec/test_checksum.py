@@ -7,7 +7,7 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hypergpu_fl.codec.checksum import checksum
+from hypergpu_fl.codec.format.checksum import checksum
 
 NOTHING = 0x2D06800538D394C2  # XXH3-64 of no bytes, from the specification's test vectors
 

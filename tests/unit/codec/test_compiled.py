@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from psutil import Process, wait_procs
 
-from hypergpu_fl.codec import compiled
-from hypergpu_fl.codec.compiled import cache_folder, digest_of
+from hypergpu_fl.codec.kernels import compiled
+from hypergpu_fl.codec.kernels.compiled import cache_folder, digest_of
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 LOAD = """
-from hypergpu_fl.codec.byte_kernels import split2
+from hypergpu_fl.codec.kernels.byte_kernels import split2
 print(split2.__wrapped__.__code__.co_filename, sum(split2.stats.cache_hits.values()))
 """
 
@@ -69,7 +69,7 @@ def test_another_copy_of_the_app_finds_what_one_has_compiled(tmp_path: Path) -> 
 
 
 def test_a_changed_source_is_compiled_anew(tmp_path: Path) -> None:
-    for source in (REPOSITORY / "hypergpu_fl" / "codec").glob("*.py"):
+    for source in (REPOSITORY / "hypergpu_fl" / "codec" / "kernels").glob("*.py"):
         shutil.copy(source, tmp_path)
     before = digest_of(tmp_path)
     (tmp_path / "other.py").touch()
@@ -85,7 +85,7 @@ def test_numbas_own_choice_is_left_to_others() -> None:
 
 def test_a_process_of_its_own_makes_the_kernels_ready_and_ends_with_its_parent(tmp_path: Path) -> None:
     environ = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
-    code = "from hypergpu_fl.codec import ready; print(ready.start().pid, flush=True); input()"
+    code = "from hypergpu_fl.codec.kernels import ready; print(ready.start().pid, flush=True); input()"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", code], env=environ, **pipes) as parent:
         assert parent.stdout is not None

@@ -11,8 +11,8 @@ from codec_models import LEVEL_NAMES, MIXED, MODELS, arrays_of, vectors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hypergpu_fl.codec import decode, device_operations, encode_with_feedback
-from hypergpu_fl.codec.device import Kernels, add_to_tensor, encode_tensor, kernels_for
+from hypergpu_fl.codec import decode, encode_with_feedback
+from hypergpu_fl.codec.device import Kernels, add_to_tensor, encode_tensor, kernels_for, operations
 from hypergpu_fl.codec.errors import NotFinite
 from strategies.errors import LayoutError
 from strategies.model.layout import Layout
@@ -59,7 +59,7 @@ def test_a_gpu_gives_the_same_bytes(name: str) -> None:
         kinds = [rng.standard_t(3, size), rng.standard_normal(size) * (rng.random(size) < 0.01)]
         if size < 1_000_000:
             kinds += [rng.integers(-3, 4, size), np.ones(size), np.zeros(size) * -1, rng.standard_normal(size) * 1e-43]
-        for kernels in (None, device_operations):
+        for kernels in (None, operations):
             for delta in (kind.astype(np.float32) for kind in kinds):
                 compare(name, delta, None, layout, layout.buffers(arrays), "cuda", kernels)
                 compare(name, delta, rng.permutation(delta), layout, layout.buffers(arrays), "cuda", kernels)
@@ -68,7 +68,7 @@ def test_a_gpu_gives_the_same_bytes(name: str) -> None:
 @pytest.mark.gpu
 def test_a_gpu_that_triton_runs_on_uses_compiled_kernels() -> None:
     assert kernels_for(torch.empty(0, device="cuda").device) is importlib.import_module(
-        "hypergpu_fl.codec.device_kernels"
+        "hypergpu_fl.codec.device.kernels"
     )
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hypergpu_fl.codec import LEVELS, decode, encode, encode_with_feedback, level
 from hypergpu_fl.codec.errors import Malformed, NotFinite
-from hypergpu_fl.codec.spans import spans, take
+from hypergpu_fl.codec.format.runs import runs_of, take
 from hypergpu_fl.errors import UsageError
 from strategies.errors import LayoutError
 from strategies.model.layout import Layout
@@ -69,7 +69,7 @@ def test_a_decoded_update_behaves_as_its_dense_vector(name: str, model: str) -> 
     expected = total + np.float32(0.3) * dense
     decoded.add_to(total, 0.3)
     np.testing.assert_allclose(total, expected, rtol=1e-6, atol=1e-6)
-    runs = spans(layout)
+    runs = runs_of(layout)
     learned = take(dense, runs.main).astype(np.float64)  # statistics do not count
     assert decoded.norm() == pytest.approx(np.linalg.norm(learned), rel=1e-12)
     np.testing.assert_array_equal(decoded.at(runs.statistics), take(dense, runs.statistics))

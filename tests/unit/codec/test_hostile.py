@@ -11,9 +11,9 @@ import zstandard
 from codec_models import LEVEL_NAMES, MIXED, arrays_of
 
 from hypergpu_fl.codec import decode, encode
-from hypergpu_fl.codec.blob import BODY, CHECKSUM, HEADER
-from hypergpu_fl.codec.checksum import checksum
 from hypergpu_fl.codec.errors import Corrupt, Malformed, Truncated, UnknownFormat, WrongModel
+from hypergpu_fl.codec.format.blob import BODY, CHECKSUM, HEADER
+from hypergpu_fl.codec.format.checksum import checksum
 from hypergpu_fl.errors import CodecError
 from strategies.model.layout import Layout
 

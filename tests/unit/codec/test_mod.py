@@ -14,11 +14,11 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.task_identity import TaskIdentity
 
-from hypergpu_fl.codec import mod as mod_module
-from hypergpu_fl.codec.compressed import Compressed
+from hypergpu_fl.codec.any_app import mod as mod_module
+from hypergpu_fl.codec.any_app.mod import codec_mod
+from hypergpu_fl.codec.any_app.records import blob_of, blob_record, from_record, to_record
+from hypergpu_fl.codec.any_app.strategy import Compressed
 from hypergpu_fl.codec.errors import Malformed
-from hypergpu_fl.codec.mod import codec_mod
-from hypergpu_fl.codec.records import blob_of, blob_record, from_record, to_record
 from strategies import wire
 
 SHAPES = {"weight": (60, 40), "bias": (40,), "steps": ()}

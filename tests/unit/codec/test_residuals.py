@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hypergpu_fl.codec import decode, encode_with_feedback
 from hypergpu_fl.codec.errors import ResidualRefused
-from hypergpu_fl.codec.residuals import ResidualStore
+from hypergpu_fl.codec.feedback.residuals import ResidualStore
 from strategies.model.layout import Layout
 
 LAYOUT = Layout.of({"weight": np.zeros(9000, dtype=np.float32)})

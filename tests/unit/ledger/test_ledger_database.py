@@ -7,12 +7,12 @@ import threading
 from pathlib import Path
 
 import pytest
-from rounds import a_round, node_key
+from rounds import a_round
 from sqlalchemy.exc import IntegrityError
 
 from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.ledger import database
-from hypergpu_fl.ledger.rewards import RewardDistribution
+from hypergpu_fl.ledger.rewards import Pay, RewardDistribution
 from hypergpu_fl.ledger.sealing import RoundSeal, SealedRound, seal_round
 
 SESSION = bytes(range(32))
@@ -24,14 +24,14 @@ def engine(tmp_path: Path) -> database.Engine:
     database.metadata.create_all(engine)
     fields = {"id": SESSION, "salt": SESSION, "chain_id": 1, "contract": "0x", "coordinator": "0x"}
     with engine.begin() as connection:
-        database.open_session(connection, fields | {"budget": 2**200, "simulated_keys": 1})
+        database.open_session(connection, fields | {"budget": 2**200, "base_pay": 0, "simulated_keys": 1})
     return engine
 
 
 def history(engine: database.Engine, count: int) -> list[SealedRound]:
     books, head, rewards, sealed_rounds = database.Books(SESSION), SESSION, RewardDistribution(SESSION, {}), []
     for number in range(1, count + 1):
-        sealed = seal_round(a_round(SESSION, number), before=head, rewards=rewards, budget=2**200)
+        sealed = seal_round(a_round(SESSION, number), before=head, rewards=rewards, pay=Pay(2**200))
         head, rewards = sealed.head, sealed.rewards
         with engine.begin() as connection:
             books.record(connection, sealed)
@@ -49,17 +49,10 @@ def test_history_comes_out_as_it_went_in_amounts_of_256_bits_included(engine: da
         assert books.distribution(connection, upto=1) == sealed_rounds[0].rewards
 
 
-def test_a_nodes_history_can_be_asked_for(engine: database.Engine) -> None:
-    sealed_rounds = history(engine, 3)
-    with engine.connect() as connection:
-        found = database.Books(SESSION).of_node(connection, node_key(1).address)
-    assert found == [(sealed.seal.round, sealed.contributions[1]) for sealed in sealed_rounds]
-
-
 def test_the_same_work_sealed_in_a_second_round_is_refused_whole(engine: database.Engine) -> None:
     (first,) = history(engine, 1)
     again = RoundSeal(2, first.seal.model, first.seal.model, first.seal.contributions)
-    sealed = seal_round(again, before=first.head, rewards=first.rewards, budget=1)
+    sealed = seal_round(again, before=first.head, rewards=first.rewards, pay=Pay(1))
     with pytest.raises(IntegrityError), engine.begin() as connection:
         database.Books(SESSION).record(connection, sealed)
     with engine.connect() as connection:

@@ -17,7 +17,7 @@ from hypergpu_fl.ledger.bundle import FORMAT, Bundle, SessionRecord, round_recor
 from hypergpu_fl.ledger.contribution import reward_leaf
 from hypergpu_fl.ledger.merkle import EMPTY_ROOT, MerkleTree, proven_root
 from hypergpu_fl.ledger.proof import proof_from_bundle
-from hypergpu_fl.ledger.rewards import RewardDistribution
+from hypergpu_fl.ledger.rewards import Pay, RewardDistribution
 from hypergpu_fl.ledger.sealing import seal_round
 
 SESSION = bytes(range(32))
@@ -50,10 +50,10 @@ def test_roots_and_proofs_are_the_npm_librarys_on_48_sizes(contracts: Path) -> N
 def test_the_npm_library_accepts_an_exported_proof_and_no_altered_one(contracts: Path) -> None:
     session = SessionRecord(
         id=session_id(1, "0x" + "0" * 40, "0x" + "0" * 40, SESSION), salt=SESSION, chain_id=1,
-        contract="0x" + "0" * 40, coordinator="0x" + "0" * 40, budget=10**9, simulated_keys=True,
+        contract="0x" + "0" * 40, coordinator="0x" + "0" * 40, budget=10**9, base_pay=0, simulated_keys=True,
     )  # fmt: skip
     seal = a_round(session.id, 1, nodes=7)
-    sealed = seal_round(seal, before=session.id, rewards=RewardDistribution(session.id, {}), budget=10**9)
+    sealed = seal_round(seal, before=session.id, rewards=RewardDistribution(session.id, {}), pay=Pay(10**9))
     bundle = Bundle(format=FORMAT, session=session, transactions=[], rounds=[round_record(sealed, None)], seal=None)
     proof = json.loads(proof_from_bundle(bundle, node=seal.contributions[3].node, number=1).model_dump_json())
     altered = [*proof["value"][:-1], str(int(proof["value"][-1]) + 1)]

@@ -13,8 +13,11 @@ from flwr.supercore.task_identity import TaskIdentity
 from rounds import node_key
 
 from hypergpu_fl.config import Blockchain, Secrets
+from hypergpu_fl.ledger.blobs import Blobs
 from hypergpu_fl.ledger.contribution import Contribution, hash_blob, hash_metrics
 from hypergpu_fl.ledger.identity import NodeKey, sign_contribution
+from hypergpu_fl.pricing import Pricer
+from hypergpu_fl.pricing.rounds import PricedRounds
 from hypergpu_fl.server.accounting import RECEIPTS_AT_ONCE, Accounting
 from hypergpu_fl.settlement import Settlement, load_books, verify
 from strategies.arrivals.flight import Flight
@@ -22,6 +25,7 @@ from strategies.errors import Reason, Refused
 from strategies.fleet.link import LinkSample
 from strategies.model.aggregation import DenseUpdate
 from strategies.model.layout import Layout
+from strategies.model.payload import RawPayload
 from strategies.outcome import Accepted, RoundOutcome
 from strategies.wire import ADDRESS, EXAMPLES, Claim, Hello, Order, Reply, Timing
 
@@ -51,14 +55,19 @@ class Server:
 
     def __init__(self, settlement: Settlement) -> None:
         layout = Layout.of({"w": MODEL_P})
-        self.accounting = Accounting(
+        pricer = Pricer(
             FixedModel(),
             torch.nn.Identity(),
-            settlement,
             layout,
             device=torch.device("cpu"),
             scoring="weight",
+            max_examples=10**6,
+            seed=0,
+            blobs=Blobs(settlement.run_dir / "blobs"),
+            rounds=PricedRounds(settlement.run_dir / "priced", last_round=0),
+            decode=RawPayload(layout).decode,
         )
+        self.accounting = Accounting(settlement, pricer)
         self._settlement = settlement
         self.session = settlement.session
         self.counted: list[float] = []

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from strategy_grid import Links, NodeGrid, Trainer
 from strategy_runs import Diary, build, play
@@ -83,6 +83,14 @@ def test_no_claim_counts_for_more_than_four_thirds_of_an_even_share_and_none_is_
     for claim, count in zip(claims, counted, strict=True):
         assert count <= max(1, largest + claiming)  # whole numbers
         assert count == claim or count >= largest - claiming
+
+
+@settings(max_examples=2000)
+@example([1, 1, 1, 2, 2, 3])
+@example([32, 64, 128, 128, 2**40])
+@given(st.lists(st.sampled_from([1, 2, 3, 7, 32, 64, 96, 128, 2**40]), min_size=1, max_size=12))
+def test_claims_that_equal_their_bound_are_agreed_on_as_well(claims: list[int]) -> None:
+    assert all(0 < count <= claim for count, claim in zip(agreed(claims, most=2**40), claims, strict=True))
 
 
 def test_honest_nodes_of_sizes_that_differ_by_less_than_a_third_count_for_what_they_have() -> None:

@@ -169,6 +169,23 @@ def test_a_node_that_leaves_is_not_asked_again_in_the_round_and_has_missed_nothi
     assert fleet.misses[row] == fleet.failures[row] == 0 and fleet.online[row]
 
 
+def test_a_node_that_takes_work_only_to_leave_with_it_is_left_alone_after_the_third_time() -> None:
+    grid = trainers(5)
+    trainer, orders = grid.nodes[1000], list[Message]()
+
+    def leaving(message: Message) -> RecordDict | Error:
+        if message.metadata.message_type == "query":
+            return trainer(message)
+        orders.append(message)
+        return Error(code=wire.LEAVING, reason="it goes")
+
+    grid.nodes[1000] = leaving
+    engine, diary = build(mode="async", cohort=5, quota=1.0)
+    play(engine, VirtualArrivals(grid, SLOW_BY_FIVE), 9)
+    assert len(orders) == 3 and diary.reasons == [Reason.LEFT] * 3
+    assert engine.model.version == 9
+
+
 def test_an_unknown_codec_level_is_refused_before_the_run() -> None:
     with pytest.raises(UnknownPolicy, match="no codec level 'gzip'; there are raw"):
         build(codec="gzip")

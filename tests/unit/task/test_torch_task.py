@@ -1,10 +1,12 @@
-"""What comes with a model, data and a loss: training, evaluation, memory, seeds and state."""
+"""What comes with a model, data and a loss: training, evaluation, seeds and state."""
 
 from __future__ import annotations
 
+import os
 import random
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,50 +14,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from loguru import logger
+from plane_task import CPU, TRAINING, Plane, order, points, trained, weights
 from sklearn.metrics import r2_score
 from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from hypergpu_fl.config import Training
 from hypergpu_fl.errors import TaskError
-from hypergpu_fl.task import Task, TorchTask, TrainContext, fresh_model, full_identity
+from hypergpu_fl.task import Task, TrainContext, fresh_model, full_identity
 from hypergpu_fl.task.loop import SampleOrder
 from hypergpu_fl.task.trial import try_task
-
-CPU = torch.device("cpu")
-TRAINING = Training(learning_rate=0.05, batch_size=8)
-
-
-def points(samples: int, seed: int) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    inputs = torch.randn((samples, 3), generator=generator)
-    return inputs, inputs @ torch.tensor([[1.0], [-2.0], [0.5]]) + 0.1 * torch.randn((samples, 1), generator=generator)
-
-
-class Plane(TorchTask):
-    """A regression without classes."""
-
-    form: Callable[[tuple[Tensor, Tensor]], Any] = staticmethod(lambda columns: columns)
-
-    def model(self) -> nn.Module:
-        return nn.Linear(3, 1)
-
-    def data(self, partition: int | None) -> Any:
-        return self.form(points(40, 99) if partition is None else points(30, partition))
-
-    def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        inputs, targets = batch.values() if isinstance(batch, dict) else batch
-        return F.mse_loss(model(inputs), targets)
-
-    def metrics(self, model: nn.Module, batch: Any) -> Mapping[str, Tensor]:
-        _, targets = batch.values() if isinstance(batch, dict) else batch
-        return {"y": targets.mean(), "yy": targets.square().flatten()}
-
-    def summary(self, means: Mapping[str, float]) -> Mapping[str, float]:
-        return {"r2": 1 - means["loss"] / (means["yy"] - means["y"] ** 2)}
 
 
 class Pairs(Dataset[tuple[Tensor, Tensor]]):
@@ -67,28 +35,6 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return self.columns[0][index], self.columns[1][index]
-
-
-def order(folder: Path, *, steps: int = 5, batch_size: int = 8, seed: int = 3) -> TrainContext:
-    return TrainContext(steps=steps, batch_size=batch_size, seed=seed, device=CPU, folder=folder)
-
-
-def weights(model: nn.Module) -> Tensor:
-    return torch.cat([parameter.detach().reshape(-1) for parameter in model.parameters()])
-
-
-def trained(task: TorchTask, folder: Path, **changes: int) -> Tensor:
-    model = fresh_model(task, 0)
-    task.train(model, 0, order(folder, **changes))
-    return weights(model)
-
-
-@pytest.fixture
-def logged() -> Iterator[list[str]]:
-    lines: list[str] = []
-    sink = logger.add(lambda message: lines.append(message.strip()), format="{message}")
-    yield lines
-    logger.remove(sink)
 
 
 def test_three_methods_make_a_task() -> None:
@@ -192,65 +138,6 @@ def test_validation_data_of_ones_own_leave_the_test_data_whole() -> None:
     assert (task.evaluate(model, device=CPU).count, task.validate(model, device=CPU).count) == (40, 12)
 
 
-class Small(Plane):
-    """A device whose memory holds a few examples."""
-
-    holds = 3
-
-    def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        if len(batch[0]) > self.holds:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return super().loss(model, batch)
-
-
-def test_short_memory_halves_the_batch_adds_up_its_gradients_says_so_and_remembers(
-    tmp_path: Path, logged: list[str]
-) -> None:
-    task = Small(TRAINING)
-    assert torch.allclose(trained(task, tmp_path), trained(Plane(TRAINING), tmp_path / "other"), atol=1e-6)
-    said = [line for line in logged if "do not fit" in line]
-    assert said == [
-        "8 examples at once do not fit into the device's memory: from now on 4, whose gradients are added up",
-        "4 examples at once do not fit into the device's memory: from now on 2, whose gradients are added up",
-    ]
-    again = Small(TRAINING)
-    trained(again, tmp_path)
-    assert [line for line in logged if "do not fit" in line] == said
-    again.holds = 0
-    with pytest.raises(TaskError, match="does not hold one example"):
-        trained(again, tmp_path)
-
-
-@settings(max_examples=20, deadline=None)
-@given(holds=st.integers(1, 9), batch=st.integers(1, 12), per_sample=st.booleans())
-def test_micro_batches_give_the_gradient_of_the_whole_batch(holds: int, batch: int, per_sample: bool) -> None:
-    class Weighted(Small):
-        """Each example counts as often as its first input says."""
-
-        unit = "tokens"
-
-        def count(self, batch: Any) -> int:
-            return int(batch[0].shape[0]) * 7
-
-        def loss(self, model: nn.Module, batch: Any) -> Tensor:
-            if len(batch[0]) > self.holds:
-                raise torch.OutOfMemoryError("out of memory")
-            losses = F.mse_loss(model(batch[0]), batch[1], reduction="none").flatten()
-            return losses if per_sample else losses.mean()
-
-    task, plain = Weighted(TRAINING), Plane(TRAINING)
-    task.holds = holds
-    models = [fresh_model(each, 0) for each in (task, plain)]
-    with tempfile.TemporaryDirectory() as folder:
-        results = [
-            each.train(model, 0, order(Path(folder), batch_size=batch))
-            for each, model in zip((plain, task), reversed(models), strict=True)
-        ][::-1]
-    assert torch.allclose(weights(models[0]), weights(models[1]), atol=1e-5)
-    assert results[0].count == 7 * results[1].count
-    assert results[0].loss == pytest.approx(results[1].loss, rel=1e-4)
-
-
 def test_gradients_are_clipped(tmp_path: Path) -> None:
     task = Plane(TRAINING.model_copy(update={"learning_rate": 1.0}))
     task.clip_norm = 0.01
@@ -291,6 +178,40 @@ def test_the_first_weights_are_the_same_by_whichever_generator_they_are_drawn(dr
     assert not torch.equal(weights(fresh_model(task, 8)), first)
     assert torch.equal(torch.get_rng_state(), states[0]) and np.array_equal(np.random.get_state()[1], states[1])
     assert random.getstate() == states[2]
+
+
+DRAWN_ELSEWHERE = """
+import hashlib, random, sys
+import numpy as np, torch
+from torch import nn
+from hypergpu_fl.config import Training
+from hypergpu_fl.task import TorchTask, fresh_model
+
+class Drawn(TorchTask):
+    def model(self):
+        model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2), nn.Linear(2, 1))
+        model[1].weight.data = torch.as_tensor(np.random.randn(2, 2), dtype=torch.float32)
+        model[2].weight.data = torch.tensor([[random.random(), random.gauss(0, 1)]])
+        return model
+
+torch.rand(int(sys.argv[1])), np.random.rand(int(sys.argv[1])), random.random()
+task = Drawn(Training())
+print(hashlib.sha256(b"".join(a.tobytes() for a in task.arrays(fresh_model(task, 7)).values())).hexdigest())
+"""
+
+
+def test_two_processes_draw_the_same_weights_whatever_was_drawn_before() -> None:
+    hashes = [
+        subprocess.run(
+            [sys.executable, "-c", DRAWN_ELSEWHERE, str(drawn)],
+            env={**os.environ, "PYTHONHASHSEED": str(drawn)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for drawn in (1, 2)
+    ]
+    assert hashes[0] == hashes[1] and len(hashes[0].strip()) == 64
 
 
 def test_noise_in_the_loss_is_a_function_of_the_seed(tmp_path: Path) -> None:
@@ -391,14 +312,6 @@ def test_too_small_a_held_out_set_is_refused() -> None:
     task = One(TRAINING)
     with pytest.raises(TaskError, match="held-out data are 1 examples"):
         task.validate(fresh_model(task, 0), device=CPU)
-
-
-def test_evaluation_goes_on_with_less_memory_too() -> None:
-    task, plain = Small(TRAINING), Plane(TRAINING)
-    model = fresh_model(task, 0)
-    found, whole = (each.evaluate(model, device=CPU) for each in (task, plain))
-    assert found.count == whole.count and found.loss == pytest.approx(whole.loss, rel=1e-5)
-    assert found.metrics == {"r2": pytest.approx(whole.metrics["r2"], rel=1e-4)}
 
 
 def test_a_node_reports_the_metrics_of_its_own_share(tmp_path: Path) -> None:

@@ -156,3 +156,21 @@ def test_an_unknown_rule_is_answered_with_the_nearest_name() -> None:
         aggregator("medain", 3)
     with pytest.raises(UnknownPolicy, match="there are mean"):
         aggregator("xyzzy", 3)
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+@given(st.integers(0, 10**6), st.integers(1, 7))
+def test_what_entered_of_each_update_sums_to_the_mean(name: str, seed: int, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    deltas_KP = rng.standard_normal((count, 300)).astype(np.float32)
+    deltas_KP[:, :20] = 1.0  # ties
+    weights, steps = (0.1 + rng.random(count)).tolist(), rng.integers(1, 9, count).tolist()
+    rule = aggregator(name, 300)
+    for delta_P, weight, local in zip(deltas_KP, weights, steps, strict=True):
+        rule.add(DenseUpdate(delta_P), weight=weight, steps=local)
+    mean_P = rule.mean().copy()
+    total_P = np.zeros(300)
+    for index in range(count):
+        entered = rule.entered(index)
+        total_P += entered.coefficient * (deltas_KP[index] if entered.part_P is None else entered.part_P)
+    assert np.allclose(total_P, mean_P, rtol=1e-4, atol=1e-4)

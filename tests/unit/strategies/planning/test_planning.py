@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategy_grid import fleet_of
 
-from strategies.fleet import Fleet, Floats
+from strategies.fleet import Fleet
 from strategies.planning import FEWEST_STEPS, MOST_STEPS, Level, Workload, plan, plan_alike, thinned
 from strategies.planning.progress import FIDELITY_EXPONENT, LONGEST_ROUND, balanced_steps
-from strategies.planning.timing import quantile
 from strategies.settings import Settings
 
 LEVELS = [Level("fat", 1.0, 1.0), Level("half", 2.0, 0.9), Level("thin", 20.0, 0.6)]
@@ -171,11 +170,3 @@ def test_where_nothing_is_asked_for_the_baseline_is_one_pass() -> None:
     assert Settings(1).base_steps(examples).tolist() == [1, 2, 3]
     assert Settings(1, baseline_epochs=5).base_steps(examples).tolist() == [5, 10, 15]
     assert Settings(1, local_steps=7).base_steps(examples).tolist() == [7, 7, 7]
-
-
-@given(
-    st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=300).map(np.array),
-    st.one_of(st.sampled_from([0.0, 0.8, 1.0]), st.floats(0, 1)),
-)
-def test_a_quantile_is_numpys(values: Floats, share: float) -> None:
-    assert quantile(values, share) == pytest.approx(np.quantile(values, share), rel=1e-12)

@@ -14,10 +14,11 @@ from strategy_grid import fleet_of, plan_of
 
 from strategies.errors import UnknownPolicy
 from strategies.fleet import Fleet
+from strategies.fleet.health import backoff
 from strategies.selection import POLICIES, SelectionPolicy, policy
 from strategies.selection.fedcs import FedCSSelection
 from strategies.selection.latency import LatencySelection
-from strategies.selection.network_aware import NetworkAwareSelection, backoff, priority
+from strategies.selection.network_aware import NetworkAwareSelection, priority
 from strategies.selection.overcommit import OvercommitSelection, overcommitted
 from strategies.selection.policy import Selection, draw
 from strategies.selection.power_of_choice import PowerOfChoiceSelection

@@ -1,0 +1,245 @@
+"""What an audit does: log, decisions, weights and models of all rounds, values and scores of those that are drawn."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from hypergpu_fl.audit.fold import REMEDY, Folded, KeptModel, fold
+from hypergpu_fl.codec.payload import CodecPayload
+from hypergpu_fl.config import Config
+from hypergpu_fl.errors import LedgerError, VerificationError
+from hypergpu_fl.ledger.blobs import Blobs
+from hypergpu_fl.ledger.bundle import Bundle, RoundRecord
+from hypergpu_fl.ledger.contribution import Contribution, hash_blob
+from hypergpu_fl.ledger.event_log import verify_log
+from hypergpu_fl.pricing import PricedRounds, Pricer, Scoring
+from hypergpu_fl.pricing.kept_updates import FIRST, MANIFEST, STATE, model_after, round_folder
+from hypergpu_fl.task import Task, fresh_model
+from strategies.errors import BadLine
+from strategies.event_log import FILE
+from strategies.model.layout import Layout, Vector
+from strategies.model.server_optimizer import ServerOptimizer
+from strategies.outcome import Accepted, RoundOutcome
+from strategies.round.lines import LONGEST_LINE
+from strategies.round.replay import replay
+
+if TYPE_CHECKING:
+    import torch
+
+TOLERANCE: Final = 1e-3
+"""Share of a round's values, added up without their signs, by which a value may differ from the recomputed one: a GPU
+and another order of summing round otherwise."""
+SLACK: Final = 20  # units of 1e-9 of the loss besides
+_BY_LOSS_ALONE: Final[tuple[Scoring, ...]] = ("aumann_shapley", "shapley", "leave_one_out")
+"""Scorings that need nothing but models: others take how many examples a node counts for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What an audit recomputed, and found as the books say."""
+
+    rounds: int
+    contributions: int
+    priced_rounds: tuple[int, ...]
+    priced_contributions: int
+    unaudited: tuple[str, ...]
+
+    def sampled_share(self, share: float) -> float:
+        """Probability that the drawn rounds show a change which ``share`` of all rounds hold."""
+        drawn, changed = len(self.priced_rounds), max(1, round(share * self.rounds))
+        missed = 1.0
+        for number in range(drawn):
+            missed *= max(0.0, 1 - changed / max(1, self.rounds - number))
+        return 1 - missed
+
+
+def drawn(rounds: int, count: int | None, seed: int) -> tuple[int, ...]:
+    """Which rounds are priced again: all, or ``count`` of them by a seed of the auditor's."""
+    if count is None or count >= rounds:
+        return tuple(range(1, rounds + 1))
+    return tuple(sorted((1 + np.random.default_rng(seed).permutation(rounds)[:count]).tolist()))
+
+
+def audit(
+    bundle: Bundle,
+    folder: Path,
+    config: Config,
+    task: Task,
+    *,
+    device: torch.device,
+    count: int | None = None,
+    seed: int = 0,
+    progress: Callable[[int], None] = lambda round_: None,
+) -> Found:
+    """Recompute a run from its verified ``bundle``, and the log and updates in ``folder``.
+
+    Parameters
+    ----------
+    config, task
+        The run's: they say model, data and server optimiser.
+    count, seed
+        How many rounds' values are computed again, and by which draw; None: all rounds'.
+
+    Raises
+    ------
+    VerificationError
+        At the first difference; names the round.
+    LedgerError
+        If the updates were not kept.
+    """
+    records = bundle.rounds
+    check_log(folder, records)
+    if not (folder / "blobs" / FIRST).is_file():
+        raise LedgerError(
+            f"{folder} keeps no updates to recompute from",
+            "a run keeps them unless blockchain.keep_updates_mb is 0; without them only `ledger verify` is possible",
+        )
+    kept = kept_model(folder / "blobs")
+    model = fresh_model(task, config.training.seed)
+    arrays = task.arrays(model)
+    layout = Layout.of(arrays)
+    first_P: Vector = np.load(folder / "blobs" / FIRST)
+    check_first(first_P, records)
+    training = config.training
+    folded = fold(
+        lines_of(folder),
+        records,
+        lambda number: Blobs(round_folder(folder / "blobs", number)),
+        CodecPayload(layout),
+        layout=layout,
+        first_P=first_P,
+        buffers=layout.buffers(arrays),
+        optimizer=ServerOptimizer(training.server_optimizer, training.server_learning_rate, training.server_momentum),
+        kept=kept,
+    )
+    wanted, unaudited = drawn(len(records), count, seed), list[str]()
+    scorings = {record.pricing.scoring for record in records if record.pricing}
+    scoring = next((name for name in _BY_LOSS_ALONE if scorings == {f"{name}/1"}), None)
+    if kept is not None:
+        unaudited.append(f"rounds 1 to {kept.after_round}, whose updates were removed, and therefore all values")
+        scoring, wanted = None, ()
+    elif scoring is None:
+        unaudited.append(f"values and scores, made by {', '.join(sorted(scorings)) or 'nobody knows what'}")
+        wanted = ()
+    contributions = priced = 0
+    with tempfile.TemporaryDirectory(prefix="hypergpu-audit-") as scratch:
+        open_, payload = Blobs(Path(scratch) / "open"), CodecPayload(layout)
+        pricer = (
+            Pricer(
+                task, model, layout, device=device, scoring=scoring, max_examples=config.blockchain.max_examples,
+                seed=training.seed, blobs=open_, rounds=PricedRounds(Path(scratch) / "priced", last_round=0),
+                decode=payload.decode,
+            )
+            if scoring
+            else None
+        )  # fmt: skip
+        for round_ in folded:
+            contributions += len(round_.updates)
+            if pricer is not None:
+                again = round_.record.round in wanted
+                priced += len(round_.updates) if again else 0
+                _price(pricer, round_, bundle.session.id, again=again, all_=len(wanted) == len(records))
+                for entry, _, _ in round_.updates:
+                    open_.drop(entry.update_hash)
+            progress(round_.record.round)
+    begun = kept.after_round if kept else 0
+    return Found(len(records) - begun, contributions, wanted, priced, tuple(unaudited))
+
+
+def kept_model(blobs: Path) -> KeptModel | None:
+    """Where the kept updates begin; None: at the first model."""
+    begun = int(json.loads((blobs / MANIFEST).read_text())["after_round"])
+    if not begun:
+        return None
+    with np.load(model_after(blobs, begun)) as content:
+        vectors = {name: content[name] for name in content.files if name != STATE}
+        return KeptModel(begun, json.loads(str(content[STATE])), vectors)
+
+
+def check_log(folder: Path, records: Sequence[RoundRecord]) -> None:
+    """The log is the one whose heads the rounds seal, and every decision in it is what the rules make of the events."""
+    if any(record.log_head is None for record in records):
+        raise LedgerError("a round seals no log", "it was made by another release")
+    verify_log(records, lines_of(folder))
+    try:
+        found = replay(lines_of(folder), upto=len(records))
+    except BadLine as error:
+        raise VerificationError(f"the event log: {error}", REMEDY) from error
+    if found.difference is not None:
+        raise VerificationError(f"the event log: {found.difference}", REMEDY)
+
+
+def lines_of(folder: Path) -> Iterator[bytes]:
+    """The log's lines, each of bounded length."""
+    with (folder / FILE).open("rb") as log:
+        yield from iter(lambda: log.readline(LONGEST_LINE), b"")
+
+
+def check_first(first_P: Vector, records: Sequence[RoundRecord]) -> None:
+    """The first model is the one that nodes signed to have begun from."""
+    digest = hash_blob(np.ascontiguousarray(first_P).data.cast("B"))
+    for record in records:
+        for entry in record.contributions:
+            if entry.round == 1 and entry.base_model != digest:
+                raise VerificationError(
+                    f"round {record.round}: {entry.node} began from model 0x{entry.base_model.hex()}, the first one "
+                    f"that is kept is 0x{digest.hex()}",
+                    REMEDY,
+                )
+
+
+def _price(pricer: Pricer, folded: Folded, session: bytes, *, again: bool, all_: bool) -> None:
+    record = folded.record
+    accepted = []
+    for (entry, blob, update), weight, steps in zip(folded.updates, folded.weights, folded.steps, strict=True):
+        claim = Contribution(
+            session, entry.round, entry.base_model, entry.update_hash, entry.examples, entry.metrics_hash
+        )
+        pricer.added(entry.node, claim, blob, update, folded.base_P, None)
+        accepted.append(Accepted(0, entry.node, 0, entry.round, 0, 0, steps, 1, len(blob), weight, {}))
+    outcome = RoundOutcome(
+        record.round, 0, 0, [], accepted, [], 0, 0, 0, folded.base_hash, record.model, folded.base_P,
+        folded.buffers, step=folded.step,
+    )  # fmt: skip
+    if not again:
+        pricer.passed(outcome, [entry.score for entry, _, _ in folded.updates])
+        return
+    prices = pricer.priced(outcome)
+    sealed = record.pricing.contributions if record.pricing else []
+    reach = SLACK + TOLERANCE * sum(abs(each.value) for each in prices.pricing.contributions)
+    _check_losses(record, prices.pricing.loss_before, prices.pricing.loss_after)
+    whole = all_ or not any([*prices.copies, *(entry.duplicate_of for entry in record.contributions)])
+    for entry, price, mine, score, copied in zip(
+        record.contributions, sealed, prices.pricing.contributions, prices.scores, prices.copies, strict=True
+    ):
+        pairs = [("value", price.value, mine.value)] + ([("score", entry.score, score)] if whole else [])
+        for what, theirs, own in pairs:
+            if abs(theirs - own) > reach:
+                raise VerificationError(
+                    f"round {record.round}: {entry.node} is sealed with {what} {theirs}, its update comes to {own} "
+                    f"(give or take {reach:.0f})",
+                    REMEDY,
+                )
+        if all_ and bool(copied) != bool(entry.duplicate_of):
+            raise VerificationError(
+                f"round {record.round}: the update of {entry.node} {'is' if copied else 'is not'} a near copy, the "
+                f"books say {entry.duplicate_of or 'of nobody'}",
+                REMEDY,
+            )
+
+
+def _check_losses(record: RoundRecord, before: int | None, after: int | None) -> None:
+    pricing = record.pricing
+    losses = (pricing.loss_before, pricing.loss_after) if pricing else (None, None)
+    for sealed, own in zip(losses, (before, after), strict=True):
+        if (sealed is None) != (own is None) or (
+            sealed is not None and own is not None and abs(sealed - own) > SLACK + TOLERANCE * abs(own)
+        ):
+            raise VerificationError(f"round {record.round}: loss {sealed} is sealed, the model's is {own}", REMEDY)

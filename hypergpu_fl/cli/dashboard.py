@@ -1,0 +1,86 @@
+"""``hypergpu dashboard``: the page that shows runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from hypergpu_fl.cli.options import Runs, root_of
+from hypergpu_fl.cli.superlink import free_port, require_free
+from hypergpu_fl.errors import UsageError
+
+TOKEN: Final = "HYPERGPU_DASHBOARD_TOKEN"
+PORT: Final = 8090
+LOG: Final = "dashboard.log"  # of the page that a run is shown on
+_SHORTEST: Final = 16  # letters of a token that somebody chose
+
+app = typer.Typer(add_completion=False, help="Follow runs in the browser.")
+
+
+@app.command()
+def dashboard(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port to listen on; 0: a free one")] = PORT,
+    host: Annotated[
+        str, typer.Option(help=f"address to listen on; any but this machine's own asks for a token ({TOKEN})")
+    ] = "127.0.0.1",
+    runs: Runs = None,
+) -> None:
+    """Show all runs on a page of this machine: training, nodes, pay and books, live and as they were.
+
+    It reads the runs' folders and changes nothing. /metrics is for Prometheus.
+
+    Example: hypergpu dashboard --port 8090
+    """
+    import uvicorn
+
+    from hypergpu_fl.dashboard.access import is_loopback
+    from hypergpu_fl.dashboard.server import create_app
+
+    token = os.environ.get(TOKEN, "")
+    if token and len(token) < _SHORTEST:
+        raise UsageError(f"{TOKEN} has {len(token)} letters, which can be guessed", f"give it {_SHORTEST} or more")
+    if not token and not is_loopback(host):
+        token = secrets.token_urlsafe(24)
+    if port:
+        require_free(port)
+    port = port or free_port()
+    root = root_of(runs)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+    typer.echo(f"runs under {root}: {address}{f'?token={token}' if token else ''}")
+    settings = uvicorn.Config(
+        create_app(root, token=token),
+        host=host,
+        port=port,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=1,  # streams end only when they are cut off
+    )
+    uvicorn.Server(settings).run()
+
+
+@contextlib.contextmanager
+def beside(folder: Path) -> Iterator[str]:
+    """Show a run, and those beside it, on a page while it goes; its address.
+
+    A process of its own, so that whoever looks costs the run no more than processor time that is free.
+    """
+    port = free_port()
+    words = ["dashboard", "--port", str(port), "--runs", str(folder.parent)]
+    code = "from hypergpu_fl.cli import main; main()"
+    with (folder / LOG).open("ab") as sink:
+        page = subprocess.Popen(
+            [sys.executable, "-c", code, *words], stdin=subprocess.DEVNULL, stdout=sink, stderr=sink
+        )
+    try:
+        yield f"http://127.0.0.1:{port}/#/run/{folder.name}/training"
+    finally:
+        page.terminate()
+        page.wait()

@@ -1,0 +1,79 @@
+"""``hypergpu report`` and ``hypergpu compare``: runs as one HTML file to send."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hypergpu_fl.cli.options import Run, Runs, root_of
+from hypergpu_fl.cli.render import Format, FormatOption, render
+from hypergpu_fl.errors import UsageError
+from hypergpu_fl.files import write_whole
+from hypergpu_fl.runs import find_run
+
+app = typer.Typer(add_completion=False, help="A run as one HTML file to send.")
+comparison = typer.Typer(add_completion=False, help="Several runs side by side, as one HTML file.")
+
+MOST_RUNS = 6  # that a chart can tell apart
+
+
+@app.command()
+def report(
+    run: Run = "latest",
+    out: Annotated[Path | None, typer.Option(help="file to write; default: RUN-report.html here")] = None,
+    runs: Runs = None,
+    format: FormatOption = Format.DEFAULT,
+) -> None:
+    """Write one HTML file that needs nothing else: curves, nodes, pay, bytes, settings, versions.
+
+    Example: hypergpu report demo --out demo.html
+    """
+    _write([run], runs, out, format)
+
+
+@comparison.command()
+def compare(
+    names: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="names of two runs or more")],
+    out: Annotated[Path | None, typer.Option(help="file to write too: curves, nodes and settings of all")] = None,
+    runs: Runs = None,
+    format: FormatOption = Format.DEFAULT,
+) -> None:
+    """Show what several runs came to, side by side; with --out as one HTML file with their curves.
+
+    Example: hypergpu compare demo digits-mlp-1 --out compared.html
+    """
+    if not 2 <= len(set(names)) <= MOST_RUNS:
+        raise UsageError(f"{len(set(names))} runs cannot be compared", f"name 2 to {MOST_RUNS} different ones")
+    _write(names, runs, out, format, compared=True)
+
+
+def _write(
+    names: Sequence[str], runs: Path | None, out: Path | None, format: Format, *, compared: bool = False
+) -> None:
+    from hypergpu_fl.dashboard.report_page import Told, figures, report_page
+    from hypergpu_fl.dashboard.run_view import RunView
+
+    told = []
+    for name in names:
+        view = RunView(find_run(root_of(runs), name))
+        told.append(Told.of(view))
+        view.close()
+    if out is None and not compared:
+        out = Path(f"{told[0].run['run']}-report.html")
+    if out is not None:
+        write_whole(out, report_page(told, written_s=time.time()))
+    written = {"written": str(out)} if out is not None else {}
+    if format is Format.JSON:
+        render([dict(one.run) | written for one in told] if compared else dict(told[0].run) | written, format)
+    elif compared:
+        columns = {one.run["run"]: figures(one) for one in told}
+        keys = list(dict.fromkeys(key for column in columns.values() for key in column))
+        render([{"": key, **{run: column.get(key) for run, column in columns.items()}} for key in keys], format)
+        if out is not None:
+            typer.echo(f"written: {out}")
+    else:
+        render(figures(told[0]) | written, format)

@@ -1,0 +1,89 @@
+"""``hypergpu watch``: follow a run in the terminal, whoever started it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from hypergpu_fl.cli.options import Run, Runs, root_of
+from hypergpu_fl.cli.render import Format
+from hypergpu_fl.errors import Interrupted, RunFailed
+from hypergpu_fl.output import to_json
+from hypergpu_fl.runs import find_run
+
+if TYPE_CHECKING:
+    from hypergpu_fl.dashboard.run_view import RunView
+
+LOOK_S: Final = 0.5
+
+app = typer.Typer(add_completion=False, help="Follow a run in the terminal.")
+
+
+@app.command()
+def watch(
+    run: Run = "latest",
+    once: Annotated[bool, typer.Option("--once", help="show what there is now, and end")] = False,
+    format: Annotated[
+        Format,
+        typer.Option("--format", help="'default' for a screen or lines, 'json' for a JSON object a line and round"),
+    ] = Format.DEFAULT,
+    runs: Runs = None,
+) -> None:
+    """Follow a run until it ends: one live screen on a terminal, elsewhere one line a round.
+
+    Ctrl-C ends this command, not the run.
+
+    Example: hypergpu watch latest
+    """
+    folder = find_run(root_of(runs), run)
+    try:
+        follow(folder, once=once, format=format, live=sys.stdout.isatty() and format is Format.DEFAULT and not once)
+    except KeyboardInterrupt:
+        raise Interrupted(f"no longer watching {folder.name}; the run is left alone", "watch it again") from None
+
+
+def follow(folder: Path, *, once: bool, format: Format, live: bool) -> None:
+    """Show a run until it ends, or once.
+
+    Raises
+    ------
+    RunFailed
+        If the run has failed.
+    """
+    from hypergpu_fl.dashboard.run_view import RunView
+
+    view = RunView(folder)
+    try:
+        if live:
+            from hypergpu_fl.cli.live import Screen
+
+            with Screen(view) as screen:
+                while view.summary()["state"] not in ("completed", "failed"):
+                    screen.draw()
+                    time.sleep(LOOK_S)
+        told = 0
+        while True:
+            view.poll()
+            told = _tell(view, told, format)
+            summary = view.summary()
+            if once or summary["state"] in ("completed", "failed"):
+                break
+            time.sleep(LOOK_S)
+    finally:
+        view.close()
+    if summary["state"] == "failed":
+        raise RunFailed(f"run {folder.name} failed: {summary['failure']}", f"see {folder / 'run.log'}")
+
+
+def _tell(view: RunView, told: int, format: Format) -> int:
+    """Say the rounds after the first ``told``; how many have been said then. What resuming took back is said anew."""
+    from hypergpu_fl.dashboard.screen import line
+
+    told, wanted = min(told, len(view.rounds)), view.summary()["rounds_wanted"]
+    for row in view.rounds[told:]:
+        typer.echo(to_json(row) if format is Format.JSON else line(row, wanted=wanted))
+    return len(view.rounds)

@@ -1,0 +1,1 @@
+"""The codec around any ClientApp and any Flower strategy."""

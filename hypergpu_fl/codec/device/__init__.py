@@ -1,0 +1,5 @@
+"""The same bytes, made where the update lies: on a GPU, or wherever torch computes."""
+
+from hypergpu_fl.codec.device.tensors import Kernels, add_to_tensor, encode_tensor, kernels_for
+
+__all__ = ["Kernels", "add_to_tensor", "encode_tensor", "kernels_for"]

@@ -1,0 +1,342 @@
+"""A run as it is seen: its log and its books, followed as they grow."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from hypergpu_fl.dashboard.books import Books, Commit, Pay
+from hypergpu_fl.dashboard.fold import Happening, Round, Work, by_number, closed, fold
+from hypergpu_fl.dashboard.segments import LogGone, Segments
+from hypergpu_fl.dashboard.words import health
+
+RECENT: Final = 20  # rounds that utilisation and shares are taken over
+SILENT_S: Final = 300.0  # without a line in the log, after which a run is not called running
+_HEAD: Final = 1 << 16  # bytes of the report that are read: with a row a node and round it may be huge
+
+Row = dict[str, Any]
+
+
+class RunView:
+    """Follows one run; safe to use from several threads.
+
+    Parameters
+    ----------
+    folder : Path
+        The run's.
+    clock : callable
+        Seconds since the epoch.
+
+    Attributes
+    ----------
+    epoch : int
+        Grows whenever the log was cut back or replaced: what was told before does not hold then.
+    rounds : list of dict
+        A row a closed round, in order.
+    """
+
+    def __init__(self, folder: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self.folder = folder
+        self.epoch = 0
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._begin()
+
+    def _begin(self) -> None:
+        self.rounds: list[Row] = []
+        self._log = Segments(self.folder / "events.jsonl")
+        self._books = Books(self.folder / "run.db")
+        self._recent: deque[Round] = deque(maxlen=RECENT)
+        self._open: Round | None = None
+
+    def poll(self) -> bool:
+        """Read what was added; whether anything was."""
+        with self._lock:
+            try:
+                grown = self._log.grow()
+                booked = self._books.refresh()
+                if grown:
+                    self._take_rounds()
+                if booked:
+                    self._take_books()
+                return grown or booked
+            except LogGone:
+                self._books.close()
+                self.epoch += 1
+                self._begin()
+                return True
+
+    def close(self) -> None:
+        """Release the run's files."""
+        with self._lock:
+            self._books.close()
+
+    def summary(self) -> Row:
+        """What a run is, how far it is, and how it stands."""
+        with self._lock:
+            settings, state = self._settings(), self._state()
+            training = settings.get("training", {})
+            last = self.rounds[-1] if self.rounds else {}
+            total = training.get("rounds")
+            session = self._books.session
+            return {
+                "run": self.folder.name,
+                "epoch": self.epoch,
+                **state,
+                "task": training.get("task")
+                or " ".join(str(training[key]) for key in ("dataset", "model_architecture") if training.get(key)),
+                "clock": "virtual" if settings.get("network", {}).get("enable_simulation", True) else "wall",
+                "rounds": len(self.rounds),
+                "rounds_wanted": total,
+                "eta_s": self._eta_s(total) if state["state"] == "running" else None,
+                "seconds": last.get("seconds"),
+                "loss": last.get("loss"),
+                "metrics": last.get("metrics", {}),
+                "nodes": len(self._log.names),
+                "bytes_up": sum(row["bytes_up"] for row in self.rounds),
+                "bytes_down": sum(row["bytes_down"] for row in self.rounds),
+                "counted": sum(row["arrived"] for row in self.rounds),
+                "late": sum(row["late"] for row in self.rounds),
+                "refused": sum(row["refused"] for row in self.rounds),
+                "earned_wei": str(sum(pay.wei for pay in self._books.pay.values())),
+                "session": session and {**asdict(session), "budget": str(session.budget)},
+                "open": self._open
+                and {
+                    "round": self._open.number,
+                    "started_s": self._open.started_s,
+                    "deadline_s": self._open.deadline_s,
+                    "sent": len(self._open.works),
+                    "answered": sum(work.verdict != "working" for work in self._open.works),
+                },
+            }
+
+    def settings(self) -> Row:
+        """The run's settings, as a tree."""
+        return self._settings()
+
+    def versions(self) -> Row:
+        """Versions that the run's report names; none before it is written."""
+        try:
+            with (self.folder / "report.json").open("rb") as file:
+                file.seek(max(0, file.seek(0, 2) - _HEAD))
+                tail = file.read()
+            found = tail.rindex(b'\n "versions": ')
+            return dict(json.loads(b"{" + tail[found:])["versions"])
+        except (OSError, ValueError):
+            return {}
+
+    def nodes(self) -> list[Row]:
+        """A row a node: link, work, health with its reason in words, and pay."""
+        with self._lock:
+            now_s = self._clock()
+            clock_s = self._run_clock_s(now_s)
+            latest = self._latest_works()
+            known = {node["name"]: node for node in self._books.nodes}
+            span_s = self._recent[-1].ended_s - self._recent[0].started_s if self._recent else 0.0  # type: ignore[operator]
+            names = sorted({*known, *self._log.names}, key=by_number)
+            return [self._node(name, known.get(name), latest.get(name, []), span_s, now_s, clock_s) for name in names]
+
+    def round(self, number: int) -> Round | None:
+        """Any round as it was, the open one too; None if it has not begun."""
+        with self._lock:
+            if self._open is not None and self._open.number == number:
+                return self._open
+            if not 1 <= number <= len(self._log.starts):
+                return None
+            try:
+                return fold(number, self._log.lines(number), self._log.names)
+            except LogGone:
+                return None
+
+    def pay_upto(self, round_: int) -> dict[str, int]:
+        """Name -> wei that a node had earned after a round."""
+        with self._lock:
+            names = {node["address"]: node["name"] for node in self._books.nodes}
+            return {names.get(address, address): pay.wei for address, pay in self._books.pay_upto(round_).items()}
+
+    def history_of(self, node: str, *, rounds: int = 200) -> list[Row]:
+        """What a node did in the last ``rounds`` rounds."""
+        with self._lock:
+            last = len(self.rounds)
+            return self._books.rows_of(node, first=max(1, last - rounds + 1), last=last)
+
+    def happenings(self, *, before: int | None = None, rounds: int = 50) -> list[Happening]:
+        """What happened in the ``rounds`` rounds before round ``before``, the newest first."""
+        with self._lock:
+            last = len(self._log.starts) if before is None else min(before - 1, len(self._log.starts))
+            found: list[Happening] = []
+            for number in range(last, max(0, last - rounds), -1):
+                seen = self.round(number)
+                found += reversed(seen.happenings if seen else [])
+            if last <= rounds and last >= 0:
+                found += reversed(fold(0, self._log.opening(), self._log.names).happenings)
+            return found
+
+    def _take_rounds(self) -> None:
+        """Fold what is new: closed rounds by their last lines, the newest ones whole."""
+        begun = len(self._log.starts)
+        for number in range(len(self.rounds) + 1, begun + 1):
+            end = closed(self._log.closing(number))
+            if end is None:
+                break
+            self.rounds.append(self._row(end))
+            if number > begun - RECENT - 1:
+                self._recent.append(fold(number, self._log.lines(number), self._log.names))
+        if self.rounds and len(self.rounds) == begun and self.rounds[-1]["loss"] is None:
+            end = closed(self._log.closing(begun))  # its loss is measured after it is closed
+            self.rounds[-1]["loss"] = end and end.loss
+        still_open = begun > len(self.rounds)
+        self._open = fold(begun, self._log.lines(begun), self._log.names) if still_open else None
+
+    def _row(self, end: Any) -> Row:
+        row = {
+            "round": end.number,
+            "seconds": end.ended_s,
+            "took_s": end.ended_s - end.started_s,
+            "loss": end.loss,
+            "metrics": self._books.metrics.get(end.number, {}),
+            "selected": end.selected,
+            "arrived": end.arrived,
+            "late": end.late,
+            "refused": self._books.refused.get(end.number, 0),
+            "bytes_up": end.bytes_up,
+            "bytes_down": end.bytes_down,
+            "model": end.model,
+            "rolled_back": end.rolled_back,
+        }
+        return row | asdict(self._books.commits.get(end.number) or Commit(""))
+
+    def _take_books(self) -> None:
+        """Bring rows up to date with commits, refusals and metrics, which are written after a round is closed."""
+        for row in reversed(self.rounds):
+            commit = self._books.commits.get(row["round"])
+            metrics = self._books.metrics.get(row["round"], {})
+            row.update(metrics=metrics, refused=self._books.refused.get(row["round"], 0))
+            if commit:
+                row.update(asdict(commit))
+
+    def _latest_works(self) -> dict[str, list[Work]]:
+        """Node -> its works of the recent rounds and of the open one, in order."""
+        works: dict[str, list[Work]] = {}
+        for seen in (*self._recent, *([self._open] if self._open else [])):
+            for work in seen.works:
+                works.setdefault(work.node, []).append(work)
+        return works
+
+    def _node(
+        self, name: str, known: Row | None, works: list[Work], span_s: float, now_s: float, clock_s: float
+    ) -> Row:
+        state, reason = health(known, now_s=now_s) if known else ("joining", "no round has ended since it came")
+        node: Row = (
+            {**dict.fromkeys(_FROM_REGISTRY), **{key: known[key] for key in _FROM_REGISTRY}}
+            if known
+            else (dict.fromkeys(_FROM_REGISTRY))
+        )
+        device = known["device"] if known else {}
+        earned = self._books.pay.get(known["address"], Pay()) if known else Pay()
+        done = [work for work in works if work.verdict in ("counted", "late")]
+        busy_s = sum(work.compute_s or 0.0 for work in works)
+        last = works[-1] if works else None
+        tries = known["tries"] if known else 0
+        return {
+            "name": name,
+            "state": state,
+            "reason": reason,
+            **node,
+            "device": str(device.get("gpu") or device.get("device") or device.get("cpu") or ""),
+            "seen_s": known and known["last_seen_s"],
+            "success_rate": known["successes"] / tries if known and tries else None,
+            "utilisation": min(1.0, busy_s / span_s) if span_s > 0 and works else None,
+            "steps": next((work.steps for work in reversed(works) if work.steps is not None), None),
+            "staleness": done[-1].staleness if done else None,
+            "weight": sum(work.weight or 0.0 for work in done) / len(self._recent) if self._recent else None,
+            "train_loss": done[-1].train_loss if done else None,
+            "phase": _phase(works, clock_s) if self._open else "waiting",
+            "verdict": last and last.verdict,
+            "verdict_reason": last.reason if last else "",
+            "wei": str(earned.wei),
+            "rounds_paid": earned.rounds,
+        }
+
+    def _run_clock_s(self, now_s: float) -> float:
+        """Seconds on the run's clock: those of its newest line and, on the wall clock, what has passed since."""
+        last_s = self._log.last_s
+        if self._settings().get("network", {}).get("enable_simulation", True):
+            return last_s
+        return last_s + max(0.0, now_s - (_changed_s(self.folder / "events.jsonl") or now_s))
+
+    def _settings(self) -> Row:
+        tree: Row = {}
+        for name in ("config.json", "resumed.json"):
+            try:
+                for section, values in json.loads((self.folder / name).read_bytes()).items():
+                    tree.setdefault(section, {}).update(values)
+            except (OSError, ValueError, AttributeError):
+                continue
+        return tree
+
+    def _state(self) -> Row:
+        """Whether the run is at work, in a word and with what shows it."""
+        log_s, report_s = _changed_s(self.folder / "events.jsonl"), _changed_s(self.folder / "report.json")
+        now_s = self._clock()
+        row: Row = {"began_s": _changed_s(self.folder / "config.json"), "changed_s": log_s, "failure": None}
+        if report_s is not None and (log_s is None or report_s >= log_s):
+            with (self.folder / "report.json").open("rb") as file:
+                head = file.read(_HEAD)
+            failure = re.search(rb'^ "failure": (".*"),?$', head, re.MULTILINE)
+            status = re.search(rb'^ "status": "(\w+)"', head, re.MULTILINE)
+            said = json.loads(failure[1]) if failure else None
+            return row | {"state": status[1].decode() if status else "completed", "failure": said}
+        if log_s is None:
+            return row | {"state": "waiting"}
+        return row | {"state": "running" if now_s - log_s < SILENT_S else "silent"}
+
+    def _eta_s(self, total: int | None) -> float | None:
+        """Seconds of wall time that are left, as the rounds went so far."""
+        began_s, log_s = _changed_s(self.folder / "config.json"), _changed_s(self.folder / "events.jsonl")
+        if not total or not self.rounds or began_s is None or log_s is None:
+            return None
+        return max(0.0, (log_s - began_s) / len(self.rounds) * (total - len(self.rounds)))
+
+
+_FROM_REGISTRY: Final = [
+    "address",
+    "rtt_s",
+    "jitter_s",
+    "loss_rate",
+    "uplink_bps",
+    "downlink_bps",
+    "quality",
+    "codec",
+    "bytes_up",
+    "tries",
+    "successes",
+]
+
+
+def _changed_s(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return None
+
+
+def _phase(works: list[Work], clock_s: float) -> str:
+    """Where a node's message is now, judged by how long the parts of its last journey took."""
+    last = works[-1] if works else None
+    if last is None or last.verdict != "working":
+        return "waiting"
+    before = next((work for work in reversed(works[:-1]) if work.compute_s is not None), None)
+    if before is None:
+        return "working"
+    away_s = clock_s - last.sent_s - (before.download_s or 0.0)
+    if away_s < 0:
+        return "downloading"
+    return "training" if away_s < (before.compute_s or 0.0) else "uploading"

@@ -1,0 +1,63 @@
+"""The views of all runs under a root, opened when they are asked for and read at most a few times a second."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from hypergpu_fl.dashboard.run_view import RunView
+from hypergpu_fl.runs import find_run, run_names
+
+FRESH_S: Final = 0.2  # for so long nobody reads a run again, however many look at it
+
+
+class RunViews:
+    """Views by the runs' names; safe to use from several threads.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of the runs.
+    clock : callable
+        Seconds since the epoch.
+    """
+
+    def __init__(self, root: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self.root = root
+        self._clock = clock
+        self._views: dict[str, tuple[RunView, threading.Lock]] = {}
+        self._read_s: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def names(self) -> list[str]:
+        """Names of the runs."""
+        return [name for name in run_names(self.root) if _looks_like_a_run(self.root / name)]
+
+    def view(self, name: str) -> RunView:
+        """A run's view, up to date.
+
+        Raises
+        ------
+        RunNotFound
+            If there is no such run.
+        """
+        folder = find_run(self.root, name)
+        with self._lock:
+            view, reading = self._views.setdefault(folder.name, (RunView(folder, clock=self._clock), threading.Lock()))
+        with reading:
+            if time.monotonic() - self._read_s.get(folder.name, -FRESH_S) >= FRESH_S:
+                view.poll()
+                self._read_s[folder.name] = time.monotonic()
+        return view
+
+    def close(self) -> None:
+        """Release all files."""
+        for view, _ in self._views.values():
+            view.close()
+
+
+def _looks_like_a_run(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("events.jsonl", "config.json", "run.db"))

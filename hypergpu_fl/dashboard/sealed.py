@@ -1,0 +1,42 @@
+"""A sealed round as a browser needs it to verify: every leaf's fields, its proof, the roots and both heads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import create_engine
+
+from hypergpu_fl.chain.presets import preset_of
+from hypergpu_fl.errors import LedgerError
+from hypergpu_fl.ledger.bundle import round_record
+from hypergpu_fl.ledger.database import Books, read_session
+
+
+def sealed_round(folder: Path, number: int) -> dict[str, Any]:
+    """A round out of a run's database, which is opened read-only.
+
+    Raises
+    ------
+    LedgerError
+        If the run has not sealed it.
+    """
+    path = folder / "run.db"
+    engine = create_engine(f"sqlite:///file:{path.resolve()}?mode=ro&uri=true")
+    try:
+        with engine.connect() as connection:
+            session = read_session(connection) if path.is_file() else None
+            rounds = Books(session["id"]).sealed_rounds(connection, only=number) if session else []
+    finally:
+        engine.dispose()
+    if session is None or not rounds:
+        raise LedgerError(f"round {number} of {folder.name} is not sealed", "wait for it")
+    record = round_record(rounds[0], None).model_dump(mode="json")
+    preset = preset_of(session["chain_id"])
+    return {
+        "session": "0x" + session["id"].hex(),
+        "chain_id": session["chain_id"],
+        "explorer": preset.explorer if preset else None,
+        "before": "0x" + rounds[0].before.hex(),
+        **record,
+    }

@@ -1,0 +1,6 @@
+"""What closed rounds were worth, and what is kept of them for that and for whoever wants to recompute it."""
+
+from hypergpu_fl.pricing.pricer import Pricer, Scoring
+from hypergpu_fl.pricing.rounds import PricedRounds
+
+__all__ = ["PricedRounds", "Pricer", "Scoring"]

@@ -1,0 +1,109 @@
+"""The updates that counted, kept so that a stranger can recompute the run: content-addressed, a folder a round.
+
+=====================  ==========================================================================
+``blobs/open/``        updates of the round under way, each under its SHA-256
+``blobs/00000012/``    those of round 12
+``blobs/first.npy``    the first model's values
+``blobs/after-*.npz``  everything of the model after a round, from which on a stranger may begin
+``manifest.json``      from which round on the updates are all there, and what limit they were kept to
+=====================  ==========================================================================
+
+Over the limit the oldest rounds go, whole, and only once there is a later model to begin from: each time half the limit
+has gathered, the model is kept, and what lies before the one kept before that is removed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from hypergpu_fl.files import write_whole
+from hypergpu_fl.ledger.blobs import Blobs
+from strategies.model.global_model import GlobalModel
+from strategies.model.layout import Vector
+
+MANIFEST: Final = "manifest.json"
+FIRST: Final = "first.npy"
+STATE: Final = "state"
+_OPEN: Final = "open"
+
+
+def round_folder(folder: Path, number: int) -> Path:
+    """Where the updates of a round lie."""
+    return folder / f"{number:08d}"
+
+
+def model_after(folder: Path, number: int) -> Path:
+    """Where all of the model after a round lies."""
+    return folder / f"after-{number:08d}.npz"
+
+
+class KeptUpdates:
+    """Keeps the updates of rounds.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if need be. What is there of rounds after ``last_round`` is removed: they were lost.
+    limit_bytes : int
+        Of all updates kept; 0: none is kept beyond the round that prices it.
+    last_round : int
+        The newest that is in the books.
+    """
+
+    def __init__(self, folder: Path, *, limit_bytes: int, last_round: int) -> None:
+        self._folder = folder
+        self._limit_bytes = limit_bytes
+        self.open = Blobs(folder / _OPEN)
+        shutil.rmtree(folder / _OPEN, ignore_errors=True)
+        self._rounds: dict[int, int] = {}  # bytes of each round's updates
+        for path in folder.glob("[0-9]*"):
+            if int(path.name) > last_round:
+                shutil.rmtree(path)
+            else:
+                self._rounds[int(path.name)] = sum(file.stat().st_size for file in path.iterdir())
+        self._models = sorted(int(path.stem.removeprefix("after-")) for path in folder.glob("after-*.npz"))
+        for lost in [number for number in self._models if number > last_round]:
+            model_after(folder, lost).unlink()
+            self._models.remove(lost)
+
+    def begin(self, first_P: Vector) -> None:
+        """Keep the first model."""
+        if self._limit_bytes:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            np.save(self._folder / FIRST, first_P)
+            self._write()
+
+    def closed(self, number: int, model: GlobalModel) -> None:
+        """Keep the open round's updates as those of round ``number``, which left the model as it is."""
+        opened, kept = self._folder / _OPEN, round_folder(self._folder, number)
+        if not self._limit_bytes:
+            shutil.rmtree(opened, ignore_errors=True)
+            return
+        opened.mkdir(parents=True, exist_ok=True)
+        opened.rename(kept)
+        self._rounds[number] = sum(file.stat().st_size for file in kept.iterdir())
+        gathered = sum(size for other, size in self._rounds.items() if other > (self._models or [0])[-1])
+        if gathered >= self._limit_bytes / 2:
+            state, vectors = model.state()
+            with model_after(self._folder, number).open("wb") as stream:
+                save: Any = np.savez  # its signature takes no arrays by name and a flag of its own
+                save(stream, **{STATE: np.array(json.dumps(state)), **vectors})
+            self._models.append(number)
+            for old in self._models[:-2]:
+                model_after(self._folder, old).unlink()
+                self._models.remove(old)
+            if len(self._models) > 1:
+                for other in [other for other in self._rounds if other <= self._models[0]]:
+                    shutil.rmtree(round_folder(self._folder, other))
+                    del self._rounds[other]
+            self._write()
+
+    def _write(self) -> None:
+        begin = self._models[0] if len(self._models) > 1 else 0
+        content: dict[str, Any] = {"after_round": begin, "limit_bytes": self._limit_bytes}
+        write_whole(self._folder / MANIFEST, json.dumps(content) + "\n")

@@ -1,0 +1,281 @@
+"""What a closed round's contributions were worth: the scoring of the configuration, on the task's validation data.
+
+Names used here: P = values of the model, i = a contribution of the round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from loguru import logger
+
+from hypergpu_fl.ledger import aumann_shapley
+from hypergpu_fl.ledger.blobs import Blobs
+from hypergpu_fl.ledger.contribution import Contribution
+from hypergpu_fl.ledger.near_copies import signs, sketch
+from hypergpu_fl.ledger.pricing import PricedContribution, Pricing
+from hypergpu_fl.ledger.public_movements import Span
+from hypergpu_fl.ledger.scoring import (
+    VALUE_UNIT,
+    Coalition,
+    gtg_shapley,
+    improvement_score,
+    leave_one_out,
+    to_scores,
+    weight_score,
+)
+from hypergpu_fl.ledger.work import credited_ms
+from hypergpu_fl.pricing.rounds import PricedRounds
+from hypergpu_fl.task import Task, differentiable
+from hypergpu_fl.task.user_code import user_code
+from strategies.model.aggregation import Update
+from strategies.model.global_model import ModelStep
+from strategies.model.layout import Arrays, Layout, Vector
+from strategies.model.statistics import VARIANCE
+from strategies.outcome import RoundOutcome
+
+if TYPE_CHECKING:
+    import torch
+
+Scoring = Literal["aumann_shapley", "improvement", "weight", "leave_one_out", "shapley"]
+BLIND: Scoring = "shapley"  # what a task without gradients is priced by instead: the same value, sampled
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """A round's scores, for each the node whose update it nearly equals, if any, and how it all came about."""
+
+    scores: Sequence[int]
+    copies: Sequence[str]
+    pricing: Pricing
+
+
+@dataclass
+class _Entry:
+    """One contribution of the open round."""
+
+    node: str
+    digest: bytes
+    base_model: bytes
+    sketch: Vector
+    held_out_loss: float = 0.0
+
+
+@dataclass
+class _Found:
+    """What a scoring found out: what each contribution is paid for, what it brought in all, and both losses."""
+
+    scores: list[int]
+    values: list[int] | None = None
+    losses: tuple[float, float] | None = None
+    movements: int = 0
+
+
+class Pricer:
+    """Prices rounds.
+
+    Parameters
+    ----------
+    task : Task
+        Its validation set prices the contributions.
+    model : torch.nn.Module
+        The task's; what is priced overwrites it. Its buffers are the first ones.
+    layout : Layout
+        The model's layout.
+    device : torch.device
+        Where contributions are priced.
+    scoring : str
+        See `hypergpu_fl.ledger.aumann_shapley` and `hypergpu_fl.ledger.scoring`.
+    max_examples : int
+        Examples beyond this earn nothing.
+    seed : int
+        Of the permutations that ``shapley`` draws.
+    blobs : Blobs
+        Where the open round's updates are put: each is decoded again from there when it is priced, one at a time.
+    rounds : PricedRounds
+        What is kept of the rounds before.
+    decode : callable
+        An update from its bytes.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: torch.nn.Module,
+        layout: Layout,
+        *,
+        device: torch.device,
+        scoring: Scoring,
+        max_examples: int,
+        seed: int,
+        blobs: Blobs,
+        rounds: PricedRounds,
+        decode: Callable[[bytes], Update],
+    ) -> None:
+        self._task = task
+        self._model = model
+        self._layout = layout
+        self._variances = layout.runs((VARIANCE,))
+        self._device = device
+        self._gradients = differentiable(task)
+        if scoring == "aumann_shapley" and self._gradients is None:
+            logger.warning("the task gives no gradient(): contributions are priced by {!r} instead", BLIND)
+            scoring = BLIND
+        self._scoring: Scoring = scoring
+        self._max_examples = max_examples
+        self._seed = seed
+        self._blobs = blobs
+        self._rounds = rounds
+        self._decode = decode
+        self._buffers = layout.buffers(task.arrays(model))
+        self._entries: list[_Entry] = []
+        self._base_P: Vector | None = None
+
+    def measure(self, update: Update, model_P: Vector) -> float | None:
+        """Loss on the validation data of the model with this update alone, where contributions are priced by that."""
+        if self._scoring != "improvement":
+            return None
+        moved_P = np.zeros(self._layout.size, dtype=np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is told by its loss
+            update.add_to(moved_P, 1.0)
+            moved_P += model_P
+        return self._loss_when_moved(moved_P)
+
+    def added(
+        self,
+        node: str,
+        contribution: Contribution,
+        blob: bytes,
+        update: Update,
+        model_P: Vector,
+        held_out_loss: float | None,
+    ) -> None:
+        """Enter an update that counts, with its bytes and what ``measure`` found."""
+        self._base_P = model_P
+        digest = contribution.update_hash
+        self._blobs.put(digest, blob)
+        entry = _Entry(node, digest, contribution.base_model, sketch(*update.kept(), signs(self._layout.size)))
+        if held_out_loss is not None:
+            entry.held_out_loss = held_out_loss
+        self._entries.append(entry)
+
+    def priced(self, outcome: RoundOutcome) -> Prices:
+        """Price the closed round."""
+        entries, self._entries = self._entries, []
+        found = self._found(entries, outcome)
+        scores, copies = found.scores, list[str]()
+        if entries:
+            nodes, sketches = [entry.node for entry in entries], np.stack([entry.sketch for entry in entries])
+            scores, copies = self._rounds.shared_work.shared(outcome.round, nodes, sketches, found.scores)
+        self._rounds.save(outcome.round)
+        before, after = (round(VALUE_UNIT * loss) for loss in found.losses) if found.losses else (None, None)
+        work = credited_ms(
+            [accepted.steps for accepted in outcome.accepted],
+            [accepted.journey.total_s for accepted in outcome.accepted],
+        )
+        values = found.scores if found.values is None else found.values
+        pricing = Pricing(
+            scoring=f"{self._scoring}/1",
+            loss_before=before,
+            loss_after=after,
+            movements=found.movements,
+            contributions=[
+                PricedContribution(value=value, work=done) for value, done in zip(values, work, strict=True)
+            ],
+        )
+        return Prices(scores, copies, pricing)
+
+    def passed(self, outcome: RoundOutcome, scores: Sequence[int]) -> None:
+        """Take a closed round as priced with these scores, for what later rounds need of it."""
+        entries, self._entries = self._entries, []
+        if outcome.step is not None:
+            self._rounds.path(outcome.round, outcome.step.base_P, outcome.base_hash)
+        if entries:
+            nodes, sketches = [entry.node for entry in entries], np.stack([entry.sketch for entry in entries])
+            self._rounds.shared_work.shared(outcome.round, nodes, sketches, scores)
+
+    def _found(self, entries: Sequence[_Entry], outcome: RoundOutcome) -> _Found:
+        if not entries or self._base_P is None:
+            return _Found([])
+        weights = [accepted.weight for accepted in outcome.accepted]
+        examples = [accepted.examples for accepted in outcome.accepted]
+        if self._scoring == "aumann_shapley":
+            return self._along(outcome.step, entries, outcome) if outcome.step else _Found([0] * len(entries))
+        if self._scoring == "weight":
+            most = self._max_examples
+            pairs = zip(examples, weights, strict=True)
+            return _Found([weight_score(count, weight, max_examples=most) for count, weight in pairs])
+        if self._scoring == "improvement":
+            return _Found(self._improvements(entries, examples, self._loss(self._base_P, self._buffers)))
+        return _Found(self._among_coalitions(entries, weights, outcome.round))
+
+    def _along(self, step: ModelStep, entries: Sequence[_Entry], outcome: RoundOutcome) -> _Found:
+        """Values along the round's step, see `hypergpu_fl.ledger.aumann_shapley`, without what was public."""
+        losses = tuple(self._loss(model_P, outcome.buffers) for model_P in (step.base_P, step.base_P + step.moved_P))
+        gradients = aumann_shapley.path_gradients(
+            lambda model_P: self._gradient(model_P, outcome.buffers), step.base_P, step.moved_P
+        )
+        path = self._rounds.path(outcome.round, step.base_P, outcome.base_hash)
+        span = Span(path.movements, gradients, still=step.still)
+        own, whole = [], []
+        for index, entry in enumerate(entries):
+            entered, later = step.mean.entered(index), path.since(entry.base_model)
+            if not entered.coefficient:
+                own.append(0.0)
+                whole.append(0.0)
+                continue
+            if entered.part_P is None:
+                slopes = span.slopes(*self._decode(self._blobs.get(entry.digest)).kept(), later=later)
+            else:
+                slopes = span.slopes(None, entered.part_P, later=later)
+            gains, chances = -entered.coefficient * slopes.own, entered.coefficient * slopes.chance
+            own.append(aumann_shapley.credited(gains.tolist(), chances.tolist()))
+            whole.append(aumann_shapley.value((-entered.coefficient * slopes.whole).tolist()))
+        return _Found(to_scores(own), to_scores(whole), (losses[0], losses[1]), len(path.movements))
+
+    def _improvements(self, entries: Sequence[_Entry], examples: Sequence[int], base_loss: float) -> list[int]:
+        """Scores by the ``examples`` that were agreed, which weights go by too; what a reply claims is no matter."""
+        return [
+            improvement_score(count, base_loss, entry.held_out_loss, max_examples=self._max_examples)
+            for entry, count in zip(entries, examples, strict=True)
+        ]
+
+    def _among_coalitions(self, entries: Sequence[_Entry], weights: Sequence[float], round_: int) -> list[int]:
+        updates = [self._decode(self._blobs.get(entry.digest)) for entry in entries]
+
+        def loss(members: Coalition) -> float:
+            total = sum(weights[i] for i in members)
+            moved_P = np.copy(self._base_P) if self._base_P is not None else np.zeros(0, dtype=np.float32)
+            for i in members:
+                updates[i].add_to(moved_P, weights[i] / total)
+            return self._loss_when_moved(moved_P)
+
+        if self._scoring == "leave_one_out":
+            return to_scores(leave_one_out(len(entries), loss))
+        rng = np.random.default_rng([self._seed, round_])
+        return to_scores(gtg_shapley(len(entries), loss, rng=rng))
+
+    def _loss_when_moved(self, moved_P: Vector) -> float:
+        """Loss of a model that few updates made: of a late or a thin one, a variance may come out negative."""
+        for start, stop in self._variances:
+            np.maximum(moved_P[start:stop], 0.0, out=moved_P[start:stop])
+        return self._loss(moved_P, self._buffers)
+
+    def _loss(self, model_P: Vector, buffers: Arrays) -> float:
+        self._task.load(self._model, self._layout.restore(model_P, buffers))
+        with user_code("pricing a contribution on the validation data"):
+            return self._task.validate(self._model, device=self._device).loss
+
+    def _gradient(self, model_P: Vector, buffers: Arrays) -> Vector:
+        if self._gradients is None:
+            raise RuntimeError("the task gives no gradients")
+        self._task.load(self._model, self._layout.restore(model_P, buffers))
+        found = self._gradients.gradient(self._model, device=self._device)
+        gradient_P = np.zeros(self._layout.size, dtype=np.float32)
+        for entry in self._layout.entries:
+            if entry.is_float and entry.name in found:
+                gradient_P[entry.offset : entry.offset + entry.size] = found[entry.name].reshape(-1)
+        return gradient_P

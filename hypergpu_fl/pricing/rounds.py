@@ -1,0 +1,118 @@
+"""What pricing a round needs of the rounds before it, on disk: the models that they began from, and what was credited.
+
+Names used here: P = values of the model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import numpy as np
+
+from hypergpu_fl.ledger.shared_work import SharedWork
+from strategies.model.layout import Vector
+
+MOVEMENTS: Final = 6  # the last ones, each by itself; all earlier ones count as a single one
+LARGEST_BYTES: Final = 1 << 29  # of movements in memory at once
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPath:
+    """How the model came to where it is: its movements, the last one first, and the hashes of the models before."""
+
+    movements: Sequence[Vector]
+    models: Sequence[bytes]
+
+    def since(self, model: bytes) -> int:
+        """How many of the movements came after this model; all of them for one that is not known any more."""
+        return self.models.index(model) if model in self.models else len(self.movements)
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """A round's first model on disk."""
+
+    round: int
+    hash: bytes
+
+    @property
+    def name(self) -> str:
+        return f"{self.round:08d}-{self.hash.hex()}.npy"
+
+    @classmethod
+    def of(cls, file: Path) -> _Base:
+        number, _, digest = file.stem.partition("-")
+        return cls(int(number), bytes.fromhex(digest))
+
+
+class PricedRounds:
+    """The models that rounds began from, the first one's and the last few's, and what updates were credited with.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if need be. Files of rounds after ``last_round``, which were lost, are removed.
+    last_round : int
+        The newest that is in the books.
+    """
+
+    def __init__(self, folder: Path, *, last_round: int) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        found = sorted((_Base.of(file) for file in folder.glob("*.npy")), key=lambda base: base.round)
+        self._bases = [base for base in found if base.round <= last_round]
+        for lost in found[len(self._bases) :]:
+            (folder / lost.name).unlink()
+        self.shared_work = self._restored(last_round)
+
+    def path(self, number: int, base_P: Vector, model: bytes) -> ModelPath:
+        """How the model moved until round ``number`` began from ``base_P``, whose hash is ``model``; that is kept."""
+        self._write(_Base(number, model), base_P)
+        most = max(1, min(MOVEMENTS, LARGEST_BYTES // (4 * max(1, base_P.size)) - 1))
+        *earlier, _ = self._bases
+        known = [base_P, *(self._read(base) for base in reversed(earlier[-most:]))]
+        if len(earlier) > most:
+            known.append(self._read(earlier[0]))
+        movements = [newer - older for newer, older in zip(known, known[1:], strict=False)]
+        return ModelPath(movements, [model, *(base.hash for base in reversed(earlier[-most:]))])
+
+    def save(self, number: int) -> None:
+        """Keep what round ``number`` credited."""
+        state, sketches = self.shared_work.state()
+        with self._draft(self._credits(number)) as stream:
+            np.savez(stream, state=np.array(json.dumps(state)), sketches=sketches)
+        self._credits(number - 2).unlink(missing_ok=True)  # a checkpoint is at most one round ahead of the books
+
+    def _restored(self, last_round: int) -> SharedWork:
+        if not self._credits(last_round).is_file():
+            return SharedWork()
+        with np.load(self._credits(last_round)) as content:
+            return SharedWork.restored(json.loads(str(content["state"])), content["sketches"])
+
+    def _credits(self, number: int) -> Path:
+        return self._folder / f"{number:08d}.npz"
+
+    @contextmanager
+    def _draft(self, file: Path) -> Iterator[BinaryIO]:
+        draft = self._folder / f".{file.name}"
+        with draft.open("wb") as stream:
+            yield stream
+        os.replace(draft, file)
+
+    def _read(self, base: _Base) -> Vector:
+        vector_P: Vector = np.load(self._folder / base.name, mmap_mode="r")
+        return vector_P
+
+    def _write(self, base: _Base, base_P: Vector) -> None:
+        with self._draft(self._folder / base.name) as stream:
+            np.save(stream, base_P)
+        self._bases.append(base)
+        for old in self._bases[1 : -MOVEMENTS - 1]:
+            (self._folder / old.name).unlink()
+            self._bases.remove(old)

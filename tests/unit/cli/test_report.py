@@ -1,0 +1,101 @@
+"""``hypergpu report`` and ``compare``: one HTML file that stands alone, and figures side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from seen_runs import SeenRun
+
+from hypergpu_fl import cli
+from hypergpu_fl.dashboard.line_chart import line_chart
+
+NAMES = ["node-0", "<script>alert(1)</script>", "\u202eelddim", "n" * 10_000]
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.chdir(tmp_path)
+    for name, nodes in (("demo", NAMES), ("other", ["node-0"])):
+        run = SeenRun(tmp_path / "runs" / name, nodes, failing=3 if name == "demo" else None)
+        for number in range(1, 6):
+            run.round(loss=1 / number, accuracy=1 - 0.5 / number)
+        run.finish(failure="the disk was full" if name == "other" else None)
+        run.close()
+    yield tmp_path
+
+
+class Tags(HTMLParser):
+    """What a document is made of, and the texts in it."""
+
+    def __init__(self, document: str) -> None:
+        super().__init__()
+        self.tags, self.attributes, self.texts = list[str](), list[tuple[str, str | None]](), list[str]()
+        self.feed(document)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def test_the_report_stands_alone_and_shows_curves_nodes_pay_settings_and_versions(runs: Path) -> None:
+    assert cli.invoke(["report", "demo", "--out", "demo.html"]) == 0
+    document = Tags((runs / "demo.html").read_text())
+    assert not {"script", "link", "img", "iframe"} & set(document.tags)
+    assert not {"src", "href", "style", "onload"} & {name for name, _ in document.attributes}
+    charts = [value for name, value in document.attributes if name == "aria-label"]
+    assert charts == [
+        *("accuracy over rounds", "loss over rounds"),
+        *("bytes up a round", "length of a round", "updates a round"),
+    ]
+    assert document.tags.count("polyline") == 8
+    text = document.texts
+    assert NAMES[1] in text and NAMES[2] in text and "n" * 300 + "…" in text
+    assert {"training.rounds", "version of python", "3.11.7", "digits mlp", "excluded"} <= set(text)
+    assert any(cell.endswith(" MON") for cell in text)
+
+
+def test_a_report_without_a_name_is_written_beside_one(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.invoke(["report", "--format", "json"]) == 2, "there is no latest run"
+    assert cli.invoke(["report", "demo", "--format", "json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["written"] == "demo-report.html" and said["rounds"] == 5 and Path("demo-report.html").is_file()
+
+
+def test_runs_are_compared_side_by_side(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.invoke(["compare", "demo", "other", "--out", "both.html"]) == 0
+    shown = capsys.readouterr().out
+    loss = next(line.split() for line in shown.splitlines() if line.split()[:1] == ["loss"])
+    assert loss == ["loss", "0.2", "0.2"]
+    document = Tags((runs / "both.html").read_text())
+    assert "the disk was full" in "".join(document.texts)
+    assert ("aria-label", "loss over time") in document.attributes
+    assert document.tags.count("polyline") == 12
+
+
+@pytest.mark.parametrize("words", [["demo"], ["demo", "demo"], [f"run-{number}" for number in range(7)]])
+def test_what_cannot_be_compared_is_bad_usage(runs: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.invoke(["compare", *words]) == 2
+    assert "name 2 to 6 different ones" in capsys.readouterr().err
+
+
+def test_a_run_of_which_nothing_is_there_yet_is_reported_as_such(runs: Path) -> None:
+    (runs / "runs" / "fresh").mkdir()
+    assert cli.invoke(["report", "fresh"]) == 0
+    assert "No round has ended." in Path("fresh-report.html").read_text()
+
+
+def test_a_chart_holds_every_point_within_its_frame() -> None:
+    points = [(float(x), (-1.0) ** x * x * 1e6 if x % 7 else None) for x in range(5000)]
+    chart = line_chart("wild", [("a", points), ("b", [(3.0, 0.0)])], x_words=str, y_words=str)
+    places = [pair.split(",") for pair in chart.split('points="')[1].split('"')[0].split()]
+    assert 1000 <= len(places) <= 2000
+    assert all(64 <= float(x) <= 550 and 10 <= float(y) <= 184 for x, y in places)
+    assert line_chart("none", [("a", [(1.0, None)])], x_words=str, y_words=str) == ""
+    assert "polyline" in line_chart("one", [("a", [(1.0, 0.0)])], x_words=str, y_words=str)

@@ -1,0 +1,142 @@
+"""A run is read as it grows: log and books become what is shown, and nothing is shown twice."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from seen_runs import NOW_S, SeenRun
+
+from hypergpu_fl.dashboard.run_view import SILENT_S, RunView
+from hypergpu_fl.dashboard.segments import Segments
+
+
+def view_of(run: SeenRun) -> RunView:
+    view = RunView(run.folder, clock=lambda: NOW_S)
+    view.poll()
+    return view
+
+
+def test_closed_rounds_are_rows_with_loss_metrics_and_root(going_on: SeenRun) -> None:
+    rows = view_of(going_on).rounds
+    assert [row["round"] for row in rows] == [1, 2, 3]
+    assert rows[2]["loss"] == pytest.approx(1 / 3)
+    assert rows[2]["metrics"] == {"accuracy": pytest.approx(1 - 0.5 / 3)}
+    assert (rows[2]["selected"], rows[2]["arrived"], rows[2]["refused"]) == (5, 4, 1)
+    assert rows[2]["root"].startswith("0x") and len(rows[2]["root"]) == 66
+    assert rows[2]["seconds"] == pytest.approx(3.0) and rows[2]["took_s"] == pytest.approx(1.0)
+
+
+def test_a_new_round_is_added_and_the_others_stay(going_on: SeenRun) -> None:
+    view = view_of(going_on)
+    before = list(view.rounds)
+    assert not view.poll(), "nothing was added"
+    going_on.begin()
+    assert view.poll()
+    assert view.summary()["open"] == {"round": 4, "started_s": 3.0, "deadline_s": 9.0, "sent": 5, "answered": 0}
+    assert {node["phase"] for node in view.nodes()} == {"downloading"}
+    going_on.end(loss=0.2, accuracy=0.9)
+    assert view.poll()
+    assert view.rounds[:3] == before and view.rounds[3]["metrics"] == {"accuracy": 0.9}
+    assert view.summary()["open"] is None
+
+
+def test_reading_bit_by_bit_gives_what_reading_at_once_gives(going_on: SeenRun, tmp_path: Path) -> None:
+    whole = (going_on.folder / "events.jsonl").read_bytes()
+    shutil.copytree(going_on.folder, tmp_path / "copy")
+    log = tmp_path / "copy" / "events.jsonl"
+    log.write_bytes(b"")
+    view = RunView(tmp_path / "copy", clock=lambda: NOW_S)
+    for end in range(0, len(whole), 97):
+        log.write_bytes(whole[:end])
+        view.poll()
+    log.write_bytes(whole)
+    view.poll()
+    at_once = view_of(going_on)
+    assert view.epoch == 0
+    assert view.rounds == at_once.rounds
+    assert view.nodes() == at_once.nodes()
+
+
+def test_a_past_round_is_shown_as_it_was(going_on: SeenRun) -> None:
+    view, earned = view_of(going_on), going_on.earned()
+    before = view.round(2)
+    going_on.round(loss=0.1, accuracy=0.95)
+    view.poll()
+    assert view.round(2) == before
+    assert before is not None and before.loss == pytest.approx(0.5)
+    assert [work.verdict for work in before.works].count("refused") == 1
+    assert sum(work.weight or 0 for work in before.works) == pytest.approx(1)
+    assert view.pay_upto(3) == earned
+    assert sum(view.pay_upto(2).values()) < sum(earned.values())
+    assert view.round(9) is None and view.round(0) is None
+
+
+def test_nodes_have_their_pay_their_health_in_words_and_come_in_the_order_of_numbers(going_on: SeenRun) -> None:
+    nodes = view_of(going_on).nodes()
+    names = [node["name"] for node in nodes]
+    assert names.index("node-9") < names.index("node-10")
+    assert {node["name"]: int(node["wei"]) for node in nodes if int(node["wei"])} == going_on.earned()
+    bad = next(node for node in nodes if node["name"] == "node-9")
+    assert bad["state"] == "excluded" and "shut out for 60 s more" in bad["reason"]
+    assert {node["state"] for node in nodes if node is not bad} == {"sound"}
+    assert bad["phase"] == "waiting" and bad["verdict"] == "refused"
+
+
+def test_a_log_that_was_cut_back_is_read_anew(going_on: SeenRun) -> None:
+    view = view_of(going_on)
+    log = going_on.folder / "events.jsonl"
+    whole = log.read_bytes()
+    log.write_bytes(whole[: view._log.starts[2]])
+    assert view.poll() and view.epoch == 1
+    view.poll()
+    assert len(view.rounds) == 2
+
+
+def test_what_happened_is_told_newest_first(going_on: SeenRun) -> None:
+    happenings = view_of(going_on).happenings()
+    assert [h.kind for h in happenings] == ["excluded", "refused", "refused", "refused", *["joined"] * 5]
+    assert [h.round for h in happenings[:4]] == [3, 3, 2, 1]
+    assert happenings[1].node == "node-9" and "onerror" in happenings[1].text
+
+
+@pytest.mark.parametrize("failure", [None, 'nothing counted: "quoted"'])
+def test_a_run_that_has_ended_says_how(going_on: SeenRun, failure: str | None) -> None:
+    going_on.finish(failure=failure)
+    summary = view_of(going_on).summary()
+    assert summary["state"] == ("failed" if failure else "completed") and summary["failure"] == failure
+
+
+def test_a_run_without_a_line_for_long_is_not_called_running(going_on: SeenRun) -> None:
+    now_s = time.time()
+    for passed_s, state in ((0.0, "running"), (SILENT_S + 60, "silent")):
+        view = RunView(going_on.folder, clock=lambda now_s=now_s + passed_s: now_s)  # type: ignore[misc]
+        view.poll()
+        assert view.summary()["state"] == state
+
+
+def test_a_folder_without_a_log_is_a_run_that_waits(tmp_path: Path) -> None:
+    view = RunView(tmp_path)
+    assert not view.poll()
+    assert view.summary()["state"] == "waiting" and view.nodes() == [] and view.happenings() == []
+
+
+def test_a_node_cannot_begin_a_round_by_what_it_says(tmp_path: Path) -> None:
+    run = SeenRun(tmp_path / "run", ['","kind":"round due"}', "node-1"])
+    run.round(loss=1.0, accuracy=0.1)
+    run.close()
+    log = Segments(run.folder / "events.jsonl")
+    log.grow()
+    assert len(log.starts) == 1 and log.names == run.names
+
+
+def test_who_watches_loads_neither_torch_nor_flower() -> None:
+    code = (
+        "import sys; import hypergpu_fl.dashboard.run_view, hypergpu_fl.dashboard.screen; "
+        "print([m for m in ('torch', 'flwr', 'web3', 'sqlalchemy') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,0 +1,180 @@
+"""Rounds are priced by what really entered the model: late and quantised updates, other optimisers, robust rules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hypergpu_fl.codec.encoder import encode
+from hypergpu_fl.codec.payload import CodecPayload
+from hypergpu_fl.ledger.blobs import Blobs
+from hypergpu_fl.ledger.contribution import Contribution, hash_blob
+from hypergpu_fl.ledger.pricing import Pricing
+from hypergpu_fl.pricing import Pricer, Scoring
+from hypergpu_fl.pricing.rounds import PricedRounds
+from hypergpu_fl.task.protocol import EvalResult
+from strategies.model.global_model import GlobalModel
+from strategies.model.layout import Layout
+from strategies.model.robust import RULES, aggregator
+from strategies.model.server_optimizer import ServerOptimizer
+from strategies.model.statistics import Statistics
+from strategies.outcome import Accepted, RoundOutcome
+
+P = 600
+LAYOUT = Layout.of({"w": np.zeros(P, dtype=np.float32)})
+CURVATURE = np.linspace(0.5, 1.5, P)
+
+
+class Bowl:
+    """A task with a quadratic loss around 1, whose values are known in closed form."""
+
+    def __init__(self) -> None:
+        self.at_P = np.zeros(P)
+
+    def arrays(self, model: torch.nn.Module) -> dict[str, np.ndarray]:
+        return {"w": self.at_P.astype(np.float32)}
+
+    def load(self, model: torch.nn.Module, arrays: dict[str, np.ndarray]) -> None:
+        self.at_P = arrays["w"].astype(np.float64)
+
+    def validate(self, model: torch.nn.Module, *, device: torch.device) -> EvalResult:
+        return EvalResult(1, self.loss(self.at_P))
+
+    @staticmethod
+    def loss(at_P: np.ndarray) -> float:
+        return float(CURVATURE @ (at_P - 1) ** 2) / P
+
+
+class Sloped(Bowl):
+    def gradient(self, model: torch.nn.Module, *, device: torch.device) -> dict[str, np.ndarray]:
+        return {"w": 2 * CURVATURE * (self.at_P - 1) / P}
+
+
+class Rounds:
+    """A server's model and pricer, and rounds that the test plays."""
+
+    def __init__(self, folder: Path, *, rule: str = "mean", optimizer: str = "fedavg", task: Any = None) -> None:
+        self.payload = CodecPayload(LAYOUT)
+        self.rule = rule
+        self.model = GlobalModel(LAYOUT, self.payload, ServerOptimizer(optimizer), averaging=True)
+        self.model.start(np.zeros(P, dtype=np.float32), {})
+        self.hashes = [self.model.hash]
+        self.folder = folder
+        self.task = task or Sloped()
+        self.pricer = self.opened("aumann_shapley")
+        self.number = 0
+
+    def opened(self, scoring: Scoring) -> Pricer:
+        return Pricer(
+            self.task, torch.nn.Identity(), LAYOUT, device=torch.device("cpu"), scoring=scoring, max_examples=10**6,
+            seed=0, blobs=Blobs(self.folder / "blobs"), decode=self.payload.decode,
+            rounds=PricedRounds(self.folder / "priced", last_round=getattr(self, "number", 0)),
+        )  # fmt: skip
+
+    def play(self, updates: list[tuple[str, np.ndarray]], *, level: str = "fp32", base: int = -1) -> tuple[Any, Any]:
+        """One round; returns its prices and the improvement of its plain step."""
+        self.number += 1
+        mean, accepted = aggregator(self.rule, P), []
+        statistics = Statistics(LAYOUT)
+        for index, (node, delta_P) in enumerate(updates):
+            blob = encode(level, delta_P.astype(np.float32), LAYOUT, {}, base=0)
+            update = self.payload.decode(blob)
+            mean.add(update, weight=0.5 + index, steps=1 + index)
+            statistics.add(update)
+            claim = Contribution(bytes(32), self.number, self.hashes[base], hash_blob(blob), 100, bytes(32))
+            held_out = self.pricer.measure(update, self.model.vector_P)
+            self.pricer.added(node, claim, blob, update, self.model.vector_P, held_out)
+            accepted.append(Accepted(index, node, index, 1, 0, 0, 1 + index, 100, 0, 1 / len(updates), {}))
+        before_P, before = self.model.vector_P, self.model.hash
+        assert self.model.step(mean, statistics, version=self.number)
+        self.hashes.append(self.model.hash)
+        step = self.model.take_step()
+        assert step is not None
+        outcome = RoundOutcome(
+            self.number, 0, 1, [], accepted, [], 0, 0, 0, before, self.model.hash, self.model.average_P, {}, step=step
+        )
+        moved_P = before_P.astype(np.float64) + step.moved_P
+        return self.pricer.priced(outcome), self.task.loss(before_P.astype(np.float64)) - self.task.loss(moved_P)
+
+
+def honest(seed: int, count: int = 4) -> list[tuple[str, np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    return [(f"node {i}", 0.1 * rng.random(P) + 0.05 * rng.standard_normal(P)) for i in range(count)]
+
+
+def learning(number: int, count: int = 4) -> list[tuple[str, np.ndarray]]:
+    """What nodes find out in a round: something new in every round, each in places of its own besides."""
+    rng = np.random.default_rng(number)
+    new_P = (np.arange(P) // 50 == number).astype(float)
+    return [(f"node {i}", 0.3 * new_P * rng.random(P) + 0.01 * rng.standard_normal(P)) for i in range(count)]
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+@pytest.mark.parametrize("level", ["fp32", "int8", "top8"])
+@pytest.mark.parametrize("optimizer", ["fedavg", "fedadam"])
+def test_values_sum_to_what_the_rounds_plain_step_improved(
+    tmp_path: Path, rule: str, level: str, optimizer: str
+) -> None:
+    rounds = Rounds(tmp_path, rule=rule, optimizer=optimizer)
+    for seed in range(3):
+        prices, improvement = rounds.play(honest(seed), level=level)
+        pricing: Pricing = prices.pricing
+        assert sum(c.value for c in pricing.contributions) / 1e9 == pytest.approx(improvement, rel=1e-3, abs=1e-6)
+        assert pricing.loss_before is not None and pricing.loss_after is not None
+        assert (pricing.loss_before - pricing.loss_after) / 1e9 == pytest.approx(improvement, rel=1e-3, abs=1e-6)
+        assert pricing.movements == seed
+
+
+def test_who_sends_back_the_models_movement_is_paid_nothing_and_others_are(tmp_path: Path) -> None:
+    rounds = Rounds(tmp_path)
+    for number in range(9):
+        before_P = rounds.model.vector_P
+        rounds.play(learning(number))
+        movement_P = rounds.model.vector_P - before_P
+    prices, _ = rounds.play([*learning(9), ("copier", movement_P)])
+    *others, copier = prices.scores
+    assert min(others) > 0 and abs(copier) < 0.01 * min(others)
+    assert prices.pricing.contributions[-1].value > 0  # it did help: that is why it was worth trying
+
+
+def test_a_late_update_is_not_blamed_for_what_others_found_since(tmp_path: Path) -> None:
+    scores = {}
+    for base in (-1, 0):
+        rounds = Rounds(tmp_path / str(base))
+        for _ in range(3):
+            rounds.play(honest(0))
+        prices, _ = rounds.play(honest(0), base=base)
+        scores[base] = sum(prices.scores)
+    assert scores[0] > 0 and scores[0] > 2 * abs(scores[-1])
+
+
+def test_a_resumed_run_prices_as_one_that_was_never_stopped(tmp_path: Path) -> None:
+    straight, stopped = Rounds(tmp_path / "straight"), Rounds(tmp_path / "stopped")
+    for seed in range(3):
+        for rounds in (straight, stopped):
+            rounds.play(honest(seed))
+    stopped.pricer = stopped.opened("aumann_shapley")
+    copied = [*honest(2)[:2], *honest(5)[2:]]  # two of the round before, sent by others
+    renamed = [(f"other {name}", delta_P) for name, delta_P in copied]
+    assert straight.play(renamed)[0] == stopped.play(renamed)[0]
+
+
+def test_a_round_that_was_lost_leaves_nothing_behind(tmp_path: Path) -> None:
+    rounds = Rounds(tmp_path)
+    for seed in range(2):
+        rounds.play(honest(seed))
+    rounds.number = 1
+    again = PricedRounds(tmp_path / "priced", last_round=1)
+    assert len(again.path(2, np.ones(P, dtype=np.float32), bytes(32)).movements) == 1
+    assert {entry.round for entry in again.shared_work.known} == {1}
+
+
+def test_a_task_without_gradients_is_priced_by_the_shapley_value_and_the_books_say_so(tmp_path: Path) -> None:
+    rounds = Rounds(tmp_path, task=Bowl())
+    prices, improvement = rounds.play(honest(0))
+    assert prices.pricing.scoring == "shapley/1"
+    assert sum(prices.scores) > 0 and improvement > 0

@@ -1,0 +1,153 @@
+"""The log of a run tells the whole story: what was altered in it is found, and it goes on only from where it was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from played_rounds import played, reading
+
+from strategies.errors import BadLine, OutOfOrder
+from strategies.event_log import EventLog, Mark
+from strategies.round.events import (
+    Answered,
+    Diverged,
+    Ended,
+    Failed,
+    Joined,
+    Published,
+    Sent,
+)
+from strategies.round.lines import as_json
+from strategies.round.replay import first_gap, replay
+from strategies.round.step import step
+from strategies.selection import POLICIES
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_folding_the_log_of_a_run_gives_every_command_and_the_state_again(policy: str, mode: str) -> None:
+    run = played(policy, mode=mode)
+    again = replay(run.lines)
+    assert again.difference is None and again.broken is None and again.rounds == 6
+    assert again.state is not None and again.state.json() == run.state.json()
+    assert again.commands == len(run.commands)
+
+
+def test_a_replay_stops_where_it_is_told_to() -> None:
+    run = played()
+    upto = replay(run.lines, upto=2)
+    assert upto.rounds == 2 and upto.state is not None and upto.state.round == 2
+    assert 0 < upto.events < replay(run.lines).events
+
+
+def altered(lines: list[bytes], kind: str, old: str, new: str) -> tuple[list[bytes], int]:
+    """The lines with one number of the third event of a kind changed by hand, and which line that is."""
+    where = [i for i, line in enumerate(lines) if f'"kind":"{kind}"}},"commands"'.encode() in line][2]
+    changed = lines[where].replace(old.encode(), new.encode(), 1)
+    assert changed != lines[where]
+    return [*lines[:where], changed, *lines[where + 1 :]], where
+
+
+def test_a_number_altered_by_hand_is_found_by_the_first_command_that_follows_from_it() -> None:
+    lines, where = altered(played().lines, "answered", '"norm":1.0', '"norm":1e9')
+    found = replay(lines)
+    assert found.broken == where and found.difference is not None and found.difference.line >= where
+    assert "is recorded as" in str(found.difference)
+
+
+def test_an_altered_number_from_which_nothing_follows_is_found_by_its_hash() -> None:
+    lines, where = altered(played().lines, "evaluated", '"loss":0.33', '"loss":0.34')
+    found = replay(lines)
+    assert found.difference is None and found.broken == where
+
+
+def test_an_altered_command_is_named_with_both_values() -> None:
+    lines = played().lines
+    where = next(i for i, line in enumerate(lines) if b'"kind":"add"' in line)
+    lines[where] = lines[where].replace(b'"staleness":0', b'"staleness":1')
+    difference = replay(lines).difference
+    assert difference is not None and (difference.line, difference.recorded, difference.folded) == (where, 1, 0)
+    assert difference.place == "commands[0].staleness"
+
+
+def test_reals_may_differ_by_what_processors_differ_and_the_recorded_one_is_carried_on() -> None:
+    assert first_gap([{"weight": 0.1}], [{"weight": 0.1 + 1e-12}]) is None
+    assert first_gap([{"weight": 0.1}], [{"weight": 0.1 + 1e-6}]) is not None
+    assert first_gap([1, "a"], [1, "b"]) == ("commands[1]", "a", "b")
+    assert first_gap([1], [1.0]) is not None and first_gap([True], [1]) is not None
+    run = played(rounds=1)
+    where = next(i for i, line in enumerate(run.lines) if b'"kind":"add"' in line)
+    weight = json.loads(run.lines[where])["commands"][0]["weight"]
+    run.lines[where] = run.lines[where].replace(repr(weight).encode(), repr(weight + 1e-13).encode())
+    found = replay(run.lines)
+    assert found.difference is None and found.state is not None
+    assert found.state.accounts.paid.tolist() != run.state.accounts.paid.tolist()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"null",
+        b'{"n":0}',
+        b'{"n":1,"event":{"kind":"joined"},"commands":[],"hash":"x"}',
+        b"\xff\xfe",
+    ],
+)
+def test_what_is_no_line_of_a_log_is_refused(text: bytes) -> None:
+    with pytest.raises(BadLine):
+        replay([text + b"\n"])
+
+
+def test_a_last_line_that_was_cut_off_is_left_out() -> None:
+    lines = played(rounds=2).lines
+    assert replay([*lines, lines[-1][:20]]).left_over == 20
+
+
+def test_an_event_out_of_its_order_is_refused_and_changes_nothing() -> None:
+    run = played(rounds=2)
+    before = run.state.json()
+    for event in (Ended(1.0), Answered(1.0, 0, reading(0)), Failed(1.0, 0, "x"), Diverged(1.0), Sent(1.0, (), ())):
+        with pytest.raises(OutOfOrder):
+            step(run.state, event)
+    assert run.state.json() == before
+
+
+def test_a_log_goes_on_after_a_mark_and_what_came_after_it_is_cut_off(tmp_path: Path) -> None:
+    path, run = tmp_path / "events.jsonl", played(rounds=1)
+    log = EventLog(path, run.state.rules)
+    log.append(Published(0.0, "00" * 32, 1.0), [])
+    mark = log.sync()
+    log.append(Joined(0.0, "node-lost", 1), [])
+    log.sync()
+    log.close()
+    again = EventLog(path, run.state.rules, after=mark)
+    again.append(Joined(0.0, "node-0", 1), [])
+    again.sync()
+    again.close()
+    found = replay(path.read_bytes().splitlines(keepends=True))
+    assert found.broken is None and found.lines == 4
+    assert found.state is not None and found.state.fleet.names == ["node-0"]
+    path.write_bytes(path.read_bytes()[: mark.bytes - 5])
+    with pytest.raises(BadLine, match="does not hold the 2 lines"):
+        EventLog(path, run.state.rules, after=mark)
+
+
+def test_a_log_of_another_run_is_not_gone_on_with(tmp_path: Path) -> None:
+    path, run = tmp_path / "events.jsonl", played(rounds=1)
+    log = EventLog(path, run.state.rules)
+    log.append(Published(0.0, "00" * 32, 1.0), [])
+    mark = log.sync()
+    log.close()
+    with pytest.raises(BadLine):
+        EventLog(path, run.state.rules, after=Mark(mark.lines, mark.bytes, "0" * 64))
+
+
+def test_every_line_says_no_more_than_what_happened() -> None:
+    run = played(mode="async")
+    assert as_json(run.commands) and all(b"\n" not in line[:-1] for line in run.lines)
+    assert sum(map(len, run.lines)) / len(run.lines) < 1200

@@ -1,0 +1,139 @@
+"""A node whose task is not the server's is told so at its hello, with what differs and both sides of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from hypergpu_fl.config import Training
+from hypergpu_fl.errors import TaskError
+from hypergpu_fl.server.enrolment import SameTask, differences
+from hypergpu_fl.task import TorchTask, fresh_model, full_identity, load_task
+from strategies.errors import Refused
+from strategies.wire import Hello
+
+Identity = dict[str, str]
+
+
+class Plain(TorchTask):
+    body = 1.0
+    tokenizer = "byte"
+
+    def model(self) -> nn.Module:
+        model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+        nn.init.constant_(model[0].weight, self.body)
+        model[0].requires_grad_(False)
+        return model
+
+    def data(self, partition: int | None) -> Any:
+        return torch.ones(4, 3), torch.ones(4)
+
+    def loss(self, model: nn.Module, batch: Any) -> Any:
+        return model(batch[0]).mean()
+
+    def identity(self) -> Mapping[str, str]:
+        return {**super().identity(), "tokenizer": self.tokenizer}
+
+
+def own(**changes: Any) -> Callable[[Path], Identity]:
+    """Identity of a task of one's own with these changes."""
+
+    def identity(folder: Path) -> Identity:
+        task = type("Plain", (Plain,), changes)(Training())
+        return full_identity(task, fresh_model(task, 0))
+
+    return identity
+
+
+def model(make: Callable[[], nn.Module]) -> Callable[[Path], Identity]:
+    return own(model=lambda self: make())
+
+
+def images(*classes: str, **settings: Any) -> Callable[[Path], Identity]:
+    """Identity of the built-in task over a folder of these classes."""
+
+    def identity(folder: Path) -> Identity:
+        for part in ("train", "test"):
+            for name in classes:
+                (folder / "own" / part / name).mkdir(parents=True)
+                for number in range(3):
+                    Image.new("L", (8, 8), number).save(folder / "own" / part / name / f"{number}.png")
+        training = Training(dataset="folder", data_root=str(folder / "own"), num_nodes=1, **settings)
+        task = load_task(training, cache=folder / "cache", simulated=False)
+        return full_identity(task, fresh_model(task, 0))
+
+    return identity
+
+
+def digits(**settings: Any) -> Callable[[Path], Identity]:
+    def identity(folder: Path) -> Identity:
+        task = load_task(Training(num_nodes=1, **settings), cache=folder)
+        return full_identity(task, fresh_model(task, 0))
+
+    return identity
+
+
+OTHER: dict[str, tuple[Callable[[Path], Identity], Callable[[Path], Identity], tuple[str, ...]]] = {
+    # server, node, and what the refusal names
+    "class names": (
+        images("cat", "dog"),
+        images("bee", "cat"),
+        ("classes: 'bee, cat' there, 'cat, dog' at the server",),
+    ),
+    "tokenizer": (own(), own(tokenizer="bpe"), ("tokenizer: 'bpe' there, 'byte' at the server",)),
+    "frozen weights": (own(), own(body=1.0000001), ("frozen weights: '",)),
+    "task version": (own(), own(version="2"), ("task version: '2' there, '1' at the server",)),
+    "normalisation": (digits(), images("cat", "dog"), ("normalisation: '3x64x64", "'1x8x8")),
+    "model": (
+        digits(model_architecture="mlp"),
+        digits(model_architecture="simple_cnn"),
+        ("model: '", "arrays: '", "float32[128, 64]"),
+    ),
+    # of the same kind
+    "one more class": (images("cat", "dog"), images("cat", "dog", "emu"), ("'cat, dog, emu' there", "float32[3, ")),
+    "a wider layer": (
+        model(lambda: nn.Linear(3, 2)),
+        model(lambda: nn.Linear(3, 4)),
+        ("weight float32[4, 3]", "weight float32[2, 3]"),
+    ),
+    "a parameter of another name": (
+        model(lambda: nn.Sequential(nn.Linear(3, 2))),
+        model(lambda: nn.ModuleDict({"head": nn.Linear(3, 2)})),
+        ("head.weight float32[2, 3]", "0.weight float32[2, 3]"),
+    ),
+    "batch for group normalisation": (
+        digits(model_architecture="resnet18", normalization="group"),
+        digits(model_architecture="resnet18", normalization="batch"),
+        ("running_mean",),
+    ),
+    "a layer more of fifty": (
+        model(lambda: nn.Sequential(*[nn.Linear(2, 2) for _ in range(50)])),
+        model(lambda: nn.Sequential(*[nn.Linear(2, 2) for _ in range(40)], nn.Linear(2, 2, bias=False))),
+        ("in 81 arrays", "in 100 arrays"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("ours", "theirs", "named"), OTHER.values(), ids=OTHER)
+def test_a_node_that_would_train_something_else_is_refused_with_both_sides(
+    ours: Callable[[Path], Identity], theirs: Callable[[Path], Identity], named: tuple[str, ...], tmp_path: Path
+) -> None:
+    server, node = ours(tmp_path / "server"), theirs(tmp_path / "node")
+    with pytest.raises(Refused) as caught:
+        SameTask(server).vet(Hello(0, 6, identity=node))
+    assert all(text in caught.value.detail for text in named), caught.value.detail
+    assert differences(server, ours(tmp_path / "again")) == ""
+
+
+def test_classes_that_differ_between_parts_of_one_folder_are_refused(tmp_path: Path) -> None:
+    for group in ("train/cat", "train/fox", "test/cat", "test/dog"):
+        (tmp_path / group).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / group / "0.png")
+    with pytest.raises(TaskError, match="train/ alone has fox; test/ alone has dog"):
+        load_task(Training(dataset="folder", data_root=str(tmp_path)), cache=tmp_path / "cache")

@@ -32,7 +32,10 @@ def nodes(run: Run = "latest", runs: Runs = None, format: FormatOption = Format.
     """
     folder = find_run(root_of(runs), run)
     if not (folder / "run.db").is_file():
-        raise RunNotFound(f"{folder.name} has no database yet", "wait for its first round")
+        raise RunNotFound(
+            f"{folder.name} has no database yet",
+            "wait for its first round; of a run that has ended, see what its folder still has",
+        )
     from hypergpu_fl.server.node_rounds import last_rows
 
     records, last = registered(folder), last_rows(folder)

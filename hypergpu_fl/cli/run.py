@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -181,9 +182,15 @@ def check_status(submission: Submission, status: str, details: str, folder: Path
     if status == COMPLETED:
         return
     log = redact(submission.log())
-    (folder / "flower.log").write_text(log, encoding="utf-8")
     cause, remedy = root_cause(log) or (details, "")
-    raise RunFailed(f"run {folder.name} ended as {status}: {cause}", remedy or f"see {folder / 'flower.log'}")
+    kept = folder / "flower.log"
+    try:
+        kept.write_text(log, encoding="utf-8")
+    except OSError as error:  # such as a full disk, which is probably why the run failed
+        remedy = remedy or f"{kept} could not be written either: {error.strerror}"
+    if os.strerror(errno.ENOSPC) in cause:
+        remedy = f"make room where the run's folder lies; then `hypergpu run --resume {folder.name}` goes on"
+    raise RunFailed(f"run {folder.name} ended as {status}: {cause}", remedy or f"see {kept}")
 
 
 def conclude(folder: Path, name: str, format: Format) -> None:

@@ -39,6 +39,8 @@ class Roster:
         Row of every Flower id that has answered.
     unfit : dict of int to str
         Why nodes that answered cannot take part, by Flower's id. They are asked again every round.
+    unfit_names : dict of int to str
+        What those nodes call themselves, by the same ids.
     node_ids : dict of int to int
         Present Flower id of each connected row.
     owners : dict of str to str
@@ -47,6 +49,7 @@ class Roster:
 
     rows: dict[int, int] = field(default_factory=dict)
     unfit: dict[int, str] = field(default_factory=dict)
+    unfit_names: dict[int, str] = field(default_factory=dict)
     node_ids: dict[int, int] = field(default_factory=dict)
     owners: dict[str, str] = field(default_factory=dict)
 
@@ -157,6 +160,7 @@ class Roster:
         if self.unfit.get(node_id) != why:  # said once
             log.warning("%s cannot take part: %s", name, why)
             self.unfit[node_id] = why
+            self.unfit_names[node_id] = name
 
     def _ids(self, rows_N: Bools) -> set[int]:
         """Flower's ids of these rows."""

@@ -8,6 +8,7 @@ and an exit code; a traceback appears only with ``--debug``.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -128,7 +129,7 @@ def invoke(arguments: Sequence[str]) -> int:
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "hypergpu"
         cause, near, guess = error.format_message().partition("id you mean ")
-        remedy = f"d{near}{guess}" if near else f"see `{path} --help`"
+        remedy = f"d{near}{guess}" if near else _option_meant(error, cause) or f"see `{path} --help`"
         return _fail([Fault(cause.rstrip("D;d. "), remedy)], 2, debug)
     except click.ClickException as error:
         return _fail([Fault(error.format_message(), "see `hypergpu --help`")], error.exit_code, debug)
@@ -146,6 +147,13 @@ def invoke(arguments: Sequence[str]) -> int:
     except Exception as error:  # noqa: BLE001 - the last resort: two lines instead of a traceback
         return _unexpected(error, debug)
     return 0
+
+
+def _option_meant(error: click.UsageError, cause: str) -> str:
+    """Remedy for a configuration that was given as an argument to a command that takes it as an option."""
+    found = re.search(r"unexpected extra argument \((\S+\.(?:toml|json))\)", cause)
+    options = [option for parameter in error.ctx.command.params for option in parameter.opts] if error.ctx else []
+    return f"did you mean '--config {found[1]}'?" if found and "--config" in options else ""
 
 
 def _unexpected(error: Exception, debug: bool) -> int:

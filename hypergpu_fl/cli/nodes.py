@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -12,6 +14,8 @@ from hypergpu_fl.cli.names import registered
 from hypergpu_fl.cli.options import Run, Runs, root_of
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.errors import RunNotFound
+from hypergpu_fl.output import printable
+from hypergpu_fl.redaction import redact
 from hypergpu_fl.runs import find_run
 
 if TYPE_CHECKING:
@@ -28,7 +32,10 @@ def nodes(run: Run = "latest", runs: Runs = None, format: FormatOption = Format.
     """
     folder = find_run(root_of(runs), run)
     if not (folder / "run.db").is_file():
-        raise RunNotFound(f"{folder.name} has no database yet", "wait for its first round")
+        raise RunNotFound(
+            f"{folder.name} has no database yet",
+            "wait for its first round; of a run that has ended, see what its folder still has",
+        )
     from hypergpu_fl.server.node_rounds import last_rows
 
     records, last = registered(folder), last_rows(folder)
@@ -37,6 +44,18 @@ def nodes(run: Run = "latest", runs: Runs = None, format: FormatOption = Format.
         format,
         title=f"{len(records)} nodes of {folder.name}",
     )
+    if format is Format.DEFAULT:
+        for reason in _turned_away(folder):
+            typer.echo(f"could not take part: {printable(redact(reason))}")
+
+
+def _turned_away(folder: Path) -> list[str]:
+    """Why nodes could not take part, by name; known when the run has ended where this is."""
+    try:
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [str(reason) for reason in (report.get("unfit") or {}).values()]
 
 
 def _row(record: NodeRecord, last: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,6 +37,12 @@ def overrides(settings: Sequence[str] | None) -> dict[str, str]:
     return flat
 
 
+def unread(config: Path | None) -> str:
+    """Warning that a configuration lies here which nobody named, as `hypergpu init` writes it; empty if none does."""
+    here = next((name for name in ("config.toml", "config.json") if not config and Path(name).is_file()), "")
+    return here and f"warning: {here} lies here but is not read; --config {here} reads it"
+
+
 def root_of(runs: Path | None) -> Path:
     """Root of the runs: ``--runs``, else ``HYPERGPU_RUNS``, else ``./runs``."""
     return runs_root(System(runs_dir=str(runs) if runs else ""), os.environ)

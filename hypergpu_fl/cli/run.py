@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from hypergpu_fl.cli.dashboard import beside
 from hypergpu_fl.cli.deployed import deploy
 from hypergpu_fl.cli.follow import Tail, worth_showing
 from hypergpu_fl.cli.live import on_screen
-from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides
+from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides, unread
 from hypergpu_fl.cli.preflight import check_before_start
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.cli.resuming import check_unchanged, keep, layers_of
@@ -100,6 +101,8 @@ def run(
     def say(text: str) -> None:
         typer.echo(printable(redact(text)), err=format is Format.JSON)
 
+    if not resumed and (warning := unread(config)):
+        typer.echo(warning, err=True)
     with stoppable(), app_with_task(source, effective.training) as bundled:
         if not superlink and sys.stderr.isatty():
             typer.echo(f"trying {effective.training.title} on one batch", err=True)
@@ -179,9 +182,15 @@ def check_status(submission: Submission, status: str, details: str, folder: Path
     if status == COMPLETED:
         return
     log = redact(submission.log())
-    (folder / "flower.log").write_text(log, encoding="utf-8")
     cause, remedy = root_cause(log) or (details, "")
-    raise RunFailed(f"run {folder.name} ended as {status}: {cause}", remedy or f"see {folder / 'flower.log'}")
+    kept = folder / "flower.log"
+    try:
+        kept.write_text(log, encoding="utf-8")
+    except OSError as error:  # such as a full disk, which is probably why the run failed
+        remedy = remedy or f"{kept} could not be written either: {error.strerror}"
+    if os.strerror(errno.ENOSPC) in cause:
+        remedy = f"make room where the run's folder lies; then `hypergpu run --resume {folder.name}` goes on"
+    raise RunFailed(f"run {folder.name} ended as {status}: {cause}", remedy or f"see {kept}")
 
 
 def conclude(folder: Path, name: str, format: Format) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hypergpu_fl.cli.options import ConfigFile, Overrides, overrides
+from hypergpu_fl.cli.options import ConfigFile, Overrides, overrides, unread
 from hypergpu_fl.cli.render import Format, FormatOption, cell, render
 from hypergpu_fl.config import environment, load
 
@@ -50,6 +51,8 @@ def check(
     effective = load(config, given, environment(os.environ)).config
     sys.path.insert(0, os.getcwd())  # where `hypergpu run` looks for the user's own modules first
     began_s = time.monotonic()
+    if warning := unread(config):
+        typer.echo(warning, err=True)
     if format is Format.DEFAULT:
         typer.echo(f"trying {effective.training.title}: data, two steps, evaluation", err=True)
 
@@ -85,6 +88,8 @@ _COLUMNS = {
 def summary(title: str, checked: Checked) -> dict[str, Any]:
     """What was tried, and what came of it."""
     trained, unit = checked.trial.trained, checked.task.unit
+    figures = {"trained": trained.metrics, "held_out": checked.held_out.named, "validation": checked.validation.named}
+    odd = [f"{part} {name}" for part, named in figures.items() for name in named if not math.isfinite(named[name])]
     return {
         "task": title,
         "identity": {name: text for name, text in checked.identity.items() if name != "arrays"},
@@ -93,7 +98,8 @@ def summary(title: str, checked: Checked) -> dict[str, Any]:
         "trained": {"steps": trained.steps, unit: trained.count, "loss": trained.loss} | dict(trained.metrics),
         "held_out": {unit: checked.held_out.count, **checked.held_out.named},
         "validation": {unit: checked.validation.count, **checked.validation.named},
-        "passed": "arrays come back as they went; steps change the weights, twice alike; every figure is finite",
+        "passed": "arrays come back as they went; steps change the weights, twice alike; "
+        + (f"not finite: {', '.join(odd)}" if odd else "every figure is finite"),
     }
 
 

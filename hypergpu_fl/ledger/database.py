@@ -177,7 +177,15 @@ def connect(location: Path | str) -> Engine:
 
 
 def _named(error: BaseException, location: Path | str) -> LedgerError | None:
-    if "database is locked" not in str(error):
+    text = str(error)
+    if "readonly database" in text or "unable to open database file" in text:
+        return LedgerError(
+            f"{location} cannot be opened: SQLite writes into its folder even to read",
+            "mend the rights of file and folder, or copy the folder to where you may write",
+        )
+    if "disk is full" in text:
+        return LedgerError(f"no space is left on the disk of {location}", "make room, and do it again")
+    if "database is locked" not in text:
         return None
     return LedgerError(
         f"{location} has been locked by another program for {LOCKED_LIMIT_S:.0f} s",

@@ -208,7 +208,10 @@ def run(
         chain=chain,
         max_abs_drift=drift,
         unit=task.unit,
-        unfit={str(node_id): reason for node_id, reason in strategy.roster.unfit.items()},
+        unfit={
+            str(node_id): f"{strategy.roster.unfit_names[node_id]}: {reason}"
+            for node_id, reason in strategy.roster.unfit.items()
+        },
         rows=rows,
         failure=failure.cause if failure else None,
         untrained_loss=untrained,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,7 +79,13 @@ def full_identity(task: Task, model: torch.nn.Module) -> dict[str, str]:
     from hypergpu_fl.task.state import arrays_text, frozen_hash, layout_text
 
     with user_code("asking the task for its identity"):
-        named = {str(name): str(value) for name, value in task.identity().items()}
+        identity = task.identity()
+        if not isinstance(identity, Mapping):
+            raise TaskError(
+                f"identity() returned an object of type {type(identity).__name__}",
+                'return texts by name, such as {**super().identity(), "tokenizer": "gpt2"}',
+            )
+        named = {str(name): str(value) for name, value in identity.items()}
     arrays = task.arrays(model)
     found = {**named, "model": layout_text(arrays), "arrays": arrays_text(arrays)}
     if frozen := frozen_hash(model):

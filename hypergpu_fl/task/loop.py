@@ -159,6 +159,8 @@ def fit(
             micro=micro,
             clip_norm=clip_norm,
         )
+    if not sums.units:
+        raise TaskError(f"{steps} steps hold nothing by count()", "let count(batch) return the units of a batch")
     return TrainResult(sums.units, steps, sums.loss / sums.units, sums.squared_loss / sums.units, clock() - began_s)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable
+from types import ModuleType
 from typing import Any
 
 from hypergpu_fl.errors import TaskError
@@ -37,17 +38,18 @@ def import_object(reference: str, field: str) -> Callable[..., Any]:
     except TaskError as error:
         missing = getattr(error.__cause__, "name", None)
         if isinstance(error.__cause__, ModuleNotFoundError) and f"{module}.".startswith(f"{missing}."):
+            whole = reference.replace(".py:", ":")
             raise TaskError(
                 f"{field} = {reference!r} cannot be imported: there is no module {missing!r} here",
-                "run in the folder that holds it, install it, or put it on PYTHONPATH",
+                f"leave out the ending: {whole}"
+                if whole != reference
+                else "run in the folder that holds it, install it, or put it on PYTHONPATH",
             ) from error
         raise
     try:
         found: object = getattr(loaded, name)
     except AttributeError as error:
-        raise TaskError(
-            f"{field} = {reference!r}: module {module} has no {name!r}", "name a callable of that module"
-        ) from error
+        raise TaskError(f"{field} = {reference!r}: module {module} has no {name!r}", _there_is(loaded)) from error
     lacking: list[str] = getattr(found, "unwritten", list)()
     if lacking:
         named = ", ".join(f"{method}()" for method in lacking)
@@ -55,3 +57,13 @@ def import_object(reference: str, field: str) -> Callable[..., Any]:
     if not callable(found):
         raise TaskError(f"{field} = {reference!r} is a {type(found).__name__}", "name a function or a class")
     return found
+
+
+def _there_is(module: ModuleType) -> str:
+    """The callables that a module defines itself, as a remedy."""
+    own = [
+        name
+        for name, found in vars(module).items()
+        if callable(found) and not name.startswith("_") and getattr(found, "__module__", "") == module.__name__
+    ]
+    return f"name a callable of that module: {', '.join(own[:9])}" if own else "name a callable of that module"

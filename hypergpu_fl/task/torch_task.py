@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from hypergpu_fl.config import Training
+from hypergpu_fl.config.faults import shown
 from hypergpu_fl.errors import TaskError
 from hypergpu_fl.task import batches
 from hypergpu_fl.task.batches import Rows, rows_of
@@ -255,15 +256,15 @@ class TorchTask:
             precision=precision_of(model, device) if self.mixed_precision else contextlib.nullcontext,
             micro=self._micro,
         )
-        return EvalResult(units, means["loss"], {str(name): float(v) for name, v in self.summary(means).items()})
+        summary = _tensors(self.summary(means), "summary()")
+        return EvalResult(units, means["loss"], {name: float(value) for name, value in summary.items()})
 
     @property
     def _evaluation_size(self) -> int:
         return self.evaluation_batch or EVALUATION_FACTOR * self.training.batch_size
 
     def _figures(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
-        found = {"loss": self.loss(model, batch), **self.metrics(model, batch)}
-        return {name: torch.as_tensor(value) for name, value in found.items()}
+        return {"loss": torch.as_tensor(self.loss(model, batch)), **_tensors(self.metrics(model, batch), "metrics()")}
 
     def _rows(self, part: int | str, device: torch.device) -> Rows:
         """Share on the device."""
@@ -288,6 +289,8 @@ class TorchTask:
         with user_code("reading the held-out data"), seeded(self.training.seed):
             own = self.validation()
             if part == "validation" and own is not None:
+                if not batches.length(own):
+                    raise TaskError("validation() returned no example", "return at least one, or leave it out")
                 return own
             held_out = self.data(None)
         if own is not None:
@@ -300,3 +303,21 @@ class TorchTask:
         count = max(1, min(VALIDATION_LIMIT, round(VALIDATION_SHARE * size)))
         drawn = np.random.default_rng(0).permutation(size)
         return batches.subset(held_out, np.sort(drawn[:count] if part == "validation" else drawn[count:]).tolist())
+
+
+def _tensors(figures: Any, returned_by: str) -> dict[str, Tensor]:
+    """Figures by name as tensors, whatever kind of number they are."""
+    if not isinstance(figures, Mapping):
+        raise TaskError(
+            f"{returned_by} returned {'nothing' if figures is None else f'an object of type {type(figures).__name__}'}",
+            'return figures by name, such as {"mae": mae}',
+        )
+    found = {}
+    for name, figure in figures.items():
+        try:
+            found[str(name)] = torch.as_tensor(figure)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TaskError(
+                f"{returned_by} returned {shown(figure)} as {str(name)[:100]!r}", "let every figure be a number"
+            ) from error
+    return found

@@ -109,7 +109,7 @@ def task_error(error: BaseException, doing: str) -> TaskError:
     lines = str(error).strip().splitlines() or [""]
     text = f"{type(error).__name__}: {lines[0]}".rstrip(": ")[:_LONGEST]
     where = place(error)
-    return TaskError(f"{where + ': ' if where else ''}{text} (while {doing})", _remedy(text))
+    return TaskError(f"{where + ': ' if where else ''}{text} (while {doing})", _remedy(text, where))
 
 
 def lacking(module: str, where: str = "") -> TaskError:
@@ -138,8 +138,10 @@ def _near(file: str) -> str:
     return str(path.relative_to(here)) if path.is_relative_to(here) else file
 
 
-def _remedy(text: str) -> str:
+def _remedy(text: str, where: str) -> str:
     for pattern, remedy in _REMEDIES:
         if re.search(pattern, text):
             return remedy
+    if not where:
+        return "compare what your methods take and return with docs/your-own-task.md"
     return "correct that line; `hypergpu task check` tries a task in seconds"

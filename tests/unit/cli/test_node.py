@@ -80,6 +80,9 @@ def test_the_registry_is_shown_in_the_units_that_people_read(
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["rtt_ms"], row["up_mbps"], row["success_rate"], row["device"]) == (200.0, 5.0, 0.75, "H100")
     assert row["last_seen"] == "2001-09-09T01:46:40+00:00"
+    (folder / "report.json").write_text(json.dumps({"unfit": {"7": "node-1: no file site-1.csv; name one"}}))
+    assert invoke(["nodes", "mine", *runs[:2]]) == 0
+    assert "could not take part: node-1: no file site-1.csv; name one" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

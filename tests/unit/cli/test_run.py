@@ -17,7 +17,7 @@ from hypergpu_fl.cli import run
 from hypergpu_fl.cli.render import Format
 from hypergpu_fl.cli.resuming import keep, layers_of
 from hypergpu_fl.config import Blockchain, Config, Network, Secrets, Training, load
-from hypergpu_fl.errors import UsageError
+from hypergpu_fl.errors import RunFailed, UsageError
 from hypergpu_fl.settlement import Settlement
 
 Command = Callable[..., tuple[int, str, str]]
@@ -194,3 +194,24 @@ def test_the_last_table_tells_what_was_learnt_and_sealed(tmp_path: Path, capsys:
     assert "no better than the untrained one" in capsys.readouterr().out
     run.conclude(tmp_path / "elsewhere", "demo", Format.DEFAULT)
     assert "where the SuperLink runs" in capsys.readouterr().out
+
+
+class Logged:
+    """A submission that ended with this log."""
+
+    def __init__(self, log: str) -> None:
+        self._log = log
+
+    def log(self) -> str:
+        return self._log
+
+
+def test_a_full_disk_is_told_as_such_even_where_the_log_finds_no_room_either(tmp_path: Path) -> None:
+    log = "Traceback (most recent call last):\n  File x\nOSError: [Errno 28] No space left on device\n"
+    for folder in (tmp_path, tmp_path / "gone"):
+        with pytest.raises(RunFailed, match="No space left on device") as caught:
+            run.check_status(Logged(log), "finished:failed", "", folder)  # type: ignore[arg-type]
+        assert caught.value.remedy.startswith("make room where the run's folder lies; then `hypergpu run --resume")
+    with pytest.raises(RunFailed) as caught:
+        run.check_status(Logged("nothing"), "finished:failed", "it died", tmp_path / "gone")  # type: ignore[arg-type]
+    assert "it died" in caught.value.cause and "could not be written either" in caught.value.remedy

@@ -136,3 +136,9 @@ def test_main_exits_with_the_code_of_the_command(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert caught.value.code == 0
+
+
+def test_a_configuration_given_as_an_argument_is_told_its_option(hypergpu: Command) -> None:
+    code, _, err = hypergpu("run", "mine.toml")
+    assert code == 2 and "remedy: did you mean '--config mine.toml'?" in err
+    assert "--config" not in hypergpu("init", "a", "mine.toml")[2]

@@ -143,3 +143,27 @@ def test_the_check_before_a_run_of_the_demo_takes_at_most_5_s_of_processor_beyon
     imported_s = used_s() - began_s
     assert try_apart(config, app_folder())["accuracy"] < 0.5
     assert used_s() - began_s - 2 * imported_s <= 5.0
+
+
+def test_a_file_named_with_its_ending_is_told_to_leave_it_out(project: str, hypergpu: Command) -> None:
+    code, _, err = hypergpu("task", "check", f"{project}.py:Line")
+    assert code == 2 and f"there is no module '{project}.py' here" in err
+    assert f"remedy: leave out the ending: {project}:Line" in err
+
+
+def test_a_configuration_that_lies_here_unread_is_mentioned(project: str, hypergpu: Command) -> None:
+    Path("config.toml").write_text(CONFIG.format(project))
+    _, _, err = hypergpu("task", "check", "no_such:Task")
+    assert "warning: config.toml lies here but is not read; --config config.toml reads it" in err
+    _, _, err = hypergpu("run", "--set", "training.task=no_such:Task")
+    assert "warning: config.toml lies here but is not read" in err
+    _, _, err = hypergpu("task", "check", "no_such:Task", "--config", "config.toml")
+    assert "not read" not in err
+
+
+def test_a_figure_that_is_not_finite_is_named_where_the_others_passed(project: str, hypergpu: Command) -> None:
+    lines = "\n    def metrics(self, model, batch):\n        return {'f1': float('nan')}\n"
+    Path(f"{project}.py").write_text(LINE + lines)
+    code, out, _ = hypergpu("task", "check", "--config", "run.toml", "--set", "network.codec=int8")
+    assert code == 0 and "every figure is finite" not in out
+    assert "not finite: trained f1, held_out f1, validation f1" in " ".join(out.split())

@@ -76,3 +76,20 @@ def test_a_file_that_another_program_locks_is_waited_for_and_then_named(
     timer.join()
     other.close()
     engine.dispose()
+
+
+def test_what_sqlite_cannot_open_write_or_hold_is_told_with_its_remedy(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match=r"run\.db cannot be opened") as caught:
+        database.connect(tmp_path / "no-folder" / "run.db").connect()
+    assert "mend the rights" in caught.value.remedy
+    engine = database.connect(tmp_path / "run.db")
+    with engine.connect() as connection:
+        connection.exec_driver_sql("CREATE TABLE filled (bytes)")
+        connection.exec_driver_sql("PRAGMA max_page_count=3")
+        with pytest.raises(LedgerError, match="no space is left on the disk") as caught:
+            connection.exec_driver_sql("INSERT INTO filled VALUES (zeroblob(100000))")
+        assert "make room" in caught.value.remedy
+        connection.exec_driver_sql("PRAGMA query_only=ON")
+        with pytest.raises(LedgerError, match=r"run\.db cannot be opened"):
+            connection.exec_driver_sql("INSERT INTO filled VALUES (1)")
+    engine.dispose()

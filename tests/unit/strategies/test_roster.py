@@ -115,6 +115,7 @@ def test_a_node_that_cannot_take_part_is_named_with_its_reason_and_joins_when_it
     def mend(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         if server_round == 3:
             assert engine.roster.unfit == {1007: "no module `rare`; pip install rare"}
+            assert engine.roster.unfit_names == {1007: "node-1"}
             broken.mended = True
         return None
 

@@ -120,3 +120,28 @@ class Holey(Line):
 def test_what_would_spoil_a_run_is_named_with_a_remedy(task: type[TorchTask], cause: str) -> None:
     found = refused(task)
     assert cause in found.cause and found.remedy
+
+
+@pytest.mark.parametrize(
+    ("method", "returned", "cause", "remedy"),
+    [
+        ("metrics", None, "metrics() returned nothing", "return figures by name"),
+        ("metrics", torch.ones(()), "metrics() returned an object of type Tensor", "return figures by name"),
+        ("metrics", {"f1": "good"}, "metrics() returned 'good' as 'f1'", "let every figure be a number"),
+        ("summary", None, "summary() returned nothing", "return figures by name"),
+        ("summary", {"f1": "good"}, "summary() returned 'good' as 'f1'", "let every figure be a number"),
+        ("identity", "mine", "identity() returned an object of type str", "return texts by name"),
+        ("count", 0, "2 steps hold nothing by count()", "the units of a batch"),
+        ("validation", torch.empty(0, 3), "validation() returned no example", "return at least one"),
+    ],
+)
+def test_what_a_method_returns_amiss_is_named_with_the_method(
+    method: str, returned: object, cause: str, remedy: str
+) -> None:
+    found = refused(type("Amiss", (Line,), {method: lambda *_: returned}))
+    assert cause in found.cause and remedy in found.remedy
+
+
+def test_no_line_is_to_be_corrected_where_none_is_known() -> None:
+    found = refused(type("Amiss", (Line,), {"clip_norm": "long"}))
+    assert "could not convert string to float: 'long'" in found.cause and "that line" not in found.remedy

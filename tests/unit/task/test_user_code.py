@@ -194,8 +194,8 @@ def test_a_file_that_is_not_there_is_told_where_nodes_look() -> None:
     ("figures", "cause", "remedy"),
     [
         ({"confusion": torch.zeros(3, 3)}, "'confusion' is a tensor of shape (3, 3)", "one number, or one an example"),
-        ({"name": "mine"}, "invalid data type 'str'", "numbers by name from metrics()"),
-        (None, "'NoneType' object", "a function without return"),
+        ({"name": "mine"}, "metrics() returned 'mine' as 'name'", "let every figure be a number"),
+        (None, "metrics() returned nothing", "return figures by name"),
     ],
 )
 def test_figures_that_are_none_are_told(figures: Any, cause: str, remedy: str) -> None:
@@ -308,7 +308,7 @@ def lazy(shape: Any, classes: int) -> nn.Module:
         ("import no_such_library\n", "mine.py:1: the module `no_such_library` is not installed here", "pip install"),
         ("x = 1\ndef Task(:\n", "mine.py:2: SyntaxError", "correct that line"),
         ("y = 1\nz = y / 0\n", "mine.py:2: ZeroDivisionError: division by zero", "correct that line"),
-        ("class Taks: ...\n", "has no 'Task'", "name a callable"),
+        ("class Taks: ...\n", "has no 'Task'", "name a callable of that module: Taks"),
     ],
 )
 def test_a_module_that_cannot_be_imported_names_its_line(

@@ -15,6 +15,7 @@ from hypergpu_fl.errors import CheckpointError, ConfigError
 from hypergpu_fl.server.best import Aim, best_round
 from hypergpu_fl.server.checkpoint import Best, Checkpoint, load, save, state_of
 from hypergpu_fl.server.report import Report
+from hypergpu_fl.settlement.reading import DATABASE
 from strategies.engine import Engine
 from strategies.errors import BadLine
 from strategies.event_log import FILE, EventLog, Mark
@@ -40,7 +41,18 @@ class Checkpointing:
     best: Best | None = None
 
     def closed(self, outcome: RoundOutcome, mark: Mark) -> None:
-        """Save the round, with how far the log of events has come."""
+        """Save the round, with how far the log of events has come.
+
+        Raises
+        ------
+        CheckpointError
+            If books or log are no longer in the folder. They could still be written to, and would be lost at the end.
+        """
+        if removed := [name for name in (DATABASE, FILE) if not (self.folder / name).exists()]:
+            raise CheckpointError(
+                f"{removed[0]} was removed from {self.folder} while the run went on",
+                f"leave a run's folder as it is; start anew with `hypergpu run --name {self.folder.name} --replace`",
+            )
         state, vectors = self.strategy.saved()
         report = self.report
         everything = {

@@ -119,6 +119,16 @@ def test_a_reply_that_its_node_did_not_sign_is_refused_and_the_round_goes_on(tmp
     assert len(report["history"]) == 3 and sum(entry["arrived"] for entry in report["history"]) > 0
 
 
+@pytest.mark.parametrize("name", ["run.db", "events.jsonl"])
+def test_a_run_whose_books_are_removed_meanwhile_does_not_end_as_success(tmp_path: Path, name: str) -> None:
+    def remove(replies: list[Message]) -> None:
+        (tmp_path / "run" / name).unlink(missing_ok=True)
+
+    with pytest.raises(CheckpointError, match=f"{name} was removed from .* while the run went on"):
+        train(tmp_path / "run", remove, enabled=False)
+    assert not (tmp_path / "run" / "report.json").exists()
+
+
 def test_only_addresses_on_the_allow_list_contribute(tmp_path: Path) -> None:
     allowed = [derive_simulated_key(0, partition).address for partition in (0, 2)]
     report = train(tmp_path / "run", enabled=False, allow_list=",".join(allowed))

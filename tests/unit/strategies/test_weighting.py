@@ -33,7 +33,7 @@ def population(nodes: int, seed: int, *, sigma: float = 1.4) -> Fleet:
         bps = 20e6 * np.exp(sigma * rng.standard_normal())
         link = LinkEstimate(
             rtt_s=0.08 * np.exp(rng.standard_normal()),
-            uplink=Goodput(bps, 0.2, (bps,), 5),
+            uplink=Goodput(bps, 0.2, 5),
             successes=4 * rng.uniform(0.5, 1),
             samples=5,
         )

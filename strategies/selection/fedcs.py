@@ -40,6 +40,8 @@ class FedCSSelection:
         self, fleet: Fleet, available: Ints, plan: FleetPlan, *, cohort: int, round: int, rng: np.random.Generator
     ) -> Selection:
         """See ``SelectionPolicy.select``. If no candidate makes the deadline, the fastest one works alone."""
+        if not available.size:
+            return Selection(available, quota=0)
         deadline_s = self._deadline_s or self._slack * float(np.median(plan.predicted_s[fleet.online]))
         count = min(math.ceil(self._ratio * cohort), available.size)
         candidates = rng.choice(available, size=count, replace=False)

@@ -20,7 +20,7 @@ def hypergpu(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "HYPERGPU_RUNS": str(root)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,  # the slow task's, whose work is tried here and at each node before it counts
         check=False,
     )
 

@@ -77,6 +77,13 @@ def test_a_policy_saved_and_restored_goes_on_the_same(name: str) -> None:
             chosen.closed(fleet, round=round, selected=ours, arrived=ours[:4])
 
 
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_policy_chooses_nobody_when_everybody_is_away(name: str) -> None:
+    fleet = fleet_of([10] * 3)
+    fleet.online[:] = False
+    assert ask(policy(name), fleet, [3.0, 2.0, 1.0], cohort=3).rows.size == 0
+
+
 def test_an_unknown_policy_is_answered_with_the_nearest_name() -> None:
     with pytest.raises(UnknownPolicy, match="did you mean 'pyramid'"):
         policy("pyramidfl")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,7 @@ from hypergpu_fl.config.resuming import refused_changes, stretches_with
 from hypergpu_fl.errors import CheckpointError, ConfigError
 from hypergpu_fl.server.best import Aim, best_round
 from hypergpu_fl.server.checkpoint import Best, Checkpoint, load, save, state_of
+from hypergpu_fl.server.enrolment import differences
 from hypergpu_fl.server.report import Report
 from hypergpu_fl.settlement.reading import DATABASE
 from strategies.engine import Engine
@@ -37,6 +39,7 @@ class Checkpointing:
     folder: Path
     strategy: Engine
     report: Report
+    identity: Mapping[str, str]
     aim: Aim
     best: Best | None = None
 
@@ -60,6 +63,7 @@ class Checkpointing:
             "history": report.history,
             "settings": to_run_config(report.config),
             "stretches": report.stretches,
+            "identity": dict(self.identity),
             "seconds": outcome.ended_s,
             "log": asdict(mark),
         }
@@ -80,6 +84,24 @@ def check_unchanged(folder: Path, settings: dict[str, Scalar]) -> None:
     state = state_of(folder / FOLDER)
     if state is not None and (faults := refused_changes(state["settings"], settings)):
         raise ConfigError(faults)
+
+
+def check_same_task(folder: Path, identity: Mapping[str, str]) -> None:
+    """Refuse to go on with a run with another task than trained it; a new run passes.
+
+    ``identity`` is that of `hypergpu_fl.task.full_identity`.
+
+    Raises
+    ------
+    CheckpointError
+        If they differ, with both of what differs.
+    """
+    state = state_of(folder / FOLDER) or {}
+    if changed := differences(identity, state.get("identity", identity), here="now", there="before"):
+        raise CheckpointError(
+            f"the task is not the one that trained run {folder.name} so far: {changed}",
+            "bring back what it was, or start a run of another name",
+        )
 
 
 def resume(

@@ -44,7 +44,7 @@ from hypergpu_fl.server.node_rounds import NodeRounds, as_csv
 from hypergpu_fl.server.nothing_counted import failure_of
 from hypergpu_fl.server.pipeline import Pipeline
 from hypergpu_fl.server.report import Report, write_json
-from hypergpu_fl.server.resumption import Checkpointing, check_unchanged, resume
+from hypergpu_fl.server.resumption import Checkpointing, check_same_task, check_unchanged, resume
 from hypergpu_fl.server.round_metrics import RoundMetrics
 from hypergpu_fl.server.simulated_compute import SimulatedCompute, computing, flops_per_sample
 from hypergpu_fl.settlement import Settlement
@@ -117,6 +117,8 @@ def run(
     device = resolve_device(config.system.device)
     model = fresh_model(task, config.training.seed)
     first = task.arrays(model)
+    identity = full_identity(task, model)
+    check_same_task(folder, identity)
     check_figures(task, model, config.training.goal, device=device)
     report = Report(config, clock="virtual" if config.network.enable_simulation else "wall")
     settlement = Settlement.open(
@@ -154,14 +156,14 @@ def run(
         pipeline = Pipeline(
             strategy,
             event_log,
-            SameTask(full_identity(task, model)),
+            SameTask(identity),
             report,
             RoundMetrics(books, last_round=settlement.last_round),
             node_rounds,
             local_work,
             Registry(books, strategy, clock=registry_clock(arrivals)),
             evaluation,
-            Checkpointing(folder, strategy, report, aim_of(config.training), best),
+            Checkpointing(folder, strategy, report, identity, aim_of(config.training), best),
             Accounting(
                 settlement,
                 Pricer(

@@ -16,6 +16,7 @@ from hypergpu_fl.task.user_code import user_code
 if TYPE_CHECKING:
     import torch
 
+FROZEN = "frozen weights"  # their hash, in an identity
 METHODS = ("unit", "identity", "model", "arrays", "load", "examples", "train", "evaluate", "validate")
 
 
@@ -89,5 +90,5 @@ def full_identity(task: Task, model: torch.nn.Module) -> dict[str, str]:
     arrays = task.arrays(model)
     found = {**named, "model": layout_text(arrays), "arrays": arrays_text(arrays)}
     if frozen := frozen_hash(model):
-        found["frozen weights"] = frozen
+        found[FROZEN] = frozen
     return found

@@ -167,3 +167,12 @@ def test_a_figure_that_is_not_finite_is_named_where_the_others_passed(project: s
     code, out, _ = hypergpu("task", "check", "--config", "run.toml", "--set", "network.codec=int8")
     assert code == 0 and "every figure is finite" not in out
     assert "not finite: trained f1, held_out f1, validation f1" in " ".join(out.split())
+
+
+def test_a_thread_that_a_task_leaves_behind_holds_up_no_run(
+    project: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thread = "import threading, time\nthreading.Thread(target=time.sleep, args=(900.0,)).start()\n"
+    (tmp_path / f"{project}.py").write_text(thread + LINE)
+    monkeypatch.setattr("hypergpu_fl.cli.preflight.TRIAL_LIMIT_S", 60.0)
+    assert try_apart(load(tmp_path / "run.toml").config, tmp_path)["loss"] > 0

@@ -60,7 +60,7 @@ def export(
     Raises
     ------
     CheckpointError
-        If the run has no checkpoint, or it is damaged, or the disk refuses, or the task's frozen parameters have changed.
+        If the run has no checkpoint, or it is damaged, or the disk refuses, or frozen parameters have changed.
     TaskError
         If the task cannot be had.
     """
@@ -101,9 +101,7 @@ def export(
     return about
 
 
-def _state_dict(
-    config: Config, trained: Mapping[str, Any], identity: Mapping[str, str] | None
-) -> dict[str, Tensor]:
+def _state_dict(config: Config, trained: Mapping[str, Any], identity: Mapping[str, str] | None) -> dict[str, Tensor]:
     from hypergpu_fl.task.state import frozen_hash
 
     task = load_task(config.training, config.system)

@@ -11,7 +11,7 @@ from typing import Final
 from loguru import logger
 
 from hypergpu_fl.config import Scalar, to_run_config
-from hypergpu_fl.config.resuming import refused_changes, stretches_with
+from hypergpu_fl.config.resuming import refused_changes, stretches_with, task_file_at_the_end
 from hypergpu_fl.errors import CheckpointError, ConfigError
 from hypergpu_fl.server.best import Aim, best_round
 from hypergpu_fl.server.checkpoint import Best, Checkpoint, load, save, state_of
@@ -67,7 +67,11 @@ class Checkpointing:
             "seconds": outcome.ended_s,
             "log": asdict(mark),
         }
-        if best_round(report.history, self.aim) == outcome.round:
+        # The aim may be another than a former stretch had, whose best by it was not kept.
+        known = [
+            entry for entry in report.history if self.best and entry["round"] in (self.best.version, outcome.round)
+        ]
+        if best_round(known, self.aim) == outcome.round:
             self.best = None
         checkpoint = Checkpoint(outcome.round, self.strategy.layout, vectors, everything, self.best)
         self.best = save(self.folder / FOLDER, checkpoint)
@@ -105,12 +109,13 @@ def check_same_task(folder: Path, identity: Mapping[str, str]) -> None:
 
 
 def resume(
-    folder: Path, strategy: Engine, report: Report, *, settings: dict[str, Scalar], last_round: int
+    folder: Path, strategy: Engine, report: Report, *, settings: dict[str, Scalar], task_file: str, last_round: int
 ) -> tuple[float, EventLog, Best | None]:
     """Put ``strategy``, its log and ``report`` back to where they were after ``last_round``, the newest in the books.
 
     Work that was under way is lost; its nodes are free. Where that round's model is torn, what stays booked is the
-    round, and the next one begins by rolling back to the model before it. Returns the seconds on the run's clock, the
+    round, and the next one begins by rolling back to the model before it. ``task_file`` is the digest of the user's own
+    file, empty where there is none: that it has changed is told. Returns the seconds on the run's clock, the
     log, and the best model.
 
     Raises
@@ -119,7 +124,7 @@ def resume(
         If that round's checkpoint is missing, torn, or of another model, or the log is not the one it speaks of.
     """
     if last_round == 0:
-        report.stretches = stretches_with([], settings, 1)
+        report.stretches = stretches_with([], settings, 1, task_file)
         strategy.log = EventLog(folder / FILE, strategy.state.rules)
         return 0.0, strategy.log, None
     try:
@@ -131,7 +136,13 @@ def resume(
         strategy.log = EventLog(folder / FILE, strategy.state.rules, after=Mark(**state["log"]))
         strategy.restore(state["strategy"], checkpoint.vectors, now_s=float(state["seconds"]), in_flight=False)
         report.history.extend(state["history"])
-        report.stretches = stretches_with(state["stretches"], settings, last_round + 1)
+        report.stretches = stretches_with(state["stretches"], settings, last_round + 1, task_file)
+        if task_file_at_the_end(state["stretches"]) not in ("", task_file):
+            logger.warning(
+                "the file of {} has changed: from round {} on it trains as it is now",
+                report.config.training.task,
+                last_round + 1,
+            )
         return float(state["seconds"]), strategy.log, checkpoint.best
     except BadLine as error:
         raise CheckpointError(str(error), f"bring back the {FILE} of this run, or start the run anew") from error

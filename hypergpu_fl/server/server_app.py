@@ -51,6 +51,7 @@ from hypergpu_fl.settlement import Settlement
 from hypergpu_fl.task import Task, fresh_model, full_identity, load_task
 from hypergpu_fl.task.check import check_figures
 from hypergpu_fl.task.device import resolve_device
+from hypergpu_fl.task.loading import source_digest
 from strategies import lineup
 from strategies.arrivals import Arrivals, VirtualArrivals, VirtualLinks, WallArrivals
 from strategies.arrivals.hellos import LARGEST_HELLO
@@ -139,7 +140,14 @@ def run(
                 f"start it again with `hypergpu run --name {folder.name} --replace`",
             )
         strategy = build_strategy(config, Layout.of(first), session=settlement.session)
-        began_s, event_log, best = resume(folder, strategy, report, settings=settings, last_round=settlement.last_round)
+        began_s, event_log, best = resume(
+            folder,
+            strategy,
+            report,
+            settings=settings,
+            task_file=source_digest(task) if config.training.task else "",
+            last_round=settlement.last_round,
+        )
         exits.enter_context(closing(event_log))
         settlement.check_model(strategy.model.hash, rolled_back=strategy.state.exploded)
         arrivals, compute = open_arrivals(config, grid, strategy, task, start_s=began_s, through=through)

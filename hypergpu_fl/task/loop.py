@@ -240,7 +240,9 @@ def descend(
             done = []
             for piece in _pieces(batch, micro):
                 held = units_of(count, piece) if piece is not batch else units
-                done.append((_backward(model, piece, held / max(1, units), leading(piece) / size, loss, precision), held))
+                done.append(
+                    (_backward(model, piece, held / max(1, units), leading(piece) / size, loss, precision), held)
+                )
             if all(losses.ndim for losses, _ in done):
                 return [(torch.cat([losses for losses, _ in done]), units)]
             return [(losses, held) for losses, held in done if held]

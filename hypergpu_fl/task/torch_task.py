@@ -266,7 +266,9 @@ class TorchTask:
     def _figures(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
         own = _tensors(self.metrics(model, batch), "metrics()")
         if "loss" in own:
-            raise TaskError("metrics() returned a 'loss', beside that of loss()", "give it another name, or leave it out")
+            raise TaskError(
+                "metrics() returned a 'loss', beside that of loss()", "give it another name, or leave it out"
+            )
         return {"loss": torch.as_tensor(self.loss(model, batch)), **own}
 
     def _rows(self, part: int | str, device: torch.device) -> Rows:

@@ -82,8 +82,8 @@ _REMEDIES: Final = (
     ),
     (
         r"OutOfMemoryError",
-        "use a smaller model, an optimizer that keeps less, or a device with more memory; what loss() computes is halved "
-        "by itself",
+        "use a smaller model, an optimizer that keeps less, or a device with more memory; what loss() computes "
+        "is halved by itself",
     ),
     (r"^(.*: )?MemoryError", "let data() return a Dataset, whose examples are read as they are needed"),
     (r"SystemExit", "raise an error that says what is wrong, rather than end the process"),

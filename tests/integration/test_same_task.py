@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from loguru import logger
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -46,10 +49,10 @@ class Adapted(TorchTask):
         return F.mse_loss(model(batch[0]), batch[1])
 
 
-def configured(root: Path, *, rounds: int, resume: bool = False) -> Config:
+def configured(root: Path, *, rounds: int, resume: bool = False, task: str = f"{__name__}:Adapted") -> Config:
     return Config.model_validate(
         {
-            "training": {"task": f"{__name__}:Adapted", "num_nodes": 2, "rounds": rounds, "learning_rate": 0.05},
+            "training": {"task": task, "num_nodes": 2, "rounds": rounds, "learning_rate": 0.05},
             "blockchain": {"enabled": False},
             "system": {"runs_dir": str(root), "run_name": "adapted", "resume": resume},
         }
@@ -91,6 +94,32 @@ def test_another_task_does_not_go_on_with_a_run(
 def test_the_same_task_does(root: Path) -> None:
     train(configured(root, rounds=3, resume=True))
     assert json.loads((root / "adapted" / "report.json").read_text())["rounds"] == 3
+
+
+def test_a_changed_file_of_the_task_is_told_and_begins_a_stretch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = Path(__file__).read_text()
+    file = tmp_path / "changing_task.py"
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def train_with(source: str, rounds: int) -> list[bool]:
+        file.write_text(source)
+        sys.modules.pop(file.stem, None)
+        importlib.invalidate_caches()
+        train(configured(tmp_path, rounds=rounds, resume=rounds > 1, task=f"{file.stem}:Adapted"))
+        stretches: list[dict[str, Any]] = json.loads((tmp_path / "adapted" / "report.json").read_text())["stretches"]
+        return ["task_file" in stretch for stretch in stretches]
+
+    said: list[str] = []
+    sink = logger.add(lambda message: said.append(message.record["message"]), level="WARNING")
+    told = f"the file of {file.stem}:Adapted has changed: from round 3 on it trains as it is now"
+    assert train_with(text, 1) == [True]
+    assert train_with(text, 2) == [True, False]
+    assert told not in said
+    assert train_with(text + "# another learning rate\n", 3) == [True, False, True]
+    logger.remove(sink)
+    assert told in said
 
 
 def test_trained_parameters_are_not_exported_beside_other_frozen_ones(

@@ -216,8 +216,8 @@ class TorchTask:
 
     def _fit(self, model: nn.Module, rows: Rows, partition: int, context: TrainContext) -> TrainResult:
         kept = context.folder / KEPT_MICRO_BATCH
-        if not self._micro.size and kept.is_file():
-            self._micro.size = int(kept.read_text())
+        if not self._micro.size and kept.is_file() and (text := kept.read_text()).isdecimal():  # else cut short
+            self._micro.size = int(text)
         before = self._micro.size
         with user_code(f"training on the share of partition {partition}"):
             result = fit(

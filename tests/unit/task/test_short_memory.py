@@ -53,6 +53,10 @@ def test_short_memory_halves_the_batch_adds_up_its_gradients_says_so_and_remembe
     again = Small(TRAINING)
     trained(again, tmp_path)
     assert [line for line in logged if "do not fit" in line] == said
+    (kept,) = tmp_path.iterdir()
+    kept.write_text("")  # as a kill in the midst of writing leaves it
+    trained(Small(TRAINING), tmp_path)
+    assert kept.read_text() == "2"
     again.holds = 0
     with pytest.raises(TaskError, match="does not hold one example"):
         trained(again, tmp_path)

@@ -100,7 +100,7 @@ def replay(lines: Iterable[bytes], *, upto: int | None = None) -> Replay:
 def first_gap(recorded: Any, folded: Any, place: str = "commands") -> tuple[str, Any, Any] | None:
     """The first place where two values differ, with both; reals may by ``LARGEST_GAP``."""
     if isinstance(recorded, float) and isinstance(folded, float):
-        close = abs(recorded - folded) <= LARGEST_GAP * max(1.0, abs(recorded), abs(folded))
+        close = abs(recorded - folded) <= LARGEST_GAP * max(1.0, abs(folded))  # to an infinite one nothing is
         return None if close else (place, recorded, folded)
     if isinstance(recorded, list) and isinstance(folded, list) and len(recorded) == len(folded):
         for index, (one, other) in enumerate(zip(recorded, folded, strict=True)):

@@ -1,15 +1,15 @@
 """Who encodes values: in memory here, on a GPU in `hypergpu_fl.codec.device`.
 
-A backend holds ``p = delta + old residual`` and turns it into integers; as it does, the place of every value comes
-to hold what was not encoded, the new residual. `HostBackend` works in memory with compiled kernels;
-`hypergpu_fl.codec.device.tensors.DeviceBackend` does the same on a GPU, with the same result to the last bit.
+A backend turns ``p = delta + old residual`` into integers and collects what they leave out: the new residual.
+`HostBackend` works in memory with compiled kernels; `hypergpu_fl.codec.device.tensors.DeviceBackend` does the same on
+a GPU, with the same result to the last bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,10 @@ from strategies.model.layout import Vector
 HALF_MAX = 65504.0
 CHUNKS_A_TASK = 64
 
+V = TypeVar("V", covariant=True)  # a vector in memory, or a tensor
 
-class Backend(Protocol):
+
+class Backend(Protocol[V]):
     """What a level asks of a backend. Every value is encoded exactly once.
 
     Ranges are asked for on several threads. Memory is encoded a range at a time there; a GPU encodes all values at once
@@ -33,6 +35,11 @@ class Backend(Protocol):
     @property
     def size(self) -> int:
         """Number of values."""
+        ...
+
+    @property
+    def residual(self) -> V:
+        """What was left out of the values; complete once all of them are encoded."""
         ...
 
     def words(self, word: Word) -> Callable[[int, int], NDArray[Any]]:
@@ -66,7 +73,7 @@ class HostBackend:
     old : Vector or None
         The residual so far.
     out : Vector
-        Becomes the new residual; may be ``old`` itself.
+        Where the new residual goes; may be ``old`` itself.
     """
 
     def __init__(self, delta: Vector, old: Vector | None, out: Vector) -> None:
@@ -78,6 +85,11 @@ class HostBackend:
     def size(self) -> int:
         """Number of values."""
         return self._out.size
+
+    @property
+    def residual(self) -> Vector:
+        """See `Backend.residual`."""
+        return self._out
 
     def words(self, word: Word) -> Callable[[int, int], NDArray[Any]]:
         """See `Backend.words`."""

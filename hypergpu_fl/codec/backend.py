@@ -1,7 +1,7 @@
-"""Who encodes values: in memory here, on a GPU in `hypergpu_fl.codec.device`.
+"""The backends that encode values: in memory here, on a GPU in `hypergpu_fl.codec.device`.
 
-A backend holds ``p = delta + old residual`` and turns it into integers; as it does, the place of every value comes
-to hold what was not encoded, the new residual. `HostBackend` works in memory with compiled kernels;
+A backend holds ``p = delta + old residual`` and turns it into integers. In doing so it replaces every value by what was
+not encoded, the new residual. `HostBackend` works in memory with compiled kernels;
 `hypergpu_fl.codec.device.tensors.DeviceBackend` does the same on a GPU, with the same result to the last bit.
 """
 
@@ -19,15 +19,14 @@ from hypergpu_fl.codec.format.words import BlockCodes, Kept, Word, kept_in
 from hypergpu_fl.codec.threads import ordered_map
 from strategies.model.layout import Vector
 
-HALF_MAX = 65504.0
 CHUNKS_A_TASK = 64
 
 
 class Backend(Protocol):
     """What a level asks of a backend. Every value is encoded exactly once.
 
-    Ranges are asked for on several threads. Memory is encoded a range at a time there; a GPU encodes all values at once
-    in the caller's thread, whose stream it is, and only hands out what came of it.
+    Ranges are requested from several threads. The host encodes each range in the thread that asks for it. A GPU encodes
+    all values at once in the caller's thread, which owns the stream, and the threads only fetch the result.
     """
 
     @property
@@ -49,7 +48,7 @@ class Backend(Protocol):
 
 
 def unfit() -> NotFinite:
-    """Error for values that no level takes."""
+    """The error for values that no level can encode."""
     return NotFinite(
         "values to encode hold NaN, Inf or a magnitude of 2**120 or more",
         "lower the learning rate, or scale inputs and targets",
@@ -66,7 +65,7 @@ class HostBackend:
     old : Vector or None
         The residual so far.
     out : Vector
-        Becomes the new residual; may be ``old`` itself.
+        Receives the new residual; may be ``old`` itself.
     """
 
     def __init__(self, delta: Vector, old: Vector | None, out: Vector) -> None:

@@ -19,10 +19,10 @@ import numpy as np
 from hypergpu_fl.codec.backend import Backend, HostBackend
 from hypergpu_fl.codec.errors import Malformed
 from hypergpu_fl.codec.format.blob import Writer
-from hypergpu_fl.codec.format.runs import put, runs_of, take
+from hypergpu_fl.codec.format.runs import runs_of
 from hypergpu_fl.codec.levels import Level, level
 from strategies.errors import LayoutError
-from strategies.model.layout import Arrays, Layout, Vector
+from strategies.model.layout import Arrays, Layout, Vector, put, take
 
 
 def encode(name: str, vector_P: Vector, layout: Layout, buffers: Arrays, *, base: int) -> bytes:
@@ -85,7 +85,7 @@ def encode_with_feedback(
 
 
 def assemble(chosen: Level, main: Backend, statistics: Backend, layout: Layout, buffers: Arrays, base: int) -> bytes:
-    """Blob of values that any backend holds; the values become the residual."""
+    """Blob of the values that two backends of any kind hold; the values become the residual."""
     body = Writer()
     chosen.write(main, body)
     body.words(statistics.size, chosen.statistics.width, statistics.words(chosen.statistics))

@@ -1,4 +1,4 @@
-"""Who encodes values: in memory here, on a GPU in `hypergpu_fl.codec.device`.
+"""The backends that encode values: in memory here, on a GPU in `hypergpu_fl.codec.device`.
 
 A backend turns ``p = delta + old residual`` into integers and collects what they leave out: the new residual.
 `HostBackend` works in memory with compiled kernels; `hypergpu_fl.codec.device.tensors.DeviceBackend` does the same on
@@ -19,7 +19,6 @@ from hypergpu_fl.codec.format.words import BlockCodes, Kept, Word, kept_in
 from hypergpu_fl.codec.threads import ordered_map
 from strategies.model.layout import Vector
 
-HALF_MAX = 65504.0
 CHUNKS_A_TASK = 64
 
 V = TypeVar("V", covariant=True)  # a vector in memory, or a tensor
@@ -28,8 +27,8 @@ V = TypeVar("V", covariant=True)  # a vector in memory, or a tensor
 class Backend(Protocol[V]):
     """What a level asks of a backend. Every value is encoded exactly once.
 
-    Ranges are asked for on several threads. Memory is encoded a range at a time there; a GPU encodes all values at once
-    in the caller's thread, whose stream it is, and only hands out what came of it.
+    Ranges are requested from several threads. The host encodes each range in the thread that asks for it. A GPU encodes
+    all values at once in the caller's thread, which owns the stream, and the threads only fetch the result.
     """
 
     @property
@@ -56,7 +55,7 @@ class Backend(Protocol[V]):
 
 
 def unfit() -> NotFinite:
-    """Error for values that no level takes."""
+    """The error for values that no level can encode."""
     return NotFinite(
         "values to encode hold NaN, Inf or a magnitude of 2**120 or more",
         "lower the learning rate, or scale inputs and targets",

@@ -19,10 +19,10 @@ import numpy as np
 from hypergpu_fl.codec.backend import Backend, HostBackend, V
 from hypergpu_fl.codec.errors import Malformed
 from hypergpu_fl.codec.format.blob import Writer
-from hypergpu_fl.codec.format.runs import put, runs_of, take
+from hypergpu_fl.codec.format.runs import runs_of
 from hypergpu_fl.codec.levels import Level, level
 from strategies.errors import LayoutError
-from strategies.model.layout import Arrays, Layout, Run, Vector
+from strategies.model.layout import Arrays, Layout, Run, Vector, put, take
 
 
 def encode(name: str, vector_P: Vector, layout: Layout, buffers: Arrays, *, base: int) -> bytes:

@@ -1,6 +1,6 @@
 """What is read of a run's database: nodes, pay, commits and metrics. Opened read-only, by plain SQL.
 
-The tables are those of ``ledger.database``, ``network.registry``, ``chain.outbox`` and ``server.round_metrics``, which
+The tables are those of ``ledger.database``, ``network.registry``, ``chain.outbox`` and ``server.round_tables``, which
 are not imported: their modules take seconds and hundreds of megabytes, and a viewer may not cost that.
 """
 

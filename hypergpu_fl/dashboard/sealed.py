@@ -9,8 +9,8 @@ from sqlalchemy import create_engine
 
 from hypergpu_fl.chain.presets import preset_of
 from hypergpu_fl.errors import LedgerError
+from hypergpu_fl.ledger.books import Books, read_session
 from hypergpu_fl.ledger.bundle import round_record
-from hypergpu_fl.ledger.database import Books, read_session
 
 
 def sealed_round(folder: Path, number: int) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from hypergpu_fl.ledger.contribution import (
 )
 from hypergpu_fl.ledger.fields import U32, U64, Address, Amount, Data, Hash, Record, Siblings, Signature, Signed, parse
 from hypergpu_fl.ledger.pricing import Pricing
-from hypergpu_fl.ledger.rewards import SHARES, Pay
+from hypergpu_fl.ledger.rewards import SHARES, Pay, summed
 from hypergpu_fl.ledger.sealing import SealedRound
 
 FORMAT: Final = "hypergpu-ledger-4"
@@ -96,8 +96,8 @@ class TransactionRecord(Record):
 class RoundRecord(Record):
     """One sealed round.
 
-    `commit` is None while its transaction is not signed, `log_head` if the run kept no log, `pricing` if nobody says
-    how the scores came about.
+    `commit` is None while its transaction is not signed, `log_head` if the run kept no log, `pricing` if the scores'
+    origin is not recorded.
     """
 
     round: U64
@@ -111,6 +111,11 @@ class RoundRecord(Record):
     contributions: list[ContributionRecord]
     refused: list[RefusalRecord]
     commit: TransactionRecord | None
+
+    @property
+    def earned(self) -> dict[str, int]:
+        """What the round granted to each account, in wei; accounts that earned nothing are left out."""
+        return summed((entry.node, entry.reward) for entry in self.contributions)
 
 
 class BooksSeal(Record):

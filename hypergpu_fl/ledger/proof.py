@@ -29,7 +29,6 @@ from hypergpu_fl.ledger.fields import (
 from hypergpu_fl.ledger.identity import recover_signer
 from hypergpu_fl.ledger.merkle import proven_root
 from hypergpu_fl.ledger.reward_tree import RewardTree, Sum, proven_total
-from hypergpu_fl.ledger.rewards import summed
 from hypergpu_fl.ledger.sealing import next_head
 from hypergpu_fl.ledger.statement import round_digest
 
@@ -54,13 +53,19 @@ class Commitment(Record):
     rewards: Hash
     owed: Annotated[Amount, Field(lt=2**128)]
 
+    def head_after(self, before: bytes) -> bytes:
+        """Head of the session once this is committed on the head `before`."""
+        return next_head(
+            before, round=self.round, root=self.root, model=self.model, rewards_root=self.rewards, owed=self.owed
+        )
+
 
 class Grant(Record):
     """What a round granted to the node in all, and the proof of it: the arguments of the contract's ``claim``.
 
-    ``proof`` are the siblings in the round's sum tree, ``previous`` is the commitment of the round before (None for
-    round 1), from which the contract tells what the round added, and ``before`` the head before that. With a receipt
-    alone a node can so claim what it earned, whatever becomes of the ledger.
+    ``proof`` holds the siblings in the round's sum tree. ``previous`` is the commitment of the round before (None for
+    round 1), from which the contract computes what the round added, and ``before`` is the head before ``previous``.
+    So a node can claim what it earned with its receipt alone, whatever becomes of the ledger.
     """
 
     amount: Amount
@@ -121,8 +126,8 @@ class GrantedRound:
     @classmethod
     def of(cls, session: bytes, record: RoundRecord, previous: RoundRecord | None, before: bytes) -> GrantedRound:
         """Build a round's tree; `before` is the head before `previous`, the session id without one."""
-        earned = summed((entry.node, entry.reward) for entry in record.contributions)
-        return cls(earned, RewardTree(session, earned), commitment(previous) if previous else None, before)
+        tree = RewardTree(session, record.earned)
+        return cls(record.earned, tree, commitment(previous) if previous else None, before)
 
     def grant(self, node: str) -> Grant | None:
         """What the round granted to a node; None if nothing."""
@@ -226,7 +231,7 @@ def verify_proof(proof: ContributionProof) -> None:
     if [c.round for c in proof.commitments] != list(range(first, last + 1)):
         raise _refused("the commitments are not those of rounds in a row")
     for c in proof.commitments:
-        head = _after(head, c)
+        head = c.head_after(head)
     if head != proof.head:
         raise _refused("the commitments do not lead to the head")
     if not 1 <= sealed.credited.contribution.round <= first:
@@ -248,16 +253,12 @@ def _verify_grant(proof: ContributionProof) -> None:
         return
     before, owed = grant.before, 0
     if (previous := grant.previous) is not None:
-        before, owed = _after(before, previous), previous.owed
+        before, owed = previous.head_after(before), previous.owed
     if before != proof.before or sealing.round != (previous.round + 1 if previous else 1):
         raise _refused("the round before does not lead to the head before the round")
     total = proven_total(session, node, grant.amount, [Sum(*sibling) for sibling in grant.proof])
     if total != (sealing.rewards, sealing.owed - owed) or grant.amount < proof.value[10]:
         raise _refused("what the round granted does not lead to its rewards root")
-
-
-def _after(head: bytes, c: Commitment) -> bytes:
-    return next_head(head, round=c.round, root=c.root, model=c.model, rewards_root=c.rewards, owed=c.owed)
 
 
 def _signer(digest: bytes, signature: bytes) -> str:

@@ -13,7 +13,7 @@ from hypergpu_fl.ledger.bundle import Bundle, ContributionRecord, RoundRecord
 from hypergpu_fl.ledger.identity import recover
 from hypergpu_fl.ledger.merkle import proven_root
 from hypergpu_fl.ledger.reward_tree import RewardTree
-from hypergpu_fl.ledger.rewards import Pay, RewardDistribution, summed
+from hypergpu_fl.ledger.rewards import Pay, RewardDistribution
 from hypergpu_fl.ledger.sealing import next_head, paid_entries, round_tree
 
 _REMEDY = "the file was altered, or its writer is dishonest; take it from its source again and compare with the chain"
@@ -112,9 +112,7 @@ def _verify_round(
     if rewards != [entry.reward for entry in record.contributions]:
         raise _Differs("rewards differ from what the scores so far come to")
     after = before.after(entries, rewards, pay)
-    if RewardTree(session, summed((entry.node, entry.reward) for entry in record.contributions)).root != (
-        record.rewards_root
-    ):
+    if RewardTree(session, record.earned).root != record.rewards_root:
         raise _Differs("rewards root differs from the tree of the round's rewards")
     if after.owed != record.owed:
         raise _Differs(f"owed is {record.owed} wei, the rewards so far add up to {after.owed}")

@@ -8,11 +8,9 @@ from typing import Final
 
 from hypergpu_fl.chain import abi
 from hypergpu_fl.errors import LedgerError, UsageError
-from hypergpu_fl.ledger.bundle import Bundle, RoundRecord
+from hypergpu_fl.ledger.bundle import Bundle
 from hypergpu_fl.ledger.proof import Commitment, ContributionProof, commitment
 from hypergpu_fl.ledger.reward_tree import RewardTree, Sum
-from hypergpu_fl.ledger.rewards import summed
-from hypergpu_fl.ledger.sealing import next_head
 
 ROUNDS_A_CLAIM: Final = 24
 """Rounds that one transaction shows: among 5,000 accounts they take about as much gas as `MOST_CALL_GAS` allows."""
@@ -75,15 +73,10 @@ def head_after(bundle: Bundle, number: int) -> bytes:
     return bundle.rounds[number - 1].head if number else bundle.session.id
 
 
-def rewards_in(record: RoundRecord) -> dict[str, int]:
-    """What a round granted to each account, in wei."""
-    return summed((entry.node, entry.reward) for entry in record.contributions)
-
-
 def held_in_bundle(bundle: Bundle, account: str, *, upto: int | None = None) -> Holdings:
     """Grants to an account in the rounds of a verified bundle, up to round `upto`, the last one if None."""
     session, records = bundle.session, bundle.rounds[:upto]
-    amounts = {record.round: rewards_in(record).get(account, 0) for record in records}
+    amounts = {record.round: record.earned.get(account, 0) for record in records}
     return Holdings(
         session.id,
         session.chain_id,
@@ -92,7 +85,7 @@ def held_in_bundle(bundle: Bundle, account: str, *, upto: int | None = None) -> 
         {number: wei for number, wei in amounts.items() if wei},
         {number: head_after(bundle, number) for number in range(len(records) + 1)},
         {record.round: commitment(record) for record in records},
-        lambda number: RewardTree(session.id, rewards_in(records[number - 1])).proof(account),
+        lambda number: RewardTree(session.id, records[number - 1].earned).proof(account),
     )
 
 
@@ -120,8 +113,8 @@ def held_in_receipts(receipts: Sequence[ContributionProof]) -> Holdings:
         known = [*([grant.previous] if grant.previous else []), *receipt.commitments]
         head = heads[known[0].round - 1] = grant.before
         for c in known:
-            head = next_head(head, round=c.round, root=c.root, model=c.model, rewards_root=c.rewards, owed=c.owed)
-            heads[c.round], commitments[c.round] = head, c
+            heads[c.round] = head = c.head_after(head)
+            commitments[c.round] = c
     if not amounts:
         raise LedgerError("the receipts hold nothing that a round granted", "there is nothing to claim with them")
     one = receipts[0]

@@ -24,6 +24,7 @@ from hypergpu_fl.chain.signer import KeySigner, Signer, created_address
 from hypergpu_fl.config import Blockchain, Secrets
 from hypergpu_fl.keccak import keccak
 from hypergpu_fl.ledger import database
+from hypergpu_fl.ledger.books import open_session
 from hypergpu_fl.ledger.bundle import SessionRecord, session_id
 from hypergpu_fl.ledger.rewards import SHARES
 from hypergpu_fl.settlement.reading import DATABASE, read_record
@@ -272,7 +273,7 @@ def _stored(
     )
     fields: dict[str, Any] = {name: getattr(record, name) for name in SessionRecord.model_fields}
     with engine.begin() as connection:
-        database.open_session(connection, fields | {"simulated_keys": int(simulated_keys)})
+        open_session(connection, fields | {"simulated_keys": int(simulated_keys)})
         if outbox is not None:
             if deploy:
                 outbox.put(connection, Intent("deploy", contract, record.id, abi.bytecode()))

@@ -12,6 +12,7 @@ from hypergpu_fl.chain.embedded import CHAIN_ID
 from hypergpu_fl.chain.outbox import Entry, Outbox, State
 from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.ledger import database
+from hypergpu_fl.ledger.books import Books, read_session
 from hypergpu_fl.ledger.bundle import (
     FORMAT,
     BooksSeal,
@@ -37,7 +38,7 @@ _STATES: Final[dict[State, Literal["SIGNED", "SENT", "INCLUDED", "FINALIZED"]]] 
 def read_record(engine: Engine) -> SessionRecord | None:
     """Return the session that a run database belongs to; None if it is new."""
     with engine.connect() as connection:
-        row = database.read_session(connection)
+        row = read_session(connection)
     return SessionRecord.model_validate(row) if row is not None else None
 
 
@@ -47,8 +48,8 @@ def books_as_bundle(engine: Engine, record: SessionRecord, outbox: Outbox | None
     commits = {entry.intent.round: _transaction(entry) for entry in entries if entry.intent.purpose == "commit"}
     others = [_transaction(entry) for entry in entries if entry.intent.purpose != "commit"]
     with engine.connect() as connection:
-        sealed_rounds = database.Books(record.id).sealed_rounds(connection)
-        end = database.Books(record.id).end(connection)
+        sealed_rounds = Books(record.id).sealed_rounds(connection)
+        end = Books(record.id).end(connection)
     bundle = Bundle(
         format=FORMAT,
         session=record,
@@ -85,7 +86,7 @@ def books_and_end(folder: Path) -> tuple[Bundle, bool]:
         outbox = Outbox(engine, record.coordinator, record.chain_id) if record.chain_id else None
         bundle = books_as_bundle(engine, record, outbox)
         with engine.connect() as connection:
-            end = database.Books(record.id).end(connection)
+            end = Books(record.id).end(connection)
         return bundle, end is not None and (end["rounds"], end["head"]) == (len(bundle.rounds), bundle.head)
     finally:
         engine.dispose()

@@ -17,6 +17,7 @@ from hypergpu_fl.config import Blockchain, Secrets
 from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.files import exclusive
 from hypergpu_fl.ledger import database
+from hypergpu_fl.ledger.books import Books
 from hypergpu_fl.ledger.bundle import RoundRecord, SessionRecord, round_record, write_bundle
 from hypergpu_fl.ledger.proof import GrantedRound, contribution_proof
 from hypergpu_fl.ledger.sealing import RoundSeal, SealedRound, seal_round
@@ -72,7 +73,7 @@ class Settlement:
         self._outbox = route.outbox if route else None
         self._courier = Courier(route.make_sender) if route else None
         self._sealed: dict[int, tuple[bytes, RoundRecord, GrantedRound]] = {}  # head before, and the round
-        self._books = database.Books(record.id)
+        self._books = Books(record.id)
         with engine.connect() as connection:
             self.last_round, self._head = self._books.last(connection)
             self._rewards = self._books.distribution(connection)

@@ -29,8 +29,9 @@ from typing import Any
 
 import numpy as np
 
+from hypergpu_fl.bench.shipped import changed
 from hypergpu_fl.codec import ModelVersions, View, apply, decode, encode, encode_with_feedback
-from hypergpu_fl.config import Training
+from hypergpu_fl.config import Config, Training
 from hypergpu_fl.task import Task, TrainContext, load_task
 from strategies.model.layout import Layout, Vector
 
@@ -104,10 +105,10 @@ def run_codec_accuracy(
     """Rows of mean paired differences to dense FedAvg, in points of accuracy.
 
     Each is ``{dataset, codec, seeds, trainings, rounds, server_step, accuracy, difference, sd, lower, upper, ratio_up,
-    ratio_down, ratio_round_trip}``; ``trainings`` is how many a seed stands for, ``lower`` and ``upper`` bound the
-    two-sided 95 % confidence interval (Student's t). A variant with loss is compared with dense training under the
-    same loss. ``seeds``: those of the data set if there are none. ``progress`` is told the share of trainings done,
-    and what the last one was.
+    ratio_down, ratio_round_trip, changed}``; ``trainings`` is how many a seed stands for, ``lower`` and ``upper`` bound
+    the two-sided 95 % confidence interval (Student's t), ``changed`` are the settings of ``training`` that differ from
+    the shipped defaults. A variant with loss is compared with dense training under the same loss. ``seeds``: those of
+    the data set if there are none. ``progress`` is told the share of trainings done, and what the last one was.
     """
     recipe = DATASETS[dataset]
     rounds, seeds, each = rounds or recipe["rounds"], seeds or range(recipe["seeds"]), recipe["trainings"]
@@ -117,7 +118,8 @@ def run_codec_accuracy(
     done = itertools.count(1)
 
     def trained(variant: Variant, seed: int, step: float) -> Outcome:
-        made = simulate(make_task(dataset, data_root, seed, cache), dataset, variant, rounds, seed, step)
+        task = load_task(recipe_of(dataset, data_root, seed), cache=cache)
+        made = simulate(task, dataset, variant, rounds, seed, step)
         progress(next(done) / total, f"{variant.name}, seed {seed}, step {step}: {made.accuracy:.2f} %")
         return made
 
@@ -139,13 +141,12 @@ def run_codec_accuracy(
     return rows
 
 
-def make_task(dataset: str, data_root: str, seed: int, cache: Path | None) -> Task:
+def recipe_of(dataset: str, data_root: str, seed: int) -> Training:
     """Ten nodes with Dirichlet(0.3) shares and a multilayer perceptron."""
     settings = {key: DATASETS[dataset][key] for key in ("learning_rate", "batch_size")}
-    training = Training(
+    return Training(
         dataset=dataset, data_root=data_root, model_architecture="mlp", num_nodes=10, alpha=0.3, seed=seed, **settings
     )
-    return load_task(training, cache=cache)
 
 
 def simulate(task: Task, dataset: str, variant: Variant, rounds: int, seed: int, server_step: float) -> Outcome:
@@ -246,4 +247,5 @@ def _row(
         "ratio_up": whole / up,
         "ratio_down": whole / down,
         "ratio_round_trip": 2 * whole / (up + down),
+        "changed": changed(Config(training=recipe_of(dataset, "", 0))),
     }

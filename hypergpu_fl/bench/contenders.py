@@ -8,16 +8,12 @@ for what compression or averaging alone would do. An ablation is our strategy wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from strategies import lineup
-from strategies.engine import Engine
-from strategies.model.layout import Layout
-from strategies.model.payload import Payload
-from strategies.model.server_optimizer import ServerOptimizer
-from strategies.outcome import Attendant
+from strategies.planning import Level
 from strategies.round.rules import Rules
 from strategies.settings import Settings
 
@@ -37,29 +33,18 @@ class Contender:
     books: str = "debts"
     is_peer: bool = True
 
-    def strategy(
-        self,
-        *,
-        layout: Layout,
-        payload: Payload,
-        optimizer: ServerOptimizer,
-        settings: Settings,
-        attendant: Attendant[Any],
-    ) -> Engine:
-        """The strategy that runs this contender; ``settings`` hold what all contenders share."""
-        settings = replace(settings, **self.changes)
-        levels = tuple(payload.levels)
-        rules = (
-            lineup.rules(self.selection, settings, model_values=layout.size, levels=levels)
-            if self.is_peer
-            else Rules(settings, layout.size, levels, self.selection, self.planner, self.books)
-        )
-        return Engine(rules, layout=layout, payload=payload, optimizer=optimizer, attendant=attendant)
+    def rules(self, shared: Settings, *, model_values: int, levels: Sequence[Level]) -> Rules:
+        """What the contender is run by; ``shared`` are the settings that all contenders have in common."""
+        settings = replace(shared, **self.changes)
+        if self.is_peer:
+            return lineup.rules(self.selection, settings, model_values=model_values, levels=levels)
+        return Rules(settings, model_values, tuple(levels), self.selection, self.planner, self.books)
 
 
 SYNC = {"mode": "sync"}
 BUFFERED = {"mode": "async", "quota": 1.0}
-# Steps come oftener, and a mean of five is still one of many nodes.
+# The server steps after five updates instead of ten: steps come twice as often, and five nodes still average out most
+# of the noise.
 OWN = {"mode": "async", "quota": 0.5, "averaging": True}
 
 

@@ -1,8 +1,9 @@
 """`hypergpu bench hostile`: ten nodes, three of them hostile, against the honest seven alone.
 
-Each run is what `hypergpu run` does with its default settings, from task to books, on nodes in this process; only the
-seed differs, and for some attacks the model. The honest seven hold the same shares of the data in both runs, so what
-the hostile three cost is what the accuracy falls short of the honest run by.
+Each run is what `hypergpu run` does with its default settings, from task to books, on nodes in this process; a row's
+``changed`` names the settings that differ: for some attacks the model, under a robust rule the rule and its codec. The
+honest seven hold the same shares of the data in both runs, so the cost of the hostile three is the accuracy that is
+missing to the honest run.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from loguru import logger
 from hypergpu_fl.bench.attacks import ATTACKS, SIGN_FLIP, Attack, HostileLinks, HostileNode, twisted
 from hypergpu_fl.bench.in_process import InProcessGrid
 from hypergpu_fl.bench.race import one_thread, quiet
+from hypergpu_fl.bench.shipped import changed
 from hypergpu_fl.config import Config, to_run_config
 from hypergpu_fl.ledger.identity import derive_simulated_key
 from hypergpu_fl.node.client_app import app
@@ -122,7 +124,7 @@ def run_hostile(
                     honest[key] = play(config, None)
                     progress(f"honest seven, {rule}, seed {seed}: accuracy {honest[key].accuracy:.3f}")
                 course = play(config, attack)
-                found.append(_row(attack, rule, seed, course, honest[key], fair_shares(config)))
+                found.append(_row(attack, config, course, honest[key], fair_shares(config)))
                 progress(f"{attack.name}, {rule}, seed {seed}: {found[-1]}")
             rows += [*found, _median(found)]
     return rows
@@ -211,15 +213,15 @@ def overtime_s(log: Path) -> float:
     return max((each["ended_s"] - each["started_s"] - each["deadline_s"] for each in rounds_of(log)), default=0.0)
 
 
-def _row(attack: Attack, rule: str, seed: int | None, course: Course, honest: Course, fair: Mapping[str, float]) -> Row:
+def _row(attack: Attack, config: Config, course: Course, honest: Course, fair: Mapping[str, float]) -> Row:
     hostile = {f"node-{share}" for share in HOSTILE}
     worst = max(hostile, key=lambda node: course.weights.get(node, 0.0) / fair[node])
     growth = None if course.growth_mib is None or honest.growth_mib is None else course.growth_mib - honest.growth_mib
     return {
         "attack": attack.name,
         "point": attack.point,
-        "aggregation": rule,
-        "seed": seed,
+        "aggregation": config.training.aggregation,
+        "seed": config.training.seed,
         "completed": course.completed,
         "final_accuracy": course.accuracy,
         "honest7_accuracy": honest.accuracy,
@@ -227,6 +229,7 @@ def _row(attack: Attack, rule: str, seed: int | None, course: Course, honest: Co
         "fair_share": fair[worst],
         "growth_mib": growth,
         "overtime_s": course.overtime_s,
+        "changed": changed(config),
     }
 
 

@@ -17,6 +17,7 @@ from hypergpu_fl.bench.attackers import AttackedTask
 from hypergpu_fl.bench.exact_shapley import ExactValues
 from hypergpu_fl.bench.in_process import InProcessGrid
 from hypergpu_fl.bench.race import one_thread, quiet
+from hypergpu_fl.bench.shipped import changed
 from hypergpu_fl.config import Config, to_run_config
 from hypergpu_fl.ledger.identity import derive_simulated_key
 from hypergpu_fl.node.client_app import app
@@ -48,6 +49,7 @@ def run_pay(
     ``spearman`` is the rank correlation of the nodes' values, as the books add them up, with their exact Shapley
     values; ``spearman_pay`` that of what they earned. Both are measured on runs without an attack.
     ``attacker_share_of_honest_mean`` is what the attacker earned over what an honest node earned on average.
+    ``changed`` are the settings that differ from the shipped defaults.
     """
     rows = []
     for scoring, seed, attack in itertools.product(scorings, seeds, attacks):
@@ -117,6 +119,7 @@ def _row(config: Config, attack: str, seed: int) -> dict[str, Any]:
         "attacker_share_of_honest_mean": None if attacker < 0 else float(earned[attacker] / honest.mean()),
         "copies": copies,
         "accuracy": accuracy,
+        "changed": changed(config),
     }
 
 

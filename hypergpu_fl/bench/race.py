@@ -27,6 +27,7 @@ from hypergpu_fl.task import load_task
 from hypergpu_fl.task.image import ImageTask
 from strategies import wire
 from strategies.arrivals import VirtualArrivals, VirtualLinks
+from strategies.engine import Engine
 from strategies.model.layout import Layout
 from strategies.model.server_optimizer import ServerOptimizer
 from strategies.outcome import Bystander, RoundOutcome
@@ -183,6 +184,19 @@ class Setting:
     cohort: int
     payload_mb: float
 
+    def rounds(self, byte_scale: float = 1.0) -> Settings:
+        """What all contenders' rounds have in common; ``byte_scale``: see ``Settings``."""
+        return Settings(
+            cohort=self.cohort,
+            baseline_epochs=self.training.epochs,  # ours plans its own, as `hypergpu run` does
+            batch_size=self.training.batch_size,
+            refuse_outliers=False,  # nobody here attacks, and peers have no such rule
+            examples="claimed",  # nor this one
+            exclude_failing=False,
+            seed=self.training.seed,
+            byte_scale=byte_scale,
+        )
+
 
 class Race:
     """One scenario on one seed: everything that depends on neither contender nor model, made once.
@@ -218,23 +232,16 @@ class Race:
 
     def run(self, contender: Contender, limits: Limits, progress: Callable[[float], None]) -> Course:
         """Run one contender. ``progress`` is told the share done after every round."""
-        training, cohort = self._setting.training, self._setting.cohort
+        training, payload = self._setting.training, CodecPayload(self._layout)
         recorder = Recorder(self._evaluate, limits, byte_scale=self._byte_scale, progress=progress)
-        strategy = contender.strategy(
+        strategy = Engine(
+            contender.rules(
+                self._setting.rounds(self._byte_scale), model_values=self._layout.size, levels=payload.levels
+            ),
             layout=self._layout,
-            payload=CodecPayload(self._layout),
+            payload=payload,
             optimizer=ServerOptimizer(
                 training.server_optimizer, training.server_learning_rate, training.server_momentum
-            ),
-            settings=Settings(
-                cohort=cohort,
-                baseline_epochs=training.epochs,  # ours plans its own, as `hypergpu run` does
-                batch_size=training.batch_size,
-                refuse_outliers=False,  # nobody here attacks, and peers have no such rule
-                examples="claimed",  # nor this one
-                exclude_failing=False,
-                seed=training.seed,
-                byte_scale=self._byte_scale,
             ),
             attendant=recorder,
         )

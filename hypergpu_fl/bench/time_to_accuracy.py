@@ -20,7 +20,9 @@ from typing import Any, get_args
 from hypergpu_fl.bench.contenders import ABLATIONS, CONTENDERS, REFERENCE, Contender
 from hypergpu_fl.bench.race import Course, Limits, Race, Setting
 from hypergpu_fl.bench.scenarios import CORRELATED_TASK, Labels, Links
+from hypergpu_fl.bench.shipped import changed_rounds
 from hypergpu_fl.bench.standings import Row, Standings
+from hypergpu_fl.codec.payload import PRICED_LEVELS
 from hypergpu_fl.config import DATASETS, Training
 from hypergpu_fl.errors import UsageError
 from hypergpu_fl.files import exclusive
@@ -134,7 +136,8 @@ def run_time_to_accuracy(options: Options, progress: Progress = lambda share, la
     -------
     list of dict
         One row a contender, scenario and seed: ``policy, scenario, links, seed, target, time_to_target_s,
-        final_accuracy, slow_accuracy, rounds, bytes_up, bytes_down, max_abs_drift``.
+        final_accuracy, slow_accuracy, rounds, bytes_up, bytes_down, max_abs_drift, changed``; ``changed`` are the
+        settings of a round that differ from those that `hypergpu run` has by default with the same policy.
 
     Raises
     ------
@@ -160,8 +163,9 @@ def _race(options: Options, progress: Progress) -> list[Row]:
             done = number * len(contenders) + place
             label = f"{scenario}, seed {seed}: {contender.name}"
             course = standings.course(contender.name, scenario, seed)
+            setting = options.setting(scenario, seed)
             if course is None:
-                race = race or Race(options.setting(scenario, seed))
+                race = race or Race(setting)
                 horizon_s = math.inf if contender.name == REFERENCE else options.horizon_s
 
                 def tell(share: float, done: int = done, label: str = label) -> None:
@@ -170,19 +174,20 @@ def _race(options: Options, progress: Progress) -> list[Row]:
                 course = race.run(contender, Limits(horizon_s, UPDATES, UPDATES * race.update_samples), tell)
             if target is None:  # the reference is always first
                 target = round(course.final_accuracy - MARGIN, 4)
-            standings.enter(_row(contender.name, scenario, options.over.name, seed, target, course), course)
+            standings.enter(_row(contender, scenario, setting, target, course), course)
             progress((done + 1) / total, label)
     standings.publish()
     return standings.rows
 
 
-def _row(policy: str, scenario: str, links: str, seed: int, target: float, course: Course) -> Row:
+def _row(contender: Contender, scenario: str, setting: Setting, target: float, course: Course) -> Row:
     last = course.points[-1]
+    rules = contender.rules(setting.rounds(), model_values=1, levels=PRICED_LEVELS)
     return {
-        "policy": policy,
+        "policy": contender.name,
         "scenario": scenario,
-        "links": links,
-        "seed": seed,
+        "links": setting.links.name,
+        "seed": setting.training.seed,
         "target": target,
         "time_to_target_s": course.time_to(target, HELD),
         "final_accuracy": course.final_accuracy,
@@ -191,4 +196,5 @@ def _row(policy: str, scenario: str, links: str, seed: int, target: float, cours
         "bytes_up": last.bytes_up,
         "bytes_down": last.bytes_down,
         "max_abs_drift": course.max_abs_drift,
+        "changed": changed_rounds(rules.settings, contender.selection),
     }

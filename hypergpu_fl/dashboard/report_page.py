@@ -16,7 +16,7 @@ from hypergpu_fl.redaction import redact
 
 Row = Mapping[str, Any]
 
-LONGEST_TEXT: Final = 300  # of what a node says of itself
+LONGEST_TEXT: Final = 300  # characters shown of a text, since a node's words may be of any length
 _STYLE: Final = Path(__file__).with_name("report.css")
 
 
@@ -108,10 +108,7 @@ def _charts(runs: Sequence[Told]) -> str:
     for name in [*metrics[:4], "loss"]:
         for axis, x, x_words in across:
             lines = [
-                (
-                    told.run["run"],
-                    [(x(row), row["loss"] if name == "loss" else row["metrics"].get(name)) for row in told.rounds],
-                )
+                (told.run["run"], [(x(row), {**row["metrics"], "loss": row["loss"]}.get(name)) for row in told.rounds])
                 for told in runs
             ]
             found.append(_figure(f"{name} over {axis}", lines, x_words, words.number, legend=several))
@@ -127,11 +124,6 @@ def _charts(runs: Sequence[Told]) -> str:
         found.append(_figure("updates a round", lines, across[0][2], lambda value: f"{value:g}", legend=True))
     drawn = "".join(found)
     return f'<h2>Curves</h2><div class="charts">{drawn}</div>' if drawn else "<h2>Curves</h2><p>No round has ended.</p>"
-
-
-def _measured(row: Row, name: str) -> float | None:
-    value: float | None = row["loss"] if name == "loss" else row["metrics"].get(name)
-    return value
 
 
 def _figure(
@@ -151,17 +143,8 @@ def _figure(
 
 def _nodes(told: Told) -> str:
     heads = [
-        "node",
-        "health",
-        "up",
-        "down",
-        "round trip",
-        "quality",
-        "plan",
-        "success",
-        "weight",
-        "rounds paid",
-        "earned",
+        *("node", "health", "up", "down", "round trip", "quality", "plan", "success", "weight"),
+        *("rounds paid", "earned", "why, or device"),
     ]
     rows = [
         [
@@ -180,9 +163,7 @@ def _nodes(told: Told) -> str:
         ]
         for node in told.nodes
     ]
-    return (
-        _table([*heads, "rounds paid", "earned", "why, or device"], rows) if rows else "<p>No node said who it is.</p>"
-    )
+    return _table(heads, rows) if rows else "<p>No node said who it is.</p>"
 
 
 def _settings(runs: Sequence[Told]) -> str:

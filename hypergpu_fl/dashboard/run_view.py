@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hypergpu_fl.dashboard.books import Books, Commit, Pay
-from hypergpu_fl.dashboard.fold import Happening, Round, Work, by_number, closed, fold
+from hypergpu_fl.dashboard.fold import Closed, Happening, Round, Work, by_number, closed, fold
 from hypergpu_fl.dashboard.segments import LogGone, Segments
 from hypergpu_fl.dashboard.words import health
 
@@ -81,7 +81,7 @@ class RunView:
     def summary(self) -> Row:
         """What a run is, how far it is, and how it stands."""
         with self._lock:
-            settings, state = self._settings(), self._state()
+            settings, state = self.settings(), self._state()
             training = settings.get("training", {})
             last = self.rounds[-1] if self.rounds else {}
             total = training.get("rounds")
@@ -118,8 +118,15 @@ class RunView:
             }
 
     def settings(self) -> Row:
-        """The run's settings, as a tree."""
-        return self._settings()
+        """The run's settings, as a tree: those that it began with, and what resuming changed."""
+        tree: Row = {}
+        for name in ("config.json", "resumed.json"):
+            try:
+                for section, values in json.loads((self.folder / name).read_bytes()).items():
+                    tree.setdefault(section, {}).update(values)
+            except (OSError, ValueError, AttributeError):
+                continue
+        return tree
 
     def versions(self) -> Row:
         """Versions that the run's report names; none before it is written."""
@@ -139,7 +146,7 @@ class RunView:
             clock_s = self._run_clock_s(now_s)
             latest = self._latest_works()
             known = {node["name"]: node for node in self._books.nodes}
-            span_s = self._recent[-1].ended_s - self._recent[0].started_s if self._recent else 0.0  # type: ignore[operator]
+            span_s = (self._recent[-1].ended_s or 0.0) - self._recent[0].started_s if self._recent else 0.0
             names = sorted({*known, *self._log.names}, key=by_number)
             return [self._node(name, known.get(name), latest.get(name, []), span_s, now_s, clock_s) for name in names]
 
@@ -175,7 +182,7 @@ class RunView:
             for number in range(last, max(0, last - rounds), -1):
                 seen = self.round(number)
                 found += reversed(seen.happenings if seen else [])
-            if last <= rounds and last >= 0:
+            if 0 <= last <= rounds:
                 found += reversed(fold(0, self._log.opening(), self._log.names).happenings)
             return found
 
@@ -195,7 +202,7 @@ class RunView:
         still_open = begun > len(self.rounds)
         self._open = fold(begun, self._log.lines(begun), self._log.names) if still_open else None
 
-    def _row(self, end: Any) -> Row:
+    def _row(self, end: Closed) -> Row:
         row = {
             "round": end.number,
             "seconds": end.ended_s,
@@ -234,11 +241,6 @@ class RunView:
         self, name: str, known: Row | None, works: list[Work], span_s: float, now_s: float, clock_s: float
     ) -> Row:
         state, reason = health(known, now_s=now_s) if known else ("joining", "no round has ended since it came")
-        node: Row = (
-            {**dict.fromkeys(_FROM_REGISTRY), **{key: known[key] for key in _FROM_REGISTRY}}
-            if known
-            else (dict.fromkeys(_FROM_REGISTRY))
-        )
         device = known["device"] if known else {}
         earned = self._books.pay.get(known["address"], Pay()) if known else Pay()
         done = [work for work in works if work.verdict in ("counted", "late")]
@@ -249,7 +251,7 @@ class RunView:
             "name": name,
             "state": state,
             "reason": reason,
-            **node,
+            **{key: known and known[key] for key in _FROM_REGISTRY},
             "device": str(device.get("gpu") or device.get("device") or device.get("cpu") or ""),
             "seen_s": known and known["last_seen_s"],
             "success_rate": known["successes"] / tries if known and tries else None,
@@ -268,19 +270,9 @@ class RunView:
     def _run_clock_s(self, now_s: float) -> float:
         """Seconds on the run's clock: those of its newest line and, on the wall clock, what has passed since."""
         last_s = self._log.last_s
-        if self._settings().get("network", {}).get("enable_simulation", True):
+        if self.settings().get("network", {}).get("enable_simulation", True):
             return last_s
         return last_s + max(0.0, now_s - (_changed_s(self.folder / "events.jsonl") or now_s))
-
-    def _settings(self) -> Row:
-        tree: Row = {}
-        for name in ("config.json", "resumed.json"):
-            try:
-                for section, values in json.loads((self.folder / name).read_bytes()).items():
-                    tree.setdefault(section, {}).update(values)
-            except (OSError, ValueError, AttributeError):
-                continue
-        return tree
 
     def _state(self) -> Row:
         """Whether the run is at work, in a word and with what shows it."""
@@ -306,19 +298,10 @@ class RunView:
         return max(0.0, (log_s - began_s) / len(self.rounds) * (total - len(self.rounds)))
 
 
-_FROM_REGISTRY: Final = [
-    "address",
-    "rtt_s",
-    "jitter_s",
-    "loss_rate",
-    "uplink_bps",
-    "downlink_bps",
-    "quality",
-    "codec",
-    "bytes_up",
-    "tries",
-    "successes",
-]
+_FROM_REGISTRY: Final = (
+    *("address", "rtt_s", "jitter_s", "loss_rate", "uplink_bps", "downlink_bps", "quality", "codec", "bytes_up"),
+    *("tries", "successes"),
+)
 
 
 def _changed_s(path: Path) -> float | None:

@@ -21,6 +21,7 @@ from strategies.errors import BadLine, Refused
 from strategies.model.aggregation import Aggregator, Update
 from strategies.model.global_model import GlobalModel, ModelStep
 from strategies.model.layout import Arrays, Layout, Vector
+from strategies.model.payload import RawPayload
 from strategies.model.robust import aggregator
 from strategies.model.server_optimizer import ServerOptimizer
 from strategies.model.statistics import Statistics
@@ -61,13 +62,11 @@ class KeptModel:
     vectors: dict[str, NDArray[Any]]
 
 
-class _Unread:
-    """A payload that nobody is sent anything by."""
-
-    levels = ()
+class _Unread(RawPayload):
+    """A payload for a run without nodes."""
 
     def publish(self, version: int, model_P: Vector, buffers: Arrays) -> None:
-        """Nothing: there are no nodes."""
+        """Encode nothing: nobody is sent a model."""
 
 
 def fold(
@@ -100,12 +99,10 @@ def fold(
         if isinstance(command, Rules):
             rules = command
             if model is None:
-                model = GlobalModel(layout, _Unread(), optimizer, averaging=rules.settings.averaging)  # type: ignore[arg-type]
+                model = GlobalModel(layout, _Unread(layout), optimizer, averaging=rules.settings.averaging)
                 model.start(first_P, buffers)
                 if kept is not None:
-                    model.restore(kept.state, kept.vectors)
-                    if model.hash != records[passed - 1].model:
-                        raise VerificationError(f"the model kept of round {passed} is not the one it seals", REMEDY)
+                    _restore(model, kept, records[passed - 1])
             continue
         if model is None or rules is None:
             raise VerificationError("the event log begins without its rules", REMEDY)
@@ -134,6 +131,15 @@ def fold(
             open_ = None
     if (left := next(remaining, None)) is not None:
         raise VerificationError(f"round {left.round}: the log does not reach it", REMEDY)
+
+
+def _restore(model: GlobalModel, kept: KeptModel, record: RoundRecord) -> None:
+    try:
+        model.restore(kept.state, kept.vectors)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise VerificationError(f"the model kept of round {record.round} is none: {error}", REMEDY) from None
+    if model.hash != record.model:
+        raise VerificationError(f"the model kept of round {record.round} is not the one it seals", REMEDY)
 
 
 @dataclass

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ from hypergpu_fl.config import Config
 from hypergpu_fl.errors import LedgerError, VerificationError
 from hypergpu_fl.ledger.blobs import Blobs
 from hypergpu_fl.ledger.bundle import Bundle, RoundRecord
-from hypergpu_fl.ledger.contribution import Contribution, hash_blob
+from hypergpu_fl.ledger.contribution import hash_blob
 from hypergpu_fl.ledger.event_log import verify_log
 from hypergpu_fl.pricing import PricedRounds, Pricer, Scoring
 from hypergpu_fl.pricing.kept_updates import FIRST, MANIFEST, STATE, model_after, round_folder
@@ -94,24 +96,24 @@ def audit(
     LedgerError
         If the updates were not kept.
     """
-    records = bundle.rounds
+    records, blobs = bundle.rounds, folder / "blobs"
     check_log(folder, records)
-    if not (folder / "blobs" / FIRST).is_file():
+    if not (blobs / FIRST).is_file():
         raise LedgerError(
             f"{folder} keeps no updates to recompute from",
             "a run keeps them unless blockchain.keep_updates_mb is 0; without them only `ledger verify` is possible",
         )
-    kept = kept_model(folder / "blobs")
+    kept = kept_model(blobs, rounds=len(records))
     model = fresh_model(task, config.training.seed)
     arrays = task.arrays(model)
     layout = Layout.of(arrays)
-    first_P: Vector = np.load(folder / "blobs" / FIRST)
+    first_P = first_model(blobs, layout)
     check_first(first_P, records)
     training = config.training
     folded = fold(
         lines_of(folder),
         records,
-        lambda number: Blobs(round_folder(folder / "blobs", number)),
+        lambda number: Blobs(round_folder(blobs, number)),
         CodecPayload(layout),
         layout=layout,
         first_P=first_P,
@@ -153,14 +155,41 @@ def audit(
     return Found(len(records) - begun, contributions, wanted, priced, tuple(unaudited))
 
 
-def kept_model(blobs: Path) -> KeptModel | None:
-    """Where the kept updates begin; None: at the first model."""
-    begun = int(json.loads((blobs / MANIFEST).read_text())["after_round"])
+@contextlib.contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """Name a file that is not what a run writes: it comes from whoever is audited."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise VerificationError(f"{file} cannot be read: {error}", "bring back the run's blobs") from None
+
+
+def kept_model(blobs: Path, *, rounds: int) -> KeptModel | None:
+    """Where the kept updates begin, which is after one of the ``rounds``; None: at the first model.
+
+    Raises
+    ------
+    VerificationError
+        If the manifest or the model that it names cannot be read.
+    """
+    with _readable(blobs / MANIFEST):
+        begun = int(json.loads((blobs / MANIFEST).read_text())["after_round"])
+        if not 0 <= begun <= rounds:
+            raise ValueError(f"it names round {begun}, the books hold {rounds}")
     if not begun:
         return None
-    with np.load(model_after(blobs, begun)) as content:
+    with _readable(model_after(blobs, begun)), np.load(model_after(blobs, begun)) as content:
         vectors = {name: content[name] for name in content.files if name != STATE}
         return KeptModel(begun, json.loads(str(content[STATE])), vectors)
+
+
+def first_model(blobs: Path, layout: Layout) -> Vector:
+    """Values of the first model, shape (P,); VerificationError if they are not those of a model of this layout."""
+    with _readable(blobs / FIRST):
+        mapped = np.load(blobs / FIRST, mmap_mode="r")  # memory is taken only for what the file really holds
+        if (mapped.shape, mapped.dtype) != ((layout.size,), np.float32):
+            raise ValueError(f"it holds {mapped.dtype} of shape {mapped.shape}, the task's model {layout.size} float32")
+        return np.array(mapped)
 
 
 def check_log(folder: Path, records: Sequence[RoundRecord]) -> None:
@@ -199,14 +228,17 @@ def _price(pricer: Pricer, folded: Folded, session: bytes, *, again: bool, all_:
     record = folded.record
     accepted = []
     for (entry, blob, update), weight, steps in zip(folded.updates, folded.weights, folded.steps, strict=True):
-        claim = Contribution(
-            session, entry.round, entry.base_model, entry.update_hash, entry.examples, entry.metrics_hash
-        )
-        pricer.added(entry.node, claim, blob, update, folded.base_P, None)
-        accepted.append(Accepted(0, entry.node, 0, entry.round, 0, 0, steps, 1, len(blob), weight, {}))
+        pricer.added(entry.node, entry.sealed(session).credited.contribution, blob, update, folded.base_P, None)
+        accepted.append(
+            Accepted(
+                row=0, node=entry.node, node_id=0, round=entry.round, base=0, staleness=0, steps=steps, examples=1,
+                bytes_up=len(blob), weight=weight, metrics={},
+            )
+        )  # fmt: skip
     outcome = RoundOutcome(
-        record.round, 0, 0, [], accepted, [], 0, 0, 0, folded.base_hash, record.model, folded.base_P,
-        folded.buffers, step=folded.step,
+        round=record.round, started_s=0, ended_s=0, selected=[], accepted=accepted, refused=[], late=0, bytes_down=0,
+        bytes_up=0, base_hash=folded.base_hash, model_hash=record.model, average_P=folded.base_P,
+        buffers=folded.buffers, step=folded.step,
     )  # fmt: skip
     if not again:
         pricer.passed(outcome, [entry.score for entry, _, _ in folded.updates])

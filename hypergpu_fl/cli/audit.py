@@ -47,8 +47,13 @@ def audit(
         raise LedgerError(f"{folder} is no run that has ended", "an audit needs the whole folder of a run")
     bundle = load_bundle(folder / BUNDLE)
     findings = verify(bundle)
-    report = json.loads((folder / "report.json").read_text())
-    config = from_run_config(report["stretches"][0]["settings"], os.environ)
+    try:
+        settings = dict(json.loads((folder / "report.json").read_text())["stretches"][0]["settings"])
+    except (ValueError, LookupError, TypeError):
+        raise LedgerError(
+            f"{folder / 'report.json'} does not say which settings the run began with", "bring back the run's report"
+        ) from None
+    config = from_run_config(settings, os.environ)
     sys.path.append(os.getcwd())  # where `hypergpu run` looks for the user's own modules too
     task = load_task(config.training, config.system, simulated=config.network.enable_simulation)
     drawn_by = secrets.randbelow(2**32) if seed is None else seed

@@ -1,8 +1,8 @@
-"""A run's models recomputed: every sealed update, at the weight that the log gave it, through the same arithmetic.
+"""A run's models recomputed: every sealed update enters again, with the weight from the log and the same arithmetic.
 
-The log's commands say which updates entered which round, in which order, at which weight; the ledger says whose they
-are and what they hash to; the updates themselves are kept under those hashes. So the models follow from the first one
-on, bit by bit on machines that round alike, and a difference names the first round that does not fit.
+The log's commands say which updates entered which round, in which order and with which weight. The ledger says who sent
+them, and their hashes. The updates are kept under those hashes. So all models follow from the first one, bit by bit on
+machines that round alike, and a difference names the first round that does not fit.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ REMEDY = "the coordinator's books do not follow from the updates; ask for its ac
 
 
 class Decoding(Protocol):
-    """What turns the kept bytes into updates."""
+    """Decodes kept updates."""
 
     def decode(self, blob: bytes) -> Update:
         """The update in ``blob``. Raises ``Refused`` for bytes that are not one."""
@@ -55,7 +55,7 @@ class Folded:
 
 @dataclass(frozen=True, slots=True)
 class KeptModel:
-    """All of the model after a round, as `GlobalModel.state` tells it. Only its values are sealed."""
+    """The model's whole state after a round, as `GlobalModel.state` returns it. Only the model's values are sealed."""
 
     after_round: int
     state: dict[str, Any]
@@ -81,14 +81,14 @@ def fold(
     optimizer: ServerOptimizer,
     kept: KeptModel | None = None,
 ) -> Iterator[Folded]:
-    """Recompute round after round; each is yielded once its model is found to be the sealed one.
+    """Recompute round after round, and yield each round whose model equals the sealed one.
 
-    ``kept`` is where to begin instead of the first model; the rounds up to it are passed over.
+    With ``kept``, begin there instead of at the first model, and skip the rounds up to it.
 
     Raises
     ------
     VerificationError
-        At the first thing that differs; names the round.
+        At the first difference; names the round.
     """
     model: GlobalModel | None = None
     rules: Rules | None = None

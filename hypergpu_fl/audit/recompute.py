@@ -1,4 +1,4 @@
-"""What an audit does: log, decisions, weights and models of all rounds, values and scores of those that are drawn."""
+"""An audit: log, decisions, weights and models of all rounds, and values and scores of the drawn rounds, recomputed."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ if TYPE_CHECKING:
     import torch
 
 TOLERANCE: Final = 1e-3
-"""Share of a round's values, added up without their signs, by which a value may differ from the recomputed one: a GPU
-and another order of summing round otherwise."""
-SLACK: Final = 20  # units of 1e-9 of the loss besides
+"""How far a value may be from the recomputed one, as a share of the sum of the round's absolute values: a GPU, or
+another order of summation, rounds differently."""
+SLACK: Final = 20  # allowed on top of that, in units of 1e-9 of the loss
 _BY_LOSS_ALONE: Final[tuple[Scoring, ...]] = ("aumann_shapley", "shapley", "leave_one_out")
-"""Scorings that need nothing but models: others take how many examples a node counts for."""
+"""Scorings that need nothing but models; the others also use how many examples a node counts for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What an audit recomputed, and found as the books say."""
+    """What an audit recomputed and found to agree with the books."""
 
     rounds: int
     contributions: int
@@ -54,7 +54,7 @@ class Found:
     unaudited: tuple[str, ...]
 
     def sampled_share(self, share: float) -> float:
-        """Probability that the drawn rounds show a change which ``share`` of all rounds hold."""
+        """Probability that the drawn rounds reveal a change that was made in ``share`` of all rounds."""
         drawn, changed = len(self.priced_rounds), max(1, round(share * self.rounds))
         missed = 1.0
         for number in range(drawn):
@@ -63,7 +63,7 @@ class Found:
 
 
 def drawn(rounds: int, count: int | None, seed: int) -> tuple[int, ...]:
-    """Which rounds are priced again: all, or ``count`` of them by a seed of the auditor's."""
+    """Rounds to price again: all of them, or ``count`` drawn by the auditor's ``seed``."""
     if count is None or count >= rounds:
         return tuple(range(1, rounds + 1))
     return tuple(sorted((1 + np.random.default_rng(seed).permutation(rounds)[:count]).tolist()))
@@ -85,16 +85,16 @@ def audit(
     Parameters
     ----------
     config, task
-        The run's: they say model, data and server optimiser.
+        The run's own; they determine model, data and server optimiser.
     count, seed
-        How many rounds' values are computed again, and by which draw; None: all rounds'.
+        Number of rounds whose values are recomputed, None for all, and the seed that draws them.
 
     Raises
     ------
     VerificationError
         At the first difference; names the round.
     LedgerError
-        If the updates were not kept.
+        If the run kept no updates.
     """
     records, blobs = bundle.rounds, folder / "blobs"
     check_log(folder, records)
@@ -193,7 +193,7 @@ def first_model(blobs: Path, layout: Layout) -> Vector:
 
 
 def check_log(folder: Path, records: Sequence[RoundRecord]) -> None:
-    """The log is the one whose heads the rounds seal, and every decision in it is what the rules make of the events."""
+    """Check that the rounds seal this log's heads, and that every decision in it follows from its rules and events."""
     if any(record.log_head is None for record in records):
         raise LedgerError("a round seals no log", "it was made by another release")
     verify_log(records, lines_of(folder))
@@ -212,7 +212,7 @@ def lines_of(folder: Path) -> Iterator[bytes]:
 
 
 def check_first(first_P: Vector, records: Sequence[RoundRecord]) -> None:
-    """The first model is the one that nodes signed to have begun from."""
+    """Check that the first model is the one that the nodes of round 1 signed as their base."""
     digest = hash_blob(np.ascontiguousarray(first_P).data.cast("B"))
     for record in records:
         for entry in record.contributions:

@@ -1,4 +1,4 @@
-"""`ledger.json`: everything a stranger needs to check a run without trusting who wrote it."""
+"""`ledger.json`: everything a stranger needs to check a run without trusting whoever wrote it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ FORMAT: Final = "hypergpu-ledger-4"
 
 
 class SessionRecord(Record):
-    """Where the rounds were committed, by whom, and what a round shares out; ``base_pay`` in parts per million."""
+    """Where and by whom the rounds were committed, and what a round pays out.
+
+    ``budget`` is in wei a round; ``base_pay`` is the part of it that is paid by work, in parts per million.
+    """
 
     id: Hash
     salt: Hash
@@ -119,9 +122,9 @@ class RoundRecord(Record):
 
 
 class BooksSeal(Record):
-    """The coordinator's signature under the whole file, and whether the run has ended with it.
+    """The coordinator's signature over the whole file; ``ended`` says whether the run had ended by then.
 
-    ``rounds`` and ``head`` say how far the books went when it was signed, ``document`` is `Bundle.document`.
+    ``rounds`` and ``head`` say how far the books went when they were signed; ``document`` is `Bundle.document`.
     """
 
     ended: bool
@@ -132,7 +135,7 @@ class BooksSeal(Record):
 
 
 class Bundle(Record):
-    """The whole file; `seal` is None while nobody has signed it as a whole."""
+    """The whole file; `seal` is None until the coordinator signs it as a whole."""
 
     format: Literal["hypergpu-ledger-4"]
     session: SessionRecord

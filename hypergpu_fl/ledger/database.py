@@ -45,7 +45,7 @@ class Uint256(TypeDecorator[int]):
         return None if value is None else int(value)
 
 
-LOCKED_LIMIT_S = 30.0  # a backup or a viewer may hold the file for as long
+LOCKED_LIMIT_S = 30.0  # a backup or a viewer may hold the file for this long
 
 metadata = MetaData()
 
@@ -58,7 +58,7 @@ sessions = Table(
     Column("contract", String(42), nullable=False),
     Column("coordinator", String(42), nullable=False),
     Column("budget", Uint256, nullable=False),  # wei a round
-    Column("base_pay", Integer, nullable=False),  # parts per million of it that go by work
+    Column("base_pay", Integer, nullable=False),  # parts per million of the budget that are paid by work
     Column("simulated_keys", Integer, nullable=False),  # 1: nodes' keys derive from a public seed
 )
 
@@ -74,8 +74,8 @@ rounds = Table(
     Column("owed", Uint256, nullable=False),
     Column("before", LargeBinary(32), nullable=False),
     Column("head", LargeBinary(32), nullable=False),
-    Column("log_head", LargeBinary(32)),  # none where the run kept no event log
-    Column("pricing", JSON),  # how the scores came about, where somebody says so
+    Column("log_head", LargeBinary(32)),  # NULL if the run kept no event log
+    Column("pricing", JSON),  # how the scores came about; NULL if that is not recorded
     Column("stats", JSON, nullable=False),
     ForeignKeyConstraint(["session"], ["sessions.id"]),
 )
@@ -124,7 +124,7 @@ rewards = Table(
     ForeignKeyConstraint(["session", "round"], ["rounds.session", "rounds.round"]),
 )
 
-seals = Table(  # the coordinator's signature under the books of a run that has ended
+seals = Table(  # the coordinator's signature over the books of a run that has ended
     "seals",
     metadata,
     Column("session", LargeBinary(32), primary_key=True),
@@ -139,8 +139,8 @@ seals = Table(  # the coordinator's signature under the books of a run that has 
 def connect(location: Path | str) -> Engine:
     """Engine on a SQLite file, or on any database by URL.
 
-    SQLite runs in WAL mode, so the dashboard reads while a round is written, with full synchronisation: a round
-    that was reported sealed survives a power cut. A file that another program locks is waited for, then a
+    SQLite runs in WAL mode, so that the dashboard can read while a round is written, and with full synchronisation, so
+    that a sealed round survives a power cut. If another program locks the file for longer than `LOCKED_LIMIT_S`, a
     ``LedgerError`` names it.
     """
     if isinstance(location, str) and "://" in location:
@@ -153,7 +153,7 @@ def connect(location: Path | str) -> Engine:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute("PRAGMA foreign_keys=ON")
-        except sqlite3.OperationalError as error:  # SQLAlchemy's event below is not for errors in this one
+        except sqlite3.OperationalError as error:  # SQLAlchemy does not pass errors in this event to the one below
             raise _named(error, location) or error from None
 
     @event.listens_for(engine, "handle_error")

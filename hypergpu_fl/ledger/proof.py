@@ -1,7 +1,7 @@
 """Proof that one contribution was sealed, and what its round granted to the node.
 
-A proof leads to the newest committed head, for the contract and for the npm library. A receipt is what a node keeps of
-its own: it leads to the head of the round alone, and the coordinator has signed that head.
+A proof leads to the newest committed head; the contract and the npm library can check it. A receipt is what a node
+keeps: it leads to the head after its own round only, and the coordinator has signed that head.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Grant(Record):
 
 
 class ContributionProof(Record):
-    """A leaf, its way to the root, and the way from there to a head.
+    """A leaf, its path to the round's root, and the commitments from there to a head.
 
     ``value`` under ``leaf_encoding`` with ``proof`` and ``commitments[0].root`` is what the npm package's
     ``StandardMerkleTree.verify`` takes; ``value``, ``proof``, ``before`` and ``commitments`` are the arguments of the
@@ -116,7 +116,10 @@ def commitment(record: RoundRecord) -> Commitment:
 
 @dataclass(frozen=True, slots=True)
 class GrantedRound:
-    """A round that granted rewards, with what proves them: the tree, and the round before with the head before it."""
+    """A round that granted rewards, with what proves them.
+
+    That is the tree of the rewards, the commitment of the round before (``previous``), and the head before that.
+    """
 
     earned: Mapping[str, int]
     tree: RewardTree
@@ -153,15 +156,15 @@ def contribution_proof(
     session : SessionRecord
         The session.
     rounds : Sequence[RoundRecord]
-        The round that sealed it and all after it, up to the head in question.
+        The round that sealed the contribution and all rounds after it, up to the head in question.
     before : bytes
-        Head before the first of them.
+        Head before ``rounds[0]``.
     entry : ContributionRecord
         The contribution.
     granted : GrantedRound
-        The rewards of the first of them.
+        The rewards of ``rounds[0]``.
     statement : bytes, optional
-        The coordinator's signature over that head, which makes the proof a receipt.
+        The coordinator's signature over the last head, which makes the proof a receipt.
     """
     return ContributionProof(
         format=PROOF if statement is None else RECEIPT,
@@ -186,12 +189,12 @@ def contribution_proof(
 
 
 def proof_from_bundle(bundle: Bundle, *, node: str, number: int) -> ContributionProof:
-    """Proof of what `node` had sealed in round `number`, up to the last committed round.
+    """Proof of the contribution of `node` that round `number` sealed, up to the last committed round.
 
     Raises
     ------
     LedgerError
-        If there is no such round, or nothing of the node in it.
+        If there is no such round, or it sealed nothing of the node.
     """
     if not 1 <= number <= len(bundle.rounds):
         raise LedgerError(f"there is no round {number}", f"rounds go from 1 to {len(bundle.rounds)}")
@@ -208,14 +211,14 @@ def proof_from_bundle(bundle: Bundle, *, node: str, number: int) -> Contribution
 
 
 def verify_proof(proof: ContributionProof) -> None:
-    """Check a proof or receipt by itself: leaf, signatures, way to the root, way to the head, the round's grant.
+    """Check a proof or receipt by itself: leaf, signatures, path to the root, commitments to the head, the grant.
 
-    That the head is the chain's is for the contract to say.
+    Whether the chain holds that head, only the contract can say.
 
     Raises
     ------
     VerificationError
-        If anything in it differs from what the rest says.
+        If one part of it contradicts another.
     """
     sealed, node = proof.sealed, proof.value[3]
     session = sealed.credited.contribution.session

@@ -1,4 +1,4 @@
-"""What books or receipts prove that rounds granted to an account, and the calldata that claims it."""
+"""Grants of rounds to an account as books or receipts prove them, and the calldata that claims them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypergpu_fl.ledger.proof import Commitment, ContributionProof, commitment
 from hypergpu_fl.ledger.reward_tree import RewardTree, Sum
 
 ROUNDS_A_CLAIM: Final = 24
-"""Rounds that one transaction shows: among 5,000 accounts they take about as much gas as `MOST_CALL_GAS` allows."""
+"""Most rounds in one transaction: with 5,000 accounts they take about as much gas as `MOST_CALL_GAS` allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,9 @@ class Holdings:
     amounts : Mapping[int, int]
         Round to what it granted to the account, in wei; rounds in ascending order.
     heads : Mapping[int, bytes]
-        Round to the head after it, as far as known; the session id after round 0.
+        Round to the head after it, as far as known; the session id for round 0.
     commitments : Mapping[int, Commitment]
-        Round to what was committed, as far as known: of every round in `amounts` and the one before it.
+        Round to its commitment, as far as known; for every round in `amounts`, it and the round before are known.
     prove : Callable
         Siblings of the account's leaf in the reward tree of a round in `amounts`.
     """
@@ -48,7 +48,7 @@ class Holdings:
     prove: Callable[[int], Sequence[Sum]]
 
     def batches(self, rounds: Sequence[int]) -> Iterator[list[int]]:
-        """Split ascending rounds into runs that one transaction each can show."""
+        """Split ascending rounds into runs of which each fits into one transaction."""
         batch: list[int] = []
         for number in rounds:
             missing = batch and any(between not in self.commitments for between in range(batch[-1], number))

@@ -1,4 +1,4 @@
-"""What a run's folder holds: its live database, or the bundle that was exported from it."""
+"""Reading the books in a run's folder: from its live database, or from the bundle that was exported from it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def read_record(engine: Engine) -> SessionRecord | None:
 
 
 def books_as_bundle(engine: Engine, record: SessionRecord, outbox: Outbox | None) -> Bundle:
-    """Return everything in a run database as a bundle, with the seal of its end where it still says what was signed."""
+    """Return a run database as a bundle, with the seal of the run's end if the books still are what it signed."""
     entries = outbox.history() if outbox is not None else []
     commits = {entry.intent.round: _transaction(entry) for entry in entries if entry.intent.purpose == "commit"}
     others = [_transaction(entry) for entry in entries if entry.intent.purpose != "commit"]
@@ -67,7 +67,7 @@ def load_books(folder: Path) -> Bundle:
 
 
 def books_and_end(folder: Path) -> tuple[Bundle, bool]:
-    """Read a run's database; whether the coordinator once signed its end, even if commits moved on since.
+    """Read a run's database, and whether the coordinator once signed its end, even if commits have changed since.
 
     Raises
     ------
@@ -125,7 +125,7 @@ def unsettled(folder: Path) -> int:
 
 def _transaction(entry: Entry) -> TransactionRecord | None:
     attempt = entry.settled_by
-    if attempt is None or entry.state is State.PREPARED:  # a nonce given up is no commit under way
+    if attempt is None or entry.state is State.PREPARED:  # PREPARED with an attempt: its nonce was given up
         return None
     return TransactionRecord(
         purpose=entry.intent.purpose,

@@ -29,9 +29,8 @@ from strategies.event_log import FILE
 from strategies.model.aggregation import StreamingMean
 
 NODES, ROUNDS = 5, 6
-TERABYTES = b"\x93NUMPY\x01\x00v\x00" + b"{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776,), }".ljust(
-    118
-)
+HEADER = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776,), }"
+TERABYTES = b"\x93NUMPY\x01\x00v\x00" + HEADER.ljust(118)  # promised, by a file of 128 bytes
 
 
 def configured(folder: Path, *, rounds: int = ROUNDS, **training: Any) -> Config:
@@ -235,10 +234,7 @@ def test_files_that_were_changed_are_found(copied: Path, lie: Callable[[Path], N
         (MANIFEST, b'{"after_round": 2}'),  # names a model that is not there
         (FIRST, b""),
         (FIRST, b"no array"),
-        (
-            FIRST,
-            b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776,), }" + 60 * b" ",
-        ),
+        (FIRST, TERABYTES),
     ],
 )
 def test_kept_files_that_no_run_writes_are_named(copied: Path, name: str, content: bytes) -> None:

@@ -1,9 +1,9 @@
 """The policies that race against one another, each as its authors describe it.
 
-All share model, data, local optimiser, learning rate, batch size, server optimiser and seed. Peers send plain fp32
-both ways and make the baseline's local steps unless their own idea says otherwise; their means are weighted by
-examples. "random + one codec" and "FedBuff + averaging" have one part of ours each, so that planning takes no credit
-for what compression or averaging alone would do. An ablation is our strategy with one lever off.
+All share model, data, local optimiser, learning rate, batch size, server optimiser and seed. Peers send plain fp32 both
+ways, make the baseline's local steps unless their own idea says otherwise, and weight their means by examples.
+`random_codec` and `fedbuff_averaged` each have one part of ours, so that planning takes no credit for what compression
+or averaging alone would achieve. An ablation is our strategy with one part replaced by the baseline's.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from strategies.settings import Settings
 
 OURS = "network_aware"
 REFERENCE = "random"  # uniform sampling, waiting for everybody: unbiased FedAvg
-ONE_CODEC = "top32"  # the level of "random + one codec for all"
+ONE_CODEC = "top32"  # the level of `random_codec`
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A policy with what belongs to it: ``changes`` to the settings, and for ours the parts it is made of."""
+    """A policy, its ``changes`` to the shared settings, and for ours the planner and books it is made of."""
 
     name: str
     selection: str

@@ -1,4 +1,4 @@
-"""Who is paid: honest nodes against what they really brought, and one node that cheats against the honest ones."""
+"""Who is paid: honest nodes' pay compared with what they really brought, and a cheater's pay with honest nodes'."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def run_pay(
     rounds: int,
     progress: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    """One row a run: `hypergpu run`'s server and nodes inside this process, with compression, late updates and all.
+    """One row for each run: `hypergpu run`'s server and nodes in this process, with compression and late updates.
 
-    ``spearman`` is the rank correlation of the nodes' values, as the books add them up, with their exact Shapley
-    values; ``spearman_pay`` that of what they earned. Both are measured on runs without an attack.
-    ``attacker_share_of_honest_mean`` is what the attacker earned over what an honest node earned on average.
+    ``spearman`` is the rank correlation between the nodes' values, summed over the books, and their exact Shapley
+    values; ``spearman_pay`` is that between what they earned and the exact values. Both are measured only without an
+    attack. ``attacker_share_of_honest_mean`` is the attacker's pay divided by an honest node's mean pay.
     ``changed`` are the settings that differ from the shipped defaults.
     """
     rows = []
@@ -134,6 +134,6 @@ def silent() -> Iterator[None]:
 
 
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
-    """Spearman's, of values without ties."""
+    """Spearman's rank correlation of values without ties."""
     ranks = [np.argsort(np.argsort(np.asarray(values))) for values in (one, other)]
     return float(np.corrcoef(ranks[0], ranks[1])[0, 1])

@@ -1,12 +1,12 @@
 """`hypergpu bench time-to-accuracy`: who reaches the target first, over the same links, data and chance.
 
 Protocol. A scenario's data, links and first model depend on the seed alone, so that contenders are paired. For every
-seed the target is fixed before anybody races: what unbiased FedAvg (uniform sampling, waiting for everybody,
-``UPDATES`` updates, no horizon) reaches on that seed's data, less one point. It is reached at the first of ``HELD``
-rounds in a row that are all at or above it. Final accuracies are means over the last tenth of a run's rounds, a run
-being at least as many updates as FedAvg's, and as many samples processed. Local optimiser, learning rate, batch, epochs
-and server optimiser are the same for all, chosen for FedAvg. A payload of the real size is simulated: ``payload_mb``
-over the small model's size scales each message's real, encoded bytes.
+seed the target is fixed before the race: one point below the accuracy that unbiased FedAvg (uniform sampling, waiting
+for all, ``UPDATES`` updates, no horizon) reaches on that seed's data. A contender reaches it at the first of ``HELD``
+rounds in a row that are all at or above it. Final accuracies are means over the last tenth of a run's rounds; a run has
+at least as many updates as FedAvg's and processes at least as many samples. Local optimiser, learning rate, batch size,
+epochs and server optimiser are the same for all and were chosen for FedAvg. Messages are priced as if the model had
+``payload_mb``: each message's real, encoded bytes are scaled by ``payload_mb`` over the small model's size.
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ Progress = Callable[[float, str], None]
 class Options:
     """What to race, and over what.
 
-    ``links`` is the CSV of a device trace or the name of a profile, ``rtt`` the CSV of round-trip times that goes
-    with a trace. ``target`` None: measured, see the module. ``out``: JSON rows; beside it ``*.curves.json`` keeps what
-    is needed to go on after an interruption, ``*.md`` the table and ``*.png`` the curves.
+    ``links`` is the CSV of a device trace or the name of a profile, ``rtt`` the CSV of round-trip times for a trace.
+    ``target`` None means that it is measured, see the module. ``out`` gets the rows as JSON. Beside it
+    ``*.curves.json`` keeps what an interrupted race needs to continue, ``*.md`` has the table, and ``*.png`` the
+    curves.
     """
 
     out: Path
@@ -90,7 +91,7 @@ class Options:
 
     @property
     def over(self) -> Links:
-        """Where links come from."""
+        """Source of the links."""
         if self.links in PROFILES:
             return Links(self.links)
         return Links(Path(self.links).stem, Path(self.links), self.rtt)
@@ -116,7 +117,7 @@ class Options:
         return Setting(training, self.over, self.cohort, self.payload_mb)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What results depend on, beside scenario, seed and policy."""
+        """Options that results depend on, besides scenario, seed and policy."""
         free = ("out", "scenarios", "seeds", "policies", "ablation")
         settings = {key: value for key, value in asdict(self).items() if key not in free}
         return {**settings, "rtt": str(self.rtt or ""), "updates": UPDATES}
@@ -130,7 +131,7 @@ def run_time_to_accuracy(options: Options, progress: Progress = lambda share, la
     options : Options
         What to race.
     progress : callable
-        Told the share done, in [0, 1], and what is being run.
+        Called with the share that is done, in [0, 1], and what is being run.
 
     Returns
     -------

@@ -14,7 +14,7 @@ from hypergpu_fl.cli.place import place_of
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.errors import LedgerError, UsageError
 
-CHANGED = (0.01, 0.05, 0.2)  # shares of rounds, for which it is said how likely the draw shows a change in them
+CHANGED = (0.01, 0.05, 0.2)  # shares of changed rounds for which the chance of finding a change is shown
 
 
 def audit(
@@ -26,8 +26,8 @@ def audit(
 ) -> None:
     """Recompute decisions, weights and models of a run from its log and updates, and values and scores of drawn rounds.
 
-    It needs the run's folder: ledger.json, events.jsonl, report.json and blobs/; and the data that validate. Values are
-    computed on the CPU. Non-zero, and the first difference, if the books do not follow.
+    It needs the run's folder (ledger.json, events.jsonl, report.json and blobs/) and the validation data. Values are
+    computed on the CPU. If the books do not follow, it shows the first difference and exits with an error.
 
     Example: hypergpu ledger audit demo --rounds 6 --seed 1
     """

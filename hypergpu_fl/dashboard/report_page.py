@@ -1,4 +1,4 @@
-"""Runs as one HTML document that stands alone: no script, no other file, nothing asked of any host."""
+"""Runs as one HTML document that stands alone: no script, no other file, no request to any host."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _STYLE: Final = Path(__file__).with_name("report.css")
 
 @dataclass(frozen=True)
 class Told:
-    """A run as a report tells it."""
+    """A run as a report shows it."""
 
     run: Row
     rounds: Sequence[Row]
@@ -68,7 +68,7 @@ def report_page(runs: Sequence[Told], *, written_s: float) -> str:
 
 
 def figures(told: Told) -> dict[str, str]:
-    """What a run came to, name -> value with its unit."""
+    """A run's results: name -> value with its unit."""
     run = told.run
     metrics = {name: words.number(value) for name, value in run["metrics"].items()}
     return {
@@ -167,7 +167,7 @@ def _nodes(told: Told) -> str:
 
 
 def _settings(runs: Sequence[Told]) -> str:
-    """Every setting; of several runs those first that differ."""
+    """A table of all settings; with several runs, those that differ come first."""
     trees = [
         {f"{section}.{key}": value for section, values in told.settings.items() for key, value in values.items()}
         | {f"version of {name}": value for name, value in told.versions.items()}
@@ -182,7 +182,7 @@ def _settings(runs: Sequence[Told]) -> str:
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, plain: bool = False) -> str:
-    """A table; a ``plain`` one is as narrow as it can be, and all its columns begin at the left."""
+    """A table; a ``plain`` one is as narrow as possible, with all columns left-aligned."""
 
     def cell(value: str, place: int) -> str:
         if place == 0:
@@ -197,5 +197,5 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, plain: bool =
 
 
 def _text(value: str) -> str:
-    """Text in HTML, of a bounded length."""
+    """Escaped text of bounded length."""
     return escape(value if len(value) <= LONGEST_TEXT else f"{value[:LONGEST_TEXT]}…")

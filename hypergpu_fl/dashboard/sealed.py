@@ -1,4 +1,4 @@
-"""A sealed round as a browser needs it to verify: every leaf's fields, its proof, the roots and both heads."""
+"""A sealed round as a browser needs it for verification: every leaf's fields and proof, the roots, and both heads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypergpu_fl.ledger.bundle import round_record
 
 
 def sealed_round(folder: Path, number: int) -> dict[str, Any]:
-    """A round out of a run's database, which is opened read-only.
+    """A round from a run's database, which is opened read-only.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""``hypergpu task``: try a task of one's own before anything is started."""
+"""``hypergpu task``: try your own task before anything is started."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ _COLUMNS = {
 
 
 def summary(title: str, checked: Checked) -> dict[str, Any]:
-    """What was tried, and what came of it."""
+    """What was tried, and the results."""
     trained, unit = checked.trial.trained, checked.task.unit
     figures = {"trained": trained.metrics, "held_out": checked.held_out.named, "validation": checked.validation.named}
     odd = [f"{part} {name}" for part, named in figures.items() for name in named if not math.isfinite(named[name])]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
-from hypergpu_fl.cli.options import Run, Runs, root_of
+from hypergpu_fl.cli.options import Run, Runs
+from hypergpu_fl.cli.place import place_of
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.errors import RunNotFound, VerificationError
-from hypergpu_fl.runs import find_run
+
+_REMEDY: Final = "the event log was changed after it was written, or by another release; compare it with a copy"
 
 app = typer.Typer(add_completion=False, help="Decide a run's rounds again from its log, and compare.")
 
@@ -21,34 +23,49 @@ def replay(
     runs: Runs = None,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Fold the log of a run again. Non-zero, and the first command that differs, if the rules give another one.
+    """Decide every round again from a run's log. It exits with 1 at the first command that differs, and names it.
+
+    The log must also be the one that the run's books seal. A run that goes on is replayed as far as it has come. RUN
+    may be a folder, such as ./copy.
 
     Example: hypergpu replay latest --upto 10
     """
+    from hypergpu_fl.ledger.event_log import heads_in, verify_log
     from strategies.errors import BadLine
     from strategies.event_log import FILE
     from strategies.round.lines import LONGEST_LINE
     from strategies.round.replay import replay as fold
 
-    folder = find_run(root_of(runs), run)
-    if not (folder / FILE).is_file():
-        raise RunNotFound(f"{folder.name} has no {FILE}", "it was made before runs kept one; start a new run")
-    remedy = f"{FILE} was changed after it was written, or by another release; compare it with a copy"
+    folder = place_of(run, runs)
+    log = folder / FILE
+    if not log.is_file():
+        raise RunNotFound(f"{folder.name} has no {FILE}", "take it from the machine of the run; a run begins with it")
+    # The books first: what they seal by now is in the log, also of a run that goes on meanwhile.
+    heads = heads_in(folder / "run.db", folder / "ledger.json")
     try:
-        with (folder / FILE).open("rb") as lines:
+        with log.open("rb") as lines:
             found = fold(iter(lambda: lines.readline(LONGEST_LINE), b""), upto=upto)
     except BadLine as error:
-        raise VerificationError(str(error), remedy) from error
+        raise VerificationError(str(error), _REMEDY) from error
     if found.difference is not None:
-        raise VerificationError(str(found.difference), remedy)
+        raise VerificationError(str(found.difference), _REMEDY)
     if found.broken is not None:
-        raise VerificationError(f"line {found.broken}: its hash does not fit what it says", remedy)
+        raise VerificationError(f"line {found.broken}: its hash does not fit what it says", _REMEDY)
+    if found.state is None:
+        raise VerificationError(f"{log} holds no whole line", _REMEDY)
+    sealed = {round: head for round, head in (heads or {}).items() if upto is None or round <= upto}
+    with log.open("rb") as lines:
+        verify_log(sealed, iter(lambda: lines.readline(LONGEST_LINE), b""))
     row = {
         "rounds": found.rounds,
+        "sealed": None if heads is None else len(sealed),
         "events": found.events,
         "commands": found.commands,
         "lines": found.lines,
         "cut_off_bytes": found.left_over,
         "head": found.head,
     }
-    render([row], format, title=f"{folder.name}: every command is what the rules make of the events")
+    said = (
+        "there are no books to compare its log with" if heads is None else f"the books seal {len(sealed)} rounds of it"
+    )
+    render([row], format, title=f"{folder.name}: every command is what the rules make of the events; {said}")

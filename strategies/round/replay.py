@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import zip_longest
+from typing import Any, Final
 
-from strategies.errors import BadLine, OutOfOrder
+import numpy as np
+
+from strategies.errors import BadLine, StrategyError
 from strategies.round.events import RoundDue
 from strategies.round.lines import as_json, read_line
 from strategies.round.rules import Rules
@@ -14,11 +17,27 @@ from strategies.round.state import State
 from strategies.round.step import step
 
 LARGEST_GAP = 1e-9  # between reals, relative or absolute: exp and log differ between processors
+SHOWN: Final = 300  # characters of a value
+NO_VALUES = (StrategyError, LookupError, ValueError, TypeError, ArithmeticError)  # what impossible numbers raise
+
+
+class _Nothing:
+    """Stands for a command that only one side has."""
+
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+_NOTHING: Final = _Nothing()
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The first command that was not what the rules make of the events: where, and both values."""
+    """The first thing in a log that the rules do not make of the events before it.
+
+    Either a command, or a value in one: its ``place`` in the line, and what stands on both sides. Or an event that
+    cannot happen where it stands: ``place`` is empty then, and ``folded`` says why it cannot.
+    """
 
     line: int
     round: int
@@ -28,10 +47,10 @@ class Difference:
     folded: Any
 
     def __str__(self) -> str:
-        return (
-            f"line {self.line} (round {self.round}, {self.event}): {self.place} is recorded as {self.recorded!r}, "
-            f"the rules give {self.folded!r}"
-        )
+        if not self.place:
+            return f"line {self.line} (round {self.round}): {self.event!r} cannot happen here: {self.folded}"
+        where = f"line {self.line} (round {self.round}, {self.event}): {self.place}"
+        return f"{where} is recorded as {_shown(self.recorded)}, the rules give {_shown(self.folded)}"
 
 
 @dataclass
@@ -61,11 +80,18 @@ def replay(lines: Iterable[bytes], *, upto: int | None = None) -> Replay:
     Raises
     ------
     BadLine
-        If something is no line of a log.
+        If something is no line of a log, lines are missing, or the rules are not of this release.
     """
+    with np.errstate(all="ignore"):  # numbers that no run has are told by what follows from them
+        return _folded(iter(lines), upto)
+
+
+def _folded(lines: Iterator[bytes], upto: int | None) -> Replay:
     done = Replay()
     for text in lines:
         if not text.endswith(b"\n"):
+            if next(lines, None) is not None:
+                raise BadLine(f"line {done.lines} is longer than {len(text):,} bytes")
             done.left_over = len(text)
             break
         line = _numbered(text, done)
@@ -75,18 +101,15 @@ def replay(lines: Iterable[bytes], *, upto: int | None = None) -> Replay:
             done.broken = line.number
         done.lines, done.head = done.lines + 1, line.hash
         if isinstance(line.content, Rules):
-            if done.state is None:
-                done.state = State(line.content)
-            else:
-                done.state.rules = line.content
+            done.state = _under(line.content, done.state, line.number)
             continue
         if done.state is None:
             raise BadLine(f"line {line.number}: an event comes before the rules")
         state, event = done.state, line.content
         try:
             _, folded = step(state, event)
-        except (OutOfOrder, LookupError, ValueError, TypeError, OverflowError) as error:
-            done.difference = Difference(line.number, state.round, event.kind, "the event", event.kind, str(error))
+        except NO_VALUES as error:
+            done.difference = Difference(line.number, state.round, event.kind, "", event.kind, str(error))
             break
         if (gap := first_gap(line.commands, as_json(folded))) is not None:
             done.difference = Difference(line.number, state.round, event.kind, *gap)
@@ -102,8 +125,8 @@ def first_gap(recorded: Any, folded: Any, place: str = "commands") -> tuple[str,
     if isinstance(recorded, float) and isinstance(folded, float):
         close = abs(recorded - folded) <= LARGEST_GAP * max(1.0, abs(recorded), abs(folded))
         return None if close else (place, recorded, folded)
-    if isinstance(recorded, list) and isinstance(folded, list) and len(recorded) == len(folded):
-        for index, (one, other) in enumerate(zip(recorded, folded, strict=True)):
+    if isinstance(recorded, list) and isinstance(folded, list):
+        for index, (one, other) in enumerate(zip_longest(recorded, folded, fillvalue=_NOTHING)):
             if gap := first_gap(one, other, f"{place}[{index}]"):
                 return gap
         return None
@@ -121,8 +144,25 @@ def _numbered(text: bytes, done: Replay) -> Any:
     except BadLine as error:
         raise BadLine(f"line {done.lines}: {error}") from error
     if line.number != done.lines:
-        raise BadLine(f"line {done.lines} says that it is line {line.number}")
+        raise BadLine(f"line {done.lines} is numbered {line.number}: lines are missing, or stand in another order")
     return line
+
+
+def _under(rules: Rules, state: State | None, line: int) -> State:
+    """A new state under these rules, or the one there is, which goes on under them."""
+    try:
+        fresh = State(rules)
+    except NO_VALUES as error:
+        raise BadLine(f"line {line}: these rules are not of this release: {error}") from error
+    if state is None:
+        return fresh
+    state.rules = rules
+    return state
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]} ..."
 
 
 def _carry_on(state: State, recorded: list[Any]) -> None:

@@ -1,4 +1,4 @@
-"""``hypergpu replay``: every decision of a run taken again from its log, and held against what was done."""
+"""``hypergpu replay``: take every decision of a run again from its log, and compare it with what was done."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def replay(
     runs: Runs = None,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Decide every round again from a run's log. It exits with 1 at the first command that differs, and names it.
+    """Decide a run again from its log; if a command differs, show the first one and exit with an error.
 
-    The log must also be the one that the run's books seal. A run that goes on is replayed as far as it has come. RUN
-    may be a folder, such as ./copy.
+    The run's books must seal this log, too. A run that still goes on is decided as far as it has come. RUN may be a
+    folder, such as ./copy.
 
     Example: hypergpu replay latest --upto 10
     """

@@ -1,4 +1,4 @@
-"""The event log held against the heads that a ledger's rounds seal."""
+"""The event log compared with the heads that a ledger's rounds seal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def heads_of(rounds: Iterable[RoundRecord]) -> Heads:
 
 
 def heads_in(database: Path, bundle: Path) -> Heads | None:
-    """The heads that a run's books seal: of its database, which may be in use, else of its exported bundle.
+    """Read the heads that a run's books seal: from its database, which may be in use, else from its exported bundle.
 
     Returns
     -------
@@ -52,15 +52,15 @@ def heads_in(database: Path, bundle: Path) -> Heads | None:
 
 
 def verify_log(heads: Heads, lines: Iterable[bytes]) -> None:
-    """Hold a log's lines against the sealed heads.
+    """Look for every sealed head among the hashes of a log's lines, in the rounds' order.
 
-    What comes after the last of them belongs to no sealed round and is not looked at.
+    Lines after the last sealed head belong to no sealed round and are not read.
 
     Raises
     ------
     VerificationError
-        At the first line whose hash does not fit what it says and the lines before it, else at the first round whose
-        head is the hash of no line.
+        At the first line whose hash does not fit its content and the line before it, or at the first round whose head
+        is the hash of no line.
     """
     before, rest = "", enumerate(takewhile(lambda line: line.endswith(b"\n"), lines))
     for sealed, sealed_head in heads.items():

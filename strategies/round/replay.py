@@ -35,8 +35,8 @@ _NOTHING: Final = _Nothing()
 class Difference:
     """The first thing in a log that the rules do not give for the events before it.
 
-    Either a command, or a value in one: ``place`` says where in the line, ``recorded`` and ``folded`` are both values. Or
-    an event that cannot happen at this point: then ``place`` is empty, and ``folded`` is the reason.
+    Either a command, or a value in one: ``place`` says where in the line; ``recorded`` and ``folded`` are both values.
+    Or an event that cannot happen at this point: then ``place`` is empty, and ``folded`` is the reason.
     """
 
     line: int

@@ -67,8 +67,8 @@ def run_codec(
             rows.append(row)
             progress(
                 f"{source} {level}: {row['ratio']:.1f}x, fidelity {row['fidelity']:.2f}, "
-                f"encode {row['encode_bytes_per_s'] / 1e9:.2f} GB/s, decode {row['decode_bytes_per_s'] / 1e9:.2f} GB/s, "
-                f"memcpy {row['memcpy_bytes_per_s'] / 1e9:.1f} GB/s"
+                f"encode {row['encode_bytes_per_s'] / 1e9:.2f} GB/s, "
+                f"decode {row['decode_bytes_per_s'] / 1e9:.2f} GB/s, memcpy {row['memcpy_bytes_per_s'] / 1e9:.1f} GB/s"
             )
     if json_out is not None:
         json_out.write_text(json.dumps(rows, indent=1))

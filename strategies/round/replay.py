@@ -15,6 +15,7 @@ from strategies.round.lines import as_json, read_line
 from strategies.round.rules import Rules
 from strategies.round.state import State
 from strategies.round.step import step
+from strategies.round.story import Story
 
 LARGEST_GAP = 1e-9  # between reals, relative or absolute: exp and log differ between processors
 SHOWN: Final = 300  # characters of a value
@@ -72,7 +73,7 @@ class Replay:
     state: State | None = None
 
 
-def replay(lines: Iterable[bytes], *, upto: int | None = None) -> Replay:
+def replay(lines: Iterable[bytes], *, upto: int | None = None, story: Story | None = None) -> Replay:
     """Replay a log, up to the end of round ``upto`` if given, or to the first command that differs.
 
     Integers, choices and order must be equal. Reals may differ by ``LARGEST_GAP``; the recorded one is then kept.
@@ -83,10 +84,10 @@ def replay(lines: Iterable[bytes], *, upto: int | None = None) -> Replay:
         If something is no line of a log, lines are missing, or the rules are not of this release.
     """
     with np.errstate(all="ignore"):  # numbers that no run has are told by what follows from them
-        return _folded(iter(lines), upto)
+        return _folded(iter(lines), upto, story)
 
 
-def _folded(lines: Iterator[bytes], upto: int | None) -> Replay:
+def _folded(lines: Iterator[bytes], upto: int | None, story: Story | None) -> Replay:
     done = Replay()
     for text in lines:
         if not text.endswith(b"\n"):
@@ -107,6 +108,8 @@ def _folded(lines: Iterator[bytes], upto: int | None) -> Replay:
             raise BadLine(f"line {line.number}: an event comes before the rules")
         state, event = done.state, line.content
         try:
+            if story is not None:
+                story.before(state, event)
             _, folded = step(state, event)
         except NO_VALUES as error:
             done.difference = Difference(line.number, state.round, event.kind, "", event.kind, str(error))
@@ -115,6 +118,8 @@ def _folded(lines: Iterator[bytes], upto: int | None) -> Replay:
             done.difference = Difference(line.number, state.round, event.kind, *gap)
             break
         _carry_on(state, line.commands)
+        if story is not None:
+            story.after(state, event, folded)
         done.events, done.commands = done.events + 1, done.commands + len(folded)
         done.rounds = state.round if state.open is None else state.round - 1
     return done

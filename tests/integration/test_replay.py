@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -166,6 +167,19 @@ def test_a_folder_is_replayed_wherever_it_lies_and_an_empty_log_is_none(
     (tmp_path / "copy" / "events.jsonl").unlink()
     assert invoke(["replay", f"{tmp_path}/copy"]) == 2
     assert "copy has no events.jsonl" in capsys.readouterr().err
+
+
+def test_a_nodes_story_is_told_up_to_a_round(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert replayed(runs, "whole", "--node", "node-3", "--upto", "2", "--format", "json") == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["node"][0]["what"].startswith("joined, with ")
+    assert {moment["round"] for moment in row["node"]} <= {0, 1, 2}
+    assert replayed(runs, "whole", "--node", "node-3") == 0
+    shown = capsys.readouterr().out
+    assert "node-3, seconds on the run's clock" in shown and "given order" in shown
+    assert replayed(runs, "whole", "--node", "node3") == 2
+    said = capsys.readouterr().err
+    assert "no node 'node3' has joined this run" in said and "did you mean 'node-3'?" in said
 
 
 def test_books_that_cannot_be_read_are_named(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

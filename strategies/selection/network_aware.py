@@ -45,6 +45,16 @@ class NetworkAwareSelection(Memoryless):
         return Selection(willing[top[np.argsort(-(urgency + jitter)[top], kind="stable")]])
 
 
+def passed_over(fleet: Fleet, row: int, *, round: int, urgency: Floats, chosen: Ints) -> str:
+    """Why round ``round`` began without node ``row``, which was free; ``urgency`` is the ``priority`` of all nodes."""
+    waits = int(backoff(fleet.misses[row]))
+    if round - fleet.last_round[row] < waits:
+        return f"silent {fleet.misses[row]} times in a row, so it waits {waits} rounds"
+    if fleet.owed[row] * max(1, int(fleet.reachable.sum())) < -MOST_AHEAD:
+        return f"more than {MOST_AHEAD:.0f} shares ahead of its data"
+    return f"the others were owed more: {urgency[row]:.4f} against {urgency[chosen].min():.4f} and more"
+
+
 def priority(fleet: Fleet, rows: Ints) -> Floats:
     """Debt in units of total weight, lifted by half a data share a unit of log loss ratio.
 

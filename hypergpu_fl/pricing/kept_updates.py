@@ -1,15 +1,15 @@
-"""The updates that counted, kept so that a stranger can recompute the run: content-addressed, a folder a round.
+"""Keeps the updates that counted, so that a stranger can recompute the run: by content, one folder per round.
 
 =====================  ==========================================================================
 ``blobs/open/``        updates of the round under way, each under its SHA-256
 ``blobs/00000012/``    those of round 12
 ``blobs/first.npy``    the first model's values
-``blobs/after-*.npz``  everything of the model after a round, from which on a stranger may begin
-``manifest.json``      from which round on the updates are all there, and what limit they were kept to
+``blobs/after-*.npz``  the model's whole state after a round, from which a recomputation may begin
+``manifest.json``      after which round all updates are there, and the limit to which they were kept
 =====================  ==========================================================================
 
-Over the limit the oldest rounds go, whole, and only once there is a later model to begin from: each time half the limit
-has gathered, the model is kept, and what lies before the one kept before that is removed.
+Beyond the limit, whole rounds are removed, the oldest first, but only once there is a later model to begin from: each
+time updates of half the limit have gathered, the model is kept, and everything before the previously kept model goes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def round_folder(folder: Path, number: int) -> Path:
 
 
 def model_after(folder: Path, number: int) -> Path:
-    """Where all of the model after a round lies."""
+    """Where the model's state after a round lies."""
     return folder / f"after-{number:08d}.npz"
 
 
@@ -48,11 +48,11 @@ class KeptUpdates:
     Parameters
     ----------
     folder : Path
-        Made if need be. What is there of rounds after ``last_round`` is removed: they were lost.
+        Created if missing. Files of rounds after ``last_round``, which were lost, are removed.
     limit_bytes : int
-        Of all updates kept; 0: none is kept beyond the round that prices it.
+        Of all kept updates; 0: each is only kept until its round is priced.
     last_round : int
-        The newest that is in the books.
+        The newest round in the books.
     """
 
     def __init__(self, folder: Path, *, limit_bytes: int, last_round: int) -> None:
@@ -79,7 +79,7 @@ class KeptUpdates:
             self._write()
 
     def closed(self, number: int, model: GlobalModel) -> None:
-        """Keep the open round's updates as those of round ``number``, which left the model as it is."""
+        """Keep the open round's updates as those of round ``number``, which ended with ``model``."""
         opened, kept = self._folder / _OPEN, round_folder(self._folder, number)
         if not self._limit_bytes:
             shutil.rmtree(opened, ignore_errors=True)

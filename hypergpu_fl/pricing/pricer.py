@@ -1,4 +1,4 @@
-"""What a closed round's contributions were worth: the scoring of the configuration, on the task's validation data.
+"""Prices a closed round's contributions by the configured scoring, on the task's validation data.
 
 Names used here: P = values of the model, i = a contribution of the round.
 """
@@ -41,12 +41,12 @@ if TYPE_CHECKING:
     import torch
 
 Scoring = Literal["aumann_shapley", "improvement", "weight", "leave_one_out", "shapley"]
-BLIND: Scoring = "shapley"  # what a task without gradients is priced by instead: the same value, sampled
+BLIND: Scoring = "shapley"  # the fallback for a task without gradients: the same value, sampled
 
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """A round's scores, for each the node whose update it nearly equals, if any, and how it all came about."""
+    """A round's scores, for each the node whose update it nearly equals, if any, and how the scores came about."""
 
     scores: Sequence[int]
     copies: Sequence[str]
@@ -61,12 +61,12 @@ class _Entry:
     digest: bytes
     base_model: bytes
     sketch: Vector
-    held_out_loss: float = 0.0
+    held_out_loss: float | None
 
 
 @dataclass
 class _Found:
-    """What a scoring found out: what each contribution is paid for, what it brought in all, and both losses."""
+    """A scoring's result: what each contribution is paid for, its whole value if different, and both losses."""
 
     scores: list[int]
     values: list[int] | None = None
@@ -80,13 +80,13 @@ class Pricer:
     Parameters
     ----------
     task : Task
-        Its validation set prices the contributions.
+        Contributions are priced on its validation set.
     model : torch.nn.Module
-        The task's; what is priced overwrites it. Its buffers are the first ones.
+        The task's fresh model. Pricing overwrites it, but uses its first buffers throughout.
     layout : Layout
         The model's layout.
     device : torch.device
-        Where contributions are priced.
+        Where to compute.
     scoring : str
         See `hypergpu_fl.ledger.aumann_shapley` and `hypergpu_fl.ledger.scoring`.
     max_examples : int
@@ -94,11 +94,11 @@ class Pricer:
     seed : int
         Of the permutations that ``shapley`` draws.
     blobs : Blobs
-        Where the open round's updates are put: each is decoded again from there when it is priced, one at a time.
+        Holds the open round's updates; each is decoded again when it is priced, one at a time.
     rounds : PricedRounds
-        What is kept of the rounds before.
+        What is kept of earlier rounds.
     decode : callable
-        An update from its bytes.
+        Turns bytes into an update.
     """
 
     def __init__(
@@ -135,11 +135,11 @@ class Pricer:
         self._base_P: Vector | None = None
 
     def measure(self, update: Update, model_P: Vector) -> float | None:
-        """Loss on the validation data of the model with this update alone, where contributions are priced by that."""
+        """Validation loss of the model with this update alone; None unless the scoring needs it."""
         if self._scoring != "improvement":
             return None
         moved_P = np.zeros(self._layout.size, dtype=np.float32)
-        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is told by its loss
+        with np.errstate(over="ignore", invalid="ignore"):  # an overflow shows in the loss
             update.add_to(moved_P, 1.0)
             moved_P += model_P
         return self._loss_when_moved(moved_P)
@@ -157,19 +157,14 @@ class Pricer:
         self._base_P = model_P
         digest = contribution.update_hash
         self._blobs.put(digest, blob)
-        entry = _Entry(node, digest, contribution.base_model, sketch(*update.kept(), signs(self._layout.size)))
-        if held_out_loss is not None:
-            entry.held_out_loss = held_out_loss
-        self._entries.append(entry)
+        folded = sketch(*update.kept(), signs(self._layout.size))
+        self._entries.append(_Entry(node, digest, contribution.base_model, folded, held_out_loss))
 
     def priced(self, outcome: RoundOutcome) -> Prices:
         """Price the closed round."""
         entries, self._entries = self._entries, []
         found = self._found(entries, outcome)
-        scores, copies = found.scores, list[str]()
-        if entries:
-            nodes, sketches = [entry.node for entry in entries], np.stack([entry.sketch for entry in entries])
-            scores, copies = self._rounds.shared_work.shared(outcome.round, nodes, sketches, found.scores)
+        scores, copies = self._shared(outcome.round, entries, found.scores)
         self._rounds.save(outcome.round)
         before, after = (round(VALUE_UNIT * loss) for loss in found.losses) if found.losses else (None, None)
         work = credited_ms(
@@ -189,13 +184,20 @@ class Pricer:
         return Prices(scores, copies, pricing)
 
     def passed(self, outcome: RoundOutcome, scores: Sequence[int]) -> None:
-        """Take a closed round as priced with these scores, for what later rounds need of it."""
+        """Take over a closed round that was priced before with these scores, as later rounds need it."""
         entries, self._entries = self._entries, []
         if outcome.step is not None:
             self._rounds.path(outcome.round, outcome.step.base_P, outcome.base_hash)
-        if entries:
-            nodes, sketches = [entry.node for entry in entries], np.stack([entry.sketch for entry in entries])
-            self._rounds.shared_work.shared(outcome.round, nodes, sketches, scores)
+        self._shared(outcome.round, entries, scores)
+
+    def _shared(
+        self, round_: int, entries: Sequence[_Entry], scores: Sequence[int]
+    ) -> tuple[Sequence[int], Sequence[str]]:
+        """Scores after those of near copies are shared, and the node of which each is a copy."""
+        if not entries:
+            return scores, []
+        nodes, sketches = [entry.node for entry in entries], np.stack([entry.sketch for entry in entries])
+        return self._rounds.shared_work.shared(round_, nodes, sketches, scores)
 
     def _found(self, entries: Sequence[_Entry], outcome: RoundOutcome) -> _Found:
         if not entries or self._base_P is None:
@@ -213,7 +215,7 @@ class Pricer:
         return _Found(self._among_coalitions(entries, weights, outcome.round))
 
     def _along(self, step: ModelStep, entries: Sequence[_Entry], outcome: RoundOutcome) -> _Found:
-        """Values along the round's step, see `hypergpu_fl.ledger.aumann_shapley`, without what was public."""
+        """Values along the round's step without what was public, see `hypergpu_fl.ledger.aumann_shapley`."""
         losses = tuple(self._loss(model_P, outcome.buffers) for model_P in (step.base_P, step.base_P + step.moved_P))
         gradients = aumann_shapley.path_gradients(
             lambda model_P: self._gradient(model_P, outcome.buffers), step.base_P, step.moved_P
@@ -237,9 +239,9 @@ class Pricer:
         return _Found(to_scores(own), to_scores(whole), (losses[0], losses[1]), len(path.movements))
 
     def _improvements(self, entries: Sequence[_Entry], examples: Sequence[int], base_loss: float) -> list[int]:
-        """Scores by the ``examples`` that were agreed, which weights go by too; what a reply claims is no matter."""
+        """Scores by the agreed ``examples``, on which weights depend too, not by those that a reply claims."""
         return [
-            improvement_score(count, base_loss, entry.held_out_loss, max_examples=self._max_examples)
+            improvement_score(count, base_loss, entry.held_out_loss or 0.0, max_examples=self._max_examples)
             for entry, count in zip(entries, examples, strict=True)
         ]
 
@@ -259,7 +261,7 @@ class Pricer:
         return to_scores(gtg_shapley(len(entries), loss, rng=rng))
 
     def _loss_when_moved(self, moved_P: Vector) -> float:
-        """Loss of a model that few updates made: of a late or a thin one, a variance may come out negative."""
+        """Loss of a model made by few updates; late or thin ones may leave a variance negative, so that is clipped."""
         for start, stop in self._variances:
             np.maximum(moved_P[start:stop], 0.0, out=moved_P[start:stop])
         return self._loss(moved_P, self._buffers)

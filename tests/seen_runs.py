@@ -12,6 +12,7 @@ from sqlalchemy import delete, insert
 
 from hypergpu_fl.chain import outbox
 from hypergpu_fl.ledger import database
+from hypergpu_fl.ledger.books import Books, open_session
 from hypergpu_fl.ledger.bundle import session_id
 from hypergpu_fl.ledger.contribution import WEIGHT_UNIT, Contribution, CreditedContribution, hash_blob, hash_metrics
 from hypergpu_fl.ledger.identity import sign_contribution
@@ -62,7 +63,7 @@ class SeenRun:
             "base_pay": 0,
         }
         with self.engine.begin() as connection:
-            database.open_session(connection, record | {"coordinator": coordinator, "simulated_keys": 1})
+            open_session(connection, record | {"coordinator": coordinator, "simulated_keys": 1})
         self.head, self.rewards = self.session, RewardDistribution(self.session, {})
         self.tables = RoundTables(self.engine, last_round=0)
         self.first_orders: dict[int, int] = {}
@@ -150,7 +151,7 @@ class SeenRun:
         self.head, self.rewards = sealed.head, sealed.rewards
         nodes = [asdict(self._record(row)) | {"device": {"gpu": "NVIDIA H200"}} for row in range(len(self.names))]
         with self.engine.begin() as connection:
-            database.Books(self.session).record(connection, sealed)
+            Books(self.session).record(connection, sealed)
             connection.execute(delete(registry.nodes))
             connection.execute(insert(registry.nodes), nodes)
 

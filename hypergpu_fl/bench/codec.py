@@ -1,9 +1,9 @@
-"""How small and how fast the codec is: one row a level and source, the memory's own speed measured beside it.
+"""Ratio and speed of the codec, one row for each level and source, beside the speed of copying memory.
 
-Sources are a real update of ResNet-18 (11.2 M values, GroupNorm), made here by training, and Gaussian noise of the
-same size. Encoding is with error feedback, on the second of two successive updates, so the residual is a real one.
-Rates are logical float32 bytes a second; ``memcpy`` copies the same vector in the same process, in turns with the
-codec, so a busy machine slows both.
+Sources are a real update of ResNet-18 (11.2 M values, GroupNorm), which is trained here, and Gaussian noise of the same
+size. Encoding uses error feedback and the second of two successive updates, so that the residual is a real one. Rates
+are logical float32 bytes a second. ``memcpy`` copies the same vector in the same process, in turns with the codec, so
+that a busy machine slows both.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def run_codec(
     repeats : int
         Measurements of each rate, of which the median counts.
     architecture, values : str, int
-        What the real update is of, and how many values of noise there are.
+        Model of the real update, and number of values of the noise.
     """
     makers = sources_of(architecture, data_root, steps, seed, values)
     rows: list[Row] = []
@@ -102,7 +102,7 @@ def measure(
 def sources_of(
     architecture: str, data_root: str, steps: int, seed: int, values: int
 ) -> dict[str, Callable[[], Updates]]:
-    """What makes the updates of each source."""
+    """Functions that make the updates, by source."""
     return {
         architecture: lambda: trained_updates(architecture, data_root, steps, seed),
         "gaussian": lambda: noise(seed, values),

@@ -1,4 +1,4 @@
-"""``hypergpu replay``: every decision of a run taken again from its log, and held against what was done."""
+"""``hypergpu replay``: take every decision of a run again from its log, and compare it with what was done."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def replay(
     runs: Runs = None,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Fold the log of a run again. Non-zero, and the first command that differs, if the rules give another one.
+    """Decide a run again from its log; if a command differs, show the first one and exit with an error.
 
     Example: hypergpu replay latest --upto 10
     """

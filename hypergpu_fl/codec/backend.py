@@ -1,15 +1,15 @@
 """The backends that encode values: in memory here, on a GPU in `hypergpu_fl.codec.device`.
 
-A backend holds ``p = delta + old residual`` and turns it into integers. In doing so it replaces every value by what was
-not encoded, the new residual. `HostBackend` works in memory with compiled kernels;
-`hypergpu_fl.codec.device.tensors.DeviceBackend` does the same on a GPU, with the same result to the last bit.
+A backend turns ``p = delta + old residual`` into integers and collects what they leave out: the new residual.
+`HostBackend` works in memory with compiled kernels; `hypergpu_fl.codec.device.tensors.DeviceBackend` does the same on
+a GPU, with the same result to the last bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,10 @@ from strategies.model.layout import Vector
 
 CHUNKS_A_TASK = 64
 
+V = TypeVar("V", covariant=True)  # a vector in memory, or a tensor
 
-class Backend(Protocol):
+
+class Backend(Protocol[V]):
     """What a level asks of a backend. Every value is encoded exactly once.
 
     Ranges are requested from several threads. The host encodes each range in the thread that asks for it. A GPU encodes
@@ -32,6 +34,11 @@ class Backend(Protocol):
     @property
     def size(self) -> int:
         """Number of values."""
+        ...
+
+    @property
+    def residual(self) -> V:
+        """What was left out of the values; complete once all of them are encoded."""
         ...
 
     def words(self, word: Word) -> Callable[[int, int], NDArray[Any]]:
@@ -65,7 +72,7 @@ class HostBackend:
     old : Vector or None
         The residual so far.
     out : Vector
-        Receives the new residual; may be ``old`` itself.
+        Where the new residual goes; may be ``old`` itself.
     """
 
     def __init__(self, delta: Vector, old: Vector | None, out: Vector) -> None:
@@ -77,6 +84,11 @@ class HostBackend:
     def size(self) -> int:
         """Number of values."""
         return self._out.size
+
+    @property
+    def residual(self) -> Vector:
+        """See `Backend.residual`."""
+        return self._out
 
     def words(self, word: Word) -> Callable[[int, int], NDArray[Any]]:
         """See `Backend.words`."""

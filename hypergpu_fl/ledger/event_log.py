@@ -1,4 +1,4 @@
-"""The event log held against the heads that a ledger's rounds seal."""
+"""The event log compared with the heads that a ledger's rounds seal."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ _REMEDY = "the event log was altered, or belongs to another run; take it from it
 
 
 def verify_log(rounds: Sequence[RoundRecord], lines: Iterable[bytes]) -> int:
-    """Hold a log's lines against the sealed heads, which must come in the rounds' order.
+    """Look for every sealed head among the hashes of a log's lines, in the rounds' order.
 
-    What comes after the last of them belongs to no sealed round and is not looked at.
+    Lines after the last sealed head belong to no sealed round and are not read.
 
     Returns
     -------
     int
-        Rounds whose head was found; those that seal none are passed over.
+        Rounds whose head was found; rounds that seal no head are skipped.
 
     Raises
     ------
     VerificationError
-        At the first line whose hash does not fit what it says and the lines before it, else at the first round whose
-        head is the hash of no line.
+        At the first line whose hash does not fit its content and the line before it, or at the first round whose head
+        is the hash of no line.
     """
     before, found, rest = "", 0, enumerate(lines)
     for record in rounds:

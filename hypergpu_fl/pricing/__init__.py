@@ -1,4 +1,4 @@
-"""Prices closed rounds, and keeps what later pricing and an independent recomputation need."""
+"""What closed rounds were worth, and what is kept of them so that a stranger can recompute it."""
 
 from hypergpu_fl.pricing.pricer import Pricer, Scoring
 from hypergpu_fl.pricing.rounds import PricedRounds

@@ -1,15 +1,16 @@
-"""Keeps the updates that counted, so that a stranger can recompute the run: by content, one folder per round.
+"""The updates that counted, kept so that a stranger can recompute the run: one folder a round, files named by hash.
 
 =====================  ==========================================================================
 ``blobs/open/``        updates of the round under way, each under its SHA-256
 ``blobs/00000012/``    those of round 12
 ``blobs/first.npy``    the first model's values
-``blobs/after-*.npz``  the model's whole state after a round, from which a recomputation may begin
-``manifest.json``      after which round all updates are there, and the limit to which they were kept
+``blobs/after-*.npz``  the whole state of the model after a round, where recomputing can begin
+``manifest.json``      the round after which all updates are kept, and the limit in bytes
 =====================  ==========================================================================
 
-Beyond the limit, whole rounds are removed, the oldest first, but only once there is a later model to begin from: each
-time updates of half the limit have gathered, the model is kept, and everything before the previously kept model goes.
+Beyond the limit the oldest rounds are removed whole, and only if a later model is there to begin from: whenever updates
+of half the limit have gathered since the last kept model, the model is kept again, and all that lies before the
+last-but-one kept model is removed.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ _OPEN: Final = "open"
 
 
 def round_folder(folder: Path, number: int) -> Path:
-    """Where the updates of a round lie."""
+    """Folder of a round's updates."""
     return folder / f"{number:08d}"
 
 
 def model_after(folder: Path, number: int) -> Path:
-    """Where the model's state after a round lies."""
+    """File of the model's whole state after a round."""
     return folder / f"after-{number:08d}.npz"
 
 
@@ -48,9 +49,9 @@ class KeptUpdates:
     Parameters
     ----------
     folder : Path
-        Created if missing. Files of rounds after ``last_round``, which were lost, are removed.
+        Created if needed. Files of rounds after ``last_round`` are removed, because the books lost these rounds.
     limit_bytes : int
-        Of all kept updates; 0: each is only kept until its round is priced.
+        Most bytes of updates to keep; with 0 no update outlives the pricing of its round.
     last_round : int
         The newest round in the books.
     """
@@ -79,7 +80,7 @@ class KeptUpdates:
             self._write()
 
     def closed(self, number: int, model: GlobalModel) -> None:
-        """Keep the open round's updates as those of round ``number``, which ended with ``model``."""
+        """Keep the open round's updates as those of round ``number``; ``model`` is the model after that round."""
         opened, kept = self._folder / _OPEN, round_folder(self._folder, number)
         if not self._limit_bytes:
             shutil.rmtree(opened, ignore_errors=True)
@@ -91,7 +92,7 @@ class KeptUpdates:
         if gathered >= self._limit_bytes / 2:
             state, vectors = model.state()
             with model_after(self._folder, number).open("wb") as stream:
-                save: Any = np.savez  # its signature takes no arrays by name and a flag of its own
+                save: Any = np.savez  # its type stub does not allow arrays by arbitrary names beside allow_pickle
                 save(stream, **{STATE: np.array(json.dumps(state)), **vectors})
             self._models.append(number)
             for old in self._models[:-2]:

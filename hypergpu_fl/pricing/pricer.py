@@ -1,4 +1,4 @@
-"""Prices a closed round's contributions by the configured scoring, on the task's validation data.
+"""What a closed round's contributions were worth, by the configured scoring on the task's validation data.
 
 Names used here: P = values of the model, i = a contribution of the round.
 """
@@ -41,19 +41,19 @@ if TYPE_CHECKING:
     import torch
 
 Scoring = Literal["aumann_shapley", "improvement", "weight", "leave_one_out", "shapley"]
-BLIND: Scoring = "shapley"  # the fallback for a task without gradients: the same value, sampled
+BLIND: Scoring = "shapley"  # instead of aumann_shapley for a task without gradients: the same kind of value, sampled
 
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """A round's scores, for each the node whose update it nearly equals, if any, and how the scores came about."""
+    """A round's scores, the node that each update copies (``""`` if none), and how the scores came about."""
 
     scores: Sequence[int]
     copies: Sequence[str]
     pricing: Pricing
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class _Entry:
     """One contribution of the open round."""
 
@@ -61,12 +61,15 @@ class _Entry:
     digest: bytes
     base_model: bytes
     sketch: Vector
-    held_out_loss: float | None
+    held_out_loss: float  # NaN where it was not measured, which earns nothing
 
 
 @dataclass
 class _Found:
-    """A scoring's result: what each contribution is paid for, its whole value if different, and both losses."""
+    """Result of a scoring: ``scores`` are paid for, ``values`` are what each contribution brought in all.
+
+    ``values`` None: the same as the scores. ``losses``: before and after the step, None if not measured.
+    """
 
     scores: list[int]
     values: list[int] | None = None
@@ -80,25 +83,25 @@ class Pricer:
     Parameters
     ----------
     task : Task
-        Contributions are priced on its validation set.
+        Its validation set prices the contributions.
     model : torch.nn.Module
-        The task's fresh model. Pricing overwrites it, but uses its first buffers throughout.
+        The task's model with its first buffers; pricing overwrites its values.
     layout : Layout
         The model's layout.
     device : torch.device
-        Where to compute.
+        Where contributions are priced.
     scoring : str
         See `hypergpu_fl.ledger.aumann_shapley` and `hypergpu_fl.ledger.scoring`.
     max_examples : int
         Examples beyond this earn nothing.
     seed : int
-        Of the permutations that ``shapley`` draws.
+        Seed of the permutations that ``shapley`` draws.
     blobs : Blobs
-        Holds the open round's updates; each is decoded again when it is priced, one at a time.
+        Where the open round's updates are kept; pricing decodes them from there one at a time.
     rounds : PricedRounds
         What is kept of earlier rounds.
     decode : callable
-        Turns bytes into an update.
+        Decodes an update.
     """
 
     def __init__(
@@ -135,7 +138,7 @@ class Pricer:
         self._base_P: Vector | None = None
 
     def measure(self, update: Update, model_P: Vector) -> float | None:
-        """Validation loss of the model with this update alone; None unless the scoring needs it."""
+        """Validation loss of the model with this update alone; None if the scoring does not need it."""
         if self._scoring != "improvement":
             return None
         moved_P = np.zeros(self._layout.size, dtype=np.float32)
@@ -153,18 +156,19 @@ class Pricer:
         model_P: Vector,
         held_out_loss: float | None,
     ) -> None:
-        """Enter an update that counts, with its bytes and what ``measure`` found."""
+        """Enter an update that counts, with its bytes and the loss that ``measure`` returned."""
         self._base_P = model_P
         digest = contribution.update_hash
         self._blobs.put(digest, blob)
-        folded = sketch(*update.kept(), signs(self._layout.size))
-        self._entries.append(_Entry(node, digest, contribution.base_model, folded, held_out_loss))
+        sketched = sketch(*update.kept(), signs(self._layout.size))
+        loss = np.nan if held_out_loss is None else held_out_loss
+        self._entries.append(_Entry(node, digest, contribution.base_model, sketched, loss))
 
     def priced(self, outcome: RoundOutcome) -> Prices:
         """Price the closed round."""
         entries, self._entries = self._entries, []
         found = self._found(entries, outcome)
-        scores, copies = self._shared(outcome.round, entries, found.scores)
+        scores, copies = self._shared(entries, outcome.round, found.scores)
         self._rounds.save(outcome.round)
         before, after = (round(VALUE_UNIT * loss) for loss in found.losses) if found.losses else (None, None)
         work = credited_ms(
@@ -184,18 +188,17 @@ class Pricer:
         return Prices(scores, copies, pricing)
 
     def passed(self, outcome: RoundOutcome, scores: Sequence[int]) -> None:
-        """Take over a closed round that was priced before with these scores, as later rounds need it."""
+        """Take a closed round as priced with these scores, and keep what later rounds need of it."""
         entries, self._entries = self._entries, []
         if outcome.step is not None:
             self._rounds.path(outcome.round, outcome.step.base_P, outcome.base_hash)
-        self._shared(outcome.round, entries, scores)
+        self._shared(entries, outcome.round, scores)
 
     def _shared(
-        self, round_: int, entries: Sequence[_Entry], scores: Sequence[int]
+        self, entries: Sequence[_Entry], round_: int, scores: Sequence[int]
     ) -> tuple[Sequence[int], Sequence[str]]:
-        """Scores after those of near copies are shared, and the node of which each is a copy."""
         if not entries:
-            return scores, []
+            return [], []
         nodes, sketches = [entry.node for entry in entries], np.stack([entry.sketch for entry in entries])
         return self._rounds.shared_work.shared(round_, nodes, sketches, scores)
 
@@ -215,7 +218,7 @@ class Pricer:
         return _Found(self._among_coalitions(entries, weights, outcome.round))
 
     def _along(self, step: ModelStep, entries: Sequence[_Entry], outcome: RoundOutcome) -> _Found:
-        """Values along the round's step without what was public, see `hypergpu_fl.ledger.aumann_shapley`."""
+        """Values along the round's step, see `hypergpu_fl.ledger.aumann_shapley`, without what was public."""
         losses = tuple(self._loss(model_P, outcome.buffers) for model_P in (step.base_P, step.base_P + step.moved_P))
         gradients = aumann_shapley.path_gradients(
             lambda model_P: self._gradient(model_P, outcome.buffers), step.base_P, step.moved_P
@@ -239,7 +242,7 @@ class Pricer:
         return _Found(to_scores(own), to_scores(whole), (losses[0], losses[1]), len(path.movements))
 
     def _improvements(self, entries: Sequence[_Entry], examples: Sequence[int], base_loss: float) -> list[int]:
-        """Scores by the agreed ``examples``, on which weights depend too, not by those that a reply claims."""
+        """Scores by the agreed ``examples``, which weights use too; what a reply claims does not count."""
         return [
             improvement_score(count, base_loss, entry.held_out_loss or 0.0, max_examples=self._max_examples)
             for entry, count in zip(entries, examples, strict=True)
@@ -261,7 +264,7 @@ class Pricer:
         return to_scores(gtg_shapley(len(entries), loss, rng=rng))
 
     def _loss_when_moved(self, moved_P: Vector) -> float:
-        """Loss of a model made by few updates; late or thin ones may leave a variance negative, so that is clipped."""
+        """Loss of a model that only some updates moved: a late or sparse update alone may make a variance negative."""
         for start, stop in self._variances:
             np.maximum(moved_P[start:stop], 0.0, out=moved_P[start:stop])
         return self._loss(moved_P, self._buffers)

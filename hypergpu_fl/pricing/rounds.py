@@ -1,4 +1,4 @@
-"""What pricing a round needs from earlier rounds, on disk: the models they began from, and what was credited.
+"""What pricing needs of earlier rounds, on disk: the models that they began from, and what their updates were credited.
 
 Names used here: P = values of the model.
 """
@@ -17,25 +17,25 @@ from hypergpu_fl.files import replacing
 from hypergpu_fl.ledger.shared_work import SharedWork
 from strategies.model.layout import Vector
 
-MOVEMENTS: Final = 6  # the last ones, each separately; all earlier ones count as a single movement
-LARGEST_BYTES: Final = 1 << 29  # of movements in memory at once
+MOVEMENTS: Final = 6  # the last ones, one by one; all earlier ones together count as one more
+LARGEST_BYTES: Final = 1 << 29  # most bytes of movements in memory at once
 
 
 @dataclass(frozen=True, slots=True)
 class ModelPath:
-    """How the model got where it is: its movements, the latest first, and the hashes of the models they led to."""
+    """How the model came to where it is: its movements, newest first, and the hashes of the models they led to."""
 
     movements: Sequence[Vector]
     models: Sequence[bytes]
 
     def since(self, model: bytes) -> int:
-        """How many of the movements came after this model; all of them for a model that is no longer known."""
+        """How many of the movements came after this model; all of them if the model is no longer known."""
         return self.models.index(model) if model in self.models else len(self.movements)
 
 
 @dataclass(frozen=True, slots=True)
 class _Base:
-    """A round's first model on disk."""
+    """The model that a round began from, on disk."""
 
     round: int
     hash: bytes
@@ -51,12 +51,12 @@ class _Base:
 
 
 class PricedRounds:
-    """The models from which the first and the last few rounds began, and what updates were credited with.
+    """The models that the first and the last few rounds began from, and what updates were credited with.
 
     Parameters
     ----------
     folder : Path
-        Created if missing. Files of rounds after ``last_round``, which were lost, are removed.
+        Created if needed. Files of rounds after ``last_round`` are removed, because the books lost these rounds.
     last_round : int
         The newest round in the books.
     """
@@ -71,7 +71,10 @@ class PricedRounds:
         self.shared_work = self._restored(last_round)
 
     def path(self, number: int, base_P: Vector, model: bytes) -> ModelPath:
-        """How the model moved until round ``number`` began from ``base_P``, of hash ``model``; ``base_P`` is kept."""
+        """How the model moved until round ``number`` began from ``base_P``, whose hash is ``model``.
+
+        Keeps ``base_P`` for later rounds.
+        """
         self._write(_Base(number, model), base_P)
         most = max(1, min(MOVEMENTS, LARGEST_BYTES // (4 * max(1, base_P.size)) - 1))
         *earlier, _ = self._bases

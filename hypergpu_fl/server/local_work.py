@@ -29,7 +29,7 @@ class LocalWork:
             "{} of {} nodes are asked to work at a time, {}; in its first round a node starts and loads the task",
             min(nodes_at_work(self._config), nodes),
             nodes,
-            "as asked: network.cohort" if network.cohort else "half of them; network.cohort sets it",
+            "as asked: network.cohort" if network.cohort else "half of all, rounded down; network.cohort sets it",
         )
 
     def closed(self, outcome: RoundOutcome) -> None:

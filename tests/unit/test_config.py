@@ -338,7 +338,7 @@ def test_an_rpc_address_with_credentials_comes_from_the_environment_only() -> No
     [
         ("a.json", '{"training": {,}}', "is not valid JSON at line 1 column 15"),
         ("a.json", '{"training":\n  {"rounds" 3}}', "is not valid JSON at line 2 column 13"),
-        ("a.json", "[]", "holds list, not a table"),
+        ("a.json", "[]", "holds [], not a table"),
         ("a.json", '{"system": {}, "system": {}}', "gives 'system' twice"),
         ("a.json", "[" * 100_000, "is nested too deeply"),
         ("a.toml", "a = " + "[" * 100_000, "is nested too deeply"),

@@ -76,16 +76,15 @@ def encode_tensor(
     new_P = torch.empty_like(delta_P) if out is None else out
     kernels = kernels or kernels_for(delta_P.device)
     apart = runs_of(layout)
-    runs_of_two = [apart.main, apart.statistics]
-    news = [_take(new_P, runs) for runs in runs_of_two]
-    main, statistics = (
-        DeviceBackend(_take(delta_P, runs), None if old_P is None else _take(old_P, runs), new, kernels)
-        for runs, new in zip(runs_of_two, news, strict=True)
-    )
-    blob = assemble(chosen, main, statistics, layout, buffers, base)
-    for runs, new in zip(runs_of_two, news, strict=True):
-        if new is not new_P:
-            _put(new_P, runs, new)
+
+    def values_of(runs: tuple[Run, ...]) -> DeviceBackend:
+        old = None if old_P is None else _take(old_P, runs)
+        return DeviceBackend(_take(delta_P, runs), old, _take(new_P, runs), kernels)
+
+    blob, residuals = assemble(chosen, values_of(apart.main), values_of(apart.statistics), layout, buffers, base)
+    for runs, left in zip((apart.main, apart.statistics), residuals, strict=True):
+        if left is not new_P:
+            _put(new_P, runs, left)
     return blob, new_P
 
 
@@ -155,6 +154,11 @@ class DeviceBackend:
     def size(self) -> int:
         """Number of values."""
         return self._tensors[0].numel()
+
+    @property
+    def residual(self) -> Tensor:
+        """See `Backend.residual`."""
+        return self._tensors[2]
 
     def words(self, word: Word) -> Callable[[int, int], NDArray[Any]]:
         """See `Backend.words`."""

@@ -244,7 +244,7 @@ class Pricer:
     def _improvements(self, entries: Sequence[_Entry], examples: Sequence[int], base_loss: float) -> list[int]:
         """Scores by the agreed ``examples``, which weights use too; what a reply claims does not count."""
         return [
-            improvement_score(count, base_loss, entry.held_out_loss or 0.0, max_examples=self._max_examples)
+            improvement_score(count, base_loss, entry.held_out_loss, max_examples=self._max_examples)
             for entry, count in zip(entries, examples, strict=True)
         ]
 

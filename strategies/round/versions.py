@@ -1,13 +1,13 @@
-"""Which versions of the model there were, and which of them an update may still start from."""
+"""The versions of the model, and from which of them an update may still start."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from strategies.errors import Reason, Refused
 
-KEPT_VERSIONS = 200  # an update against an older one is of no use any more; versions may pass in a second each
+KEPT_VERSIONS = 200  # updates against older versions are useless; a version may last only a second
 
 
 @dataclass
@@ -17,18 +17,18 @@ class Versions:
     Attributes
     ----------
     version : int
-        The latest; it grows by one a step and a roll-back.
+        The latest; every step and every roll-back adds one.
     good : int, optional
-        The one before the last step, to which a roll-back returns.
-    disowned : tuple of int
-        Versions after the first, up to the second, were rolled back.
+        The version before the last step, to which a roll-back returns.
+    disowned : list of (int, int)
+        Versions after the first, up to the second, were rolled back; as far back as an update may start from.
     model, norm : str, float
         Hash of the latest version, in hex, and its L2 norm.
     """
 
     version: int = 0
     good: int | None = None
-    disowned: tuple[int, int] = (0, 0)
+    disowned: list[tuple[int, int]] = field(default_factory=list)
     model: str = ""
     norm: float = 0.0
 
@@ -37,9 +37,10 @@ class Versions:
         self.version, self.model, self.norm = version, model, norm
 
     def disown(self) -> int | None:
-        """Give up what came after the last good version; that version, None if there is none."""
+        """Disown the versions after the last good one, and return that; None if there is none."""
         if self.good is not None:
-            self.disowned = self.good, self.version
+            oldest = self.version - KEPT_VERSIONS
+            self.disowned = [span for span in self.disowned if span[1] >= oldest] + [(self.good, self.version)]
         return self.good
 
     def staleness(self, base: int) -> int:
@@ -49,15 +50,16 @@ class Versions:
             raise Refused(
                 Reason.UNKNOWN_BASE, f"base {base}, the server keeps {oldest}..{self.version}; full model next round"
             )
-        if self.disowned[0] < base <= self.disowned[1]:
+        if any(after < base <= upto for after, upto in self.disowned):
             raise Refused(Reason.UNKNOWN_BASE, f"base {base} was rolled back; full model next round")
         return self.version - base
 
     def state(self) -> dict[str, Any]:
         """All of it as JSON-able values."""
-        return {**asdict(self), "disowned": list(self.disowned)}
+        return {**asdict(self), "disowned": [version for span in self.disowned for version in span]}
 
     @classmethod
     def restored(cls, state: dict[str, Any]) -> Versions:
         """Inverse of ``state``."""
-        return cls(**{**state, "disowned": tuple(state["disowned"])})
+        versions = iter(state["disowned"])
+        return cls(**{**state, "disowned": list(zip(versions, versions, strict=True))})

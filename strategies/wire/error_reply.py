@@ -1,4 +1,4 @@
-"""The reply of a node that failed, or goes."""
+"""The reply of a node that failed or is leaving."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Final
 from flwr.app import Message
 
 from strategies.failure import told
-from strategies.wire.domains import LARGEST_REASON
+from strategies.wire.domains import LARGEST_REASON, printable
 
-# Code of the error reply by which a node hands its work back because it goes; Flower's own end far below
+# Error code with which a leaving node hands its work back; Flower's own codes are far smaller.
 LEAVING: Final = 1005
 
 
 def failure_reason(reply: Message) -> str:
     """What an error reply says, short."""
-    return told(reply.error.reason or f"code {reply.error.code}", LARGEST_REASON)
+    return printable(told(reply.error.reason or f"code {reply.error.code}", LARGEST_REASON))

@@ -87,7 +87,7 @@ def test_a_policy_chooses_nobody_when_everybody_is_away(name: str) -> None:
 def test_an_unknown_policy_is_answered_with_the_nearest_name() -> None:
     with pytest.raises(UnknownPolicy, match="did you mean 'pyramid'"):
         policy("pyramidfl")
-    with pytest.raises(UnknownPolicy, match="there are network_aware, random"):
+    with pytest.raises(UnknownPolicy, match=f"there are {', '.join(POLICIES)}"):
         policy("xyzzy")
 
 
@@ -146,6 +146,14 @@ def test_fedcs_by_itself_takes_the_median_and_doubles_it_while_nobody_makes_it()
     assert ask(chosen, fleet, seconds, cohort=6).deadline_s == 7.0
     chosen.closed(fleet, round=2, selected=np.array([5]), arrived=np.array([5]))
     assert ask(chosen, fleet, seconds, cohort=6).deadline_s == 7.0
+
+
+def test_fedcs_stays_finite_however_many_rounds_nobody_makes() -> None:
+    fleet, chosen = fleet_of([10] * 6), FedCSSelection()
+    for round in range(1, 1100):
+        chosen.closed(fleet, round=round, selected=np.array([5]), arrived=np.array([], np.int64))
+    json.dumps(chosen.state(), allow_nan=False)
+    assert ask(chosen, fleet, [6.0, 5.0, 4.0, 3.0, 2.0, 1.0], cohort=6).quota == 6
 
 
 def test_fedcs_lets_the_fastest_work_alone_when_nobody_makes_the_deadline() -> None:

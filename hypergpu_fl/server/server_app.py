@@ -142,12 +142,7 @@ def run(
             )
         strategy = build_strategy(config, Layout.of(first), session=settlement.session)
         began_s, event_log, best = resume(
-            folder,
-            strategy,
-            report,
-            settings=settings,
-            task_file=source_digest(task) if config.training.task else "",
-            last_round=settlement.last_round,
+            folder, strategy, report, settings=settings, task_file=source_digest(task), last_round=settlement.last_round
         )
         exits.enter_context(closing(event_log))
         settlement.check_model(strategy.model.hash, rolled_back=strategy.state.exploded)

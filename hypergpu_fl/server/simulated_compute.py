@@ -112,7 +112,7 @@ def flops_per_sample(task: Task, model: torch.nn.Module, nodes: int) -> float | 
             )
             with FlopCounterMode(display=False) as counter:
                 task.train(model, partition, context)
-        return counter.get_total_flops()
+        return int(counter.get_total_flops())
 
     try:
         one, two = counted(1), counted(2)

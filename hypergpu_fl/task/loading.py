@@ -102,9 +102,9 @@ def full_identity(task: Task, model: torch.nn.Module) -> dict[str, str]:
 
 
 def source_digest(task: Task) -> str:
-    """The first 16 digits of the SHA-256 of the file that holds the task's class; empty where it lies in none."""
+    """The first 16 digits of the SHA-256 of the user's file that holds the task's class; empty where none does."""
     try:
-        file = inspect.getsourcefile(type(task))
+        file = None if type(task).__module__.startswith("hypergpu_fl.") else inspect.getsourcefile(type(task))
         return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else ""
     except (TypeError, OSError):
         return ""

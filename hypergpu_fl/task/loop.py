@@ -264,7 +264,8 @@ def units_of(count: Count, batch: Any) -> int:
     except (TypeError, ValueError, RuntimeError, OverflowError):
         units = math.nan
     if not (units >= 0 and units.is_integer()):
-        raise TaskError(f"count() returned {shown(found)}", "return how many units the batch holds, such as len(batch)")
+        what = "nothing" if found is None else shown(found)
+        raise TaskError(f"count() returned {what}", "return how many units the batch holds, such as len(batch)")
     return int(units)
 
 

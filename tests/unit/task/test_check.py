@@ -151,7 +151,7 @@ def test_a_unit_that_is_no_name_is_refused(unit: object, monkeypatch: pytest.Mon
         ("count", 0, "2 steps hold nothing by count()", "the units of a batch"),
         ("count", -3, "count() returned -3", "how many units"),
         ("count", 2.5, "count() returned 2.5", "how many units"),
-        ("count", None, "count() returned None", "how many units"),
+        ("count", None, "count() returned nothing", "how many units"),
         ("count", torch.ones(2), "count() returned tensor([1., 1.])", "how many units"),
         ("validation", torch.empty(0, 3), "validation() returned no example", "return at least one"),
     ],

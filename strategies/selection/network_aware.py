@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from strategies.fleet import Fleet, Floats, Ints
-from strategies.fleet.health import backoff
+from strategies.fleet.health import backoff, rested
 from strategies.planning import FleetPlan
 from strategies.quantiles import median
 from strategies.selection.policy import Memoryless, Selection
@@ -32,8 +32,7 @@ class NetworkAwareSelection(Memoryless):
     ) -> Selection:
         """See ``SelectionPolicy.select``."""
         ahead = fleet.owed[available] * max(1, int(fleet.reachable.sum())) < -MOST_AHEAD
-        rested = round - fleet.last_round[available] >= backoff(fleet.misses[available])
-        willing = available[rested & ~ahead]
+        willing = available[rested(fleet, available, round=round) & ~ahead]
         if not willing.size and not fleet.at_work.any():
             willing = available  # better anybody than nobody
         count = min(cohort, willing.size)

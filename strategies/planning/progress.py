@@ -2,27 +2,27 @@
 
 Names used here: N = known nodes, L = codec levels.
 
-What is sought is progress a second. Three rules give it, each from the links and processors as they are believed to
-be (transfers include round trips and what Flower itself costs a message), none tuned to a data set:
+The plan seeks the most progress a second. It follows three rules. Each uses links and processors as the server believes
+them to be; transfer times include round trips and what Flower itself costs a message. No rule was tuned to a data set.
 
-*Codec.* With error feedback (`hypergpu_fl.codec`) a share f of an update arrives at once, its level's fidelity; the
-rest comes with the node's next update, when the model has moved on. Progress was seen to go with about ``f ** 2.5``:
-with 2, accuracy came a little sooner where slow links hold classes of their own, with 3 a little sooner elsewhere and
-ended higher. A node gets the level of the most progress a second, ``f ** 2.5 / seconds``: fat ones where links are
-fast or work is long, thin ones where the round would otherwise be spent on bytes. What Flower itself costs a message is
-left out of these seconds, for a slow uplink should not be filled because other things take long as well. A fatter level
-is taken all the same if the whole round then is at most 1.4 times as long as with the thinnest. A level that overruns a
-given deadline is taken only if the thinnest does too.
+*Codec.* With error feedback (`hypergpu_fl.codec`) a share f of an update arrives at once: the fidelity of its level.
+The rest arrives with the node's next update, when the model has moved on. In our measurements progress grew with about
+``f ** 2.5``. An exponent of 2 reached a given accuracy a little sooner where slow links hold classes of their own; 3
+was a little sooner elsewhere and ended higher. A node gets the level of the most progress a second,
+``f ** 2.5 / seconds``: a fat one where the link is fast or the work is long, a thin one where the round would otherwise
+be spent on bytes. These seconds leave out what Flower costs a message: a slow uplink is no reason for more bytes
+because other things are slow too. A fatter level is also taken if it makes the whole round at most 1.4 times as long as
+the thinnest level would. If a deadline is given, a level that misses it is taken only if the thinnest misses it, too.
 
-*Local steps*, unless they are asked for. The progress of an update grows with its local steps s about as ``s ** 0.5``
-until client drift ends it (measured here: to a given accuracy, 4 times the steps took half the updates). If a node's
-transfers take T and a step t seconds, progress a second ``s ** b / (T + s t)`` is greatest at
-``s = b / (1 - b) * T / t``, which for b = 1/2 is ``T / t``: compute for as long as the transfers take. All nodes get
-the same number, from the medians of T and t over the fleet, since updates of unlike length, even normalised, were seen
-to pull the model apart.
+*Local steps*, unless they are given. The progress of an update grows with its local steps s about as ``s ** 0.5``,
+until client drift ends it. (Measured here: with 4 times the steps, half the updates reached a given accuracy.) If a
+node's transfers take T seconds and a step takes t, progress a second is ``s ** b / (T + s t)``. It is greatest at
+``s = b / (1 - b) * T / t``. For b = 1/2 that is ``T / t``: compute for as long as the transfers take. All nodes get the
+same number of steps, from the medians of T and t over the fleet. Updates of different length pulled the model apart in
+our measurements, even when they were normalised.
 
-*Deadline.* Unless given, the 80th percentile of the nodes' rounds so planned. Where rounds have no barrier it cuts
-nobody off: a slower node is told the time it is predicted to need.
+*Deadline.* Unless it is given, it is the 80th percentile of the rounds that are planned for the nodes. An asynchronous
+round cuts nobody off: a slower node is given the time that it is predicted to need.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from strategies.round.events import (
 from strategies.round.lines import as_json
 from strategies.round.replay import first_gap, replay
 from strategies.round.step import step
+from strategies.round.story import Story
 from strategies.selection import POLICIES
 
 
@@ -197,7 +198,7 @@ def test_whatever_number_stands_in_a_log_a_replay_ends_with_a_finding(data: st.D
     )
     lines[where] = json.dumps(entry).encode() + b"\n"
     try:
-        found = replay(lines)
+        found = replay(lines, story=Story("node-0"))
     except BadLine:
         return
     assert found.difference is not None or found.broken == where

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+from hypergpu_fl.cli.apart import ended_itself, how_it_ended
 from hypergpu_fl.config import Config
 from hypergpu_fl.errors import TaskError
 from strategies.failure import root_cause
@@ -79,11 +80,13 @@ def try_apart(config: Config, app: Path) -> dict[str, Any]:
             "`hypergpu task check` shows where it stands; prepare the data before, or evaluate on less of them",
         ) from None
     if done.returncode:
-        cause, remedy = root_cause(done.stderr) or (f"the trial of the task ended with code {done.returncode}", "")
+        cause, remedy = root_cause(done.stderr) or (f"the trial of the task {how_it_ended(done.returncode)}", "")
         if not remedy:
             cause = f"{config.training.title} cannot be tried: {cause}"
             remedy = "`hypergpu task check --config FILE` shows where"
         raise TaskError(cause.replace(f"{app}{os.sep}", ""), remedy)  # the app may be a temporary copy
+    if not done.stdout:  # os._exit(0) in the user's code, for instance
+        raise ended_itself(f"{config.training.title} was tried on one batch")
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 

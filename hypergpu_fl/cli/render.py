@@ -29,10 +29,14 @@ def render(content: Row | Sequence[Row], format: Format = Format.DEFAULT, *, tit
     """Write ``content`` to standard output.
 
     A mapping becomes two columns, a sequence of mappings one row each under the union of their keys. JSON keeps
-    numbers as they are, with NaN and infinity as null; a table shows floats with four significant digits.
+    numbers as they are, with NaN and infinity as null; a table shows floats with four significant digits. A table
+    without rows says so.
     """
     if format is Format.JSON:
         sys.stdout.write(to_json(redact_values(content), indent=2) + "\n")
+        return
+    if not content:
+        typer.echo("nothing to show yet")
         return
     from rich import box
     from rich.console import Console

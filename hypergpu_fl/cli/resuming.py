@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from hypergpu_fl.config import Config, flatten, to_run_config, unflatten
+from hypergpu_fl.config import Config, Training, flatten, to_run_config, unflatten
 from hypergpu_fl.config.file import read
 from hypergpu_fl.config.resuming import refused_changes, settings_of
 from hypergpu_fl.errors import ConfigError, UsageError
@@ -47,6 +47,21 @@ def check_unchanged(folder: Path, now: Config, origins: Mapping[str, str]) -> No
     """
     if faults := refused_changes(flatten(read(folder / BEGUN)), settings_of(now), origins):
         raise ConfigError(faults)
+
+
+def is_complete(folder: Path, training: Training) -> bool:
+    """Whether nothing is left to do: the rounds asked for are done or the target is reached, and its chain has all."""
+    from hypergpu_fl.settlement import unsettled
+
+    try:
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        if report["status"] != "completed" or unsettled(folder):
+            return False
+        figures = {**report["metrics"], "loss": report["loss"]}
+        goal = training.goal
+        return report["rounds"] >= training.rounds or (goal is not None and goal.is_reached(figures))
+    except (OSError, ValueError, KeyError, TypeError):  # none yet, or not one of ours: the run itself will tell
+        return False
 
 
 def keep(folder: Path, config: Config) -> None:

@@ -27,7 +27,7 @@ from hypergpu_fl.cli.live import on_screen
 from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides, unread
 from hypergpu_fl.cli.preflight import check_before_start
 from hypergpu_fl.cli.render import Format, FormatOption, render
-from hypergpu_fl.cli.resuming import check_unchanged, keep, layers_of
+from hypergpu_fl.cli.resuming import check_unchanged, is_complete, keep, layers_of
 from hypergpu_fl.cli.submission import COMPLETED, Submission, app_folder, simulation_resources, submit
 from hypergpu_fl.cli.superlink import LocalSuperLink, free_port, require_free
 from hypergpu_fl.config import (
@@ -51,6 +51,7 @@ from strategies.failure import root_cause
 
 _POLL_S: Final = 30.0  # asking Flower starts a Python process, which slows training; the end of a run is seen at once
 _LOOK_S: Final = 0.5
+_PREPARED_S: Final = 0.003  # a simulated node: Flower reads the app's pyproject.toml anew for each
 
 RESUME: Final = f"go on with a run from its last checkpoint; it may change {', '.join(CHANGEABLE)}, nothing else"
 
@@ -101,6 +102,10 @@ def run(
     def say(text: str) -> None:
         typer.echo(printable(redact(text)), err=format is Format.JSON)
 
+    if resumed and not superlink and is_complete(resumed, effective.training):
+        say(f"run {chosen} is complete; a larger training.rounds goes on with it")
+        conclude(resumed, chosen, format)
+        return
     if not resumed and (warning := unread(config)):
         typer.echo(warning, err=True)
     with stoppable(), app_with_task(source, effective.training) as bundled:
@@ -144,9 +149,10 @@ def _simulate(
     draw: Callable[[], None],
 ) -> None:
     """Run on our own SuperLink, which ends with the run; ``draw`` is called about twice a second."""
-    say("starting Flower and its simulated nodes")
+    nodes = config.training.num_nodes
+    say(f"starting Flower and its simulated nodes{_while_flower_prepares(nodes)}")
     scratch = folder / ".scratch"
-    resources = simulation_resources(config.training.num_nodes, config.system.device)
+    resources = simulation_resources(nodes, config.system.device)
     with contextlib.closing(Tail(folder / (config.system.log_file or "run.log"))) as tail:
         tail.skip()
         with LocalSuperLink(
@@ -169,6 +175,12 @@ def _simulate(
                 started = started or working
             _show(tail, say)
             check_status(submission, status, details, folder)
+
+
+def _while_flower_prepares(nodes: int) -> str:
+    """How long the first silence will be, if it is one to speak of."""
+    minutes = nodes * _PREPARED_S / 60
+    return f"; it prepares {nodes:,} of them one by one, which takes about {minutes:.0f} min" if minutes >= 0.5 else ""
 
 
 def _show(tail: Tail, say: Say) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -19,8 +20,8 @@ _SHOWN = 60  # characters of an offending value
 
 
 def shown(value: object) -> str:
-    """Value on one line, at bounded length and without credentials, fit for a message."""
-    text = redact(repr(value))
+    """Value on one line as a file spells it, at bounded length and without credentials, fit for a message."""
+    text = json.dumps(value) if value is None or isinstance(value, bool) else redact(repr(value))
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 

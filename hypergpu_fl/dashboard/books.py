@@ -1,6 +1,6 @@
 """A run's database for viewers: nodes, pay, commits and metrics, read by plain SQL on a read-only connection.
 
-The tables are those of ``ledger.database``, ``network.registry``, ``chain.outbox`` and ``server.round_metrics``. These
+The tables are those of ``ledger.database``, ``network.registry``, ``chain.outbox`` and ``server.round_tables``. These
 modules are not imported, because they take seconds and hundreds of megabytes, which is too much for a viewer.
 """
 

@@ -1,4 +1,4 @@
-"""Folding a run's log again: every command is decided anew and held against the one that was recorded."""
+"""Replays a run's log: decides every command anew and compares it with the one that was recorded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LARGEST_GAP = 1e-9  # between reals, relative or absolute: exp and log differ be
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The first command that was not what the rules make of the events: where, and both values."""
+    """The first command that differs from what the rules give for the events: its place, and both values."""
 
     line: int
     round: int
@@ -36,10 +36,10 @@ class Difference:
 
 @dataclass
 class Replay:
-    """What folding a log showed.
+    """The result of replaying a log.
 
-    ``broken`` is the first line whose hash does not fit, ``difference`` the first command that differs; ``left_over``
-    are the bytes of a last line that was cut off while it was written. ``state`` is where the fold ended.
+    ``broken`` is the first line whose hash does not fit, ``difference`` the first command that differs. ``left_over``
+    are the bytes of a last line that was cut off in writing. ``state`` is the state at the end.
     """
 
     lines: int = 0
@@ -54,9 +54,9 @@ class Replay:
 
 
 def replay(lines: Iterable[bytes], *, upto: int | None = None) -> Replay:
-    """Fold a log, until round ``upto`` is closed where that is given; it ends at the first command that differs.
+    """Replay a log, up to the end of round ``upto`` if given, or to the first command that differs.
 
-    Integers, choices and order must be the same; of reals within ``LARGEST_GAP`` the recorded one is carried on.
+    Integers, choices and order must be equal. Reals may differ by ``LARGEST_GAP``; the recorded one is then kept.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def replay(lines: Iterable[bytes], *, upto: int | None = None) -> Replay:
 
 
 def first_gap(recorded: Any, folded: Any, place: str = "commands") -> tuple[str, Any, Any] | None:
-    """The first place where two values differ, with both; reals may by ``LARGEST_GAP``."""
+    """The first place where two values differ, and both values; reals may differ by ``LARGEST_GAP``."""
     if isinstance(recorded, float) and isinstance(folded, float):
         close = abs(recorded - folded) <= LARGEST_GAP * max(1.0, abs(recorded), abs(folded))
         return None if close else (place, recorded, folded)
@@ -126,7 +126,7 @@ def _numbered(text: bytes, done: Replay) -> Any:
 
 
 def _carry_on(state: State, recorded: list[Any]) -> None:
-    """Take over the one recorded real that later decisions are made from: the weight of the update just added."""
+    """Adopt the one recorded real on which later decisions depend: the weight of the update just added."""
     for command in recorded:
         if command["kind"] == "add" and state.open is not None:
             state.open.weights[-1] = command["weight"]

@@ -102,7 +102,7 @@ for more in sys.stdin.read().split("\\0"):
     begun = time.process_time(); view.poll(); to_json([view.summary(), view.rounds[-1], view.nodes()])
     updates.append(time.process_time() - begun)
 begun = time.process_time(); to_json(len(view.round(500).works)); past = time.process_time() - begun
-status = Path("/proc/self/status").read_text()  # ru_maxrss would be that of the process that started this one, if larger
+status = Path("/proc/self/status").read_text()  # ru_maxrss begins at that of the process which started this one
 peak = int(re.search(r"VmHWM:\\s*(\\d+) kB", status)[1]) / 1e3
 wei = sum(int(node["wei"]) for node in view.nodes())
 print(json.dumps([usable, rounds, len(view.rounds), wei, sorted(updates)[len(updates) // 2], past, peak]))

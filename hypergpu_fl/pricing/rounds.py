@@ -6,15 +6,14 @@ Names used here: P = values of the model.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 import numpy as np
 
+from hypergpu_fl.files import replacing
 from hypergpu_fl.ledger.shared_work import SharedWork
 from strategies.model.layout import Vector
 
@@ -88,7 +87,7 @@ class PricedRounds:
     def save(self, number: int) -> None:
         """Keep what round ``number`` credited."""
         state, sketches = self.shared_work.state()
-        with self._draft(self._credits(number)) as stream:
+        with replacing(self._credits(number)) as draft, draft.open("wb") as stream:
             np.savez(stream, state=np.array(json.dumps(state)), sketches=sketches)
         self._credits(number - 2).unlink(missing_ok=True)  # a checkpoint is at most one round ahead of the books
 
@@ -101,19 +100,12 @@ class PricedRounds:
     def _credits(self, number: int) -> Path:
         return self._folder / f"{number:08d}.npz"
 
-    @contextmanager
-    def _draft(self, file: Path) -> Iterator[BinaryIO]:
-        draft = self._folder / f".{file.name}"
-        with draft.open("wb") as stream:
-            yield stream
-        os.replace(draft, file)
-
     def _read(self, base: _Base) -> Vector:
         vector_P: Vector = np.load(self._folder / base.name, mmap_mode="r")
         return vector_P
 
     def _write(self, base: _Base, base_P: Vector) -> None:
-        with self._draft(self._folder / base.name) as stream:
+        with replacing(self._folder / base.name) as draft, draft.open("wb") as stream:
             np.save(stream, base_P)
         self._bases.append(base)
         for old in self._bases[1 : -MOVEMENTS - 1]:

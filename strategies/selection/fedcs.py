@@ -51,11 +51,11 @@ class FedCSSelection:
         return Selection(rows, quota=rows.size, deadline_s=deadline_s if in_time else None)
 
     def closed(self, fleet: Fleet, *, round: int, selected: Ints, arrived: Ints) -> None:
-        """Double the deadline while it is hopeless."""
+        """Double the deadline after a round in which no update arrived."""
         self._slack *= 1.0 if arrived.size or not selected.size else 2.0
 
     def state(self) -> dict[str, Any]:
-        """How far the deadline was stretched."""
+        """The factor by which the deadline was stretched."""
         return {"slack": self._slack}
 
     def restore(self, state: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from hypergpu_fl.errors import LedgerError, VerificationError
 from hypergpu_fl.ledger.blobs import Blobs
 from hypergpu_fl.ledger.bundle import Bundle, RoundRecord
 from hypergpu_fl.ledger.contribution import hash_blob
-from hypergpu_fl.ledger.event_log import verify_log
+from hypergpu_fl.ledger.event_log import heads_of, verify_log
 from hypergpu_fl.pricing import PricedRounds, Pricer, Scoring
 from hypergpu_fl.pricing.kept_updates import FIRST, MANIFEST, STATE, model_after, round_folder
 from hypergpu_fl.task import Task, fresh_model
@@ -196,7 +196,7 @@ def check_log(folder: Path, records: Sequence[RoundRecord]) -> None:
     """Check that the rounds seal this log's heads, and that every decision in it follows from its rules and events."""
     if any(record.log_head is None for record in records):
         raise LedgerError("a round seals no log", "it was made by another release")
-    verify_log(records, lines_of(folder))
+    verify_log(heads_of(records), lines_of(folder))
     try:
         found = replay(lines_of(folder), upto=len(records))
     except BadLine as error:

@@ -136,18 +136,18 @@ def _of_bundle(bundle: Bundle, rpc: str, *, accept_open: bool) -> tuple[dict[str
 
 def _of_log(bundle: Bundle, folder: Path, result: dict[str, Any]) -> str:
     """Compare the event log with the heads that the rounds seal, if there are both."""
-    from hypergpu_fl.ledger.event_log import verify_log
+    from hypergpu_fl.ledger.event_log import heads_of, verify_log
     from strategies.event_log import FILE
     from strategies.round.lines import LONGEST_LINE
 
-    sealed, path = sum(record.log_head is not None for record in bundle.rounds), folder / FILE
+    sealed, path = heads_of(bundle.rounds), folder / FILE
     result["rounds in the log"] = None
     if not sealed or not path.is_file():
         return f"{FILE} not compared: {'it is not there' if sealed else 'no round seals its head'}"
     with path.open("rb") as log:
-        found = verify_log(bundle.rounds, iter(lambda: log.readline(LONGEST_LINE), b""))
-    result["rounds in the log"] = found
-    return f"{FILE}: found the log's head that each of {found} rounds seals"
+        verify_log(sealed, iter(lambda: log.readline(LONGEST_LINE), b""))
+    result["rounds in the log"] = len(sealed)
+    return f"{FILE}: found the log's head that each of {len(sealed)} rounds seals"
 
 
 def _of_proof(proof: ContributionProof, rpc: str) -> tuple[dict[str, Any], list[str]]:

@@ -169,7 +169,6 @@ class Fleet:
 
     def observe(self, row: int, sample: LinkSample, *, round: int = 0) -> None:
         """Fold a delivered round trip of node ``row`` into its link."""
-        self.misses[row] = 0
         self.arrivals[row] += 1
         self.probe(row, sample, round=round)
 
@@ -181,9 +180,8 @@ class Fleet:
         self.believe(round, rows=np.array([row]))
 
     def miss(self, row: int, *, round: int = 0) -> None:
-        """Record that node ``row`` did not answer."""
+        """Fold an answer of node ``row`` that did not come into its link."""
         self.links[row] = miss(self.links[row])
-        self.misses[row] += 1
         self._note(row)
         self.believe(round, rows=np.array([row]))
 

@@ -6,7 +6,7 @@ import math
 
 from strategies.errors import Reason, Refused
 from strategies.fleet import Fleet
-from strategies.fleet.health import succeeded
+from strategies.fleet.health import answered, succeeded
 from strategies.fleet.link import LinkSample
 from strategies.planning.timing import ROUND_TRIPS
 from strategies.round.commands import AddUpdate
@@ -71,6 +71,7 @@ def learn(fleet: Fleet, row: int, reading: Reading, *, round: int, byte_scale: f
         uplink_bps=rate_bps(reading.bytes_up, reading.upload_s, probe.uplink_bps),
         downlink_bps=rate_bps(reading.bytes_down, reading.download_s, probe.downlink_bps),
     )
+    answered(fleet, row)
     fleet.observe(row, sample, round=round)
     samples, compute_s = reading.samples or 0.0, lasted(reading.compute_s)
     if samples >= 1 and compute_s and compute_s / samples < LARGEST_SAMPLE_S:

@@ -69,6 +69,11 @@ def read_line(text: bytes, before: str) -> Line:
     """
     try:
         entry = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadLine("it is not JSON") from error
+    if not isinstance(entry, dict):
+        raise BadLine("it is not a JSON object")
+    try:
         found = str(entry["hash"])
         number = int(entry["n"])
         if "rules" in entry:
@@ -82,8 +87,10 @@ def read_line(text: bytes, before: str) -> Line:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise BadLine(f"{where}: {first['msg']}") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BadLine(f"{type(error).__name__}: {error}"[:200]) from error
+    except KeyError as error:
+        raise BadLine(f"it lacks {error}") from error
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise BadLine(f"it says what cannot be: {error}"[:200]) from error
     return Line(number, content, commands, found, whole=read_hash(text, before) is not None)
 
 

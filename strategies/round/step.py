@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from strategies.errors import OutOfOrder, Reason, Refused
-from strategies.fleet.health import failed, let_out
+from strategies.fleet import health
 from strategies.round.choosing import begin, planned, refill
 from strategies.round.commands import CloseRound, Command, Exclude, Readmit, Refuse, RollBack, StepModel
 from strategies.round.events import (
@@ -52,7 +52,7 @@ def _joined(state: State, event: Joined) -> list[Command]:
     fleet = state.fleet
     if event.name in fleet.row_of:
         row = fleet.row_of[event.name]
-        fleet.online[row], fleet.on_probation[row] = True, False
+        health.came(fleet, row)
     else:
         row = fleet.enrol(event.name, examples=event.examples, sample_s=fleet.prior_sample_s)
         fleet.overhead_s[row] = state.rules.settings.overhead_s
@@ -62,12 +62,12 @@ def _joined(state: State, event: Joined) -> list[Command]:
 
 
 def _left(state: State, event: Left) -> list[Command]:
-    state.fleet.online[list(event.rows)] = False
+    health.left(state.fleet, event.rows)
     return []
 
 
 def _returned(state: State, event: Returned) -> list[Command]:
-    state.fleet.online[list(event.rows)] = True
+    health.returned(state.fleet, event.rows)
     return []
 
 
@@ -128,10 +128,10 @@ def _failed(state: State, event: Failed) -> list[Command]:
     open_.failures += 1
     state.fleet.held[order.row] = -1  # it may have lost the version that it held
     if event.left:  # it may work again once it is seen connected at the next round's start
-        state.fleet.online[order.row] = False
+        health.left(state.fleet, [order.row])
         refusal = Refused(Reason.LEFT, event.detail)  # a node that always leaves is excluded like one that always fails
         return _refused(state, open_, event, order.row, refusal) + refill(state, open_)
-    state.fleet.miss(order.row, round=open_.number)
+    health.silent(state.fleet, order.row, round=open_.number)
     refusal = Refused(Reason.ERROR_REPLY, event.detail)
     return _refused(state, open_, event, order.row, refusal) + refill(state, open_)
 
@@ -188,8 +188,7 @@ def _evaluated(state: State, event: Evaluated) -> list[Command]:
 def _resumed(state: State, event: Resumed) -> list[Command]:
     if state.open is not None:
         raise OutOfOrder(f"a run is resumed between two rounds; round {state.open.number} is open")
-    state.fleet.online[:] = False
-    state.fleet.on_probation[:] = True  # nodes known before must say that they are still there
+    health.unseen(state.fleet)
     if not event.in_flight:
         state.orders.clear()
         state.fleet.orders[:] = 0
@@ -245,12 +244,12 @@ def _blamed(state: State, rows: Sequence[int], at_s: float) -> list[Command]:
     """Count a failure against each of these nodes."""
     if not state.rules.settings.exclude_failing:
         return []
-    until_s = {row: failed(state.fleet, row, at_s=at_s) for row in rows}
+    until_s = {row: health.failed(state.fleet, row, at_s=at_s) for row in rows}
     return [Exclude(row, until) for row, until in until_s.items() if until is not None]
 
 
 def _readmitted(state: State, at_s: float) -> list[Command]:
-    return [Readmit(row) for row in let_out(state.fleet, at_s=at_s).tolist()]
+    return [Readmit(row) for row in health.let_out(state.fleet, at_s=at_s).tolist()]
 
 
 def _rolled_back(state: State, open_: OpenRound) -> list[Command]:

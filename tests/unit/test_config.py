@@ -285,7 +285,8 @@ def test_settings_that_need_another_say_which(settings: dict[str, Any], cause: s
 def test_a_wrong_value_is_told_with_what_it_must_be(field: str, value: Any, requirement: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(overrides={field: value})
-    assert causes(caught.value) == [f"{field} is {value!r} (in --set), but must {requirement}"]
+    spelled = "true" if value is True else repr(value)  # as a file spells it
+    assert causes(caught.value) == [f"{field} is {spelled} (in --set), but must {requirement}"]
 
 
 @pytest.mark.parametrize(

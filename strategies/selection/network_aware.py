@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from strategies.fleet import Fleet, Floats, Ints
-from strategies.fleet.health import rested
+from strategies.fleet.health import backoff, rested
 from strategies.planning import FleetPlan
 from strategies.quantiles import median
 from strategies.selection.policy import Memoryless, Selection

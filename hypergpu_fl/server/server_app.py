@@ -18,6 +18,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from loguru import logger
+from torch import nn
 
 from hypergpu_fl import logs
 from hypergpu_fl.codec.kernels import compile_ahead
@@ -162,22 +163,7 @@ def run(
             Registry(books, strategy, clock=registry_clock(arrivals)),
             evaluation,
             Checkpointing(folder, strategy, report, aim_of(config.training), best),
-            Accounting(
-                settlement,
-                Pricer(
-                    task,
-                    model,
-                    strategy.layout,
-                    device=device,
-                    scoring=config.blockchain.scoring,
-                    max_examples=config.blockchain.max_examples,
-                    seed=config.training.seed,
-                    blobs=kept.open,
-                    rounds=PricedRounds(folder / PRICED, last_round=settlement.last_round),
-                    decode=strategy.payload.decode,
-                ),
-                allowed=[address for address in config.blockchain.allow_list.split(",") if address],
-            ),
+            open_accounting(config, settlement, strategy, kept, task, model),
             kept,
             settlement,
         )
@@ -322,6 +308,26 @@ def open_arrivals(
     compute.tell()
     wan = SimulatedWan(links, strategy.roster.rows.get, seed=config.training.seed)
     return VirtualArrivals(grid, through(wan), start_s=start_s), compute
+
+
+def open_accounting(
+    config: Config, settlement: Settlement, strategy: Engine, kept: KeptUpdates, task: Task, model: nn.Module
+) -> Accounting:
+    """Accounting with the configured scoring; pricing overwrites ``model``."""
+    pricer = Pricer(
+        task,
+        model,
+        strategy.layout,
+        device=resolve_device(config.system.device),
+        scoring=config.blockchain.scoring,
+        max_examples=config.blockchain.max_examples,
+        seed=config.training.seed,
+        blobs=kept.open,
+        rounds=PricedRounds(settlement.run_dir / PRICED, last_round=settlement.last_round),
+        decode=strategy.payload.decode,
+    )
+    allowed = [address for address in config.blockchain.allow_list.split(",") if address]
+    return Accounting(settlement, pricer, allowed=allowed)
 
 
 def registry_clock(arrivals: Arrivals) -> Callable[[], float]:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -30,8 +29,7 @@ from hypergpu_fl.files import write_whole
 from hypergpu_fl.heap import long_lived
 from hypergpu_fl.ledger import database
 from hypergpu_fl.network.registry import Registry
-from hypergpu_fl.network.traces import configured_links
-from hypergpu_fl.network.wan import PROFILES, SimulatedLink, SimulatedWan, draw
+from hypergpu_fl.network.wan import SimulatedWan
 from hypergpu_fl.pricing import PricedRounds, Pricer
 from hypergpu_fl.pricing.kept_updates import KeptUpdates
 from hypergpu_fl.runs import node_state_folder, open_run_folder
@@ -48,7 +46,7 @@ from hypergpu_fl.server.pipeline import Pipeline
 from hypergpu_fl.server.report import Report, write_json
 from hypergpu_fl.server.resumption import Checkpointing, check_unchanged, resume
 from hypergpu_fl.server.round_tables import RoundTables
-from hypergpu_fl.server.simulated_compute import SimulatedCompute, computing, flops_per_sample
+from hypergpu_fl.server.simulated_compute import SimulatedCompute, flops_per_sample, simulated_links
 from hypergpu_fl.settlement import Settlement
 from hypergpu_fl.task import Task, fresh_model, full_identity, load_task
 from hypergpu_fl.task.check import check_figures
@@ -336,28 +334,6 @@ def registry_clock(arrivals: Arrivals) -> Callable[[], float]:
         return time.time
     began_s = time.time() - arrivals.now_s
     return lambda: began_s + arrivals.now_s
-
-
-def simulated_links(config: Config, flops: Callable[[], float | None]) -> tuple[list[SimulatedLink], SimulatedCompute]:
-    """One link per node: from trace files if they are configured, else all alike (custom) or drawn from the profile.
-
-    ``flops``: see ``computing``.
-    """
-    network, nodes, seed = config.network, config.training.num_nodes, config.training.seed
-    if (traced := configured_links(network, nodes, seed=seed)) is not None:
-        return computing(traced, network, flops, typical_s=median(link.sample_s for link in traced))
-    if network.profile != "custom":
-        profile = PROFILES[network.profile]
-        return computing(draw(profile, nodes, seed=seed), network, flops, typical_s=profile.sample_s)
-    link = SimulatedLink(
-        rtt_s=network.base_latency_ms / 1e3,
-        jitter_s=network.jitter_ms / 1e3,
-        loss=network.packet_loss_rate,
-        uplink_bps=network.uplink_mbps * 1e6,
-        downlink_bps=network.downlink_mbps * 1e6,
-        sample_s=PROFILES["broadband"].sample_s,
-    )
-    return computing([link] * nodes, network, flops, typical_s=link.sample_s)
 
 
 def run_salt(config: Config) -> bytes:

@@ -6,6 +6,7 @@ N = examples of the share, B = examples of a batch. A batch is what the data are
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import methodcaller
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -15,9 +16,9 @@ from torch.utils.data import IterableDataset, TensorDataset, default_collate
 
 from hypergpu_fl.errors import TaskError
 
-GATHER_BYTES = 8 << 20
+GATHER_BYTES = 8 << 20  # of examples gathered at once
 ITEMS_BYTES = 16 << 20
-STEPS_AT_ONCE = 16  # of items that are fetched one by one: how often losses are waited for
+STEPS_AT_ONCE = 16  # of items that are fetched one by one; losses are awaited once per group of this many
 _NESTED = (Tensor, Mapping, tuple, list)
 FORMS = (
     "return a tensor or array, a tuple or dict of them with the examples first, or anything with len() and [index], "
@@ -55,7 +56,7 @@ class Rows(Protocol):
 def mapped(batch: Any, change: Callable[[Tensor], Tensor], others: Callable[[Any], Any] = lambda part: part) -> Any:
     """``batch`` with all its tensors changed, however it is nested.
 
-    ``others`` changes a sequence without a tensor in it, such as texts; what else is no tensor stays.
+    ``others`` changes a sequence without a tensor in it, such as texts; everything else stays.
     """
     if isinstance(batch, Tensor):
         return change(batch)
@@ -151,7 +152,7 @@ def _columns(data: Any) -> Any:
 
 
 def _refuse_tables(data: Any) -> None:
-    """Refuse what has a length and an index, but other ones than a batch is made by."""
+    """Refuse data whose length and index do not go by examples."""
     parts = list(data.values()) if isinstance(data, Mapping) else list(data) if isinstance(data, tuple) else []
     for part in (data, *parts):
         if hasattr(part, "to_numpy"):
@@ -198,7 +199,7 @@ class Columns:
         while steps:
             now = min(steps, max(1, GATHER_BYTES // (batch * self._example_bytes)))
             chosen = torch.from_numpy(order.take(now * batch)).to(self._device)
-            gathered = mapped(self._columns, lambda tensor, chosen=chosen: tensor.index_select(0, chosen))  # type: ignore[misc]
+            gathered = mapped(self._columns, methodcaller("index_select", 0, chosen))
             yield (narrowed(gathered, start, batch) for start in range(0, now * batch, batch))
             steps -= now
 

@@ -1,40 +1,39 @@
-"""Our policy: whoever is owed most works next, so that no link decides whose data counts.
+"""Our policy: the nodes that are owed most work next, so that no link decides whose data counts.
 
 ``fleet.owed`` is the weight by which a node lies behind its data share (see ``weighting.Accounts``). Taking the largest
 debts first is max-weight scheduling: it visits nodes in proportion to their data, keeps every debt bounded whenever
-any schedule could, and gives the chosen updates nearly equal weights, which wastes the least of each round. The plan,
-not the choice, is what makes slow links cheap.
+any schedule could, and gives the chosen updates nearly equal weights, which wastes the least of each round. Slow links
+are made cheap by the plan, not by the choice.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from strategies.fleet import Fleet, Floats, Ints
+from strategies.fleet import Bools, Fleet, Floats, Ints
 from strategies.fleet.health import backoff, rested
 from strategies.planning import FleetPlan
 from strategies.quantiles import median
 from strategies.selection.policy import Memoryless, Selection
 
-MOST_AHEAD = 20.0  # mean data shares: who was given that much too much waits for the others
-LOSS_TILT = 2.0  # a node's loss may speak for or against it by this factor at most
+MOST_AHEAD = 20.0  # mean data shares; a node with that much too much weight waits for the others
+LOSS_TILT = 2.0  # a node's loss may raise or lower its priority by this factor at most
 
 
 class NetworkAwareSelection(Memoryless):
-    """Largest debt first, tilted by loss; new nodes at once; silent nodes ever more rarely.
+    """Largest debt first, tilted by loss. New nodes are tried at once, silent nodes ever more rarely.
 
-    Nodes far in credit idle rather than run ahead, which bounds everybody's bias even where slow nodes hold much of
-    the data of a small fleet.
+    Nodes far in credit idle instead of running ahead, which bounds the bias even where slow nodes hold much of the data
+    of a small fleet.
     """
 
     def select(
         self, fleet: Fleet, available: Ints, plan: FleetPlan, *, cohort: int, round: int, rng: np.random.Generator
     ) -> Selection:
         """See ``SelectionPolicy.select``."""
-        ahead = fleet.owed[available] * max(1, int(fleet.reachable.sum())) < -MOST_AHEAD
-        willing = available[rested(fleet, available, round=round) & ~ahead]
+        willing = available[rested(fleet, available, round=round) & ~_ahead(fleet, available)]
         if not willing.size and not fleet.at_work.any():
-            willing = available  # better anybody than nobody
+            willing = available  # better a node in credit or at rest than none
         count = min(cohort, willing.size)
         if not count:
             return Selection(willing)
@@ -47,19 +46,24 @@ class NetworkAwareSelection(Memoryless):
 
 def passed_over(fleet: Fleet, row: int, *, round: int, urgency: Floats, chosen: Ints) -> str:
     """Why round ``round`` began without node ``row``, which was free; ``urgency`` is the ``priority`` of all nodes."""
-    waits = int(backoff(fleet.misses[row]))
-    if round - fleet.last_round[row] < waits:
-        return f"silent {fleet.misses[row]} times in a row, so it waits {waits} rounds"
-    if fleet.owed[row] * max(1, int(fleet.reachable.sum())) < -MOST_AHEAD:
+    rows = np.array([row])
+    if not rested(fleet, rows, round=round).all():
+        return f"silent {fleet.misses[row]} times in a row, so it waits {backoff(fleet.misses[row])} rounds"
+    if _ahead(fleet, rows).any():
         return f"more than {MOST_AHEAD:.0f} shares ahead of its data"
-    return f"the others were owed more: {urgency[row]:.4f} against {urgency[chosen].min():.4f} and more"
+    return f"others came first: its priority is {urgency[row]:.4f}, theirs {urgency[chosen].min():.4f} and more"
+
+
+def _ahead(fleet: Fleet, rows: Ints) -> Bools:
+    """Which of these rows were given so much too much that they wait for the others."""
+    return np.asarray(fleet.owed[rows] * max(1, int(fleet.reachable.sum())) < -MOST_AHEAD)
 
 
 def priority(fleet: Fleet, rows: Ints) -> Floats:
     """Debt in units of total weight, lifted by half a data share a unit of log loss ratio.
 
-    ``owed + share * ln(clip(rms_loss / median, 1/2, 2))``; a node never seen is lifted above all others, largest
-    data first, since nothing can be planned or weighted for it before it was tried once.
+    ``owed + share * ln(clip(rms_loss / median, 1/2, 2))``. New nodes come before all others, largest data first, since
+    nothing can be planned or weighted for a node before it was tried once.
     """
     share = fleet.examples[rows] / max(1, int(fleet.examples.sum()))
     loss = fleet.rms_loss[rows]

@@ -14,6 +14,7 @@ from hypergpu_fl.files import private_folder
 from strategies.spelling import did_you_mean
 
 LATEST: Final = "latest"
+BOOKS_LOCK: Final = ".books.lock"  # in a run's folder; held by the server that writes the books
 
 
 def open_run_folder(root: Path, name: str, *, stem: str = "run") -> Path:

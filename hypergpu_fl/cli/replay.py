@@ -9,7 +9,7 @@ import typer
 from hypergpu_fl.cli.options import Run, Runs, root_of
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.errors import RunNotFound, VerificationError
-from hypergpu_fl.runs import find_run
+from hypergpu_fl.runs import find_books
 
 app = typer.Typer(add_completion=False, help="Decide a run's rounds again from its log, and compare.")
 
@@ -30,7 +30,7 @@ def replay(
     from strategies.round.lines import LONGEST_LINE
     from strategies.round.replay import replay as fold
 
-    folder = find_run(root_of(runs), run)
+    folder = find_books(root_of(runs), run)
     if not (folder / FILE).is_file():
         raise RunNotFound(f"{folder.name} has no {FILE}", "it was made before runs kept one; start a new run")
     remedy = f"{FILE} was changed after it was written, or by another release; compare it with a copy"

@@ -46,7 +46,7 @@ from hypergpu_fl.errors import Interrupted, RunFailed, UsageError
 from hypergpu_fl.files import exclusive
 from hypergpu_fl.output import printable
 from hypergpu_fl.redaction import redact
-from hypergpu_fl.runs import checked_name, find_run, open_run_folder, run_names
+from hypergpu_fl.runs import checked_name, find_run, open_run_folder, resume_command, run_names, submitted_to
 from strategies.failure import root_cause
 
 _POLL_S: Final = 30.0  # asking Flower starts a Python process, which competes with training; its end is seen at once
@@ -115,7 +115,8 @@ def run(
             effective = _for_this_run(effective, root, chosen, resume=bool(resume), deployed=bool(superlink))
             keep(folder, effective)
             training = effective.training
-            say(f"run {chosen}: {training.title}, {training.num_nodes} nodes, {training.rounds} rounds -> {folder}")
+            place = f"where the SuperLink {superlink!r} runs" if superlink else folder
+            say(f"run {chosen}: {training.title}, {training.num_nodes} nodes, {training.rounds} rounds -> {place}")
             if address:
                 say(f"see it at {address}")
             try:
@@ -160,8 +161,7 @@ def _simulate(
                 time.sleep(_LOOK_S)
                 _show(tail, say)
                 draw()
-                if not link.is_alive():
-                    raise RunFailed("Flower's SuperLink ended before the run", f"see {folder / 'superlink.log'}")
+                link.require_alive()
                 working = link.simulations() > 0
                 if (started and not working) or time.monotonic() >= ask_at_s:
                     status, details = submission.status()
@@ -189,7 +189,7 @@ def check_status(submission: Submission, status: str, details: str, folder: Path
     except OSError as error:  # such as a full disk, which is probably why the run failed
         remedy = remedy or f"{kept} could not be written either: {error.strerror}"
     if os.strerror(errno.ENOSPC) in cause:
-        remedy = f"make room where the run's folder lies; then `hypergpu run --resume {folder.name}` goes on"
+        remedy = f"make room where the run's folder lies; then `{resume_command(folder)}` goes on"
     raise RunFailed(f"run {folder.name} ended as {status}: {cause}", remedy or f"see {kept}")
 
 
@@ -280,9 +280,9 @@ def locked(folder: Path) -> contextlib.AbstractContextManager[None]:
 
 
 def _how_to_go_on(folder: Path) -> str:
-    checkpoints = folder / "checkpoints"
-    if checkpoints.is_dir() and any(checkpoints.iterdir()):
-        return f"go on with `hypergpu run --resume {folder.name}`"
+    checkpoints = folder / "checkpoints"  # of a run that was sent elsewhere, none need lie here
+    if submitted_to(folder) or (checkpoints.is_dir() and any(checkpoints.iterdir())):
+        return f"go on with `{resume_command(folder)}`"
     return f"no round was finished; start again with `hypergpu run --name {folder.name} --replace`"
 
 

@@ -18,6 +18,7 @@ from hypergpu_fl.cli.render import Format
 from hypergpu_fl.cli.resuming import keep, layers_of
 from hypergpu_fl.config import Blockchain, Config, Network, Secrets, Training, load
 from hypergpu_fl.errors import RunFailed, UsageError
+from hypergpu_fl.runs import SUBMITTED
 from hypergpu_fl.settlement import Settlement
 
 Command = Callable[..., tuple[int, str, str]]
@@ -166,6 +167,11 @@ def test_an_interrupted_run_names_the_way_on_that_there_is(tmp_path: Path) -> No
     assert "--replace" in run._how_to_go_on(tmp_path)
     (tmp_path / "checkpoints" / "round-1").touch()
     assert run._how_to_go_on(tmp_path).endswith(f"`hypergpu run --resume {tmp_path.name}`")
+
+
+def test_an_interrupted_run_whose_rounds_lie_elsewhere_is_not_said_to_have_none(tmp_path: Path) -> None:
+    (tmp_path / SUBMITTED).write_text('{"run_id": "12", "connection": "deployed"}')
+    assert run._how_to_go_on(tmp_path) == f"go on with `hypergpu run --superlink deployed --resume {tmp_path.name}`"
 
 
 REPORT = {

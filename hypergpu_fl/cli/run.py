@@ -28,7 +28,7 @@ from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides, unre
 from hypergpu_fl.cli.preflight import check_before_start
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.cli.resuming import check_unchanged, keep, layers_of
-from hypergpu_fl.cli.submission import COMPLETED, Submission, app_folder, simulation_resources, submit
+from hypergpu_fl.cli.submission import COMPLETED, STOPPED, Submission, app_folder, simulation_resources, submit
 from hypergpu_fl.cli.superlink import LocalSuperLink, free_port, require_free
 from hypergpu_fl.config import (
     PLACES,
@@ -85,6 +85,11 @@ def run(
     resumed = (
         find_run(runs or runs_root(load(config, given, environ).config.system, environ), resume) if resume else None
     )
+    if resumed and (sent_to := submitted_to(resumed)) and not superlink:
+        raise UsageError(
+            f"run {resumed.name!r} was sent to the SuperLink {sent_to!r}, where its nodes are",
+            f"`{resume_command(resumed)}`",
+        )
     loaded = load(layers_of(resumed, config) if resumed else config, given, environ)
     effective = loaded.config
     root = (runs or runs_root(effective.system, environ)).expanduser().resolve()
@@ -181,6 +186,8 @@ def check_status(submission: Submission, status: str, details: str, folder: Path
     """Keep Flower's log of a run that failed, and raise its cause."""
     if status == COMPLETED:
         return
+    if status == STOPPED:
+        raise RunFailed(f"run {folder.name} was stopped", f"go on with `{resume_command(folder)}`")
     log = redact(submission.log())
     cause, remedy = root_cause(log) or (details, "")
     kept = folder / "flower.log"

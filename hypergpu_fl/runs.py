@@ -16,7 +16,7 @@ from hypergpu_fl.files import private_folder
 from strategies.spelling import did_you_mean
 
 LATEST: Final = "latest"
-SUBMITTED: Final = "submission.json"  # in the folder of a run sent to a SuperLink: what Flower calls it, and where
+SUBMITTED: Final = "submission.json"  # of a run sent to a SuperLink: Flower's id of it, and the connection
 
 
 def open_run_folder(root: Path, name: str, *, stem: str = "run") -> Path:

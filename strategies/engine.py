@@ -1,4 +1,4 @@
-"""The Flower Strategy: it carries messages, vectors and time to the round's machine and does what that commands."""
+"""The Flower Strategy: carries messages, vectors and time to the round's machine, and carries out its commands."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ log = logging.getLogger(__name__)
 
 
 class Engine(Strategy):
-    """Plays the machine's rules out over Flower. It decides nothing.
+    """Carries out over Flower what the machine commands; decides nothing itself.
 
     Parameters
     ----------
     rules : Rules
-        What the machine decides by.
+        The rules that the machine follows.
     layout : Layout
         Order and shapes of the model's arrays.
     payload : Payload
@@ -60,7 +60,7 @@ class Engine(Strategy):
     optimizer : ServerOptimizer
         How the mean update moves the model.
     attendant : Attendant, optional
-        Who checks claims and books rounds.
+        Checks claims and books rounds.
 
     Attributes
     ----------
@@ -93,7 +93,7 @@ class Engine(Strategy):
         self._grid: Arrivals | None = None
         self._folding: Folding | None = None
         self._to_send: list[Message] = []
-        self._cut_claims = 0  # nodes whose examples count for less than they claim, as told last
+        self._cut_claims = 0  # nodes that count for fewer examples than they claim, as last logged
 
     def summary(self) -> None:
         """Log the rules, as Flower's strategies do."""
@@ -146,9 +146,9 @@ class Engine(Strategy):
         return None
 
     def evaluated(self, loss: float) -> None:
-        """Tell the current model's loss on held-out data; one that exploded is rolled back before the next round.
+        """Report the current model's held-out loss; an exploded model is rolled back before the next round.
 
-        Before the first round, tell the fresh model's: what can be had by chance.
+        Before the first round, report the fresh model's loss, which is what chance gives.
         """
         self._tell(Evaluated(self._now_s, finite(loss)))
 
@@ -157,13 +157,13 @@ class Engine(Strategy):
         self.model.start(self.layout.flatten(arrays), self.layout.buffers(arrays))
 
     def arrays(self) -> ArrayRecord:
-        """The global model as Flower's record: the average of its versions where they are averaged."""
+        """The global model as Flower's record: the average of its versions, if versions are averaged."""
         return self.model.arrays()
 
     def saved(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """All that a resumed run needs, between two rounds: JSON-able values, and vectors by name.
 
-        What is in flight belongs to the arrivals, and codec state to the payload and the nodes.
+        Messages in flight are kept by the arrivals, codec state by the payload and the nodes.
         """
         model, vectors = self.model.state()
         return {"round": self.state.json(), "model": model, "roster": self.roster.state()}, vectors
@@ -173,8 +173,8 @@ class Engine(Strategy):
     ) -> None:
         """Inverse of ``saved``, before ``start``.
 
-        ``in_flight``: whether the arrivals were restored too; otherwise the work that was under way is lost, and its
-        nodes are free. Without the model among the ``vectors``, the next round begins with a roll-back.
+        ``in_flight``: whether the arrivals were restored too. If not, work that was under way is lost and its nodes are
+        free. If ``vectors`` lacks the model, the next round begins with a roll-back.
         """
         self.state = State.restored(self.state.rules, saved["round"])
         self.model.restore(saved["model"], vectors)
@@ -190,7 +190,7 @@ class Engine(Strategy):
         return self.state.open is not None and self.state.open.wanted
 
     def _tell_of_cut_claims(self) -> None:
-        """Say, when more than before do, how many nodes count for fewer examples than they claim."""
+        """Log how many nodes count for fewer examples than they claim, whenever the number has grown."""
         fleet = self.state.fleet
         cut = fleet.claimed - fleet.examples
         if (count := int((cut > 0).sum())) > self._cut_claims:
@@ -205,7 +205,7 @@ class Engine(Strategy):
         return messages
 
     def _tell(self, event: Event, received: Received | None = None) -> None:
-        """Let the machine take in an event, with the reply that it tells of, and do what it commands."""
+        """Give an event to the machine and carry out its commands; ``received`` is the reply it is about."""
         _, commands = step(self.state, event)
         if self.log is not None:
             self.log.append(event, commands)

@@ -1,4 +1,4 @@
-"""The log of a run on disk: written as events happen, on the disk for good whenever a round is closed."""
+"""A run's event log on disk: written as events happen, synced whenever a round closes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FILE: Final = "events.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A place in the log: how many lines and bytes come before it, and the hash of the last of them."""
+    """A position in the log: the lines and bytes before it, and the hash of the last of those lines."""
 
     lines: int = 0
     bytes: int = 0
@@ -34,14 +34,14 @@ class EventLog:
     path : Path
         The file; made if it is not there.
     rules : Rules
-        What the events are decided by from here on.
+        The rules that apply to the events from here on.
     after : Mark
-        Where to go on: what comes after it belongs to rounds that are not in the books, and is cut off.
+        Where to continue. What follows belongs to rounds that are not in the books, and is cut off.
 
     Raises
     ------
     BadLine
-        If the file does not reach as far as the mark, or holds something else there.
+        If the file is shorter than the mark, or holds something else there.
     """
 
     def __init__(self, path: Path, rules: Rules, *, after: Mark = Mark()) -> None:  # noqa: B008 - it is frozen
@@ -58,11 +58,11 @@ class EventLog:
         self._append(*rules_line(after.lines, rules, after.head))
 
     def append(self, event: Event, commands: Sequence[Command]) -> None:
-        """Add what happened, and what was commanded upon it."""
+        """Add an event and the commands that answered it."""
         self._append(*event_line(self._mark.lines, event, commands, self._mark.head))
 
     def sync(self) -> Mark:
-        """Bring everything to the disk for good, and tell how far that is."""
+        """Sync the file to disk, and return the position reached."""
         self._file.flush()
         os.fsync(self._file.fileno())
         return self._mark
@@ -73,11 +73,11 @@ class EventLog:
 
     def _append(self, line: bytes, head: str) -> None:
         self._file.write(line)
-        self._file.flush()  # to the operating system: who watches the run sees a line when it is written
+        self._file.flush()  # so that whoever watches the run sees each line at once
         self._mark = Mark(self._mark.lines + 1, self._mark.bytes + len(line), head)
 
     def _check(self, path: Path) -> None:
-        """See that the line before the mark is the one that the mark names."""
+        """Check that the line before the mark is the one that the mark names."""
         size = min(self._mark.bytes, LONGEST_LINE)
         self._file.seek(self._mark.bytes - size)
         lines = self._file.read(size).splitlines(keepends=True)

@@ -1,4 +1,4 @@
-"""The cause of a failure, and its remedy, out of tracebacks: in a log, or in the error that Flower hands on."""
+"""Extracts the cause of a failure, and its remedy, from tracebacks in a log or in an error that Flower hands on."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Final
 _HEADER: Final = re.compile(r"( *)(?:Traceback \(most recent call last\)|(?:<class '[^']*'>:<')?ray::\S+ \(pid=)")
 _EXCEPTION: Final = re.compile(r"((?:\w+\.)*)([A-Z]\w*)(?:: (.*))?")
 _CHAINED: Final = ("direct cause of the following exception", "another exception occurred")
-_ACTOR: Final = re.compile(r"^\(\w+ pid=\d+\) ")  # before each line that a Ray actor prints
+_ACTOR: Final = re.compile(r"^\(\w+ pid=\d+\) ")  # prefix of each line that a Ray actor prints
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
-_REASON: Final = re.compile(r"<class '([^']*)'>:<'(.*)'>", re.DOTALL)  # Flower's of a ClientApp that raised
+_REASON: Final = re.compile(r"<class '([^']*)'>:<'(.*)'>", re.DOTALL)  # Flower's form for a ClientApp that raised
 _REMEDY: Final = "remedy: "
 _OURS: Final = ("hypergpu_fl.", "strategies.")
-_LONGEST: Final = 100_000  # characters of an error reply that are looked at
+_LONGEST: Final = 100_000  # characters of an error reply that are examined
 
 Fault = tuple[str, str]
 
@@ -23,8 +23,9 @@ Fault = tuple[str, str]
 def root_cause(log: str) -> Fault | None:
     """Cause and remedy of the last chain of tracebacks in ``log``; the remedy is empty if it has none.
 
-    Python prints a chain of exceptions oldest first. The newest of ours says what it means for the run, and what to do;
-    without one the oldest counts, since those that Flower wraps around it only say that something failed.
+    Python prints a chain of exceptions oldest first. The newest exception of ours says what the failure means for the
+    run and what to do. If none is ours, the oldest counts, since those that Flower wraps around it only say that
+    something failed.
     """
     lines = [_ACTOR.sub("", line) for line in _COLOUR.sub("", log).splitlines()]
     chain: list[tuple[bool, Fault]] = []
@@ -38,7 +39,7 @@ def root_cause(log: str) -> Fault | None:
 
 
 def told(reason: str, longest: int) -> str:
-    """An error reply's reason on one line: what went wrong on the node, and the remedy it names."""
+    """An error reply's reason on one line: what went wrong on the node, and the remedy that the node names."""
     reason = reason[:_LONGEST].strip()
     cause, remedy = root_cause(reason) or _wrapped(reason)
     return " ".join(f"{cause}; {remedy}".strip("; \n").split())[:longest]
@@ -54,7 +55,7 @@ def _wrapped(reason: str) -> Fault:
 def _raised(lines: Sequence[str], first_frame: int, margin: str) -> tuple[bool, Fault] | None:
     """The exception below a traceback's frames, and whether it is one of ours.
 
-    Frames are indented; in a log the whole of it is, by ``margin``.
+    Frames are indented; in a log the whole traceback is indented by ``margin``.
     """
     below = next((i for i in range(first_frame, len(lines)) if not lines[i].startswith(f"{margin} ")), len(lines))
     raised, note, *_ = [line.removeprefix(margin) for line in lines[below : below + 2]] + ["", ""]

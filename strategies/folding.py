@@ -1,4 +1,4 @@
-"""The vectors of an open round, folded as they come, and who they came from."""
+"""Folds the updates of an open round into one vector as they arrive, and records which nodes sent them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from strategies.round.state import State
 
 @dataclass
 class Folding:
-    """What the machine does not hold of a round. ``deadline_s``: until when replies are waited for."""
+    """The part of an open round that the machine does not hold. Replies are waited for until ``deadline_s``."""
 
     mean: Aggregator
     statistics: Statistics
@@ -26,11 +26,11 @@ class Folding:
     dropped: list[int] = field(default_factory=list)
 
     def order(self, order: SendOrder, node: str, *, bytes_down: int) -> None:
-        """Note work that was given."""
+        """Record work that a node was given."""
         self.ordered.append(Ordered(order.row, node, order.local_steps, order.codec, bytes_down=bytes_down))
 
     def add(self, command: AddUpdate, received: Received, state: State, *, now_s: float) -> None:
-        """Add an update as the machine weighs it."""
+        """Add an update with the weight that the machine gave it."""
         flight, reply, update = received.flight, received.reply, received.update
         if reply is None or update is None or flight.order is None:
             raise RuntimeError(f"there is no update to add for order {command.order}")
@@ -54,12 +54,12 @@ class Folding:
         )
 
     def refuse(self, command: Refuse, received: Received, node: str, *, round: int, now_s: float) -> None:
-        """Note a reply that does not count."""
+        """Record a reply that does not count."""
         journey = Journey.of(received.flight, received.reply, now_s)
         self.refused.append(RefusedReply(command.row, node, round, command.reason, command.detail, journey))
 
     def outcome(self, command: CloseRound, model: GlobalModel) -> RoundOutcome:
-        """What the round leaves behind, now that the model has made its step."""
+        """The round's outcome, after the model has made its step."""
         return RoundOutcome(
             round=command.round,
             started_s=command.started_s,

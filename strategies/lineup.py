@@ -1,4 +1,4 @@
-"""What the round of a policy's name is made of: ours with planner and books, a peer as its authors describe it."""
+"""What each policy's rounds are made of: ours with planner and books, a peer's as its authors describe them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from strategies.settings import Settings
 
 
 def peer_settings(settings: Settings, levels: Sequence[Level]) -> Settings:
-    """What a peer is run with: one codec for all, plain means, no planning.
+    """The settings of a peer: one codec for all nodes, plain means, no planning.
 
-    A synchronous peer waits for its whole cohort, or for as many of more as it says itself, and drops what comes
-    later. An asynchronous one keeps stale updates, discounted: random selection is FedBuff then.
+    A synchronous peer waits for its whole cohort, or for the number of replies that its policy names, and drops later
+    ones. An asynchronous peer keeps stale updates at a discount; random selection then is FedBuff.
     """
     codec = levels[0].name if settings.codec == "auto" else settings.codec
     synchronous = settings.mode == "sync"

@@ -1,4 +1,4 @@
-"""What a round leaves behind, and who attends to it besides the strategy."""
+"""What a round leaves behind, and the interface of whoever else takes part in rounds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from strategies.wire import COMPUTE_S, Hello, Reply
 
 @dataclass(frozen=True, slots=True)
 class Ordered:
-    """Work that a node was given, and what the message with the model came to."""
+    """Work that a node was given, and the size of the message that brought it the model."""
 
     row: int
     node: str
@@ -28,7 +28,7 @@ class Ordered:
 
 @dataclass(frozen=True, slots=True)
 class Journey:
-    """What came of an order that was answered: ``round`` it was given in, its work, and its way there and back.
+    """An order from sending to reply: the ``round`` in which it was given, its work, and the time it took.
 
     Seconds are on the arrivals' clock; a part is None where nobody measured it.
     """
@@ -45,9 +45,9 @@ class Journey:
 
     @classmethod
     def of(cls, flight: Flight, reply: Reply | None, now_s: float) -> Journey:
-        """The journey that ended with ``reply``, if one could be read, at the latest now.
+        """The journey that ended with ``reply``, or that ended now if no reply could be read.
 
-        The server's own timing goes over the node's.
+        The server's own measurements take precedence over the node's.
         """
         order = flight.order
         given = cls(order.round, order.local_steps, order.codec) if order else cls()
@@ -102,10 +102,11 @@ class RefusedReply:
 class RoundOutcome:
     """Everything a closed round leaves behind. Seconds are on the arrivals' clock.
 
-    ``model_hash`` is of the version that nodes train from next, ``average_P`` what is evaluated and kept: the average
-    of the versions, or the latest where they are not averaged. ``rolled_back`` is the version whose model was restored
-    because the loss had exploded, else None. ``ordered`` is the work given in this round, ``dropped`` the rows whose
-    work was given up at its end. ``step`` is how the mean of what was accepted moved the model, None if it did not.
+    ``model_hash`` is of the version that nodes train from next. ``average_P`` is what is evaluated and kept: the
+    average of the versions, or the latest version if they are not averaged. ``rolled_back`` is the version whose model
+    was restored because the loss had exploded, else None. ``ordered`` is the work given in this round, ``dropped`` the
+    rows whose work was given up at its end. ``step`` is how the mean of the accepted updates moved the model, None if
+    it did not.
     """
 
     round: int
@@ -131,35 +132,35 @@ T = TypeVar("T")
 
 
 class Attendant(ABC, Generic[T]):
-    """Who checks claims, prices updates and books rounds. ``T`` is what ``admit`` finds out, for ``added`` to use."""
+    """Checks claims, prices updates and books rounds. ``T`` is what ``admit`` returns for ``added`` to use."""
 
     def vet(self, hello: Hello) -> None:
-        """Raise ``Refused`` to keep a node that says so of itself from taking part."""
+        """Raise ``Refused`` to keep the node that sent this hello from taking part."""
 
     def joined(self, row: int, node_id: int, hello: Hello) -> None:
-        """See what a node said when it was asked who it is: new, back, or let out on probation."""
+        """Take notice of a node that said who it is: a new one, one that is back, or one on probation."""
 
     @abstractmethod
     def admit(self, flight: Flight, reply: Reply) -> T:
-        """Raise ``Refused`` to keep a reply from counting; else say what was found out."""
+        """Raise ``Refused`` to keep a reply from counting; otherwise return what `added` needs."""
 
     def measure(self, update: Update, model_P: Vector) -> float | None:
-        """Held-out loss of the model with this update alone; None where that is not measured."""
+        """Held-out loss of the model with this update alone; None if that is not measured."""
         return None
 
     def added(self, admitted: T, update: Update, model_P: Vector, held_out_loss: float | None) -> None:
-        """See an update that counts, the model it is added to, and what ``measure`` found."""
+        """Take notice of an update that counts, with the model it is added to and what ``measure`` returned."""
 
     def closed(self, outcome: RoundOutcome) -> None:
-        """See the round after the model's step."""
+        """Take notice of a closed round, after the model's step."""
 
     def receipt(self, node_id: int) -> str:
-        """What the next order to a node shall carry of settled contributions; empty: nothing."""
+        """Receipts for settled contributions that the next order to a node will carry; empty: none."""
         return ""
 
 
 class Bystander(Attendant[None]):
-    """Admits everything and does nothing, so that one who only watches says what it watches."""
+    """Admits everything and does nothing; a base for attendants that only watch some of it."""
 
     def admit(self, flight: Flight, reply: Reply) -> None:
         """See ``Attendant.admit``."""

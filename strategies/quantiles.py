@@ -1,4 +1,4 @@
-"""Quantiles of columns. For a thousand values, numpy's own take longer than all the rest of a plan."""
+"""Quantiles of columns. Numpy's own functions would take longer, for a thousand values, than the rest of a plan."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Floats = NDArray[np.float64]
 
 
 def median(values: Floats) -> float:
-    """``numpy.median`` of one or more numbers that are finite, to the last bit."""
+    """``numpy.median`` of at least one number, all finite, equal to the last bit."""
     middle = values.size // 2
     if values.size % 2:
         return float(np.partition(values, middle)[middle])
@@ -20,7 +20,7 @@ def median(values: Floats) -> float:
 
 
 def quantile(values: Floats, share: float) -> float:
-    """``numpy.quantile`` of one or more numbers that are finite."""
+    """``numpy.quantile`` of at least one number, all finite."""
     place = share * (values.size - 1)
     low, high = math.floor(place), math.ceil(place)
     found = np.partition(values, (low, high))

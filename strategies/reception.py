@@ -1,4 +1,4 @@
-"""A reply taken in: read, decoded and measured, up to where it turns out not to count."""
+"""Takes in a reply: reads, decodes and measures it, as far as it is fit to count."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from strategies.round.events import Fault, Reading
 
 @dataclass
 class Received:
-    """What is known of a reply; less is, if it was found to be at fault."""
+    """What is known of a reply; fields after a fault stay empty."""
 
     flight: Flight
     reply: wire.Reply | None = None
@@ -33,7 +33,7 @@ class Received:
     fault: Fault | None = None
 
     def reading(self) -> Reading | None:
-        """What the machine is told: the server's measurements, and the node's claims where there are none."""
+        """What the machine learns: the server's measurements, and the node's claims where there are none."""
         if self.reply is None:
             return None
         timing, said = self.reply.timing, self.reply.metrics
@@ -58,7 +58,7 @@ class Received:
 
 
 def receive(flight: Flight, reply: Message, *, model: GlobalModel, attendant: Attendant[Any]) -> Received:
-    """Read a reply that is no error, as far as it can be; it raises nothing."""
+    """Read a reply that is not an error, as far as possible. Raises nothing: a fault is part of the result."""
     received = Received(flight)
     try:
         read = received.reply = wire.Reply.read(reply, largest_bytes=4 * model.layout.size)
@@ -74,7 +74,7 @@ def receive(flight: Flight, reply: Message, *, model: GlobalModel, attendant: At
         received.update, received.admitted, received.held_out_loss = update, admitted, held_out_loss
     except Refused as refusal:
         received.fault = Fault(refusal.reason, refusal.detail)
-    except Exception as error:  # whatever hostile bytes make a reader raise: one reply never ends a round
+    except Exception as error:  # hostile bytes may make a reader raise anything; one reply must not end a round
         unreadable = wire.malformed("the reply cannot be read", error)
         received.fault = Fault(unreadable.reason, unreadable.detail)
     return received

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 ENROL_WITHIN_S = 60.0
 INVITATION_S = 120.0
-OUTAGE_S = 600.0  # all nodes gone at once is the server's own link down, most likely; the run waits so long for it
+OUTAGE_S = 600.0  # if all nodes vanish at once, the server's own link is probably down; wait this long for it
 
 Tell = Callable[[Event], None]
 Welcome = Callable[[int, int, Hello], None]
@@ -31,14 +31,14 @@ Vet = Callable[[Hello], None]
 
 @dataclass
 class Roster:
-    """Nodes by Flower's ids, which a node may change; rows of the fleet, which it keeps.
+    """Maps Flower's node ids, which may change, to rows of the fleet, which a node keeps.
 
     Attributes
     ----------
     rows : dict of int to int
         Row of every Flower id that has answered.
     unfit : dict of int to str
-        Why nodes that answered cannot take part, by Flower's id. They are asked again every round.
+        Why nodes that answered cannot take part, by Flower's id. They are asked again in every round.
     unfit_names : dict of int to str
         What those nodes call themselves, by the same ids.
     node_ids : dict of int to int
@@ -54,10 +54,11 @@ class Roster:
     owners: dict[str, str] = field(default_factory=dict)
 
     def gather(self, grid: Arrivals, fleet: Fleet, *, tell: Tell, vet: Vet, joined: Welcome) -> bool:
-        """Enrol whoever is there; with nobody to work, wait for somebody of a fleet that was known. Whether one is.
+        """Enrol the nodes that are connected. If none can work, wait for one of those known before.
 
-        ``tell`` is told who came and went, ``joined(row, node_id, hello)`` of every node that said who it is;
-        ``vet(hello)`` raises ``Refused`` to keep one from taking part.
+        Returns whether a node can work. ``tell`` receives an event for every node that came or went,
+        ``joined(row, node_id, hello)`` is called for every node that said who it is, and ``vet(hello)`` raises
+        ``Refused`` to keep a node from taking part.
         """
 
         def anybody() -> bool:
@@ -86,16 +87,16 @@ class Roster:
         return {"rows": {str(node_id): row for node_id, row in self.rows.items()}, "owners": dict(self.owners)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Know the nodes of an earlier process again."""
+        """Inverse of ``state``: recognise the nodes of an earlier process."""
         self.rows.update((int(node_id), row) for node_id, row in state["rows"].items())
         self.owners.update(state["owners"])
 
     def _enrol(self, grid: Arrivals, fleet: Fleet, tell: Tell, vet: Vet, joined: Welcome) -> None:
         """Ask every node not seen before who it is: its data, device, link and address.
 
-        The first round of a process waits for the answers; a node that comes later joins when it has answered, and
-        one that hangs holds up nobody. Nodes are enrolled in the order of their partitions, so that rows do not
-        depend on Flower's random ids. A node that comes back under another id keeps its row.
+        The first round of a process waits for the answers. A node that connects later joins once it has answered, and
+        a node that hangs delays nobody. Nodes are enrolled in the order of their partitions, so that rows do not depend
+        on Flower's random ids. A node that comes back under another id keeps its row.
         """
         excluded, on_probation = self._ids(fleet.excluded), self._ids(fleet.on_probation)
         connected = set(grid.get_node_ids()) - excluded
@@ -110,7 +111,7 @@ class Roster:
                 vet(hello)
             except Refused as refusal:
                 self._turn_away(node_id, name_of(answer, node_id), refusal.detail)
-            except Exception as error:  # whatever a hostile hello makes a reader raise: it never ends a round
+            except Exception as error:  # a hostile hello may make a reader raise anything; it must not end a round
                 self._turn_away(node_id, f"node {node_id}", malformed("the hello cannot be read", error).detail)
             else:
                 hellos.append((hello.partition, node_id, hello))
@@ -136,7 +137,7 @@ class Roster:
             tell(Returned(grid.now_s, tuple(back.tolist())))
 
     def _holders(self, connected: set[int]) -> dict[int, int]:
-        """Flower's id of each row of which one is connected: the one that holds it, else the latest."""
+        """Flower's id for each row with a connected node: the node that already holds the row, else the latest one."""
         holders: dict[int, int] = {}
         for node_id in sorted(connected & self.rows.keys()):
             row = self.rows[node_id]
@@ -145,9 +146,9 @@ class Roster:
         return holders
 
     def _belongs_to_another(self, hello: Hello, node_id: int, holder: int | None) -> str:
-        """Why the share that ``hello`` claims is another's; empty if it is not.
+        """Why the share of data in ``hello`` belongs to another node; empty if it does not.
 
-        It belongs to the address that enrolled it, and to one connected node at a time.
+        A share belongs to the address that enrolled it, and to one connected node at a time.
         """
         if holder is not None and holder != node_id:
             return f"{hello.name} is connected already; partition-id={hello.partition} can be one node's only"
@@ -157,7 +158,7 @@ class Roster:
         return ""
 
     def _turn_away(self, node_id: int, name: str, why: str) -> None:
-        if self.unfit.get(node_id) != why:  # said once
+        if self.unfit.get(node_id) != why:  # log it once
             log.warning("%s cannot take part: %s", name, why)
             self.unfit[node_id] = why
             self.unfit_names[node_id] = name

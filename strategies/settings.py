@@ -28,7 +28,7 @@ class Settings:
     mode : {"sync", "async"}
         Rounds with a barrier, or buffered asynchronous: nodes restart at once.
     epochs, batch_size : int
-        Passes over the node's own data that every node is asked to make, in batches; 0: not asked for.
+        Passes over its own data that every node is asked to make, in batches of this size; 0: not asked for.
     local_steps : int
         Steps that every node is asked to make; 0: not asked for.
     steps_within : (int, int)
@@ -36,34 +36,34 @@ class Settings:
     baseline_epochs : int
         Passes that a policy without a planner makes where nothing is asked for.
     codec, downlink_codec : str
-        One level for every node, or ``auto``: the planner chooses (the downlink as far as the uplink).
+        One level for every node, or ``auto``: the planner chooses, the same level both ways.
     normalise_steps : bool
         Whether updates are normalised by their local steps, as FedNova does, or plainly averaged, as FedAvg does.
     averaging : bool
-        Whether what is evaluated and kept is an average of the versions, see ``GlobalModel``, or the latest.
+        Whether an average of the versions is evaluated and kept, see ``GlobalModel``, or the latest version.
     keep_late : bool
         Whether a reply that missed its round joins a later one.
     aggregation : str
         A name in ``strategies.model.robust.RULES``; all but ``mean`` hold every update of the round.
     exclude_failing : bool
-        Whether nodes that fail again and again are left alone for a while, see ``strategies.fleet.health``.
+        Whether nodes that fail repeatedly are excluded for a while, see ``strategies.fleet.health``.
     refuse_outliers : bool
-        Whether updates of unusual length are refused; a policy that keeps to few nodes makes the others' unusual.
+        Whether updates of unusual norm are refused. Under a policy that prefers few nodes, the others' look unusual.
     max_examples : int
         A node's data count for no more examples than this.
     examples : {"bounded", "claimed"}
-        Whether claims of examples are held against the other nodes', see ``Fleet.agree``, or believed.
+        Whether a claim is bounded by the other nodes' claims, see ``Fleet.agree``, or believed as it is.
     seed : int
-        The only source of chance.
+        The only source of randomness.
     session : bytes
-        32 bytes: what contributions are signed for.
+        32 bytes that signed contributions are bound to.
     reply_patience : float
         A message lives this many deadlines.
     overhead_s : float
-        What a message costs besides work and transfer, until it is observed: 0 on a virtual clock; on the wall clock
-        Flower polls and starts a Python process for each.
+        Assumed seconds of a message besides work and transfer, until they are observed. 0 on a virtual clock; on the
+        wall clock Flower polls for each message and starts a Python process.
     byte_scale : float
-        Bytes that one byte of the model stands for, where a small model is priced as a large one.
+        Bytes that one byte of the model stands for, if a small model stands for a large one.
     """
 
     cohort: int
@@ -93,14 +93,14 @@ class Settings:
 
     @property
     def asks_work(self) -> bool:
-        """Whether the local work is asked for, so that neither planner nor policy may choose another."""
+        """Whether the configuration fixes the local work, so that neither planner nor policy may choose it."""
         return bool(self.local_steps or self.epochs)
 
     def base_steps(self, examples: Ints) -> Ints:
-        """Steps of each node, shape of ``examples``: what is asked for, else the baseline's.
+        """Steps of each node, shape of ``examples``: those asked for, else the baseline's.
 
-        ``epochs`` passes take ``ceil(epochs * examples / batch)`` steps, as batches are cut without regard to where a
-        pass ends; the baseline cuts each pass for itself.
+        ``epochs`` passes take ``ceil(epochs * examples / batch)`` steps, since batches may span two passes. The
+        baseline cuts each pass separately.
         """
         if self.local_steps:
             return np.full_like(examples, self.local_steps)

@@ -1,11 +1,11 @@
-"""How much each update counts: fast and good links may count more today, but every node gets its due in the long run.
+"""How much each update counts: good links may count more now, but in the long run every node gets its due weight.
 
 Names used here: N = known nodes.
 
-A node is *due*, in every round that closes with at least one update, its share of the data of all nodes reachable in
-that round. A node that joined late, or was away, is due nothing for the rounds it was not reachable in: nobody could
-have given it weight then, and paying it back afterwards would drown the others. ``owed = due - paid`` is carried from
-round to round.
+In every round that closes with at least one update, each reachable node is *due* its share of the data of all nodes
+reachable in that round. A node that joined late or was away is due nothing for the rounds it missed: it could not have
+been given weight then, and paying it back later would drown the others. ``owed = due - paid`` is carried from round to
+round.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ import numpy as np
 from strategies.fleet import Bools, Fleet, Floats
 from strategies.quantiles import median
 
-# Link quality and staleness may speak for or against an update by this factor at most. Bounds of 1, 1.25 and 2 were
-# told apart by nothing where 100 nodes take turns; where four nodes answer every round, 2 took a round or two more.
+# Link quality and staleness may raise or lower an update's weight by this factor at most. Measured: bounds of 1, 1.25
+# and 2 made no difference where 100 nodes take turns; where four nodes answer every round, 2 took a round or two
+# longer.
 STRONGEST_TILT = 1.25
-SMALLEST_ARREARS = 0.1  # of its data share: what even a node in credit is given
-SMALLEST_SHARE = 0.05  # of an even share of the round: likewise
-LARGEST_WEIGHT = 2.0  # rounds that one update may make up for: a node too slow for its data is heard all the same
-COUNT_GAIN = 0.2  # of the last round's number of updates in the expected one
+SMALLEST_ARREARS = 0.1  # of its data share, given even to a node in credit
+SMALLEST_SHARE = 0.05  # of an even share of the round, likewise
+LARGEST_WEIGHT = 2.0  # rounds that one update may make up for, so that a node too slow for its data still counts
+COUNT_GAIN = 0.2  # gain with which the expected number of updates follows the last round's
 
 
 def staleness_discount(staleness: int) -> float:
@@ -36,7 +37,7 @@ def staleness_discount(staleness: int) -> float:
 def tilt(quality: float, typical_quality: float, staleness: int) -> float:
     """``clip(quality / typical * discount(staleness), 0.8, 1.25)``.
 
-    It is bounded so that the debt, which is not, always has the last word on a node's long-run weight.
+    It is bounded, while the debt is not, so that in the long run the debt decides a node's weight.
     """
     lean = quality / max(typical_quality, 1e-12) * staleness_discount(staleness)
     return min(STRONGEST_TILT, max(1 / STRONGEST_TILT, lean))
@@ -51,13 +52,13 @@ class Weighed:
 
 
 class Accounts:
-    """What every node is owed, and what an update of it therefore weighs.
+    """What every node is owed, and what its updates therefore weigh.
 
     An update's weight is ``(arrears + level) * tilt``. Arrears are what the node is owed, this round's share included.
-    The level is what is missing, an update, until the round's arrears sum to 1 (0 where nothing is), as far as can be
-    told when the update arrives: from the updates that came before it and the nodes still at work. Were the weights in
-    proportion to arrears alone, a round of nodes that are nearly even would overpay the one that is least so. The
-    weights of a round are then normalised to sum to 1 and booked.
+    The level is what each update of the round lacks until the round's arrears sum to 1, at least 0. It is estimated
+    when the update arrives, from the updates before it and the nodes still at work. With weights proportional to
+    arrears alone, a round of nodes that are nearly even would overpay the one that is least even. At the end of the
+    round, the weights are normalised to sum to 1 and booked.
 
     Both sides of a round's books sum to 1, so the debts of the reachable nodes stay balanced, and paying them out
     pulls each node's mean weight to its data share, however often it is chosen or arrives.
@@ -88,14 +89,14 @@ class Accounts:
         return Weighed(min(weight, LARGEST_WEIGHT), arrears)
 
     def settle(self, fleet: Fleet, row: int, weighed: Weighed) -> None:
-        """Count an update's arrears as settled until the round is booked, lest it be chosen again for the same debt."""
+        """Treat an update's arrears as paid until the round is booked, so that no debt is paid twice."""
         fleet.owed[row] -= weighed.arrears
         self._arrears.append(weighed.arrears)
 
     def book(self, fleet: Fleet, rows: Sequence[int], weights: Sequence[float]) -> list[float]:
-        """Close a round: credit every reachable node its share, debit the normalised weights, and return those.
+        """Close a round: credit every reachable node its share, debit the normalised weights, and return the weights.
 
-        Nothing is booked for a round without updates.
+        A round without updates books nothing.
         """
         self._grow(len(fleet))
         total = sum(weights)
@@ -113,7 +114,7 @@ class Accounts:
         return normalised
 
     def drift(self) -> float:
-        """``max |mean weight - data share|`` over the nodes, both taken over the rounds each was reachable in."""
+        """``max |mean weight - data share|`` over the nodes, both over the rounds in which each was reachable."""
         return float(np.abs((self.paid - self.due) / np.maximum(self.rounds, 1)).max(initial=0.0))
 
     def state(self) -> dict[str, Any]:
@@ -139,9 +140,9 @@ class Accounts:
 
 
 class ExampleAccounts(Accounts):
-    """Weights in proportion to examples, discounted by staleness: those of FedAvg, and with staleness of FedBuff.
+    """Weights proportional to examples, discounted by staleness: FedAvg's weights, and FedBuff's with staleness.
 
-    The books are kept all the same, so that the bias of such weights can be told.
+    The books are kept nevertheless, so that the bias of such weights can be reported.
     """
 
     def weigh(self, fleet: Fleet, row: int, *, staleness: int) -> Weighed:
@@ -153,6 +154,6 @@ BOOKS: Final[dict[str, Callable[[], Accounts]]] = {"debts": Accounts, "examples"
 
 
 def data_share(fleet: Fleet, counted: Bools | None = None) -> Floats:
-    """Shape (N,): each node's examples over all examples, of the ``counted`` nodes only where given."""
+    """Shape (N,): each node's share of all examples; of the ``counted`` nodes only, if given."""
     examples = fleet.examples if counted is None else np.where(counted, fleet.examples, 0)
     return np.asarray(examples / max(1, int(examples.sum())), dtype=np.float64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from sqlalchemy import delete, insert
 
 from hypergpu_fl.chain import outbox
 from hypergpu_fl.ledger import database
+from hypergpu_fl.ledger.books import Books, open_session
 from hypergpu_fl.ledger.bundle import session_id
 from hypergpu_fl.ledger.contribution import WEIGHT_UNIT, Contribution, CreditedContribution, hash_blob, hash_metrics
 from hypergpu_fl.ledger.identity import sign_contribution
@@ -19,8 +20,7 @@ from hypergpu_fl.ledger.rewards import Pay, RewardDistribution
 from hypergpu_fl.ledger.sealing import Refusal, RoundSeal, seal_round
 from hypergpu_fl.network import registry
 from hypergpu_fl.network.registry import NodeRecord
-from hypergpu_fl.server import node_rounds
-from hypergpu_fl.server.round_metrics import RoundMetrics
+from hypergpu_fl.server.round_tables import RoundTables
 from strategies.errors import Reason
 from strategies.event_log import EventLog
 from strategies.planning import Level
@@ -50,7 +50,7 @@ class SeenRun:
         for name in names:
             self._say(Joined(0.0, name, 100))
         self.engine = database.connect(folder / "run.db")
-        for metadata in (database.metadata, outbox.metadata, registry.metadata, node_rounds.metadata):
+        for metadata in (database.metadata, outbox.metadata, registry.metadata):
             metadata.create_all(self.engine)
         contract, coordinator, salt = node_key(90).address, node_key(91).address, bytes(32)
         self.session = session_id(31337, contract, coordinator, salt)
@@ -63,9 +63,9 @@ class SeenRun:
             "base_pay": 0,
         }
         with self.engine.begin() as connection:
-            database.open_session(connection, record | {"coordinator": coordinator, "simulated_keys": 1})
+            open_session(connection, record | {"coordinator": coordinator, "simulated_keys": 1})
         self.head, self.rewards = self.session, RewardDistribution(self.session, {})
-        self.metrics = RoundMetrics(self.engine, last_round=0)
+        self.tables = RoundTables(self.engine, last_round=0)
         self.first_orders: dict[int, int] = {}
 
     def begin(self) -> None:
@@ -109,7 +109,8 @@ class SeenRun:
         self._say(Published(self.at_s, model.hex(), 1.0), close)
         self._say(Evaluated(self.at_s, loss))
         mark = self.log.sync()
-        self.metrics.closed(self.rounds, {"accuracy": accuracy})
+        rows = [self._row(row, row in counted) for row in range(len(self.names))]
+        self.tables.add(self.rounds, {"accuracy": accuracy}, rows)
         self._book(counted, base, model, bytes.fromhex(mark.head))
 
     def round(self, *, loss: float, accuracy: float) -> None:
@@ -148,15 +149,13 @@ class SeenRun:
         seal = RoundSeal(self.rounds, base, model, credited, refused, {}, log_head, a_pricing(len(counted)))
         sealed = seal_round(seal, before=self.head, rewards=self.rewards, pay=Pay(BUDGET))
         self.head, self.rewards = sealed.head, sealed.rewards
-        rows = [{"round": self.rounds, "row": self._row(row, row in counted)} for row in range(len(self.names))]
         nodes = [asdict(self._record(row)) | {"device": {"gpu": "NVIDIA H200"}} for row in range(len(self.names))]
         with self.engine.begin() as connection:
-            database.Books(self.session).record(connection, sealed)
-            connection.execute(insert(node_rounds.node_rounds), rows)
+            Books(self.session).record(connection, sealed)
             connection.execute(delete(registry.nodes))
             connection.execute(insert(registry.nodes), nodes)
 
-    def _row(self, row: int, counted: bool) -> Mapping[str, object]:
+    def _row(self, row: int, counted: bool) -> dict[str, object]:
         fields = {"round": self.rounds, "node": self.names[row], "verdict": "counted" if counted else "refused"}
         return fields | {"weight": 0.1, "total_s": 0.4, "download_s": 0.1, "compute_s": 0.15, "upload_s": 0.1}
 

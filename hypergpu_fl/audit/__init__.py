@@ -1,1 +1,1 @@
-"""Books recomputed by somebody who holds a run's ledger, event log and updates, and trusts none of them."""
+"""Recomputing a run's books from its ledger, event log and updates, without trusting any of them."""

@@ -1,8 +1,8 @@
-"""A run's models recomputed: every sealed update, at the weight that the log gave it, through the same arithmetic.
+"""A run's models recomputed: every sealed update enters again, with the weight from the log and the same arithmetic.
 
-The log's commands say which updates entered which round, in which order, at which weight; the ledger says whose they
-are and what they hash to; the updates themselves are kept under those hashes. So the models follow from the first one
-on, bit by bit on machines that round alike, and a difference names the first round that does not fit.
+The log's commands say which updates entered which round, in which order and with which weight. The ledger says who sent
+them, and their hashes. The updates are kept under those hashes. So all models follow from the first one, bit by bit on
+machines that round alike, and a difference names the first round that does not fit.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from strategies.errors import BadLine, Refused
 from strategies.model.aggregation import Aggregator, Update
 from strategies.model.global_model import GlobalModel, ModelStep
 from strategies.model.layout import Arrays, Layout, Vector
+from strategies.model.payload import RawPayload
 from strategies.model.robust import aggregator
 from strategies.model.server_optimizer import ServerOptimizer
 from strategies.model.statistics import Statistics
@@ -31,7 +32,7 @@ REMEDY = "the coordinator's books do not follow from the updates; ask for its ac
 
 
 class Decoding(Protocol):
-    """What turns the kept bytes into updates."""
+    """Decodes kept updates."""
 
     def decode(self, blob: bytes) -> Update:
         """The update in ``blob``. Raises ``Refused`` for bytes that are not one."""
@@ -54,20 +55,18 @@ class Folded:
 
 @dataclass(frozen=True, slots=True)
 class KeptModel:
-    """All of the model after a round, as `GlobalModel.state` tells it. Only its values are sealed."""
+    """The model's whole state after a round, as `GlobalModel.state` returns it. Only the model's values are sealed."""
 
     after_round: int
     state: dict[str, Any]
     vectors: dict[str, NDArray[Any]]
 
 
-class _Unread:
-    """A payload that nobody is sent anything by."""
-
-    levels = ()
+class _Unread(RawPayload):
+    """A payload for a run without nodes."""
 
     def publish(self, version: int, model_P: Vector, buffers: Arrays) -> None:
-        """Nothing: there are no nodes."""
+        """Encode nothing: nobody is sent a model."""
 
 
 def fold(
@@ -82,14 +81,14 @@ def fold(
     optimizer: ServerOptimizer,
     kept: KeptModel | None = None,
 ) -> Iterator[Folded]:
-    """Recompute round after round; each is yielded once its model is found to be the sealed one.
+    """Recompute round after round, and yield each round whose model equals the sealed one.
 
-    ``kept`` is where to begin instead of the first model; the rounds up to it are passed over.
+    With ``kept``, begin there instead of at the first model, and skip the rounds up to it.
 
     Raises
     ------
     VerificationError
-        At the first thing that differs; names the round.
+        At the first difference; names the round.
     """
     model: GlobalModel | None = None
     rules: Rules | None = None
@@ -100,12 +99,10 @@ def fold(
         if isinstance(command, Rules):
             rules = command
             if model is None:
-                model = GlobalModel(layout, _Unread(), optimizer, averaging=rules.settings.averaging)  # type: ignore[arg-type]
+                model = GlobalModel(layout, _Unread(layout), optimizer, averaging=rules.settings.averaging)
                 model.start(first_P, buffers)
                 if kept is not None:
-                    model.restore(kept.state, kept.vectors)
-                    if model.hash != records[passed - 1].model:
-                        raise VerificationError(f"the model kept of round {passed} is not the one it seals", REMEDY)
+                    _restore(model, kept, records[passed - 1])
             continue
         if model is None or rules is None:
             raise VerificationError("the event log begins without its rules", REMEDY)
@@ -134,6 +131,15 @@ def fold(
             open_ = None
     if (left := next(remaining, None)) is not None:
         raise VerificationError(f"round {left.round}: the log does not reach it", REMEDY)
+
+
+def _restore(model: GlobalModel, kept: KeptModel, record: RoundRecord) -> None:
+    try:
+        model.restore(kept.state, kept.vectors)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise VerificationError(f"the model kept of round {record.round} is none: {error}", REMEDY) from None
+    if model.hash != record.model:
+        raise VerificationError(f"the model kept of round {record.round} is not the one it seals", REMEDY)
 
 
 @dataclass

@@ -1,9 +1,11 @@
-"""What an audit does: log, decisions, weights and models of all rounds, values and scores of those that are drawn."""
+"""An audit: log, decisions, weights and models of all rounds, and values and scores of the drawn rounds, recomputed."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +19,8 @@ from hypergpu_fl.config import Config
 from hypergpu_fl.errors import LedgerError, VerificationError
 from hypergpu_fl.ledger.blobs import Blobs
 from hypergpu_fl.ledger.bundle import Bundle, RoundRecord
-from hypergpu_fl.ledger.contribution import Contribution, hash_blob
-from hypergpu_fl.ledger.event_log import verify_log
+from hypergpu_fl.ledger.contribution import hash_blob
+from hypergpu_fl.ledger.event_log import heads_of, verify_log
 from hypergpu_fl.pricing import PricedRounds, Pricer, Scoring
 from hypergpu_fl.pricing.kept_updates import FIRST, MANIFEST, STATE, model_after, round_folder
 from hypergpu_fl.task import Task, fresh_model
@@ -34,16 +36,16 @@ if TYPE_CHECKING:
     import torch
 
 TOLERANCE: Final = 1e-3
-"""Share of a round's values, added up without their signs, by which a value may differ from the recomputed one: a GPU
-and another order of summing round otherwise."""
-SLACK: Final = 20  # units of 1e-9 of the loss besides
+"""How far a value may be from the recomputed one, as a share of the sum of the round's absolute values: a GPU, or
+another order of summation, rounds differently."""
+SLACK: Final = 20  # allowed on top of that, in units of 1e-9 of the loss
 _BY_LOSS_ALONE: Final[tuple[Scoring, ...]] = ("aumann_shapley", "shapley", "leave_one_out")
-"""Scorings that need nothing but models: others take how many examples a node counts for."""
+"""Scorings that need nothing but models; the others also use how many examples a node counts for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What an audit recomputed, and found as the books say."""
+    """What an audit recomputed and found to agree with the books."""
 
     rounds: int
     contributions: int
@@ -52,7 +54,7 @@ class Found:
     unaudited: tuple[str, ...]
 
     def sampled_share(self, share: float) -> float:
-        """Probability that the drawn rounds show a change which ``share`` of all rounds hold."""
+        """Probability that the drawn rounds reveal a change that was made in ``share`` of all rounds."""
         drawn, changed = len(self.priced_rounds), max(1, round(share * self.rounds))
         missed = 1.0
         for number in range(drawn):
@@ -61,7 +63,7 @@ class Found:
 
 
 def drawn(rounds: int, count: int | None, seed: int) -> tuple[int, ...]:
-    """Which rounds are priced again: all, or ``count`` of them by a seed of the auditor's."""
+    """Rounds to price again: all of them, or ``count`` drawn by the auditor's ``seed``."""
     if count is None or count >= rounds:
         return tuple(range(1, rounds + 1))
     return tuple(sorted((1 + np.random.default_rng(seed).permutation(rounds)[:count]).tolist()))
@@ -83,35 +85,35 @@ def audit(
     Parameters
     ----------
     config, task
-        The run's: they say model, data and server optimiser.
+        The run's own; they determine model, data and server optimiser.
     count, seed
-        How many rounds' values are computed again, and by which draw; None: all rounds'.
+        Number of rounds whose values are recomputed, None for all, and the seed that draws them.
 
     Raises
     ------
     VerificationError
         At the first difference; names the round.
     LedgerError
-        If the updates were not kept.
+        If the run kept no updates.
     """
-    records = bundle.rounds
+    records, blobs = bundle.rounds, folder / "blobs"
     check_log(folder, records)
-    if not (folder / "blobs" / FIRST).is_file():
+    if not (blobs / FIRST).is_file():
         raise LedgerError(
             f"{folder} keeps no updates to recompute from",
             "a run keeps them unless blockchain.keep_updates_mb is 0; without them only `ledger verify` is possible",
         )
-    kept = kept_model(folder / "blobs")
+    kept = kept_model(blobs, rounds=len(records))
     model = fresh_model(task, config.training.seed)
     arrays = task.arrays(model)
     layout = Layout.of(arrays)
-    first_P: Vector = np.load(folder / "blobs" / FIRST)
+    first_P = first_model(blobs, layout)
     check_first(first_P, records)
     training = config.training
     folded = fold(
         lines_of(folder),
         records,
-        lambda number: Blobs(round_folder(folder / "blobs", number)),
+        lambda number: Blobs(round_folder(blobs, number)),
         CodecPayload(layout),
         layout=layout,
         first_P=first_P,
@@ -153,21 +155,48 @@ def audit(
     return Found(len(records) - begun, contributions, wanted, priced, tuple(unaudited))
 
 
-def kept_model(blobs: Path) -> KeptModel | None:
-    """Where the kept updates begin; None: at the first model."""
-    begun = int(json.loads((blobs / MANIFEST).read_text())["after_round"])
+@contextlib.contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """Name a file that is not what a run writes: it comes from whoever is audited."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise VerificationError(f"{file} cannot be read: {error}", "bring back the run's blobs") from None
+
+
+def kept_model(blobs: Path, *, rounds: int) -> KeptModel | None:
+    """Where the kept updates begin, which is after one of the ``rounds``; None: at the first model.
+
+    Raises
+    ------
+    VerificationError
+        If the manifest or the model that it names cannot be read.
+    """
+    with _readable(blobs / MANIFEST):
+        begun = int(json.loads((blobs / MANIFEST).read_text())["after_round"])
+        if not 0 <= begun <= rounds:
+            raise ValueError(f"it names round {begun}, the books hold {rounds}")
     if not begun:
         return None
-    with np.load(model_after(blobs, begun)) as content:
+    with _readable(model_after(blobs, begun)), np.load(model_after(blobs, begun)) as content:
         vectors = {name: content[name] for name in content.files if name != STATE}
         return KeptModel(begun, json.loads(str(content[STATE])), vectors)
 
 
+def first_model(blobs: Path, layout: Layout) -> Vector:
+    """Values of the first model, shape (P,); VerificationError if they are not those of a model of this layout."""
+    with _readable(blobs / FIRST):
+        mapped = np.load(blobs / FIRST, mmap_mode="r")  # memory is taken only for what the file really holds
+        if (mapped.shape, mapped.dtype) != ((layout.size,), np.float32):
+            raise ValueError(f"it holds {mapped.dtype} of shape {mapped.shape}, the task's model {layout.size} float32")
+        return np.array(mapped)
+
+
 def check_log(folder: Path, records: Sequence[RoundRecord]) -> None:
-    """The log is the one whose heads the rounds seal, and every decision in it is what the rules make of the events."""
+    """Check that the rounds seal this log's heads, and that every decision in it follows from its rules and events."""
     if any(record.log_head is None for record in records):
         raise LedgerError("a round seals no log", "it was made by another release")
-    verify_log(records, lines_of(folder))
+    verify_log(heads_of(records), lines_of(folder))
     try:
         found = replay(lines_of(folder), upto=len(records))
     except BadLine as error:
@@ -183,7 +212,7 @@ def lines_of(folder: Path) -> Iterator[bytes]:
 
 
 def check_first(first_P: Vector, records: Sequence[RoundRecord]) -> None:
-    """The first model is the one that nodes signed to have begun from."""
+    """Check that the first model is the one that the nodes of round 1 signed as their base."""
     digest = hash_blob(np.ascontiguousarray(first_P).data.cast("B"))
     for record in records:
         for entry in record.contributions:
@@ -199,14 +228,17 @@ def _price(pricer: Pricer, folded: Folded, session: bytes, *, again: bool, all_:
     record = folded.record
     accepted = []
     for (entry, blob, update), weight, steps in zip(folded.updates, folded.weights, folded.steps, strict=True):
-        claim = Contribution(
-            session, entry.round, entry.base_model, entry.update_hash, entry.examples, entry.metrics_hash
-        )
-        pricer.added(entry.node, claim, blob, update, folded.base_P, None)
-        accepted.append(Accepted(0, entry.node, 0, entry.round, 0, 0, steps, 1, len(blob), weight, {}))
+        pricer.added(entry.node, entry.sealed(session).credited.contribution, blob, update, folded.base_P, None)
+        accepted.append(
+            Accepted(
+                row=0, node=entry.node, node_id=0, round=entry.round, base=0, staleness=0, steps=steps, examples=1,
+                bytes_up=len(blob), weight=weight, metrics={},
+            )
+        )  # fmt: skip
     outcome = RoundOutcome(
-        record.round, 0, 0, [], accepted, [], 0, 0, 0, folded.base_hash, record.model, folded.base_P,
-        folded.buffers, step=folded.step,
+        round=record.round, started_s=0, ended_s=0, selected=[], accepted=accepted, refused=[], late=0, bytes_down=0,
+        bytes_up=0, base_hash=folded.base_hash, model_hash=record.model, average_P=folded.base_P,
+        buffers=folded.buffers, step=folded.step,
     )  # fmt: skip
     if not again:
         pricer.passed(outcome, [entry.score for entry, _, _ in folded.updates])

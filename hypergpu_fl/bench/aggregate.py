@@ -1,8 +1,8 @@
-"""How fast and how small aggregation is, beside Flower's own on the same arrays and the memory's own speed.
+"""Time and memory of aggregation, ours and Flower's on the same arrays, beside one pass over the memory.
 
-The memory pass is what streaming cannot do without: for each update, a running total of the same size is read, added
-to and written back in one numpy call. All three take turns within each repetition, so that a busy machine slows all
-of them, and the least time of each counts.
+The memory pass is the least that streaming must do: for each update, one numpy call reads a running total of the same
+size, adds to it and writes it back. All three take turns within each repetition, so that a busy machine slows all of
+them, and the least time of each counts.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def run_aggregate(
 ) -> list[Row]:
     """Rows ``{nodes, megabytes, ours_s, flower_s, memory_pass_s, peak_bytes}``.
 
-    ``peak_bytes`` is what aggregating all ``nodes`` updates of that size allocates at most, each update made when it
-    arrives and dropped when it was added, as replies are. Times are of ``nodes`` additions; so that 50 x 100 MB fit
-    into any machine, they go round over ten distinct updates.
+    ``peak_bytes`` is the most memory that aggregating ``nodes`` updates of that size allocates at once, where each
+    update is made when it arrives and dropped after it was added, as replies are. Times are those of ``nodes``
+    additions; they cycle through ten distinct updates, so that 50 x 100 MB fit into any machine.
     """
     size = round(megabytes * MB / 4)
     rng = np.random.default_rng(seed)
@@ -92,7 +92,7 @@ def memory_pass(vectors: Sequence[Vector]) -> Vector:
 
 
 def peak_bytes(count: int, size: int, seed: int) -> int:
-    """Most bytes allocated at once while ``count`` updates arrive, are added and dropped."""
+    """Most bytes allocated at once while ``count`` updates arrive, are added and are dropped."""
     rng = np.random.default_rng(seed)
     tracemalloc.start()
     try:

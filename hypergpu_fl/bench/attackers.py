@@ -1,4 +1,4 @@
-"""Nodes that want pay without work, or for harm: the built-in task with one node that cheats in a way of its own."""
+"""Nodes that want pay without work, or for harm: the built-in task with one node that cheats."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from hypergpu_fl.task.protocol import TrainContext, TrainResult
 from hypergpu_fl.task.training import Share
 
 ATTACKS: Final = ("none", "zero", "noise", "sign_flip", "label_flip", "public", "copy", "examples")
-COPY_NOISE: Final = 0.05  # of the copied update's norm
-EXAGGERATION: Final = 1000
+COPY_NOISE: Final = 0.05  # times the copied update's norm
+EXAGGERATION: Final = 1000  # times the examples that the attacker has
 _NO_WORK: Final = TrainResult(1, 1, 1.0, 1.0, 0.0)
 
 
 class AttackedTask(ImageTask):
     """The task of a run whose node ``options["attacker"]`` does what ``options["attack"]`` says, one of `ATTACKS`.
 
-    ``zero`` sends no change, ``noise`` a random one as long as honest work's, ``sign_flip`` the opposite of honest
-    work, ``label_flip`` trains on wrong labels, ``public`` sends the model's movement since it was last asked, ``copy``
-    sends the last update of the node after it with noise added, ``examples`` claims a thousand times its data.
+    ``zero`` sends no change, ``noise`` sends a random change with the norm of honest work, ``sign_flip`` sends the
+    opposite of honest work, and ``label_flip`` trains on wrong labels. ``public`` sends the model's movement since the
+    attacker's last order, ``copy`` sends the last update of the next node with noise added, and ``examples`` claims a
+    thousand times the examples it has.
     """
 
     def __init__(self, training: Training) -> None:
@@ -83,7 +84,7 @@ def values(model: nn.Module) -> list[torch.Tensor]:
 
 
 def move(model: nn.Module, before: list[torch.Tensor], moved: list[torch.Tensor]) -> None:
-    """Let the model be ``before`` plus ``moved``; nothing is added if that is empty."""
+    """Set the model's parameters to ``before`` plus ``moved``; an empty ``moved`` adds nothing."""
     with torch.no_grad():
         for place, parameter in enumerate(model.parameters()):
             parameter.copy_(before[place] + moved[place] if moved else before[place])
@@ -95,7 +96,7 @@ def norm(parts: list[torch.Tensor]) -> float:
 
 
 def noisy(parts: list[torch.Tensor], length: float, random: torch.Generator) -> list[torch.Tensor]:
-    """Parts with Gaussian noise of that norm added."""
+    """``parts`` plus Gaussian noise whose norm is ``length``."""
     noise = [torch.randn(part.shape, generator=random) for part in parts]
     scale = length / max(norm(noise), 1e-30)
     return [part + scale * more for part, more in zip(parts, noise, strict=True)]

@@ -1,6 +1,7 @@
-"""What a hostile node may do: each attack takes what an honest node would have sent, changes it, and signs it anew.
+"""What a hostile node may do: each attack takes what an honest node would have sent, changes it, and signs it again.
 
-Numbers in the text of an attack are those of the points of the threat list that `hypergpu bench hostile` walks.
+``Attack.point`` is the number of a point in the threat list that `hypergpu bench hostile` goes through; 0 is for
+attacks that belong to no single point.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ if TYPE_CHECKING:
     from torch import nn
 
 HONEST_ROUNDS: Final = 6  # before a node turns
-LARGE_BYTES: Final = 32 * 2**20  # what a node sends that sends too much
-AGES_S: Final = 1e6
+LARGE_BYTES: Final = 32 * 2**20  # size of an update that is too large
+AGES_S: Final = 1e6  # longer than any deadline
 
 
 @dataclass
 class HostileNode:
-    """One of them: which it is among them, what it signs with, and what it remembers.
+    """A hostile node: its number among the hostile ones, its key, and what it remembers.
 
-    ``hellos`` and ``orders`` count those it has answered.
+    ``hellos`` and ``orders`` count the messages that it has answered; ``kept`` is an update to send again.
     """
 
     number: int
@@ -49,12 +50,12 @@ class HostileNode:
         return update.dense(), dict(update.buffers)
 
     def put(self, content: RecordDict, order: wire.Order, vector_P: Vector, buffers: Arrays) -> None:
-        """Put another update into a reply, at the level that was ordered."""
+        """Put another update into a reply, encoded at the level that was ordered."""
         blob = encode(order.codec, vector_P, self.layout, buffers, base=order.base)
         content[wire.UPDATE] = blob_record(blob)
 
     def sign(self, content: RecordDict, order: wire.Order) -> None:
-        """Sign what a reply says now; what is beyond all bounds keeps the honest signature."""
+        """Sign the changed reply; a reply that is out of all bounds keeps the honest signature."""
         try:
             metrics = wire.numbers(content, wire.METRICS)
         except Refused:
@@ -80,10 +81,10 @@ def _as_it_is(*_: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """An attack by name, and the point of the threat list that it is of.
+    """An attack by name, and its point of the threat list.
 
-    ``hello`` and ``reply`` change what is sent, ``passage`` how long a node's message of this number takes.
-    ``architecture`` is what must be trained for it to make sense.
+    ``hello`` and ``reply`` change what is sent. ``passage`` changes how long a message takes, given its number among
+    the node's messages. ``architecture`` is the model that the attack makes sense for.
     """
 
     name: str
@@ -112,7 +113,7 @@ def twisted(node: HostileNode, attack: Attack, asked: Message, answer: Message) 
 
 @dataclass(frozen=True, slots=True)
 class HostileLinks:
-    """Links of which those of hostile nodes take as long as these like; ``sent`` counts their messages."""
+    """Links on which hostile nodes' messages take as long as the attack wants; ``sent`` counts their messages."""
 
     links: VirtualLinks
     attack: Attack

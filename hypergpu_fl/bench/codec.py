@@ -1,9 +1,9 @@
-"""How small and how fast the codec is: one row a level and source, the memory's own speed measured beside it.
+"""Ratio and speed of the codec, one row for each level and source, beside the speed of copying memory.
 
-Sources are a real update of ResNet-18 (11.2 M values, GroupNorm), made here by training, and Gaussian noise of the
-same size. Encoding is with error feedback, on the second of two successive updates, so the residual is a real one.
-Rates are logical float32 bytes a second; ``memcpy`` copies the same vector in the same process, in turns with the
-codec, so a busy machine slows both.
+Sources are a real update of ResNet-18 (11.2 M values, GroupNorm), which is trained here, and Gaussian noise of the same
+size. Encoding uses error feedback and the second of two successive updates, so that the residual is a real one. Rates
+are logical float32 bytes a second. ``memcpy`` copies the same vector in the same process, in turns with the codec, so
+that a busy machine slows both.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def run_codec(
     values: int = NOISE_VALUES,
     progress: Progress = lambda line: None,
 ) -> list[Row]:
-    """Rows ``{codec, source, ratio, encode_bytes_per_s, decode_bytes_per_s, memcpy_bytes_per_s}``.
+    """Rows ``{codec, source, ratio, fidelity, encode_bytes_per_s, decode_bytes_per_s, memcpy_bytes_per_s}``.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def run_codec(
     repeats : int
         Measurements of each rate, of which the median counts.
     architecture, values : str, int
-        What the real update is of, and how many values of noise there are.
+        Model of the real update, and number of values of the noise.
     """
     makers = sources_of(architecture, data_root, steps, seed, values)
     rows: list[Row] = []
@@ -66,7 +66,8 @@ def run_codec(
             row = {"codec": level, "source": source, **measure(level, layout, buffers, updates, repeats)}
             rows.append(row)
             progress(
-                f"{source} {level}: {row['ratio']:.1f}x, encode {row['encode_bytes_per_s'] / 1e9:.2f} GB/s, "
+                f"{source} {level}: {row['ratio']:.1f}x, fidelity {row['fidelity']:.2f}, "
+                f"encode {row['encode_bytes_per_s'] / 1e9:.2f} GB/s, "
                 f"decode {row['decode_bytes_per_s'] / 1e9:.2f} GB/s, memcpy {row['memcpy_bytes_per_s'] / 1e9:.1f} GB/s"
             )
     if json_out is not None:
@@ -77,9 +78,13 @@ def run_codec(
 def measure(
     level: str, layout: Layout, buffers: dict[str, NDArray[Any]], updates: Sequence[Vector], repeats: int
 ) -> Row:
-    """One level's ratio and rates on the last of the updates, with the residual that the others left."""
-    residual_P: Vector | None = None
-    for update_P in updates[:-1]:
+    """One level's ratio and rates on the last of the updates, with the residual that the others left.
+
+    Its fidelity is measured on the first, which has no residual yet.
+    """
+    residual_P = encode_with_feedback(level, updates[0], None, layout, buffers, base=0)[1]
+    lost = float(np.square(residual_P, dtype=np.float64).sum() / np.square(updates[0], dtype=np.float64).sum())
+    for update_P in updates[1:-1]:
         residual_P = encode_with_feedback(level, update_P, residual_P, layout, buffers, base=0)[1]
     update_P, out_P, total_P = updates[-1], np.empty_like(updates[-1]), np.zeros_like(updates[-1])
     blob, _ = encode_with_feedback(level, update_P, residual_P, layout, buffers, base=0, out=out_P)
@@ -96,13 +101,13 @@ def measure(
             function()
             seconds[name].append(time.perf_counter() - start)
     rates = {f"{name}_bytes_per_s": update_P.nbytes / statistics.median(took) for name, took in seconds.items()}
-    return {"ratio": update_P.nbytes / len(blob), **rates}
+    return {"ratio": update_P.nbytes / len(blob), "fidelity": 1 - lost, **rates}
 
 
 def sources_of(
     architecture: str, data_root: str, steps: int, seed: int, values: int
 ) -> dict[str, Callable[[], Updates]]:
-    """What makes the updates of each source."""
+    """Functions that make the updates, by source."""
     return {
         architecture: lambda: trained_updates(architecture, data_root, steps, seed),
         "gaussian": lambda: noise(seed, values),

@@ -1,19 +1,19 @@
 """What compression costs in accuracy: the same training, seed by seed, with and without it.
 
-Plain federated averaging in this process: every round all nodes train one epoch on their Dirichlet share, updates are
-weighted by examples, ``w += server_step * mean``. Data, partitions and local training are `hypergpu_fl.task`'s; blobs
-are really encoded and decoded, and every byte is counted, first whole views included. The dense server step is tuned on
-seeds of its own, and the compressed variants use that same step. A training's accuracy is the mean over the last
-fifth of its rounds, on the test set; differences are paired by seed.
+This is plain federated averaging in one process: in every round each node trains one epoch on its Dirichlet share,
+updates are weighted by examples, and ``w += server_step * mean``. Data, partitions and local training are those of
+`hypergpu_fl.task`. Blobs are really encoded and decoded, and every byte is counted, including the first whole models.
+The server step is tuned for dense training on seeds of its own, and compressed variants use the same step. A training's
+accuracy is the mean over the last fifth of its rounds, on the test set; differences are paired by seed.
 
-On MNIST's 2,000 test images two trainings of the same kind were seen to differ by 0.6 points (standard deviation of 40
-paired differences), whatever the server step. Five such differences cannot bound a mean to half a point, so a seed of
-MNIST's is five trainings, whose accuracies are averaged.
+On MNIST's 2,000 test images, two trainings of the same kind differed by 0.6 points (standard deviation of 40 paired
+differences), at every server step. Five such differences cannot bound a mean to half a point, so each seed of MNIST
+stands for five trainings, whose accuracies are averaged.
 
-Error feedback sends a value late, so the gap depends on how far training has come: the digits' recipe (learning rate
-0.3, 400 rounds) is one whose dense training has reached its plateau. Cut off at 200 rounds, while dense training still
-gained, 1/32 both ways lost 0.3 points at server step 1 on three seeds; with learning rate 0.1 and 100 rounds it lost
-0.28 at step 2 and 0.85 at step 4. Averaging the server's versions closed none of that gap.
+Error feedback sends values late, so the gap depends on how far training has come. The recipe for the digits (learning
+rate 0.3, 400 rounds) is one whose dense training has reached its plateau. When training was cut off at 200 rounds,
+while dense training still improved, 1/32 both ways lost 0.3 points at server step 1 on three seeds; with learning rate
+0.1 and 100 rounds it lost 0.28 at step 2 and 0.85 at step 4. Averaging the server's versions did not close that gap.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ from typing import Any
 
 import numpy as np
 
+from hypergpu_fl.bench.shipped import changed
 from hypergpu_fl.codec import ModelVersions, View, apply, decode, encode, encode_with_feedback
-from hypergpu_fl.config import Training
+from hypergpu_fl.config import Config, Training
 from hypergpu_fl.task import Task, TrainContext, load_task
 from strategies.model.layout import Layout, Vector
 
 Progress = Callable[[float, str], None]
 Row = dict[str, Any]
-LAST = 0.2  # of a run's rounds: single ones differ by half a point on a plateau
+LAST = 0.2  # share of a run's rounds to average over: on a plateau single rounds differ by half a point
 STEPS = (1.0, 1.4, 2.0, 2.8, 4.0, 5.6)
 TUNING_SEEDS = (1000, 1001, 1002)
 
@@ -45,9 +46,9 @@ TUNING_SEEDS = (1000, 1001, 1002)
 class Variant:
     """How updates travel.
 
-    ``up`` and ``down`` are levels, None: dense float32. ``loss``: share of replies the server never gets. ``on_loss``:
-    what a node then does: ``rollback`` to the residual it had, ``commit`` the new one as if the reply had counted, or
-    ``carry`` the whole lost update into the next one.
+    ``up`` and ``down`` are codec levels; None means dense float32. ``loss`` is the share of replies that the server
+    never gets. ``on_loss`` is what a node does after a loss: ``rollback`` to the residual it had, ``commit`` the new
+    residual as if the reply had counted, or ``carry`` the whole lost update into the next one.
     """
 
     name: str
@@ -85,7 +86,7 @@ class Outcome:
     accuracy: float
     bytes_up: float
     bytes_down: float
-    dense_bytes: float  # what each direction would have been as float32
+    dense_bytes: float  # bytes of each direction as float32
 
 
 def run_codec_accuracy(
@@ -104,10 +105,10 @@ def run_codec_accuracy(
     """Rows of mean paired differences to dense FedAvg, in points of accuracy.
 
     Each is ``{dataset, codec, seeds, trainings, rounds, server_step, accuracy, difference, sd, lower, upper, ratio_up,
-    ratio_down, ratio_round_trip}``; ``trainings`` is how many a seed stands for, ``lower`` and ``upper`` bound the
-    two-sided 95 % confidence interval (Student's t). A variant with loss is compared with dense training under the
-    same loss. ``seeds``: those of the data set if there are none. ``progress`` is told the share of trainings done,
-    and what the last one was.
+    ratio_down, ratio_round_trip, changed}``; ``trainings`` is how many a seed stands for, ``lower`` and ``upper`` bound
+    the two-sided 95 % confidence interval (Student's t), ``changed`` are the settings of ``training`` that differ from
+    the shipped defaults. A variant with loss is compared with dense training under the same loss. ``seeds``: those of
+    the data set if there are none. ``progress`` is told the share of trainings done, and what the last one was.
     """
     recipe = DATASETS[dataset]
     rounds, seeds, each = rounds or recipe["rounds"], seeds or range(recipe["seeds"]), recipe["trainings"]
@@ -117,7 +118,8 @@ def run_codec_accuracy(
     done = itertools.count(1)
 
     def trained(variant: Variant, seed: int, step: float) -> Outcome:
-        made = simulate(make_task(dataset, data_root, seed, cache), dataset, variant, rounds, seed, step)
+        task = load_task(recipe_of(dataset, data_root, seed), cache=cache)
+        made = simulate(task, dataset, variant, rounds, seed, step)
         progress(next(done) / total, f"{variant.name}, seed {seed}, step {step}: {made.accuracy:.2f} %")
         return made
 
@@ -139,13 +141,12 @@ def run_codec_accuracy(
     return rows
 
 
-def make_task(dataset: str, data_root: str, seed: int, cache: Path | None) -> Task:
+def recipe_of(dataset: str, data_root: str, seed: int) -> Training:
     """Ten nodes with Dirichlet(0.3) shares and a multilayer perceptron."""
     settings = {key: DATASETS[dataset][key] for key in ("learning_rate", "batch_size")}
-    training = Training(
+    return Training(
         dataset=dataset, data_root=data_root, model_architecture="mlp", num_nodes=10, alpha=0.3, seed=seed, **settings
     )
-    return load_task(training, cache=cache)
 
 
 def simulate(task: Task, dataset: str, variant: Variant, rounds: int, seed: int, server_step: float) -> Outcome:
@@ -246,4 +247,5 @@ def _row(
         "ratio_up": whole / up,
         "ratio_down": whole / down,
         "ratio_round_trip": 2 * whole / (up + down),
+        "changed": changed(Config(training=recipe_of(dataset, "", 0))),
     }

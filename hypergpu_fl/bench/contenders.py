@@ -1,34 +1,30 @@
 """The policies that race against one another, each as its authors describe it.
 
-All share model, data, local optimiser, learning rate, batch size, server optimiser and seed. Peers send plain fp32
-both ways and make the baseline's local steps unless their own idea says otherwise; their means are weighted by
-examples. "random + one codec" and "FedBuff + averaging" have one part of ours each, so that planning takes no credit
-for what compression or averaging alone would do. An ablation is our strategy with one lever off.
+All share model, data, local optimiser, learning rate, batch size, server optimiser and seed. Peers send plain fp32 both
+ways, make the baseline's local steps unless their own idea says otherwise, and weight their means by examples.
+`random_codec` and `fedbuff_averaged` each have one part of ours, so that planning takes no credit for what compression
+or averaging alone would achieve. An ablation is our strategy with one part replaced by the baseline's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from strategies import lineup
-from strategies.engine import Engine
-from strategies.model.layout import Layout
-from strategies.model.payload import Payload
-from strategies.model.server_optimizer import ServerOptimizer
-from strategies.outcome import Attendant
+from strategies.planning import Level
 from strategies.round.rules import Rules
 from strategies.settings import Settings
 
 OURS = "network_aware"
 REFERENCE = "random"  # uniform sampling, waiting for everybody: unbiased FedAvg
-ONE_CODEC = "top32"  # the level of "random + one codec for all"
+ONE_CODEC = "top32"  # the level of `random_codec`
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A policy with what belongs to it: ``changes`` to the settings, and for ours the parts it is made of."""
+    """A policy, its ``changes`` to the shared settings, and for ours the planner and books it is made of."""
 
     name: str
     selection: str
@@ -37,29 +33,18 @@ class Contender:
     books: str = "debts"
     is_peer: bool = True
 
-    def strategy(
-        self,
-        *,
-        layout: Layout,
-        payload: Payload,
-        optimizer: ServerOptimizer,
-        settings: Settings,
-        attendant: Attendant[Any],
-    ) -> Engine:
-        """The strategy that runs this contender; ``settings`` hold what all contenders share."""
-        settings = replace(settings, **self.changes)
-        levels = tuple(payload.levels)
-        rules = (
-            lineup.rules(self.selection, settings, model_values=layout.size, levels=levels)
-            if self.is_peer
-            else Rules(settings, layout.size, levels, self.selection, self.planner, self.books)
-        )
-        return Engine(rules, layout=layout, payload=payload, optimizer=optimizer, attendant=attendant)
+    def rules(self, shared: Settings, *, model_values: int, levels: Sequence[Level]) -> Rules:
+        """What the contender is run by; ``shared`` are the settings that all contenders have in common."""
+        settings = replace(shared, **self.changes)
+        if self.is_peer:
+            return lineup.rules(self.selection, settings, model_values=model_values, levels=levels)
+        return Rules(settings, model_values, tuple(levels), self.selection, self.planner, self.books)
 
 
 SYNC = {"mode": "sync"}
 BUFFERED = {"mode": "async", "quota": 1.0}
-# Steps come oftener, and a mean of five is still one of many nodes.
+# The server steps after five updates instead of ten: steps come twice as often, and five nodes still average out most
+# of the noise.
 OWN = {"mode": "async", "quota": 0.5, "averaging": True}
 
 

@@ -17,7 +17,7 @@ PEER: Final = ("hypergpu_fl.server.server_app:app", "hypergpu_fl.bench.fedavg_ap
 def run_deployment(
     config: Config, *, app: Path, runs: Path, train: Callable[[Config, Path], None]
 ) -> list[dict[str, Any]]:
-    """Train twice on the same nodes, and tell when each side reached ``training.target_accuracy``.
+    """Train twice on the same nodes, and measure when each side reached ``training.target_accuracy``.
 
     Rows: ``strategy, nodes, model, target, time_to_target_s`` (None if never), ``rounds, seconds_a_round, accuracy,
     bytes_up, bytes_down``. Seconds run from the moment all nodes were there.
@@ -25,11 +25,11 @@ def run_deployment(
     Parameters
     ----------
     config : Config
-        Of both runs, but for their names.
+        Configuration of both runs, except for their names.
     app : Path
         Folder of the Flower app.
     runs : Path
-        Root of the runs, which the ServerApp's host must share with this one.
+        Root of the runs, which must be shared with the ServerApp's machine.
     train : callable
         Runs an app to completion with a configuration; raises if it does not complete.
     """
@@ -47,7 +47,7 @@ def _row(strategy: str, config: Config, report: Mapping[str, Any]) -> dict[str, 
     history, target = report["history"], config.training.target_accuracy
     reached = next((e for e in history if e["accuracy"] is not None and e["accuracy"] >= target), None)
     last = reached or history[-1]
-    summed = strategy != "fedavg"  # our history counts a round, the peer's from the start
+    summed = strategy != "fedavg"  # our history counts bytes of each round, the peer's counts from the start
     counted = [e for e in history if e["round"] <= last["round"]]
     return {
         "strategy": strategy,
@@ -63,7 +63,7 @@ def _row(strategy: str, config: Config, report: Mapping[str, Any]) -> dict[str, 
 
 
 def peer_app(source: Path, folder: Path) -> Path:
-    """The app once more, with the peer's ServerApp."""
+    """A copy of the app with the peer's ServerApp."""
     for part in ("hypergpu_fl", "strategies"):
         shutil.copytree(source / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     for part in ("LICENSE", "README.md"):

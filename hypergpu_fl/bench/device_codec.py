@@ -1,9 +1,9 @@
-"""How fast the codec is where updates lie on a GPU: one row a level and source, the GPU's own copy measured beside it.
+"""Speed of the codec for updates on a GPU, one row for each level and source, beside the GPU's own copy.
 
-Sources, updates and residuals are those of `hypergpu_fl.bench.codec`. Rates are logical float32 bytes a second, but for
-``copy_bytes_per_s``: that counts the bytes that a copy from device to device reads and those it writes, so it is the
-memory's bandwidth. Encoding with feedback cannot move less than 12 bytes a value (update and residual in, residual
-out), so ``device_encode_bytes_per_s`` cannot exceed a third of it.
+Sources, updates and residuals are those of `hypergpu_fl.bench.codec`. Rates are logical float32 bytes a second, except
+for ``copy_bytes_per_s``: this counts the bytes that a copy from device to device reads and writes, so it is the
+memory's bandwidth. Encoding with feedback moves at least 12 bytes a value (update and residual in, residual out), so
+``device_encode_bytes_per_s`` cannot exceed a third of it.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from hypergpu_fl.codec.levels import Integers, TopK, Words
 from hypergpu_fl.task.device import describe
 
 Vectors = tuple[Tensor, Tensor, Tensor]  # update, residual so far, new residual
-NOISE_VALUES = 200_000_000  # several times any cache
-ROTATED_BYTES = 1 << 30  # of vectors used in turns, so that no cache holds what the next call reads
-LEAST_CALLS = 32  # that one measurement of a device covers
+NOISE_VALUES = 200_000_000  # several times larger than any cache
+ROTATED_BYTES = 1 << 30  # bytes of vectors used in turns, so that no cache holds what the next call reads
+LEAST_CALLS = 32  # calls in one measurement of a device
 
 
 def run_device_codec(
@@ -47,8 +47,8 @@ def run_device_codec(
 ) -> list[Row]:
     """Rows of ``codec, source, values, device, kernels, ratio`` and the four rates in bytes a second.
 
-    ``device_encode`` is what makes codes and the new residual on the device, ``encode`` goes on until the blob is on
-    the host, ``decode`` adds a blob on the host to a total on the device; parameters as those of
+    ``device_encode`` computes codes and the new residual on the device, ``encode`` also brings the blob to the host,
+    and ``decode`` adds a blob on the host to a total on the device. Parameters are those of
     `hypergpu_fl.bench.codec.run_codec`.
     """
     makers = sources_of(architecture, data_root, steps, seed, values)
@@ -118,14 +118,14 @@ def copy(vectors: Vectors) -> None:
 
 
 def device_seconds(call: Callable[[], object], device: torch.device, calls: int, repeats: int) -> float:
-    """Seconds of a call: median of ``repeats`` measurements, each over ``calls`` and more that follow one another.
+    """Seconds of a call: median of ``repeats`` measurements, each over at least ``calls`` calls in a row.
 
-    They are enough for the wait for the first one, which finds the device idle, to vanish among them.
+    These are enough for the first call's wait, which finds the device idle, to become negligible.
     """
     if device.type != "cuda":
         return host_seconds(call, device, repeats)
     calls = max(calls, LEAST_CALLS)
-    for _ in range(calls):  # the first ones compile, and fill the allocator's cache
+    for _ in range(calls):  # the first calls compile, and fill the allocator's cache
         call()
     took_s: list[float] = []
     for _ in range(repeats):
@@ -140,7 +140,7 @@ def device_seconds(call: Callable[[], object], device: torch.device, calls: int,
 
 
 def host_seconds(call: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Seconds of a call until the device has done its part: median of ``repeats``, after one that does not count."""
+    """Seconds of a call until the device has finished: median of ``repeats``, after one call that does not count."""
     took_s = []
     for _ in range(repeats + 1):
         start_s = time.perf_counter()

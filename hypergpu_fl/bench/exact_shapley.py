@@ -1,4 +1,4 @@
-"""The exact Shapley value of a round's updates, for judging cheaper ones: every coalition is measured."""
+"""The exact Shapley value of a round's updates, to judge cheaper values by: every coalition is measured."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from strategies.wire import Hello, Reply
 
 
 def shapley(losses: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Values of N players from the losses of all ``2**N`` coalitions, bit ``i`` of the index saying whether i is in."""
+    """Values of N players from the losses of all ``2**N`` coalitions; bit ``i`` of an index: player i is in it."""
     count = losses.size.bit_length() - 1
     masks = np.arange(losses.size)
     sizes = np.array([mask.bit_count() for mask in range(losses.size)])
@@ -34,9 +34,9 @@ def shapley(losses: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 class ExactValues(Attendant[Admitted]):
-    """Attends as the pipeline does, and measures besides what every node's updates were worth, summed over the run.
+    """Attends as the pipeline does, and also measures what each node's updates were worth, summed over the run.
 
-    A coalition's model is the round's base plus its members' updates at the coefficients of the whole round.
+    A coalition's model is the round's base plus its members' updates with the coefficients of the whole round.
     """
 
     def __init__(self, own: Pipeline, task: Task, model: torch.nn.Module, layout: Layout) -> None:
@@ -82,7 +82,7 @@ class ExactValues(Attendant[Admitted]):
             losses = np.empty(2 ** len(updates))
             model_P = outcome.step.base_P.copy()
             inside = 0
-            for step in range(losses.size):  # Gray code: coalitions in a row differ in one member
+            for step in range(losses.size):  # Gray code: successive coalitions differ in one member
                 mask = step ^ step >> 1
                 if changed := mask ^ inside:
                     player = changed.bit_length() - 1

@@ -1,6 +1,6 @@
-"""ServerApp of the peer: Flower's own FedAvg and Grid around our ClientApp, every message a whole model.
+"""ServerApp of the peer: Flower's own FedAvg and Grid with our ClientApp, where every message is a whole model.
 
-It differs from a plain Flower app only in how arrays are wrapped, as float32 in one array of bytes, so that the same
+It differs from a plain Flower app only in how arrays are wrapped: as float32 in one array of bytes, so that the same
 ClientApp serves both sides of the comparison.
 """
 
@@ -87,7 +87,7 @@ class PlainFedAvg(FedAvg):
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Train until the target accuracy, as Flower's strategy does, and leave a report."""
+    """Train with Flower's strategy until the target accuracy is reached, and write a report."""
     config = from_run_config(context.run_config)
     training = config.training
     folder = open_run_folder(runs_root(config.system, dict(os.environ)), config.system.run_name)

@@ -1,8 +1,9 @@
 """`hypergpu bench hostile`: ten nodes, three of them hostile, against the honest seven alone.
 
-Each run is what `hypergpu run` does with its default settings, from task to books, on nodes in this process; only the
-seed differs, and for some attacks the model. The honest seven hold the same shares of the data in both runs, so what
-the hostile three cost is what the accuracy falls short of the honest run by.
+Each run is what `hypergpu run` does with its default settings, from task to books, on nodes in this process; a row's
+``changed`` names the settings that differ: for some attacks the model, under a robust rule the rule and its codec. The
+honest seven hold the same shares of the data in both runs, so the cost of the hostile three is the accuracy that is
+missing to the honest run.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from loguru import logger
 from hypergpu_fl.bench.attacks import ATTACKS, SIGN_FLIP, Attack, HostileLinks, HostileNode, twisted
 from hypergpu_fl.bench.in_process import InProcessGrid
 from hypergpu_fl.bench.race import one_thread, quiet
+from hypergpu_fl.bench.shipped import changed
 from hypergpu_fl.config import Config, to_run_config
 from hypergpu_fl.ledger.identity import derive_simulated_key
 from hypergpu_fl.node.client_app import app
@@ -35,10 +37,10 @@ from strategies.round.lines import read_line
 
 NODES: Final = 10
 HOSTILE: Final = range(7, 10)  # shares of the data that hostile nodes hold
-LAST: Final = 0.1  # of a run's rounds, over which accuracies are averaged
+LAST: Final = 0.1  # share of a run's rounds over which accuracies are averaged
 MEBIBYTE: Final = 2**20
-SHORT_BY: Final = 0.01  # that the accuracy may be below the honest run's
-OVER_SHARE: Final = 1.5  # times its fair share that a hostile node may weigh
+SHORT_BY: Final = 0.01  # how far the accuracy may be below the honest run's
+OVER_SHARE: Final = 1.5  # how many times its fair share a hostile node may weigh
 GROWTH_MIB: Final = 256.0
 OVERTIME_S: Final = 5.0
 FLIPPED_UNDER: Final = {  # what each rule is run with: medians need a dense level
@@ -54,10 +56,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """What came of a run.
+    """Result of a run.
 
-    ``weights`` are each node's mean weight in a round, ``growth_mib`` is what the process grew by at its peak, None
-    where the system does not tell, and ``overtime_s`` the longest that a round closed after its deadline.
+    ``weights`` are each node's mean weight in a round. ``growth_mib`` is how much the process grew at its peak; None if
+    the system does not say. ``overtime_s`` is the longest time that a round closed after its deadline.
     """
 
     completed: bool
@@ -68,7 +70,7 @@ class Course:
 
 
 class MixedGrid(InProcessGrid):
-    """Nodes in this process of which some are hostile, or not there."""
+    """Nodes in this process, some of which are hostile, or absent if there is no attack."""
 
     def __init__(self, config: Config, *, attack: Attack | None, state_dir: Path) -> None:
         super().__init__(app, NODES, to_run_config(config), state_dir=state_dir)
@@ -80,7 +82,7 @@ class MixedGrid(InProcessGrid):
         }
 
     def get_node_ids(self) -> Iterable[int]:
-        """Ids of those that are there; without an attack hostile nodes are not."""
+        """Ids of the nodes that are there."""
         return [i for i in super().get_node_ids() if self._attack is not None or i not in self.hostile]
 
     def _answer(self, message: Message) -> Message:
@@ -96,22 +98,22 @@ def run_hostile(
     changes: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> list[Row]:
-    """One row an attack, seed and aggregation rule, then one with the medians of its seeds and what was missed.
+    """One row for each attack, rule and seed; after each attack's seeds, a row with their medians and what was missed.
 
     Parameters
     ----------
     seeds : sequence of int
-        Of data split, links and training.
+        Seeds of data split, links and training.
     attacks : sequence of Attack
-        A sign flip is run under each aggregation rule, all others under the default.
+        A sign flip is run under each aggregation rule, all others under the default rule.
     changes : mapping
-        To ``training``, for a shorter run.
+        Changes to ``training``, for shorter runs.
     progress : callable
-        Told a line a run.
+        Called with a line for each run.
     """
     honest: dict[tuple[str, str, str, int], Course] = {}
     rows: list[Row] = []
-    play(_config("mlp", "mean", "auto", 0, {"rounds": 1}), None)  # what the first run imports is nobody's growth
+    play(_config("mlp", "mean", "auto", 0, {"rounds": 1}), None)  # imports here, so that they count as nobody's growth
     for attack in attacks:
         for rule, codec in FLIPPED_UNDER.items() if attack is SIGN_FLIP else [("mean", "auto")]:
             found = []
@@ -122,7 +124,7 @@ def run_hostile(
                     honest[key] = play(config, None)
                     progress(f"honest seven, {rule}, seed {seed}: accuracy {honest[key].accuracy:.3f}")
                 course = play(config, attack)
-                found.append(_row(attack, rule, seed, course, honest[key], fair_shares(config)))
+                found.append(_row(attack, config, course, honest[key], fair_shares(config)))
                 progress(f"{attack.name}, {rule}, seed {seed}: {found[-1]}")
             rows += [*found, _median(found)]
     return rows
@@ -143,15 +145,15 @@ def play(config: Config, attack: Attack | None) -> Course:
                     folder,
                     through=lambda links: HostileLinks(links, attack, hostile) if attack else links,
                 )
-            except Exception as error:  # what a node made of the run is what is measured
+            except Exception as error:  # a run that hostile nodes end is a result, too
                 logger.warning("the run ended: {}: {}", type(error).__name__, error)
         return _course(folder, config.training.rounds, grown())
 
 
 def fair_shares(config: Config) -> dict[str, float]:
-    """Each node's fair share of weight, by its name: its share of the data, or an even one if that is more.
+    """Each node's fair share of weight, by its name: its share of the data, or an even share if that is more.
 
-    Nobody can tell a small node's claim to be an ordinary one from the truth.
+    A small node that claims to be an ordinary one cannot be told from the truth, so an even share is fair for it.
     """
     task = local_task(config).task
     examples = [task.examples(share) for share in range(NODES)]
@@ -196,7 +198,7 @@ def _course(folder: Path, rounds: int, growth_mib: float | None) -> Course:
 
 
 def rounds_of(log: Path) -> Iterator[dict[str, Any]]:
-    """Each closed round of an event log as it was commanded to close, with the ``deadline_s`` it was opened with."""
+    """The command that closed each round of an event log, with the ``deadline_s`` that the round was opened with."""
     deadline_s = math.inf
     for text in log.read_bytes().splitlines() if log.is_file() else ():
         for command in read_line(text, "").commands:
@@ -207,19 +209,19 @@ def rounds_of(log: Path) -> Iterator[dict[str, Any]]:
 
 
 def overtime_s(log: Path) -> float:
-    """Longest time that a round of an event log closed after its deadline."""
+    """Longest time by which a round of an event log closed after its deadline, in seconds."""
     return max((each["ended_s"] - each["started_s"] - each["deadline_s"] for each in rounds_of(log)), default=0.0)
 
 
-def _row(attack: Attack, rule: str, seed: int | None, course: Course, honest: Course, fair: Mapping[str, float]) -> Row:
+def _row(attack: Attack, config: Config, course: Course, honest: Course, fair: Mapping[str, float]) -> Row:
     hostile = {f"node-{share}" for share in HOSTILE}
     worst = max(hostile, key=lambda node: course.weights.get(node, 0.0) / fair[node])
     growth = None if course.growth_mib is None or honest.growth_mib is None else course.growth_mib - honest.growth_mib
     return {
         "attack": attack.name,
         "point": attack.point,
-        "aggregation": rule,
-        "seed": seed,
+        "aggregation": config.training.aggregation,
+        "seed": config.training.seed,
         "completed": course.completed,
         "final_accuracy": course.accuracy,
         "honest7_accuracy": honest.accuracy,
@@ -227,11 +229,12 @@ def _row(attack: Attack, rule: str, seed: int | None, course: Course, honest: Co
         "fair_share": fair[worst],
         "growth_mib": growth,
         "overtime_s": course.overtime_s,
+        "changed": changed(config),
     }
 
 
 def _median(rows: Sequence[Row]) -> Row:
-    """The row of all seeds, which ``missed`` judges: medians, but for what must hold in every run."""
+    """The row of all seeds, which ``missed`` judges: medians, except for bounds that must hold in every run."""
     growths = [row["growth_mib"] for row in rows if row["growth_mib"] is not None]
     worst = max(rows, key=lambda row: row["weight_share"] / row["fair_share"])
     accuracy, honest = (median(row[name] for row in rows) for name in ("final_accuracy", "honest7_accuracy"))
@@ -249,7 +252,7 @@ def _median(rows: Sequence[Row]) -> Row:
 
 
 def missed(row: Row) -> list[str]:
-    """Which of the bounds a row of medians does not keep."""
+    """Names of the bounds that a row of medians does not keep."""
     bounds = {
         "completed": row["completed"],
         "final_accuracy": row["final_accuracy"] >= row["honest7_accuracy"] - SHORT_BY,
@@ -262,7 +265,7 @@ def missed(row: Row) -> list[str]:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Keep a run from telling of its rounds on the terminal."""
+    """Keep a run from logging its rounds."""
     logger.disable("hypergpu_fl.server")
     try:
         yield
@@ -272,13 +275,13 @@ def _silent() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _peak() -> Iterator[Callable[[], float | None]]:
-    """Tells, after the block, how many MiB the process grew by at its peak within it; None where Linux is not.
+    """Yields a function that says, after the block, by how many MiB the process grew at its peak; None without Linux.
 
-    The nodes live in this process too: what a hostile one needs for itself counts as growth.
+    The nodes live in this process too, so memory that a hostile node needs for itself counts as growth.
     """
     before, reset = psutil.Process().memory_info().rss, Path("/proc/self/clear_refs")
     with contextlib.suppress(OSError):
-        reset.write_text("5")  # proc(5): the peak begins anew
+        reset.write_text("5")  # proc(5): resets the peak
     grown: list[float | None] = []
     try:
         yield lambda: grown[0]

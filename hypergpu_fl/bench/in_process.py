@@ -1,7 +1,7 @@
 """A Flower Grid whose nodes live in this process: the ClientApp is called directly, without Ray, sockets or threads.
 
-What a simulation engine adds to a call (serialising, scheduling, starting a process) is left out; what the ClientApp
-does is not.
+This leaves out what a simulation engine adds to a call (serialising, scheduling, starting a process). The ClientApp's
+own work is all done.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class InProcessGrid(Grid):
     run_config : Mapping
         Flower's flat run-config, the same on every node.
     state_dir : Path
-        Under it every node keeps its state in a folder of its own.
+        Folder in which every node keeps its state in a folder of its own.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class InProcessGrid(Grid):
             )
             for node_id in range(1, nodes + 1)
         }
-        # Every Message names the process that made it, which on a real server Flower has set before the app starts.
+        # Every Message names the process that made it. On a real server Flower sets that before the app starts.
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = RUN_ID, SERVER_ID, 0
         self._waiting: dict[str, Message] = {}
         self._pushed = 0
@@ -89,7 +89,7 @@ class InProcessGrid(Grid):
         ids = []
         for message in messages:
             self._pushed += 1
-            # Flower gives no way to set an id but this, which its own SuperLink uses too.
+            # Flower has no other way to set an id; its own SuperLink uses this one too.
             message.metadata.__dict__["_message_id"] = str(self._pushed)
             self._waiting[str(self._pushed)] = message
             ids.append(str(self._pushed))

@@ -1,4 +1,4 @@
-"""Who is paid: honest nodes against what they really brought, and one node that cheats against the honest ones."""
+"""Who is paid: honest nodes' pay compared with what they really brought, and a cheater's pay with honest nodes'."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from hypergpu_fl.bench.attackers import AttackedTask
 from hypergpu_fl.bench.exact_shapley import ExactValues
 from hypergpu_fl.bench.in_process import InProcessGrid
 from hypergpu_fl.bench.race import one_thread, quiet
+from hypergpu_fl.bench.shipped import changed
 from hypergpu_fl.config import Config, to_run_config
 from hypergpu_fl.ledger.identity import derive_simulated_key
 from hypergpu_fl.node.client_app import app
@@ -43,11 +44,12 @@ def run_pay(
     rounds: int,
     progress: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    """One row a run: `hypergpu run`'s server and nodes inside this process, with compression, late updates and all.
+    """One row for each run: `hypergpu run`'s server and nodes in this process, with compression and late updates.
 
-    ``spearman`` is the rank correlation of the nodes' values, as the books add them up, with their exact Shapley
-    values; ``spearman_pay`` that of what they earned. Both are measured on runs without an attack.
-    ``attacker_share_of_honest_mean`` is what the attacker earned over what an honest node earned on average.
+    ``spearman`` is the rank correlation between the nodes' values, summed over the books, and their exact Shapley
+    values; ``spearman_pay`` is that between what they earned and the exact values. Both are measured only without an
+    attack. ``attacker_share_of_honest_mean`` is the attacker's pay divided by an honest node's mean pay.
+    ``changed`` are the settings that differ from the shipped defaults.
     """
     rows = []
     for scoring, seed, attack in itertools.product(scorings, seeds, attacks):
@@ -117,6 +119,7 @@ def _row(config: Config, attack: str, seed: int) -> dict[str, Any]:
         "attacker_share_of_honest_mean": None if attacker < 0 else float(earned[attacker] / honest.mean()),
         "copies": copies,
         "accuracy": accuracy,
+        "changed": changed(config),
     }
 
 
@@ -131,6 +134,6 @@ def silent() -> Iterator[None]:
 
 
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
-    """Spearman's, of values without ties."""
+    """Spearman's rank correlation of values without ties."""
     ranks = [np.argsort(np.argsort(np.asarray(values))) for values in (one, other)]
     return float(np.corrcoef(ranks[0], ranks[1])[0, 1])

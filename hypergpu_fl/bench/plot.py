@@ -1,4 +1,4 @@
-"""Accuracy over virtual time, one line a contender and seed."""
+"""A plot of accuracy over virtual time, with one line for each contender and seed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypergpu_fl.bench.race import Course
 
 
 def plot_courses(courses: Mapping[tuple[str, int], Course], file: Path, *, title: str, target: float) -> None:
-    """Draw ``courses``, keyed by policy and seed, into a PNG. Time is logarithmic: contenders differ by factors."""
+    """Draw ``courses`` by policy and seed into a PNG; time is logarithmic, since contenders differ by factors."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""One run of one contender: real training on a virtual clock, until the horizon or until nothing more is asked."""
+"""One run of one contender: real training on a virtual clock, until its limits are reached."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ from hypergpu_fl.task import load_task
 from hypergpu_fl.task.image import ImageTask
 from strategies import wire
 from strategies.arrivals import VirtualArrivals, VirtualLinks
+from strategies.engine import Engine
 from strategies.model.layout import Layout
 from strategies.model.server_optimizer import ServerOptimizer
 from strategies.outcome import Bystander, RoundOutcome
 from strategies.settings import Settings
 
-TAIL = 0.1  # of a run's rounds, over which final accuracies are averaged
+TAIL = 0.1  # share of a run's rounds over which final accuracies are averaged
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """The model after a round: when, how accurate, and what it had cost until then."""
+    """The model after a round: the time, its accuracy, and the cost until then."""
 
     seconds: float
     accuracy: float
@@ -49,7 +50,7 @@ class Point:
 
 @dataclass
 class Course:
-    """A run as a sequence of points: the first model, then one a round."""
+    """A run as a sequence of points: one for the first model, then one for each round."""
 
     points: list[Point] = field(default_factory=list)
     max_abs_drift: float = 0.0
@@ -83,14 +84,14 @@ class Course:
 
 
 class Finished(Exception):
-    """The run has shown all it was asked for; Flower's loop has no other way out."""
+    """The run has reached its limits; Flower's loop has no other way out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """A run ends at ``horizon_s``, or when it has had its ``updates`` updates and ``samples`` processed samples.
+    """A run ends at ``horizon_s``, or when it has had ``updates`` updates and has processed ``samples`` samples.
 
-    Both, since neither a policy of short updates nor one of long ones should be judged before it has learnt as much.
+    Both are required, so that neither a policy of short updates nor one of long updates is judged too early.
     """
 
     horizon_s: float
@@ -99,16 +100,16 @@ class Limits:
 
 
 class Recorder(Bystander):
-    """Attendant and evaluation function in one: turns a run into its course.
+    """Attendant and evaluation function in one, which records a run's course.
 
     Parameters
     ----------
     evaluate : callable
-        Accuracy on the test set, and on the slow fifth's classes, of a model given as Flower's record.
+        Computes the accuracy of a model on the test set, and on the slow fifth's classes.
     byte_scale : float
         Bytes that one byte of the model stands for.
     progress : callable
-        Told the share done after every round.
+        Called after every round with the share that is done.
     """
 
     def __init__(
@@ -153,12 +154,12 @@ class Recorder(Bystander):
 
 
 class WatchedArrivals(VirtualArrivals):
-    """Virtual arrivals that see to it that nobody has more nodes at work than allowed.
+    """Virtual arrivals that fail the run if a contender has more nodes at work than allowed.
 
     Parameters
     ----------
     most_at_work : int
-        A message that would set one more node to work fails the run.
+        Most nodes that may be at work at once.
     """
 
     def __init__(self, grid: Grid, links: VirtualLinks, *, most_at_work: int) -> None:
@@ -183,11 +184,25 @@ class Setting:
     cohort: int
     payload_mb: float
 
+    def rounds(self, byte_scale: float = 1.0) -> Settings:
+        """What all contenders' rounds have in common; ``byte_scale``: see ``Settings``."""
+        return Settings(
+            cohort=self.cohort,
+            baseline_epochs=self.training.epochs,  # for peers; ours plans its own steps, as `hypergpu run` does
+            batch_size=self.training.batch_size,
+            # Nobody attacks here, and the peers as published have none of the next three rules.
+            refuse_outliers=False,
+            examples="claimed",
+            exclude_failing=False,
+            seed=self.training.seed,
+            byte_scale=byte_scale,
+        )
+
 
 class Race:
-    """One scenario on one seed: everything that depends on neither contender nor model, made once.
+    """One scenario on one seed: data, links and first model, which are the same for all contenders.
 
-    ``update_samples``: what one plain update processes, on average.
+    ``update_samples`` is the mean number of samples that a plain update processes.
     """
 
     def __init__(self, setting: Setting) -> None:
@@ -217,24 +232,17 @@ class Race:
         self._slow_share = held / held.sum()
 
     def run(self, contender: Contender, limits: Limits, progress: Callable[[float], None]) -> Course:
-        """Run one contender. ``progress`` is told the share done after every round."""
-        training, cohort = self._setting.training, self._setting.cohort
+        """Run one contender; calls ``progress`` after every round with the share that is done."""
+        training, payload = self._setting.training, CodecPayload(self._layout)
         recorder = Recorder(self._evaluate, limits, byte_scale=self._byte_scale, progress=progress)
-        strategy = contender.strategy(
+        strategy = Engine(
+            contender.rules(
+                self._setting.rounds(self._byte_scale), model_values=self._layout.size, levels=payload.levels
+            ),
             layout=self._layout,
-            payload=CodecPayload(self._layout),
+            payload=payload,
             optimizer=ServerOptimizer(
                 training.server_optimizer, training.server_learning_rate, training.server_momentum
-            ),
-            settings=Settings(
-                cohort=cohort,
-                baseline_epochs=training.epochs,  # ours plans its own, as `hypergpu run` does
-                batch_size=training.batch_size,
-                refuse_outliers=False,  # nobody here attacks, and peers have no such rule
-                examples="claimed",  # nor this one
-                exclude_failing=False,
-                seed=training.seed,
-                byte_scale=self._byte_scale,
             ),
             attendant=recorder,
         )
@@ -255,7 +263,7 @@ class Race:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Flower and the strategy from logging every round of thousands."""
+    """Keep Flower and the strategy from logging thousands of rounds."""
     loggers = [logging.getLogger(name) for name in ("flwr", "strategies")]
     levels = [each.level for each in loggers]
     for each in loggers:
@@ -269,7 +277,7 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch compute on one thread: small models gain nothing from more, and sums depend on their number."""
+    """Let torch compute on one thread: more do not speed up small models, and sums depend on their number."""
     import torch
 
     threads = torch.get_num_threads()

@@ -1,7 +1,7 @@
-"""What the round's machine costs: seconds an event, bytes of log an event, and seconds to fold a run again.
+"""What the round's machine costs: seconds and bytes of log for each event, and seconds to replay a run.
 
-Nodes are played, not trained: each has a log-normal link and processor, takes as long as these say, and one order in
-fifty fails. Everything else is the machine that `hypergpu run` runs, with its log.
+Nodes are simulated without training: each has a log-normal link and processor and takes the time that follows from
+them, and one order in fifty fails. Everything else is the machine that `hypergpu run` uses, with its log.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ SAMPLES_PER_STEP = 32
 
 @dataclass
 class Played:
-    """A run as it was played: the log's lines, and the processor seconds that each kind of event took."""
+    """A played run: the log's lines, and the processor seconds of each event by its kind."""
 
     state: State
     lines: list[bytes]
@@ -58,12 +58,12 @@ class Played:
 
     @classmethod
     def by(cls, rules: Rules) -> Played:
-        """A run that begins."""
+        """A new run."""
         line, head = rules_line(0, rules, "")
         return cls(State(rules), [line], head)
 
     def tell(self, event: Event) -> list[Command]:
-        """Take in an event; only the machine's own processor time counts."""
+        """Give the machine an event; only the machine's own processor time is measured."""
         start_s = time.thread_time()
         _, commands = step(self.state, event)
         self.taken_s.setdefault(event.kind, []).append(time.thread_time() - start_s)
@@ -81,14 +81,14 @@ def run_replay(
     seed: int = 0,
     progress: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
-    """A row a fleet size.
+    """One row for each fleet size.
 
     Returns
     -------
     list of dict
-        ``nodes, cohort, rounds, events, event_ms_median, event_ms_p99, round_due_ms_median, round_due_ms_p99,
-        replay_s, bytes_per_event``: seconds of processor time to read and fold the whole log, bytes as Zstandard
-        leaves them at its level 3.
+        ``nodes, cohort, rounds, events, event_ms_median, event_ms_p99, round_due_ms_median, round_due_ms_p99, replay_s,
+        bytes_per_event``. ``replay_s`` is the processor time to read and replay the whole log; bytes are those after
+        Zstandard at its default level 3.
     """
     rows = []
     for count in nodes:
@@ -110,13 +110,13 @@ def run_replay(
 
 
 def _check(folded: Replay) -> None:
-    """A figure of a fold that came out otherwise would be worth nothing."""
+    """Raise if the replay differs from the run: its figures would be worth nothing."""
     if folded.difference is not None or folded.broken is not None:
         raise RuntimeError(f"the run did not fold to itself: {folded.difference or folded.broken}")
 
 
 def play(nodes: int, *, cohort: int, rounds: int, policy_name: str, seed: int) -> Played:
-    """Play an asynchronous run with nodes that differ, join at once and answer when their links let them."""
+    """Play an asynchronous run with unequal nodes, which join at once and answer when their links let them."""
     rng = np.random.default_rng(seed)
     settings = Settings(cohort=cohort, mode="async", seed=seed)
     run = Played.by(lineup.rules(policy_name, settings, model_values=MODEL_VALUES, levels=PRICED_LEVELS))

@@ -1,8 +1,7 @@
-"""What a benchmark run takes place in: links from a trace or a profile, and labels that follow them or do not.
+"""Scenarios of a race: links from a trace or a profile, and labels independent of links or correlated with them.
 
-Nodes are numbered so that the slowest fifth comes last. In the scenario ``independent`` labels are dealt to all
-nodes alike; in ``correlated`` the slowest fifth holds two classes, nobody else holds any of them, and the slowest
-fifth holds nothing else.
+Nodes are numbered so that the slowest fifth comes last. In ``independent``, labels are dealt to all nodes alike. In
+``correlated``, the slowest fifth holds two of the classes and nothing else, and no other node holds these classes.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ CORRELATED_TASK = "hypergpu_fl.bench.scenarios:correlated_task"
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """Where links come from: a device trace (with or without round-trip times), or a named profile."""
+    """Source of links: a device trace, with or without round-trip times, or a named profile."""
 
     name: str
     devices: Path | None = None
     round_trips: Path | None = None
 
     def draw(self, nodes: int, *, payload_bytes: float, samples: float, seed: int) -> list[SimulatedLink]:
-        """``nodes`` links, those with the longest plain round last.
+        """Draw ``nodes`` links, those with the longest plain round last.
 
         A plain round moves ``payload_bytes`` each way and processes ``samples``.
         """
@@ -91,5 +90,5 @@ class CorrelatedTask(ImageTask):
 
 
 def correlated_task(training: Training) -> CorrelatedTask:
-    """Build the task for ``training.task``, in every process alike."""
+    """Build the task that ``training.task`` names; it is the same in every process."""
     return CorrelatedTask(training, runs_root(System()) / ".cache")

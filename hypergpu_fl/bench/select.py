@@ -1,4 +1,4 @@
-"""What deciding costs: selecting and planning one round over a whole fleet, without any message."""
+"""What a round's decisions cost: selecting and planning over a whole fleet, without any message."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def run_select(
     seed: int = 0,
     progress: Progress = lambda line: None,
 ) -> list[Row]:
-    """Rows ``{nodes, seconds}``: all that a round decides before its first message, as the strategy does it.
+    """Rows ``{nodes, seconds}``: the time of everything that a round decides before its first message.
 
-    That is: refitting the prior, updating what is believed of every link, planning every node at every codec level,
-    and selecting the cohort. The median of ``repeats`` rounds counts.
+    That is refitting the prior, updating the beliefs about every link, planning every node at every codec level, and
+    selecting the cohort. The median of ``repeats`` rounds counts.
     """
     rows: list[Row] = []
     for count in nodes:

@@ -1,4 +1,4 @@
-"""What settling costs: how long the hook holds a round up, gas, and seconds until a commit is final."""
+"""What settling costs: how long it delays a round, gas, and seconds until a commit is final."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _DRAIN_S: Final = 120.0
 def run_settle(*, clients: Sequence[int], rounds: int, chain: str) -> list[dict[str, Any]]:
     """Rows ``clients, chain, rounds, hook_s, hook_max_s, hook_cpu_s, gas_used, gas_limit, finalized_s`` and its p95.
 
-    ``hook_s`` is the median of what a round waits: recovering every signature, looking for near copies, rewards, both
-    trees, and one durable transaction. Measuring what an update was worth is not in it: that is the task's own price.
-    ``hook_cpu_s`` is what of it this thread computed; the rest went to the disk and to other processes. Gas is that of
-    the last commit, a steady state. ``finalized_s`` is from first broadcast, its median and 95th percentile over the
-    rounds.
+    ``hook_s`` is the median time that a round waits for recovering every signature, looking for near copies, computing
+    rewards and both trees, and one durable transaction. It does not include pricing the updates, whose cost depends on
+    the task. ``hook_cpu_s`` is the part in which this thread computed; the rest went to the disk and to other
+    processes. Gas is that of the last commit, which is a steady state. ``finalized_s`` counts from the first broadcast;
+    median and 95th percentile are over the rounds.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Rows of a benchmark as they come in, kept so that an interrupted race goes on where it stopped."""
+"""Rows of a race as they come in, kept on disk so that an interrupted race continues where it stopped."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Standings:
     out : Path
         JSON file of the rows.
     options : Mapping
-        What the results depend on.
+        The options that results depend on.
     """
 
     def __init__(self, out: Path, options: Mapping[str, Any]) -> None:
@@ -36,7 +36,7 @@ class Standings:
 
     @classmethod
     def open(cls, out: Path, options: Mapping[str, Any]) -> Standings:
-        """The standings that ``out`` holds, or none yet.
+        """The standings that ``out`` holds, or empty ones.
 
         Raises
         ------
@@ -66,7 +66,7 @@ class Standings:
 
     @property
     def rows(self) -> list[Row]:
-        """All rows entered, in their order."""
+        """All rows, in the order in which they were entered."""
         return list(self._rows.values())
 
     def course(self, policy: str, scenario: str, seed: int) -> Course | None:
@@ -74,7 +74,7 @@ class Standings:
         return self._courses.get((policy, scenario, seed))
 
     def enter(self, row: Row, course: Course) -> None:
-        """Add a row and write everything down."""
+        """Add a row, and write everything to disk."""
         key = (row["policy"], row["scenario"], row["seed"])
         self._rows[key], self._courses[key] = row, course
         courses = [
@@ -92,7 +92,7 @@ class Standings:
         write_whole(self._out, json.dumps(self.rows, indent=1) + "\n")
 
     def publish(self) -> None:
-        """Write the Markdown table and one picture a scenario beside the rows."""
+        """Write the Markdown table, and one picture for each scenario, beside the rows."""
         from hypergpu_fl.bench.plot import plot_courses
 
         write_whole(self._out.with_suffix(".md"), table(self.rows))
@@ -111,9 +111,9 @@ class Standings:
 
 
 def table(rows: Iterable[Row]) -> str:
-    """Markdown: one line a scenario and policy, medians over seeds, fastest first.
+    """Markdown table: one line for each scenario and policy, with medians over seeds, fastest first.
 
-    A time is given only if more than half of the seeds reached the target; beside it stands the range over seeds.
+    A time is given only if more than half of the seeds reached the target; the range over seeds is beside it.
     """
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:

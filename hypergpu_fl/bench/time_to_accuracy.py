@@ -1,12 +1,12 @@
 """`hypergpu bench time-to-accuracy`: who reaches the target first, over the same links, data and chance.
 
 Protocol. A scenario's data, links and first model depend on the seed alone, so that contenders are paired. For every
-seed the target is fixed before anybody races: what unbiased FedAvg (uniform sampling, waiting for everybody,
-``UPDATES`` updates, no horizon) reaches on that seed's data, less one point. It is reached at the first of ``HELD``
-rounds in a row that are all at or above it. Final accuracies are means over the last tenth of a run's rounds, a run
-being at least as many updates as FedAvg's, and as many samples processed. Local optimiser, learning rate, batch, epochs
-and server optimiser are the same for all, chosen for FedAvg. A payload of the real size is simulated: ``payload_mb``
-over the small model's size scales each message's real, encoded bytes.
+seed the target is fixed before the race: one point below the accuracy that unbiased FedAvg (uniform sampling, waiting
+for all, ``UPDATES`` updates, no horizon) reaches on that seed's data. A contender reaches it at the first of ``HELD``
+rounds in a row that are all at or above it. Final accuracies are means over the last tenth of a run's rounds; a run has
+at least as many updates as FedAvg's and processes at least as many samples. Local optimiser, learning rate, batch size,
+epochs and server optimiser are the same for all and were chosen for FedAvg. Messages are priced as if the model had
+``payload_mb``: each message's real, encoded bytes are scaled by ``payload_mb`` over the small model's size.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from typing import Any, get_args
 from hypergpu_fl.bench.contenders import ABLATIONS, CONTENDERS, REFERENCE, Contender
 from hypergpu_fl.bench.race import Course, Limits, Race, Setting
 from hypergpu_fl.bench.scenarios import CORRELATED_TASK, Labels, Links
+from hypergpu_fl.bench.shipped import changed_rounds
 from hypergpu_fl.bench.standings import Row, Standings
+from hypergpu_fl.codec.payload import PRICED_LEVELS
 from hypergpu_fl.config import DATASETS, Training
 from hypergpu_fl.errors import UsageError
 from hypergpu_fl.files import exclusive
@@ -40,9 +42,10 @@ Progress = Callable[[float, str], None]
 class Options:
     """What to race, and over what.
 
-    ``links`` is the CSV of a device trace or the name of a profile, ``rtt`` the CSV of round-trip times that goes
-    with a trace. ``target`` None: measured, see the module. ``out``: JSON rows; beside it ``*.curves.json`` keeps what
-    is needed to go on after an interruption, ``*.md`` the table and ``*.png`` the curves.
+    ``links`` is the CSV of a device trace or the name of a profile, ``rtt`` the CSV of round-trip times for a trace.
+    ``target`` None means that it is measured, see the module. ``out`` gets the rows as JSON. Beside it
+    ``*.curves.json`` keeps what an interrupted race needs to continue, ``*.md`` has the table, and ``*.png`` the
+    curves.
     """
 
     out: Path
@@ -88,7 +91,7 @@ class Options:
 
     @property
     def over(self) -> Links:
-        """Where links come from."""
+        """Source of the links."""
         if self.links in PROFILES:
             return Links(self.links)
         return Links(Path(self.links).stem, Path(self.links), self.rtt)
@@ -114,7 +117,7 @@ class Options:
         return Setting(training, self.over, self.cohort, self.payload_mb)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What results depend on, beside scenario, seed and policy."""
+        """Options that results depend on, besides scenario, seed and policy."""
         free = ("out", "scenarios", "seeds", "policies", "ablation")
         settings = {key: value for key, value in asdict(self).items() if key not in free}
         return {**settings, "rtt": str(self.rtt or ""), "updates": UPDATES}
@@ -128,13 +131,14 @@ def run_time_to_accuracy(options: Options, progress: Progress = lambda share, la
     options : Options
         What to race.
     progress : callable
-        Told the share done, in [0, 1], and what is being run.
+        Called with the share that is done, in [0, 1], and what is being run.
 
     Returns
     -------
     list of dict
         One row a contender, scenario and seed: ``policy, scenario, links, seed, target, time_to_target_s,
-        final_accuracy, slow_accuracy, rounds, bytes_up, bytes_down, max_abs_drift``.
+        final_accuracy, slow_accuracy, rounds, bytes_up, bytes_down, max_abs_drift, changed``; ``changed`` are the
+        settings of a round that differ from those that `hypergpu run` has by default with the same policy.
 
     Raises
     ------
@@ -160,8 +164,9 @@ def _race(options: Options, progress: Progress) -> list[Row]:
             done = number * len(contenders) + place
             label = f"{scenario}, seed {seed}: {contender.name}"
             course = standings.course(contender.name, scenario, seed)
+            setting = options.setting(scenario, seed)
             if course is None:
-                race = race or Race(options.setting(scenario, seed))
+                race = race or Race(setting)
                 horizon_s = math.inf if contender.name == REFERENCE else options.horizon_s
 
                 def tell(share: float, done: int = done, label: str = label) -> None:
@@ -170,19 +175,20 @@ def _race(options: Options, progress: Progress) -> list[Row]:
                 course = race.run(contender, Limits(horizon_s, UPDATES, UPDATES * race.update_samples), tell)
             if target is None:  # the reference is always first
                 target = round(course.final_accuracy - MARGIN, 4)
-            standings.enter(_row(contender.name, scenario, options.over.name, seed, target, course), course)
+            standings.enter(_row(contender, scenario, setting, target, course), course)
             progress((done + 1) / total, label)
     standings.publish()
     return standings.rows
 
 
-def _row(policy: str, scenario: str, links: str, seed: int, target: float, course: Course) -> Row:
+def _row(contender: Contender, scenario: str, setting: Setting, target: float, course: Course) -> Row:
     last = course.points[-1]
+    rules = contender.rules(setting.rounds(), model_values=1, levels=PRICED_LEVELS)
     return {
-        "policy": policy,
+        "policy": contender.name,
         "scenario": scenario,
-        "links": links,
-        "seed": seed,
+        "links": setting.links.name,
+        "seed": setting.training.seed,
         "target": target,
         "time_to_target_s": course.time_to(target, HELD),
         "final_accuracy": course.final_accuracy,
@@ -191,4 +197,5 @@ def _row(policy: str, scenario: str, links: str, seed: int, target: float, cours
         "bytes_up": last.bytes_up,
         "bytes_down": last.bytes_down,
         "max_abs_drift": course.max_abs_drift,
+        "changed": changed_rounds(rules.settings, contender.selection),
     }

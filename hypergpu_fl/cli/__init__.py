@@ -55,7 +55,7 @@ class Commands(click.Group):
     """Group that imports a command's module when it is invoked, and lists those whose modules exist."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Commands in the order of the table, not of the alphabet."""
+        """Commands in the order of the table, not in alphabetical order."""
         return [name for name, (target, _) in COMMANDS.items() if find_spec(_module(target))]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
@@ -89,7 +89,7 @@ class Commands(click.Group):
 
 
 def _keep_help_of_arguments() -> None:
-    """Click 8.5 overwrites what Typer 0.20, Flower's newest, has set before: an argument's help."""
+    """Keep the help of arguments: Typer 0.20, the newest that Flower allows, sets it, and Click 8.5 overwrites it."""
     import typer.main
     from typer.core import TyperArgument
 
@@ -119,7 +119,7 @@ def invoke(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments[:end]
     arguments = [word for i, word in enumerate(arguments) if i >= end or word != "--debug"]
     try:
-        # Not Click's main(): that would write to standard error by itself.
+        # Not Click's main(), which would write errors to standard error in its own way.
         with hypergpu.make_context("hypergpu", arguments) as context:
             hypergpu.invoke(context)
     except click.exceptions.Exit as exit_:
@@ -174,6 +174,6 @@ def _fail(faults: Sequence[Fault], code: int, debug: bool) -> int:
 def main() -> None:
     """Entry point of the ``hypergpu`` script."""
     code = invoke(sys.argv[1:])
-    if code == _READER_GONE:  # `| head`: Python would complain once more when it flushes standard output at exit
+    if code == _READER_GONE:  # as in `| head`; Python would complain again when it flushes standard output at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)

@@ -1,7 +1,7 @@
-"""What a site and the server are sent: archives whose owners and modes fit the containers' user.
+"""Archives for a site and for the server, with owners and modes that fit the containers' user.
 
-Every file belongs to user 49999, which Flower's images run as, so that ``sudo tar -xzf`` leaves what a container can
-read and nobody else but root. A site's archive is made from the folders of its own nodes alone.
+Flower's images run as user 49999, so every file belongs to that user: after ``sudo tar -xzf`` only the container and
+root can read the secrets. A site's archive is made only from the folders of its own nodes.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def site_archive(
 
 
 def server_archive(archives: Path, deploy: Path, folder: Path, project: Project, partitions: Mapping[str, int]) -> Path:
-    """Write the server's archive, without the authority's key and the nodes' private ones; returns its path."""
+    """Write the server's archive, without the private keys of the authority and the nodes; returns its path."""
     own = {
         name: (folder / "authority" / name).read_bytes()
         for name in ("ca.crt", "server.pem", "server.key", "superexec.secret")
@@ -139,7 +139,7 @@ def _list(items: list[dict[str, Any]]) -> bytes:
 
 
 def _write(file: Path, top: str, files: Files) -> Path:
-    """Archive with every file below ``top``; the same files make the same bytes."""
+    """Write an archive with every file below ``top``; the same files always give the same bytes."""
     folders = {top} | {f"{top}/{parent}" for path in files for parent in map(str, Path(path).parents) if parent != "."}
     packed = io.BytesIO()
     with (

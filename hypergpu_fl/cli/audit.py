@@ -14,7 +14,7 @@ from hypergpu_fl.cli.place import place_of
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.errors import LedgerError, UsageError
 
-CHANGED = (0.01, 0.05, 0.2)  # shares of rounds, for which it is said how likely the draw shows a change in them
+CHANGED = (0.01, 0.05, 0.2)  # shares of changed rounds for which the chance of finding a change is shown
 
 
 def audit(
@@ -26,8 +26,8 @@ def audit(
 ) -> None:
     """Recompute decisions, weights and models of a run from its log and updates, and values and scores of drawn rounds.
 
-    It needs the run's folder: ledger.json, events.jsonl, report.json and blobs/; and the data that validate. Values are
-    computed on the CPU. Non-zero, and the first difference, if the books do not follow.
+    It needs the run's folder (ledger.json, events.jsonl, report.json and blobs/) and the validation data. Values are
+    computed on the CPU. If the books do not follow, it shows the first difference and exits with an error.
 
     Example: hypergpu ledger audit demo --rounds 6 --seed 1
     """
@@ -47,8 +47,13 @@ def audit(
         raise LedgerError(f"{folder} is no run that has ended", "an audit needs the whole folder of a run")
     bundle = load_bundle(folder / BUNDLE)
     findings = verify(bundle)
-    report = json.loads((folder / "report.json").read_text())
-    config = from_run_config(report["stretches"][0]["settings"], os.environ)
+    try:
+        settings = dict(json.loads((folder / "report.json").read_text())["stretches"][0]["settings"])
+    except (ValueError, LookupError, TypeError):
+        raise LedgerError(
+            f"{folder / 'report.json'} does not say which settings the run began with", "bring back the run's report"
+        ) from None
+    config = from_run_config(settings, os.environ)
     sys.path.append(os.getcwd())  # where `hypergpu run` looks for the user's own modules too
     task = load_task(config.training, config.system, simulated=config.network.enable_simulation)
     drawn_by = secrets.randbelow(2**32) if seed is None else seed

@@ -1,7 +1,7 @@
-"""The app that is submitted, with the user's own modules in it: simulated and deployed nodes import what it holds.
+"""The app that is submitted, with the user's own modules in it, so that simulated and deployed nodes can import them.
 
-A module goes along if it lies in the working directory or on the path outside the Python installation, together with
-the modules beside it that it imports. Installed packages stay where they are; every node needs them installed.
+A module is bundled if it lies in the working directory, or on the path outside the Python installation. The modules
+beside it that it imports are bundled too. Installed packages are not; they must be installed on every node.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from hypergpu_fl.config import Training
 from hypergpu_fl.errors import TaskError, UsageError
 from strategies.spelling import nearest
 
-LARGEST_BYTES: Final = 4 << 20  # of all that goes along; Flower takes 10 MB with our own packages
+LARGEST_BYTES: Final = 4 << 20  # of the user's modules; Flower accepts 10 MB, and our own packages need some of that
 MOST_FILES: Final = 2000
 SUFFIXES: Final = (".py", ".toml", ".yaml", ".yml", ".json")
 OURS: Final = ("hypergpu_fl", "strategies")
-NOT_TAKEN: Final = ("build", "eggs", "lib", "lib64", "parts", "env", "venv", "ENV")  # by Flower, at the root
+NOT_TAKEN: Final = ("build", "eggs", "lib", "lib64", "parts", "env", "venv", "ENV")  # Flower skips these at the root
 
 
 @contextlib.contextmanager
@@ -41,7 +41,7 @@ def app_with_task(app: Path, training: Training) -> Iterator[Path]:
     Raises
     ------
     TaskError
-        If a module cannot be found, does not define the name, or is too large to travel.
+        If a module cannot be found, does not define the name, or is too large to be bundled.
     """
     references = [name for name in (training.task, training.model_architecture) if ":" in name]
     found = own_modules(references, search_path())
@@ -53,7 +53,7 @@ def app_with_task(app: Path, training: Training) -> Iterator[Path]:
 
 
 def search_path() -> list[Path]:
-    """The working directory and the folders of the path that are no part of the Python installation."""
+    """The working directory, and the folders of the path outside the Python installation."""
     installed = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     installed |= {*site.getsitepackages(), site.getusersitepackages(), str(Path(sys.executable).parent)}
     folders = dict.fromkeys(Path(entry).resolve() for entry in [os.getcwd(), *sys.path])
@@ -63,7 +63,7 @@ def search_path() -> list[Path]:
 
 
 def own_modules(references: list[str], path: list[Path]) -> dict[str, Path]:
-    """Modules of the user's own behind ``"pkg.module:name"`` references, and those beside them that they import.
+    """The user's own modules that ``"pkg.module:name"`` references name, and the modules beside them that they import.
 
     Returns
     -------
@@ -107,7 +107,7 @@ def _located(top: str, path: list[Path]) -> Path | None:
             return folder / top
         if (folder / f"{top}.py").is_file():
             return folder / f"{top}.py"
-    # As Python's own import does: a folder without __init__.py comes after all that is installed.
+    # As in Python's own import, a folder without __init__.py comes after everything that is installed.
     folders = [] if _is_installed(top) else path
     return next((folder / top for folder in folders if any((folder / top).glob("*.py"))), None)
 
@@ -120,7 +120,7 @@ def _is_installed(top: str) -> bool:
 
 
 def _files(place: Path) -> list[Path]:
-    """Files of a module that travel; of a package neither tests nor data."""
+    """Files of a module that are bundled; a package's tests and data are not."""
     if place.is_file():
         return [place]
     files: list[Path] = []
@@ -162,7 +162,7 @@ def _imports(place: Path) -> set[str]:
 
 
 def _check_defined(place: Path, module: str, name: str, reference: str) -> None:
-    """Refuse a name that the module does not bind, as far as reading it can tell."""
+    """Refuse a name that the module does not define, as far as its source shows."""
     inner = module.split(".")[1:]
     stem = place.with_suffix("").joinpath(*inner)
     file = next((f for f in (stem / "__init__.py", stem.with_suffix(".py")) if f.is_file()), stem.with_suffix(".py"))
@@ -186,7 +186,7 @@ def _check_defined(place: Path, module: str, name: str, reference: str) -> None:
 
 
 def _joined(app: Path, found: dict[str, Path], folder: Path) -> Path:
-    """A copy of the app, which is what Flower would bundle of it, with the modules beside it."""
+    """A copy of the files that Flower would bundle of the app, with the modules beside them."""
     from flwr.cli.build import build_fab_from_disk
 
     with warnings.catch_warnings():
@@ -216,7 +216,7 @@ def _joined(app: Path, found: dict[str, Path], folder: Path) -> Path:
 
 
 def _take_everything(pyproject: Path) -> None:
-    """Let the bundle hold all that lies in the copy."""
+    """Let the bundle hold all files of the copy."""
     import tomli_w
 
     project = tomllib.loads(pyproject.read_text(encoding="utf-8"))

@@ -19,8 +19,8 @@ from hypergpu_fl.errors import UsageError
 
 TOKEN: Final = "HYPERGPU_DASHBOARD_TOKEN"
 PORT: Final = 8090
-LOG: Final = "dashboard.log"  # of the page that a run is shown on
-_SHORTEST: Final = 16  # letters of a token that somebody chose
+LOG: Final = "dashboard.log"  # in the run's folder, written by the page that `hypergpu run --dashboard` starts
+_SHORTEST: Final = 16  # characters of a token that the user chose
 
 app = typer.Typer(add_completion=False, help="Follow runs in the browser.")
 
@@ -61,16 +61,16 @@ def dashboard(
         port=port,
         log_level="warning",
         server_header=False,
-        timeout_graceful_shutdown=1,  # streams end only when they are cut off
+        timeout_graceful_shutdown=1,  # event streams never end by themselves
     )
     uvicorn.Server(settings).run()
 
 
 @contextlib.contextmanager
 def beside(folder: Path) -> Iterator[str]:
-    """Show a run, and those beside it, on a page while it goes; its address.
+    """Show a run, and those beside it, on a page while the run goes on; yields the page's address.
 
-    A process of its own, so that whoever looks costs the run no more than processor time that is free.
+    The page is a process of its own, so that viewers cost the run only processor time.
     """
     port = free_port()
     words = ["dashboard", "--port", str(port), "--runs", str(folder.parent)]

@@ -1,6 +1,6 @@
-"""A run on a SuperLink that others started: submitted, followed, and found again when either side has restarted.
+"""A run on a SuperLink that others started: submitting it, following it, and finding it again after a restart.
 
-Its log comes through Flower, since its files may lie on another machine.
+The run's log comes through Flower, because its files may be on another machine.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from hypergpu_fl.errors import SuperLinkSilent, UsageError
 from hypergpu_fl.files import write_whole
 from hypergpu_fl.runs import SUBMITTED
 
-ASK_S: Final = 30.0  # the log's end tells that the run has ended, but for a connection that hangs
+ASK_S: Final = 30.0  # the end of the log shows that the run has ended, but a hanging connection never ends it
 LOOK_S: Final = 3.0
-PATIENCE_S: Final = 1800.0  # with a SuperLink that does not answer: a machine that is set up anew
-# Flower's words for a ServerApp that died, rather than raised: nothing is wrong with the run.
+PATIENCE_S: Final = 1800.0  # with a SuperLink that does not answer: enough to set up a machine again
+# What Flower says when a ServerApp died instead of raising: nothing is wrong with the run itself.
 LOST: Final = ("No heartbeat received from the task", "Task failed with unknown error")
 MOST_LOSSES: Final = 5
 
@@ -41,30 +41,30 @@ def deploy(
     *,
     wait_s: float = 0.0,
 ) -> tuple[Submission, str, str]:
-    """Submit a run and follow it to its end; the submission that ended, its status and details.
+    """Submit a run and follow it to its end; returns the submission that ended, its status and its details.
 
-    A SuperLink that does not answer yet is asked for ``wait_s`` seconds. Ctrl-C stops the run. Another signal ends this
-    command alone.
+    If the SuperLink does not answer yet, submitting is tried for ``wait_s`` seconds. Ctrl-C stops the run; any other
+    signal ends only this command.
     """
     submission = _accepted(lambda: hand_in(config, app, connection, folder, environ), wait_s)
     try:
         return follow(submission, lambda: hand_in(config, app, connection, folder, environ), say)
     except KeyboardInterrupt as stop:
-        if stop.args:  # see run.stoppable: not typed by somebody, but this machine or its terminal going away
+        if stop.args:  # see run.stoppable: nobody typed Ctrl-C; this machine or its terminal is going away
             raise
         submission.stop()
         raise
 
 
 def hand_in(config: Config, app: Path, connection: str, folder: Path, environ: Mapping[str, str]) -> Submission:
-    """Submit a run, or what its books lack, and write down where it is found again."""
+    """Submit a run, or the rounds that its books lack, and note where to find it again."""
     submission = submit(config, app=app, connection=connection, environ=flower_environment(environ), scratch=folder)
     write_whole(folder / SUBMITTED, json.dumps({"run_id": submission.run_id, "connection": connection}) + "\n")
     return submission
 
 
 def find(folder: Path, environ: Mapping[str, str], *, connection: str = "") -> Submission:
-    """The submission that `hand_in` wrote down; ``connection`` replaces the one it was made over.
+    """The submission that `hand_in` noted; ``connection`` replaces the connection it was made over.
 
     Raises
     ------
@@ -83,13 +83,13 @@ def find(folder: Path, environ: Mapping[str, str], *, connection: str = "") -> S
 
 
 def follow(submission: Submission, again: Callable[[], Submission] | None, say: Say) -> tuple[Submission, str, str]:
-    """Show a run's log until it has ended, whatever becomes of the SuperLink meanwhile.
+    """Show a run's log until the run has ended, even if the SuperLink restarts meanwhile.
 
     Parameters
     ----------
     again : callable, optional
-        Submits the same run once more, which goes on where its books end; for one whose ServerApp died. A run whose
-        books are complete then ends as completed.
+        Submits the run again if its ServerApp died; the run then continues where its books end, and if they are
+        complete, it ends as completed.
 
     Returns
     -------
@@ -139,7 +139,7 @@ def _accepted(submit: Callable[[], Submission], wait_s: float) -> Submission:
 
 
 def _answered(ask: Callable[[], T], say: Say) -> T:
-    """What the SuperLink answers, however long it is away, up to ``PATIENCE_S``."""
+    """The SuperLink's answer; a SuperLink that is away is asked again for up to ``PATIENCE_S``."""
     silent_since_s: float | None = None
     while True:
         try:
@@ -159,14 +159,14 @@ def _answered(ask: Callable[[], T], say: Say) -> T:
 
 
 class Shown:
-    """Says the lines of a log once: Flower sends all of them from the beginning to each who asks."""
+    """Says each line of a log once, although Flower sends the log from its beginning at every request."""
 
     def __init__(self, say: Say) -> None:
         self._say = say
         self._said = 0
 
     def lines(self, sent: Iterable[str]) -> None:
-        """Say what is new in one sending of the log."""
+        """Say those lines of one sending of the log that are new."""
         for number, line in enumerate(sent, 1):
             if number > self._said:
                 self._said = number

@@ -1,4 +1,4 @@
-"""``hypergpu doctor``: what this machine has and lacks. A check that fails is a row, never a traceback."""
+"""``hypergpu doctor``: what this machine has and lacks. A check that fails becomes a row, never a traceback."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MISSING: Final = "missing"  # a run cannot work
 
 _PACKAGES: Final = ("flwr", "ray", "torch", "torchvision", "web3", "coincurve", "numba", "safetensors")
 _DISK_NEEDED_BYTES: Final = 2 * 10**9
-_CLOCK_LIMIT_S: Final = 30.0  # a TLS certificate or a block time differs by more only if a clock is wrong
+_CLOCK_LIMIT_S: Final = 30.0  # a larger difference to a time server or a block means that a clock is wrong
 _NTP_PORT: Final = 123
 _NTP_EPOCH_S: Final = 2_208_988_800  # 1900 to 1970, RFC 5905
 
@@ -61,7 +61,7 @@ def doctor(
 ) -> None:
     """Check this machine; exit 1 if something is missing that a run needs.
 
-    With --config also what the run would meet: its data are read, its task is tried on one batch, its chain is asked.
+    With --config it also checks what the run needs: it reads the data, tries the task on one batch, and asks the chain.
 
     Example: hypergpu doctor --config my.toml --superlink link.example:8443
     """
@@ -104,7 +104,7 @@ def examine(config: Config, root: Path, *, superlink: str = "", ntp: str = "", t
 
 
 def check_python() -> list[Finding]:
-    """Whether the interpreter is one that is supported."""
+    """Whether this Python version is supported."""
     found = f"{platform.python_version()} at {sys.executable}"
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
         return [Finding("python", MISSING, found, "use Python 3.11, 3.12 or 3.13")]
@@ -153,7 +153,7 @@ def check_disk(root: Path) -> list[Finding]:
 
 
 def check_memory() -> list[Finding]:
-    """Memory that is left; each node at work in a simulation takes about 0.6 GB."""
+    """Free memory; each node at work in a simulation takes about 0.6 GB."""
     import psutil
 
     free = psutil.virtual_memory().available
@@ -164,7 +164,7 @@ def check_memory() -> list[Finding]:
 
 
 def check_task(config: Config, root: Path) -> list[Finding]:
-    """Whether the data can be read, and the task does one step and one evaluation: as `hypergpu run` checks it."""
+    """Whether the data can be read and the task does one step and one evaluation, as `hypergpu run` checks it."""
     from hypergpu_fl.cli.bundle import app_with_task
     from hypergpu_fl.cli.preflight import check_before_start
     from hypergpu_fl.cli.submission import app_folder

@@ -55,7 +55,7 @@ class Tail:
 def worth_showing(line: str) -> str | None:
     """Text of a log line for someone who watches a run: ours, and warnings of libraries.
 
-    Flower's own are left to the log file: what they say of a failure is told better when the run has ended.
+    Flower's own lines stay in the log file: what they say of a failure is said better when the run has ended.
     """
     entry = logs.parse(line)
     if entry is None or entry["module"].startswith("flwr"):

@@ -1,4 +1,4 @@
-"""``hypergpu init``: a small project that runs as it is, to be changed file by file into one's own."""
+"""``hypergpu init``: a small project that runs as it is, for the user to change file by file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The live screen of a run, on the terminal's other page: when it goes, the terminal is as it was."""
+"""The live screen of a run, on the terminal's alternate screen, so that the terminal is as before when it ends."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Screen:
         self._live.__exit__(kind, error, trace)
 
     def draw(self) -> None:
-        """Read what was added and draw everything in the terminal's present size."""
+        """Read what was added, and draw everything at the terminal's current size."""
         view = self._view
         view.poll()
         size = self._console.size
@@ -63,9 +63,9 @@ class Screen:
 
 @contextlib.contextmanager
 def on_screen(folder: Path, say: Say, *, live: bool) -> Iterator[tuple[Say, Callable[[], None]]]:
-    """Where a run's messages go, and what draws it: the live screen, or ``say`` and nothing.
+    """Yields where a run's messages go and what draws it: the live screen, or ``say`` and nothing.
 
-    What was said on the screen besides its rounds is said once more when the screen has gone.
+    Messages that were shown on the screen, except those of rounds, are said again when the screen has closed.
     """
     if not live:
         yield say, lambda: None

@@ -1,4 +1,4 @@
-"""Nodes by name where a person reads or types; the books know them by the addresses that they sign with."""
+"""Names of nodes, for people to read and type; the books know nodes only by the addresses that they sign with."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ADDRESS: Final = re.compile(r"0x[0-9a-fA-F]{40}")
 
 
 def registered(folder: Path) -> list[NodeRecord]:
-    """Nodes in the registry of a run; none where it has no database, or none yet."""
+    """Nodes in the registry of a run; none if the run has no database or no registry yet."""
     from sqlalchemy import inspect
 
     from hypergpu_fl.ledger.database import connect
@@ -37,9 +37,9 @@ def registered(folder: Path) -> list[NodeRecord]:
 
 
 def names_in(run: str, runs: Path | None) -> dict[str, str]:
-    """Address -> name of each node of a run that is known here, in the case that the books use.
+    """Address -> name of each known node of a run; addresses are spelled as in the books.
 
-    A node says its address itself: two that say the same are named together.
+    Nodes state their addresses themselves: nodes that state the same one are named together.
     """
     place = place_of(run, runs)
     names: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""``hypergpu node``: what a secured deployment and its nodes need, one command each."""
+"""``hypergpu node``: commands for a secured deployment and its nodes."""
 
 from __future__ import annotations
 
@@ -81,9 +81,9 @@ def register(
     only: Annotated[bool, typer.Option("--only", help="and shut out every node whose key is not given")] = False,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Let SuperNodes with these keys in. Needs the Control API, which only the SuperLink's own host should reach.
+    """Admit SuperNodes with these keys. Needs the Control API, which only the SuperLink's own host should reach.
 
-    A node that is in already stays.
+    A node that is admitted already stays.
 
     Example: hypergpu node register keys/site-a.pub --superlink deployed
     """
@@ -146,9 +146,9 @@ def start(
         typer.Option(min=0, help="seconds that work may go on after SIGTERM; what is not done then is handed back"),
     ] = 20.0,
 ) -> None:
-    """Start a SuperNode: flower-supernode, with all its options, but a second quicker with every message.
+    """Start a SuperNode: flower-supernode with all its options, but a second faster for every message.
 
-    Told to end (SIGTERM, Ctrl-C), it finishes the work it has and leaves; told twice, it leaves at once.
+    After SIGTERM or Ctrl-C it finishes the work it has and leaves; after a second one it leaves at once.
 
     Example: hypergpu node start --superlink link.example:8443 --root-certificates ca.crt
     --auth-supernode-private-key site-a --node-config 'partition-id=0 num-partitions=2 keystore="keystore.json"'

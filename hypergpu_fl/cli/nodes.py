@@ -36,7 +36,7 @@ def nodes(run: Run = "latest", runs: Runs = None, format: FormatOption = Format.
             f"{folder.name} has no database yet",
             "wait for its first round; of a run that has ended, see what its folder still has",
         )
-    from hypergpu_fl.server.node_rounds import last_rows
+    from hypergpu_fl.server.round_tables import last_rows
 
     records, last = registered(folder), last_rows(folder)
     render(
@@ -50,7 +50,7 @@ def nodes(run: Run = "latest", runs: Runs = None, format: FormatOption = Format.
 
 
 def _turned_away(folder: Path) -> list[str]:
-    """Why nodes could not take part, by name; known when the run has ended where this is."""
+    """Why nodes could not take part, with their names; known only after the run has ended on this machine."""
     try:
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Options that several commands share, so that they are spelled and explained alike."""
+"""Options that several commands share, so that their spelling and help are the same everywhere."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def overrides(settings: Sequence[str] | None) -> dict[str, str]:
 
 
 def unread(config: Path | None) -> str:
-    """Warning that a configuration lies here which nobody named, as `hypergpu init` writes it; empty if none does."""
+    """Warning about a configuration in this folder that nobody named, such as `hypergpu init` writes; empty if none."""
     here = next((name for name in ("config.toml", "config.json") if not config and Path(name).is_file()), "")
     return here and f"warning: {here} lies here but is not read; --config {here} reads it"
 

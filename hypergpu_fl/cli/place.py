@@ -1,4 +1,4 @@
-"""Where a command's RUN argument points: a run's name, ``latest``, a folder, or an exported file."""
+"""What a command's RUN argument points at: a run's name, ``latest``, a folder, or an exported file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def place_of(run: str, runs: Path | None) -> Path:
 
 
 def books_of(run: str, runs: Path | None) -> Bundle:
-    """Return a run's live books, or what was exported where no database lies."""
+    """Return a run's live books, or the exported ones where there is no database."""
     from hypergpu_fl.settlement import load_books, load_bundle
 
     place = place_of(run, runs)

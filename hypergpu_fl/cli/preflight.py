@@ -1,6 +1,6 @@
-"""What can be known of a run before Flower is started, in seconds: links, the user's own code, and the data.
+"""Checks of a run before Flower is started: links, the user's own code, and the data.
 
-Flower would find the same out after a minute, in a process whose log is one file among many.
+They take seconds. Flower would find the same faults after a minute, in one of many processes with one of many logs.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+from hypergpu_fl.cli.apart import ended_itself, how_it_ended
 from hypergpu_fl.config import Config
 from hypergpu_fl.errors import TaskError
 from strategies.failure import root_cause
@@ -21,29 +22,29 @@ _TRIAL: Final = "from hypergpu_fl.cli.preflight import try_here; try_here()"
 
 
 def check_before_start(config: Config, root: Path, app: Path, *, deployed: bool) -> dict[str, Any]:
-    """Check what Flower would only find out later.
+    """Find faults that Flower would find later.
 
     Parameters
     ----------
     root : Path
-        Of the runs; prepared data are kept in its cache.
+        Root of the runs; prepared data are kept in its cache.
     app : Path
         Folder of the Flower app, whose modules the run can import.
     deployed : bool
-        Whether code and data lie on other machines, so that nothing can be known of them here.
+        Whether code and data are on other machines, so that they cannot be checked here.
 
     Returns
     -------
     dict
-        What `hypergpu_fl.task.check.try_first` found, and ``notes`` of what was passed over; empty if ``deployed``.
+        The result of `hypergpu_fl.task.check.try_first`, and ``notes`` with warnings; empty if ``deployed``.
 
     Raises
     ------
     ConfigError
-        If a trace is not one.
+        If a trace file is not a trace.
     TaskError
-        If the user's own code cannot be imported, the data set is neither there nor to be had, or the task fails on
-        one batch, or does not measure what the target names.
+        If the user's code cannot be imported, the data set is neither there nor can be downloaded, the task fails on
+        one batch, or it does not measure the metric that the target names.
     """
     if deployed:
         return {}
@@ -61,7 +62,7 @@ def check_links(config: Config) -> None:
 
 
 def try_apart(config: Config, app: Path) -> dict[str, Any]:
-    """Try the task on one batch as the run's processes will: apart from this one, without its working directory."""
+    """Try the task on one batch as the run's processes will: in its own process, without this working directory."""
     path = os.pathsep.join(filter(None, [str(app), os.environ.get("PYTHONPATH", "")]))
     try:
         done = subprocess.run(
@@ -79,11 +80,13 @@ def try_apart(config: Config, app: Path) -> dict[str, Any]:
             "`hypergpu task check` shows where it stands; prepare the data before, or evaluate on less of them",
         ) from None
     if done.returncode:
-        cause, remedy = root_cause(done.stderr) or (f"the trial of the task ended with code {done.returncode}", "")
+        cause, remedy = root_cause(done.stderr) or (f"the trial of the task {how_it_ended(done.returncode)}", "")
         if not remedy:
             cause = f"{config.training.title} cannot be tried: {cause}"
             remedy = "`hypergpu task check --config FILE` shows where"
-        raise TaskError(cause.replace(f"{app}{os.sep}", ""), remedy)  # it may be a copy that is made for this run
+        raise TaskError(cause.replace(f"{app}{os.sep}", ""), remedy)  # the app may be a temporary copy
+    if not done.stdout:  # os._exit(0) in the user's code, for instance
+        raise ended_itself(f"{config.training.title} was tried on one batch")
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
@@ -92,7 +95,7 @@ def try_here() -> None:
     """Read a configuration from standard input, try its task on one batch, and write what came of it as JSON."""
     config = Config.model_validate_json(sys.stdin.read())
     answer = os.dup(sys.stdout.fileno())
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever the user's code prints
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever the user's code prints must not mix with the answer
 
     from loguru import logger
 

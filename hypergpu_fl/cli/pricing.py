@@ -1,7 +1,7 @@
 """What a round of a task costs over given links: bytes as its update is encoded, seconds as the planner predicts.
 
-Named here: N = nodes. A node's transfers are those of `strategies.planning.timing`, over one connection's goodput;
-downloads are taken to be as small as uploads, which holds but for a node's first.
+Names used here: N = nodes. A node's transfers are those of `strategies.planning.timing`, over one connection's goodput.
+Downloads are assumed to be as small as uploads, which holds except for a node's first one.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ SLOW: Final = 0.9  # quantile: the middle of the slowest fifth
 class Price:
     """One codec level over one population of links.
 
-    ``update_bytes`` as encoded; ``median_s`` and ``slow_s``: a round at the median node and in the middle of the
-    slowest fifth; ``nodes`` that the planner would give this level, of all.
+    ``update_bytes`` are bytes as encoded. ``median_s`` and ``slow_s`` are seconds of a round at the median node and in
+    the middle of the slowest fifth. ``nodes`` is the number of nodes to which the planner would give this level.
     """
 
     links: str
@@ -79,7 +79,9 @@ def prices(
     model_bytes: int,
     examples: int,
 ) -> list[Price]:
-    """Price every level that ``settings`` allow, and say which the planner would choose; all nodes hold ``examples``.
+    """Price every level that ``settings`` allow, and count the nodes for which the planner would choose it.
+
+    Every node holds ``examples``.
 
     Parameters
     ----------
@@ -100,7 +102,7 @@ def prices(
         within=settings.steps_within,
     )
     chosen = plan(fleet, workload, levels)
-    # All levels with the same work, so that they can be compared.
+    # The same work at all levels, so that they can be compared.
     alike = replace(workload, base_steps=chosen.local_steps, fixed=True)
     found = []
     for index, level in enumerate(levels):
@@ -121,7 +123,7 @@ def prices(
 
 
 def _fleet(links: Sequence[SimulatedLink], examples: int) -> Fleet:
-    """Nodes whose links are known as they are."""
+    """Nodes whose links are known exactly."""
     fleet = Fleet()
     fleet.enrol_all(
         [str(row) for row in range(len(links))],
@@ -135,7 +137,7 @@ def _fleet(links: Sequence[SimulatedLink], examples: int) -> Fleet:
 
 
 def priced(config: Config, checked: Checked, links: Sequence[str]) -> list[Price]:
-    """Prices of a task that was tried, over each of ``links``; none named: those of the configuration."""
+    """Prices of a task that was tried, over each of ``links``; if empty, over the links of the configuration."""
     from hypergpu_fl.server.server_app import round_settings, simulated_links
     from hypergpu_fl.server.simulated_compute import flops_per_sample
 

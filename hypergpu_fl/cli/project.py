@@ -23,7 +23,7 @@ class _Table(BaseModel):
 
 
 class Server(_Table):
-    """Where nodes reach the server, and what its images are called."""
+    """Where nodes reach the server, and the names of its images."""
 
     address: str
     names: tuple[str, ...] = ()
@@ -91,9 +91,9 @@ def read_project(file: Path) -> Project:
     Raises
     ------
     ConfigError
-        With all that is wrong in it.
+        With all faults of the file.
     UsageError
-        If it cannot be read, or is no TOML.
+        If it cannot be read, or is not TOML.
     """
     from hypergpu_fl.config.faults import faults
 

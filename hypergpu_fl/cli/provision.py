@@ -1,4 +1,4 @@
-"""``hypergpu node provision``: from one file that names server, sites and nodes, an archive for each of them."""
+"""``hypergpu node provision``: archives for the server and each site, from one file that names them and their nodes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _RENEW: Final = datetime.timedelta(days=30)  # before the end of the server's ce
 
 
 def shares(nodes: list[str], before: Mapping[str, int]) -> dict[str, int]:
-    """Partition id of each node: what it was, else the lowest that is free.
+    """Partition id of each node: the one it had before, else the lowest free one.
 
     Examples
     --------
@@ -39,11 +39,12 @@ def provision(
     ] = None,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Make one archive for the server and one for each site, with all that they need and nothing of another's.
+    """Make one archive for the server and one for each site, with everything they need and nothing of the others.
 
-    The file has a table [server] with `address` (host:port), and if you like `names`, `images`, `tag`, and a table
-    [sites.NAME] a site with `nodes` (a list of names) and if you like `gpu`. Change it and give the command again to
-    add or remove sites: the keys and partitions of the others stay. The authority's key stays in the operator's folder.
+    The file has a table [server] with `address` (host:port) and optionally `names`, `images` and `tag`. It has a table
+    [sites.NAME] for each site with `nodes` (a list of names) and optionally `gpu`. To add or remove sites, change the
+    file and give the command again: the keys and partitions of the others stay. The authority's key stays in the
+    operator's folder.
 
     Example: hypergpu node provision project.toml
     """
@@ -81,7 +82,7 @@ def _noted(file: Path) -> dict[str, int]:
 
 
 def _authority(folder: Path, server: Server) -> None:
-    """Certificates, made or renewed where they are not what is wanted, and the secret of SuperLink and SuperExec."""
+    """Make or renew certificates that are missing, old or for other names; make the SuperExec's secret if missing."""
     from cryptography import x509
 
     from hypergpu_fl.network.certificates import host_names, write_certificates
@@ -101,7 +102,7 @@ def _authority(folder: Path, server: Server) -> None:
 
 
 def _node(folder: Path, name: str) -> None:
-    """A node's key pair, its keystore and the keystore's password, made once."""
+    """Make a node's key pair, its keystore and the keystore's password, unless they exist."""
     from eth_account import Account
 
     from hypergpu_fl.network.certificates import write_node_key

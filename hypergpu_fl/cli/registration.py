@@ -1,6 +1,6 @@
-"""Who may take part, as the SuperLink's Control API tells and changes it.
+"""Who may take part: shutting nodes out through the SuperLink's Control API.
 
-``flwr supernode list`` shows neither names nor keys, so Flower's own client is asked.
+``flwr supernode list`` shows neither names nor keys, so this uses Flower's own client.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from hypergpu_fl.errors import NetworkError
 
 
 def unregister_others(superlink: str, keys: Collection[Path]) -> list[tuple[str, int]]:
-    """Shut out every node whose public key is not among these files; name and id of each.
+    """Shut out every node whose public key is not among these files; returns name and id of each.
 
     Raises
     ------
@@ -30,7 +30,7 @@ def unregister_others(superlink: str, keys: Collection[Path]) -> list[tuple[str,
     kept = {try_load_public_key(file) for file in keys}
     gone = []
     try:
-        with contextlib.redirect_stdout(io.StringIO()), flwr_cli_exc_handler():  # Flower tells what it does
+        with contextlib.redirect_stdout(io.StringIO()), flwr_cli_exc_handler():  # Flower prints what it does
             client = init_http_client_from_connection(read_superlink_connection(superlink))
             try:
                 for node in client.ListNodes(ListNodesRequest()).nodes_info:

@@ -29,10 +29,14 @@ def render(content: Row | Sequence[Row], format: Format = Format.DEFAULT, *, tit
     """Write ``content`` to standard output.
 
     A mapping becomes two columns, a sequence of mappings one row each under the union of their keys. JSON keeps
-    numbers as they are; a table shows floats with four significant digits. What is not a number becomes null.
+    numbers as they are, with NaN and infinity as null; a table shows floats with four significant digits. A table
+    without rows says so.
     """
     if format is Format.JSON:
         sys.stdout.write(to_json(redact_values(content), indent=2) + "\n")
+        return
+    if not content:
+        typer.echo("nothing to show yet")
         return
     from rich import box
     from rich.console import Console
@@ -52,7 +56,7 @@ def render(content: Row | Sequence[Row], format: Format = Format.DEFAULT, *, tit
             table.add_column(name, justify="right" if numeric else "left", overflow="fold")
         for row in content:
             table.add_row(*(cell(row.get(name)) for name in columns))
-    # A pipe has no width; rich would fold rows at 80 columns and make them hard to cut.
+    # A pipe has no width: rich would fold rows at 80 columns, which makes them hard to process.
     console = Console() if sys.stdout.isatty() else Console(width=240, soft_wrap=False)
     console.print(table, markup=False)
 

@@ -1,15 +1,19 @@
-"""``hypergpu replay``: every decision of a run taken again from its log, and held against what was done."""
+"""``hypergpu replay``: take every decision of a run again from its log, and compare it with what was done."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import asdict
+from typing import Annotated, Any, Final
 
 import typer
 
-from hypergpu_fl.cli.options import Run, Runs, root_of
+from hypergpu_fl.cli.options import Run, Runs
+from hypergpu_fl.cli.place import place_of
 from hypergpu_fl.cli.render import Format, FormatOption, render
-from hypergpu_fl.errors import RunNotFound, VerificationError
-from hypergpu_fl.runs import find_books
+from hypergpu_fl.errors import RunNotFound, UsageError, VerificationError
+from strategies.spelling import did_you_mean
+
+_REMEDY: Final = "the event log was changed after it was written, or by another release; compare it with a copy"
 
 app = typer.Typer(add_completion=False, help="Decide a run's rounds again from its log, and compare.")
 
@@ -18,37 +22,64 @@ app = typer.Typer(add_completion=False, help="Decide a run's rounds again from i
 def replay(
     run: Run = "latest",
     upto: Annotated[int | None, typer.Option(metavar="ROUND", min=0, help="stop when this round is closed")] = None,
+    node: Annotated[
+        str, typer.Option(metavar="NAME", help="tell why this node worked or not, and what its updates weigh")
+    ] = "",
     runs: Runs = None,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Fold the log of a run again. Non-zero, and the first command that differs, if the rules give another one.
+    """Decide a run again from its log; if a command differs, show the first one and exit with an error.
+
+    The run's books must seal this log, too. RUN may be a folder, such as ./copy.
 
     Example: hypergpu replay latest --upto 10
     """
+    from hypergpu_fl.ledger.event_log import heads_in, verify_log
     from strategies.errors import BadLine
     from strategies.event_log import FILE
     from strategies.round.lines import LONGEST_LINE
     from strategies.round.replay import replay as fold
+    from strategies.round.story import Story
 
-    folder = find_books(root_of(runs), run)
-    if not (folder / FILE).is_file():
-        raise RunNotFound(f"{folder.name} has no {FILE}", "it was made before runs kept one; start a new run")
-    remedy = f"{FILE} was changed after it was written, or by another release; compare it with a copy"
+    folder = place_of(run, runs)
+    log = folder / FILE
+    if not log.is_file():
+        raise RunNotFound(f"{folder.name} has no {FILE}", "take it from the machine of the run; a run begins with it")
+    story = Story(node) if node else None
+    # The books first: what they seal by now is in the log, also of a run that goes on meanwhile.
+    heads = heads_in(folder / "run.db", folder / "ledger.json")
     try:
-        with (folder / FILE).open("rb") as lines:
-            found = fold(iter(lambda: lines.readline(LONGEST_LINE), b""), upto=upto)
+        with log.open("rb") as lines:
+            found = fold(iter(lambda: lines.readline(LONGEST_LINE), b""), upto=upto, story=story)
     except BadLine as error:
-        raise VerificationError(str(error), remedy) from error
+        raise VerificationError(str(error), _REMEDY) from error
     if found.difference is not None:
-        raise VerificationError(str(found.difference), remedy)
+        raise VerificationError(str(found.difference), _REMEDY)
     if found.broken is not None:
-        raise VerificationError(f"line {found.broken}: its hash does not fit what it says", remedy)
-    row = {
+        raise VerificationError(f"line {found.broken}: its hash does not fit what it says", _REMEDY)
+    if found.state is None:
+        raise VerificationError(f"{log} holds no whole line", _REMEDY)
+    sealed = {round: head for round, head in (heads or {}).items() if upto is None or round <= upto}
+    with log.open("rb") as lines:
+        verify_log(sealed, iter(lambda: lines.readline(LONGEST_LINE), b""))
+    if story is not None and node not in found.state.fleet.row_of:
+        names = found.state.fleet.names
+        hint = did_you_mean(node, names).removeprefix("; ") or f"the nodes are {', '.join(names[:9])}"
+        raise UsageError(f"no node {node!r} has joined this run", hint)
+    row: dict[str, Any] = {
         "rounds": found.rounds,
+        "sealed": None if heads is None else len(sealed),
         "events": found.events,
         "commands": found.commands,
         "lines": found.lines,
         "cut_off_bytes": found.left_over,
         "head": found.head,
     }
-    render([row], format, title=f"{folder.name}: every command is what the rules make of the events")
+    if story is not None and format is Format.JSON:
+        row["node"] = [asdict(moment) for moment in story.moments]
+    books = (
+        "there are no books to compare its log with" if heads is None else f"its books seal {len(sealed)} rounds of it"
+    )
+    render([row], format, title=f"{folder.name}: every command is what the rules make of the events; {books}")
+    if story is not None and format is Format.DEFAULT:
+        render([asdict(moment) for moment in story.moments], title=f"{node}, seconds on the run's clock")

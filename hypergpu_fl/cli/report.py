@@ -42,7 +42,7 @@ def compare(
     runs: Runs = None,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Show what several runs came to, side by side; with --out as one HTML file with their curves.
+    """Show the figures of several runs side by side; --out also writes one HTML file with their curves.
 
     Example: hypergpu compare demo digits-mlp-1 --out compared.html
     """

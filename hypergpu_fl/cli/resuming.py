@@ -1,6 +1,7 @@
-"""``hypergpu run --resume``: which settings a run goes on with, and what is kept of them.
+"""``hypergpu run --resume``: which settings a run continues with, and what is kept of them.
 
-``config.json`` is what the run began with and is never written again; ``resumed.json`` holds what later calls changed.
+``config.json`` holds the settings that the run began with, and never changes. ``resumed.json`` holds what later calls
+changed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from hypergpu_fl.config import Config, flatten, unflatten
+from hypergpu_fl.config import Config, Training, flatten, unflatten
 from hypergpu_fl.config.file import read
 from hypergpu_fl.config.resuming import BEGUN, kept_settings, refused_changes, settings_of
 from hypergpu_fl.errors import ConfigError, UsageError
@@ -20,7 +21,7 @@ CHANGED: Final = "resumed.json"
 
 
 def layers_of(folder: Path, file: Path | None) -> list[Path]:
-    """Files that the settings of a resumed run come from: its own, then the one given now."""
+    """Files with the settings of a resumed run: the run's own, then the one given now."""
     if not (folder / BEGUN).is_file():
         raise UsageError(f"{folder} holds no {BEGUN}", "resume where `hypergpu run` began it, or start a new run")
     changed = [folder / CHANGED] if (folder / CHANGED).is_file() else []
@@ -28,26 +29,41 @@ def layers_of(folder: Path, file: Path | None) -> list[Path]:
 
 
 def check_unchanged(folder: Path, now: Config, origins: Mapping[str, str]) -> None:
-    """Refuse what would make it another run.
+    """Refuse settings that would make it another run.
 
     Parameters
     ----------
     now : Config
-        As it would be submitted.
+        The configuration that would be submitted.
     origins : Mapping[str, str]
         See `hypergpu_fl.config.Loaded`.
 
     Raises
     ------
     ConfigError
-        With a fault for each setting that differs from what the run began with and may not.
+        With a fault for each setting that differs from the run's first one and may not.
     """
     if faults := refused_changes(flatten(read(folder / BEGUN)), settings_of(now), origins):
         raise ConfigError(faults)
 
 
+def is_complete(folder: Path, training: Training) -> bool:
+    """Whether nothing is left to do: the rounds asked for are done or the target is reached, and its chain has all."""
+    from hypergpu_fl.settlement import unsettled
+
+    try:
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        if report["status"] != "completed" or unsettled(folder):
+            return False
+        figures = {**report["metrics"], "loss": report["loss"]}
+        goal = training.goal
+        return report["rounds"] >= training.rounds or (goal is not None and goal.is_reached(figures))
+    except (OSError, ValueError, KeyError, TypeError):  # none yet, or not one of ours: the run itself will tell
+        return False
+
+
 def keep(folder: Path, config: Config) -> None:
-    """Write what was submitted, for the next ``--resume`` and for people."""
+    """Write the submitted settings, for the next ``--resume`` and for people."""
     flat = kept_settings(config)
     file = folder / BEGUN
     if config.system.resume:

@@ -27,7 +27,7 @@ from hypergpu_fl.cli.live import on_screen
 from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides, unread
 from hypergpu_fl.cli.preflight import check_before_start
 from hypergpu_fl.cli.render import Format, FormatOption, render
-from hypergpu_fl.cli.resuming import check_unchanged, keep, layers_of
+from hypergpu_fl.cli.resuming import check_unchanged, is_complete, keep, layers_of
 from hypergpu_fl.cli.submission import COMPLETED, STOPPED, Submission, app_folder, simulation_resources, submit
 from hypergpu_fl.cli.superlink import LocalSuperLink, free_port, require_free
 from hypergpu_fl.config import (
@@ -49,8 +49,9 @@ from hypergpu_fl.redaction import redact
 from hypergpu_fl.runs import checked_name, find_run, open_run_folder, resume_command, run_names, submitted_to
 from strategies.failure import root_cause
 
-_POLL_S: Final = 30.0  # asking Flower starts a Python process, which competes with training; its end is seen at once
+_POLL_S: Final = 30.0  # asking Flower starts a Python process, which slows training; the end of a run is seen at once
 _LOOK_S: Final = 0.5
+_PREPARED_S: Final = 0.003  # a simulated node: Flower reads the app's pyproject.toml anew for each
 
 RESUME: Final = f"go on with a run from its last checkpoint; it may change {', '.join(CHANGEABLE)}, nothing else"
 
@@ -106,6 +107,10 @@ def run(
     def say(text: str) -> None:
         typer.echo(printable(redact(text)), err=format is Format.JSON)
 
+    if resumed and not superlink and is_complete(resumed, effective.training):
+        say(f"run {chosen} is complete; a larger training.rounds goes on with it")
+        conclude(resumed, chosen, format)
+        return
     if not resumed and (warning := unread(config)):
         typer.echo(warning, err=True)
     with stoppable(), app_with_task(source, effective.training) as bundled:
@@ -116,7 +121,7 @@ def run(
             _run_folder(root, chosen, replace=replace, resume=bool(resume), stem=_stem(effective.training)) as folder,
             beside(folder) if dashboard else contextlib.nullcontext("") as address,
         ):
-            chosen = folder.name  # where none was given, it is known only now that no other run can take it
+            chosen = folder.name  # a name that was not given is settled only now, when no other run can take it
             effective = _for_this_run(effective, root, chosen, resume=bool(resume), deployed=bool(superlink))
             keep(folder, effective)
             training = effective.training
@@ -149,10 +154,11 @@ def _simulate(
     say: Say,
     draw: Callable[[], None],
 ) -> None:
-    """Run on a SuperLink of our own, which ends with the run; ``draw`` is called about twice a second."""
-    say("starting Flower and its simulated nodes")
+    """Run on our own SuperLink, which ends with the run; ``draw`` is called about twice a second."""
+    nodes = config.training.num_nodes
+    say(f"starting Flower and its simulated nodes{_while_flower_prepares(nodes)}")
     scratch = folder / ".scratch"
-    resources = simulation_resources(config.training.num_nodes, config.system.device)
+    resources = simulation_resources(nodes, config.system.device)
     with contextlib.closing(Tail(folder / (config.system.log_file or "run.log"))) as tail:
         tail.skip()
         with LocalSuperLink(
@@ -176,6 +182,12 @@ def _simulate(
             check_status(submission, status, details, folder)
 
 
+def _while_flower_prepares(nodes: int) -> str:
+    """How long the first silence will be, if it is one to speak of."""
+    minutes = nodes * _PREPARED_S / 60
+    return f"; it prepares {nodes:,} of them one by one, which takes about {minutes:.0f} min" if minutes >= 0.5 else ""
+
+
 def _show(tail: Tail, say: Say) -> None:
     for line in tail.lines():
         if text := worth_showing(line):
@@ -193,7 +205,7 @@ def check_status(submission: Submission, status: str, details: str, folder: Path
     kept = folder / "flower.log"
     try:
         kept.write_text(log, encoding="utf-8")
-    except OSError as error:  # such as a full disk, which is probably why the run failed
+    except OSError as error:  # such as a full disk, which is then probably why the run failed
         remedy = remedy or f"{kept} could not be written either: {error.strerror}"
     if os.strerror(errno.ENOSPC) in cause:
         remedy = f"make room where the run's folder lies; then `{resume_command(folder)}` goes on"
@@ -205,7 +217,7 @@ def conclude(folder: Path, name: str, format: Format) -> None:
     try:
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        report = {}  # on a deployment the report is written where the SuperLink runs
+        report = {}  # on a deployment the report is on the SuperLink's machine
     if format is Format.JSON:
         render({"run": name, "status": "completed", "folder": str(folder), "report": report}, format)
         return
@@ -230,21 +242,21 @@ def conclude(folder: Path, name: str, format: Format) -> None:
 
 
 def _stem(training: Training) -> str:
-    """Name of a run that is given none, but for its number."""
+    """Name of a run that was given none, without its number."""
     model = training.model_architecture.rpartition(":")[2]
     stem = training.task.rpartition(":")[2].lower() if training.task else f"{training.dataset}-{model}"
     return re.sub(r"[^A-Za-z0-9_-]+", "-", stem)[:48].lstrip("_-") or "run"
 
 
 def interrupted(folder: Path, stop: KeyboardInterrupt, *, goes_on: bool) -> Interrupted:
-    """What a command that was told to stop says. A deployed run ``goes_on`` unless it was Ctrl-C, see `stoppable`."""
+    """Error of a command that was told to stop. A deployed run ``goes_on`` unless Ctrl-C was typed, see `stoppable`."""
     if goes_on and stop.args:
         return Interrupted(f"{stop}; run {folder.name} goes on", f"find it again with `hypergpu attach {folder.name}`")
     return Interrupted(f"run {folder.name} was stopped", _how_to_go_on(folder))
 
 
 def _for_this_run(config: Config, root: Path, name: str, *, resume: bool, deployed: bool) -> Config:
-    """The configuration as submitted. Links are measured, not simulated, on a deployment."""
+    """The configuration to submit. On a deployment links are measured, not simulated."""
     system = {"runs_dir": str(root), "run_name": name, "resume": resume}
     tree = config.model_dump()
     tree["system"] |= system
@@ -255,7 +267,7 @@ def _for_this_run(config: Config, root: Path, name: str, *, resume: bool, deploy
 
 @contextlib.contextmanager
 def _run_folder(root: Path, name: str, *, replace: bool, resume: bool, stem: str = "run") -> Iterator[Path]:
-    """Folder of the run, locked while the run is at work; without a name the first free one of ``stem``."""
+    """Folder of the run, locked while the run is at work; without a name, the first free name of ``stem``."""
     if name in run_names(root) and not resume:
         if not replace:
             raise UsageError(f"there is a run {name!r} under {root}", "give --replace, --resume or another --name")
@@ -268,7 +280,7 @@ def _run_folder(root: Path, name: str, *, replace: bool, resume: bool, stem: str
 
 
 def _check_settled(folder: Path) -> None:
-    """Refuse to throw away what nodes worked for before the chain has it."""
+    """Refuse to remove a run whose transactions are not final: nodes worked for them."""
     if not (folder / "run.db").is_file():
         return
     from hypergpu_fl.settlement import unsettled
@@ -281,7 +293,7 @@ def _check_settled(folder: Path) -> None:
 
 
 def locked(folder: Path) -> contextlib.AbstractContextManager[None]:
-    """Hold a run's folder against other commands; UsageError if one of them is at work on it."""
+    """Lock a run's folder against other commands; UsageError if another one is at work on it."""
     busy = UsageError(f"run {folder.name!r} is at work in another process", "wait for it, or give --name")
     return exclusive(folder / ".lock", busy)
 
@@ -295,9 +307,9 @@ def _how_to_go_on(folder: Path) -> str:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Treat SIGTERM and SIGHUP as Ctrl-C; after the first of them the clean-up is not to be interrupted.
+    """Treat SIGTERM and SIGHUP as Ctrl-C; after the first signal the others are ignored, so that clean-up can finish.
 
-    The KeyboardInterrupt names the signal, unless it was Ctrl-C's.
+    The KeyboardInterrupt names the signal, except for Ctrl-C.
     """
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

@@ -30,9 +30,9 @@ def start(
         str, typer.Option(help="what this host's Flower configuration calls it, for `hypergpu run --superlink`")
     ] = "deployed",
 ) -> None:
-    """Start a SuperLink and what runs ServerApps: flower-superlink, with all its options, TLS and node keys on.
+    """Start a SuperLink and what runs ServerApps: flower-superlink with all its options, with TLS and node keys.
 
-    A run survives its restart, and the restart of whatever it has started.
+    Runs survive a restart of the SuperLink and of everything it has started.
 
     Example: hypergpu server start --certs keys
     """
@@ -62,9 +62,9 @@ def start(
 
 @app.command(context_settings=PASSED_ON)
 def superexec(context: typer.Context) -> None:
-    """Start what runs ServerApps for a SuperLink in another container: flower-superexec, with all its options.
+    """Start what runs ServerApps for a SuperLink in another container: flower-superexec with all its options.
 
-    A ServerApp that dies, or is ended with this command, is started again by it and goes on where its books end.
+    A ServerApp that dies, or ends with this command, is started again by it and continues where its books end.
 
     Example: hypergpu server superexec --runtime-api-address superlink:8000 --root-certificates /run/keys/ca.crt
     """
@@ -79,12 +79,12 @@ def superexec(context: typer.Context) -> None:
 
 
 def note_connection(name: str, address: str, authority: Path) -> None:
-    """Add a connection to this user's Flower configuration, unless there is one of the name.
+    """Add a connection to this user's Flower configuration, unless it has one of this name.
 
     Raises
     ------
     UsageError
-        If there is one of the name, for another SuperLink.
+        If it has one of this name for another SuperLink.
     """
     import tomllib
 

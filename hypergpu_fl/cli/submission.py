@@ -1,4 +1,4 @@
-"""One run submitted through ``flwr run``, its status, and its log; the programs of Flower, not its internals."""
+"""One run submitted through ``flwr run``, its status and its log. This uses Flower's programs, not its internals."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from hypergpu_fl.errors import RunFailed, SuperLinkSilent, UsageError
 COMPLETED: Final = "finished:completed"
 STOPPED: Final = "finished:stopped"
 _COMMAND_LIMIT_S: Final = 120.0
-_AWAY: Final = re.compile(r"SuperLink is unavailable|\b50[0234]\b|not initialized")  # it starts or ends just now
+_AWAY: Final = re.compile(r"SuperLink is unavailable|\b50[0234]\b|not initialized")  # it is starting or ending
 _ANSI: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -47,7 +47,7 @@ class Submission:
         return run["status"], run["status-details"]
 
     def log(self) -> str:
-        """All that a run which has ended printed, without colours."""
+        """Everything that a run printed until it ended, without colours."""
         printed, _ = _run(["log", self.run_id, self.connection, "--stream"], self.environ)
         return _ANSI.sub("", printed)
 
@@ -92,7 +92,7 @@ def submit(
 
 
 def as_toml(run_config: Mapping[str, Any]) -> str:
-    """Flat table of scalars as TOML. JSON's notation of a scalar is TOML's too, but for DEL and surrogate pairs."""
+    """Flat table of scalars as TOML, which writes scalars as JSON does, except for DEL and surrogate pairs."""
     lines = []
     for section, values in unflatten(run_config).items():
         lines.append(f"[{section}]")
@@ -102,9 +102,9 @@ def as_toml(run_config: Mapping[str, Any]) -> str:
 
 
 def simulation_resources(nodes: int, device: str) -> str:
-    """``--federation-config`` of a simulation: a CPU core a node at work, and its share of the GPUs if there are any.
+    """``--federation-config`` of a simulation: a CPU core for each node at work, and a share of any GPUs.
 
-    Ray hides the GPUs from actors that claim none, and waits for ever for GPUs that are not there.
+    Ray hides the GPUs from actors that claim none, and waits forever for GPUs that do not exist.
     """
     resources = f"num-supernodes={nodes} client-resources-num-cpus=1"
     if device in ("auto", "cuda") and (gpus := gpu_count()):
@@ -114,7 +114,7 @@ def simulation_resources(nodes: int, device: str) -> str:
 
 
 def gpu_count() -> int:
-    """NVIDIA GPUs that this process may use, asked of the driver, which is faster than importing torch."""
+    """Number of NVIDIA GPUs that this process may use. It asks the driver, which is faster than importing torch."""
     import pynvml
 
     try:
@@ -127,9 +127,10 @@ def gpu_count() -> int:
 
 
 def visible_gpus(visible: str | None, found: int) -> int:
-    """GPUs of ``found`` that ``CUDA_VISIBLE_DEVICES`` leaves: those up to the first entry that names none.
+    """How many of ``found`` GPUs ``CUDA_VISIBLE_DEVICES`` leaves visible: those before the first invalid entry.
 
-    An entry is a number or begins as a UUID does; one that is named twice hides all (CUDA C++ Programming Guide).
+    An entry is a number or the beginning of a UUID. An entry that stands twice hides all GPUs (CUDA C++ Programming
+    Guide).
     """
     if visible is None:
         return found
@@ -143,15 +144,14 @@ def visible_gpus(visible: str | None, found: int) -> int:
 
 
 def app_folder() -> Path:
-    """Folder whose ``pyproject.toml`` declares the Flower app: this package's sources, or those of a clone around here.
+    """Folder whose ``pyproject.toml`` declares the Flower app: this package's sources, or those of an enclosing clone.
 
-    Where the package was installed from a wheel, and no clone is around, it is a copy that lasts as long as this
-    process.
+    If the package was installed from a wheel and there is no clone, it is a copy that exists as long as this process.
 
     Raises
     ------
     UsageError
-        If there is none, nor the files to make one of.
+        If there is neither such a folder nor the files to make one.
     """
     package = Path(hypergpu_fl.__file__).resolve().parent
     here = Path.cwd()
@@ -167,7 +167,7 @@ def app_folder() -> Path:
 
 @functools.cache
 def _installed_app(package: Path) -> Path:
-    """The app out of an installed package: its modules, with the files at the root that the wheel keeps in ``app/``."""
+    """The app from an installed package: its modules, and the root's files, which the wheel keeps in ``app/``."""
     if not (package / "app" / "pyproject.toml").is_file():
         raise UsageError(
             f"no pyproject.toml of the Flower app in {package.parent} or from {Path.cwd()} upwards",
@@ -197,7 +197,7 @@ def _start(arguments: list[str], environ: Mapping[str, str], *, stderr: int) -> 
 
 
 def _run(arguments: list[str], environ: Mapping[str, str]) -> tuple[str, str]:
-    """What ``flwr <arguments>`` prints and complains of; unlike `subprocess.run`, Ctrl-C leaves no child behind."""
+    """Standard output and error of ``flwr <arguments>``; unlike `subprocess.run`, Ctrl-C leaves no child behind."""
     with _start(arguments, environ, stderr=subprocess.PIPE) as process:
         try:
             return process.communicate(timeout=_COMMAND_LIMIT_S)

@@ -1,7 +1,7 @@
-"""A SuperLink of our own for one simulated run, and the end of every process below it.
+"""Our own SuperLink for one simulated run, which ends with the run together with every process that it started.
 
-Flower would start one by itself, detached and never stopped, with its files in the home folder. Here it belongs to
-the run: its state and Ray's files lie in the run's folder, all else below the root of the runs, and it ends with it.
+Flower would start a SuperLink itself, detached and never stopped, with its files in the home folder. This one belongs
+to the run: its state and Ray's files are in the run's folder, and all its other files are below the root of the runs.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ def require_free(
 def flower_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """``environ`` with this interpreter's programs first, and Flower kept from calling home or installing.
 
-    Neither a proxy nor a Ray cluster of this machine has a part in what runs on its loopback interface.
-    Bytecode is written even where ``PYTHONDONTWRITEBYTECODE`` forbids it: a Python that starts for every message would
-    spend half its time on compiling what it imports.
+    Traffic on the loopback interface goes through no proxy, and no Ray cluster of this machine is used. Bytecode is
+    written even if ``PYTHONDONTWRITEBYTECODE`` forbids it: otherwise a Python that starts for every message would spend
+    half its time compiling its imports.
     """
     programs = str(Path(sys.executable).parent)
     kept = {name: value for name, value in environ.items() if name not in _LEFT_OUT}
@@ -95,16 +95,16 @@ class LocalSuperLink:
     Parameters
     ----------
     folder : Path
-        Its scratch files and Ray's, made on entry and removed on exit.
+        Folder of its and Ray's scratch files, created on entry and removed on exit.
     root : Path
-        Root of the runs. Flower's home and the caches lie there, for all runs: an app that is unpacked anew each time
-        would be compiled anew each time.
+        Root of the runs. Flower's home and the caches are there and shared by all runs, because an app that is unpacked
+        again for each run would also be compiled again.
     log : Path
-        Its log file, which stays.
+        Its log file, which is kept.
     port : int
         Its port.
     environ : Mapping[str, str]
-        Environment of it and of all it starts.
+        Environment of the SuperLink and of everything it starts.
     """
 
     def __init__(self, folder: Path, root: Path, log: Path, port: int, environ: Mapping[str, str]) -> None:
@@ -132,7 +132,7 @@ class LocalSuperLink:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 start_new_session=True,  # Ctrl-C reaches us alone, and we stop the rest in order
-                preexec_fn=partial(end_with, os.getpid(), signal.SIGTERM),  # should we be killed
+                preexec_fn=partial(end_with, os.getpid(), signal.SIGTERM),  # in case we are killed
             )
             threading.Thread(target=self._keep_said, args=(self._process.stderr,), daemon=True).start()
             undo.callback(self._stop)
@@ -146,7 +146,7 @@ class LocalSuperLink:
         self._exits.close()
 
     def simulations(self) -> int:
-        """Count the simulation processes that live; call it now and then, it also notes what is to be stopped."""
+        """Number of living simulation processes; call it regularly, because it also notes which processes to stop."""
         return sum(_runs(process, "flwr-simulation") for process in self._descendants())
 
     def is_alive(self) -> bool:
@@ -222,10 +222,11 @@ class LocalSuperLink:
         return below
 
     def _stop(self) -> None:
-        """End the SuperLink and everything in the sessions that it and its children opened.
+        """End the SuperLink and every process in the sessions that it and its children opened.
 
-        ``flwr stop`` leaves ClientApps at work, and Ray's processes lose their parent when the driver dies; but no
-        process leaves its session unless it opens one, so sessions find what the tree of parents no longer does.
+        ``flwr stop`` leaves ClientApps at work, and Ray's processes lose their parent when the driver dies. But a
+        process stays in its session unless it opens a new one, so sessions show processes that the tree of parents has
+        lost.
         """
         own = self._sessions | {self._process.pid}
         below = {process.pid: process for process in self._descendants()}
@@ -261,10 +262,10 @@ def _runs(process: psutil.Process, program: str) -> bool:
 
 @contextlib.contextmanager
 def _short_path(folder: Path) -> Iterator[str]:
-    """Path of ``folder`` that is short enough for the sockets below it.
+    """A path to ``folder`` that is short enough for the sockets below it.
 
-    On Linux an open descriptor has one, ``/proc/<pid>/fd/<n>``, as long as this process lives. Elsewhere a long
-    path needs a folder in the system's temporary one, removed afterwards.
+    On Linux an open descriptor of the folder gives one, ``/proc/<pid>/fd/<n>``, as long as this process lives.
+    Elsewhere a temporary folder with a short path takes the place of a folder with a long path.
     """
     if len(os.fsencode(folder)) <= _RAY_PREFIX_LIMIT:
         yield str(folder)

@@ -1,4 +1,4 @@
-"""``hypergpu task``: try a task of one's own before anything is started."""
+"""``hypergpu task``: try your own task before anything is started."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hypergpu_fl.cli.apart import apart
 from hypergpu_fl.cli.options import ConfigFile, Overrides, overrides, unread
 from hypergpu_fl.cli.render import Format, FormatOption, cell, render
-from hypergpu_fl.config import environment, load
+from hypergpu_fl.config import Config, environment, load
 
 if TYPE_CHECKING:
     from hypergpu_fl.task.check import Checked
@@ -40,7 +41,9 @@ def check(
         list[str] | None,
         typer.Option("--links", help="links to price: a profile (lan, broadband, ...) or FILE.csv; may be repeated"),
     ] = None,
-    partition: Annotated[int, typer.Option(min=0, help="whose share to train on")] = 0,
+    partition: Annotated[
+        int | None, typer.Option(min=0, help="try this share alone; default: a step on as many as 10 s allow")
+    ] = None,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
     """Import a task, train two steps, evaluate, and price a round over given links: without Flower, in seconds.
@@ -50,27 +53,39 @@ def check(
     given = overrides(settings) | ({"training.task": reference} if reference else {})
     effective = load(config, given, environment(os.environ)).config
     sys.path.insert(0, os.getcwd())  # where `hypergpu run` looks for the user's own modules first
-    began_s = time.monotonic()
     if warning := unread(config):
         typer.echo(warning, err=True)
     if format is Format.DEFAULT:
         typer.echo(f"trying {effective.training.title}: data, two steps, evaluation", err=True)
 
-    from hypergpu_fl.cli.pricing import over, priced
-    from hypergpu_fl.task import load_task
-    from hypergpu_fl.task.check import check_task
-
-    for name in links or []:
-        over(effective.network, name)  # a misspelt name is refused before anything is tried
-    built = load_task(effective.training, effective.system)
-    checked = check_task(effective.training, built, device=effective.system.device, partition=partition)
-    rows = [asdict(price) for price in priced(effective, checked, links or [])]
-    told = summary(effective.training.title, checked) | {"seconds": time.monotonic() - began_s}
+    told, rows = apart(try_and_price, effective, links or [], partition, doing=f"trying {effective.training.title}")
     if format is Format.JSON:
         render(told | {"prices": rows}, format)
         return
     render({name: _words(value) if isinstance(value, Mapping) else value for name, value in told.items()})
     render([{_COLUMNS[name]: row[name] for name in _COLUMNS} for row in rows])
+
+
+def try_and_price(
+    config: Config, links: Sequence[str], partition: int | None
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What was tried, and what a round costs over each of the links. Runs apart: the user's code runs here."""
+    from hypergpu_fl.cli.pricing import over, priced
+    from hypergpu_fl.task import load_task
+    from hypergpu_fl.task.check import check_task, try_others
+
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever the user's code prints
+    began_s = time.monotonic()
+    for name in links:
+        over(config.network, name)  # a misspelt name is refused before anything is tried
+    built = load_task(config.training, config.system)
+    checked = check_task(config.training, built, device=config.system.device, partition=partition)
+    rows = [asdict(price) for price in priced(config, checked, links)]
+    told = summary(config.training.title, checked)
+    if partition is None:
+        others = try_others(config.training, checked, device=config.system.device)
+        told["other_shares"] = {"tried": others.tried, "too_small": list(others.small), "not_tried": others.left}
+    return told | {"seconds": time.monotonic() - began_s}, rows
 
 
 _COLUMNS = {
@@ -86,7 +101,7 @@ _COLUMNS = {
 
 
 def summary(title: str, checked: Checked) -> dict[str, Any]:
-    """What was tried, and what came of it."""
+    """What was tried, and the results."""
     trained, unit = checked.trial.trained, checked.task.unit
     figures = {"trained": trained.metrics, "held_out": checked.held_out.named, "validation": checked.validation.named}
     odd = [f"{part} {name}" for part, named in figures.items() for name in named if not math.isfinite(named[name])]

@@ -1,4 +1,4 @@
-"""``hypergpu ledger verify``: tell a ledger, a proof and a receipt apart, verify it, and say what that proves."""
+"""``hypergpu ledger verify``: verify a ledger, a proof or a receipt, and say what that proves."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def verify(
 ) -> None:
     """Verify a run's ledger.json and event log, an exported ledger, a proof or a receipt, and say what that proves.
 
-    Without --session or --coordinator a file only has to agree with itself, and somebody who makes up everything,
+    Without --session or --coordinator a file only has to agree with itself, so a file that somebody made up completely,
     keys included, passes.
 
     Example: hypergpu ledger verify demo
@@ -75,7 +75,7 @@ def verify(
 
 
 def _format_of(text: bytes) -> str:
-    from pydantic_core import from_json  # unlike json it bounds the depth, which is whoever wrote the file's choice
+    from pydantic_core import from_json  # unlike json, it bounds the nesting, which the file's writer chooses
 
     try:
         document = from_json(text)
@@ -135,19 +135,19 @@ def _of_bundle(bundle: Bundle, rpc: str, *, accept_open: bool) -> tuple[dict[str
 
 
 def _of_log(bundle: Bundle, folder: Path, result: dict[str, Any]) -> str:
-    """Hold the event log against what the rounds seal of it, where both are there."""
-    from hypergpu_fl.ledger.event_log import verify_log
+    """Compare the event log with the heads that the rounds seal, if there are both."""
+    from hypergpu_fl.ledger.event_log import heads_of, verify_log
     from strategies.event_log import FILE
     from strategies.round.lines import LONGEST_LINE
 
-    sealed, path = sum(record.log_head is not None for record in bundle.rounds), folder / FILE
+    sealed, path = heads_of(bundle.rounds), folder / FILE
     result["rounds in the log"] = None
     if not sealed or not path.is_file():
         return f"{FILE} not compared: {'it is not there' if sealed else 'no round seals its head'}"
     with path.open("rb") as log:
-        found = verify_log(bundle.rounds, iter(lambda: log.readline(LONGEST_LINE), b""))
-    result["rounds in the log"] = found
-    return f"{FILE}: found the log's head that each of {found} rounds seals"
+        verify_log(sealed, iter(lambda: log.readline(LONGEST_LINE), b""))
+    result["rounds in the log"] = len(sealed)
+    return f"{FILE}: found the log's head that each of {len(sealed)} rounds seals"
 
 
 def _of_proof(proof: ContributionProof, rpc: str) -> tuple[dict[str, Any], list[str]]:

@@ -82,7 +82,7 @@ def follow(folder: Path, *, once: bool, format: Format, live: bool) -> None:
 
 
 def _tell(view: RunView, told: int, format: Format) -> int:
-    """Say the rounds after the first ``told``; how many have been said then. What resuming took back is said anew."""
+    """Say the rounds after the first ``told``, and again those that resuming took back; returns how many are said."""
     from hypergpu_fl.dashboard.screen import line
 
     told, wanted = min(told, len(view.rounds)), view.summary()["rounds_wanted"]

@@ -1,15 +1,15 @@
-"""Who encodes values: in memory here, on a GPU in `hypergpu_fl.codec.device`.
+"""The backends that encode values: in memory here, on a GPU in `hypergpu_fl.codec.device`.
 
-A backend holds ``p = delta + old residual`` and turns it into integers; as it does, the place of every value comes
-to hold what was not encoded, the new residual. `HostBackend` works in memory with compiled kernels;
-`hypergpu_fl.codec.device.tensors.DeviceBackend` does the same on a GPU, with the same result to the last bit.
+A backend turns ``p = delta + old residual`` into integers and collects what they leave out: the new residual.
+`HostBackend` works in memory with compiled kernels; `hypergpu_fl.codec.device.tensors.DeviceBackend` does the same on
+a GPU, with the same result to the last bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,20 +19,26 @@ from hypergpu_fl.codec.format.words import BlockCodes, Kept, Word, kept_in
 from hypergpu_fl.codec.threads import ordered_map
 from strategies.model.layout import Vector
 
-HALF_MAX = 65504.0
 CHUNKS_A_TASK = 64
 
+V = TypeVar("V", covariant=True)  # a vector in memory, or a tensor
 
-class Backend(Protocol):
+
+class Backend(Protocol[V]):
     """What a level asks of a backend. Every value is encoded exactly once.
 
-    Ranges are asked for on several threads. Memory is encoded a range at a time there; a GPU encodes all values at once
-    in the caller's thread, whose stream it is, and only hands out what came of it.
+    Ranges are requested from several threads. The host encodes each range in the thread that asks for it. A GPU encodes
+    all values at once in the caller's thread, which owns the stream, and the threads only fetch the result.
     """
 
     @property
     def size(self) -> int:
         """Number of values."""
+        ...
+
+    @property
+    def residual(self) -> V:
+        """What was left out of the values; complete once all of them are encoded."""
         ...
 
     def words(self, word: Word) -> Callable[[int, int], NDArray[Any]]:
@@ -49,7 +55,7 @@ class Backend(Protocol):
 
 
 def unfit() -> NotFinite:
-    """Error for values that no level takes."""
+    """The error for values that no level can encode."""
     return NotFinite(
         "values to encode hold NaN, Inf or a magnitude of 2**120 or more",
         "lower the learning rate, or scale inputs and targets",
@@ -66,7 +72,7 @@ class HostBackend:
     old : Vector or None
         The residual so far.
     out : Vector
-        Becomes the new residual; may be ``old`` itself.
+        Where the new residual goes; may be ``old`` itself.
     """
 
     def __init__(self, delta: Vector, old: Vector | None, out: Vector) -> None:
@@ -78,6 +84,11 @@ class HostBackend:
     def size(self) -> int:
         """Number of values."""
         return self._out.size
+
+    @property
+    def residual(self) -> Vector:
+        """See `Backend.residual`."""
+        return self._out
 
     def words(self, word: Word) -> Callable[[int, int], NDArray[Any]]:
         """See `Backend.words`."""

@@ -1,7 +1,7 @@
-"""Bytes to an update that can be weighed, checked and summed as it is.
+"""From bytes to an update that can be weighed, checked and summed without first becoming a dense vector.
 
-Whoever sent the bytes may be hostile. Every size comes from the layout, which is ours; a blob that says otherwise
-is refused before anything is allocated for it. Beyond the blob itself, decoding takes no more memory than the model's
+Whoever sent the bytes may be hostile. Every size comes from our own layout; a blob that states another size is refused
+before anything is allocated for it. Beyond the blob itself, decoding takes no more memory than the model's
 float32 size plus one frame a thread.
 """
 
@@ -22,7 +22,7 @@ from hypergpu_fl.codec.format.bodies import Body, Dense, Sparse
 from hypergpu_fl.codec.format.checksum import Buffer
 from hypergpu_fl.codec.format.runs import Runs, runs_of
 from hypergpu_fl.codec.levels import BY_CODE
-from strategies.model.layout import Layout, Run, Vector
+from strategies.model.layout import Layout, Run, Vector, take
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +45,19 @@ class Decoded:
         """Values at these runs of the vector, one after the other."""
         if runs == self.runs.statistics:
             return self.statistics.values()
-        return np.concatenate([self.dense()[start:stop] for start, stop in runs])
+        return take(self.dense(), runs)
 
     def finite(self) -> bool:
         """Whether no value is NaN or Inf."""
         return self.main.finite() and self.statistics.finite()
 
     def add_to(self, total_P: Vector, weight: float) -> None:
-        """``total += weight * update``, touching only what the update holds."""
+        """``total += weight * update``, touching only the values that the update holds."""
         self.main.add_to(total_P, self.runs.main, weight)
         self.statistics.add_to(total_P, self.runs.statistics, weight)
 
     def kept(self) -> tuple[NDArray[np.uint32] | None, Vector]:
-        """Where its values lie, statistics left out, and the values; None and all P of a level that sends all."""
+        """See ``Update.kept``: without statistics from a top-k level, with all P values from the others."""
         if isinstance(self.main, Sparse):
             return self.main.index, self.main.value
         return None, self.dense()

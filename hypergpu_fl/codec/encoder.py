@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from hypergpu_fl.codec.backend import Backend, HostBackend
+from hypergpu_fl.codec.backend import Backend, HostBackend, V
 from hypergpu_fl.codec.errors import Malformed
 from hypergpu_fl.codec.format.blob import Writer
-from hypergpu_fl.codec.format.runs import put, runs_of, take
+from hypergpu_fl.codec.format.runs import runs_of
 from hypergpu_fl.codec.levels import Level, level
 from strategies.errors import LayoutError
-from strategies.model.layout import Arrays, Layout, Vector
+from strategies.model.layout import Arrays, Layout, Run, Vector, put, take
 
 
 def encode(name: str, vector_P: Vector, layout: Layout, buffers: Arrays, *, base: int) -> bytes:
@@ -71,26 +71,28 @@ def encode_with_feedback(
     old_P = None if residual_P is None else _checked(residual_P, layout)
     new_P = np.empty(layout.size, dtype=np.float32) if out is None else out
     apart = runs_of(layout)
-    runs_of_two = [apart.main, apart.statistics]
-    news = [new_P if runs == ((0, layout.size),) else take(new_P, runs).copy() for runs in runs_of_two]
-    main, statistics = (
-        HostBackend(take(vector_P, runs), None if old_P is None else take(old_P, runs), new)
-        for runs, new in zip(runs_of_two, news, strict=True)
-    )
-    blob = assemble(chosen, main, statistics, layout, buffers, base)
-    for runs, new in zip(runs_of_two, news, strict=True):
-        if new is not new_P:
-            put(new_P, runs, new)
+
+    def values_of(runs: tuple[Run, ...]) -> HostBackend:
+        delta = take(vector_P, runs)
+        left_out = new_P if delta is vector_P else np.empty_like(delta)
+        return HostBackend(delta, None if old_P is None else take(old_P, runs), left_out)
+
+    blob, residuals = assemble(chosen, values_of(apart.main), values_of(apart.statistics), layout, buffers, base)
+    for runs, left in zip((apart.main, apart.statistics), residuals, strict=True):
+        if left is not new_P:
+            put(new_P, runs, left)
     return blob, new_P
 
 
-def assemble(chosen: Level, main: Backend, statistics: Backend, layout: Layout, buffers: Arrays, base: int) -> bytes:
-    """Blob of values that any backend holds; the values become the residual."""
+def assemble(
+    chosen: Level, main: Backend[V], statistics: Backend[V], layout: Layout, buffers: Arrays, base: int
+) -> tuple[bytes, tuple[V, V]]:
+    """Blob of values that any backend holds, and what it leaves out of the main values and of the statistics."""
     body = Writer()
-    chosen.write(main, body)
+    left_out = chosen.write(main, body)
     body.words(statistics.size, chosen.statistics.width, statistics.words(chosen.statistics))
     write_buffers(body, layout, buffers)
-    return body.finish(chosen.code, layout.hash, base)
+    return body.finish(chosen.code, layout.hash, base), (left_out, statistics.residual)
 
 
 def write_buffers(body: Writer, layout: Layout, buffers: Arrays) -> None:

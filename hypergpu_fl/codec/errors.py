@@ -9,7 +9,7 @@ CodecError                  hypergpu_fl.errors
 ├── Malformed               a field holds a value no encoder writes
 ├── NotFinite               values the codec cannot represent (NaN, Inf, beyond 2**120)
 ├── ViewMissing             a change against a model version that the node does not hold
-└── ResidualRefused         a residual or view file that cannot be used, or has no room
+└── ResidualRefused         a residual or view that cannot be kept on the disk
 ```
 """
 
@@ -47,4 +47,4 @@ class ViewMissing(CodecError):
 
 
 class ResidualRefused(CodecError):
-    """A residual or view file that cannot be used, or for which there is no room."""
+    """A residual or view that cannot be kept: there is no room, or the disk refuses."""

@@ -20,7 +20,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hypergpu_fl.codec.backend import Backend
+from hypergpu_fl.codec.backend import Backend, V
 from hypergpu_fl.codec.errors import Malformed
 from hypergpu_fl.codec.format.blob import FRAME_BYTES, RESEND, Reader, Writer
 from hypergpu_fl.codec.format.bodies import Blocks, Body, Dense, Sparse
@@ -61,8 +61,8 @@ class Level(Protocol):
         """How BatchNorm statistics travel."""
         ...
 
-    def write(self, values: Backend, body: Writer) -> None:
-        """Encode; the values become the residual."""
+    def write(self, values: Backend[V], body: Writer) -> V:
+        """Append the encoded values to ``body``; returns what they leave out, the new residual."""
         ...
 
     def read(self, body: Reader, size: int) -> Body:
@@ -82,9 +82,10 @@ class Words:
     compress: bool = True
     fidelity: float = 1.0
 
-    def write(self, values: Backend, body: Writer) -> None:
+    def write(self, values: Backend[V], body: Writer) -> V:
         """See `Level.write`."""
         body.words(values.size, self.word.width, values.words(self.word), compress=self.compress)
+        return values.residual
 
     def read(self, body: Reader, size: int) -> Body:
         """See `Level.read`."""
@@ -108,7 +109,7 @@ class Integers:
         """Largest code: 127 or 7; the most negative number stays unused."""
         return (1 << (self.bits - 1)) - 1
 
-    def write(self, values: Backend, body: Writer) -> None:
+    def write(self, values: Backend[V], body: Writer) -> V:
         """See `Level.write`."""
         from hypergpu_fl.codec.kernels import byte_kernels
 
@@ -128,6 +129,7 @@ class Integers:
         scales = np.concatenate([np.empty(0, dtype=np.uint16), *ordered_map(encode, range(0, values.size, span))])
         body.words(scales.size, 2, lambda start, stop: scales[start:stop])
         body.raw_bytes(packed)
+        return values.residual
 
     def read(self, body: Reader, size: int) -> Body:
         """See `Level.read`."""
@@ -154,7 +156,7 @@ class TopK:
         """Values kept a chunk."""
         return self.chunk // self.share
 
-    def write(self, values: Backend, body: Writer) -> None:
+    def write(self, values: Backend[V], body: Writer) -> V:
         """See `Level.write`."""
         kept = values.topk(self.chunk, self.k)
         scales = np.concatenate([kept.low, kept.high])
@@ -163,6 +165,7 @@ class TopK:
         body.raw_bytes(kept.marks)
         body.number(kept.gaps.size)
         body.raw_bytes(kept.gaps)
+        return values.residual
 
     def read(self, body: Reader, size: int) -> Body:
         """See `Level.read`."""

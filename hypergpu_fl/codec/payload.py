@@ -15,19 +15,20 @@ from strategies.planning import Level
 
 PRICED_LEVELS = tuple(Level(level.name, level.expected_ratio, level.fidelity) for level in LEVELS.values())
 CHAIN_LEVEL = "top64"
-# The downlink's common steps come this often, as a share of the versions that pass between two messages to a node: it
-# takes all of them, and an extra for what they lack. Measured beside 2/5 and 4/5, and beside top16 and top32.
+# The chain gets a common step whenever this share of the versions between two messages to a node has passed. A message
+# then carries all steps that the node missed, plus an extra for what they lack. 2/5 and 4/5, and chains at top16 and
+# top32, were measured as well.
 STEP_SHARE = 0.2
-GAP_GAIN = 0.05
+GAP_GAIN = 0.05  # of the newest gap in the running mean
 
 
 class CodecPayload:
     """Sends each node the change since the view it holds, and decodes updates; see ``Payload``.
 
-    A node's view moves only with the server's knowledge: what a message brings it to counts once the node has
-    replied from it. That is remembered here, in one pair of versions a node; after a restart nodes get whole views.
-    A node never heard of is taken to have built version 0 itself, as all do from the same configuration; if its first
-    reply does not come, it gets a whole view.
+    The server takes a node to hold the view that a message brought only once the node has replied from it. One pair of
+    versions per node is remembered here; after a restart all nodes get whole views. A new node is taken to have built
+    version 0 itself, as every node does from the same configuration; if its first reply does not come, it gets a whole
+    view.
     """
 
     def __init__(self, layout: Layout, versions: ModelVersions | None = None) -> None:

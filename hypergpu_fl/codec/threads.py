@@ -23,7 +23,7 @@ def _pool(process: int) -> ThreadPoolExecutor | None:
 
 
 def ordered_map(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
-    """``map`` on a few threads, in order; on none for a single item. Keyed by process, for a fork has no threads."""
+    """``map`` on a few threads, in order; a single item needs none. A forked process gets a pool of its own."""
     todo = list(items)
     pool = _pool(os.getpid()) if len(todo) > 1 else None
     return map(function, todo) if pool is None else pool.map(function, todo)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from hypergpu_fl.errors import Fault
 from hypergpu_fl.redaction import redact
-from strategies.spelling import did_you_mean
+from strategies.spelling import did_you_mean, nearest
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -19,8 +19,8 @@ _SHOWN = 60  # characters of an offending value
 
 
 def shown(value: object) -> str:
-    """Value on one line, at bounded length and without credentials, fit for a message."""
-    text = redact(repr(value))
+    """Value on one line as a file spells it, at bounded length and without credentials, fit for a message."""
+    text = json.dumps(value) if value is None or isinstance(value, bool) else redact(repr(value))
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
@@ -93,7 +93,7 @@ def _unknown_remedy(path: str, known: list[str]) -> str:
     elsewhere = [name for name in known if name.rsplit(".", 1)[-1] == leaf]  # the right field in the wrong section
     sections = sorted({name.split(".")[0] for name in known})
     longer = [name for name in known if len(leaf) > 2 and name.startswith(path)]
-    guess = elsewhere[:1] or longer[:1] or get_close_matches(path, [*known, *sections], n=1)
+    guess = next(iter(elsewhere or longer), None) or nearest(path, [*known, *sections])
     if guess:
-        return f"did you mean {guess[0]}?"
+        return f"did you mean {guess}?"
     return "remove it; `hypergpu config show` lists every setting"

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
+from hypergpu_fl.config.faults import shown
 from hypergpu_fl.config.flat import leaves
 from hypergpu_fl.errors import ConfigError, Fault
 
@@ -54,7 +55,7 @@ def read(file: Path) -> dict[str, Any]:
     except ValueError:  # Python reads no more digits than this, since that takes quadratic time
         raise _error(f"{file} holds a number of more than 4,300 digits", "no setting takes such a number") from None
     if not isinstance(tree, dict):
-        raise _error(f"{file} holds {type(tree).__name__}, not a table", 'start with {"training": {...}}')
+        raise _error(f"{file} holds {shown(tree)}, not a table", 'start with {"training": {...}}')
     given = Counter(path for path, _ in leaves(tree))
     if twice := [path for path, times in given.items() if times > 1]:
         raise _error(f"{file} gives {twice[0]} twice, in a table and with dots", "keep one of the two")

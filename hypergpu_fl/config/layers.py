@@ -11,7 +11,6 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +24,7 @@ from hypergpu_fl.config.task_options import FIELD, packed, unpacked
 from hypergpu_fl.config.values import INT64
 from hypergpu_fl.errors import ConfigError, Fault
 from hypergpu_fl.redaction import SECRETS, has_credentials, looks_secret
+from strategies.spelling import nearest
 
 PREFIX: Final = "HYPERGPU_"
 PATHS: Final = (
@@ -204,8 +204,8 @@ def _environment_layers(environ: Mapping[str, str]) -> tuple[list[tuple[str, dic
         if not name.startswith(PREFIX) or name in _OTHERS or _ORCHESTRATOR.fullmatch(name) or not text.strip():
             continue
         if not _is_setting(name):
-            near = get_close_matches(name.removeprefix(PREFIX).replace("_", ""), _VARIABLES, n=1, cutoff=0.7)
-            remedy = f"did you mean {_VARIABLES[near[0]]}?" if near else "remove it, or name it otherwise"
+            near = nearest(name.removeprefix(PREFIX).replace("_", ""), _VARIABLES)
+            remedy = f"did you mean {_VARIABLES[near]}?" if near else "remove it, or name it otherwise"
             found.append(Fault(f"{name} is no variable that is read here", remedy))
             continue
         path = name.removeprefix(PREFIX).lower().replace("__", ".", 1).replace("options__", "options.", 1)

@@ -1,1 +1,1 @@
-"""What is seen of runs: one reader, and on it the terminal's screen, the page, the metrics and the report."""
+"""Showing runs: one reader of a run's files, and on top of it the terminal's screen, the page, metrics and reports."""

@@ -1,8 +1,8 @@
 """Who may see the page, and what a browser may do with it.
 
-On a loopback address everybody on this machine may; a request under another host's name is refused, for it comes from a
-page elsewhere whose name was made to point here. On any other address a token is asked for: once in the link, then in a
-cookie that no script can read; programs send it as a bearer.
+On a loopback address, everybody on this machine may see it. A request under another host's name is refused, because it
+comes from a foreign page whose name was made to point here (DNS rebinding). On any other address a token is required:
+browsers get it from the link and keep it in a cookie that no script can read; programs send it as a bearer token.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _HEADERS: Final = {
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address that is listened on."""
+    """Whether an address to listen on can be reached only from this machine."""
     if host == "localhost":
         return True
     try:
@@ -44,14 +44,14 @@ def is_loopback(host: str) -> bool:
 
 
 class Access:
-    """Asks every request for its right, and gives every answer its headers.
+    """Checks that every request is allowed, and adds security headers to every answer.
 
     Parameters
     ----------
     app : ASGIApp
-        What is protected.
+        The protected application.
     token : str
-        What must be shown; empty for whoever is on this machine.
+        Token that requests must show; empty to allow everybody on this machine.
     """
 
     def __init__(self, app: ASGIApp, token: str) -> None:
@@ -74,7 +74,7 @@ class Access:
         await (answer or self._app)(scope, receive, send_with_headers)
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:
-        """What a request without the right to anything is told."""
+        """Answer to a request that is not allowed; None if it is."""
         if scope["method"] not in ("GET", "HEAD"):
             return PlainTextResponse("this page is read-only\n", 405, {"Allow": "GET, HEAD"})
         headers = Headers(scope=scope)
@@ -93,12 +93,12 @@ class Access:
         return PlainTextResponse("open the link with the token that `hypergpu dashboard` printed\n", 401)
 
     def _entrance(self, scope: Scope) -> ASGIApp | None:
-        """Take the token out of the link that brought it, and keep it in a cookie."""
+        """Redirect a link with the token to one without it, and keep the token in a cookie; None without a token."""
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         if not self._token or "token" not in dict(query):
             return None
         rest = urlencode([(name, value) for name, value in query if name != "token"])
-        # From two slashes on a browser would take the path for another host's name.
+        # A browser would read a path that begins with two slashes as another host's name.
         answer = RedirectResponse("/" + scope["path"].lstrip("/") + (f"?{rest}" if rest else ""), 303)
         answer.set_cookie(COOKIE, self._token, httponly=True, samesite="strict", secure=scope["scheme"] == "https")
         return answer

@@ -1,7 +1,7 @@
-"""What is read of a run's database: nodes, pay, commits and metrics. Opened read-only, by plain SQL.
+"""A run's database for viewers: nodes, pay, commits and metrics, read by plain SQL on a read-only connection.
 
-The tables are those of ``ledger.database``, ``network.registry``, ``chain.outbox`` and ``server.round_metrics``, which
-are not imported: their modules take seconds and hundreds of megabytes, and a viewer may not cost that.
+The tables are those of ``ledger.database``, ``network.registry``, ``chain.outbox`` and ``server.round_tables``. These
+modules are not imported, because they take seconds and hundreds of megabytes, which is too much for a viewer.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Session:
 
 @dataclass
 class Books:
-    """A run's database, read again only where it changed.
+    """A run's database, of which only what has changed is read again.
 
     Attributes
     ----------
@@ -89,7 +89,7 @@ class Books:
     _final_upto: int = 0
 
     def refresh(self) -> bool:
-        """Read what changed; whether anything did. A database that is locked or not there is looked at later.
+        """Read what changed; whether anything did. A database that is locked or missing is read at a later call.
 
         Raises
         ------
@@ -125,7 +125,7 @@ class Books:
         return True
 
     def rows_of(self, node: str, *, first: int, last: int) -> list[dict[str, Any]]:
-        """What a node did in rounds ``first .. last``, a row an order or late reply."""
+        """What a node did in rounds ``first .. last``: a row for each order or late reply."""
         with self._reading() as connection:
             if connection is None:
                 return []
@@ -152,7 +152,7 @@ class Books:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection | None]:
-        """The connection, or None where there is nothing to read; a table that is not there yet has no rows."""
+        """Yields the connection, or None without a database; a table that does not exist yet has no rows."""
         try:
             yield self._connected() if self.path.exists() else None
         except sqlite3.OperationalError:

@@ -1,7 +1,7 @@
-"""A round as its lines in the event log tell it: what each node was sent, what came of it, and what happened besides.
+"""A round from its lines in the event log: what each node was sent, what came of it, and what else happened.
 
-Pure: lines go in as parsed JSON, see ``strategies.round.lines``, and a round comes out. It decides nothing again, as
-``replay`` does; it takes the log at its word. Seconds are on the run's clock.
+The functions are pure: parsed lines go in, see ``strategies.round.lines``, and a round comes out. Unlike ``replay``,
+they do not decide anything again but take the log at its word. Seconds are on the run's clock.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ Line = dict[str, Any]
 
 @dataclass(slots=True)
 class Work:
-    """An order of the round, or a reply in it to an order of an earlier one.
+    """An order of the round, or a reply in this round to an order of an earlier one.
 
     ``verdict`` is "working", "counted", "late", "refused" or "dropped", as in ``nodes.csv``; ``reason`` says why a
-    reply did not count. A part of the journey is None where nobody measured it.
+    reply did not count. Values that were not measured are None.
     """
 
     order: int
@@ -45,7 +45,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Happening:
-    """Something that a person wants to know of: a refusal, an exclusion, a roll-back, a node that came or went."""
+    """An event that people want to know of: a refusal, an exclusion, a roll-back, a node that came or went."""
 
     at_s: float
     round: int
@@ -72,7 +72,7 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """What a round's last lines alone tell."""
+    """What a round's last lines tell by themselves."""
 
     number: int
     started_s: float
@@ -88,7 +88,7 @@ class Closed:
 
 
 def closed(lines: Iterable[Line]) -> Closed | None:
-    """A round's figures from the line that closes it on; None without that line."""
+    """A round's figures from the line that closes it and the lines after it; None without such a line."""
     end: dict[str, Any] | None = None
     loss = None
     for line in lines:
@@ -114,7 +114,7 @@ def closed(lines: Iterable[Line]) -> Closed | None:
 
 
 def fold(number: int, lines: Iterable[Line], names: Sequence[str]) -> Round:
-    """A round of its lines; ``names`` are the nodes' by row."""
+    """A round from its lines; ``names`` are the nodes' names by row."""
     done = _Fold(Round(number), names)
     for line in lines:
         event = line.get("event")
@@ -126,13 +126,13 @@ def fold(number: int, lines: Iterable[Line], names: Sequence[str]) -> Round:
 
 
 def by_number(name: str) -> tuple[str, int]:
-    """Sorts ``node-10`` after ``node-9``."""
+    """Sort key that puts ``node-10`` after ``node-9``."""
     stem, _, number = name.rpartition("-")
     return (stem, int(number)) if number.isdecimal() and len(number) < 19 else (name, 0)
 
 
 class _Fold:
-    """One fold under way."""
+    """A round while its lines are read."""
 
     def __init__(self, round_: Round, names: Sequence[str]) -> None:
         self.round = round_
@@ -230,7 +230,7 @@ class _Fold:
             work.weight = weight
 
     def _name(self, row: int) -> str:
-        return self._names[row] if 0 <= row < len(self._names) else ""  # an answer to an order that nobody gave
+        return self._names[row] if 0 <= row < len(self._names) else ""  # no such row: an answer without an order
 
     def _tell(self, at_s: float, kind: str, node: str, text: str) -> None:
         self.round.happenings.append(Happening(at_s, self.round.number, kind, node, text))

@@ -12,7 +12,7 @@ Point = tuple[float, float | None]
 WIDTH: Final = 560
 HEIGHT: Final = 210
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 10, 10, 26
-MOST_POINTS: Final = 1000  # a line; more than pixels are not seen
+MOST_POINTS: Final = 1000  # of a line; more than there are pixels cannot be seen
 
 
 def line_chart(
@@ -22,9 +22,9 @@ def line_chart(
     x_words: Callable[[float], str],
     y_words: Callable[[float], str],
 ) -> str:
-    """Lines by name over a common x; a point without a value is left out. Empty where there is nothing to draw.
+    """Draw named lines over a common x axis; points without a value are left out. Empty if there is nothing to draw.
 
-    Classes ``l0`` to ``l5`` colour the lines, by their order.
+    Lines get the classes ``l0`` to ``l5`` in their order, by which the style sheet colours them.
     """
     known = [(name, [(x, y) for x, y in points if y is not None]) for name, points in lines]
     everything = [point for _, points in known for point in points]

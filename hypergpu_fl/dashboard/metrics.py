@@ -1,4 +1,4 @@
-"""Runs in Prometheus' text form: base units, names with ``hypergpu_`` before them."""
+"""Runs in Prometheus' text format: base units, and names that begin with ``hypergpu_``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypergpu_fl.dashboard.run_view import RunView
 from hypergpu_fl.dashboard.words import WEI
 
 HEALTH: Final = ("sound", "joining", "suspect", "excluded", "offline")
-_AT_WORK: Final = ("running", "silent")  # nodes are told of these runs only: nobody scrapes what changes no more
+_AT_WORK: Final = ("running", "silent")  # only these runs have metrics of nodes: those of ended runs never change
 
 # name, what it is, key of a node's row, factor to the base unit
 _OF_A_NODE: Final = (
@@ -32,7 +32,7 @@ _OF_A_NODE: Final = (
 
 
 def exposition(views: Iterable[RunView]) -> tuple[bytes, str]:
-    """What a scrape is answered, and its content type."""
+    """The answer to a scrape, and its content type."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Runs(list(views)))
     return generate_latest(registry), CONTENT_TYPE_PLAIN_1_0_0
@@ -45,7 +45,7 @@ class _Runs(Collector):
         self._views = views
 
     def collect(self) -> Iterator[Metric]:
-        """Every metric that has a value."""
+        """Yield every metric that has a value."""
         runs = [(view, view.summary()) for view in self._views]
         yield from _of_runs([run for _, run in runs])
         yield from _of_last_rounds([(run["run"], view.rounds[-1]) for view, run in runs if view.rounds])

@@ -1,4 +1,4 @@
-"""Runs as one HTML document that stands alone: no script, no other file, nothing asked of any host."""
+"""Runs as one HTML document that stands alone: no script, no other file, no request to any host."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from hypergpu_fl.redaction import redact
 
 Row = Mapping[str, Any]
 
-LONGEST_TEXT: Final = 300  # of what a node says of itself
+LONGEST_TEXT: Final = 300  # characters shown of a text, since a node's words may be of any length
 _STYLE: Final = Path(__file__).with_name("report.css")
 
 
 @dataclass(frozen=True)
 class Told:
-    """A run as a report tells it."""
+    """A run as a report shows it."""
 
     run: Row
     rounds: Sequence[Row]
@@ -68,7 +68,7 @@ def report_page(runs: Sequence[Told], *, written_s: float) -> str:
 
 
 def figures(told: Told) -> dict[str, str]:
-    """What a run came to, name -> value with its unit."""
+    """A run's results: name -> value with its unit."""
     run = told.run
     metrics = {name: words.number(value) for name, value in run["metrics"].items()}
     return {
@@ -108,10 +108,7 @@ def _charts(runs: Sequence[Told]) -> str:
     for name in [*metrics[:4], "loss"]:
         for axis, x, x_words in across:
             lines = [
-                (
-                    told.run["run"],
-                    [(x(row), row["loss"] if name == "loss" else row["metrics"].get(name)) for row in told.rounds],
-                )
+                (told.run["run"], [(x(row), {**row["metrics"], "loss": row["loss"]}.get(name)) for row in told.rounds])
                 for told in runs
             ]
             found.append(_figure(f"{name} over {axis}", lines, x_words, words.number, legend=several))
@@ -127,11 +124,6 @@ def _charts(runs: Sequence[Told]) -> str:
         found.append(_figure("updates a round", lines, across[0][2], lambda value: f"{value:g}", legend=True))
     drawn = "".join(found)
     return f'<h2>Curves</h2><div class="charts">{drawn}</div>' if drawn else "<h2>Curves</h2><p>No round has ended.</p>"
-
-
-def _measured(row: Row, name: str) -> float | None:
-    value: float | None = row["loss"] if name == "loss" else row["metrics"].get(name)
-    return value
 
 
 def _figure(
@@ -151,17 +143,8 @@ def _figure(
 
 def _nodes(told: Told) -> str:
     heads = [
-        "node",
-        "health",
-        "up",
-        "down",
-        "round trip",
-        "quality",
-        "plan",
-        "success",
-        "weight",
-        "rounds paid",
-        "earned",
+        *("node", "health", "up", "down", "round trip", "quality", "plan", "success", "weight"),
+        *("rounds paid", "earned", "why, or device"),
     ]
     rows = [
         [
@@ -180,13 +163,11 @@ def _nodes(told: Told) -> str:
         ]
         for node in told.nodes
     ]
-    return (
-        _table([*heads, "rounds paid", "earned", "why, or device"], rows) if rows else "<p>No node said who it is.</p>"
-    )
+    return _table(heads, rows) if rows else "<p>No node said who it is.</p>"
 
 
 def _settings(runs: Sequence[Told]) -> str:
-    """Every setting; of several runs those first that differ."""
+    """A table of all settings; with several runs, those that differ come first."""
     trees = [
         {f"{section}.{key}": value for section, values in told.settings.items() for key, value in values.items()}
         | {f"version of {name}": value for name, value in told.versions.items()}
@@ -201,7 +182,7 @@ def _settings(runs: Sequence[Told]) -> str:
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, plain: bool = False) -> str:
-    """A table; a ``plain`` one is as narrow as it can be, and all its columns begin at the left."""
+    """A table; a ``plain`` one is as narrow as possible, with all columns left-aligned."""
 
     def cell(value: str, place: int) -> str:
         if place == 0:
@@ -216,5 +197,5 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, plain: bool =
 
 
 def _text(value: str) -> str:
-    """Text in HTML, of a bounded length."""
+    """Escaped text of bounded length."""
     return escape(value if len(value) <= LONGEST_TEXT else f"{value[:LONGEST_TEXT]}…")

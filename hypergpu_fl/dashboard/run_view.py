@@ -1,4 +1,4 @@
-"""A run as it is seen: its log and its books, followed as they grow."""
+"""A run for viewers: its log and its books, followed as they grow."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from hypergpu_fl.dashboard.books import Books, Commit, Pay
-from hypergpu_fl.dashboard.fold import Happening, Round, Work, by_number, closed, fold
+from hypergpu_fl.dashboard.fold import Closed, Happening, Round, Work, by_number, closed, fold
 from hypergpu_fl.dashboard.segments import LogGone, Segments
 from hypergpu_fl.dashboard.words import health
 
-RECENT: Final = 20  # rounds that utilisation and shares are taken over
-SILENT_S: Final = 300.0  # without a line in the log, after which a run is not called running
-_HEAD: Final = 1 << 16  # bytes of the report that are read: with a row a node and round it may be huge
+RECENT: Final = 20  # rounds over which utilisation and shares are computed
+SILENT_S: Final = 300.0  # without a new line in the log, a run is no longer called running after this time
+_HEAD: Final = 1 << 16  # bytes read of the report's head and tail: a row for each node and round may make it huge
 
 Row = dict[str, Any]
 
@@ -37,9 +37,9 @@ class RunView:
     Attributes
     ----------
     epoch : int
-        Grows whenever the log was cut back or replaced: what was told before does not hold then.
+        Grows whenever the log was cut back or replaced, so that what was told before no longer holds.
     rounds : list of dict
-        A row a closed round, in order.
+        One row for each closed round, in order.
     """
 
     def __init__(self, folder: Path, *, clock: Callable[[], float] = time.time) -> None:
@@ -79,9 +79,9 @@ class RunView:
             self._books.close()
 
     def summary(self) -> Row:
-        """What a run is, how far it is, and how it stands."""
+        """What the run is, how far it is, and its latest figures."""
         with self._lock:
-            settings, state = self._settings(), self._state()
+            settings, state = self.settings(), self._state()
             training = settings.get("training", {})
             last = self.rounds[-1] if self.rounds else {}
             total = training.get("rounds")
@@ -118,11 +118,18 @@ class RunView:
             }
 
     def settings(self) -> Row:
-        """The run's settings, as a tree."""
-        return self._settings()
+        """The run's settings, as a tree: those that it began with, and what resuming changed."""
+        tree: Row = {}
+        for name in ("config.json", "resumed.json"):
+            try:
+                for section, values in json.loads((self.folder / name).read_bytes()).items():
+                    tree.setdefault(section, {}).update(values)
+            except (OSError, ValueError, AttributeError):
+                continue
+        return tree
 
     def versions(self) -> Row:
-        """Versions that the run's report names; none before it is written."""
+        """Versions that the run's report names; none before the report is written."""
         try:
             with (self.folder / "report.json").open("rb") as file:
                 file.seek(max(0, file.seek(0, 2) - _HEAD))
@@ -133,18 +140,18 @@ class RunView:
             return {}
 
     def nodes(self) -> list[Row]:
-        """A row a node: link, work, health with its reason in words, and pay."""
+        """One row for each node: link, work, health with its reason in words, and pay."""
         with self._lock:
             now_s = self._clock()
             clock_s = self._run_clock_s(now_s)
             latest = self._latest_works()
             known = {node["name"]: node for node in self._books.nodes}
-            span_s = self._recent[-1].ended_s - self._recent[0].started_s if self._recent else 0.0  # type: ignore[operator]
+            span_s = (self._recent[-1].ended_s or 0.0) - self._recent[0].started_s if self._recent else 0.0
             names = sorted({*known, *self._log.names}, key=by_number)
             return [self._node(name, known.get(name), latest.get(name, []), span_s, now_s, clock_s) for name in names]
 
     def round(self, number: int) -> Round | None:
-        """Any round as it was, the open one too; None if it has not begun."""
+        """Any round as it was, or the open one; None if it has not begun."""
         with self._lock:
             if self._open is not None and self._open.number == number:
                 return self._open
@@ -156,7 +163,7 @@ class RunView:
                 return None
 
     def pay_upto(self, round_: int) -> dict[str, int]:
-        """Name -> wei that a node had earned after a round."""
+        """Name -> wei that the node had earned by the end of a round."""
         with self._lock:
             names = {node["address"]: node["name"] for node in self._books.nodes}
             return {names.get(address, address): pay.wei for address, pay in self._books.pay_upto(round_).items()}
@@ -168,19 +175,19 @@ class RunView:
             return self._books.rows_of(node, first=max(1, last - rounds + 1), last=last)
 
     def happenings(self, *, before: int | None = None, rounds: int = 50) -> list[Happening]:
-        """What happened in the ``rounds`` rounds before round ``before``, the newest first."""
+        """What happened in the ``rounds`` rounds before round ``before``, newest first."""
         with self._lock:
             last = len(self._log.starts) if before is None else min(before - 1, len(self._log.starts))
             found: list[Happening] = []
             for number in range(last, max(0, last - rounds), -1):
                 seen = self.round(number)
                 found += reversed(seen.happenings if seen else [])
-            if last <= rounds and last >= 0:
+            if 0 <= last <= rounds:
                 found += reversed(fold(0, self._log.opening(), self._log.names).happenings)
             return found
 
     def _take_rounds(self) -> None:
-        """Fold what is new: closed rounds by their last lines, the newest ones whole."""
+        """Read new rounds: closed ones by their last lines, and the newest ones completely."""
         begun = len(self._log.starts)
         for number in range(len(self.rounds) + 1, begun + 1):
             end = closed(self._log.closing(number))
@@ -190,12 +197,12 @@ class RunView:
             if number > begun - RECENT - 1:
                 self._recent.append(fold(number, self._log.lines(number), self._log.names))
         if self.rounds and len(self.rounds) == begun and self.rounds[-1]["loss"] is None:
-            end = closed(self._log.closing(begun))  # its loss is measured after it is closed
+            end = closed(self._log.closing(begun))  # a round's loss is measured after the round is closed
             self.rounds[-1]["loss"] = end and end.loss
         still_open = begun > len(self.rounds)
         self._open = fold(begun, self._log.lines(begun), self._log.names) if still_open else None
 
-    def _row(self, end: Any) -> Row:
+    def _row(self, end: Closed) -> Row:
         row = {
             "round": end.number,
             "seconds": end.ended_s,
@@ -234,11 +241,6 @@ class RunView:
         self, name: str, known: Row | None, works: list[Work], span_s: float, now_s: float, clock_s: float
     ) -> Row:
         state, reason = health(known, now_s=now_s) if known else ("joining", "no round has ended since it came")
-        node: Row = (
-            {**dict.fromkeys(_FROM_REGISTRY), **{key: known[key] for key in _FROM_REGISTRY}}
-            if known
-            else (dict.fromkeys(_FROM_REGISTRY))
-        )
         device = known["device"] if known else {}
         earned = self._books.pay.get(known["address"], Pay()) if known else Pay()
         done = [work for work in works if work.verdict in ("counted", "late")]
@@ -249,7 +251,7 @@ class RunView:
             "name": name,
             "state": state,
             "reason": reason,
-            **node,
+            **{key: known and known[key] for key in _FROM_REGISTRY},
             "device": str(device.get("gpu") or device.get("device") or device.get("cpu") or ""),
             "seen_s": known and known["last_seen_s"],
             "success_rate": known["successes"] / tries if known and tries else None,
@@ -266,24 +268,14 @@ class RunView:
         }
 
     def _run_clock_s(self, now_s: float) -> float:
-        """Seconds on the run's clock: those of its newest line and, on the wall clock, what has passed since."""
+        """Seconds on the run's clock: the time of its newest line and, on the wall clock, the time since then."""
         last_s = self._log.last_s
-        if self._settings().get("network", {}).get("enable_simulation", True):
+        if self.settings().get("network", {}).get("enable_simulation", True):
             return last_s
         return last_s + max(0.0, now_s - (_changed_s(self.folder / "events.jsonl") or now_s))
 
-    def _settings(self) -> Row:
-        tree: Row = {}
-        for name in ("config.json", "resumed.json"):
-            try:
-                for section, values in json.loads((self.folder / name).read_bytes()).items():
-                    tree.setdefault(section, {}).update(values)
-            except (OSError, ValueError, AttributeError):
-                continue
-        return tree
-
     def _state(self) -> Row:
-        """Whether the run is at work, in a word and with what shows it."""
+        """The run's state in a word, when it began and last changed, and why it failed."""
         log_s, report_s = _changed_s(self.folder / "events.jsonl"), _changed_s(self.folder / "report.json")
         now_s = self._clock()
         row: Row = {"began_s": _changed_s(self.folder / "config.json"), "changed_s": log_s, "failure": None}
@@ -299,26 +291,17 @@ class RunView:
         return row | {"state": "running" if now_s - log_s < SILENT_S else "silent"}
 
     def _eta_s(self, total: int | None) -> float | None:
-        """Seconds of wall time that are left, as the rounds went so far."""
+        """Estimate of the wall seconds that are left, from the mean length of the rounds so far."""
         began_s, log_s = _changed_s(self.folder / "config.json"), _changed_s(self.folder / "events.jsonl")
         if not total or not self.rounds or began_s is None or log_s is None:
             return None
         return max(0.0, (log_s - began_s) / len(self.rounds) * (total - len(self.rounds)))
 
 
-_FROM_REGISTRY: Final = [
-    "address",
-    "rtt_s",
-    "jitter_s",
-    "loss_rate",
-    "uplink_bps",
-    "downlink_bps",
-    "quality",
-    "codec",
-    "bytes_up",
-    "tries",
-    "successes",
-]
+_FROM_REGISTRY: Final = (
+    *("address", "rtt_s", "jitter_s", "loss_rate", "uplink_bps", "downlink_bps", "quality", "codec", "bytes_up"),
+    *("tries", "successes"),
+)
 
 
 def _changed_s(path: Path) -> float | None:
@@ -329,7 +312,7 @@ def _changed_s(path: Path) -> float | None:
 
 
 def _phase(works: list[Work], clock_s: float) -> str:
-    """Where a node's message is now, judged by how long the parts of its last journey took."""
+    """What a node is doing now, estimated from how long the parts of its last reply took."""
     last = works[-1] if works else None
     if last is None or last.verdict != "working":
         return "waiting"

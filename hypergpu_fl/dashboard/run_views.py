@@ -1,4 +1,4 @@
-"""The views of all runs under a root, opened when they are asked for and read at most a few times a second."""
+"""The views of all runs under a root, which are opened on demand and read at most five times a second."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final
 from hypergpu_fl.dashboard.run_view import RunView
 from hypergpu_fl.runs import find_run, run_names
 
-FRESH_S: Final = 0.2  # for so long nobody reads a run again, however many look at it
+FRESH_S: Final = 0.2  # shortest time between two reads of a run, however many viewers it has
 
 
 class RunViews:

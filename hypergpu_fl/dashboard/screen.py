@@ -1,4 +1,4 @@
-"""A run on a terminal: one screen that is drawn again and again, or one plain line a round."""
+"""A run on a terminal: a screen that is drawn again and again, or one plain line for each round."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _COLOURS: Final = {
     "offline": "red",
     "joining": "cyan",
 }
-_LINES_ABOVE: Final = 9  # of the screen, besides nodes
-_WIDE: Final = 110  # columns from which a node's row has everything
+_LINES_ABOVE: Final = 9  # lines of the screen besides the nodes
+_WIDE: Final = 110  # columns that a node's full row needs
 
 
 def screen(
@@ -72,8 +72,8 @@ def line(row: Row, *, wanted: int | None) -> str:
 
 
 def sparkline(values: Sequence[float | None], width: int) -> str:
-    """The last ``width`` values as bars between their least and greatest; a blank where there is none."""
-    shown = values[-width:] if len(values) <= width else _means(values, width)
+    """``values`` as at most ``width`` bars between the least and the greatest; a blank where there is no value."""
+    shown = values if len(values) <= width else _means(values, width)
     known = [value for value in shown if value is not None]
     if not known:
         return ""

@@ -1,4 +1,4 @@
-"""A sealed round as a browser needs it to verify: every leaf's fields, its proof, the roots and both heads."""
+"""A sealed round as a browser needs it for verification: every leaf's fields and proof, the roots, and both heads."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from sqlalchemy import create_engine
 
 from hypergpu_fl.chain.presets import preset_of
 from hypergpu_fl.errors import LedgerError
+from hypergpu_fl.ledger.books import Books, read_session
 from hypergpu_fl.ledger.bundle import round_record
-from hypergpu_fl.ledger.database import Books, read_session
 
 
 def sealed_round(folder: Path, number: int) -> dict[str, Any]:
-    """A round out of a run's database, which is opened read-only.
+    """A round from a run's database, which is opened read-only.
 
     Raises
     ------

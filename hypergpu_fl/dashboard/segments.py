@@ -1,9 +1,9 @@
-"""Where each round begins in a growing event log, found without parsing it.
+"""Where each round begins in a growing event log, found without parsing the log.
 
-A log of 1,000 nodes and 1,000 rounds has a million lines. Only two kinds of line are looked for in its bytes: where a
-round begins, and where a node is given its row. A round's lines are parsed when somebody looks at it.
+A log of 1,000 nodes and 1,000 rounds has a million lines. Only two kinds of lines are searched for in its bytes: those
+where a round begins, and those where a node gets its row. A round's lines are parsed when somebody looks at the round.
 
-A quotation mark inside a JSON string is written with a backslash, so no text of a node's can look like such a line.
+A quotation mark inside a JSON string is written with a backslash, so no text from a node can look like such a line.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _DUE: Final = b'"kind":"round due"}'
 _JOINED: Final = b'"kind":"joined"}'
 _CLOSE: Final = b'"kind":"close"}'
 _PIECE: Final = 8 << 20  # bytes read at once
-_TAIL: Final = 48 << 10  # bytes in which a round's last lines are looked for first
-_SEEN: Final = 96  # bytes before the place where reading goes on, compared to see that the log is still the same
+_TAIL: Final = 48 << 10  # bytes at a round's end in which its last lines are searched for first
+_SEEN: Final = 96  # last bytes read, which are compared at the next read to see that the log is still the same
 
 Line = dict[str, Any]
 
 
 class LogGone(Exception):
-    """The log was cut back or replaced, as resuming a run does: what was read of it does not hold any more."""
+    """The log was cut back or replaced, as when a run is resumed: what was read of it no longer holds."""
 
 
 @dataclass
@@ -35,13 +35,13 @@ class Segments:
     Attributes
     ----------
     starts : list of int
-        Offset of the line with which round ``i + 1`` begins.
+        Offset of the first line of round ``i + 1``.
     names : list of str
         Names of the nodes by row.
     read_bytes : int
         How far the index goes; always the end of a line.
     last_s : float
-        Seconds on the run's clock of the newest event.
+        Time of the newest event, in seconds on the run's clock.
     """
 
     path: Path
@@ -53,7 +53,7 @@ class Segments:
     _before: bytes = b""
 
     def grow(self, *, most_bytes: int | None = None) -> bool:
-        """Index what was added, ``most_bytes`` of it at most; whether there was anything.
+        """Index what was added, at most about ``most_bytes`` of it; whether anything was added.
 
         Raises
         ------
@@ -79,7 +79,7 @@ class Segments:
         return [from_json(text) for text in self._bytes(0, end).split(b"\n") if text]
 
     def closing(self, round_: int) -> list[Line]:
-        """A round's last lines, from the one that closes it; empty while it is open."""
+        """A round's last lines, from the one that closes it on; empty while the round is open."""
         start, end = self.span(round_)
         length = _TAIL
         while True:
@@ -128,7 +128,7 @@ class Segments:
         return taken > len(rest)
 
     def _index(self, text: bytes) -> None:
-        """Index whole lines that follow what was read."""
+        """Index whole lines that follow those read before."""
         for place in _places(text, _DUE):
             self.starts.append(self.read_bytes + text.rfind(b"\n", 0, place) + 1)
         for place in _places(text, _JOINED):

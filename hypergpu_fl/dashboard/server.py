@@ -30,7 +30,7 @@ Number = Annotated[int, InPath(ge=0, le=2**31 - 1)]
 
 
 def create_app(root: Path, *, token: str = "") -> Access:
-    """The application over all runs under ``root``; without a token for loopback only, see ``access``."""
+    """The application for all runs under ``root``; without a token only for loopback, see ``access``."""
     views = RunViews(root)
 
     @contextlib.asynccontextmanager
@@ -129,7 +129,7 @@ def _csv(rows: Iterable[dict[str, Any]]) -> str:
 
 
 def _cell(value: Any) -> Any:
-    """A value as a spreadsheet may have it: text that it would take for a formula begins with an apostrophe."""
+    """A value for a spreadsheet: text that it would read as a formula gets an apostrophe in front."""
     if not isinstance(value, str):
         return value
     text = printable(value)

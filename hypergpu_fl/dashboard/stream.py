@@ -1,7 +1,7 @@
-"""What a page is sent as a run goes on: server-sent events.
+"""What a page is sent while a run goes on: server-sent events.
 
-A page that connects, for the first time or again, gets every round once; then what is new or has changed. It keeps
-rounds by their number, so neither side can lose or double one, whichever of the two was started again.
+A page that connects, for the first time or again, gets every round once, and then rounds that are new or have changed.
+It keeps rounds by number, so no round is lost or doubled, whether page or server was restarted.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from hypergpu_fl.errors import RunNotFound
 from hypergpu_fl.output import to_json
 
 LOOK_S: Final = 0.25
-_ALIVE_S: Final = 10.0  # so often something is sent, else proxies and browsers give the connection up
+_ALIVE_S: Final = 10.0  # longest silence: proxies and browsers drop a connection on which nothing is sent
 
 
 async def of_run(views: RunViews, name: str) -> AsyncIterator[str]:
-    """Events of one run: ``rounds`` (with ``all``: in place of all known ones), and ``run`` with its summary."""
+    """Events of one run: ``rounds``, which with ``all`` replace all known ones, and ``run`` with its summary."""
     told: dict[int, tuple[Any, ...]] = {}
     epoch, summary, silent_s, first = -1, "", 0.0, True
     yield "retry: 500\n\n"
@@ -52,7 +52,7 @@ def _state(view: RunView) -> tuple[int, list[dict[str, Any]], str]:
 
 
 def _mark(row: dict[str, Any]) -> tuple[Any, ...]:
-    """What may still change of a round that is over."""
+    """The figures of a closed round that may still change."""
     return row["loss"], row["status"], row["tx"], row["refused"], bool(row["metrics"])
 
 

@@ -1,4 +1,4 @@
-"""Figures and states in words, as a person reads them: 30.2 Mbit/s, 0.006 MON, 12 s ago."""
+"""Figures and states in words for people: 30.2 Mbit/s, 0.006 MON, 12 s ago."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def number(value: float | None) -> str:
 
 
 def money(wei: int, currency: str = "MON") -> str:
-    """Wei as the chain's coin, with three digits that count and no exponent."""
+    """Wei in the chain's coin, with three significant digits and no exponent."""
     coins = wei / WEI
     if wei == 0 or coins >= 100:
         return f"{coins:,.0f} {currency}"
@@ -56,7 +56,7 @@ def money(wei: int, currency: str = "MON") -> str:
 
 
 def health(node: Mapping[str, Any], *, now_s: float) -> tuple[str, str]:
-    """A node's state, and why it is in it.
+    """A node's state, and the reason for it.
 
     Parameters
     ----------

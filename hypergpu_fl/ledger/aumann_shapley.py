@@ -8,23 +8,25 @@ that were really applied (weights, normalised by local steps, or what a robust r
 .. math:: L(base) - L(base + m) = \sum_i \phi_i, \qquad
           \phi_i = -w_i \int_0^1 \langle \nabla L(base + t m), \delta_i \rangle dt
 
-This is the price of Aumann and Shapley ("Values of Non-Atomic Games", 1974; Billera and Heath 1982): what the Shapley
-value comes to when every update is cut into infinitely many pieces which join in even proportions. The values add up
-to the round's true improvement, equal updates at equal coefficients get the same, and an update that does nothing gets
-nothing. The integral is taken by Gauss's quadrature with three nodes, exact for losses that are polynomials of up to
-degree six along the path: three gradients a round, however many updates there are, and three inner products each.
+This is the price of Aumann and Shapley ("Values of Non-Atomic Games", 1974; Billera and Heath 1982): the limit of the
+Shapley value when every update is cut into infinitely many pieces that join in even proportions. The values add up to
+the round's true improvement, equal updates at equal coefficients have equal values, and an update that does nothing
+has the value 0. The integral is computed by Gauss-Legendre quadrature with three nodes, which is exact where the loss
+along the path is a polynomial of degree six or less. That takes three gradients a round, however many updates there
+are, and three inner products for each update.
 
-Late updates, and such against older bases, are priced by what they did to the model that they were added to; quantised
-ones as they were decoded. What follows the plain mean, a server optimiser or an average of versions, is not priced.
+A late update, or one that was trained from an older model, is priced by its effect on the model that it was added to.
+A quantised update is priced as decoded. What the server does after the plain mean, such as a server optimiser or an
+average of versions, is not priced.
 
-An update may help at the beginning of the step and harm at its end: it was right, and was given too much weight. The
-weight is the coordinator's choice. So an update whose value is negative, though it helped at first, is credited with
-what it brought up to where it began to harm. And a random change helps or harms by chance, a little; what is no more
-than that counts as nothing (`credited`). That is what is paid for; the values stay as they are.
+An update may help at the beginning of the step and harm at its end: its direction was right, and the coordinator gave
+it too much weight. An update whose value is negative although it helped at first is therefore credited with what it
+brought up to the point where it began to harm. A random change helps or harms a little by chance, so an effect no
+larger than that counts as nothing. `credited` computes what is paid for; the values themselves stay as they are.
 
-Limits: the loss is that of one validation set. Where it is not smooth along the path the three nodes miss something,
-which shows in the books as a gap between the sum of the values and the two losses. Statistics such as BatchNorm's move
-along the path, but no gradient is taken by them, so their part of the improvement belongs to nobody.
+Limits: the loss is that of one validation set. Where the loss is not smooth along the path, the three nodes miss part
+of it, and the books show a gap between the sum of the values and the difference of the two losses. Statistics such as
+BatchNorm's move along the path too, but have no gradient, so their part of the improvement belongs to nobody.
 """
 
 from __future__ import annotations
@@ -47,21 +49,20 @@ Gradient64 = NDArray[np.float64]
 
 
 def path_gradients(gradient: Callable[[Vector], Vector], base_P: Vector, moved_P: Vector) -> list[Gradient64]:
-    """Gradients at the three nodes between ``base`` and ``base + moved``; ``gradient`` gives that of L at a model."""
+    """Gradients of L at the three nodes between ``base`` and ``base + moved``; ``gradient`` computes one at a model."""
     return [gradient(base_P + np.float32(node) * moved_P).astype(np.float64) for node in NODES]
 
 
 def value(gains: Sequence[float]) -> float:
-    """``phi_i``, from how fast the update's part of the step lowers the loss at each of the nodes."""
+    """``phi_i`` from the ``gains``: how fast the update's part of the step lowers the loss at each of the nodes."""
     return float(np.dot(WEIGHTS, gains))
 
 
 def credited(gains: Sequence[float], chances: Sequence[float]) -> float:
-    """What an update is paid for: its value, or if that is negative, what it brought before it began to harm.
+    """What an update is paid for: its value or, if that is negative, what it brought before it began to harm.
 
-    Either counts only beyond what chance brings: ``chances`` are the standard deviations of the gains of random updates
-    as long and in the same places, and less than `BEYOND_CHANCE` of them is nothing. Between the nodes the gain is
-    taken as the parabola through them.
+    Either counts only if it exceeds `BEYOND_CHANCE` times ``chances``, the standard deviations of the gains of random
+    updates with the same norm in the same places. Between the nodes the gain is the parabola through them.
     """
     whole = value(gains)
     if not (np.isfinite(gains).all() and np.isfinite(chances).all()):

@@ -1,4 +1,4 @@
-"""Updates as they came, on disk, each under the hash that its node signed."""
+"""Updates on disk as the nodes sent them, each under the hash that its node signed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Blobs:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / digest.hex()
         if not path.exists():
-            write_whole(path, blob, synced=False)  # its name tells whether it is whole
+            write_whole(path, blob, synced=False)  # a blob that a crash cut off no longer matches its name
 
     def get(self, digest: bytes) -> bytes:
         """Read a blob.
@@ -28,7 +28,7 @@ class Blobs:
         Raises
         ------
         LedgerError
-            If it is not there, or is another.
+            If it is missing, or its content does not match its name.
         """
         path = self._folder / digest.hex()
         try:

@@ -1,4 +1,4 @@
-"""`ledger.json`: everything a stranger needs to check a run without trusting who wrote it."""
+"""`ledger.json`: everything a stranger needs to check a run without trusting whoever wrote it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ from hypergpu_fl.ledger.contribution import (
 )
 from hypergpu_fl.ledger.fields import U32, U64, Address, Amount, Data, Hash, Record, Siblings, Signature, Signed, parse
 from hypergpu_fl.ledger.pricing import Pricing
-from hypergpu_fl.ledger.rewards import SHARES, Pay
+from hypergpu_fl.ledger.rewards import SHARES, Pay, summed
 from hypergpu_fl.ledger.sealing import SealedRound
 
 FORMAT: Final = "hypergpu-ledger-4"
 
 
 class SessionRecord(Record):
-    """Where the rounds were committed, by whom, and what a round shares out; ``base_pay`` in parts per million."""
+    """Where and by whom the rounds were committed, and what a round pays out.
+
+    ``budget`` is in wei a round; ``base_pay`` is the part of it that is paid by work, in parts per million.
+    """
 
     id: Hash
     salt: Hash
@@ -96,8 +99,8 @@ class TransactionRecord(Record):
 class RoundRecord(Record):
     """One sealed round.
 
-    `commit` is None while its transaction is not signed, `log_head` if the run kept no log, `pricing` if nobody says
-    how the scores came about.
+    `commit` is None while its transaction is not signed, `log_head` if the run kept no log, `pricing` if the scores'
+    origin is not recorded.
     """
 
     round: U64
@@ -112,11 +115,16 @@ class RoundRecord(Record):
     refused: list[RefusalRecord]
     commit: TransactionRecord | None
 
+    @property
+    def earned(self) -> dict[str, int]:
+        """What the round granted to each account, in wei; accounts that earned nothing are left out."""
+        return summed((entry.node, entry.reward) for entry in self.contributions)
+
 
 class BooksSeal(Record):
-    """The coordinator's signature under the whole file, and whether the run has ended with it.
+    """The coordinator's signature over the whole file; ``ended`` says whether the run had ended by then.
 
-    ``rounds`` and ``head`` say how far the books went when it was signed, ``document`` is `Bundle.document`.
+    ``rounds`` and ``head`` say how far the books went when they were signed; ``document`` is `Bundle.document`.
     """
 
     ended: bool
@@ -127,7 +135,7 @@ class BooksSeal(Record):
 
 
 class Bundle(Record):
-    """The whole file; `seal` is None while nobody has signed it as a whole."""
+    """The whole file; `seal` is None until the coordinator signs it as a whole."""
 
     format: Literal["hypergpu-ledger-4"]
     session: SessionRecord

@@ -1,8 +1,8 @@
 """What a node signs, and what the coordinator seals of it.
 
-A node signs a `Contribution` (EIP-712). The coordinator adds weight, score and reward, which are its own word,
-and seals the `SealedContribution` as one leaf of the round's Merkle tree. Addresses are EIP-55 strings; hashes
-are 32 bytes.
+A node signs a `Contribution` (EIP-712). The coordinator adds weight, score and reward, which nobody else signs, and
+seals the `SealedContribution` as one leaf of the round's Merkle tree. Addresses are EIP-55 strings; hashes are 32
+bytes.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Contribution:
 
 @dataclass(frozen=True, slots=True)
 class CreditedContribution:
-    """A verified contribution with what the coordinator makes of it.
+    """A verified contribution with the coordinator's weight and score.
 
     Parameters
     ----------
@@ -109,10 +109,10 @@ class CreditedContribution:
     weight : int
         Normalised weight in the round's mean, in parts per `WEIGHT_UNIT`.
     score : int
-        What it brought, in the unit of the scoring; may be negative. Rewards follow from the scores so far, see
-        `hypergpu_fl.ledger.rewards`.
+        What the update was worth, in the unit of the scoring; may be negative. Rewards follow from the scores so far,
+        see `hypergpu_fl.ledger.rewards`.
     duplicate_of : str
-        Node whose update this one nearly equals; empty if none. Reported, not sealed.
+        Node whose update this one nearly equals; empty if there is none. Reported, not sealed.
     """
 
     contribution: Contribution
@@ -154,10 +154,10 @@ class SealedContribution:
 
 
 def log_leaf(session: bytes, round: int, head: bytes) -> bytes:
-    """Leaf beside a round's contributions: ``keccak(keccak(abi.encode(session, round, head)))``.
+    """Leaf that seals the event log beside a round's contributions.
 
-    ``head`` is the hash of the last line of the event log that belongs to the round. A contribution's leaf is made of
-    eleven words, so no leaf can pass for one of the other kind.
+    It is ``keccak(keccak(abi.encode(session, round, head)))``, where ``head`` is the hash of the round's last line in
+    the log. A contribution's leaf is made of eleven words, so neither kind of leaf can pass for the other.
     """
     return keccak(keccak(session + word(round) + head))
 

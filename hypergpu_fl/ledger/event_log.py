@@ -1,47 +1,77 @@
-"""The event log held against the heads that a ledger's rounds seal."""
+"""The event log compared with the heads that a ledger's rounds seal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import sqlite3
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from itertools import takewhile
+from pathlib import Path
+from typing import Final
 
-from hypergpu_fl.errors import VerificationError
-from hypergpu_fl.ledger.bundle import RoundRecord
+from hypergpu_fl.errors import LedgerError, VerificationError
+from hypergpu_fl.ledger.bundle import RoundRecord, read_bundle
 from strategies.round.lines import read_hash
 
-_REMEDY = "the event log was altered, or belongs to another run; take it from its source again"
+Heads = Mapping[int, bytes]
+"""Round -> head of the event log that it seals, in the rounds' order; a round that seals none is left out."""
+
+_REMEDY: Final = "the event log was altered, was cut off, or belongs to another run; take it from its source again"
 
 
-def verify_log(rounds: Sequence[RoundRecord], lines: Iterable[bytes]) -> int:
-    """Hold a log's lines against the sealed heads, which must come in the rounds' order.
+def heads_of(rounds: Iterable[RoundRecord]) -> Heads:
+    """The heads that these rounds seal."""
+    return {record.round: record.log_head for record in rounds if record.log_head is not None}
 
-    What comes after the last of them belongs to no sealed round and is not looked at.
+
+def heads_in(database: Path, bundle: Path) -> Heads | None:
+    """Read the heads that a run's books seal: from its database, which may be in use, else from its exported bundle.
 
     Returns
     -------
-    int
-        Rounds whose head was found; those that seal none are passed over.
+    Heads, optional
+        None where there are no books.
+
+    Raises
+    ------
+    LedgerError
+        If the books cannot be read.
+    """
+    if database.is_file():
+        query = (
+            "SELECT CAST(round AS INTEGER), CAST(log_head AS BLOB) FROM rounds WHERE log_head IS NOT NULL ORDER BY 1"
+        )
+        try:
+            with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+                known = connection.execute("SELECT name FROM sqlite_master WHERE name = 'rounds'").fetchone()
+                return dict(connection.execute(query)) if known else {}
+        except sqlite3.Error as error:
+            remedy = "close what else uses it, or take it from its source again"
+            raise LedgerError(f"{database} cannot be read: {error}", remedy) from error
+    return heads_of(read_bundle(bundle).rounds) if bundle.is_file() else None
+
+
+def verify_log(heads: Heads, lines: Iterable[bytes]) -> None:
+    """Look for every sealed head among the hashes of a log's lines, in the rounds' order.
+
+    Lines after the last sealed head belong to no sealed round and are not read.
 
     Raises
     ------
     VerificationError
-        At the first line whose hash does not fit what it says and the lines before it, else at the first round whose
-        head is the hash of no line.
+        At the first line whose hash does not fit its content and the line before it, or at the first round whose head
+        is the hash of no line.
     """
-    before, found, rest = "", 0, enumerate(lines)
-    for record in rounds:
-        if record.log_head is None:
-            continue
+    before, rest = "", enumerate(takewhile(lambda line: line.endswith(b"\n"), lines))
+    for sealed, sealed_head in heads.items():
         for number, line in rest:
             head = read_hash(line.rstrip(b"\n"), before)
             if head is None:
                 raise VerificationError(
-                    f"round {record.round}: line {number} of the event log has a hash that does not fit what it says",
-                    _REMEDY,
+                    f"round {sealed}: line {number} of the event log has a hash that does not fit what it says", _REMEDY
                 )
             before = head
-            if head == record.log_head.hex():
+            if head == sealed_head.hex():
                 break
         else:
-            raise VerificationError(f"round {record.round}: the hash that it seals is no line's of the log", _REMEDY)
-        found += 1
-    return found
+            raise VerificationError(f"round {sealed}: the hash that it seals is no line's of the log", _REMEDY)

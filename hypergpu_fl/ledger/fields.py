@@ -1,8 +1,8 @@
-"""Values of the ledger's files, and how a file from anyone is read.
+"""Types of the values in the ledger's files, and a reader for files that anyone may have written.
 
-Hashes, signatures and raw transactions are lower-case hex with ``0x``, addresses EIP-55, amounts in wei as decimal
-strings. One spelling for each value, no default, no unknown and no repeated key: a file with any byte of meaning
-changed either says something else or is refused.
+Hashes, signatures and raw transactions are lower-case hex with ``0x``, addresses are EIP-55, amounts are wei as decimal
+strings. Each value has one spelling, and there are no defaults, unknown keys or repeated keys. So a file in which any
+meaningful byte was changed either says something else or is refused.
 """
 
 from __future__ import annotations
@@ -83,11 +83,11 @@ def parse(kind: type[R], text: str | bytes, what: str) -> R:
     Raises
     ------
     VerificationError
-        If it is none; says where in `what`, and names the round where that is known.
+        If the text is no such record; says where in `what`, and names the round if that is known.
     """
     remedy = "the file was altered or cut off; take it from its source again"
     try:
-        record = kind.model_validate_json(text)  # bounds the depth, as json does not
+        record = kind.model_validate_json(text)  # first, since pydantic bounds the nesting and json does not
         json.loads(text if isinstance(text, str) else text.decode(), object_pairs_hook=_without_repeats)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
@@ -101,7 +101,7 @@ def parse(kind: type[R], text: str | bytes, what: str) -> R:
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """JSON keeps the last of two equal keys, so another reader might see another value than was verified."""
+    """Refuse repeated keys: JSON readers differ in which of two equal keys they keep."""
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]

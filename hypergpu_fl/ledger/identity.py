@@ -1,7 +1,7 @@
 """Keys of nodes, and signatures of contributions (EIP-712 over secp256k1).
 
-The ClientApp imports this once a message, so nothing here needs web3: `coincurve` signs in about 0.02 ms and
-recovers in 0.04 ms.
+The ClientApp imports this module for every message, so nothing here may need web3, which is slow to import. `coincurve`
+signs in about 0.02 ms and recovers in 0.04 ms.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class NodeKey:
     address : str
         EIP-55 address.
     simulated : bool
-        Derived from a public seed: proves nothing, and must never hold funds.
+        Derived from a public seed: its signatures prove nothing, and it must never hold funds.
     """
 
     address: str
@@ -44,7 +44,7 @@ class NodeKey:
         Raises
         ------
         LedgerError
-            If they are not a valid secp256k1 scalar. The message never holds them.
+            If they are not a valid secp256k1 scalar. The message never contains the secret.
         """
         try:
             key = coincurve.PrivateKey(secret)
@@ -78,21 +78,21 @@ def derive_simulated_key(seed: int, index: int) -> NodeKey:
 
 
 def load_keystore(path: Path, password: str) -> NodeKey:
-    """Key from a Web3 Secret Storage (version 3) file. Takes about half a second: do it once.
+    """Key from a Web3 Secret Storage (version 3) file. This takes about half a second, so load a key once.
 
     Raises
     ------
     LedgerError
         If the file is missing or no keystore, or the password is wrong.
     """
-    from eth_keyfile.keyfile import decode_keyfile_json  # scrypt and AES, only needed where real keys are
+    from eth_keyfile.keyfile import decode_keyfile_json  # scrypt and AES, which simulated keys do not need
 
     try:
         stored: dict[str, Any] = json.loads(path.read_text())
         secret = decode_keyfile_json(stored, password.encode())
     except OSError as error:
         raise LedgerError(f"keystore {path} cannot be read: {error.strerror}", "make one with `keys new`") from None
-    except Exception:  # eth_keyfile raises whatever its parsers raise; none of it may carry the password on
+    except Exception:  # eth_keyfile raises whatever its parsers raise, and none of that may pass the password on
         raise LedgerError(
             f"keystore {path} does not open", "check that it is a version 3 keystore, and its password"
         ) from None

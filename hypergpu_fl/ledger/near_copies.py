@@ -1,8 +1,8 @@
-"""Updates that are nearly the same: work that was copied, or done once and sent twice.
+"""Sketches of updates, to find those that are nearly the same: work that was copied, or done once and sent twice.
 
-Updates are compared as sketches, in which a cosine c is off by about (1 - c^2) / 23: 0.004 at 0.95.
+The cosine c of two sketches has a standard error of about (1 - c^2) / 23 = (1 - c^2) / sqrt(`SKETCH`): 0.004 at 0.95.
 
-Names used here: N = updates, P = values of an update, S = those that it holds, or of its sketch.
+Names used here: N, M = updates, P = values of the model, S = values that an update holds, or those of its sketch.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ SKETCH: Final = 512
 
 @cache
 def signs(size: int) -> NDArray[np.int8]:
-    """Shape (P,): the fold's signs, the same for everybody."""
+    """Signs of the fold, shape (P,); the same in every process."""
     return np.random.default_rng(0).choice(np.array([-1, 1], dtype=np.int8), size=size)
 
 
 def sketch(index_S: NDArray[np.uint32] | None, value_S: Vector, signs_P: NDArray[np.int8]) -> Vector:
-    """Signed fold of P values onto `SKETCH`: inner products are kept in expectation (count sketch, ICALP 2002).
+    """Fold P values with random signs onto `SKETCH`: keeps inner products in expectation (count sketch, ICALP 2002).
 
-    The update holds ``value_S`` in the places ``index_S``; None: everywhere.
+    The update holds ``value_S`` in the places ``index_S``; None means in all P places.
     """
     if index_S is not None:
         signed_S = value_S * signs_P[index_S]
@@ -43,7 +43,7 @@ def sketch(index_S: NDArray[np.uint32] | None, value_S: Vector, signs_P: NDArray
 
 
 def unit(sketches_NS: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows of length 1; zeros stay zeros, and are like nothing."""
+    """Rows scaled to length 1; rows of zeros stay zero, so that they are like no other."""
     norms = np.linalg.norm(sketches_NS, axis=1, keepdims=True)
     units: NDArray[np.float32] = np.divide(sketches_NS, norms, out=np.zeros_like(sketches_NS), where=norms > 0)
     return units
@@ -51,7 +51,7 @@ def unit(sketches_NS: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def cosines(one_NS: NDArray[np.float32], other_MS: NDArray[np.float32]) -> NDArray[np.float32]:
     """Shape (N, M): cosines of all pairs of rows of length 1."""
-    with _blas().limit(limits=1, user_api="blas"):  # BLAS's threads go on spinning for 50 ms, in training's way
+    with _blas().limit(limits=1, user_api="blas"):  # BLAS threads spin for 50 ms afterwards and would slow training
         product: NDArray[np.float32] = one_NS @ other_MS.T
     return product
 

@@ -1,7 +1,7 @@
-"""How a round was priced, as the books keep it: with the scores' meaning, and what they were made from.
+"""How a round was priced, as the books keep it: the scoring method, and the losses and values behind the scores.
 
-Losses and values are integers in units of 1e-9 of the loss (`hypergpu_fl.ledger.scoring.VALUE_UNIT`), so that one
-spelling stands for one value. The hash of it all is a leaf of the round's tree.
+Losses and values are integers in units of 1e-9 of the loss (`hypergpu_fl.ledger.scoring.VALUE_UNIT`), so that each
+value has one spelling. The hash of the record is a leaf of the round's tree.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from hypergpu_fl.ledger.fields import U32, U64, Record, Signed
 
 
 class PricedContribution(Record):
-    """What a contribution was worth before anything was taken out, and its work in milliseconds."""
+    """A contribution's value before public movements were taken out of it, and its work in milliseconds."""
 
     value: Signed
     work: U64
@@ -26,11 +26,11 @@ class Pricing(Record):
     scoring : str
         Name and version of the method, such as ``aumann_shapley/1``.
     loss_before, loss_after : int or None
-        Validation loss of the round's base and of that plus the plain mean; None where it was not measured.
+        Validation loss of the round's base, and of the base plus the plain mean; None if it was not measured.
     movements : int
-        Earlier movements of the model whose span was taken out of every update.
+        Number of earlier movements of the model whose span was taken out of every update.
     contributions : list
-        One for each of the round's contributions, in their order.
+        One entry for each of the round's contributions, in their order.
     """
 
     scoring: str
@@ -42,8 +42,8 @@ class Pricing(Record):
     def leaf(self, session: bytes, round: int) -> bytes:
         """Leaf of the round's tree: ``keccak(keccak(abi.encode(session, round, digest, 1)))``.
 
-        ``digest`` is the SHA-256 of the record as JSON without blanks, in the order of the fields. No other leaf is
-        made of four words.
+        ``digest`` is the SHA-256 of the record as JSON without blanks, in the order of the fields. No other kind of
+        leaf is made of four words.
         """
         digest = hash_blob(self.model_dump_json().encode())
         return keccak(keccak(session + word(round) + digest + word(1)))

@@ -1,7 +1,7 @@
 """Proof that one contribution was sealed, and what its round granted to the node.
 
-A proof leads to the newest committed head, for the contract and for the npm library. A receipt is what a node keeps of
-its own: it leads to the head of the round alone, and the coordinator has signed that head.
+A proof leads to the newest committed head; the contract and the npm library can check it. A receipt is what a node
+keeps: it leads to the head after its own round only, and the coordinator has signed that head.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from hypergpu_fl.ledger.fields import (
 from hypergpu_fl.ledger.identity import recover_signer
 from hypergpu_fl.ledger.merkle import proven_root
 from hypergpu_fl.ledger.reward_tree import RewardTree, Sum, proven_total
-from hypergpu_fl.ledger.rewards import summed
 from hypergpu_fl.ledger.sealing import next_head
 from hypergpu_fl.ledger.statement import round_digest
 
@@ -54,13 +53,19 @@ class Commitment(Record):
     rewards: Hash
     owed: Annotated[Amount, Field(lt=2**128)]
 
+    def head_after(self, before: bytes) -> bytes:
+        """Head of the session once this is committed on the head `before`."""
+        return next_head(
+            before, round=self.round, root=self.root, model=self.model, rewards_root=self.rewards, owed=self.owed
+        )
+
 
 class Grant(Record):
     """What a round granted to the node in all, and the proof of it: the arguments of the contract's ``claim``.
 
-    ``proof`` are the siblings in the round's sum tree, ``previous`` is the commitment of the round before (None for
-    round 1), from which the contract tells what the round added, and ``before`` the head before that. With a receipt
-    alone a node can so claim what it earned, whatever becomes of the ledger.
+    ``proof`` holds the siblings in the round's sum tree. ``previous`` is the commitment of the round before (None for
+    round 1), from which the contract computes what the round added, and ``before`` is the head before ``previous``.
+    So a node can claim what it earned with its receipt alone, whatever becomes of the ledger.
     """
 
     amount: Amount
@@ -70,7 +75,7 @@ class Grant(Record):
 
 
 class ContributionProof(Record):
-    """A leaf, its way to the root, and the way from there to a head.
+    """A leaf, its path to the round's root, and the commitments from there to a head.
 
     ``value`` under ``leaf_encoding`` with ``proof`` and ``commitments[0].root`` is what the npm package's
     ``StandardMerkleTree.verify`` takes; ``value``, ``proof``, ``before`` and ``commitments`` are the arguments of the
@@ -111,7 +116,10 @@ def commitment(record: RoundRecord) -> Commitment:
 
 @dataclass(frozen=True, slots=True)
 class GrantedRound:
-    """A round that granted rewards, with what proves them: the tree, and the round before with the head before it."""
+    """A round that granted rewards, with what proves them.
+
+    That is the tree of the rewards, the commitment of the round before (``previous``), and the head before that.
+    """
 
     earned: Mapping[str, int]
     tree: RewardTree
@@ -121,8 +129,8 @@ class GrantedRound:
     @classmethod
     def of(cls, session: bytes, record: RoundRecord, previous: RoundRecord | None, before: bytes) -> GrantedRound:
         """Build a round's tree; `before` is the head before `previous`, the session id without one."""
-        earned = summed((entry.node, entry.reward) for entry in record.contributions)
-        return cls(earned, RewardTree(session, earned), commitment(previous) if previous else None, before)
+        tree = RewardTree(session, record.earned)
+        return cls(record.earned, tree, commitment(previous) if previous else None, before)
 
     def grant(self, node: str) -> Grant | None:
         """What the round granted to a node; None if nothing."""
@@ -148,15 +156,15 @@ def contribution_proof(
     session : SessionRecord
         The session.
     rounds : Sequence[RoundRecord]
-        The round that sealed it and all after it, up to the head in question.
+        The round that sealed the contribution and all rounds after it, up to the head in question.
     before : bytes
-        Head before the first of them.
+        Head before ``rounds[0]``.
     entry : ContributionRecord
         The contribution.
     granted : GrantedRound
-        The rewards of the first of them.
+        The rewards of ``rounds[0]``.
     statement : bytes, optional
-        The coordinator's signature over that head, which makes the proof a receipt.
+        The coordinator's signature over the last head, which makes the proof a receipt.
     """
     return ContributionProof(
         format=PROOF if statement is None else RECEIPT,
@@ -181,12 +189,12 @@ def contribution_proof(
 
 
 def proof_from_bundle(bundle: Bundle, *, node: str, number: int) -> ContributionProof:
-    """Proof of what `node` had sealed in round `number`, up to the last committed round.
+    """Proof of the contribution of `node` that round `number` sealed, up to the last committed round.
 
     Raises
     ------
     LedgerError
-        If there is no such round, or nothing of the node in it.
+        If there is no such round, or it sealed nothing of the node.
     """
     if not 1 <= number <= len(bundle.rounds):
         raise LedgerError(f"there is no round {number}", f"rounds go from 1 to {len(bundle.rounds)}")
@@ -203,14 +211,14 @@ def proof_from_bundle(bundle: Bundle, *, node: str, number: int) -> Contribution
 
 
 def verify_proof(proof: ContributionProof) -> None:
-    """Check a proof or receipt by itself: leaf, signatures, way to the root, way to the head, the round's grant.
+    """Check a proof or receipt by itself: leaf, signatures, path to the root, commitments to the head, the grant.
 
-    That the head is the chain's is for the contract to say.
+    Whether the chain holds that head, only the contract can say.
 
     Raises
     ------
     VerificationError
-        If anything in it differs from what the rest says.
+        If one part of it contradicts another.
     """
     sealed, node = proof.sealed, proof.value[3]
     session = sealed.credited.contribution.session
@@ -226,7 +234,7 @@ def verify_proof(proof: ContributionProof) -> None:
     if [c.round for c in proof.commitments] != list(range(first, last + 1)):
         raise _refused("the commitments are not those of rounds in a row")
     for c in proof.commitments:
-        head = _after(head, c)
+        head = c.head_after(head)
     if head != proof.head:
         raise _refused("the commitments do not lead to the head")
     if not 1 <= sealed.credited.contribution.round <= first:
@@ -248,16 +256,12 @@ def _verify_grant(proof: ContributionProof) -> None:
         return
     before, owed = grant.before, 0
     if (previous := grant.previous) is not None:
-        before, owed = _after(before, previous), previous.owed
+        before, owed = previous.head_after(before), previous.owed
     if before != proof.before or sealing.round != (previous.round + 1 if previous else 1):
         raise _refused("the round before does not lead to the head before the round")
     total = proven_total(session, node, grant.amount, [Sum(*sibling) for sibling in grant.proof])
     if total != (sealing.rewards, sealing.owed - owed) or grant.amount < proof.value[10]:
         raise _refused("what the round granted does not lead to its rewards root")
-
-
-def _after(head: bytes, c: Commitment) -> bytes:
-    return next_head(head, round=c.round, root=c.root, model=c.model, rewards_root=c.rewards, owed=c.owed)
 
 
 def _signer(digest: bytes, signature: bytes) -> str:

@@ -1,15 +1,17 @@
-"""What everybody could know: the model's own movements so far, and an update without what it repeats of them.
+"""The model's own recent movements, which every node knows, and an update without the part that repeats them.
 
-Names used here: P = values of the model, M = movements, C = these and the gradients, S = values that an update holds.
+Names used here: P = values of the model, M = movements, C = movements and gradients, S = values that an update holds.
 
-A node that sends back where the model has just been going improves it too, for training goes on in that direction for
-a while. It has learnt nothing, and took no data to know it. So the part of an update that lies in the span of the
-model's last movements is taken out before the update is priced. Of an update that holds few values, or holds zeros, the
-movements are looked at in the places of its other values only: leaving some places out of a movement is no work.
+A node that merely sends back the direction in which the model has been moving improves the model too, because training
+keeps that direction for a while. But this takes no data and no work. So the part of an update that lies in the span of
+the model's last movements is taken out before the update is priced. If an update holds only some of the values, or
+zeros, the movements are compared in the places of its other values only: dropping places from a movement is no work
+either.
 
-An update from a slow node started from an older model, and points along what the others found since. It could not know
-that, so only the movements up to its own base are taken out. Unless it is hardly anything but movements, later ones
-too: then somebody kept an order back until another node had told where the model went.
+An update from a slow node started from an older model and may point in a direction that the others have found since.
+The node could not know of that, so only the movements up to its own base are taken out. The exception is an update
+that consists almost entirely of movements, later ones included: then the node held its reply back until it saw where
+the model went.
 """
 
 from __future__ import annotations
@@ -24,16 +26,16 @@ from numpy.typing import NDArray
 from hypergpu_fl.ledger.aumann_shapley import Gradient64
 from strategies.model.layout import Run, Vector
 
-BLOCK: Final = 1 << 16  # values looked at at once
-SINGULAR: Final = 1e-7  # of the largest, below which a direction of the span counts as none
-HARDLY_ELSE: Final = 0.75  # of an update's square in the span of all movements, from which on it is nothing else
+BLOCK: Final = 1 << 16  # values processed at a time
+SINGULAR: Final = 1e-7  # a direction of the span whose singular value is below this part of the largest is ignored
+HARDLY_ELSE: Final = 0.75  # share of an update's squared norm in the span from which on it counts as a mere movement
 
 
 @dataclass(frozen=True, slots=True)
 class Slopes:
-    """``<gradient, update>`` for each gradient: of all of the update, and of it without its part in the span.
+    """``<gradient, update>`` for each gradient: of the ``whole`` update, and of its ``own`` part outside the span.
 
-    ``chance`` is the standard deviation of that product for a random update as long and in the same places.
+    ``chance`` is the standard deviation of that product for a random update with the same norm in the same places.
     """
 
     whole: NDArray[np.float64]
@@ -42,23 +44,23 @@ class Slopes:
 
 
 class Span:
-    """The span of some movements, and gradients to hold updates against.
+    """The span of some movements, and the gradients that updates are multiplied with.
 
     Parameters
     ----------
     movements : Sequence[Vector]
-        M vectors of length P, the last one first.
+        M vectors of length P, the newest first.
     gradients : Sequence[NDArray]
-        Of length P each.
+        Vectors of length P.
     still : tuple of runs
-        Where a model is measured, not learned: no movement there.
+        Places of statistics, which are measured and not learned; movements there are ignored.
     """
 
     def __init__(
         self, movements: Sequence[Vector], gradients: Sequence[Gradient64], *, still: tuple[Run, ...] = ()
     ) -> None:
-        # One row a value, with the gradients as last columns: an update that holds few values then looks at few rows.
-        # Columns have length 1, lest a short movement look like none.
+        # One row for each value, with the gradients as the last columns: an update that holds few values then reads few
+        # rows. Columns are scaled to length 1, so that a short movement is not mistaken for none.
         columns: list[NDArray[Any]] = [*movements, *gradients]
         size = gradients[0].size
         norms = [float(np.linalg.norm(column)) or 1.0 for column in columns]
@@ -73,9 +75,9 @@ class Span:
         self._everywhere: NDArray[np.float64] | None = None
 
     def slopes(self, index_S: NDArray[np.uint32] | None, value_S: Vector, *, later: int = 0) -> Slopes:
-        """Slopes of the update with these values in these places; None: everywhere.
+        """Slopes of the update that holds ``value_S`` in the places ``index_S``; None means in all P places.
 
-        The first ``later`` movements came after the model that it started from.
+        The first ``later`` movements came after the model that the update started from.
         """
         if index_S is None and np.count_nonzero(value_S) < value_S.size:
             index_S = np.flatnonzero(value_S).astype(np.uint32)

@@ -1,4 +1,4 @@
-"""A node's receipts: checked when they come, and kept on its own disk."""
+"""A node's receipts, which are checked on arrival and kept on the node's own disk."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def keep_receipt(text: str | bytes, *, node: str, folder: Path) -> Path:
     Parameters
     ----------
     text : str | bytes
-        JSON as `Settlement.receipts` gives it.
+        JSON as `Settlement.receipts` returns it.
     node : str
-        EIP-55 address of the node that keeps it.
+        EIP-55 address of the node that keeps the receipt.
     folder : Path
-        The node's folder of receipts; made if need be.
+        The node's folder of receipts; created if needed.
 
     Returns
     -------
@@ -62,8 +62,8 @@ def keep_receipt(text: str | bytes, *, node: str, folder: Path) -> Path:
     Raises
     ------
     VerificationError
-        If the receipt is malformed, proves nothing, is another node's, or contradicts the one kept for that round. The
-        earlier one is never replaced.
+        If the receipt is malformed, proves nothing, belongs to another node, or contradicts the one kept for that
+        round. The earlier receipt is never replaced.
     """
     remedy = "the server sent a receipt that proves nothing; ask its operator for the ledger"
     if len(text) > _MAX_BYTES:

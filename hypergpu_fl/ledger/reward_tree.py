@@ -1,10 +1,10 @@
-"""Sum tree of what a round grants: from a proof alone one sees that the round's money covers the whole tree.
+"""Sum tree of what a round grants: one proof shows that the round's money covers the whole tree.
 
-A node is a hash and the sum of the amounts below it; its hash binds both children and both sums,
-``keccak(left, left sum, right, right sum)``. So leaves that lead to the same root can never add up to more than the
-root's sum, whoever built the tree and whatever else is in it. The place of a leaf is given by its account: at depth
-``d`` the ``d``-th lowest bit of the address says left (0) or right (1), and a leaf sits where no other account shares
-its bits. So a tree holds an account once. The contract checks the same with `claim`.
+A node of the tree is a hash and the sum of the amounts below it. The hash binds both children and both sums,
+``keccak(left, left sum, right, right sum)``. So the leaves under one root can never add up to more than the root's sum,
+whoever built the tree and whatever else is in it. The account determines the place of its leaf: at depth ``d`` the
+``d``-th lowest bit of the address says left (0) or right (1), and the leaf sits at the first depth where no other
+account shares its bits. So a tree holds each account at most once. The contract's `claim` checks the same.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class RewardTree:
     session : bytes
         Session id.
     earned : Mapping[str, int]
-        EIP-55 address to what the round grants it, in wei, more than 0. May be empty.
+        EIP-55 address to what the round grants it: wei, above 0. May be empty.
     """
 
     def __init__(self, session: bytes, earned: Mapping[str, int]) -> None:
-        self._nodes: dict[tuple[int, int], Sum] = {}  # depth and lowest bits: only where the tree branches, and leaves
+        self._nodes: dict[tuple[int, int], Sum] = {}  # by depth and lowest bits; branches and leaves only
         self._earned = earned
         leaves = [(int(account, 16), Sum(reward_leaf(session, account, wei), wei)) for account, wei in earned.items()]
         self.top = self._built(leaves, 0, 0)
@@ -76,7 +76,7 @@ class RewardTree:
 
 
 def proven_total(session: bytes, account: str, amount: int, proof: Sequence[Sum]) -> Sum:
-    """Root and total to which `proof` leads from what an account was granted."""
+    """Root and total to which `proof` leads from the `amount` that an account was granted."""
     node, place = Sum(reward_leaf(session, account, amount), amount), int(account, 16)
     for depth, other in zip(range(len(proof) - 1, -1, -1), proof, strict=True):
         node = _joined(other, node) if place >> depth & 1 else _joined(node, other)

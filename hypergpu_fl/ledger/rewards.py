@@ -1,16 +1,16 @@
-"""From scores to money: what a round pays to whom, and what every account has earned and brought so far.
+"""From scores to money: what a round pays to whom, and what every account has earned so far.
 
-A round alone says little: on unlike data its step may help nobody's neighbours, and the next one makes up for it. So
-scores, which may be negative, are carried: an account's *standing* is the sum of its scores, of which a tenth fades in
-every round. A bad round is set off against good ones, work done long ago stops being paid, and a node that joins late
-is soon measured by what it brings now.
+The scores of a single round say little: where nodes hold unlike data, a step may help one node and harm the others, and
+the next step makes up for it. So scores, which may be negative, are carried over. An account's *standing* is the sum of
+its scores, of which a tenth fades in every round. A bad round is offset by good ones, work done long ago is no longer
+paid, and a node that joins late is soon measured by what it brings now.
 
-A round pays out of its budget and of what earlier rounds left. It pays those who worked in it, in proportion to their
-standing where that is positive, all of it unless they are worth less than that many accounts on average. Otherwise an
-account that brought next to nothing would take a whole budget by being alone in a round. What is not paid rolls on.
-Nothing that was paid is taken back, so cumulative rewards never fall.
+A round pays out of its own budget and of what earlier rounds left over. It pays the accounts that worked in it, in
+proportion to their standing where that is positive. It pays all the money unless these accounts are worth less than the
+same number of average accounts; otherwise an account that brought next to nothing would earn a whole budget by being
+alone in a round. Unpaid money rolls over to the next round. Nothing is taken back, so cumulative rewards never fall.
 
-All of it is exact arithmetic on integers, so that everybody who holds the scores finds the same rewards.
+All of this is exact integer arithmetic, so that everybody who holds the scores finds the same rewards.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-KEPT: Final = (9, 10)  # of a standing, from round to round, as a fraction
+KEPT: Final = (9, 10)  # fraction of a standing that is kept from round to round
 SHARES: Final = 10**6
-"""A whole budget, where a share of it is an integer."""
+"""Parts that a budget is divided into, where a share of it is an integer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A contribution as far as money is concerned: whose, its score, and its work in the unit of the round's others."""
+    """What rewards need of a contribution: its account, its score, and its work in any unit that the round shares."""
 
     account: str
     score: int
@@ -35,14 +35,14 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Pay:
-    """What a round has to give, in wei; ``base`` parts in `SHARES` of it go by work, whatever the work brought."""
+    """What a round may pay: ``budget`` wei, of which ``base`` parts in `SHARES` are paid by work, useful or not."""
 
     budget: int
     base: int = 0
 
 
 def summed(earned: Iterable[tuple[str, int]], before: Mapping[str, int] | None = None) -> dict[str, int]:
-    """What each account earned in all, `before` included; accounts that earned nothing are left out."""
+    """What each account earned in total, including `before`; accounts that earned nothing are left out."""
     totals = dict(before or {})
     for account, reward in earned:
         if reward:
@@ -52,7 +52,7 @@ def summed(earned: Iterable[tuple[str, int]], before: Mapping[str, int] | None =
 
 @dataclass(frozen=True, slots=True)
 class RewardDistribution:
-    """Cumulative earnings of a session's accounts after a round, and what the next round goes by.
+    """Earnings and standings of a session's accounts after a round, from which the next round is paid.
 
     Parameters
     ----------
@@ -61,9 +61,9 @@ class RewardDistribution:
     cumulative : Mapping[str, int]
         EIP-55 address to all it has earned so far, in wei; accounts that earned nothing are left out.
     standing : Mapping[str, int]
-        Address to its scores so far, faded; every account that ever contributed.
+        Address to the faded sum of its scores; every account that ever contributed.
     unspent : int
-        Budget of all rounds so far that nobody earned, in wei.
+        Budget of all rounds so far that nobody has earned, in wei.
     """
 
     session: bytes
@@ -72,7 +72,7 @@ class RewardDistribution:
     unspent: int = 0
 
     def rewards(self, entries: Sequence[Entry], pay: Pay) -> list[int]:
-        """What a round pays for each of its contributions, in wei; an account's whole pay is on its first one."""
+        """What a round pays for each contribution, in wei; an account's whole pay stands at its first contribution."""
         base = pay.budget * pay.base // SHARES
         amounts = dict.fromkeys((entry.account for entry in entries), 0)
         if work := sum(entry.work for entry in entries):
@@ -81,7 +81,7 @@ class RewardDistribution:
         left = self.unspent + pay.budget - sum(amounts.values())
         worth = {account: max(0, value) for account, value in self._standing_with(entries).items()}
         here = sum(worth[account] for account in amounts)
-        typical = -(-sum(worth.values()) * len(amounts) // max(1, len(worth)))  # of so many accounts, rounded up
+        typical = -(-sum(worth.values()) * len(amounts) // max(1, len(worth)))  # worth of as many average accounts
         if here:
             for account in amounts:
                 amounts[account] += left * worth[account] // max(here, typical)
@@ -102,5 +102,5 @@ class RewardDistribution:
 
     @property
     def owed(self) -> int:
-        """Sum over all accounts: what the contract must hold or have paid."""
+        """Sum over all accounts, in wei: what the contract must hold or have paid."""
         return sum(self.cumulative.values())

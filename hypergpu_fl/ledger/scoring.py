@@ -1,10 +1,10 @@
 """What a contribution was worth: scores from losses on a validation set that the server holds.
 
-The default, and the only one that adds up to the round's improvement at the cost of three gradients, is in
-`hypergpu_fl.ledger.aumann_shapley`; what is here prices by losses alone, for tasks without gradients too.
+The default method is in `hypergpu_fl.ledger.aumann_shapley`; only its scores add up to the round's improvement at the
+cost of three gradients. The methods here need losses alone, so they also serve tasks without gradients.
 
 Scores are the coordinator's word. A signature proves who sent an update, not that its score is fair; whoever doubts a
-score must repeat the measurement. All methods give integers, so that rewards are exact and the same everywhere.
+score must repeat the measurement. All methods return integers, so that rewards are exact and the same everywhere.
 
 Names used here: N = contributions, P = values of an update, ``L(S)`` = validation loss of the model after adding the
 weighted mean of the updates in coalition ``S``, ``L()`` that of the model before the round.
@@ -22,11 +22,11 @@ from numpy.random import Generator
 
 SCORE_UNIT: Final = 10**6
 VALUE_UNIT: Final = 10**9
-CYCLED_NODES: Final = 32  # with more, one cycle alone takes longer than a round can wait
+CYCLED_NODES: Final = 32  # with more nodes, a single cycle takes longer than a round can wait
 LONGEST_CYCLES: Final = 4
 
 Coalition = tuple[int, ...]
-"""Indices of the contributions that are in, ascending."""
+"""Indices of the contributions in it, ascending."""
 
 CoalitionLoss = Callable[[Coalition], float]
 
@@ -43,12 +43,15 @@ def improvement_score(examples: int, loss_before: float, loss_after: float, *, m
 
 
 def weight_score(examples: int, weight: float, *, max_examples: int) -> int:
-    """Examples times weight in the round's mean: needs no validation set, and measures no quality."""
+    """Examples times weight in the round's mean; needs no validation set and does not measure quality."""
     return round(SCORE_UNIT * min(examples, max_examples) * weight)
 
 
 def leave_one_out(count: int, loss: CoalitionLoss) -> list[float]:
-    """Loss that the round would lack without each one: ``max(0, L(all but i) - L(all))``; N + 1 evaluations."""
+    """How much worse the round would be without each contribution: ``max(0, L(all but i) - L(all))``.
+
+    It takes N + 1 evaluations of the loss.
+    """
     everyone = tuple(range(count))
     full = loss(everyone)
     return [max(0.0, loss(everyone[:i] + everyone[i + 1 :]) - full) for i in everyone]
@@ -59,12 +62,12 @@ def gtg_shapley(
 ) -> list[float]:
     """Shapley values of the round's loss reduction by guided, truncated sampling (GTG-Shapley, arXiv 2109.02053).
 
-    Permutations are drawn in cycles in which each contribution leads once; a permutation is cut as soon as what the
-    rest could still bring, ``L(prefix) - L(all)``, is within `tolerance` of ``L() - L(all)``, and a whole round that
-    brings nothing is not sampled at all. Losses of coalitions are computed once each. Negative values count as 0.
+    Permutations are drawn in cycles in which each contribution leads once. A permutation is cut off as soon as what the
+    rest could still bring, ``L(prefix) - L(all)``, is within `tolerance` times ``L() - L(all)`` of zero. A round that
+    brings nothing is not sampled at all. The loss of each coalition is computed once. Negative values count as 0.
 
-    Beyond `CYCLED_NODES` leaders are drawn at random, and so few permutations that a round never asks for more than
-    about 4,000 losses: still without bias, but rough.
+    Beyond `CYCLED_NODES`, leaders are drawn at random, and only as many permutations that a round never needs more than
+    about 4,000 losses: the values are still unbiased, but rough.
 
     Parameters
     ----------
@@ -77,8 +80,8 @@ def gtg_shapley(
     tolerance : float
         Truncation, as a share of the round's whole effect.
     max_permutations : int
-        Upper bound; 0 takes ``4 * N``, or ``4096 / N`` beyond `CYCLED_NODES`. Sampling ends sooner when the values
-        move by less than 5 % a cycle.
+        Upper bound; 0 means ``4 * N``, or ``4096 / N`` beyond `CYCLED_NODES`. Sampling ends sooner when the values
+        change by less than 5 % a cycle.
     """
     known: dict[Coalition, float] = {}
 
@@ -116,5 +119,5 @@ def gtg_shapley(
 
 
 def to_scores(values: Sequence[float]) -> list[int]:
-    """Integer scores from values in the unit of the loss, which may be negative; what is not finite is worth 0."""
+    """Integer scores from values in the unit of the loss, which may be negative; what is not finite scores 0."""
     return [round(VALUE_UNIT * value) if np.isfinite(value) else 0 for value in values]

@@ -15,7 +15,7 @@ from hypergpu_fl.ledger.rewards import Entry, Pay, RewardDistribution, summed
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A reply that did not count: who, why (`strategies.errors.Reason`), and the offending value."""
+    """A reply that did not count: the node, the reason (`strategies.errors.Reason`), and the offending value."""
 
     node: str
     reason: str
@@ -24,7 +24,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class RoundSeal:
-    """What the strategy hands over at the end of a round.
+    """What the server hands over for sealing at the end of a round.
 
     Parameters
     ----------
@@ -33,11 +33,11 @@ class RoundSeal:
     base_model, model : bytes
         Hash of the global model before and after the round, 32 bytes each.
     contributions : Sequence[CreditedContribution]
-        All that counted; their order gives the leaves' indices.
+        Those that counted; their order gives the leaves' indices.
     refused : Sequence[Refusal]
-        All that did not.
+        Replies that did not count.
     stats : Mapping[str, int | float | str]
-        What else the round's record should show; not sealed.
+        Further figures for the round's record; not sealed.
     log_head : bytes, optional
         Hash of the last line of the run's event log that belongs to the round, 32 bytes; None without a log.
     pricing : Pricing, optional
@@ -55,11 +55,11 @@ class RoundSeal:
 
     @property
     def entries(self) -> list[Entry]:
-        """The contributions as far as money is concerned."""
+        """What rewards need of the contributions."""
         return paid_entries([(c.node, c.score) for c in self.contributions], self.pricing)
 
     def tree(self, session: bytes, leaves: Sequence[bytes]) -> MerkleTree:
-        """Tree over its contributions' ``leaves`` and what else the round seals."""
+        """Tree over the ``leaves`` of the contributions and the further leaves that the round seals."""
         return round_tree(leaves, session=session, round=self.round, log_head=self.log_head, pricing=self.pricing)
 
 
@@ -77,7 +77,7 @@ class SealedRound:
 
     @property
     def tree(self) -> MerkleTree:
-        """Tree whose root is sealed; its first leaves are the contributions' in their order."""
+        """Tree whose root is sealed; its first leaves are those of the contributions, in their order."""
         leaves = [contribution.leaf() for contribution in self.contributions]
         return self.seal.tree(self.rewards.session, leaves)
 
@@ -93,7 +93,7 @@ def next_head(head: bytes, *, round: int, root: bytes, model: bytes, rewards_roo
 
 
 def paid_entries(scored: Sequence[tuple[str, int]], pricing: Pricing | None) -> list[Entry]:
-    """Contributions as far as money is concerned, from whose they are and their scores."""
+    """What rewards need of contributions, from pairs of account and score."""
     work = [priced.work for priced in pricing.contributions] if pricing else [0] * len(scored)
     return [Entry(account, score, done) for (account, score), done in zip(scored, work, strict=True)]
 
@@ -101,13 +101,13 @@ def paid_entries(scored: Sequence[tuple[str, int]], pricing: Pricing | None) -> 
 def round_tree(
     leaves: Sequence[bytes], *, session: bytes, round: int, log_head: bytes | None, pricing: Pricing | None
 ) -> MerkleTree:
-    """Tree over a round's contributions and, as its last leaves, how far the event log went and how it was priced."""
+    """Tree over a round's contributions; its last leaves seal the event log's head and the pricing, if known."""
     more = [log_leaf(session, round, log_head)] if log_head is not None else []
     return MerkleTree([*leaves, *more, *([pricing.leaf(session, round)] if pricing is not None else [])])
 
 
 def seal_round(seal: RoundSeal, *, before: bytes, rewards: RewardDistribution, pay: Pay) -> SealedRound:
-    """Find the rewards, build both trees and chain the head.
+    """Compute the rewards, build both trees and chain the head.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def seal_round(seal: RoundSeal, *, before: bytes, rewards: RewardDistribution, p
     rewards : RewardDistribution
         Earnings and standings before it.
     pay : Pay
-        What the round has to give.
+        What the round may pay.
     """
     entries = seal.entries
     amounts = rewards.rewards(entries, pay)

@@ -2,14 +2,15 @@
 
 Names used here: N = updates of the round, S = dimensions of a sketch.
 
-An update counts as a near copy of another node's if their cosine is at least `NEAR`, and if they are alike beyond what
-nodes come to by themselves: their difference must be small beside that between the round's nodes (nodes with like data
-send like updates), and beside that to the node's own earlier updates (whose data stay the same). Noise of a few percent
-does not hide a copy; noise of the update's own size does.
+An update counts as a near copy of another node's if their cosine is at least `NEAR`, and if they are more alike than
+honest updates are. Honest nodes with similar data send similar updates, so the difference must be small compared with
+the differences between the round's nodes. A node's data stay the same, so it must also be small compared with the
+difference to the node's own earlier updates. Noise of a few percent does not hide a copy; noise as large as the update
+does.
 
-Who copied whom cannot be told: the copy may come first. So near copies of one update are worth, together, what the best
-of them is. Within a round each gets its part of that. Over rounds a later one gets an even part, and what was credited
-too much before is taken off the others' next scores.
+Nobody can tell who copied whom, because the copy may arrive first. So near copies of one update are together worth as
+much as the best of them. Within a round, each gets a part in proportion to its score. In a later round, the newcomer
+gets an even part, and what the others were credited too much is taken off their next scores.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from numpy.typing import NDArray
 from hypergpu_fl.ledger.near_copies import cosines, unit
 
 NEAR: Final = 0.95
-UNLIKE_OTHERS: Final = 0.25  # of the median difference between two nodes of the round
-UNLIKE_ITSELF: Final = 0.75  # of the difference to the most similar of a node's own earlier updates
-SENT_AGAIN: Final = 3.0  # differences to a copied update that a node's own earlier one may have, to be the same work
-ROUNDS: Final = 8  # over which copies are looked for
-MOST_KNOWN: Final = 2048  # updates of those rounds: with a thousand nodes that is two rounds
+UNLIKE_OTHERS: Final = 0.25  # of the median difference between two nodes of the round; a copy differs by less
+UNLIKE_ITSELF: Final = 0.75  # of the difference to the most similar of the node's own earlier updates; likewise
+SENT_AGAIN: Final = 3.0  # times the difference to the copied update; own earlier work within it was sent again
+ROUNDS: Final = 8  # rounds back in which copies are looked for
+MOST_KNOWN: Final = 2048  # updates kept of those rounds: with a thousand nodes these are two rounds
 
 
 @dataclass(slots=True)
 class Credited:
-    """An update of an earlier round: whose, its sketch of length 1, and what it is credited with by now."""
+    """An update of an earlier round: its node, its sketch scaled to length 1, and what it is credited with by now."""
 
     round: int
     node: str
@@ -43,7 +44,7 @@ class Credited:
 
 @dataclass(slots=True)
 class SharedWork:
-    """Remembers what the last rounds' updates were credited with, and what is still to be taken off whom."""
+    """What the last rounds' updates are credited with, and the debits still to be taken off each node's scores."""
 
     known: list[Credited] = field(default_factory=list)
     debits: dict[str, int] = field(default_factory=dict)
@@ -51,7 +52,7 @@ class SharedWork:
     def shared(
         self, round_: int, nodes: Sequence[str], sketches_NS: NDArray[np.float32], scores: Sequence[int]
     ) -> tuple[list[int], list[str]]:
-        """Scores once near copies have shared, and for each update a node whose update it nearly equals, or nothing."""
+        """Scores after near copies have shared, and the node whose update each update nearly equals, or ``""``."""
         self.known = [entry for entry in self.known[-MOST_KNOWN:] if entry.round >= round_ - ROUNDS]
         units_NS, credits, twins = unit(sketches_NS), list(scores), [""] * len(nodes)
         near_NN, names = cosines(units_NS, units_NS), np.asarray(nodes)
@@ -59,10 +60,10 @@ class SharedWork:
         others = near_NN[unlike_NN]
         limit = max(NEAR, 1 - UNLIKE_OTHERS * (1 - float(np.median(others)))) if others.size > 4 else NEAR
         for group in _groups(unlike_NN & (near_NN >= limit)):
-            best, total = (pick([max(0, scores[i]) for i in group]) for pick in (max, sum))
+            brought = [max(0, scores[i]) for i in group]
             for i in group:
                 twins[i] = next(nodes[j] for j in group if nodes[j] != nodes[i])
-                credits[i] = scores[i] * best // total if scores[i] > 0 else scores[i]
+                credits[i] = scores[i] * max(brought) // sum(brought) if scores[i] > 0 else scores[i]
         if self.known:
             self._share_with_earlier(nodes, units_NS, credits, twins, limit)
         self.known += [
@@ -105,7 +106,7 @@ class SharedWork:
                 self.debits[entry.node] = self.debits.get(entry.node, 0) + taken
 
     def state(self) -> tuple[dict[str, Any], NDArray[np.float32]]:
-        """JSON-able values, and the sketches, shape (N, S)."""
+        """Values for JSON, and the sketches, shape (N, S)."""
         rows = [[entry.round, entry.node, str(entry.credit)] for entry in self.known]
         sketches = np.stack([entry.unit_S for entry in self.known]) if self.known else np.zeros((0, 0), np.float32)
         return {"known": rows, "debits": {node: str(debit) for node, debit in self.debits.items()}}, sketches
@@ -121,11 +122,11 @@ class SharedWork:
 
 
 def _groups(near_NN: NDArray[np.bool_]) -> list[list[int]]:
-    """Updates that are near copies of one another, be it through others; groups of more than one."""
+    """Groups of two or more updates that are near copies of one another, directly or through others."""
     joined_NN = near_NN | np.eye(len(near_NN), dtype=np.bool_)
     group_N = np.arange(len(near_NN))
     while not np.array_equal(group_N, least_N := np.where(joined_NN, group_N, len(near_NN)).min(axis=1)):
-        group_N = least_N  # each takes the least number among those it is joined with, until nothing changes
+        group_N = least_N  # each takes the least number among those it is joined to, until nothing changes
     members: dict[int, list[int]] = {}
     for i, number in enumerate(group_N.tolist()):
         members.setdefault(number, []).append(i)

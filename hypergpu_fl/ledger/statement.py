@@ -1,6 +1,7 @@
-"""What a coordinator signs beside its transactions, so that books can be trusted where no chain can be asked.
+"""What a coordinator signs beside its transactions, so that books can be checked without asking a chain.
 
-Both are EIP-712 structs in the contributions' domain: a round's head, which makes a receipt, and the books as a whole.
+There are two EIP-712 structs, in the same domain as contributions: a round's head, whose signature makes a receipt, and
+the books as a whole.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ _BOOKS: Final = keccak(b"Books(bytes32 session,uint64 rounds,bytes32 head,bool e
 
 
 def round_digest(session: bytes, round: int, head: bytes) -> bytes:
-    """Digest that says: after `round` the session's head is `head`."""
+    """Digest of the statement that the session's head after `round` is `head`."""
     return typed_digest(_ROUND + session + word(round) + head)
 
 
 def books_digest(session: bytes, *, rounds: int, head: bytes, ended: bool, document: bytes) -> bytes:
-    """Digest that says: the session's books hold so many rounds up to `head`, and read as `document`.
+    """Digest of the statement that the session's books hold `rounds` rounds up to `head`, and hash to `document`.
 
     Parameters
     ----------

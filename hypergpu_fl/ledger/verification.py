@@ -1,9 +1,9 @@
 """Offline verification: recompute leaves, signatures, roots, rewards and heads from a bundle alone.
 
-What this proves: the history is one chain of rounds that ends in the given head, every contribution in it was
-signed by its node and starts from a model that the history sealed, and rewards follow from the scores. What it cannot
-prove: that the scores are fair. They are the coordinator's word. Who signed the history, and whether the chain holds
-the same head, is for `settlement`.
+This proves that the history is one chain of rounds that ends in the given head, that every contribution was signed by
+its node and starts from a model that the history sealed, and that rewards follow from the scores. It cannot prove that
+the scores are fair: they are the coordinator's word. `hypergpu_fl.settlement` checks who signed the history, and
+whether the chain holds the same head.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from hypergpu_fl.ledger.bundle import Bundle, ContributionRecord, RoundRecord
 from hypergpu_fl.ledger.identity import recover
 from hypergpu_fl.ledger.merkle import proven_root
 from hypergpu_fl.ledger.reward_tree import RewardTree
-from hypergpu_fl.ledger.rewards import Pay, RewardDistribution, summed
+from hypergpu_fl.ledger.rewards import Pay, RewardDistribution
 from hypergpu_fl.ledger.sealing import next_head, paid_entries, round_tree
 
 _REMEDY = "the file was altered, or its writer is dishonest; take it from its source again and compare with the chain"
@@ -67,7 +67,8 @@ def verify_bundle(bundle: Bundle) -> bytes:
 class SealedModels:
     """Which models a contribution may start from: those that earlier rounds sealed, and the initial one.
 
-    No round seals the initial model. It is what the contributions made for round 1 name, so they must name one.
+    No round seals the initial model. It is the one that the contributions made for round 1 start from, so all of them
+    must name the same.
     """
 
     def __init__(self) -> None:
@@ -75,7 +76,7 @@ class SealedModels:
         self._initial: bytes | None = None
 
     def check(self, record: RoundRecord) -> None:
-        """Check a round's contributions, then take up its model. Rounds come in order."""
+        """Check a round's contributions, then add the model that it sealed. Rounds must come in order."""
         for entry in record.contributions:
             if entry.round == 1 and self._initial is None:
                 self._initial = entry.base_model
@@ -112,9 +113,7 @@ def _verify_round(
     if rewards != [entry.reward for entry in record.contributions]:
         raise _Differs("rewards differ from what the scores so far come to")
     after = before.after(entries, rewards, pay)
-    if RewardTree(session, summed((entry.node, entry.reward) for entry in record.contributions)).root != (
-        record.rewards_root
-    ):
+    if RewardTree(session, record.earned).root != record.rewards_root:
         raise _Differs("rewards root differs from the tree of the round's rewards")
     if after.owed != record.owed:
         raise _Differs(f"owed is {record.owed} wei, the rewards so far add up to {after.owed}")

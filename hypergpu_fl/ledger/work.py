@@ -1,4 +1,4 @@
-"""How much work an accepted update stands for, where work itself is paid."""
+"""How much work an accepted update stands for; base pay is shared out by it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from statistics import median
 
 
 def credited_ms(steps: Sequence[int], seconds: Sequence[float | None]) -> list[int]:
-    """Milliseconds of each update: as long as it was measured to take, and no longer than such an order usually takes.
+    """Milliseconds of work of each update: the measured time, but no more than the round's usual time for its steps.
 
-    Nothing that a node says of itself goes in: ``steps`` are those that were ordered, ``seconds`` pass on the server's
-    clock between order and reply (None: nobody measured them, which counts as no time). What is usual is the median of
-    the round's seconds a step, so a node that dawdles is not paid for it, and one that answers at once is paid for
-    hardly anything.
+    Nothing that a node reports is used: ``steps`` are those that the server ordered, and ``seconds`` pass on the
+    server's clock between order and reply; None means that they were not measured, and counts as no time. The usual
+    time of a step is the median over the round, so dawdling is not paid, and an immediate answer is paid next to
+    nothing.
     """
     measured = [(count, lasted) for count, lasted in zip(steps, seconds, strict=True) if lasted is not None]
     usual_s = median(lasted / max(1, count) for count, lasted in measured) if measured else 0.0

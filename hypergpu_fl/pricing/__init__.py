@@ -1,4 +1,4 @@
-"""What closed rounds were worth, and what is kept of them for that and for whoever wants to recompute it."""
+"""What closed rounds were worth, and what is kept of them so that a stranger can recompute it."""
 
 from hypergpu_fl.pricing.pricer import Pricer, Scoring
 from hypergpu_fl.pricing.rounds import PricedRounds

@@ -1,15 +1,16 @@
-"""The updates that counted, kept so that a stranger can recompute the run: content-addressed, a folder a round.
+"""The updates that counted, kept so that a stranger can recompute the run: one folder a round, files named by hash.
 
 =====================  ==========================================================================
 ``blobs/open/``        updates of the round under way, each under its SHA-256
 ``blobs/00000012/``    those of round 12
 ``blobs/first.npy``    the first model's values
-``blobs/after-*.npz``  everything of the model after a round, from which on a stranger may begin
-``manifest.json``      from which round on the updates are all there, and what limit they were kept to
+``blobs/after-*.npz``  the whole state of the model after a round, where recomputing can begin
+``manifest.json``      the round after which all updates are kept, and the limit in bytes
 =====================  ==========================================================================
 
-Over the limit the oldest rounds go, whole, and only once there is a later model to begin from: each time half the limit
-has gathered, the model is kept, and what lies before the one kept before that is removed.
+Beyond the limit the oldest rounds are removed whole, and only if a later model is there to begin from: whenever updates
+of half the limit have gathered since the last kept model, the model is kept again, and all that lies before the
+last-but-one kept model is removed.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ _OPEN: Final = "open"
 
 
 def round_folder(folder: Path, number: int) -> Path:
-    """Where the updates of a round lie."""
+    """Folder of a round's updates."""
     return folder / f"{number:08d}"
 
 
 def model_after(folder: Path, number: int) -> Path:
-    """Where all of the model after a round lies."""
+    """File of the model's whole state after a round."""
     return folder / f"after-{number:08d}.npz"
 
 
@@ -48,11 +49,11 @@ class KeptUpdates:
     Parameters
     ----------
     folder : Path
-        Made if need be. What is there of rounds after ``last_round`` is removed: they were lost.
+        Created if needed. Files of rounds after ``last_round`` are removed, because the books lost these rounds.
     limit_bytes : int
-        Of all updates kept; 0: none is kept beyond the round that prices it.
+        Most bytes of updates to keep; with 0 no update outlives the pricing of its round.
     last_round : int
-        The newest that is in the books.
+        The newest round in the books.
     """
 
     def __init__(self, folder: Path, *, limit_bytes: int, last_round: int) -> None:
@@ -79,7 +80,7 @@ class KeptUpdates:
             self._write()
 
     def closed(self, number: int, model: GlobalModel) -> None:
-        """Keep the open round's updates as those of round ``number``, which left the model as it is."""
+        """Keep the open round's updates as those of round ``number``; ``model`` is the model after that round."""
         opened, kept = self._folder / _OPEN, round_folder(self._folder, number)
         if not self._limit_bytes:
             shutil.rmtree(opened, ignore_errors=True)
@@ -91,7 +92,7 @@ class KeptUpdates:
         if gathered >= self._limit_bytes / 2:
             state, vectors = model.state()
             with model_after(self._folder, number).open("wb") as stream:
-                save: Any = np.savez  # its signature takes no arrays by name and a flag of its own
+                save: Any = np.savez  # its type stub does not allow arrays by arbitrary names beside allow_pickle
                 save(stream, **{STATE: np.array(json.dumps(state)), **vectors})
             self._models.append(number)
             for old in self._models[:-2]:

@@ -1,4 +1,4 @@
-"""What a closed round's contributions were worth: the scoring of the configuration, on the task's validation data.
+"""What a closed round's contributions were worth, by the configured scoring on the task's validation data.
 
 Names used here: P = values of the model, i = a contribution of the round.
 """
@@ -41,19 +41,19 @@ if TYPE_CHECKING:
     import torch
 
 Scoring = Literal["aumann_shapley", "improvement", "weight", "leave_one_out", "shapley"]
-BLIND: Scoring = "shapley"  # what a task without gradients is priced by instead: the same value, sampled
+BLIND: Scoring = "shapley"  # instead of aumann_shapley for a task without gradients: the same kind of value, sampled
 
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """A round's scores, for each the node whose update it nearly equals, if any, and how it all came about."""
+    """A round's scores, the node that each update copies (``""`` if none), and how the scores came about."""
 
     scores: Sequence[int]
     copies: Sequence[str]
     pricing: Pricing
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class _Entry:
     """One contribution of the open round."""
 
@@ -61,12 +61,15 @@ class _Entry:
     digest: bytes
     base_model: bytes
     sketch: Vector
-    held_out_loss: float = 0.0
+    held_out_loss: float  # NaN where it was not measured, which earns nothing
 
 
 @dataclass
 class _Found:
-    """What a scoring found out: what each contribution is paid for, what it brought in all, and both losses."""
+    """Result of a scoring: ``scores`` are paid for, ``values`` are what each contribution brought in all.
+
+    ``values`` None: the same as the scores. ``losses``: before and after the step, None if not measured.
+    """
 
     scores: list[int]
     values: list[int] | None = None
@@ -82,7 +85,7 @@ class Pricer:
     task : Task
         Its validation set prices the contributions.
     model : torch.nn.Module
-        The task's; what is priced overwrites it. Its buffers are the first ones.
+        The task's model with its first buffers; pricing overwrites its values.
     layout : Layout
         The model's layout.
     device : torch.device
@@ -92,13 +95,13 @@ class Pricer:
     max_examples : int
         Examples beyond this earn nothing.
     seed : int
-        Of the permutations that ``shapley`` draws.
+        Seed of the permutations that ``shapley`` draws.
     blobs : Blobs
-        Where the open round's updates are put: each is decoded again from there when it is priced, one at a time.
+        Where the open round's updates are kept; pricing decodes them from there one at a time.
     rounds : PricedRounds
-        What is kept of the rounds before.
+        What is kept of earlier rounds.
     decode : callable
-        An update from its bytes.
+        Decodes an update.
     """
 
     def __init__(
@@ -135,11 +138,11 @@ class Pricer:
         self._base_P: Vector | None = None
 
     def measure(self, update: Update, model_P: Vector) -> float | None:
-        """Loss on the validation data of the model with this update alone, where contributions are priced by that."""
+        """Validation loss of the model with this update alone; None if the scoring does not need it."""
         if self._scoring != "improvement":
             return None
         moved_P = np.zeros(self._layout.size, dtype=np.float32)
-        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is told by its loss
+        with np.errstate(over="ignore", invalid="ignore"):  # an overflow shows in the loss
             update.add_to(moved_P, 1.0)
             moved_P += model_P
         return self._loss_when_moved(moved_P)
@@ -153,23 +156,19 @@ class Pricer:
         model_P: Vector,
         held_out_loss: float | None,
     ) -> None:
-        """Enter an update that counts, with its bytes and what ``measure`` found."""
+        """Enter an update that counts, with its bytes and the loss that ``measure`` returned."""
         self._base_P = model_P
         digest = contribution.update_hash
         self._blobs.put(digest, blob)
-        entry = _Entry(node, digest, contribution.base_model, sketch(*update.kept(), signs(self._layout.size)))
-        if held_out_loss is not None:
-            entry.held_out_loss = held_out_loss
-        self._entries.append(entry)
+        sketched = sketch(*update.kept(), signs(self._layout.size))
+        loss = np.nan if held_out_loss is None else held_out_loss
+        self._entries.append(_Entry(node, digest, contribution.base_model, sketched, loss))
 
     def priced(self, outcome: RoundOutcome) -> Prices:
         """Price the closed round."""
         entries, self._entries = self._entries, []
         found = self._found(entries, outcome)
-        scores, copies = found.scores, list[str]()
-        if entries:
-            nodes, sketches = [entry.node for entry in entries], np.stack([entry.sketch for entry in entries])
-            scores, copies = self._rounds.shared_work.shared(outcome.round, nodes, sketches, found.scores)
+        scores, copies = self._shared(entries, outcome.round, found.scores)
         self._rounds.save(outcome.round)
         before, after = (round(VALUE_UNIT * loss) for loss in found.losses) if found.losses else (None, None)
         work = credited_ms(
@@ -189,13 +188,19 @@ class Pricer:
         return Prices(scores, copies, pricing)
 
     def passed(self, outcome: RoundOutcome, scores: Sequence[int]) -> None:
-        """Take a closed round as priced with these scores, for what later rounds need of it."""
+        """Take a closed round as priced with these scores, and keep what later rounds need of it."""
         entries, self._entries = self._entries, []
         if outcome.step is not None:
             self._rounds.path(outcome.round, outcome.step.base_P, outcome.base_hash)
-        if entries:
-            nodes, sketches = [entry.node for entry in entries], np.stack([entry.sketch for entry in entries])
-            self._rounds.shared_work.shared(outcome.round, nodes, sketches, scores)
+        self._shared(entries, outcome.round, scores)
+
+    def _shared(
+        self, entries: Sequence[_Entry], round_: int, scores: Sequence[int]
+    ) -> tuple[Sequence[int], Sequence[str]]:
+        if not entries:
+            return [], []
+        nodes, sketches = [entry.node for entry in entries], np.stack([entry.sketch for entry in entries])
+        return self._rounds.shared_work.shared(round_, nodes, sketches, scores)
 
     def _found(self, entries: Sequence[_Entry], outcome: RoundOutcome) -> _Found:
         if not entries or self._base_P is None:
@@ -237,7 +242,7 @@ class Pricer:
         return _Found(to_scores(own), to_scores(whole), (losses[0], losses[1]), len(path.movements))
 
     def _improvements(self, entries: Sequence[_Entry], examples: Sequence[int], base_loss: float) -> list[int]:
-        """Scores by the ``examples`` that were agreed, which weights go by too; what a reply claims is no matter."""
+        """Scores by the agreed ``examples``, which weights use too; what a reply claims does not count."""
         return [
             improvement_score(count, base_loss, entry.held_out_loss, max_examples=self._max_examples)
             for entry, count in zip(entries, examples, strict=True)
@@ -259,7 +264,7 @@ class Pricer:
         return to_scores(gtg_shapley(len(entries), loss, rng=rng))
 
     def _loss_when_moved(self, moved_P: Vector) -> float:
-        """Loss of a model that few updates made: of a late or a thin one, a variance may come out negative."""
+        """Loss of a model that only some updates moved: a late or sparse update alone may make a variance negative."""
         for start, stop in self._variances:
             np.maximum(moved_P[start:stop], 0.0, out=moved_P[start:stop])
         return self._loss(moved_P, self._buffers)

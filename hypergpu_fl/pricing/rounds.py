@@ -1,4 +1,4 @@
-"""What pricing a round needs of the rounds before it, on disk: the models that they began from, and what was credited.
+"""What pricing needs of earlier rounds, on disk: the models that they began from, and what their updates were credited.
 
 Names used here: P = values of the model.
 """
@@ -6,37 +6,36 @@ Names used here: P = values of the model.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 import numpy as np
 
+from hypergpu_fl.files import replacing
 from hypergpu_fl.ledger.shared_work import SharedWork
 from strategies.model.layout import Vector
 
-MOVEMENTS: Final = 6  # the last ones, each by itself; all earlier ones count as a single one
-LARGEST_BYTES: Final = 1 << 29  # of movements in memory at once
+MOVEMENTS: Final = 6  # the last ones, one by one; all earlier ones together count as one more
+LARGEST_BYTES: Final = 1 << 29  # most bytes of movements in memory at once
 
 
 @dataclass(frozen=True, slots=True)
 class ModelPath:
-    """How the model came to where it is: its movements, the last one first, and the hashes of the models before."""
+    """How the model came to where it is: its movements, newest first, and the hashes of the models they led to."""
 
     movements: Sequence[Vector]
     models: Sequence[bytes]
 
     def since(self, model: bytes) -> int:
-        """How many of the movements came after this model; all of them for one that is not known any more."""
+        """How many of the movements came after this model; all of them if the model is no longer known."""
         return self.models.index(model) if model in self.models else len(self.movements)
 
 
 @dataclass(frozen=True, slots=True)
 class _Base:
-    """A round's first model on disk."""
+    """The model that a round began from, on disk."""
 
     round: int
     hash: bytes
@@ -52,14 +51,14 @@ class _Base:
 
 
 class PricedRounds:
-    """The models that rounds began from, the first one's and the last few's, and what updates were credited with.
+    """The models that the first and the last few rounds began from, and what updates were credited with.
 
     Parameters
     ----------
     folder : Path
-        Made if need be. Files of rounds after ``last_round``, which were lost, are removed.
+        Created if needed. Files of rounds after ``last_round`` are removed, because the books lost these rounds.
     last_round : int
-        The newest that is in the books.
+        The newest round in the books.
     """
 
     def __init__(self, folder: Path, *, last_round: int) -> None:
@@ -72,7 +71,10 @@ class PricedRounds:
         self.shared_work = self._restored(last_round)
 
     def path(self, number: int, base_P: Vector, model: bytes) -> ModelPath:
-        """How the model moved until round ``number`` began from ``base_P``, whose hash is ``model``; that is kept."""
+        """How the model moved until round ``number`` began from ``base_P``, whose hash is ``model``.
+
+        Keeps ``base_P`` for later rounds.
+        """
         self._write(_Base(number, model), base_P)
         most = max(1, min(MOVEMENTS, LARGEST_BYTES // (4 * max(1, base_P.size)) - 1))
         *earlier, _ = self._bases
@@ -85,7 +87,7 @@ class PricedRounds:
     def save(self, number: int) -> None:
         """Keep what round ``number`` credited."""
         state, sketches = self.shared_work.state()
-        with self._draft(self._credits(number)) as stream:
+        with replacing(self._credits(number)) as draft, draft.open("wb") as stream:
             np.savez(stream, state=np.array(json.dumps(state)), sketches=sketches)
         self._credits(number - 2).unlink(missing_ok=True)  # a checkpoint is at most one round ahead of the books
 
@@ -98,19 +100,12 @@ class PricedRounds:
     def _credits(self, number: int) -> Path:
         return self._folder / f"{number:08d}.npz"
 
-    @contextmanager
-    def _draft(self, file: Path) -> Iterator[BinaryIO]:
-        draft = self._folder / f".{file.name}"
-        with draft.open("wb") as stream:
-            yield stream
-        os.replace(draft, file)
-
     def _read(self, base: _Base) -> Vector:
         vector_P: Vector = np.load(self._folder / base.name, mmap_mode="r")
         return vector_P
 
     def _write(self, base: _Base, base_P: Vector) -> None:
-        with self._draft(self._folder / base.name) as stream:
+        with replacing(self._folder / base.name) as draft, draft.open("wb") as stream:
             np.save(stream, base_P)
         self._bases.append(base)
         for old in self._bases[1 : -MOVEMENTS - 1]:

@@ -1,4 +1,4 @@
-"""Between strategy and ledger: checks who contributed, and has it priced for the books."""
+"""Between strategy and ledger: verifies claims, has contributions priced, and hands rounds to the books."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Accounting:
     settlement : Settlement
         Where sealed rounds go.
     pricer : Pricer
-        What finds out what contributions were worth.
+        Finds out what contributions were worth.
     allowed : collection of str
         Addresses that may contribute; empty: everyone.
     """
@@ -51,20 +51,23 @@ class Accounting:
         self._pricer = pricer
         self._allowed = frozenset(address.lower() for address in allowed)
         self._address_of: dict[int, str] = {}
-        self._enclosed: dict[int, int] = {}  # node id -> last round among the receipts under way to it
-        self._receipted: dict[str, int] = {}  # address -> last round among the receipts that arrived
-        self._final: int | None = None  # last final round, asked for once a round
-        self._counted: dict[str, int] = {}  # address -> last round whose work of it counted
+        self._enclosed: dict[int, int] = {}  # node id -> last round in the receipts last sent to it
+        self._receipted: dict[str, int] = {}  # address -> last round in the receipts that reached it
+        self._final: int | None = None  # last final round; looked up once per round
+        self._counted: dict[str, int] = {}  # address -> last round for which its work counted
         self._admitted: list[Admitted] = []  # of the open round, in the order in which they were added
 
     def joined(self, node_id: int, hello: Hello) -> None:
-        """Remember which address a node says it signs with."""
+        """Remember the address that a node says it signs with."""
         address = hello.device.get(ADDRESS)
         if isinstance(address, str) and len(address) == 42:
             self._address_of[node_id] = address
 
     def admit(self, flight: Flight, reply: Reply) -> Admitted:
-        """Refuse a reply that is not signed by the node it was asked of, over exactly what it sent, or not for once."""
+        """Verify that the node which was asked signed exactly what it sent, and was not counted for that round before.
+
+        Raises ``Refused`` otherwise.
+        """
         claim, order = reply.claim, flight.order
         if claim is None or order is None:
             raise Refused(Reason.BAD_SIGNATURE, "the reply is not signed")
@@ -129,7 +132,7 @@ class Accounting:
         )
 
     def receipt(self, node_id: int) -> str:
-        """Receipts of the node's contributions that have become final and that it has not answered to, as JSON."""
+        """Receipts for the node's final contributions that it has not acknowledged by a later reply, as JSON."""
         address = self._address_of.get(node_id)
         if address is None:
             return ""

@@ -1,4 +1,4 @@
-"""Which round's model was the best: by the metric that the run aims at, else accuracy, else the lowest loss."""
+"""Which round's model was the best: by the target's metric, else by accuracy, else by the lowest loss."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypergpu_fl.config import Training
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """A metric by its name, and whether more of it is better. An empty name: accuracy if there is one, else loss."""
+    """A metric and whether more of it is better. An empty name means accuracy if it is measured, else loss."""
 
     metric: str = ""
     more: bool = True
@@ -25,7 +25,7 @@ def aim_of(training: Training) -> Aim:
 
 
 def best_round(history: Sequence[Mapping[str, Any]], aim: Aim) -> int | None:
-    """Round with the best figure, of equals the first; the newest one where no round has any."""
+    """The round with the best figure, the first of equals; the newest round if none has a figure."""
     if not aim.metric:
         by_accuracy = any(_figure(entry, "accuracy") is not None for entry in history)
         aim = Aim("accuracy") if by_accuracy else Aim("loss", more=False)

@@ -1,9 +1,9 @@
-"""The global model on disk: vectors in safetensors files, and a JSON manifest a version; neither can be torn.
+"""The global model on disk: vectors in safetensors files, and one JSON manifest per version; neither can be torn.
 
-``<XXH3 of its content>.safetensors`` holds a vector, or a group of small ones, under the name of what it says: a vector
-that several versions share, such as the last good model, is one file. ``<version>.json`` names the files and holds the
-rest of the state. Each is written beside its place, synced and renamed; the manifest comes last and makes the
-checkpoint exist. The best version's average is kept as well. One process writes to a folder.
+``<XXH3 of its content>.safetensors`` holds a vector, or a group of small ones. Files are named by content, so a vector
+that several versions share, such as the last good model, is stored once. ``<version>.json`` names the files and holds
+the rest of the state. Each file is written beside its place, synced and renamed; the manifest comes last and makes the
+checkpoint exist. The best version's average is kept as well. Only one process writes to a folder.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The version whose model did best so far, and the files of what is kept of it (``EXPORTED``)."""
+    """The version whose model did best so far, and the files of its groups in ``EXPORTED``."""
 
     version: int
     files: Mapping[str, str]
@@ -43,10 +43,10 @@ class Best:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A version of the global model with all that is needed to go on from it.
+    """A version of the global model with everything needed to resume from it.
 
     ``vectors`` are the model, its average, the server optimiser's moments and the like; ``name/part`` belongs to the
-    group ``name``. ``state`` is anything JSON can say. ``layout`` tells how the vectors are the model's arrays.
+    group ``name``. ``state`` is anything that JSON can hold. ``layout`` maps the vectors to the model's arrays.
     """
 
     version: int
@@ -56,7 +56,7 @@ class Checkpoint:
     best: Best | None = None
 
 
-EXPORTED: Final = ("average", "buffer")  # groups that make the model that is delivered
+EXPORTED: Final = ("average", "buffer")  # the groups that make up the delivered model
 
 
 def save(folder: Path, checkpoint: Checkpoint, *, keep: int = KEPT) -> Best:
@@ -85,7 +85,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int = KEPT) -> Best:
             "vectors": list(checkpoint.vectors),
             "files": files,
             "best": asdict(best),
-            "state": json.loads(json.dumps(dict(checkpoint.state))),  # as it will be read: keys are text
+            "state": json.loads(json.dumps(dict(checkpoint.state))),  # sealed as it will be read: with text keys
         }
         content["seal"] = _seal(content)
         draft.write_text(json.dumps(content, indent=1), encoding="utf-8")
@@ -101,7 +101,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int = KEPT) -> Best:
 
 
 def versions(folder: Path) -> list[int]:
-    """Versions that have a manifest, oldest first; whether they are whole shows when they are loaded."""
+    """Versions that have a manifest, oldest first; loading one checks whether it is whole."""
     return sorted(int(file.stem) for file in folder.glob("*.json") if file.stem.isdecimal())
 
 
@@ -115,7 +115,7 @@ def load(
     layout : Layout, optional
         The model that the checkpoint must be of.
     groups : collection of str, optional
-        Which groups of vectors to read, as far as there are; by default all.
+        Which groups of vectors to read, where they exist; by default all.
 
     Raises
     ------
@@ -144,12 +144,12 @@ def load(
 
 
 def load_model(folder: Path, *, best: bool = False) -> Checkpoint:
-    """Model of the newest version that is whole, or of the best: its average and buffers, with that version's state.
+    """The newest whole version's model, or the best one: average and buffers, with that version's state.
 
     Raises
     ------
     CheckpointError
-        If there is none, or none is whole; the message is that of the newest.
+        If there is none, or none is whole; the message is about the newest.
     """
     newest, *older = reversed(_known(folder))
     try:
@@ -172,7 +172,7 @@ def _model(folder: Path, version: int, best: bool) -> Checkpoint:
 
 
 def state_of(folder: Path) -> Mapping[str, Any] | None:
-    """State of the newest version whose manifest is whole, without its vectors; None if there is none."""
+    """The state in the newest whole manifest, without the vectors; None if there is none."""
     for version in reversed(versions(folder)):
         try:
             state: Mapping[str, Any] = _manifest(folder, version)["state"]
@@ -183,7 +183,7 @@ def state_of(folder: Path) -> Mapping[str, Any] | None:
 
 
 def _known(folder: Path) -> list[int]:
-    """Versions there are, at least one."""
+    """All versions; raises if there is none."""
     if not (known := versions(folder)):
         raise CheckpointError(f"there is no checkpoint in {folder}", "name a run that has finished a round")
     return known
@@ -225,7 +225,7 @@ def _groups(vectors: Arrays) -> dict[str, dict[str, NDArray[Any]]]:
 
 
 def _store(folder: Path, draft: Path, group: Mapping[str, NDArray[Any]]) -> str:
-    """Write a group of vectors, unless there is one of the same content; its name is returned."""
+    """Write a group of vectors, unless a file has the same content; return the file's digest."""
     digest = _digest(group)
     if not (file := _file(folder, digest)).exists():
         save_file(dict(group), draft)
@@ -246,7 +246,7 @@ def _seal(content: Mapping[str, Any]) -> str:
 
 
 def _digest(group: Mapping[str, NDArray[Any]]) -> str:
-    # Against tearing alone, for which SHA-256 takes seven times as long.
+    # It only has to detect tearing; SHA-256 would take seven times as long.
     digest = xxhash.xxh3_128()
     for name, vector in sorted(group.items()):
         digest.update(f"{name}\n{vector.dtype.str} {vector.shape}\n".encode())
@@ -255,7 +255,7 @@ def _digest(group: Mapping[str, NDArray[Any]]) -> str:
 
 
 def _settle(draft: Path, place: Path) -> None:
-    """Rename only what has reached the disk, and make the rename reach it too."""
+    """Sync the draft, rename it into place, and sync the folder so that the rename is durable too."""
     with draft.open("rb") as stream:
         os.fsync(stream.fileno())
     os.replace(draft, place)
@@ -275,7 +275,7 @@ def _prune(folder: Path, kept: set[int]) -> None:
         try:
             content = _manifest(folder, version)
         except CheckpointError:
-            continue  # torn: its vectors serve nobody
+            continue  # torn, so nobody needs its vectors
         named |= {*content["files"].values(), *content["best"]["files"].values()}
     for file in folder.glob("*.safetensors"):
         if file.stem not in named:

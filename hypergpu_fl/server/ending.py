@@ -1,8 +1,8 @@
-"""A ServerApp lives until Flower has heard how it ended.
+"""Keeps a ServerApp alive until Flower has heard how it ended.
 
-Flower 1.41 gives a ServerApp five seconds to upload its last lines of log and to tell how it ended, tries the latter
-once, and then ends the process. A SuperLink that is busy or restarts just then hears nothing: a minute later it
-reports a run whose books are complete as failed, "No heartbeat received from the task".
+Flower 1.41 gives a ServerApp five seconds to upload its last log lines and to report how it ended. It tries the report
+once and then ends the process. A SuperLink that is busy or restarting at that moment hears nothing; a minute later it
+declares a run with complete books failed, "No heartbeat received from the task".
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from flwr.serverapp import Grid
 from hypergpu_fl.flower_internals import EXIT_TIMEOUT, replace
 
 HEARD_WITHIN_S: Final = 900.0  # longer than a SuperLink takes to restart
-LEFT_OVER_S: Final = 5.0  # then, for what else Flower does at the end
+LEFT_OVER_S: Final = 5.0  # after that, for the rest of Flower's shutdown
 
 
 def until_heard(grid: Grid, *, within_s: float = HEARD_WITHIN_S) -> None:
-    """Let this process tell Flower how it ended again and again for ``within_s`` seconds, and live meanwhile.
+    """Make this process report its end to Flower again and again for ``within_s`` seconds, and stay alive meanwhile.
 
     Does nothing in simulation, where the Grid is no client of a SuperLink.
     """
@@ -57,7 +57,7 @@ def until_heard(grid: Grid, *, within_s: float = HEARD_WITHIN_S) -> None:
         except httpx.HTTPStatusError as error:
             if error.response.status_code < 500:
                 raise
-            # Flower's thread would end over this answer, and the run a minute later; over that error it tries again.
+            # This answer would end Flower's heartbeat thread, and a minute later the run. A TransportError is retried.
             raise httpx.TransportError(str(error)) from error
 
     client.PushTaskOutput, client.SendTaskHeartbeat = push_until_heard, beat_on

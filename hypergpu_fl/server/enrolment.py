@@ -1,4 +1,4 @@
-"""Nodes that would train something else are kept out."""
+"""Keeps out nodes that would train something else."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Evaluation:
-    """Measures vectors as ``task``'s model; ``model`` is overwritten by each."""
+    """Measures vectors as models of ``task``; each measurement overwrites ``model``."""
 
     def __init__(self, task: Task, model: torch.nn.Module, layout: Layout, *, device: torch.device) -> None:
         self._task = task

@@ -1,4 +1,4 @@
-"""A run's model as files that others load: what ``load_state_dict`` takes, and a small JSON of what it is."""
+"""Exports a run's model: a state dict that ``load_state_dict`` takes, and a small JSON that describes it."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def export(
 ) -> dict[str, Any]:
     """Write ``model.<format>`` and ``model.json`` into ``out``.
 
-    The state dict is that of the task's own model, under its own names and in its dtypes: what was trained is put into
-    a fresh model, which brings the parameters that were frozen and the second names of those it shares.
+    The state dict has the names and dtypes of the task's own model: the trained arrays are loaded into a fresh model,
+    which supplies the frozen parameters and the second names of shared ones.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""How much a node trains in a round, and who decided it, in words and in figures."""
+"""How much a node trains per round and who decided it, as log lines and for the report."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from strategies.planning import FEWEST_STEPS, MOST_STEPS
 
 
 class LocalWork:
-    """Says how many nodes are asked at a time, and, in the first round of a process, what each is asked to do."""
+    """Logs how many nodes work at a time and, after a process's first round, how much work each was given."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._told = False
 
     def tell_who(self) -> None:
-        """Say how many nodes work, and what decided it."""
+        """Log how many nodes work at a time, and what decided it."""
         network, nodes = self._config.network, self._config.training.num_nodes
         logger.info(
             "{} of {} nodes are asked to work at a time, {}; in its first round a node starts and loads the task",
             min(nodes_at_work(self._config), nodes),
             nodes,
-            "as asked: network.cohort" if network.cohort else "half of them; network.cohort sets it",
+            "as asked: network.cohort" if network.cohort else "half of all, rounded down; network.cohort sets it",
         )
 
     def closed(self, outcome: RoundOutcome) -> None:
-        """Say it, after the first round that sent anybody to work."""
+        """Log the local work, once, after the first round in which any was ordered."""
         if self._told or not outcome.ordered:
             return
         self._told = True

@@ -1,4 +1,4 @@
-"""A run whose model is no better than the untrained one has completed, but is no success: its end says so."""
+"""The warning at the end of a run that completed with a model no better than the untrained one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SLOWER: Final = "lower training.learning_rate, and scale inputs and targets to 
 
 
 def warning_of(history: Sequence[Mapping[str, Any]], untrained: float | None) -> Fault | None:
-    """What to say of the last model's held-out loss; None if it is below the untrained model's, or nothing is known.
+    """The warning about the last model's held-out loss; None if it is below the untrained model's, or unknown.
 
     Parameters
     ----------

@@ -1,19 +1,17 @@
-"""What each node did in each round: rows in the run's database, and in ``report.json`` and ``nodes.csv`` at its end.
+"""What each node did in each round, as rows: in the run's database, and finally in ``report.json`` and ``nodes.csv``.
 
-A row is an order of the round, or a reply in it to an order of an earlier one. A node that failed, or was done early,
-may be asked again in the same round: ``attempt`` numbers its rows of the round from 1, ``ordered`` is the round in
-which the work was given. Its verdict:
+A row stands for an order of the round, or for a reply that came in it to an earlier round's order. A node that failed
+or finished early may be asked again in the same round: ``attempt`` numbers its rows of the round from 1. ``ordered`` is
+the round in which the work was given. The verdict is one of:
 
 counted   the update counted in the round it was ordered in
 late      the update counted, but was ordered in an earlier round
 refused   the reply did not count; ``refusal`` says why
-working   no reply yet; a row of a later round tells what came of it
-dropped   no reply, and the policy gave it up at the end of the round
+working   no reply yet; a later round has a row for its outcome
+dropped   no reply, and the policy gave up on it at the end of the round
 
-``samples`` are examples, ``count`` is what the task counts, in its own unit.
-
-Bytes are those that moved in the round: a late reply's row has none down. Seconds are on the run's clock; a part is
-None where nobody measured it.
+``samples`` are examples; ``count`` is in the task's own unit. Bytes are those that moved in this round, so the row of a
+late reply has no bytes down. Seconds are on the run's clock, None where nobody measured them.
 """
 
 from __future__ import annotations
@@ -22,81 +20,19 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import JSON, Column, Engine, Index, Integer, MetaData, Table, delete, inspect, select
-from sqlalchemy import insert as insert_
-
-from hypergpu_fl.ledger.database import connect
 from hypergpu_fl.output import printable
 from strategies import wire
 from strategies.outcome import Accepted, Journey, Ordered, RefusedReply, RoundOutcome
 
 Row = dict[str, Any]
 
-MOST_COLUMNS: Final = 64  # of custom metrics in the CSV: the commonest, should nodes name theirs differently
-
-metadata = MetaData()
-
-node_rounds = Table(
-    "node_rounds",
-    metadata,
-    Column("id", Integer, primary_key=True),
-    Column("round", Integer, nullable=False),
-    Column("row", JSON, nullable=False),
-    Index("node_rounds_of_round", "round"),
-)
-
-
-class NodeRounds:
-    """Keeps every round's rows in the database.
-
-    Parameters
-    ----------
-    engine : Engine
-        The run's database.
-    last_round : int
-        The newest round in the books; what was kept of later ones is forgotten.
-    """
-
-    def __init__(self, engine: Engine, *, last_round: int) -> None:
-        self._engine = engine
-        metadata.create_all(engine)
-        with engine.begin() as connection:
-            connection.execute(delete(node_rounds).where(node_rounds.c.round > last_round))
-
-    def closed(self, outcome: RoundOutcome) -> None:
-        """Keep the rows of a closed round."""
-        rows = [{"round": outcome.round, "row": row} for row in rows_of(outcome)]
-        if rows:
-            with self._engine.begin() as connection:
-                connection.execute(insert_(node_rounds), rows)
-
-    def rows(self) -> list[Row]:
-        """All rows of the run, in the order of rounds and of nodes' names."""
-        with self._engine.connect() as connection:
-            return list(connection.execute(select(node_rounds.c.row).order_by(node_rounds.c.id)).scalars())
-
-
-def last_rows(folder: Path) -> dict[str, Row]:
-    """What is known last of each node of a run, field by field, by its name; none before the first round."""
-    engine = connect(folder / "run.db")
-    try:
-        with engine.connect() as connection:
-            if not inspect(engine).has_table(node_rounds.name):
-                return {}
-            rows = connection.execute(select(node_rounds.c.row).order_by(node_rounds.c.id)).scalars()
-            last: dict[str, Row] = {}
-            for row in rows:
-                last.setdefault(row["node"], {}).update((k, value) for k, value in row.items() if value is not None)
-            return last
-    finally:
-        engine.dispose()
+MOST_COLUMNS: Final = 64  # of custom metrics in the CSV: the most common ones, if nodes use different names
 
 
 def rows_of(outcome: RoundOutcome) -> list[Row]:
-    """One row an order of the round and a late reply in it, by the nodes' names."""
+    """One row for each order of the round and for each late reply, sorted by the nodes' names."""
     unanswered: dict[int, list[Ordered]] = {}
     for ordered in outcome.ordered:
         unanswered.setdefault(ordered.row, []).append(ordered)
@@ -117,7 +53,7 @@ def rows_of(outcome: RoundOutcome) -> list[Row]:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """``rows`` as a table with a header; custom metrics as columns ``metrics.NAME``, missing values empty."""
+    """``rows`` as CSV with a header. Custom metrics become columns ``metrics.NAME``; missing values are empty."""
     seen = Counter(name for row in rows for name in row["metrics"])
     names = sorted(name for name, _ in seen.most_common(MOST_COLUMNS))
     text = io.StringIO()
@@ -135,7 +71,7 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 
 def by_round(rows: Iterable[Row]) -> dict[int, list[Row]]:
-    """Rows of each round, without the round."""
+    """The rows of each round, without their field ``round``."""
     rounds: dict[int, list[Row]] = {}
     for row in rows:
         rounds.setdefault(row["round"], []).append({key: value for key, value in row.items() if key != "round"})
@@ -143,7 +79,7 @@ def by_round(rows: Iterable[Row]) -> dict[int, list[Row]]:
 
 
 def _row(**known: Any) -> Row:
-    """One row: every field there is, in order."""
+    """A row with all fields in order, empty where nothing is known."""
     fields = (
         "round node attempt ordered verdict refusal steps samples count train_loss codec bytes_down bytes_up "
         "download_s compute_s upload_s total_s weight staleness"

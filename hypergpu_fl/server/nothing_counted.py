@@ -1,4 +1,4 @@
-"""A run of which nothing counted has trained nothing: it must not end as if it had."""
+"""A run in which no update counted has trained nothing, so it must fail and say why."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from strategies.errors import Reason
 
 _LEARN_SLOWER: Final = "lower training.learning_rate or training.weight_decay, and look for NaN in the data"
 _TAKE_LONGER: Final = "raise network.deadline_s (0: it adapts by itself), or ask for less local work"
-# What error replies say that is not the node's to mend.
+# Error replies whose remedy lies with whoever started the run, not with the node.
 _SAID: Final = {"hold NaN, Inf": _LEARN_SLOWER, "no reply within": _TAKE_LONGER}
 _SAME: Final = "let server and nodes run the same version with the same configuration"
 _REMEDIES: Final = {
@@ -31,7 +31,7 @@ _REMEDIES: Final = {
 
 
 def failure_of(rows: Sequence[Row]) -> RunFailed | None:
-    """What a run failed of, by its nodes' rows: nothing counted, with the commonest reason; None if something did."""
+    """The failure of a run whose rows show no update that counted, with the most common reason; None if one counted."""
     if any(row["verdict"] in ("counted", "late") for row in rows):
         return None
     refusals = [row["refusal"] for row in rows if row["verdict"] == "refused"]

@@ -1,9 +1,9 @@
-"""What happens to a round besides its training: claims are checked as they come, a closed round goes through a list.
+"""What happens to a round besides training: claims are checked as they arrive, and a closed round goes through a list.
 
-The order of that list matters twice. The loss is told to the strategy before the checkpoint, which holds what follows
-from it. The checkpoint comes before the ledger: a server that is killed between the two finds a checkpoint one round
-ahead of the books and resumes from the one before; the other way round, the books would hold a round whose model is
-lost.
+The order of that list matters twice. The strategy learns the loss before the checkpoint is written, because the
+checkpoint holds what follows from the loss. The checkpoint is written before the ledger is sealed: a server that is
+killed between the two finds a checkpoint one round ahead of the books, and resumes from the one before. In the other
+order, the books would hold a round whose model is lost.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from hypergpu_fl.server.accounting import Accounting, Admitted
 from hypergpu_fl.server.enrolment import SameTask
 from hypergpu_fl.server.evaluation import Evaluation
 from hypergpu_fl.server.local_work import LocalWork
-from hypergpu_fl.server.node_rounds import NodeRounds
+from hypergpu_fl.server.node_rounds import rows_of
 from hypergpu_fl.server.report import Report
 from hypergpu_fl.server.resumption import Checkpointing
-from hypergpu_fl.server.round_metrics import RoundMetrics
+from hypergpu_fl.server.round_tables import RoundTables
 from hypergpu_fl.settlement import Settlement
 from strategies.arrivals.flight import Flight
 from strategies.engine import Engine
@@ -38,8 +38,7 @@ class Pipeline(Attendant[Admitted]):
     log: EventLog
     same_task: SameTask
     report: Report
-    round_metrics: RoundMetrics
-    node_rounds: NodeRounds
+    round_tables: RoundTables
     local_work: LocalWork
     registry: Registry
     evaluation: Evaluation
@@ -74,14 +73,13 @@ class Pipeline(Attendant[Admitted]):
         return self.accounting.receipt(node_id)
 
     def closed(self, outcome: RoundOutcome) -> None:
-        """Evaluate, report, record the nodes, bring the log to the disk, checkpoint, price, keep the updates, seal."""
+        """Evaluate, report, record the nodes, sync the log, checkpoint, price, keep the updates, seal."""
         measured = self.evaluation.of(outcome.average_P, outcome.buffers)
         self.engine.evaluated(measured.loss)
         self.report.closed(outcome)
         self.local_work.closed(outcome)
         self.report.evaluated(measured.loss, measured.metrics)
-        self.round_metrics.closed(outcome.round, measured.metrics)
-        self.node_rounds.closed(outcome)
+        self.round_tables.add(outcome.round, measured.metrics, rows_of(outcome))
         self.registry.closed(outcome)
         mark = self.log.sync()
         self.checkpointing.closed(outcome, mark)

@@ -1,4 +1,4 @@
-"""What a run leaves for people and programs to read: ``report.json``, and one line a round on the terminal."""
+"""What people and programs read of a run: ``report.json``, and one line per round on the terminal."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Report:
     """Collects rounds as they close.
 
     ``clock`` is "virtual" in simulation, where seconds are those of the simulated links, else "wall". ``stretches``:
-    see `hypergpu_fl.config.resuming`. ``now_s`` is the wall's time, which tells how long the rest will take.
+    see `hypergpu_fl.config.resuming`. ``now_s`` is wall-clock time, from which the time left is estimated.
     """
 
     config: Config
@@ -41,7 +41,7 @@ class Report:
     _ended_s: list[float] = field(default_factory=list)
 
     def closed(self, outcome: RoundOutcome) -> None:
-        """Add the round, as yet without its accuracy."""
+        """Add the round; `evaluated` completes it."""
         self.history.append(
             {
                 "round": outcome.round,
@@ -63,7 +63,7 @@ class Report:
         )
 
     def evaluated(self, loss: float, metrics: Mapping[str, float]) -> None:
-        """Complete the newest round and say it in one line."""
+        """Add what was measured to the newest round, and log the round as one line."""
         entry = self.history[-1]
         self._ended_s.append(self.now_s())
         entry.update(accuracy=metrics.get("accuracy"), loss=loss, metrics=dict(metrics))
@@ -105,8 +105,8 @@ class Report:
         """The whole of ``report.json``.
 
         ``unit`` is what the task counts, ``unfit`` why nodes could not take part, ``rows`` what each node did in each
-        round, ``failure`` what went wrong, ``untrained_loss`` the first model's, ``warning`` what is to be
-        known of a run that completed, ``compute`` where a simulated node's seconds come from.
+        round, ``failure`` why the run failed, ``untrained_loss`` the first model's loss, ``warning`` a caveat about a
+        completed run, ``compute`` how a simulated node's seconds were derived.
         """
         nodes_of = by_round(rows)
         last = self.history[-1] if self.history else {}
@@ -142,7 +142,7 @@ class Report:
 
 
 def _left(ended_s: Sequence[float], rounds: int) -> str:
-    """How long ``rounds`` more will take, by the mean of this process's rounds but the first, in which nodes start."""
+    """How long ``rounds`` more rounds will take, by the mean of this process's rounds without the first (start-up)."""
     if len(ended_s) < 2:
         return ""
     left_s = rounds * (ended_s[-1] - ended_s[0]) / (len(ended_s) - 1)

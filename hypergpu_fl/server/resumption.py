@@ -1,4 +1,4 @@
-"""Checkpoints after every round, and the way back from one."""
+"""Writes a checkpoint after every round, and resumes a run from one."""
 
 from __future__ import annotations
 
@@ -30,10 +30,9 @@ FOLDER: Final = "checkpoints"
 
 @dataclass
 class Checkpointing:
-    """Saves a round *before* the ledger books it, keeps the one before it, and the model that did best.
+    """Saves each round *before* the ledger books it, and keeps the round before and the best model.
 
-    A server that is killed between the two finds a checkpoint one round ahead of the books, and resumes from the one
-    before; the other way round, the books would hold a round whose model is lost.
+    `hypergpu_fl.server.pipeline` says why in this order.
     """
 
     folder: Path
@@ -43,12 +42,12 @@ class Checkpointing:
     best: Best | None = None
 
     def closed(self, outcome: RoundOutcome, mark: Mark) -> None:
-        """Save the round, with how far the log of events has come.
+        """Save the round, with the position that the event log has reached.
 
         Raises
         ------
         CheckpointError
-            If books or log are no longer in the folder. They could still be written to, and would be lost at the end.
+            If books or log are no longer in the folder. Writes to the open files would succeed and be lost at the end.
         """
         if removed := [name for name in (DATABASE, FILE) if not (self.folder / name).exists()]:
             raise CheckpointError(
@@ -78,7 +77,7 @@ def keep_settings(folder: Path, config: Config) -> None:
 
 
 def check_unchanged(folder: Path, settings: dict[str, Scalar]) -> None:
-    """Refuse to go on with a run under other settings than it was trained with; a new run passes.
+    """Refuse to resume a run under other settings than it was trained with; a new run passes.
 
     Raises
     ------
@@ -95,14 +94,14 @@ def resume(
 ) -> tuple[float, EventLog, Best | None]:
     """Put ``strategy``, its log and ``report`` back to where they were after ``last_round``, the newest in the books.
 
-    Work that was under way is lost; its nodes are free. Where that round's model is torn, what stays booked is the
-    round, and the next one begins by rolling back to the model before it. Returns the seconds on the run's clock, the
-    log, and the best model.
+    Work that was under way is lost; its nodes are free. If that round's model is torn, the round stays booked and the
+    next round begins by rolling back to the model before it. Returns the seconds on the run's clock, the log, and the
+    best model.
 
     Raises
     ------
     CheckpointError
-        If that round's checkpoint is missing, torn, or of another model, or the log is not the one it speaks of.
+        If that round's checkpoint is missing, torn, or of another model, or its log is not the one in the folder.
     """
     if last_round == 0:
         report.stretches = stretches_with([], settings, 1)
@@ -128,7 +127,7 @@ def resume(
 
 
 def _before(folder: Path, version: int, layout: Layout, torn: CheckpointError) -> Checkpoint:
-    """What a torn checkpoint still tells: all but its model, in whose place the one before its round stands."""
+    """The checkpoint without its torn model: the good model from before that round takes its place."""
     with contextlib.suppress(CheckpointError):
         found = load(folder, version, layout=layout, groups=GOOD)
         if found.vectors:

@@ -7,11 +7,12 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Context, MetricRecord
@@ -40,12 +41,12 @@ from hypergpu_fl.server.enrolment import SameTask
 from hypergpu_fl.server.evaluation import Evaluation
 from hypergpu_fl.server.local_work import LocalWork, nodes_at_work
 from hypergpu_fl.server.no_better import warning_of
-from hypergpu_fl.server.node_rounds import NodeRounds, as_csv
+from hypergpu_fl.server.node_rounds import Row, as_csv
 from hypergpu_fl.server.nothing_counted import failure_of
 from hypergpu_fl.server.pipeline import Pipeline
 from hypergpu_fl.server.report import Report, write_json
 from hypergpu_fl.server.resumption import Checkpointing, check_unchanged, keep_settings, resume
-from hypergpu_fl.server.round_metrics import RoundMetrics
+from hypergpu_fl.server.round_tables import RoundTables
 from hypergpu_fl.server.simulated_compute import SimulatedCompute, computing, flops_per_sample
 from hypergpu_fl.settlement import Settlement
 from hypergpu_fl.task import Task, fresh_model, full_identity, load_task
@@ -65,7 +66,7 @@ BLOBS, PRICED = "blobs", "priced"  # folders of a run
 NODES_WAIT_S = 120.0
 SIMULATION_SETTLED_S = 5.0
 DRAIN_S = 60.0
-FLOWER_S = 15.0  # a message's first fixed cost: up to 3 s until it is polled for, then a Python process and torch
+FLOWER_S = 15.0  # assumed cost of a node's first message: up to 3 s until Flower polls, then Python and torch start
 
 Through = Callable[[VirtualLinks], VirtualLinks]
 
@@ -73,7 +74,7 @@ app = ServerApp()
 
 
 class TargetReached(Exception):
-    """The model is good enough; Flower's loop has no other way out."""
+    """Ends Flower's training loop, which has no other way out, once the model is good enough."""
 
 
 @app.main()
@@ -109,8 +110,8 @@ def run(
 ) -> None:
     """Train on the nodes of ``grid`` and write the run's books, checkpoints and report into ``folder``.
 
-    For benchmarks: ``through`` is what simulated links go through, for one to change them; ``watched`` may put an
-    observer around what attends to the rounds.
+    Benchmarks use the last two parameters: ``through`` may change the simulated links, ``watched`` may wrap the
+    pipeline in an observer.
     """
     settings = settings_of(config)
     check_unchanged(folder, settings)
@@ -143,7 +144,7 @@ def run(
         settlement.check_model(strategy.model.hash, rolled_back=strategy.state.exploded)
         arrivals, compute = open_arrivals(config, grid, strategy, task, start_s=began_s, through=through)
         evaluation = Evaluation(task, model, strategy.layout, device=device)
-        node_rounds = NodeRounds(books, last_round=settlement.last_round)
+        round_tables = RoundTables(books, last_round=settlement.last_round)
         local_work = LocalWork(config)
         kept = KeptUpdates(
             folder / BLOBS,
@@ -157,8 +158,7 @@ def run(
             event_log,
             SameTask(full_identity(task, model)),
             report,
-            RoundMetrics(books, last_round=settlement.last_round),
-            node_rounds,
+            round_tables,
             local_work,
             Registry(books, strategy, clock=registry_clock(arrivals)),
             evaluation,
@@ -177,7 +177,7 @@ def run(
                     rounds=PricedRounds(folder / PRICED, last_round=settlement.last_round),
                     decode=strategy.payload.decode,
                 ),
-                allowed=[address.strip() for address in config.blockchain.allow_list.split(",") if address.strip()],
+                allowed=[address for address in config.blockchain.allow_list.split(",") if address],
             ),
             kept,
             settlement,
@@ -187,7 +187,7 @@ def run(
             wait_for_nodes(grid, config.training.num_nodes, simulated=False)
         local_work.tell_who()
         with long_lived():
-            if strategy.first_round == 1:  # what can be had by chance, which an explosion is told by
+            if strategy.first_round == 1:  # the loss of chance, by which an explosion is recognised
                 fresh = evaluation.of(strategy.layout.flatten(first), strategy.layout.buffers(first))
                 strategy.evaluated(fresh.loss)
             train(config, first, strategy, arrivals, report)
@@ -198,8 +198,27 @@ def run(
         commits = chain.pop("rounds")
         for number, root in settlement.roots().items():
             report.sealed(number, root="0x" + root.hex(), **commits.get(number, {}))
-        rows = node_rounds.rows()
-    drift = strategy.state.accounts.drift()
+        rows = round_tables.rows()
+    conclude(folder, report, strategy, rows, chain=chain, unit=task.unit, compute=compute)
+
+
+def conclude(
+    folder: Path,
+    report: Report,
+    strategy: Engine,
+    rows: Sequence[Row],
+    *,
+    chain: dict[str, Any],
+    unit: str,
+    compute: SimulatedCompute | None,
+) -> None:
+    """Write ``nodes.csv`` and ``report.json``, and warn if the last model is no better than the untrained one.
+
+    Raises
+    ------
+    RunFailed
+        If no update counted.
+    """
     failure = failure_of(rows)
     untrained = strategy.state.held_out.chance
     warning = None if failure else warning_of(report.history, untrained)
@@ -207,8 +226,8 @@ def run(
     document = report.document(
         nodes=len(strategy.state.fleet),
         chain=chain,
-        max_abs_drift=drift,
-        unit=task.unit,
+        max_abs_drift=strategy.state.accounts.drift(),
+        unit=unit,
         unfit={
             str(node_id): f"{strategy.roster.unfit_names[node_id]}: {reason}"
             for node_id, reason in strategy.roster.unfit.items()
@@ -227,7 +246,7 @@ def run(
 
 
 def train(config: Config, first: Arrays, strategy: Engine, arrivals: Arrivals, report: Report) -> None:
-    """Run the rounds that are left, or as many as the target takes, from the arrays of the ``first`` model."""
+    """Run the remaining rounds, or until the target is reached, from the arrays of the ``first`` model."""
     goal = config.training.goal
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
@@ -294,7 +313,7 @@ def open_arrivals(
 ) -> tuple[Arrivals, SimulatedCompute | None]:
     """Virtual clock and simulated links and processors in simulation, else the wall clock."""
     if not config.network.enable_simulation:
-        largest = 4 * strategy.layout.size + LARGEST_HELLO  # whatever surrounds an update is no more than a hello
+        largest = 4 * strategy.layout.size + LARGEST_HELLO  # what surrounds an update is no larger than a hello
         return WallArrivals(grid, start_s=start_s, largest_bytes=largest), None
 
     def flops() -> float | None:
@@ -307,7 +326,7 @@ def open_arrivals(
 
 
 def registry_clock(arrivals: Arrivals) -> Callable[[], float]:
-    """Seconds since the epoch. In simulation they pass as virtual time does, so that a quarantine ends in it."""
+    """Seconds since the epoch. In simulation they follow virtual time, so that a quarantine ends in virtual time."""
     if not isinstance(arrivals, VirtualArrivals):
         return time.time
     began_s = time.time() - arrivals.now_s
@@ -315,7 +334,7 @@ def registry_clock(arrivals: Arrivals) -> Callable[[], float]:
 
 
 def simulated_links(config: Config, flops: Callable[[], float | None]) -> tuple[list[SimulatedLink], SimulatedCompute]:
-    """One link a node: from traces if there are files, alike if the profile is custom, else drawn from the profile.
+    """One link per node: from trace files if they are configured, else all alike (custom) or drawn from the profile.
 
     ``flops``: see ``computing``.
     """
@@ -337,7 +356,7 @@ def simulated_links(config: Config, flops: Callable[[], float | None]) -> tuple[
 
 
 def run_salt(config: Config) -> bytes:
-    """32 bytes that name this run among the coordinator's: what is trained and how, but not where, nor how long."""
+    """32 bytes that identify this run among the coordinator's: what is trained and how, but not where or how long."""
     settings = {
         key: value
         for key, value in to_run_config(config).items()
@@ -349,8 +368,8 @@ def run_salt(config: Config) -> bytes:
 def wait_for_nodes(grid: Grid, wanted: int, *, simulated: bool) -> int:
     """Wait until ``wanted`` nodes are connected, since Flower starts the ServerApp before they are.
 
-    A simulation has as many nodes as Flower was told to simulate, whatever the configuration says; it is taken as
-    complete when no node has joined for a while. Returns how many nodes the data are split over.
+    Flower alone decides how many nodes a simulation has; it counts as complete when no node has joined for
+    ``SIMULATION_SETTLED_S``. Returns how many nodes the data are split over.
     """
     began_s = grown_s = time.monotonic()
     connected = 0

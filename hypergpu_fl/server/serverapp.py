@@ -1,8 +1,8 @@
-"""A ServerApp's process that another can take the place of; `hypergpu_fl.server.superexec` starts it.
+"""A ServerApp's process that another process can replace; `hypergpu_fl.server.superexec` starts it.
 
-It is ``flwr-serverapp``, but for four things: it loads what a run needs before it is told, on standard input, which one
-it is; it takes up what an earlier process was given; it does not report a failure when it is merely ended; and it
-removes the file that it was told when Flower has heard how it ended.
+It differs from ``flwr-serverapp`` in four ways. It imports what a run needs before standard input tells it which run to
+serve. It continues with the input that an earlier process was given. It reports no failure when it is merely killed.
+And it removes its file once Flower has heard how the ServerApp ended.
 """
 
 from __future__ import annotations
@@ -34,11 +34,13 @@ from hypergpu_fl.children import end_with, forget_own_modules
 from hypergpu_fl.files import write_whole
 from hypergpu_fl.server.superexec import Kept, forget, input_of
 
-ENDED_FROM_OUTSIDE: Final = "Task failed with unknown error."  # Flower's words: it neither completed nor raised
+ENDED_FROM_OUTSIDE: Final = (
+    "Task failed with unknown error."  # Flower's words for an app that neither completed nor raised
+)
 
 
 def take_the_place(file: Path) -> None:
-    """Have Flower's client go on from what ``file`` and the input beside it keep."""
+    """Make Flower's client continue from ``file`` and the input stored beside it."""
     pull, push = RuntimeHttpClient.PullTaskInput, RuntimeHttpClient.PushTaskOutput
 
     def pull_or_take(self: RuntimeHttpClient, request: PullTaskInputRequest) -> PullTaskInputResponse:
@@ -54,7 +56,7 @@ def take_the_place(file: Path) -> None:
         if request.sub_status == SubStatus.FAILED and request.details == ENDED_FROM_OUTSIDE:
             if not awaited(self):
                 forget(file)
-            return PushTaskOutputResponse()  # else another process takes this one's place
+            return PushTaskOutputResponse()  # if it is awaited, another process takes this one's place
         response = push(self, request)
         forget(file)
         return response
@@ -64,8 +66,8 @@ def take_the_place(file: Path) -> None:
 
 
 def awaited(client: RuntimeHttpClient) -> bool:
-    """Whether the SuperLink waits for this ServerApp still, and the run was neither stopped nor given up."""
-    retry, client._retry_invoker = client._retry_invoker, None  # which would answer a refusal by a signal
+    """Whether the SuperLink still waits for this ServerApp: the run was neither stopped nor given up."""
+    retry, client._retry_invoker = client._retry_invoker, None  # its invoker answers a refusal with a signal
     try:
         return bool(client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success)
     except httpx.HTTPStatusError as error:
@@ -81,7 +83,7 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("parent", type=int)
     end_with(parser.parse_args(arguments).parent)
-    with contextlib.suppress(Exception):  # for what it imports: the run's own modules come with the run, and complain
+    with contextlib.suppress(Exception):  # warms up imports; errors appear when the run's own modules load
         import_module("hypergpu_fl.server.server_app")
     if not (told := sys.stdin.buffer.read()):
         return

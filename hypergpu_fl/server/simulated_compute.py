@@ -1,12 +1,12 @@
-"""How long a simulated node computes on a sample of the run's own model.
+"""How long a simulated node computes on one sample of the run's own model.
 
-A profile's seconds a sample are those of ``REFERENCE``, whose 45 MB the benchmarks put on the wire: 4 ms are 0.8
-TFLOP/s, as a home GPU has. Another model's seconds are in proportion to its FLOPs, counted in one training step on the
-server's CPU; they follow from shapes alone, so one seed gives one result on every machine. Left out: what a step costs
-besides arithmetic, which is most of it for a small model.
+A profile's seconds per sample are for ``REFERENCE``, the 45 MB model of the benchmarks: 4 ms correspond to 0.8 TFLOP/s,
+a home GPU. Another model's seconds are scaled by its FLOPs, counted in one training step on the server's CPU. FLOPs
+follow from shapes alone, so one seed gives one result on every machine. The model leaves out what a step costs besides
+arithmetic, which for a small model is most of it.
 
-A trace's milliseconds were measured with a model that its file does not name, and stay as they are.
-``network.sample_ms`` overrules both: the median node takes that long, and the others differ from it as before.
+A trace's milliseconds were measured with a model that its file does not name, so they are not scaled.
+``network.sample_ms`` overrides both: the median node takes that long, and the others keep their ratio to it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ COUNTED_BATCH: Final = 2  # samples; normalisation over a batch needs two
 
 @dataclass(frozen=True, slots=True)
 class SimulatedCompute:
-    """Where the simulated seconds a sample come from, and what they are at the median node."""
+    """Where the simulated seconds per sample come from, and the median node's milliseconds."""
 
     by: Literal["flops", "trace", "network.sample_ms", "profile"]
     median_ms: float
@@ -47,7 +47,7 @@ class SimulatedCompute:
         return {**asdict(self), "reference": REFERENCE, "reference_flops_per_sample": REFERENCE_FLOPS}
 
     def tell(self) -> None:
-        """Say it in one line."""
+        """Log it as one line."""
         cause = {
             "flops": f"by the model's {self.flops_per_sample or 0:,.0f} FLOPs; network.sample_ms sets it",
             "trace": "as the trace says, whatever the model; network.sample_ms sets it",
@@ -63,14 +63,14 @@ class SimulatedCompute:
 def computing(
     links: Sequence[SimulatedLink], network: Network, flops: Callable[[], float | None], *, typical_s: float
 ) -> tuple[list[SimulatedLink], SimulatedCompute]:
-    """``links`` whose processors take as long as the run's model needs, and how that came about.
+    """``links`` with their seconds per sample scaled to the run's model, and where the scale came from.
 
     Parameters
     ----------
     flops : callable
-        FLOPs a sample takes, None where they cannot be counted; asked only if they matter.
+        FLOPs per sample, None if they cannot be counted; called only if needed.
     typical_s : float
-        Seconds a sample takes at the median node of the population that ``links`` were drawn from.
+        Seconds per sample at the median node of the population that ``links`` were drawn from.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def computing(
 def flops_per_sample(task: Task, model: torch.nn.Module, nodes: int) -> float | None:
     """FLOPs of one example's forward and backward pass, counted in one step on the first share that has a batch.
 
-    The step changes ``model``. None, with a warning, if the task fails: its nodes will say so, too.
+    The step changes ``model``. Returns None, with a warning, if the task fails; the nodes will report that failure too.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -115,5 +115,5 @@ def flops_per_sample(task: Task, model: torch.nn.Module, nodes: int) -> float | 
         logger.warning("the model's FLOPs cannot be counted: {}", error)
         return None
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    # without any product to count: each parameter is used once forward, and twice backward
+    # a model without matrix products: each parameter is used once forward and twice backward
     return float(counter.get_total_flops() / COUNTED_BATCH or 6 * parameters) or None

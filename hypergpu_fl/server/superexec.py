@@ -1,10 +1,11 @@
-"""A SuperExec that starts a ServerApp again when it has died, or when the SuperExec itself was started again.
+"""A SuperExec that starts a ServerApp again after it died, or after the SuperExec itself was restarted.
 
-``flower-superexec`` starts a ServerApp once. When one dies, with its SuperExec or alone, Flower misses its heartbeats
-and calls the run failed. Here what a ServerApp was started with is kept in a file until Flower has heard how it ended
-(`hypergpu_fl.server.serverapp`). Another process takes its place meanwhile, and goes on where the run's books end.
+``flower-superexec`` starts a ServerApp once. If it dies, alone or with its SuperExec, Flower misses its heartbeats and
+declares the run failed. This SuperExec keeps what the ServerApp was started with in a file until Flower has heard how
+it ended (`hypergpu_fl.server.serverapp`). Until then, a new process takes the place of one that died, and continues
+where the run's books end.
 
-While no ServerApp is at work, one waits that has Flower and torch loaded, and a run begins some seconds sooner.
+While no ServerApp is at work, one with Flower and torch loaded waits, so that a run begins some seconds sooner.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from hypergpu_fl.files import private_folder, write_whole
 from hypergpu_fl.flower_internals import SUPEREXEC_EXECUTOR, SUPEREXEC_SECRET, replace
 
 FOLDER: Final = ".serverapps"
-MOST_STARTS: Final = 6  # of one ServerApp; then Flower finds that the run has failed
+MOST_STARTS: Final = 6  # of one ServerApp; after that, Flower declares the run failed
 SECRET_FROM_STDIN: Final = "-"
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Kept:
-    """What a ServerApp was started with. The token is worth something only while Flower waits for it."""
+    """What a ServerApp was started with. The token is valid only while Flower waits for this ServerApp."""
 
     address: str
     token: str
@@ -49,7 +50,7 @@ class Kept:
 
     @classmethod
     def read(cls, file: Path) -> Kept:
-        """Raises ``OSError``, ``ValueError`` or ``TypeError`` for a file that is none of ours."""
+        """Read a file. Raises ``OSError``, ``ValueError`` or ``TypeError`` if it is not one of ours."""
         return cls(**json.loads(file.read_text(encoding="utf-8")))
 
     def write(self, file: Path) -> None:
@@ -59,14 +60,14 @@ class Kept:
 
 @dataclass
 class Keeper(SubprocessExecutor):
-    """Starts tasks as Flower does, and ServerApps until Flower has heard how they ended.
+    """Starts tasks as Flower does, and restarts ServerApps until Flower has heard how they ended.
 
     Parameters
     ----------
     folder : Path
-        Where what they were started with is kept; made if need be, for this user alone.
+        Keeps what they were started with; created if missing, for this user alone.
     address : str
-        Of the SuperLink whose ServerApps these are; the folder may hold another's.
+        The SuperLink of these ServerApps; the folder may also hold those of another.
     """
 
     folder: Path
@@ -88,14 +89,14 @@ class Keeper(SubprocessExecutor):
         return LaunchResult.accepted()
 
     def reconcile(self) -> None:
-        """Start what has died; Flower calls it between two looks for a task."""
+        """Restart what has died; Flower calls this between two polls for a task."""
         for file in sorted(self.folder.glob("*.json")):
             if (child := self.children.get(file)) is not None and child.poll() is None:
                 continue
             try:
                 kept = Kept.read(file)
             except (OSError, ValueError, TypeError):
-                continue  # gone just now, as the ServerApp has told Flower; or none of ours
+                continue  # just removed, since Flower was told; or not one of ours
             if kept.address != self.address:
                 continue
             if kept.starts >= MOST_STARTS:
@@ -114,29 +115,29 @@ class Keeper(SubprocessExecutor):
         child = self.waiting if self.waiting is not None and self.waiting.poll() is None else _serverapp()
         self.waiting, self.children[file] = None, child
         assert child.stdin is not None
-        with contextlib.suppress(BrokenPipeError), child.stdin:  # it died just now: started again when that is seen
+        with contextlib.suppress(BrokenPipeError), child.stdin:  # it died just now; `reconcile` restarts it
             child.stdin.write(os.fsencode(file))
 
 
 def _serverapp() -> subprocess.Popen[bytes]:
-    """A process that becomes a ServerApp when it is told the file of one."""
+    """A process that becomes a ServerApp once it is given the path of a kept file."""
     command = [sys.executable, "-P", "-m", "hypergpu_fl.server.serverapp", str(os.getpid())]
     return subprocess.Popen(command, stdin=subprocess.PIPE)
 
 
 def input_of(file: Path) -> Path:
-    """Where a kept ServerApp's input lies, which Flower hands out once."""
+    """Where the input of a kept ServerApp lies; Flower hands it out only once."""
     return file.with_suffix(".input")
 
 
 def forget(file: Path) -> None:
-    """Flower has heard how this ServerApp ended, or waits for it no longer."""
+    """Remove the files of a ServerApp that Flower no longer waits for."""
     input_of(file).unlink(missing_ok=True)
     file.unlink(missing_ok=True)
 
 
 def main(arguments: list[str]) -> None:
-    """Run ``flower-superexec`` with these arguments, and ServerApps until Flower has heard how they ended.
+    """Run ``flower-superexec`` with these arguments, restarting ServerApps until Flower has heard how they ended.
 
     With ``--superexec-auth-secret-file -`` the secret is read from standard input.
     """

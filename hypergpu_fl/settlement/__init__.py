@@ -1,7 +1,7 @@
-"""A sealed round goes from the books to the chain.
+"""From the books to the chain: sealing rounds, committing them, exporting, verifying, claiming, handing over.
 
-The strategy's hook calls `Settlement.seal` once a round: one database transaction writes the round, its
-contributions and the outbox entry that commits it. A background thread does the rest; the hook never waits for it.
+The server calls `Settlement.seal` once a round. One database transaction writes the round, its contributions and the
+outbox entry that commits it. A background thread does the rest, and no round waits for it.
 """
 
 from hypergpu_fl.settlement.claiming import Claim, claim, claim_with_receipts, distribution, shared_rounds

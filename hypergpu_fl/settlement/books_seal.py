@@ -1,4 +1,4 @@
-"""The coordinator's signature under the books as a whole: made when a run ends or is exported, and checked."""
+"""The coordinator's signature over the books as a whole, which is made when a run ends or is exported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypergpu_fl.ledger.statement import books_digest
 
 
 def sign_books(bundle: Bundle, signer: Signer, *, ended: bool) -> BooksSeal:
-    """Sign all that the books say."""
+    """Sign everything in the books."""
     rounds, head, document = len(bundle.rounds), bundle.head, bundle.document()
     digest = books_digest(bundle.session.id, rounds=rounds, head=head, ended=ended, document=document)
     return BooksSeal(ended=ended, rounds=rounds, head=head, document=document, signature=signer.sign_digest(digest))
@@ -22,7 +22,7 @@ def verify_seal(bundle: Bundle, seal: BooksSeal, coordinator: str) -> None:
     Raises
     ------
     VerificationError
-        If not; names the first round that is missing or too many.
+        If not; names the first round that is missing or in excess.
     """
     remedy = "the file was altered or cut off; take it from its source again"
     digest = books_digest(

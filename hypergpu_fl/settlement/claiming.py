@@ -7,22 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hypergpu_fl.chain.client import Client
-from hypergpu_fl.chain.contract import LedgerContract, Status
+from hypergpu_fl.chain.contract import LedgerContract
 from hypergpu_fl.chain.direct import Sent, send_and_wait
 from hypergpu_fl.chain.errors import Reverted
 from hypergpu_fl.chain.progress import check_chain_id, check_code
 from hypergpu_fl.chain.signer import Signer
-from hypergpu_fl.errors import LedgerError, VerificationError
+from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.ledger.bundle import Bundle
 from hypergpu_fl.ledger.proof import ContributionProof
 from hypergpu_fl.ledger.rewards import RewardDistribution
 from hypergpu_fl.ledger.sealing import paid_entries
+from hypergpu_fl.settlement.evidence import on_chain
 from hypergpu_fl.settlement.grants import Holdings, head_after, held_in_bundle, held_in_receipts
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A payout: to whom, how many wei now and in all, for which rounds, and the transactions, the oldest first."""
+    """A payout: the account, the wei paid now and in total, the rounds paid for, and the transactions, oldest first."""
 
     account: str
     amount: int
@@ -43,8 +44,8 @@ def distribution(bundle: Bundle, *, upto: int | None = None) -> RewardDistributi
 def shared_rounds(bundle: Bundle, client: Client) -> int:
     """Number of rounds that a verified bundle has in common with the chain.
 
-    The bundle may be older than the chain, and it may have gone on otherwise: what a coordinator committed since then
-    takes nothing back, so whoever holds a bundle claims up to here.
+    The chain may have gone on since the bundle was written, even with other rounds than the bundle's. Commits take
+    nothing back, so whoever holds the bundle can claim up to the last common round.
 
     Raises
     ------
@@ -53,14 +54,9 @@ def shared_rounds(bundle: Bundle, client: Client) -> int:
     ChainError
         If chain or contract is not the bundle's, or no endpoint answers.
     """
-    session = bundle.session
-    check_chain_id(client, session.chain_id)
-    check_code(client, session.contract)
-    contract = LedgerContract(client, session.contract)
-    state = contract.session(session.id)
-    if state.status is Status.NONE:
-        raise VerificationError("the session does not exist on chain", "it may not be sent yet: see `ledger show`")
-    most = min(state.next - 1, len(bundle.rounds))
+    session, contract = bundle.session, LedgerContract(client, bundle.session.contract)
+    committed, _ = on_chain(session.id, session.chain_id, session.contract, client)
+    most = min(committed, len(bundle.rounds))
 
     def differs(number: int) -> bool:
         return contract.head_after(session.id, number) != head_after(bundle, number)
@@ -71,7 +67,7 @@ def shared_rounds(bundle: Bundle, client: Client) -> int:
 
 
 def claim(bundle: Bundle, client: Client, signer: Signer, account: str, *, max_fee: int) -> Claim:
-    """Send `account` what it earned in the committed rounds of a bundle, and has not been paid.
+    """Send `account` what it earned in the committed rounds of a bundle and has not yet been paid.
 
     Parameters
     ----------
@@ -89,9 +85,9 @@ def claim(bundle: Bundle, client: Client, signer: Signer, account: str, *, max_f
     Raises
     ------
     LedgerError
-        If the account earned nothing, or has been paid all.
+        If the account earned nothing, or has been paid everything.
     ChainError
-        If the chain is another, or refuses.
+        If it is another chain, or the contract refuses.
     """
     committed = shared_rounds(bundle, client)
     held = held_in_bundle(bundle, account, upto=committed)
@@ -106,10 +102,10 @@ def claim(bundle: Bundle, client: Client, signer: Signer, account: str, *, max_f
 def claim_with_receipts(
     receipts: Sequence[ContributionProof], client: Client, signer: Signer, *, max_fee: int
 ) -> Claim:
-    """Send a node what the rounds of its receipts granted, and it has not been paid: a ledger is not needed.
+    """Send a node what the rounds of its receipts granted and it has not yet been paid; this needs no ledger.
 
-    Receipts of rounds that the chain does not hold are passed over. Parameters and errors are those of `claim`; the
-    receipts must be verified.
+    The receipts must be verified. Those of rounds that the chain does not hold are skipped. Parameters and errors are
+    those of `claim`.
     """
     for receipt in receipts[:1]:
         check_chain_id(client, receipt.chain_id)
@@ -127,7 +123,7 @@ def claim_with_receipts(
 
 
 def _send(held: Holdings, client: Client, signer: Signer, max_fee: int) -> Claim:
-    """Claim what is not paid yet; when it fails halfway, another try goes on where it stopped."""
+    """Claim what has not been paid yet; if this fails halfway, the next try continues where it stopped."""
     granted, cumulative = list(held.amounts), sum(held.amounts.values())
     paid = LedgerContract(client, held.contract).paid_rounds(held.session, held.account, granted[-1])
     due = [number for number in granted if number not in paid]

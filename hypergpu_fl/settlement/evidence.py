@@ -1,4 +1,4 @@
-"""Verification where books and chain meet: what the coordinator signed, offline; the contract's head, online."""
+"""Verification where books and chain meet: offline what the coordinator signed, online the contract's head."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from hypergpu_fl.settlement.books_seal import verify_seal
 _REMEDY = "the file was altered; take it from its source again and compare with the chain"
 
 UNSEALED: Final = (
-    "session.budget",  # rewards tell it up to a few wei, and not at all where nobody earned
-    "session.base_pay",  # likewise, where no work is told
+    "session.budget",  # follows from the rewards up to a few wei, but not where nobody earned
+    "session.base_pay",  # likewise, but not where no work is recorded
     "session.simulated_keys",
     "transactions",
     "rounds.*.contributions.*.duplicate_of",
@@ -31,25 +31,26 @@ UNSEALED: Final = (
     "rounds.*.commit.block",
     "rounds.*.commit.gas_used",
 )
-"""What nothing seals in books without the coordinator's signature under the whole, beside how many rounds follow."""
+"""Fields that nothing seals in books that the coordinator has not signed as a whole; nor how many rounds follow."""
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What verified books are.
+    """What verification found out about books that are consistent.
 
     Parameters
     ----------
     head : bytes
         Head after the last round.
     coordinator : str
-        Address whose turn it is to commit: who opened the session, or the last to whom it was handed over.
+        Address that may commit now: the one that opened the session, or the last one that it was handed over to.
     signed, ended : bool
-        Whether the coordinator signed the books as a whole, and as those of a run that has ended.
+        Whether the coordinator signed the books as a whole, and whether the run had ended by then.
     commits : int
-        Rounds whose commit the coordinator signed.
+        Number of rounds whose commit the coordinator signed.
     uncommitted : tuple of int
-        Rounds that the books do not say to be on the chain; without a chain, those that the coordinator has not signed.
+        Rounds that are not on the chain by the books' account; without a chain, those that the coordinator has not
+        signed.
     """
 
     head: bytes
@@ -66,9 +67,9 @@ def commit_calldata(session: bytes, number: int, root: bytes, model: bytes, rewa
 
 
 def verify(bundle: Bundle) -> Findings:
-    """Verify a bundle offline: the books, and all that the coordinator signed of them.
+    """Verify a bundle offline: the books, and everything that the coordinator signed of them.
 
-    Books that nobody has closed or committed yet are no error here: the findings say so.
+    Books that are not closed or committed yet are no error here; the findings say so.
 
     Raises
     ------
@@ -103,7 +104,7 @@ def verify(bundle: Bundle) -> Findings:
 
 
 def _coordinators(bundle: Bundle) -> list[str]:
-    """Check the transactions beside the commits; whose turn it was to commit, by the hand-overs among them."""
+    """Check the transactions other than commits; returns the session's coordinators in order, from its hand-overs."""
     session, coordinators, proposed, seen = bundle.session, [bundle.session.coordinator], "", set[bytes]()
     for transaction in bundle.transactions:
         what = f"the {transaction.purpose} transaction"
@@ -122,7 +123,7 @@ def _coordinators(bundle: Bundle) -> list[str]:
 
 
 def _fits(session: SessionRecord, transaction: TransactionRecord, signed: SignedTransaction) -> bool:
-    """Whether a transaction does what it is called."""
+    """Whether a transaction does what its purpose says."""
     if transaction.purpose == "deploy":
         return signed.to is None and created_address(signed.sender, signed.nonce) == session.contract
     if signed.to != session.contract:
@@ -137,7 +138,7 @@ def _fits(session: SessionRecord, transaction: TransactionRecord, signed: Signed
 
 
 def _verify_commit(session: SessionRecord, record: RoundRecord, commit: TransactionRecord) -> str:
-    """Check a round's commit but for who sent it, which is returned."""
+    """Check a round's commit, except who may send it; returns the sender."""
     what = f"round {record.round}: the commit transaction"
     signed = _decoded(what, session, commit)
     expected = commit_calldata(session.id, record.round, record.root, record.model, record.rewards_root, record.owed)
@@ -186,7 +187,7 @@ def verify_on_chain(bundle: Bundle, client: Client) -> int:
         If chain or contract is not the bundle's, or no endpoint answers.
     """
     session = bundle.session
-    committed, found = _on_chain(session.id, session.chain_id, session.contract, client)
+    committed, found = on_chain(session.id, session.chain_id, session.contract, client)
     if committed > len(bundle.rounds):
         raise VerificationError(
             f"round {len(bundle.rounds) + 1}: the chain holds {committed} rounds, the file {len(bundle.rounds)}",
@@ -211,7 +212,7 @@ def verify_proof_on_chain(proof: ContributionProof, client: Client) -> None:
         If chain or contract is not the proof's, or no endpoint answers.
     """
     session, last = proof.value[0], proof.commitments[-1].round
-    committed, _ = _on_chain(session, proof.chain_id, proof.contract, client)
+    committed, _ = on_chain(session, proof.chain_id, proof.contract, client)
     if committed < last:
         raise VerificationError(f"round {last} is not committed: the chain holds {committed} rounds", _REMEDY)
     found = LedgerContract(client, proof.contract).head_after(session, last)
@@ -221,8 +222,8 @@ def verify_proof_on_chain(proof: ContributionProof, client: Client) -> None:
         )
 
 
-def _on_chain(session: bytes, chain_id: int, contract: str, client: Client) -> tuple[int, bytes]:
-    """How many rounds the contract holds of a session, and its head."""
+def on_chain(session: bytes, chain_id: int, contract: str, client: Client) -> tuple[int, bytes]:
+    """Number of a session's rounds that the contract holds, and its head; errors as `verify_on_chain`."""
     check_chain_id(client, chain_id)
     check_code(client, contract)
     state = LedgerContract(client, contract).session(session)

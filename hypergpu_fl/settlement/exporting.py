@@ -1,4 +1,4 @@
-"""Books written as a file by somebody who may hold the coordinator's key, or not."""
+"""Writing the books as a file, with or without the coordinator's key."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypergpu_fl.settlement.run_key import KEY_FILE, run_key
 
 
 def export_books(folder: Path, path: Path, blockchain: Blockchain, secrets: Secrets) -> Bundle:
-    """Write a run's books to `path`, signed anew if the coordinator's key is at hand; returns what was written.
+    """Write a run's books to `path`, signed again if the coordinator's key is at hand; returns what was written.
 
     Raises
     ------

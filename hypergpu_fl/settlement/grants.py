@@ -1,4 +1,4 @@
-"""What books or receipts prove that rounds granted to an account, and the calldata that claims it."""
+"""Grants of rounds to an account as books or receipts prove them, and the calldata that claims them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from typing import Final
 
 from hypergpu_fl.chain import abi
 from hypergpu_fl.errors import LedgerError, UsageError
-from hypergpu_fl.ledger.bundle import Bundle, RoundRecord
+from hypergpu_fl.ledger.bundle import Bundle
 from hypergpu_fl.ledger.proof import Commitment, ContributionProof, commitment
 from hypergpu_fl.ledger.reward_tree import RewardTree, Sum
-from hypergpu_fl.ledger.rewards import summed
-from hypergpu_fl.ledger.sealing import next_head
 
 ROUNDS_A_CLAIM: Final = 24
-"""Rounds that one transaction shows: among 5,000 accounts they take about as much gas as `MOST_CALL_GAS` allows."""
+"""Most rounds in one transaction: with 5,000 accounts they take about as much gas as `MOST_CALL_GAS` allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +31,9 @@ class Holdings:
     amounts : Mapping[int, int]
         Round to what it granted to the account, in wei; rounds in ascending order.
     heads : Mapping[int, bytes]
-        Round to the head after it, as far as known; the session id after round 0.
+        Round to the head after it, as far as known; the session id for round 0.
     commitments : Mapping[int, Commitment]
-        Round to what was committed, as far as known: of every round in `amounts` and the one before it.
+        Round to its commitment, as far as known; for every round in `amounts`, it and the round before are known.
     prove : Callable
         Siblings of the account's leaf in the reward tree of a round in `amounts`.
     """
@@ -50,7 +48,7 @@ class Holdings:
     prove: Callable[[int], Sequence[Sum]]
 
     def batches(self, rounds: Sequence[int]) -> Iterator[list[int]]:
-        """Split ascending rounds into runs that one transaction each can show."""
+        """Split ascending rounds into runs of which each fits into one transaction."""
         batch: list[int] = []
         for number in rounds:
             missing = batch and any(between not in self.commitments for between in range(batch[-1], number))
@@ -75,15 +73,10 @@ def head_after(bundle: Bundle, number: int) -> bytes:
     return bundle.rounds[number - 1].head if number else bundle.session.id
 
 
-def rewards_in(record: RoundRecord) -> dict[str, int]:
-    """What a round granted to each account, in wei."""
-    return summed((entry.node, entry.reward) for entry in record.contributions)
-
-
 def held_in_bundle(bundle: Bundle, account: str, *, upto: int | None = None) -> Holdings:
     """Grants to an account in the rounds of a verified bundle, up to round `upto`, the last one if None."""
     session, records = bundle.session, bundle.rounds[:upto]
-    amounts = {record.round: rewards_in(record).get(account, 0) for record in records}
+    amounts = {record.round: record.earned.get(account, 0) for record in records}
     return Holdings(
         session.id,
         session.chain_id,
@@ -92,7 +85,7 @@ def held_in_bundle(bundle: Bundle, account: str, *, upto: int | None = None) -> 
         {number: wei for number, wei in amounts.items() if wei},
         {number: head_after(bundle, number) for number in range(len(records) + 1)},
         {record.round: commitment(record) for record in records},
-        lambda number: RewardTree(session.id, rewards_in(records[number - 1])).proof(account),
+        lambda number: RewardTree(session.id, records[number - 1].earned).proof(account),
     )
 
 
@@ -120,8 +113,8 @@ def held_in_receipts(receipts: Sequence[ContributionProof]) -> Holdings:
         known = [*([grant.previous] if grant.previous else []), *receipt.commitments]
         head = heads[known[0].round - 1] = grant.before
         for c in known:
-            head = next_head(head, round=c.round, root=c.root, model=c.model, rewards_root=c.rewards, owed=c.owed)
-            heads[c.round], commitments[c.round] = head, c
+            heads[c.round] = head = c.head_after(head)
+            commitments[c.round] = c
     if not amounts:
         raise LedgerError("the receipts hold nothing that a round granted", "there is nothing to claim with them")
     one = receipts[0]

@@ -1,6 +1,6 @@
 """A session changes hands: the coordinator offers it, the next one accepts.
 
-Both transactions stay in the run's books, where they tell a verifier whose commits to expect.
+Both transactions stay in the run's books, so that a verifier knows whose commits to expect.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _send(
     LedgerError
         If the run is at work, has no real chain, or has commits under way.
     ChainError
-        If the session is not the signer's to hand over or to accept, or the chain does not take it.
+        If the session is not the signer's to hand over or to accept, or the chain refuses the transaction.
     """
     with ExitStack() as held:
         busy = LedgerError(f"the books in {folder} are open in another process", "stop the run first")
@@ -82,7 +82,7 @@ def _send(
         outbox, client = Outbox(engine, signer.address, record.chain_id), client_of(record.chain_id)
         waiting = [entry for entry in outbox.history() if entry.state is not State.FINALIZED]
         intent = Intent(purpose, record.contract, record.id, _call(purpose, record.id, to), after=address_word(to))
-        if [entry.intent for entry in waiting] != [intent]:  # else it goes on with what was cut off
+        if [entry.intent for entry in waiting] != [intent]:  # otherwise an earlier call was cut off; finish it
             if waiting:
                 raise LedgerError(
                     f"{len(waiting)} transactions of the run are not final", "resume it, then hand it over"

@@ -1,4 +1,4 @@
-"""How a session finds its chain, its key and its contract, and what must be true before anything is sent."""
+"""How a session finds its chain, key and contract, and what is checked before anything is sent."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from hypergpu_fl.chain.signer import KeySigner, Signer, created_address
 from hypergpu_fl.config import Blockchain, Secrets
 from hypergpu_fl.keccak import keccak
 from hypergpu_fl.ledger import database
+from hypergpu_fl.ledger.books import open_session
 from hypergpu_fl.ledger.bundle import SessionRecord, session_id
 from hypergpu_fl.ledger.rewards import SHARES
 from hypergpu_fl.settlement.reading import DATABASE, read_record
@@ -36,10 +37,10 @@ NOWHERE = "0x" + "0" * 40
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A session's way to its chain: its record, its key, its outbox, and the making of its sender.
+    """A session's way to its chain: its record, key and outbox, and a function that makes its sender.
 
-    `make_sender` runs on the sending thread, since importing an EVM takes seconds. Keys that belong to the run alone
-    need no lock.
+    `make_sender` runs on the sending thread, because importing an EVM takes seconds. A key that only this run uses
+    needs no lock.
     """
 
     record: SessionRecord
@@ -81,7 +82,7 @@ def session_without_chain(
 def embedded_route(
     run_dir: Path, engine: Engine, blockchain: Blockchain, *, salt: bytes, rounds: int, simulated_keys: bool
 ) -> Route:
-    """Way to an EVM inside this process, which starts with what an earlier process had run on its own."""
+    """Way to an EVM inside this process, which first replays what an earlier process of the run had included."""
     record = read_record(engine)
     signer = run_key(run_dir, address=record.coordinator if record else "")
     outbox = Outbox(engine, signer.address, CHAIN_ID)
@@ -117,16 +118,16 @@ def rpc_route(
     rounds: int,
     simulated_keys: bool,
 ) -> Route:
-    """Way to a real chain. What earlier runs of the same key left unsent goes first.
+    """Way to a real chain. Transactions that earlier runs left unsent with the same key go first.
 
-    A new session takes a salt of its own beside the given one: unlike an embedded chain, a real one remembers the
-    last run of the same configuration.
+    A new session mixes a random salt into the given one: unlike an embedded chain, a real chain remembers the last run
+    of the same configuration.
 
     Raises
     ------
     ChainError
-        If key, chain or contract is not what it must be; an endpoint that is merely away is not an error, except
-        where the contract has to be deployed.
+        If key, chain or contract is not what it must be. An unreachable endpoint is no error, unless the contract has
+        to be deployed.
     """
     signer = coordinator_signer(blockchain, secrets)
     client = HttpChain(rpc_urls(blockchain.rpc_url), chain_id=blockchain.chain_id)
@@ -171,7 +172,7 @@ def rpc_urls(text: str) -> list[str]:
 
 
 def preflight(client: Client, chain_id: int, contract: str, account: str, deploy: bool, pool: int) -> None:
-    """Look for what can never work before a run starts; let it start when no endpoint answers.
+    """Refuse before a run starts what can never work; let the run start if no endpoint answers.
 
     Parameters
     ----------
@@ -184,7 +185,7 @@ def preflight(client: Client, chain_id: int, contract: str, account: str, deploy
     deploy : bool
         Whether the contract need not be there yet.
     pool : int
-        Wei that opening the session takes.
+        Wei that opening the session costs, besides gas.
 
     Raises
     ------
@@ -207,7 +208,7 @@ def preflight(client: Client, chain_id: int, contract: str, account: str, deploy
 
 
 def coordinator_of(outbox: Outbox, record: SessionRecord) -> str:
-    """Whose turn it is to commit: the last to whom the session was handed over, else who opened it."""
+    """Address that may commit: the last one that the session was handed over to, else the one that opened it."""
     accepted = [entry.sender for entry in outbox.history() if entry.intent.purpose == "accept" and entry.included_hash]
     return accepted[-1] if accepted else record.coordinator
 
@@ -226,7 +227,7 @@ def _check_same(record: SessionRecord, coordinator: str, blockchain: Blockchain,
 
 
 def _leftovers(run_dir: Path, sender: str, chain_id: int) -> list[Outbox]:
-    """Outboxes of other runs that still hold something for the same key and chain, the oldest first."""
+    """Outboxes of other runs with unsent transactions of the same key and chain, oldest first."""
     found = []
     for path in sorted(run_dir.parent.glob(f"*/{DATABASE}"), key=lambda path: path.stat().st_mtime):
         if path.parent.is_symlink() or path.parent.resolve() == run_dir.resolve():
@@ -272,7 +273,7 @@ def _stored(
     )
     fields: dict[str, Any] = {name: getattr(record, name) for name in SessionRecord.model_fields}
     with engine.begin() as connection:
-        database.open_session(connection, fields | {"simulated_keys": int(simulated_keys)})
+        open_session(connection, fields | {"simulated_keys": int(simulated_keys)})
         if outbox is not None:
             if deploy:
                 outbox.put(connection, Intent("deploy", contract, record.id, abi.bytecode()))

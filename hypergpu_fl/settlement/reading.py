@@ -1,4 +1,4 @@
-"""What a run's folder holds: its live database, or the bundle that was exported from it."""
+"""Reading the books in a run's folder: from its live database, or from the bundle that was exported from it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hypergpu_fl.chain.embedded import CHAIN_ID
 from hypergpu_fl.chain.outbox import Entry, Outbox, State
 from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.ledger import database
+from hypergpu_fl.ledger.books import Books, read_session
 from hypergpu_fl.ledger.bundle import (
     FORMAT,
     BooksSeal,
@@ -37,18 +38,18 @@ _STATES: Final[dict[State, Literal["SIGNED", "SENT", "INCLUDED", "FINALIZED"]]] 
 def read_record(engine: Engine) -> SessionRecord | None:
     """Return the session that a run database belongs to; None if it is new."""
     with engine.connect() as connection:
-        row = database.read_session(connection)
+        row = read_session(connection)
     return SessionRecord.model_validate(row) if row is not None else None
 
 
 def books_as_bundle(engine: Engine, record: SessionRecord, outbox: Outbox | None) -> Bundle:
-    """Return everything in a run database as a bundle, with the seal of its end where it still says what was signed."""
+    """Return a run database as a bundle, with the seal of the run's end if the books still are what it signed."""
     entries = outbox.history() if outbox is not None else []
     commits = {entry.intent.round: _transaction(entry) for entry in entries if entry.intent.purpose == "commit"}
     others = [_transaction(entry) for entry in entries if entry.intent.purpose != "commit"]
     with engine.connect() as connection:
-        sealed_rounds = database.Books(record.id).sealed_rounds(connection)
-        end = database.Books(record.id).end(connection)
+        sealed_rounds = Books(record.id).sealed_rounds(connection)
+        end = Books(record.id).end(connection)
     bundle = Bundle(
         format=FORMAT,
         session=record,
@@ -66,7 +67,7 @@ def load_books(folder: Path) -> Bundle:
 
 
 def books_and_end(folder: Path) -> tuple[Bundle, bool]:
-    """Read a run's database; whether the coordinator once signed its end, even if commits moved on since.
+    """Read a run's database, and whether the coordinator once signed its end, even if commits have changed since.
 
     Raises
     ------
@@ -85,7 +86,7 @@ def books_and_end(folder: Path) -> tuple[Bundle, bool]:
         outbox = Outbox(engine, record.coordinator, record.chain_id) if record.chain_id else None
         bundle = books_as_bundle(engine, record, outbox)
         with engine.connect() as connection:
-            end = database.Books(record.id).end(connection)
+            end = Books(record.id).end(connection)
         return bundle, end is not None and (end["rounds"], end["head"]) == (len(bundle.rounds), bundle.head)
     finally:
         engine.dispose()
@@ -124,7 +125,7 @@ def unsettled(folder: Path) -> int:
 
 def _transaction(entry: Entry) -> TransactionRecord | None:
     attempt = entry.settled_by
-    if attempt is None or entry.state is State.PREPARED:  # a nonce given up is no commit under way
+    if attempt is None or entry.state is State.PREPARED:  # PREPARED with an attempt: its nonce was given up
         return None
     return TransactionRecord(
         purpose=entry.intent.purpose,

@@ -1,6 +1,6 @@
-"""The coordinator's key of a run without a real chain: made for the run, kept beside its books, in none of its exports.
+"""The coordinator's key of a run without a real chain: made for that run and kept beside its books, never exported.
 
-A key that others knew could sign other books in the run's name.
+Whoever else knew the key could sign other books in the run's name.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ def run_key(run_dir: Path, *, address: str = "") -> KeySigner:
     run_dir : Path
         The run's folder.
     address : str
-        Whose key it must be; empty for a run without books yet, whose key is made if need be.
+        Address of the key; empty for a run without books, for which a missing key is made.
 
     Raises
     ------
     Misconfigured
-        If the key is missing, or another one.
+        If the key is missing, or has another address.
     """
     path = run_dir / KEY_FILE
     if not address and not path.exists():

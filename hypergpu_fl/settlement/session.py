@@ -1,4 +1,4 @@
-"""One session: its books, its outbox, and what they say."""
+"""One session: its books and its outbox while a run is at work."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from hypergpu_fl.config import Blockchain, Secrets
 from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.files import exclusive
 from hypergpu_fl.ledger import database
+from hypergpu_fl.ledger.books import Books
 from hypergpu_fl.ledger.bundle import RoundRecord, SessionRecord, round_record, write_bundle
 from hypergpu_fl.ledger.proof import GrantedRound, contribution_proof
 from hypergpu_fl.ledger.sealing import RoundSeal, SealedRound, seal_round
@@ -26,12 +27,12 @@ from hypergpu_fl.settlement.evidence import commit_calldata
 from hypergpu_fl.settlement.opening import Route, embedded_route, rpc_route, session_without_chain
 from hypergpu_fl.settlement.reading import BUNDLE, DATABASE, LOCK, books_as_bundle
 
-_RECEIPT_ROUNDS: Final = 8  # rounds whose receipts are kept in memory; the rest are made again when asked for
+_RECEIPT_ROUNDS: Final = 8  # rounds kept in memory for receipts; others are read again when asked for
 
 
 @dataclass(frozen=True, slots=True)
 class RoundStatus:
-    """Where a round's commit is: transaction hash, block, and outbox state."""
+    """How far a round's commit is: transaction hash, block, and outbox state."""
 
     tx: str | None
     block: int | None
@@ -42,8 +43,8 @@ class RoundStatus:
 class SettlementStatus:
     """The `chain` part of a run's report, and each round's share of it.
 
-    Gas is summed over commits only; opening the session is not part of a round's price. `problem` is what keeps
-    commits from being sent, empty if nothing does.
+    Gas is summed over commits only; opening the session is not part of a round's price. `problem` says what keeps
+    commits from being sent, and is empty if nothing does.
     """
 
     kind: str
@@ -68,11 +69,11 @@ class Settlement:
         self._engine = engine
         self._signer = signer
         self._kind = kind
-        self._held = ExitStack()  # what is let go of at the end: the folder, the key
+        self._held = ExitStack()  # releases the database, and the locks on folder and key
         self._outbox = route.outbox if route else None
         self._courier = Courier(route.make_sender) if route else None
         self._sealed: dict[int, tuple[bytes, RoundRecord, GrantedRound]] = {}  # head before, and the round
-        self._books = database.Books(record.id)
+        self._books = Books(record.id)
         with engine.connect() as connection:
             self.last_round, self._head = self._books.last(connection)
             self._rewards = self._books.distribution(connection)
@@ -95,20 +96,20 @@ class Settlement:
         rounds: int,
         simulated_keys: bool,
     ) -> Settlement:
-        """Open the books in ``run_dir/run.db`` and start sending. An existing run goes on where it stopped.
+        """Open the books in ``run_dir/run.db`` and start sending. An existing run continues where it stopped.
 
         Parameters
         ----------
         run_dir : Path
             Folder of the run.
         blockchain : Blockchain
-            Where to settle; with ``enabled = false`` only the books are kept.
+            Where to settle; with ``enabled = false`` there are only the books.
         secrets : Secrets
             Coordinator's key or keystore password, for ``kind = "rpc"``.
         salt : bytes
-            32 bytes that tell this run from the coordinator's others: derived from config and seed.
+            32 bytes that distinguish this run from the coordinator's others; derived from configuration and seed.
         rounds : int
-            Planned rounds: the session is opened with the budget of so many.
+            Planned rounds; the session is opened with their budget.
         simulated_keys : bool
             Whether the nodes' keys derive from a public seed.
 
@@ -117,7 +118,7 @@ class Settlement:
         LedgerError
             If another process has the run's books open.
         ChainError
-            If key, chain or contract is not what it must be. An RPC that is merely down is no error.
+            If key, chain or contract is not what it must be. An RPC that does not answer is no error.
         """
         with ExitStack() as held:
             busy = LedgerError(
@@ -190,12 +191,12 @@ class Settlement:
         return Intent("fund", self.record.contract, self.session, data, value=pool - self._pool, pool=pool)
 
     def check_model(self, model: bytes, *, rolled_back: bool = False) -> None:
-        """Refuse to go on from a model that the last round did not seal, or, ``rolled_back``, none did.
+        """Refuse to continue from a model that the last round did not seal; with ``rolled_back``, that no round sealed.
 
         Raises
         ------
         LedgerError
-            If `model` is another's hash: the checkpoint is of another run, or was changed.
+            If `model` is the hash of another model: the checkpoint is from another run, or was changed.
         """
         with self._engine.connect() as connection:
             known = model == self.last_model or (rolled_back and self._books.knows(connection, model))
@@ -206,11 +207,11 @@ class Settlement:
             )
 
     def drain(self, timeout_s: float) -> bool:
-        """Wait until every commit is final, at most so long; whether they are."""
+        """Wait until every commit is final, for `timeout_s` seconds at most; whether they are."""
         return self._courier is None or self._courier.drain(timeout_s)
 
     def close(self) -> None:
-        """Stop sending and let go of folder and key. What is not final stays in the outbox."""
+        """Stop sending, and release folder and key. Transactions that are not final stay in the outbox."""
         if self._courier is not None:
             self._courier.stop()
         self._held.close()
@@ -256,13 +257,13 @@ class Settlement:
     def receipts(
         self, node: str, *, after: int = 0, upto: int | None = None, limit: int | None = None
     ) -> list[dict[str, Any]]:
-        """Receipts of what rounds ``after + 1 .. upto`` sealed of a node, the oldest first, of at most `limit` rounds.
+        """Receipts for what rounds ``after + 1 .. upto`` sealed of a node, oldest first, for at most `limit` rounds.
 
-        With a receipt alone the node proves that the coordinator sealed its work, and claims what the round granted.
-        `upto` is `final_round` if None.
+        With a receipt alone, the node can prove that the coordinator sealed its work, and claim what the round granted.
+        `upto` None means `final_round`.
         """
         if self._signer.address != self.record.coordinator:
-            return []  # after a hand-over: a receipt does not show that its signer may speak for the session
+            return []  # after a hand-over: a receipt cannot show that its signer became the session's coordinator
         upto = self.final_round() if upto is None else upto
         with self._engine.connect() as connection:
             numbers = self._books.rounds_with(connection, node, after=after, upto=upto)[:limit]

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     import torch
 
 STEPS: Final = 2
+FEWEST_EXAMPLES: Final = 2  # of a share that is tried: BatchNorm cannot train on one
+OTHERS_S: Final = 10.0  # for a step on each of the other shares
 TOLERANCE: Final = 1e-2  # of the change's length, between two trainings alike: a GPU adds up in any order
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -48,7 +51,9 @@ class Checked:
     identity: Mapping[str, str]
 
 
-def check_task(training: Training, task: Task | None = None, *, device: str = "cpu", partition: int = 0) -> Checked:
+def check_task(
+    training: Training, task: Task | None = None, *, device: str = "cpu", partition: int | None = None
+) -> Checked:
     """Try all that a run asks of a task on one share.
 
     Parameters
@@ -59,6 +64,8 @@ def check_task(training: Training, task: Task | None = None, *, device: str = "c
         Already made; else the one that ``training`` names.
     device : str
         As ``system.device``.
+    partition : int, optional
+        The share; else the first that holds a batch.
 
     Raises
     ------
@@ -75,8 +82,9 @@ def check_task(training: Training, task: Task | None = None, *, device: str = "c
     identity = full_identity(task, model)
     first = task.arrays(model)
     _same(first, task.arrays(fresh_model(task, training.seed)), "model() makes other weights the second time")
-    with user_code(f"asking for the size of share {partition}"):
-        examples = task.examples(partition)
+    if partition is None:
+        partition = _first_share(task, training.num_nodes)
+    examples = _examples(task, partition)
 
     def steps() -> Trial:
         return try_task(task, model, partition, device=where, batch_size=training.batch_size, steps=STEPS)
@@ -111,13 +119,56 @@ def try_first(training: Training, task: Task, *, device: str) -> dict[str, float
     where = resolve_device(device)
     model = fresh_model(task, training.seed)
     full_identity(task, model)
-    with user_code("asking for the sizes of shares"):
-        partition = next((node for node in range(training.num_nodes) if task.examples(node) > 1), 0)
-        examples = task.examples(partition)
+    partition = _first_share(task, training.num_nodes)
     tried = try_task(task, model, partition, device=where, batch_size=training.batch_size)
     named_metrics(tried.trained.metrics)
     found = check_figures(task, model, training.goal, device=where)
-    return {"examples": examples, **found.named}
+    return {"examples": _examples(task, partition), **found.named}
+
+
+@dataclass(frozen=True, slots=True)
+class OtherShares:
+    """Of the shares but one: how many were ``tried``, which were too ``small``, and how many there was no time for."""
+
+    tried: int
+    small: tuple[int, ...]
+    left: int
+
+
+def try_others(
+    training: Training, checked: Checked, *, device: str = "cpu", now_s: Callable[[], float] = time.monotonic
+) -> OtherShares:
+    """Make one step on each of the other shares, as many as ``OTHERS_S`` allow.
+
+    Raises
+    ------
+    TaskError
+        If one cannot be read or trained on.
+    """
+    from hypergpu_fl.task.device import resolve_device
+
+    where, until_s = resolve_device(device), now_s() + OTHERS_S
+    tried, small = 0, []
+    shares = [node for node in range(training.num_nodes) if node != checked.partition]
+    for share in shares:
+        if now_s() >= until_s:
+            break
+        if _examples(checked.task, share) < FEWEST_EXAMPLES:
+            small.append(share)
+            continue
+        try_task(checked.task, checked.model, share, device=where, batch_size=training.batch_size)
+        tried += 1
+    return OtherShares(tried, tuple(small), len(shares) - tried - len(small))
+
+
+def _first_share(task: Task, num_nodes: int) -> int:
+    """The first share that can be trained on, or the first of all."""
+    return next((node for node in range(num_nodes) if _examples(task, node) >= FEWEST_EXAMPLES), 0)
+
+
+def _examples(task: Task, share: int) -> int:
+    with user_code(f"asking for the size of share {share}"):
+        return task.examples(share)
 
 
 def check_figures(task: Task, model: torch.nn.Module, goal: Target | None, *, device: torch.device) -> EvalResult:

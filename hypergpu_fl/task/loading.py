@@ -46,6 +46,11 @@ def load_task(
                 f"training.task = {training.task!r} made a {type(task).__name__} without {lacking}",
                 "derive it from hypergpu_fl.task.TorchTask, or give it all methods of hypergpu_fl.task.Task",
             )
+        if not (isinstance(task.unit, str) and task.unit.strip()):
+            raise TaskError(
+                f"training.task = {training.task!r} counts in {task.unit!r}, which is no name",
+                "let `unit` say what is counted, in the plural, such as 'examples' or 'tokens'",
+            )
         return task
     from hypergpu_fl.task.image import ImageTask
 

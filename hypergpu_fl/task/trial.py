@@ -43,7 +43,10 @@ def try_task(
     import numpy as np
 
     before = task.arrays(model)
-    with tempfile.TemporaryDirectory(prefix="hypergpu-trial-") as folder, user_code("trying the task on one batch"):
+    with (
+        tempfile.TemporaryDirectory(prefix="hypergpu-trial-") as folder,
+        user_code(f"trying one batch of share {partition}"),
+    ):
         context = TrainContext(
             steps=steps, batch_size=batch_size, seed=0, device=device, folder=Path(folder), progress=HALFWAY
         )

@@ -18,10 +18,12 @@ from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import Grid
 
 from strategies import wire
+from strategies.arrivals.progress import Progress
 
 NOT_SENT = 3  # Flower's code for a message that is unavailable
 NODE_UNREACHABLE = 5  # Flower's code for a node that vanished
 LOOK_AGAIN_S = 1.0
+SENT_AT_ONCE = 256  # messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +114,10 @@ class Arrivals(Grid):
         self._asked.update((message_id, message.metadata.dst_node_id) for message_id, message in sent.items())
         replies: dict[str, Message] = {}
         give_up_s = time.monotonic() + timeout_s
+        progress = Progress("%d of %d nodes have said who they are", len(self._asked))
         while missing := [i for i in self._asked if i not in replies]:
             replies.update((r.metadata.reply_to_message_id, r) for r in self._answers(missing))
+            progress.reached(len(replies))
             if time.monotonic() > give_up_s:
                 break
             if len(replies) < len(self._asked):
@@ -156,7 +160,11 @@ class Arrivals(Grid):
 
     def _send(self, messages: Sequence[Message]) -> tuple[dict[str, Message], list[Message]]:
         """Messages sent, by the id that the Grid gave each, and those that it would not take."""
-        taken = {i for i in self._grid.push_messages(messages) if i} if messages else set()
+        taken: set[str] = set()
+        progress = Progress("%d of %d messages are sent", len(messages))
+        for start in range(0, len(messages), SENT_AT_ONCE):
+            progress.reached(start)
+            taken.update(i for i in self._grid.push_messages(messages[start : start + SENT_AT_ONCE]) if i)
         sent = {m.metadata.message_id: m for m in messages if m.metadata.message_id in taken}
         return sent, [m for m in messages if m.metadata.message_id not in taken]
 

@@ -1,9 +1,9 @@
-"""Pulling replies from Flower's SuperLink: one question for all of them, and each as soon as its upload has ended.
+"""Pulls replies from Flower's SuperLink: one request asks for all of them, and each is fetched once its upload ends.
 
 ``HttpGrid.pull_messages`` retries an object that is still being uploaded after 1, 2, 4, 8 and then every 10 s, so a
-reply that took 3.1 s is seen after 7. Here the same requests are made with retries every half second at most, and
-apart from the question which replies there are: a reply is announced when its upload begins. This uses names that
-Flower 1.41 does not export; the version is pinned for it.
+reply that took 3.1 s is seen after 7. Here the same requests are retried at least every half second. They are separate
+from the request for which replies exist, since the SuperLink announces a reply when its upload begins. This uses names
+that Flower 1.41 does not export, which is why that version is pinned.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from flwr.superlink.grid.http_grid import HttpGrid
 
 FIRST_RETRY_S, LAST_RETRY_S = 0.05, 0.5
 MOST_OBJECTS: Final = 20_000  # of one reply; Flower cuts arrays into pieces of 5 MB
-LARGEST_REPLY: Final = 2**34  # bytes, where nobody says what the largest is
+LARGEST_REPLY: Final = 2**34  # bytes, if the caller gives no bound
 
 
 class Announcement(NamedTuple):
     """A reply to the message ``message_id`` that the SuperLink has, or is receiving.
 
-    ``reply_id`` and ``object_ids`` are what it is pulled by; empty from a Grid that only tells by pulling.
+    ``reply_id`` and ``object_ids`` are needed to pull it; they are empty for a Grid that announces nothing.
     """
 
     message_id: str
@@ -63,11 +63,11 @@ def announced(grid: Grid, message_ids: Sequence[str]) -> list[Announcement]:
 
 
 class StillUploading(Exception):
-    """The upload has not ended yet. What has come is kept for the next try."""
+    """The upload has not ended yet. What has arrived is kept for the next try."""
 
 
 class TooLarge(ObjectPullError):
-    """A reply of more bytes than anything that is asked for has."""
+    """A reply that is larger than any valid one."""
 
 
 def pull(
@@ -78,19 +78,19 @@ def pull(
     largest_bytes: int = LARGEST_REPLY,
     come: dict[str, bytes] | None = None,
 ) -> Message | None:
-    """A reply with all its content, waiting for its upload to end; None if there is none after all.
+    """Wait for a reply's upload to end, and return the reply with all its content; None if there is none after all.
 
-    ``largest_bytes`` bounds what is fetched, and what that comes to when it is put together: an array may name one
-    piece any number of times. ``come`` holds what came in earlier tries.
+    ``largest_bytes`` bounds both what is fetched and what it is assembled to, since an array may name one piece any
+    number of times. ``come`` holds what earlier tries fetched.
 
     Raises
     ------
     StillUploading
-        If the upload has not ended ``within_s`` seconds.
+        If the upload has not ended within ``within_s`` seconds.
     TooLarge
-        For a reply of more bytes, or pieces, than anything has.
+        For a reply of more bytes or pieces than any valid one.
     flwr.supercore.inflatable.inflatable_utils.ObjectPullError
-        If the upload broke off, or is no message; the SuperLink will not have the reply again.
+        If the upload broke off, or is not a message. The SuperLink will not offer the reply again.
     """
     if not isinstance(grid, HttpGrid):
         return next(iter(grid.pull_messages([announcement.message_id])), None)
@@ -130,14 +130,14 @@ def pull(
             raise TypeError(f"it is a {type(reply).__name__}")
     except ObjectPullError:
         raise
-    except Exception as error:  # whatever hostile bytes make Flower raise
+    except Exception as error:  # hostile bytes may make Flower raise anything
         raise ObjectPullError(reply_id, f"it cannot be read: {type(error).__name__}: {error}"[:500]) from error
     reply.metadata.__dict__["_message_id"] = reply_id
     return reply
 
 
 def inflated_bytes(contents: Mapping[str, bytes]) -> int:
-    """Bytes that objects take once every array is put together from the pieces it names, each as often as it does."""
+    """Bytes of the objects once every array is assembled from the pieces it names, repeated ones counted each time."""
     total = 0
     for content in contents.values():
         kind, children, _ = get_object_head_values_from_object_content(content)
@@ -149,4 +149,4 @@ def inflated_bytes(contents: Mapping[str, bytes]) -> int:
     return total
 
 
-_TIMED_OUT: Final = "timeout or retry limit reached"  # of Flower's error; the pieces themselves are there to come
+_TIMED_OUT: Final = "timeout or retry limit reached"  # in Flower's error, when pieces are still being uploaded

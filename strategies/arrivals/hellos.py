@@ -1,7 +1,7 @@
-"""Pulling hellos on the wall clock: a bounded number of threads, which give every upload its turn.
+"""Pulls hellos on the wall clock: a bounded number of threads, which give every upload its turn.
 
-A hello that is announced and never uploaded costs its own node the round, and nobody else anything. It is small, so
-what has come of it is not kept for its next turn: memory is bounded by the threads.
+A hello that is announced and never uploaded costs its own node the round, and no other node anything. Hellos are small,
+so a partial one is not kept until its next turn, and the number of threads bounds the memory.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from strategies.arrivals.flower_pull import Announcement, StillUploading, announ
 
 log = logging.getLogger(__name__)
 
-HELLO_WITHIN_S = 60.0  # of an announced hello's upload; Flower gives nobody else's answer for it
+HELLO_WITHIN_S = 60.0  # for an announced hello's upload; Flower gives no error in its place
 LARGEST_HELLO: Final = 4 * 2**20  # bytes
 PULLERS: Final = 4
-TURN_S = 1.0  # that a thread waits for one upload before it looks after another
+TURN_S = 1.0  # for which a thread waits for one upload before it tries another
 
 
 class _Announced(NamedTuple):
-    """A hello under way: the query that it answers, and until when it is waited for."""
+    """A hello being uploaded, the query that it answers, and how long it is waited for."""
 
     announcement: Announcement
     query: Message
@@ -44,20 +44,20 @@ class Hellos:
     grid : Grid
         Flower's own.
     poll_s : float
-        Seconds between two looks of a thread at uploads that have not ended.
+        Seconds that a thread pauses after an upload that has not ended.
     """
 
     def __init__(self, grid: Grid, *, poll_s: float) -> None:
         self._grid = grid
         self._poll_s = poll_s
-        self._announced: set[str] = set()  # announced once; asked again, the SuperLink would say that it has none
+        self._announced: set[str] = set()  # the SuperLink announces each once only
         self._to_pull: queue.SimpleQueue[_Announced] = queue.SimpleQueue()
         self._come: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._stopped = threading.Event()
 
     def answers(self, queries: Mapping[str, Message]) -> Iterator[Message]:
-        """Those to ``queries``, by message id, that are there in full; it waits for none."""
+        """The complete answers to ``queries``, which are by message id. Does not wait for others."""
         try:
             fresh = [message_id for message_id in queries if message_id not in self._announced]
             for found in announced(self._grid, fresh) if fresh else ():
@@ -67,7 +67,7 @@ class Hellos:
         except Exception as error:  # the SuperLink may be restarting
             log.warning("looking for hellos failed, will be tried again: %s", error)
         while len(self._threads) < min(PULLERS, len(self._announced)):
-            # daemons: a ServerApp that ends must not hang on an upload
+            # daemon threads: a ServerApp that ends must not hang on an upload
             self._threads.append(threading.Thread(target=self._pull, name="hello", daemon=True))
             self._threads[-1].start()
         while not self._come.empty():
@@ -82,11 +82,11 @@ class Hellos:
             under_way = self._to_pull.get()
             try:
                 answer = self._pulled(under_way)
-            except StillUploading:  # the others' turn
+            except StillUploading:  # it is the other uploads' turn
                 self._to_pull.put(under_way)
                 self._stopped.wait(self._poll_s)
                 continue
-            if answer is None:  # asked for again
+            if answer is None:  # no reply after all: ask again
                 self._announced.discard(under_way.announcement.message_id)
             else:
                 self._come.put(answer)
@@ -101,5 +101,5 @@ class Hellos:
             return pull(self._grid, announcement, within_s=turn_s, largest_bytes=LARGEST_HELLO)
         except StillUploading:
             raise
-        except Exception as error:  # whatever a hostile hello makes Flower raise
+        except Exception as error:  # a hostile hello may make Flower raise anything
             return failure(query, f"its hello cannot be read: {error}"[: wire.LONGEST_EXCUSE])

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from strategies import wire
 from strategies.arrivals.flight import Arrivals, Flight, VirtualLinks, array_bytes, failure, timing
+from strategies.arrivals.progress import Progress
 from strategies.errors import Refused
 from strategies.round.choosing import LONGEST_TTL_S
 
@@ -97,9 +98,11 @@ class VirtualArrivals(Arrivals):
     def _dispatch(self, messages: Iterable[Message]) -> None:
         sent, failures = self._push(messages, self._now_s)
         replies: dict[str, Message] = {}
+        progress = Progress("%d of %d nodes have done their work", len(sent))
         while missing := [i for i in sent if i not in replies]:
             arrived = list(self._grid.pull_messages(missing))
             replies.update((reply.metadata.reply_to_message_id, reply) for reply in arrived)
+            progress.reached(len(replies))
             if not arrived:
                 time.sleep(self._poll_s)
         for message_id, message in sent.items():  # in dispatch order, so that chance is drawn in that order too

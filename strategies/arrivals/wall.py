@@ -1,4 +1,4 @@
-"""Arrivals on the wall clock: one look for all replies, and a bounded number of pullers for those that are coming."""
+"""Arrivals on the wall clock: one watcher asks for all replies, and a bounded number of pullers fetch them."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from strategies.arrivals.hellos import Hellos
 
 log = logging.getLogger(__name__)
 
-LEAST_TIMED_BYTES = 500_000  # a smaller reply's time is that of its requests and of Flower, not of the link
-TURN_S = 2.0  # that a puller waits for one upload before it looks after another
-GRACE_S = 60.0  # after its TTL, until which the SuperLink itself should have answered for the node
+LEAST_TIMED_BYTES = 500_000  # a smaller reply's time is spent on requests and in Flower, not on the link
+TURN_S = 2.0  # for which a puller waits for one upload before it tries another
+GRACE_S = 60.0  # after a message's TTL; by then the SuperLink should have answered for the node
 
 
 class Arrived(NamedTuple):
-    """A reply, the message it answers, when its last byte was in, and how long its upload took, where that shows."""
+    """A reply, the message it answers, when it was complete, and how long its upload took, if that was measured."""
 
     message_id: str
     reply: Message
@@ -40,9 +40,10 @@ class Arrived(NamedTuple):
 
 @dataclass
 class Pulling:
-    """An announced reply: when it was seen, and how long before it may have been announced, on average.
+    """An announced reply: when it was seen, and how much earlier it was announced on average.
 
-    ``come`` is what has come of it in a puller's earlier turns, ``at_once`` whether the first began when it was seen.
+    ``come`` holds what a puller's earlier turns have fetched; ``at_once`` is whether the first turn began when it was
+    seen.
     """
 
     announcement: Announcement
@@ -53,10 +54,10 @@ class Pulling:
 
 
 class WallArrivals(Arrivals):
-    """A watcher asks for all messages in flight at once; pullers take what has come, so one upload delays no other.
+    """A watcher asks for all messages in flight at once; pullers fetch the replies, so one upload delays no other.
 
-    Flower discards a finished reply whose node goes offline before it is pulled, hence replies are pulled at once,
-    also between rounds; but no more than ``pullers`` of them are held before the round takes them, for memory.
+    Flower discards a finished reply whose node goes offline before it is pulled, so replies are pulled at once, also
+    between rounds. To bound memory, at most ``pullers`` of them are held before the round takes them.
 
     Parameters
     ----------
@@ -65,11 +66,11 @@ class WallArrivals(Arrivals):
     pullers : int
         Concurrent pulls, and the most replies held.
     poll_s : float
-        Seconds between two looks.
+        Seconds between two polls.
     start_s : float
         What the run's clock shows now.
     largest_bytes : int
-        Of a reply; more of it is neither fetched nor put together.
+        Of a reply; a larger one is neither fetched nor assembled.
     """
 
     def __init__(
@@ -118,14 +119,14 @@ class WallArrivals(Arrivals):
                 reply.content[wire.TIMING] = replace(measured, upload_s=arrived.upload_s).record()
             if arrived.takes_room:
                 self._room.release()
-            del arrived  # before the next one is awaited: this one may be a whole model
+            del arrived  # it may be a whole model, so free it before waiting for the next
             yield reply
             del reply
             del self._flights[message_id], self._envelopes[message_id]
             self._dispatch(terms.refill())
 
     def _answers(self, message_ids: Sequence[str]) -> Iterable[Message]:
-        """See ``Arrivals._answers``: announced hellos are pulled in threads of their own, and hold up nobody."""
+        """See ``Arrivals._answers``: announced hellos are pulled in separate threads and delay nobody."""
         if not isinstance(self._grid, HttpGrid):
             return super()._answers(message_ids)
         return self._hellos.answers({i: self._queries[i] for i in message_ids if i in self._queries})
@@ -155,7 +156,7 @@ class WallArrivals(Arrivals):
             self._start(self._pull, f"puller-{len(self._threads)}")
 
     def _start(self, target: Callable[[], None], name: str) -> None:
-        # daemons: a ServerApp that ends with work in flight must not hang on it
+        # daemon threads: a ServerApp that ends with work in flight must not hang on it
         thread = threading.Thread(target=target, name=name, daemon=True)
         self._threads.append(thread)
         thread.start()
@@ -170,7 +171,7 @@ class WallArrivals(Arrivals):
             self._stopped.wait(self._poll_s)
 
     def _given_up(self, message_id: str) -> bool:
-        """Whether nobody will answer any more, the SuperLink neither."""
+        """Whether the message is past its time, so that not even the SuperLink will answer it."""
         flight = self._flights[message_id]
         if self.now_s <= flight.sent_s + flight.ttl_s + GRACE_S:
             return False
@@ -190,7 +191,7 @@ class WallArrivals(Arrivals):
                 self._to_pull.put(Pulling(announcement, self.now_s, since_s / 2))
 
     def _taken(self, message_id: str) -> bool:
-        """Take a message out of those awaited; False if it was not among them, as with a node's second reply."""
+        """Take a message out of those awaited; False if it was not among them, as for a node's second reply."""
         with self._awaiting:
             awaited = message_id in self._awaited
             self._awaited.discard(message_id)
@@ -202,7 +203,7 @@ class WallArrivals(Arrivals):
             self._room.acquire()
             try:
                 arrived = self._pulled(pulling)
-            except StillUploading:  # the others' turn
+            except StillUploading:  # it is the other uploads' turn
                 self._room.release()
                 self._park(pulling)
                 self._to_pull.put(pulling)
@@ -219,9 +220,9 @@ class WallArrivals(Arrivals):
             del arrived
 
     def _park(self, pulling: Pulling) -> None:
-        """Keep what has come of an upload for its next turn, unless all that is kept would be more than of pullers.
+        """Keep the part of an upload that has arrived for its next turn, within the memory of ``pullers`` replies.
 
-        A node that withholds the end of its reply makes the server keep all the rest of it.
+        Otherwise nodes that withhold the end of their replies could make the server keep all the rest.
         """
         message_id, size = pulling.announcement.message_id, sum(map(len, list(pulling.come.values())))
         with self._parking:
@@ -233,7 +234,7 @@ class WallArrivals(Arrivals):
 
     def _pulled(self, pulling: Pulling) -> Arrived | None:
         message_id = pulling.announcement.message_id
-        if pulling.at_once is None:  # else the time is that of waiting for a puller
+        if pulling.at_once is None:  # a later start would measure the wait for a puller
             pulling.at_once = self.now_s - pulling.seen_s <= self._poll_s
         try:
             left_s = self._flights[message_id].sent_s + self._flights[message_id].ttl_s + GRACE_S - self.now_s
@@ -250,7 +251,7 @@ class WallArrivals(Arrivals):
             raise
         except ObjectPullError as error:
             reply = failure(self._envelopes[message_id], f"the upload broke off: {error}")
-        except Exception as error:  # as above; a dead puller would lose its node
+        except Exception as error:  # as in the watcher; a dead puller would lose its node
             log.warning("pulling %s failed, will be tried again: %s", message_id, error)
             return None
         if reply is None:

@@ -1,7 +1,7 @@
-"""What a node's data count for, where its word alone would decide.
+"""How many examples a node counts for, when only its own word says how many it has.
 
-Nobody can see how many examples a node has. So its claim is cut to a bound that no claim can move: a node counts for at
-most ``LARGEST_SHARE`` times an even share of all that counts.
+Nobody can check a claim, so claims are cut to a bound that no single claim can move: a node counts for at most
+``LARGEST_SHARE`` times an even share of everything that counts.
 
 Names used here: N = nodes.
 """
@@ -14,15 +14,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-FURTHEST_WORK: Final = 10.0  # times the median, that a node's claim may make its passes take
-LARGEST_SHARE: Final = 4 / 3  # times an even one; with what a run's last rounds still owe a node, below 1.5
+FURTHEST_WORK: Final = 10.0  # a node's claim may make its passes this many times as long as the median pass
+LARGEST_SHARE: Final = 4 / 3  # times an even share; below 1.5 even with what the last rounds still owe a node
 
 
 def most_agreed(claimed_N: NDArray[np.int64]) -> float:
-    """The most that one of these claims may count for, infinite where none is cut.
+    """The most that one of these claims may count for; infinite where none is cut.
 
-    That is ``c = LARGEST_SHARE * sum(min(claimed, c)) / N``. What was once found above the bound stays so, for it only
-    falls; else a claim that equals it up to rounding would be in and out for ever.
+    That is ``c = LARGEST_SHARE * sum(min(claimed, c)) / N``. The bound only falls from step to step, so a claim once
+    above it stays above it. Otherwise a claim equal to the bound up to rounding would move in and out for ever.
     """
     if not claimed_N.size:
         return math.inf

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -33,98 +33,74 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 PRIOR_SAMPLE_S = 1e-3
-UNREACHABLE_AFTER = 3  # misses in a row after which a node counts as unreachable until it answers again
+UNREACHABLE_AFTER = 3  # misses in a row; the node then counts as unreachable until it answers again
 GUESSES = {
     "rtt_s": Spread(math.log(3 * REFERENCE_RTT_S), 0.7),
     "uplink_bps": Spread(math.log(REFERENCE_BPS), 1.0),
     "downlink_bps": Spread(math.log(2 * REFERENCE_BPS), 1.0),
 }
 
-# Columns, with the value of a node that was just enrolled.
 BELIEVED = ("rtt_s", "uplink_bps", "downlink_bps")
-COLUMNS: dict[str, Any] = {
-    "claimed": 0,
-    "examples": 0,
-    "sample_s": 0.0,
-    "overhead_s": 0.0,
-    "rtt_s": 0.0,
-    "uplink_bps": 0.0,
-    "downlink_bps": 0.0,
-    "delivery": 0.0,
-    "quality": 0.0,
-    "loss": np.nan,
-    "rms_loss": np.nan,
-    "update_norm": np.nan,
-    "owed": 0.0,
-    "last_round": -1,
-    "last_seen": -1,
-    "held": -1,
-    "acknowledged": -1,
-    "selections": 0,
-    "arrivals": 0,
-    "misses": 0,
-    "failures": 0,
-    "exclusions": 0,
-    "excluded_until_s": np.nan,
-    "online": True,
-    "on_probation": False,
-    "orders": 0,
-}
+
+
+def _column(new: float, kind: type = np.float64) -> Any:
+    """A field with one value per node, ``new`` for a node that was just enrolled."""
+    return field(default_factory=lambda: np.zeros(0, kind), metadata={"new": new})
 
 
 @dataclass
 class Fleet:
     """Columns of all known nodes, in the order of enrolment.
 
-    Given: examples ``claimed`` when it was enrolled, ``examples`` it counts for, see ``agree``, and ``online`` (it is
-    connected).
+    Given: the examples that the node ``claimed`` when it was enrolled, the ``examples`` it counts for, see ``agree``,
+    and whether it is ``online``, that is connected.
 
     Believed, see ``believe``: ``rtt_s``, ``uplink_bps`` and ``downlink_bps`` (pessimistic), ``delivery``, ``quality``.
 
-    Observed: ``sample_s``, seconds a node computes on one sample; ``overhead_s``, what a message costs besides work
-    and transfer; ``loss`` and ``rms_loss``, mean and root mean
-    square of the sample loss it last reported, NaN when it never did; ``update_norm`` of its last update.
+    Observed: ``sample_s``, seconds of computing per sample; ``overhead_s``, seconds of a message besides work and
+    transfer; ``loss`` and ``rms_loss``, the mean and the root mean square of the sample loss that the node last
+    reported, NaN if it never did; ``update_norm`` of its last update.
 
-    Counted: ``last_round`` it was sent work in and ``last_seen`` in, -1 for never; model version ``held`` by it, the
-    base of its last update that counted, and the round ``acknowledged`` of that update, -1 for none; ``selections``,
-    ``arrivals``, ``misses`` in a row; open ``orders``: work it was sent and has not answered.
+    Counted: ``last_round`` in which it was sent work, and ``last_seen``, the last round in which it answered, -1 for
+    never; the model version ``held`` by it, the base of its last update that counted, and the round ``acknowledged`` of
+    that update, -1 for none; ``selections``; ``arrivals``; ``misses`` in a row; ``orders`` sent and not yet answered.
 
     Health, see ``fleet.health``: ``failures`` in a row, ``exclusions`` in a row, ``excluded_until_s`` on the run's
-    clock (NaN: it is not), and whether it is ``on_probation``, until it has said who it is.
+    clock (NaN: not excluded), and whether it is ``on_probation``, that is until it says again who it is.
 
-    ``owed``: weight it lies behind its data share, see ``weighting.Accounts``.
+    ``owed``: the weight by which it lies behind its data share, see ``weighting.Accounts``.
     """
 
     names: list[str] = field(default_factory=list)
     row_of: dict[str, int] = field(default_factory=dict)
     links: list[LinkEstimate] = field(default_factory=list)
     priors: dict[str, Spread] = field(default_factory=lambda: dict(GUESSES))
-    claimed: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
-    examples: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
-    sample_s: Floats = field(default_factory=lambda: np.zeros(0))
-    overhead_s: Floats = field(default_factory=lambda: np.zeros(0))
-    rtt_s: Floats = field(default_factory=lambda: np.zeros(0))
-    uplink_bps: Floats = field(default_factory=lambda: np.zeros(0))
-    downlink_bps: Floats = field(default_factory=lambda: np.zeros(0))
-    delivery: Floats = field(default_factory=lambda: np.zeros(0))
-    quality: Floats = field(default_factory=lambda: np.zeros(0))
-    loss: Floats = field(default_factory=lambda: np.zeros(0))
-    rms_loss: Floats = field(default_factory=lambda: np.zeros(0))
-    update_norm: Floats = field(default_factory=lambda: np.zeros(0))
-    owed: Floats = field(default_factory=lambda: np.zeros(0))
-    last_round: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
-    last_seen: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
-    held: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
-    acknowledged: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
-    selections: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
-    arrivals: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
-    misses: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
-    failures: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
-    exclusions: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
-    excluded_until_s: Floats = field(default_factory=lambda: np.zeros(0))
-    online: Bools = field(default_factory=lambda: np.zeros(0, np.bool_))
-    on_probation: Bools = field(default_factory=lambda: np.zeros(0, np.bool_))
-    orders: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    claimed: Ints = _column(0, np.int64)
+    examples: Ints = _column(0, np.int64)
+    sample_s: Floats = _column(0.0)
+    overhead_s: Floats = _column(0.0)
+    rtt_s: Floats = _column(0.0)
+    uplink_bps: Floats = _column(0.0)
+    downlink_bps: Floats = _column(0.0)
+    delivery: Floats = _column(0.0)
+    quality: Floats = _column(0.0)
+    loss: Floats = _column(np.nan)
+    rms_loss: Floats = _column(np.nan)
+    update_norm: Floats = _column(np.nan)
+    owed: Floats = _column(0.0)
+    last_round: Ints = _column(-1, np.int64)
+    last_seen: Ints = _column(-1, np.int64)
+    held: Ints = _column(-1, np.int64)
+    acknowledged: Ints = _column(-1, np.int64)
+    selections: Ints = _column(0, np.int64)
+    arrivals: Ints = _column(0, np.int64)
+    misses: Ints = _column(0, np.int64)
+    failures: Ints = _column(0, np.int64)
+    exclusions: Ints = _column(0, np.int64)
+    excluded_until_s: Floats = _column(np.nan)
+    online: Bools = _column(True, np.bool_)
+    on_probation: Bools = _column(False, np.bool_)
+    orders: Ints = _column(0, np.int64)
     _log: dict[str, Floats] = field(default_factory=lambda: {name: np.zeros(0) for name in BELIEVED})
     _noise: dict[str, Floats] = field(default_factory=lambda: {name: np.zeros(0) for name in BELIEVED})
     _samples: dict[str, Floats] = field(default_factory=lambda: {name: np.zeros(0) for name in BELIEVED})
@@ -168,10 +144,10 @@ class Fleet:
         return first
 
     def agree(self, *, most: int, as_claimed: bool) -> None:
-        """Set what every node's data count for, in weight and in pay: what it claimed, but no more than ``most``.
+        """Set the examples that each node counts for, in weight and in pay: its claim, but at most ``most``.
 
-        Unless all are believed ``as_claimed``, no more either than the connected nodes' claims allow any one of them,
-        see ``agreed.most_agreed``.
+        Unless claims are believed ``as_claimed``, the connected nodes' claims set a second bound, see
+        ``agreed.most_agreed``.
         """
         self.examples[:] = np.minimum(self.claimed, most)
         if not as_claimed:
@@ -180,10 +156,10 @@ class Fleet:
                 self.examples[:] = np.minimum(self.examples, max(1, math.floor(cap * (1 + 1e-9))))
 
     def to_pass(self, *, most: int, as_claimed: bool) -> Ints:
-        """Examples that a pass over its data takes each node: as claimed, up to ``most``.
+        """Examples in one pass over each node's data: its claim, but at most ``most``.
 
-        Unless all are believed ``as_claimed``, up to ``FURTHEST_WORK`` times the median as well, for what is asked of a
-        node decides how long the others wait for it. A node that claims more makes less than a whole pass.
+        Unless claims are believed ``as_claimed``, also at most ``FURTHEST_WORK`` times the median, because the others
+        wait for the work that a node is asked to do. A node that claims more makes less than a whole pass.
         """
         claimed = np.minimum(self.claimed, most)
         typical = claimed[self.online & (self.claimed > 0)]
@@ -193,26 +169,24 @@ class Fleet:
 
     def observe(self, row: int, sample: LinkSample, *, round: int = 0) -> None:
         """Fold a delivered round trip of node ``row`` into its link."""
-        self.misses[row] = 0
         self.arrivals[row] += 1
         self.probe(row, sample, round=round)
 
     def probe(self, row: int, sample: LinkSample, *, round: int = 0) -> None:
-        """Fold what a probe found into node ``row``'s link; no work came with it."""
+        """Fold the findings of a probe, which came without work, into node ``row``'s link."""
         self.links[row] = observe(self.links[row], sample)
         self.last_seen[row] = round
         self._note(row)
         self.believe(round, rows=np.array([row]))
 
     def miss(self, row: int, *, round: int = 0) -> None:
-        """Record that node ``row`` did not answer."""
+        """Fold an answer of node ``row`` that did not come into its link."""
         self.links[row] = miss(self.links[row])
-        self.misses[row] += 1
         self._note(row)
         self.believe(round, rows=np.array([row]))
 
     def available(self, *, orders: int = 1) -> Ints:
-        """Rows that may be given work now, for a node may have ``orders`` of them open."""
+        """Rows that may be given work now, if a node may have ``orders`` orders open."""
         return np.flatnonzero(self.present & (self.orders < orders))
 
     @property
@@ -237,19 +211,19 @@ class Fleet:
 
     @property
     def prior_sample_s(self) -> float:
-        """Seconds a sample that a new node is taken to need: the median of those that have worked."""
+        """Seconds per sample assumed for a new node: the median of the nodes that have worked."""
         known = self.sample_s[self.arrivals > 0]
         return median(known) if known.size else PRIOR_SAMPLE_S
 
     def learn_priors(self) -> None:
-        """Refit what new nodes start from to all nodes seen so far."""
+        """Refit the priors of new nodes to all nodes seen so far."""
         for column, guess in GUESSES.items():
             self.priors[column] = guess.learn(self._log[column][self._samples[column] > 0])
 
     def believe(self, round: int, *, rows: Ints | slice = slice(None)) -> None:
         """Recompute the believed columns as of ``round``: one standard deviation on the slow side.
 
-        What was seen of a node fades towards the fleet's prior while it is away, and the doubt grows with it.
+        While a node is away, its own estimate fades towards the fleet's prior and its uncertainty grows.
         """
         age = np.maximum(0, round - np.maximum(self.last_seen[rows], 0)).astype(np.float64)
         left = faded(age)
@@ -291,7 +265,7 @@ class Fleet:
         return fleet
 
     def _note(self, row: int) -> None:
-        """Copy node ``row``'s link into the columns that ``believe`` reads. RTT is pessimistic already."""
+        """Copy node ``row``'s link into the columns that ``believe`` reads. The RTT copied is already pessimistic."""
         link = self.links[row]
         for column, value, noise, samples in (
             ("rtt_s", link.pessimistic_rtt_s, 0.1, link.samples),
@@ -302,3 +276,7 @@ class Fleet:
             self._noise[column][row] = noise
             self._samples[column][row] = samples
         self._loss_rate[row], self.delivery[row] = link.loss, link.delivery
+
+
+# Name of each column -> the value of a node that was just enrolled.
+COLUMNS: dict[str, Any] = {each.name: each.metadata["new"] for each in fields(Fleet) if "new" in each.metadata}

@@ -5,24 +5,62 @@ sound --failure--> suspect --third failure in a row--> excluded --time is up--> 
   ^-------------------------- an update that counts, whatever the state --------------------------------------------'
 ```
 
-A suspect is given work as any other. An excluded node is given nothing and asked nothing: ``120 s * 2^(n-1)`` for the
-n-th time in a row, at most an hour. Who comes back from that goes out again at its next failure. Besides, silence makes
-our own policy wait ever more rounds for a node, see ``backoff``, and makes it count as unreachable after three times,
-see ``Fleet.reachable``. Both count rounds, for a silent node wastes a place in a round, however long that takes.
+A suspect is given work like any other node. An excluded node is given nothing and asked nothing, for
+``120 s * 2^(n-1)`` at its n-th exclusion in a row, at most an hour. A node that comes back from exclusion is excluded
+again at its next failure.
+
+Silence has two more effects. Our own policy waits ever more rounds before it tries a silent node again, see
+``backoff``. After three silences in a row a node counts as unreachable, see ``Fleet.reachable``. Both count rounds, not
+seconds, because a silent node wastes a place in a round, however long the round takes.
+
+No other module writes these columns, nor ``online`` and ``misses``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 
-from strategies.fleet.columns import Fleet, Ints
+from strategies.fleet.columns import Bools, Fleet, Ints
 
 EXCLUDED_AFTER: Final = 3  # failures in a row
 EXCLUSION_S: Final = 120.0  # the first time; twice as long each further time
 LONGEST_EXCLUSION_S: Final = 3600.0
 LONGEST_BACKOFF: Final = 32  # rounds
+
+
+def came(fleet: Fleet, row: int) -> None:
+    """A node that was known before has said who it is."""
+    fleet.online[row], fleet.on_probation[row] = True, False
+
+
+def returned(fleet: Fleet, rows: Sequence[int]) -> None:
+    """Nodes are connected again, under the ids they had."""
+    fleet.online[list(rows)] = True
+
+
+def left(fleet: Fleet, rows: Sequence[int]) -> None:
+    """Nodes are not connected any more."""
+    fleet.online[list(rows)] = False
+
+
+def unseen(fleet: Fleet) -> None:
+    """A new process has seen nobody yet: all must say again who they are."""
+    fleet.online[:] = False
+    fleet.on_probation[:] = True
+
+
+def silent(fleet: Fleet, row: int, *, round: int) -> None:
+    """A node did not answer."""
+    fleet.misses[row] += 1
+    fleet.miss(row, round=round)
+
+
+def answered(fleet: Fleet, row: int) -> None:
+    """A node answered, whatever its answer is worth."""
+    fleet.misses[row] = 0
 
 
 def succeeded(fleet: Fleet, row: int) -> None:
@@ -49,6 +87,11 @@ def let_out(fleet: Fleet, *, at_s: float) -> Ints:
     fleet.failures[rows] = EXCLUDED_AFTER - 1
     fleet.on_probation[rows] = True
     return rows
+
+
+def rested(fleet: Fleet, rows: Ints, *, round: int) -> Bools:
+    """Which of these rows have been left alone for long enough in ``round``, see ``backoff``."""
+    return np.asarray(round - fleet.last_round[rows] >= backoff(fleet.misses[rows]))
 
 
 def backoff(misses: Ints) -> Ints:

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 GAIN = 0.3  # of an ordinary sample: about ten transfers of memory
-WINDOW = 10  # transfers: what was seen of a link counts for no more of them
-NOISE = 0.1  # least log-deviation of goodput between transfers over an unchanged link
-STEADY_SHARE = 0.9  # of its delivery record that a node keeps with every new try
+WINDOW = 10  # transfers; a longer record of a link counts no more than this many
+NOISE = 0.1  # lower bound of the log-deviation of goodput between transfers over an unchanged link
+STEADY_SHARE = 0.9  # of a node's delivery record is kept at every new try
 REFERENCE_RTT_S = 0.1
 REFERENCE_BPS = 20e6
 
@@ -21,7 +21,7 @@ F = TypeVar("F", float, NDArray[np.float64])
 
 @dataclass(frozen=True, slots=True)
 class LinkSample:
-    """One round trip's findings; ``None`` where nothing was measured. ``jitter_s`` is for people to see."""
+    """The findings of one round trip; ``None`` where nothing was measured. ``jitter_s`` is only shown to people."""
 
     rtt_s: float | None = None
     jitter_s: float | None = None
@@ -46,7 +46,7 @@ class Goodput:
 
         An exponential average in the log domain, since links differ by factors. A sample further off than twice
         the usual deviation means that the link itself changed: the gain rises to ``1 - 2 deviation / |distance|``,
-        so a twentyfold change is nearly all taken over at once.
+        so that most of a twentyfold change is adopted at once.
         """
         if not self.samples:
             return Goodput(bps, 2 * NOISE, 1)
@@ -77,29 +77,14 @@ class LinkEstimate:
     samples: int = 0
 
     @property
-    def uplink_bps(self) -> float:
-        """Smoothed goodput from the node."""
-        return self.uplink.bps
-
-    @property
-    def downlink_bps(self) -> float:
-        """Smoothed goodput to the node."""
-        return self.downlink.bps
-
-    @property
     def delivery(self) -> float:
         """Expected share of this node's replies that arrive, the mean of the Beta posterior."""
         return self.successes / self.tries
 
     @property
     def pessimistic_rtt_s(self) -> float:
-        """RTT not exceeded but rarely: ``SRTT + 4 RTTVAR`` (RFC 6298)."""
+        """RTT that is rarely exceeded: ``SRTT + 4 RTTVAR`` (RFC 6298)."""
         return self.rtt_s + 4 * self.jitter_s
-
-    @property
-    def quality(self) -> float:
-        """See ``quality``."""
-        return quality(delivery=self.delivery, loss=self.loss, rtt_s=self.pessimistic_rtt_s, uplink_bps=self.uplink.bps)
 
 
 def quality(*, delivery: F, loss: F, rtt_s: F, uplink_bps: F) -> F:

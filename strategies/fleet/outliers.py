@@ -12,6 +12,6 @@ MAD_TO_SIGMA = 1.4826  # of a normal distribution
 
 def robust_z(log: float, logs: Sequence[float]) -> float:
     """``(x - median) / sigma`` with ``sigma = 1.4826 MAD``, at least 0.25: 6 of these are a factor of 4.5."""
-    middle = median(logs)  # of some dozens: numpy's takes longer to begin than Python's to end
+    middle = median(logs)  # Python's is faster than numpy's for a few dozen values
     sigma = max(LEAST_SIGMA, MAD_TO_SIGMA * median(abs(value - middle) for value in logs))
     return (log - middle) / sigma

@@ -1,4 +1,4 @@
-"""What the fleet as a whole says about a node that was not seen yet, or not lately (empirical Bayes).
+"""What the other nodes suggest about a node that was not seen yet, or not lately (empirical Bayes).
 
 Names used here: N = known nodes. Everything is in the log domain, since links differ by factors.
 """
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-HALF_LIFE = 50.0  # rounds after which half of what was seen of a node counts no more
+HALF_LIFE = 50.0  # rounds after which what was seen of a node counts half
 PESSIMISM = 1.0  # standard deviations: five links in six are better than their pessimistic estimate
-DOUBT = 4.0  # observations of other nodes that the starting guess is worth
+DOUBT = 4.0  # the starting guess weighs as much as this many observed nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Spread:
     deviation: float
 
     def learn(self, logs: Floats) -> Spread:
-        """Posterior after the values of the nodes seen so far; the guess itself is worth ``DOUBT`` nodes."""
+        """Posterior after the values of the nodes seen so far; the guess itself counts as ``DOUBT`` nodes."""
         if not logs.size:
             return self
         share = logs.size / (logs.size + DOUBT)
@@ -39,8 +39,8 @@ def believe(prior: Spread, own_N: Floats, noise_N: Floats, samples_N: Floats) ->
     """Mean and standard deviation of every node's true value.
 
     A node with n effective samples of deviation ``s`` around a truth that varies by ``d`` between nodes is believed
-    at ``w * own + (1 - w) * prior`` with ``w = n / (n + s^2 / d^2)`` (normal-normal shrinkage); what is left of the
-    doubt is ``s^2 + (1 - w) d^2``, for the next sample is noisy even over a link that is known.
+    at ``w * own + (1 - w) * prior`` with ``w = n / (n + s^2 / d^2)`` (normal-normal shrinkage); the remaining
+    variance is ``s^2 + (1 - w) d^2``, because the next sample is noisy even over a known link.
     """
     between = max(prior.deviation, 1e-3) ** 2
     weight_N = samples_N / (samples_N + noise_N**2 / between + 1e-12)
@@ -54,5 +54,5 @@ def faded(age_N: Floats) -> Floats:
 
 
 def effective(samples_N: Floats, faded_N: Floats, window: float) -> Floats:
-    """Samples that still count: at most ``window``, of which time has left the share ``faded_N``."""
+    """Samples that still count: at most ``window``, times the share ``faded_N`` that time has left."""
     return np.minimum(samples_N, window) * faded_N

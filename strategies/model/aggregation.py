@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strategies.model.axpy import add_scaled
-from strategies.model.layout import Run, Vector
+from strategies.model.layout import Run, Vector, take
 
-BLOCK = 262_144  # values looked at at once where a pass needs a temporary
+BLOCK = 262_144  # values per block where a pass needs a temporary
 
 
 class Update(Protocol):
@@ -28,7 +28,7 @@ class Update(Protocol):
 
     @property
     def base(self) -> int | None:
-        """Version of the model that it changes, where it says so."""
+        """Version of the model that it changes, None if the update does not say."""
         ...
 
     @property
@@ -53,13 +53,13 @@ class Update(Protocol):
         ...
 
     def kept(self) -> tuple[NDArray[np.uint32] | None, Vector]:
-        """Where the values lie that the update holds, None for everywhere, and those values; statistics may lack."""
+        """Positions of the values that the update holds (None: all), and those values. Statistics may be left out."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Entered:
-    """What of an update entered the mean: ``coefficient`` times the update, or times ``part_P`` where that is given."""
+    """An update's part in the mean: ``coefficient`` times the update, or times ``part_P`` where that is given."""
 
     coefficient: float
     part_P: Vector | None = None
@@ -78,11 +78,11 @@ class Aggregator(Protocol):
         ...
 
     def mean(self) -> Vector:
-        """What all updates together move the model by; to be asked once."""
+        """How far all updates together move the model; call it once."""
         ...
 
     def entered(self, index: int) -> Entered:
-        """What of the update that was added as number ``index`` entered ``mean``; the parts of all sum to it."""
+        """The part that update number ``index``, in the order of adding, has in ``mean``; all parts sum to the mean."""
         ...
 
 
@@ -102,7 +102,7 @@ class DenseUpdate:
 
     def at(self, runs: tuple[Run, ...]) -> Vector:
         """See ``Update.at``."""
-        return np.concatenate([self.vector_P[start:stop] for start, stop in runs])
+        return take(self.vector_P, runs)
 
     def finite(self) -> bool:
         """Whether every value is a finite number."""
@@ -121,9 +121,9 @@ class StreamingMean:
     """Mean of updates normalised by local steps, as FedNova (arXiv 2007.07481) does.
 
     ``mean = tau_eff * sum(p_i * delta_i / tau_i)`` with ``p_i = w_i / sum(w)``: a node that could make more steps moves
-    the model in its own direction no further than its weight allows. ``tau_eff`` is free in FedNova; here it is the
-    median of the ``tau_i`` weighted by ``p_i``: their mean would let one node that claims much data, and is asked for
-    as many steps, lengthen the step of all.
+    the model in its own direction no further than its weight allows. FedNova leaves ``tau_eff`` open; here it is the
+    median of the ``tau_i`` weighted by ``p_i``. Their mean would let one node that claims much data, and is therefore
+    asked for many steps, lengthen everybody's step.
     """
 
     def __init__(self, size: int) -> None:
@@ -158,7 +158,7 @@ class StreamingMean:
 
 
 def typical_steps(steps: Sequence[int], weights: Sequence[float]) -> int:
-    """The weighted median of some updates' local steps, the lower where two are."""
+    """The weighted median of the updates' local steps; the lower one if there are two."""
     half, found = sum(weights) / 2, 0.0
     for step, weight in sorted(zip(steps, weights, strict=True)):
         if (found := found + weight) >= half * (1 - 1e-12):

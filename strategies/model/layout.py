@@ -81,7 +81,7 @@ class Layout:
         return hashlib.sha256(text.encode()).digest()
 
     def runs(self, names: Collection[str]) -> tuple[Run, ...]:
-        """Where in the vector the floating-point arrays whose last name is one of ``names`` lie; neighbours joined."""
+        """The runs of the floating-point arrays whose last name is one of ``names``; neighbours are joined."""
         runs: list[Run] = []
         for entry in self.entries:
             if entry.is_float and entry.size and entry.name.rpartition(".")[2] in names:
@@ -122,3 +122,18 @@ class Layout:
             else np.asarray(buffers[e.name])
             for e in self.entries
         }
+
+
+def take(vector_P: Vector, runs: tuple[Run, ...]) -> Vector:
+    """Values of the runs, one after the other; the vector itself where one run covers it."""
+    if runs == ((0, vector_P.size),):
+        return vector_P
+    return np.concatenate([vector_P[start:stop] for start, stop in runs] or [vector_P[:0]])
+
+
+def put(vector_P: Vector, runs: tuple[Run, ...], values: NDArray[Any]) -> None:
+    """Inverse of `take`."""
+    at = 0
+    for start, stop in runs:
+        vector_P[start:stop] = values[at : at + stop - start]
+        at += stop - start

@@ -1,4 +1,4 @@
-"""An update in 32 numbers, by which two are told to be the same.
+"""An update in 32 numbers, by which two equal updates are recognised.
 
 Names used here: P = values of the model.
 """
@@ -18,11 +18,10 @@ SIZE: Final = 32  # numbers of a sketch
 
 def sketch(update: Update) -> tuple[float, ...]:
     """Signed fold of P values onto ``SIZE`` (count sketch, ICALP 2002); nothing for nothing."""
-    values_P = np.zeros(update.size, dtype=np.float32)
+    padded = np.zeros(-(-update.size // SIZE) * SIZE, dtype=np.float32)
+    values_P = padded[: update.size]
     update.add_to(values_P, 1.0)
     values_P *= _signs(update.size)
-    padded = np.zeros(-(-update.size // SIZE) * SIZE, dtype=np.float32)
-    padded[: update.size] = values_P
     folded = padded.reshape(-1, SIZE).sum(axis=0, dtype=np.float64)
     if not np.isfinite(folded).all() or not folded.any():
         return ()
@@ -30,7 +29,7 @@ def sketch(update: Update) -> tuple[float, ...]:
 
 
 def written(value: float) -> float:
-    """A number of a sketch to the digits that it is told and logged in."""
+    """A number of a sketch, rounded to the digits with which it is compared and logged."""
     return float(f"{value:.8g}")
 
 

@@ -1,8 +1,8 @@
-"""What a model counts and measures besides what it learns: BatchNorm's running statistics, integer buffers.
+"""What a model measures and counts besides what it learns: BatchNorm's running statistics, and integer buffers.
 
-They are no gradients, so no server momentum moves them and no norm counts them, and their domain is known: a variance
-is not negative, a counter is whole and grows by steps. One update must not decide them. Updates of unequal weight
-measured the same kind of thing, so each counts once.
+They are not gradients, so server momentum does not move them and the update's norm leaves them out. Their domain is
+known: a variance is not negative, a counter is whole and grows by steps. No single update may decide them. All updates
+measure the same quantity whatever their weight, so each counts once.
 
 Names used here: K = updates of the round, S = statistics among the model's values, P = all floating-point values.
 """
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from strategies.fleet.outliers import MAD_TO_SIGMA
 from strategies.model.aggregation import Update
-from strategies.model.layout import Arrays, Layout, Run, Vector
+from strategies.model.layout import Arrays, Layout, Run, Vector, put, take
 
 VARIANCE: Final = "running_var"
 NAMES: Final = ("running_mean", VARIANCE)
@@ -27,7 +27,7 @@ LARGEST: Final = 1e12  # of a statistic
 
 
 class Statistics:
-    """The statistics of a round's updates, to be asked for what they make of a model's."""
+    """Collects the statistics of a round's updates and merges them into the model's."""
 
     def __init__(self, layout: Layout) -> None:
         self.runs: tuple[Run, ...] = layout.runs(NAMES)
@@ -36,7 +36,7 @@ class Statistics:
         self._buffers: list[Mapping[str, NDArray[Any]]] = []
 
     def add(self, update: Update) -> None:
-        """Keep an update's; they are few values."""
+        """Keep an update's statistics, which are few values."""
         if self.runs:
             self._changes.append(update.at(self.runs))
         if update.buffers:
@@ -50,21 +50,18 @@ class Statistics:
         """
         if not self.runs or not self._changes:
             return
-        before_S = np.concatenate([before_P[start:stop] for start, stop in self.runs]).astype(np.float64)
+        before_S = take(before_P, self.runs).astype(np.float64)
         found_KS = np.stack(self._changes).astype(np.float64) + before_S
         median_S = np.median(found_KS, axis=0)
         reach_S = FURTHEST * MAD_TO_SIGMA * np.median(np.abs(found_KS - median_S), axis=0)
         mean_S = np.clip(np.clip(found_KS, median_S - reach_S, median_S + reach_S).mean(axis=0), -LARGEST, LARGEST)
-        at = 0
-        for start, stop in self.runs:
-            stepped_P[start:stop] = mean_S[at : at + stop - start]
-            at += stop - start
+        put(stepped_P, self.runs, mean_S)
         for start, stop in self._variances:
             np.maximum(stepped_P[start:stop], 0.0, out=stepped_P[start:stop])
 
     @cached_property
     def counted(self) -> Arrays:
-        """The buffers' medians, element by element: of an even number the lower, as whole as what they are made of."""
+        """Element-wise medians of the buffers. Of two middle values the lower, so that counters stay whole numbers."""
         names = {name for buffers in self._buffers for name in buffers}
         return {
             name: _lower_median([buffers[name] for buffers in self._buffers if name in buffers])

@@ -1,4 +1,4 @@
-"""Who is sent what work, when a round begins and whenever a node has answered."""
+"""Decides who is sent which work, when a round begins and whenever a node has answered."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from strategies.selection import Selection
 
 LONGEST_TTL_S = 12 * 3600.0  # Flower's default
 SHORTEST_TTL_S = 60.0
-ASYNCHRONOUS = 4  # times the deadline: a round without a barrier cuts nobody off
+ASYNCHRONOUS = 4  # factor on the deadline: a round without a barrier cuts nobody off
 
 
 def begin(state: State, open_: OpenRound) -> list[Command]:
@@ -38,14 +38,14 @@ def begin(state: State, open_: OpenRound) -> list[Command]:
 
 
 def refill(state: State, open_: OpenRound) -> list[Command]:
-    """Set nodes to work at once where rounds have no barrier, as long as this one is open."""
+    """Where rounds have no barrier, give free nodes work at once while this round wants replies."""
     if state.rules.settings.mode != "async" or not open_.wanted or open_.plan is None:
         return []
     return _orders(state, open_, open_.plan, _choose(state, open_, open_.plan, state.rules.most_at_work))
 
 
 def planned(state: State) -> FleetPlan:
-    """What each node would do, as things stand."""
+    """Plan what each node would do now."""
     settings, fleet, levels = state.rules.settings, state.fleet, state.rules.levels
     as_claimed = settings.examples == "claimed"
     fleet.agree(most=settings.max_examples, as_claimed=as_claimed)
@@ -67,14 +67,14 @@ def planned(state: State) -> FleetPlan:
 
 
 def _choose(state: State, open_: OpenRound, plan: FleetPlan, count: int) -> Selection:
-    """Ask the policy for ``count`` nodes, and keep as many of those it names as may still be set to work."""
+    """Ask the policy for ``count`` nodes, and keep as many of its choice as may still be given work."""
     fleet = state.fleet
     room = state.rules.most_at_work - int(fleet.at_work.sum())
     if (count := min(count, room)) <= 0:
         return Selection(np.zeros(0, dtype=np.int64))
     rng = np.random.default_rng([state.rules.settings.seed, open_.number, open_.refills])
     open_.refills += 1
-    # a second update of the same node against the same model would be the first one over again
+    # a second update from the same node against the same model would repeat the first
     available = fleet.available(orders=ORDERS_PER_NODE)
     available = available[fleet.held[available] < state.versions.version]
     selection = state.selection.select(fleet, available, plan, cohort=count, round=open_.number, rng=rng)

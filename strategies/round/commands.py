@@ -1,4 +1,4 @@
-"""What the machine wants done, in this order."""
+"""The machine's commands, to be carried out in the order given."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class SendOrder:
-    """Send a node work. ``held`` is the version it is known to hold, ``downlink`` the level to send it the model at."""
+    """Send a node work. ``held`` is the version it is known to hold, ``downlink`` the level for sending the model."""
 
     order: int
     row: int
@@ -37,7 +37,7 @@ class SendOrder:
 
 @dataclass(frozen=True, slots=True)
 class AddUpdate:
-    """Add the update to the round's mean with this weight, as if made in ``steps``."""
+    """Add the update to the round's mean with this weight, normalised by ``steps``."""
 
     order: int
     row: int
@@ -49,7 +49,7 @@ class AddUpdate:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """Forget a reply; it does not count."""
+    """Discard a reply; it does not count."""
 
     order: int
     row: int
@@ -60,7 +60,7 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class Exclude:
-    """Give a node nothing and ask it nothing until then."""
+    """Send a node no work and no query until ``until_s``."""
 
     row: int
     until_s: float
@@ -69,7 +69,7 @@ class Exclude:
 
 @dataclass(frozen=True, slots=True)
 class Readmit:
-    """Ask a node who it is: with that it may be given work again."""
+    """Ask a node who it is; after its answer it may be given work again."""
 
     row: int
     kind: Literal["readmit"] = "readmit"
@@ -77,7 +77,7 @@ class Readmit:
 
 @dataclass(frozen=True, slots=True)
 class StepModel:
-    """Move the model by the round's mean; that makes ``version``."""
+    """Move the model by the round's mean, which makes ``version``."""
 
     version: int
     kind: Literal["step"] = "step"
@@ -85,7 +85,7 @@ class StepModel:
 
 @dataclass(frozen=True, slots=True)
 class RollBack:
-    """Put version ``to`` back, as ``version``."""
+    """Restore version ``to`` as the new ``version``."""
 
     to: int
     version: int

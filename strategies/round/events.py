@@ -1,4 +1,4 @@
-"""What happens to a round, in the order in which it happens. Seconds are on the run's clock."""
+"""The events of a round. Seconds are on the run's clock."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a reply shows that could be read; ``None`` where nothing was measured or said.
+    """What could be read of a reply; ``None`` where nothing was measured or said.
 
     Attributes
     ----------
@@ -32,13 +32,13 @@ class Reading:
     elapsed_s, bytes_down, bytes_up, rtt_s, download_s, upload_s : float
         What the server measured: the whole round trip, its payloads and its parts.
     compute_s : float, optional
-        Seconds of work, measured where the clock is virtual, else as the node says.
+        Seconds of work: measured on a virtual clock, else as the node says.
     probe : LinkSample
-        What the node found out about its link.
+        What the node measured of its link.
     samples, loss, squared_loss : float, optional
         What the node says of its work.
     sketch : tuple of float
-        The update's values in few numbers, see ``strategies.model.sketch``.
+        A few numbers that identify the update's values, see ``strategies.model.sketch``.
     held_out_loss : float, optional
         Of the model with this update alone, where the server measured it.
     """
@@ -73,7 +73,7 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """These nodes are not connected any more, or may not be given work until they have said who they are."""
+    """These nodes are no longer connected, or must say who they are before they may be given work."""
 
     at_s: float
     rows: tuple[int, ...]
@@ -91,7 +91,7 @@ class Returned:
 
 @dataclass(frozen=True, slots=True)
 class Deserted:
-    """Nobody is left to be given work."""
+    """No node is left that could be given work."""
 
     at_s: float
     kind: Literal["deserted"] = "deserted"
@@ -99,7 +99,7 @@ class Deserted:
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """A link was measured without any work."""
+    """A link was measured by a probe alone, without work."""
 
     at_s: float
     row: int
@@ -118,7 +118,7 @@ class RoundDue:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """These orders went out with so many bytes of model each."""
+    """These orders went out; ``bytes`` are the sizes of their models."""
 
     at_s: float
     orders: tuple[int, ...]
@@ -139,7 +139,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """An order will not be answered: the node, its link or its work broke off, or the node has ``left``."""
+    """An order will not be answered: the node, its link or its work failed, or the node has ``left``."""
 
     at_s: float
     order: int
@@ -150,7 +150,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Quota or deadline was reached, or nobody is left to wait for. The orders ``given_up`` will not be answered."""
+    """The round ended: by its quota, its deadline, or for lack of nodes. Orders ``given_up`` will not be answered."""
 
     at_s: float
     given_up: tuple[int, ...] = ()
@@ -159,7 +159,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The model that nodes train from next: the first, a step's, or the last good one again."""
+    """A model to train from next: the first one, the result of a step, or the last good one restored."""
 
     at_s: float
     model: str
@@ -169,7 +169,7 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Diverged:
-    """The step that was asked for leaves the finite numbers; the model is as it was."""
+    """The commanded step gave values that are not finite; the model is unchanged."""
 
     at_s: float
     kind: Literal["diverged"] = "diverged"
@@ -179,7 +179,7 @@ class Diverged:
 class Evaluated:
     """The server measured the model; ``None`` for a loss that is not finite.
 
-    Before the first round it is the fresh model's, which tells what can be had by chance.
+    Before the first round it is the fresh model's loss, which is what chance gives.
     """
 
     at_s: float
@@ -189,9 +189,9 @@ class Evaluated:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """The server was started again from the state it is in. Without ``in_flight``, work that was under way is lost.
+    """The server was started again with this state. Without ``in_flight``, work that was under way is lost.
 
-    With ``model_lost`` the latest version cannot be read any more, and the next round begins with a roll-back.
+    With ``model_lost`` the latest version can no longer be read, and the next round begins with a roll-back.
     """
 
     at_s: float

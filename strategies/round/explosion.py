@@ -1,4 +1,4 @@
-"""When a model has exploded, and whose update did it: by the server's own measurements, never by what nodes claim."""
+"""Whether a model has exploded, and whose update did it, judged by the server's own measurements alone."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 from strategies.fleet.outliers import LARGEST_Z, robust_z
 
-LEARNED = 0.5  # of chance, that a model has to have gained before it can forget
-FORGOTTEN = 0.9  # of what it had gained
-FEWEST_TO_COMPARE = 3  # updates of a round, for one of them to stand out
+LEARNED = 0.5  # of chance: a model must have gained this much before it can forget
+FORGOTTEN = 0.9  # of its gain: losing this much counts as forgetting
+FEWEST_TO_COMPARE = 3  # updates in a round before one of them can stand out
 
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """An update of the round that made the model: its row, norm, and the held-out loss with it alone, if measured."""
+    """An update that went into the model: its row, its norm, and the held-out loss with it alone, if measured."""
 
     row: int
     norm: float
@@ -24,13 +24,13 @@ class Suspect:
 
 
 class HeldOutLoss:
-    """The server's held-out loss against what can be had by chance: the fresh model's.
+    """The server's held-out loss, judged against chance, which is the fresh model's loss.
 
-    A ratio to earlier losses would not do. A loss of 0.073 after 0.006 is a factor of 12 and nothing wrong, and nodes
-    that join late with classes of their own raise it far more. What no healthy run does is to forget what it knew: once
-    the best loss is half of chance, ``loss > best + 0.9 (chance - best)`` is an explosion. Before that it takes a loss
-    far beyond chance, for a run on skewed data may lie above it for a while: ``loss > max(chance, before) + |chance|``,
-    with ``before`` the last loss that was no explosion.
+    A ratio to earlier losses would not do: 0.073 after 0.006 is a factor of 12 and nothing is wrong, and nodes that
+    join late with classes of their own raise the loss far more. But no healthy run forgets what it has learned: once
+    the best loss is half of chance, ``loss > best + 0.9 (chance - best)`` is an explosion. Before that, only a loss far
+    beyond chance is one, since a run on skewed data may lie above chance for a while: ``loss > max(chance, before) +
+    |chance|``, with ``before`` the last loss that was no explosion.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class HeldOutLoss:
 
     @property
     def most(self) -> float:
-        """The largest loss that is no explosion; infinite as long as nobody measured chance."""
+        """The largest loss that is not an explosion; infinite until chance has been measured."""
         if self.chance is None:
             return math.inf
         if self.best is not None and (gained := self.chance - self.best) >= LEARNED * abs(self.chance) > 0:
@@ -67,9 +67,9 @@ class HeldOutLoss:
 
 
 def culprits(suspects: Sequence[Suspect], most: float) -> list[int]:
-    """Rows whose update by itself explodes the model, or is out of all proportion to the round's others.
+    """Rows whose update alone explodes the model, or has a norm out of proportion to the round's others.
 
-    Nobody if that is half of them or more: then the cause is common, such as the learning rate.
+    Empty if that is half of the rows or more: then the cause is a common one, such as the learning rate.
     """
     logs = [math.log(max(suspect.norm, 1e-30)) for suspect in suspects]
     found = {

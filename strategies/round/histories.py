@@ -1,4 +1,4 @@
-"""What is remembered of earlier replies, to tell odd ones by."""
+"""What is remembered of earlier replies, to recognise odd ones."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 from strategies.errors import Reason, Refused
 from strategies.fleet.outliers import LARGEST_Z, robust_z
 
-NODES = 64  # seen lately, whose norms are remembered
-NORMS = 3  # of each
-ENOUGH_NODES = 3  # others, before an outlier can be told
+NODES = 64  # most recently seen nodes whose norms are remembered
+NORMS = 3  # remembered per node
+ENOUGH_NODES = 3  # other nodes before an outlier can be recognised
 COLD_FACTOR = 10.0
 SAME_WITHIN = 1e-6  # of a sketch's largest number
 
 
 class NormHistory:
-    """Log norms of what nodes sent lately, whether it counted or not: each node has one say, its median.
+    """Log norms of the nodes' latest updates, whether they counted or not. Each node has one vote, its median.
 
-    So no first entry sets the scale: when the model has moved and honest updates are of another length than before,
-    half of the nodes need to show it, and what was odd is ordinary.
+    So no early entry sets the scale for good. When the model has moved and honest updates change in norm, the new norm
+    is ordinary as soon as half of the nodes show it.
     """
 
     def __init__(self) -> None:
@@ -30,8 +30,8 @@ class NormHistory:
     def check(self, row: int, norm: float, steps: int, *, model_norm: float) -> None:
         """Refuse a norm whose ``robust_z`` of ``log(norm / sqrt(steps))`` among other nodes' is > 6.
 
-        Only outliers above are refused: a small update does no harm. Until enough other nodes are known to tell one,
-        an update may be ten times as long as the model (or as 1, for a model that starts from nothing).
+        Only large outliers are refused, since a small update does no harm. Until enough other nodes are known, an
+        update's norm may be ten times the model's, or 10 for a model of norm below 1.
         """
         others = [median(logs) for other, logs in self._logs.items() if other != row]
         if len(others) < ENOUGH_NODES:
@@ -58,17 +58,17 @@ class NormHistory:
 
 
 class Replays:
-    """Tells a node's update from its last one sent again: real training never gives the same values twice.
+    """Recognises a node's last update sent again: real training never gives the same values twice.
 
-    Bytes can be changed without the values, such as the base in a blob's head. So sketches are compared where there are
-    any, see `model.sketch`. A factor over all of it is not told: an honest update may be a multiple of the last.
+    A blob's bytes can change without its values, such as the base in its header, so sketches are compared where there
+    are any, see `model.sketch`. A scaled copy is not recognised, since an honest update may be a multiple of the last.
     """
 
     def __init__(self) -> None:
         self._last: dict[int, tuple[str, tuple[float, ...], int]] = {}
 
     def check(self, row: int, digest: str, sketch: Sequence[float], norm: float) -> None:
-        """Refuse what was accepted last from ``row``; an update of nothing may repeat itself."""
+        """Refuse a repetition of the last accepted update from ``row``; an update of zeros may repeat itself."""
         last, values, round = self._last.get(row, ("", (), 0))
         if norm > 0 and (last == digest or _alike(values, sketch)):
             raise Refused(Reason.DUPLICATE, f"the same update as in round {round}")

@@ -1,4 +1,4 @@
-"""One reply: what it shows of its node, whether it counts, and how much."""
+"""Judges one reply: what it shows of its node, whether it counts, and how much."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 from strategies.errors import Reason, Refused
 from strategies.fleet import Fleet
-from strategies.fleet.health import succeeded
+from strategies.fleet.health import answered, succeeded
 from strategies.fleet.link import LinkSample
 from strategies.planning.timing import ROUND_TRIPS
 from strategies.round.commands import AddUpdate
@@ -20,7 +20,7 @@ RISING_GAIN, FALLING_GAIN = 0.5, 0.2  # a deadline set on the mean would miss ev
 
 
 def judge(state: State, open_: OpenRound, order: OpenOrder, event: Answered) -> AddUpdate:
-    """Book a reply to ``order`` as one that counts. Raises ``Refused``, with its reason, for one that must not."""
+    """Book a reply to ``order`` as one that counts. Raises ``Refused``, with the reason, for one that must not."""
     fleet, row, settings, reading = state.fleet, order.row, state.rules.settings, event.reading
     if reading is not None:
         open_.bytes_up += reading.blob_bytes
@@ -51,9 +51,9 @@ def judge(state: State, open_: OpenRound, order: OpenOrder, event: Answered) -> 
 
 
 def learn(fleet: Fleet, row: int, reading: Reading, *, round: int, byte_scale: float = 1.0) -> None:
-    """Fold what a round trip showed into the node's row. A node's own claims count only where they are possible.
+    """Fold what a round trip showed into the node's row. A node's own claims are used only if they are possible.
 
-    The server's own timing goes over the node's; no part of a round trip can have lasted longer than the whole.
+    The server's measurements take precedence over the node's. No part of a round trip can last longer than the whole.
     """
 
     def lasted(seconds: float | None) -> float | None:
@@ -71,6 +71,7 @@ def learn(fleet: Fleet, row: int, reading: Reading, *, round: int, byte_scale: f
         uplink_bps=rate_bps(reading.bytes_up, reading.upload_s, probe.uplink_bps),
         downlink_bps=rate_bps(reading.bytes_down, reading.download_s, probe.downlink_bps),
     )
+    answered(fleet, row)
     fleet.observe(row, sample, round=round)
     samples, compute_s = reading.samples or 0.0, lasted(reading.compute_s)
     if samples >= 1 and compute_s and compute_s / samples < LARGEST_SAMPLE_S:

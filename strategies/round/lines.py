@@ -29,7 +29,7 @@ _HASH: Final = b',"hash":"'
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line that was read. ``commands`` are as they stand there, ``whole`` tells whether its hash fits."""
+    """A line that was read. ``commands`` are raw JSON; ``whole`` is whether the hash fits."""
 
     number: int
     content: Rules | Event
@@ -46,21 +46,21 @@ def rules_line(number: int, rules: Rules, before: str) -> tuple[bytes, str]:
 
 
 def event_line(number: int, event: Event, commands: Sequence[Command], before: str) -> tuple[bytes, str]:
-    """A line of an event and what was commanded upon it, and its hash."""
+    """A line with an event and the commands that answered it, and its hash."""
     said = _EVENT.dump_json(event, exclude_none=True)
     done = _COMMANDS.dump_json(list(commands), exclude_none=True)
     return _bound(b'{"n":%d,"event":%b,"commands":%b' % (number, said, done), before)
 
 
 def read_hash(text: bytes, before: str) -> str | None:
-    """Hash of a line, without its end, whatever it says; None if it is not the one that stands there."""
+    """Hash of a line without its newline, whatever its content; None if it differs from the hash in the line."""
     body, _, _ = text.rpartition(_HASH)
     digest = _digest(before, body)
     return digest if text == b'%b%b%b"}' % (body, _HASH, digest.encode()) else None
 
 
 def read_line(text: bytes, before: str) -> Line:
-    """What a line says, without its end; whether its hash fits is told, not judged.
+    """Read a line without its newline. A hash that does not fit is reported in the result, not raised.
 
     Raises
     ------
@@ -69,6 +69,11 @@ def read_line(text: bytes, before: str) -> Line:
     """
     try:
         entry = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadLine("it is not JSON") from error
+    if not isinstance(entry, dict):
+        raise BadLine("it is not a JSON object")
+    try:
         found = str(entry["hash"])
         number = int(entry["n"])
         if "rules" in entry:
@@ -82,13 +87,15 @@ def read_line(text: bytes, before: str) -> Line:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise BadLine(f"{where}: {first['msg']}") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BadLine(f"{type(error).__name__}: {error}"[:200]) from error
+    except KeyError as error:
+        raise BadLine(f"it lacks {error}") from error
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise BadLine(f"it says what cannot be: {error}"[:200]) from error
     return Line(number, content, commands, found, whole=read_hash(text, before) is not None)
 
 
 def as_json(commands: Sequence[Command]) -> list[Any]:
-    """Commands as they stand in a line."""
+    """Commands in the JSON form of a line."""
     done: list[Any] = json.loads(_COMMANDS.dump_json(list(commands), exclude_none=True))
     return done
 

@@ -1,24 +1,44 @@
-"""Folding a run's log again: every command is decided anew and held against the one that was recorded."""
+"""Replays a run's log: decides every command anew and compares it with the one that was recorded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import zip_longest
+from typing import Any, Final
 
-from strategies.errors import BadLine, OutOfOrder
+import numpy as np
+
+from strategies.errors import BadLine, StrategyError
 from strategies.round.events import RoundDue
 from strategies.round.lines import as_json, read_line
 from strategies.round.rules import Rules
 from strategies.round.state import State
 from strategies.round.step import step
+from strategies.round.story import Story
 
 LARGEST_GAP = 1e-9  # between reals, relative or absolute: exp and log differ between processors
+SHOWN: Final = 300  # characters of a value
+NO_VALUES = (StrategyError, LookupError, ValueError, TypeError, ArithmeticError)  # what impossible numbers raise
+
+
+class _Nothing:
+    """Stands for a command that only one side has."""
+
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+_NOTHING: Final = _Nothing()
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The first command that was not what the rules make of the events: where, and both values."""
+    """The first thing in a log that the rules do not give for the events before it.
+
+    Either a command, or a value in one: ``place`` says where in the line; ``recorded`` and ``folded`` are both values.
+    Or an event that cannot happen at this point: then ``place`` is empty, and ``folded`` is the reason.
+    """
 
     line: int
     round: int
@@ -28,18 +48,18 @@ class Difference:
     folded: Any
 
     def __str__(self) -> str:
-        return (
-            f"line {self.line} (round {self.round}, {self.event}): {self.place} is recorded as {self.recorded!r}, "
-            f"the rules give {self.folded!r}"
-        )
+        if not self.place:
+            return f"line {self.line} (round {self.round}): {self.event!r} cannot happen here: {self.folded}"
+        where = f"line {self.line} (round {self.round}, {self.event}): {self.place}"
+        return f"{where} is recorded as {_shown(self.recorded)}, the rules give {_shown(self.folded)}"
 
 
 @dataclass
 class Replay:
-    """What folding a log showed.
+    """The result of replaying a log.
 
-    ``broken`` is the first line whose hash does not fit, ``difference`` the first command that differs; ``left_over``
-    are the bytes of a last line that was cut off while it was written. ``state`` is where the fold ended.
+    ``broken`` is the first line whose hash does not fit, ``difference`` the first command that differs. ``left_over``
+    are the bytes of a last line that was cut off in writing. ``state`` is the state at the end.
     """
 
     lines: int = 0
@@ -53,19 +73,26 @@ class Replay:
     state: State | None = None
 
 
-def replay(lines: Iterable[bytes], *, upto: int | None = None) -> Replay:
-    """Fold a log, until round ``upto`` is closed where that is given; it ends at the first command that differs.
+def replay(lines: Iterable[bytes], *, upto: int | None = None, story: Story | None = None) -> Replay:
+    """Replay a log, up to the end of round ``upto`` if given, or to the first command that differs.
 
-    Integers, choices and order must be the same; of reals within ``LARGEST_GAP`` the recorded one is carried on.
+    Integers, choices and order must be equal. Reals may differ by ``LARGEST_GAP``; the recorded one is then kept.
 
     Raises
     ------
     BadLine
-        If something is no line of a log.
+        If something is no line of a log, lines are missing, or the rules are not of this release.
     """
+    with np.errstate(all="ignore"):  # numbers that no run has are told by what follows from them
+        return _folded(iter(lines), upto, story)
+
+
+def _folded(lines: Iterator[bytes], upto: int | None, story: Story | None) -> Replay:
     done = Replay()
     for text in lines:
         if not text.endswith(b"\n"):
+            if next(lines, None) is not None:
+                raise BadLine(f"line {done.lines} is longer than {len(text):,} bytes")
             done.left_over = len(text)
             break
         line = _numbered(text, done)
@@ -75,35 +102,36 @@ def replay(lines: Iterable[bytes], *, upto: int | None = None) -> Replay:
             done.broken = line.number
         done.lines, done.head = done.lines + 1, line.hash
         if isinstance(line.content, Rules):
-            if done.state is None:
-                done.state = State(line.content)
-            else:
-                done.state.rules = line.content
+            done.state = _under(line.content, done.state, line.number)
             continue
         if done.state is None:
             raise BadLine(f"line {line.number}: an event comes before the rules")
         state, event = done.state, line.content
         try:
+            if story is not None:
+                story.before(state, event)
             _, folded = step(state, event)
-        except (OutOfOrder, LookupError, ValueError, TypeError, OverflowError) as error:
-            done.difference = Difference(line.number, state.round, event.kind, "the event", event.kind, str(error))
+        except NO_VALUES as error:
+            done.difference = Difference(line.number, state.round, event.kind, "", event.kind, str(error))
             break
         if (gap := first_gap(line.commands, as_json(folded))) is not None:
             done.difference = Difference(line.number, state.round, event.kind, *gap)
             break
         _carry_on(state, line.commands)
+        if story is not None:
+            story.after(state, event, folded)
         done.events, done.commands = done.events + 1, done.commands + len(folded)
         done.rounds = state.round if state.open is None else state.round - 1
     return done
 
 
 def first_gap(recorded: Any, folded: Any, place: str = "commands") -> tuple[str, Any, Any] | None:
-    """The first place where two values differ, with both; reals may by ``LARGEST_GAP``."""
+    """The first place where two values differ, and both values; reals may differ by ``LARGEST_GAP``."""
     if isinstance(recorded, float) and isinstance(folded, float):
         close = abs(recorded - folded) <= LARGEST_GAP * max(1.0, abs(recorded), abs(folded))
         return None if close else (place, recorded, folded)
-    if isinstance(recorded, list) and isinstance(folded, list) and len(recorded) == len(folded):
-        for index, (one, other) in enumerate(zip(recorded, folded, strict=True)):
+    if isinstance(recorded, list) and isinstance(folded, list):
+        for index, (one, other) in enumerate(zip_longest(recorded, folded, fillvalue=_NOTHING)):
             if gap := first_gap(one, other, f"{place}[{index}]"):
                 return gap
         return None
@@ -121,12 +149,29 @@ def _numbered(text: bytes, done: Replay) -> Any:
     except BadLine as error:
         raise BadLine(f"line {done.lines}: {error}") from error
     if line.number != done.lines:
-        raise BadLine(f"line {done.lines} says that it is line {line.number}")
+        raise BadLine(f"line {done.lines} is numbered {line.number}: lines are missing, or stand in another order")
     return line
 
 
+def _under(rules: Rules, state: State | None, line: int) -> State:
+    """A new state under these rules, or the one there is, which goes on under them."""
+    try:
+        fresh = State(rules)
+    except NO_VALUES as error:
+        raise BadLine(f"line {line}: these rules are not of this release: {error}") from error
+    if state is None:
+        return fresh
+    state.rules = rules
+    return state
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]} ..."
+
+
 def _carry_on(state: State, recorded: list[Any]) -> None:
-    """Take over the one recorded real that later decisions are made from: the weight of the update just added."""
+    """Adopt the one recorded real on which later decisions depend: the weight of the update just added."""
     for command in recorded:
         if command["kind"] == "add" and state.open is not None:
             state.open.weights[-1] = command["weight"]

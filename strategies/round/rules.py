@@ -1,4 +1,4 @@
-"""All that is fixed for a run: what its rounds are made of."""
+"""What is fixed for a run."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from strategies.planning import Level
 from strategies.settings import Settings
 
-MOST_AT_WORK = 1.3  # times the cohort: stragglers of earlier rounds included
-ORDERS_PER_NODE = 1  # open at once
+MOST_AT_WORK = 1.3  # times the cohort, including stragglers of earlier rounds
+ORDERS_PER_NODE = 1  # that may be open at once
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the machine decides by.
+    """The rules that the machine follows.
 
     Attributes
     ----------

@@ -40,8 +40,8 @@ class Phase(StrEnum):
 class OpenRound:
     """The open round's tally.
 
-    ``weights`` belong to the updates in ``added``, and are normalised once the round is booked. ``bytes_common`` are
-    what downloads carried beyond what their levels come to.
+    ``weights`` belong to the updates in ``added``, and are normalised when the round is booked. ``bytes_common`` are
+    the bytes of downloads beyond what their levels predict.
     """
 
     number: int
@@ -68,7 +68,7 @@ class OpenRound:
 
     @property
     def wanted(self) -> bool:
-        """Whether more replies are. Failures do not count to the quota, but more of them than that end the round."""
+        """Whether the round wants more replies. Failures do not fill the quota, but more failures than that end it."""
         return self.replies < self.quota and self.failures <= self.quota
 
 
@@ -84,9 +84,9 @@ class State:
         self.norms = NormHistory()
         self.replays = Replays()
         self.held_out = HeldOutLoss()
-        self.suspects: list[Suspect] = []  # what made the latest version, until that is measured
+        self.suspects: list[Suspect] = []  # updates that made the latest version, until its loss is measured
         self.exploded = False
-        self.common_bytes = 0.0  # that a download of the last round carried beyond what its level comes to
+        self.common_bytes = 0.0  # of a download in the last round, beyond what its level predicts
         self.round = 0  # the newest that began
         self.next_order = 0
         self.orders: dict[int, OpenOrder] = {}

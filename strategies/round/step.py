@@ -1,6 +1,6 @@
-"""The round as a machine: an event goes in, commands come out. No clock, no chance, no message and no vector.
+"""The round as a machine: an event goes in, commands come out. No clock, no message and no vector.
 
-Chance is drawn from the seed, the round's number and how often the round has chosen; time comes with the events.
+Randomness comes from the seed, the round's number and how often the round has chosen. Time comes with the events.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from strategies.errors import OutOfOrder, Reason, Refused
-from strategies.fleet.health import failed, let_out
+from strategies.fleet import health
 from strategies.round.choosing import begin, planned, refill
 from strategies.round.commands import CloseRound, Command, Exclude, Readmit, Refuse, RollBack, StepModel
 from strategies.round.events import (
@@ -38,12 +38,12 @@ from strategies.round.state import OpenOrder, OpenRound, Phase, State
 
 
 def step(state: State, event: Event) -> tuple[State, list[Command]]:
-    """Take in one event; ``state`` is changed in place and handed back, for a copy would cost more than the step.
+    """Take in one event. ``state`` is changed in place and returned, since a copy would cost more than the step.
 
     Raises
     ------
     OutOfOrder
-        For an event that cannot happen now, such as a reply while no round is open. The state is then as it was.
+        For an event that cannot happen now, such as a reply while no round is open. The state is then unchanged.
     """
     return state, _HANDLERS[type(event)](state, event)
 
@@ -52,27 +52,27 @@ def _joined(state: State, event: Joined) -> list[Command]:
     fleet = state.fleet
     if event.name in fleet.row_of:
         row = fleet.row_of[event.name]
-        fleet.online[row], fleet.on_probation[row] = True, False
+        health.came(fleet, row)
     else:
         row = fleet.enrol(event.name, examples=event.examples, sample_s=fleet.prior_sample_s)
         fleet.overhead_s[row] = state.rules.settings.overhead_s
         if state.open is not None and state.open.plan is not None:
-            state.open.plan = planned(state)  # it may be given work in this very round
+            state.open.plan = planned(state)  # it may be given work in this same round
     return []
 
 
 def _left(state: State, event: Left) -> list[Command]:
-    state.fleet.online[list(event.rows)] = False
+    health.left(state.fleet, event.rows)
     return []
 
 
 def _returned(state: State, event: Returned) -> list[Command]:
-    state.fleet.online[list(event.rows)] = True
+    health.returned(state.fleet, event.rows)
     return []
 
 
 def _deserted(state: State, event: Deserted) -> list[Command]:
-    """With nobody else left, those shut out are asked again."""
+    """If no other node is left, readmit the excluded ones."""
     return _readmitted(state, math.inf)
 
 
@@ -113,10 +113,10 @@ def _answered(state: State, event: Answered) -> list[Command]:
         open_.replies += 1
     except Refused as refusal:
         why = refusal
-    except (ArithmeticError, ValueError) as error:  # one reply's numbers never end a run
+    except (ArithmeticError, ValueError) as error:  # one reply's numbers must not end a run
         why = Refused(Reason.MALFORMED, f"what it says cannot be computed with: {type(error).__name__}: {error}"[:500])
     if why is not None:
-        open_.failures += 1  # who is refused fills no place of those that the round waits for
+        open_.failures += 1  # a refused reply does not fill the quota
         commands = _refused(state, open_, event, order.row, why)
     return commands + refill(state, open_)
 
@@ -126,12 +126,12 @@ def _failed(state: State, event: Failed) -> list[Command]:
     if order is None:
         return [_unknown(event.order)]
     open_.failures += 1
-    state.fleet.held[order.row] = -1  # whatever it held, it may hold no longer
-    if event.left:  # it is asked again once it is seen connected, at the next round's start
-        state.fleet.online[order.row] = False
-        refusal = Refused(Reason.LEFT, event.detail)  # who only ever leaves is left alone as one who only fails
+    state.fleet.held[order.row] = -1  # it may have lost the version that it held
+    if event.left:  # it may work again once it is seen connected at the next round's start
+        health.left(state.fleet, [order.row])
+        refusal = Refused(Reason.LEFT, event.detail)  # a node that always leaves is excluded like one that always fails
         return _refused(state, open_, event, order.row, refusal) + refill(state, open_)
-    state.fleet.miss(order.row, round=open_.number)
+    health.silent(state.fleet, order.row, round=open_.number)
     refusal = Refused(Reason.ERROR_REPLY, event.detail)
     return _refused(state, open_, event, order.row, refusal) + refill(state, open_)
 
@@ -188,8 +188,7 @@ def _evaluated(state: State, event: Evaluated) -> list[Command]:
 def _resumed(state: State, event: Resumed) -> list[Command]:
     if state.open is not None:
         raise OutOfOrder(f"a run is resumed between two rounds; round {state.open.number} is open")
-    state.fleet.online[:] = False
-    state.fleet.on_probation[:] = True  # who was there before must say that it still is
+    health.unseen(state.fleet)
     if not event.in_flight:
         state.orders.clear()
         state.fleet.orders[:] = 0
@@ -245,19 +244,19 @@ def _blamed(state: State, rows: Sequence[int], at_s: float) -> list[Command]:
     """Count a failure against each of these nodes."""
     if not state.rules.settings.exclude_failing:
         return []
-    until_s = {row: failed(state.fleet, row, at_s=at_s) for row in rows}
+    until_s = {row: health.failed(state.fleet, row, at_s=at_s) for row in rows}
     return [Exclude(row, until) for row, until in until_s.items() if until is not None]
 
 
 def _readmitted(state: State, at_s: float) -> list[Command]:
-    return [Readmit(row) for row in let_out(state.fleet, at_s=at_s).tolist()]
+    return [Readmit(row) for row in health.let_out(state.fleet, at_s=at_s).tolist()]
 
 
 def _rolled_back(state: State, open_: OpenRound) -> list[Command]:
-    """Go back to the last good version, if there is one; updates against those after it are refused from now on."""
+    """Go back to the last good version, if there is one. Updates against later versions are refused from now on."""
     state.exploded = False
     good = state.versions.disown()
-    state.replays.forget()  # from the same model the same training may come out the same
+    state.replays.forget()  # training from a restored model may honestly repeat an update
     open_.rolled_back = good
     if good is None:
         return []
@@ -295,5 +294,5 @@ def _distinct(rows: Sequence[int]) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 
 def finite(value: float) -> float | None:
-    """``value``, or None if it is not finite, as events say it."""
+    """``value``, or None if it is not finite, as events hold it."""
     return value if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Which versions of the model there were, and which of them an update may still start from."""
+"""The versions of the model, and from which of them an update may still start."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from strategies.errors import Reason, Refused
 
-KEPT_VERSIONS = 200  # an update against an older one is of no use any more; versions may pass in a second each
+KEPT_VERSIONS = 200  # updates against older versions are useless; a version may last only a second
 
 
 @dataclass
@@ -17,9 +17,9 @@ class Versions:
     Attributes
     ----------
     version : int
-        The latest; it grows by one a step and a roll-back.
+        The latest; every step and every roll-back adds one.
     good : int, optional
-        The one before the last step, to which a roll-back returns.
+        The version before the last step, to which a roll-back returns.
     disowned : tuple of int
         Versions after the first, up to the second, were rolled back.
     model, norm : str, float
@@ -37,7 +37,7 @@ class Versions:
         self.version, self.model, self.norm = version, model, norm
 
     def disown(self) -> int | None:
-        """Give up what came after the last good version; that version, None if there is none."""
+        """Disown the versions after the last good one, and return that; None if there is none."""
         if self.good is not None:
             self.disowned = self.good, self.version
         return self.good

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from strategies.fleet import Fleet, Floats, Ints
-from strategies.fleet.health import backoff
+from strategies.fleet.health import backoff, rested
 from strategies.planning import FleetPlan
 from strategies.quantiles import median
 from strategies.selection.policy import Memoryless, Selection
@@ -32,8 +32,7 @@ class NetworkAwareSelection(Memoryless):
     ) -> Selection:
         """See ``SelectionPolicy.select``."""
         ahead = fleet.owed[available] * max(1, int(fleet.reachable.sum())) < -MOST_AHEAD
-        rested = round - fleet.last_round[available] >= backoff(fleet.misses[available])
-        willing = available[rested & ~ahead]
+        willing = available[rested(fleet, available, round=round) & ~ahead]
         if not willing.size and not fleet.at_work.any():
             willing = available  # better anybody than nobody
         count = min(cohort, willing.size)
@@ -44,6 +43,16 @@ class NetworkAwareSelection(Memoryless):
         jitter = rng.random(willing.size) * 1e-6 / max(1, len(fleet))
         top = np.argpartition(-(urgency + jitter), count - 1)[:count]
         return Selection(willing[top[np.argsort(-(urgency + jitter)[top], kind="stable")]])
+
+
+def passed_over(fleet: Fleet, row: int, *, round: int, urgency: Floats, chosen: Ints) -> str:
+    """Why round ``round`` began without node ``row``, which was free; ``urgency`` is the ``priority`` of all nodes."""
+    waits = int(backoff(fleet.misses[row]))
+    if round - fleet.last_round[row] < waits:
+        return f"silent {fleet.misses[row]} times in a row, so it waits {waits} rounds"
+    if fleet.owed[row] * max(1, int(fleet.reachable.sum())) < -MOST_AHEAD:
+        return f"more than {MOST_AHEAD:.0f} shares ahead of its data"
+    return f"the others were owed more: {urgency[row]:.4f} against {urgency[chosen].min():.4f} and more"
 
 
 def priority(fleet: Fleet, rows: Ints) -> Floats:

@@ -1,4 +1,4 @@
-"""Who says that an update is its own."""
+"""The claim of a node that an update is its own."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ SIGNATURE: Final = "signature"
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Who says that the update is its own: an address, and a signature over what was sent."""
+    """The address of the node that claims the update, and its signature over what was sent."""
 
     address: str
     signature: bytes
 
     @classmethod
     def read(cls, content: RecordDict) -> Claim | None:
-        """The claim in a reply; None if there is none, or none that is one."""
+        """The claim in a reply; None if it is missing or not well-formed."""
         found = content.config_records.get(CONTRIBUTION)
         address, signature = (found.get(key) for key in (ADDRESS, SIGNATURE)) if found is not None else (None, None)
         return cls(address, signature) if isinstance(address, str) and isinstance(signature, bytes) else None

@@ -1,4 +1,4 @@
-"""The reply of a node that failed, or goes."""
+"""The reply of a node that failed or is leaving."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flwr.app import Message
 from strategies.failure import told
 from strategies.wire.domains import LARGEST_REASON
 
-# Code of the error reply by which a node hands its work back because it goes; Flower's own end far below
+# Error code with which a leaving node hands its work back; Flower's own codes are far smaller.
 LEAVING: Final = 1005
 
 

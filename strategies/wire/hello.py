@@ -1,4 +1,4 @@
-"""A node's answer to the question who it is."""
+"""A node's answer when it is asked who it is."""
 
 from __future__ import annotations
 
@@ -12,24 +12,29 @@ from strategies.errors import Reason, Refused
 from strategies.fleet.link import LinkSample
 from strategies.wire import domains
 from strategies.wire.claim import ADDRESS
-from strategies.wire.domains import numbers
+from strategies.wire.domains import Domain, numbers
 from strategies.wire.link import link_sample
 from strategies.wire.reply import EXAMPLES
 
 HELLO: Final = "hello"  # MetricRecord: PARTITION, EXAMPLES
 PARTITION: Final = "partition-id"
-DEVICE: Final = "device"  # ConfigRecord: what it runs on: device name, memory, driver, address
+DEVICE: Final = "device"  # ConfigRecord: what the node runs on: device name, memory, driver, address
 IDENTITY: Final = "identity"  # ConfigRecord: what must be the same at server and node, text by name
+
+DOMAINS: Final[Mapping[str, Domain]] = {
+    PARTITION: Domain(0, 2**31 - 1, "shares", whole=True),
+    EXAMPLES: Domain(0, 2**40, "examples", whole=True),
+}
 
 UNFIT: Final = "unfit"  # ConfigRecord instead of HELLO: PARTITION, CAUSE, REMEDY of a node that cannot take part
 CAUSE: Final = "cause"
 REMEDY: Final = "remedy"
-LONGEST_EXCUSE: Final = 1000  # characters of why it cannot take part
+LONGEST_EXCUSE: Final = 1000  # characters of a node's reason why it cannot take part
 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Who a node says it is: its share of the data, what it runs on, its link, and what its task is by."""
+    """Who a node says it is: its share of the data, what it runs on, its link, and its task's identity."""
 
     partition: int
     examples: int
@@ -39,12 +44,12 @@ class Hello:
 
     @property
     def name(self) -> str:
-        """What the node is known by: its share of the data outlives Flower's ids."""
+        """The node's name, from its share of the data, which outlives Flower's node ids."""
         return f"node-{self.partition}"
 
     @property
     def address(self) -> str:
-        """What it says it signs with; empty if it does not say."""
+        """The address it says it signs with; empty if it names none."""
         said = self.device.get(ADDRESS)
         return said if isinstance(said, str) else ""
 
@@ -55,7 +60,7 @@ class Hello:
         Raises
         ------
         Refused
-            If it does not say what it must, with the node's own reason if it gives one, or says what cannot be.
+            If it lacks a required value or holds an impossible one; with the node's own reason if it gives one.
         """
         if not answer.has_content():
             raise Refused(Reason.ERROR_REPLY, (answer.error.reason or "it failed")[:LONGEST_EXCUSE])
@@ -66,7 +71,7 @@ class Hello:
             texts = [unfit.get(key) for key in (CAUSE, REMEDY)] if unfit else []
             excuse = "; ".join(text for text in texts if isinstance(text, str) and text)[:LONGEST_EXCUSE]
             raise Refused(Reason.MALFORMED, excuse or "it does not say which share is its own")
-        domains.checked(said, domains.HELLO)
+        domains.checked(said, DOMAINS)
         device, identity = (content.config_records.get(name) for name in (DEVICE, IDENTITY))
         return cls(
             partition=int(said[PARTITION]),
@@ -78,7 +83,7 @@ class Hello:
 
 
 def name_of(answer: Message, node_id: int) -> str:
-    """What a node that cannot take part is called, where it says which share is its own."""
+    """The name of a node that cannot take part: by its share of the data if it says which, else by Flower's id."""
     if answer.has_content():
         content = answer.content
         for record in (content.config_records.get(UNFIT), content.metric_records.get(HELLO)):

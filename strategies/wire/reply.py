@@ -12,12 +12,11 @@ from flwr.app import Message
 
 from strategies.errors import Reason, Refused
 from strategies.fleet.link import LinkSample
-from strategies.wire import domains
 from strategies.wire.blob import BLOB, row_of_bytes
 from strategies.wire.claim import Claim
-from strategies.wire.domains import malformed, numbers
+from strategies.wire.domains import Domain, checked, malformed, numbers
 from strategies.wire.link import link_sample
-from strategies.wire.timing import Timing
+from strategies.wire.timing import COMPUTE_S, Timing
 
 UPDATE: Final = "update"  # ArrayRecord: BLOB
 METRICS: Final = "metrics"  # MetricRecord: what follows, and timing.COMPUTE_S
@@ -30,8 +29,19 @@ SQUARED_LOSS: Final = "squared-loss"  # mean squared sample loss (Oort's statist
 COUNT: Final = "count"  # processed in this round, in the task's own unit
 TASK_METRIC: Final = "metric."  # prefix of the names that the task gives its own metrics
 
-HEADROOM_BYTES: Final = 65_536  # of a blob over the model's own size: header, buffers, and the container's
-MOST_METRICS: Final = 32  # of the task's that are kept of a reply
+DOMAINS: Final[Mapping[str, Domain]] = {
+    EXAMPLES: Domain(0, 2**40, "examples", whole=True),
+    SAMPLES: Domain(0, 2**40, "samples", whole=True),
+    STEPS: Domain(0, 2**31, "steps", whole=True),
+    COUNT: Domain(0, 2**53, "units"),
+    COMPUTE_S: Domain(0, 1e6, "seconds"),
+    # A loss outside means that training has diverged; the refusal tells an honest node what to do about it.
+    LOSS: Domain(-1e9, 1e9, "loss", reason=Reason.NON_FINITE),
+    SQUARED_LOSS: Domain(0, 1e18, "squared loss", reason=Reason.NON_FINITE),
+}
+
+HEADROOM_BYTES: Final = 65_536  # of a blob beyond the model's own size: header, buffers, and the container's header
+MOST_METRICS: Final = 32  # of the task's own metrics are kept of a reply
 _METRIC: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_./ -]{0,63}")
 
 
@@ -48,7 +58,7 @@ class Reply:
     link : LinkSample
         What it found out about its link.
     claim : Claim, optional
-        Who it says it is.
+        Who the node says it is.
     timing : Timing
         What the server measured.
     """
@@ -86,7 +96,7 @@ class Reply:
         except Exception as error:  # whatever hostile bytes make numpy's format raise
             raise malformed(f"array {BLOB!r}", error) from error
         metrics = numbers(content, METRICS)
-        domains.checked(metrics, domains.WORK)
+        checked(metrics, DOMAINS)
         return cls(
             blob=blob,
             digest=hashlib.sha256(blob).digest(),
@@ -98,7 +108,7 @@ class Reply:
 
 
 def custom_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The task's own metrics among those of a reply, by name; no more than ``MOST_METRICS``, and no odd names."""
+    """The task's own metrics in a reply, by name; at most ``MOST_METRICS``, without odd names."""
     named = {key.removeprefix(TASK_METRIC): value for key, value in metrics.items() if key.startswith(TASK_METRIC)}
     names = sorted(name for name in named if _METRIC.fullmatch(name))
     return {name: named[name] for name in names[:MOST_METRICS]}

@@ -23,7 +23,7 @@ BYTES_UP: Final = "bytes-up"
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """What the server measured of a round trip; its parts only where they are known."""
+    """What the server measured of a round trip; a part is None where it is not known."""
 
     sent_s: float
     arrived_s: float

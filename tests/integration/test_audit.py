@@ -20,7 +20,7 @@ from hypergpu_fl.config import Config, to_run_config
 from hypergpu_fl.errors import HyperGPUError, LedgerError, VerificationError
 from hypergpu_fl.ledger.bundle import Bundle
 from hypergpu_fl.node.client_app import app
-from hypergpu_fl.pricing.kept_updates import FIRST, round_folder
+from hypergpu_fl.pricing.kept_updates import FIRST, MANIFEST, model_after, round_folder
 from hypergpu_fl.server.server_app import run
 from hypergpu_fl.settlement import load_bundle, verify
 from hypergpu_fl.task import load_task
@@ -29,6 +29,8 @@ from strategies.event_log import FILE
 from strategies.model.aggregation import StreamingMean
 
 NODES, ROUNDS = 5, 6
+HEADER = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776,), }"
+TERABYTES = b"\x93NUMPY\x01\x00v\x00" + HEADER.ljust(118)  # promised, by a file of 128 bytes
 
 
 def configured(folder: Path, *, rounds: int = ROUNDS, **training: Any) -> Config:
@@ -219,6 +221,44 @@ def test_files_that_were_changed_are_found(copied: Path, lie: Callable[[Path], N
     lie(copied)
     with pytest.raises(HyperGPUError, match=told):
         audited(copied, configured(copied))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (MANIFEST, b"{"),
+        (MANIFEST, b"[]"),
+        (MANIFEST, b'{"after_round": "soon"}'),
+        (MANIFEST, b'{"after_round": -1}'),
+        (MANIFEST, b'{"after_round": 999}'),
+        (MANIFEST, b'{"after_round": 2}'),  # names a model that is not there
+        (FIRST, b""),
+        (FIRST, b"no array"),
+        (FIRST, TERABYTES),
+    ],
+)
+def test_kept_files_that_no_run_writes_are_named(copied: Path, name: str, content: bytes) -> None:
+    (copied / "blobs" / name).write_bytes(content)
+    with pytest.raises(VerificationError, match="cannot be read") as caught:
+        audited(copied, configured(copied))
+    assert str(copied / "blobs") in caught.value.cause and "bring back" in caught.value.remedy
+
+
+@pytest.mark.parametrize("content", [{}, {"state": "{}"}, {"state": "[]", "model": [1.0]}, {"state": "no JSON"}])
+def test_a_kept_model_that_is_none_is_refused(copied: Path, content: dict[str, Any]) -> None:
+    (copied / "blobs" / MANIFEST).write_text('{"after_round": 2}')
+    np.savez(model_after(copied / "blobs", 2), **{name: np.array(value) for name, value in content.items()})
+    with pytest.raises(VerificationError, match="cannot be read|is none"):
+        audited(copied, configured(copied))
+
+
+@pytest.mark.parametrize("report", ["{", "[]", "{}", '{"stretches": []}', '{"stretches": [{"settings": null}]}'])
+def test_a_report_that_tells_no_settings_is_refused(
+    copied: Path, report: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (copied / "report.json").write_text(report)
+    assert invoke(["ledger", "audit", "honest", "--runs", str(copied.parent)]) == 1
+    assert "which settings the run began with" in capsys.readouterr().err
 
 
 def test_a_mean_that_the_coordinator_scaled_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

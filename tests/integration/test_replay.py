@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from hypergpu_fl.cli import invoke
+from strategies.round.replay import replay as fold
 
 TRAIN = """
 import sys
@@ -107,6 +112,82 @@ def test_an_alteration_that_changes_no_command_is_found_by_its_hash(
     log.write_text("".join(lines))
     assert replayed(tmp_path, "forged") == 1
     assert f"line {len(lines) - 1}: its hash does not fit" in capsys.readouterr().err
+
+
+def rechained(lines: list[bytes]) -> list[bytes]:
+    """The lines numbered and hashed anew, as a forger who knows the format does it."""
+    made, before = [], ""
+    for number, line in enumerate(lines):
+        body = b'{"n":%d,%b' % (number, line.split(b",", 1)[1].rpartition(b',"hash":"')[0])
+        before = hashlib.sha256(before.encode() + body).hexdigest()
+        made.append(b'%b,"hash":"%b"}\n' % (body, before.encode()))
+    return made
+
+
+def without_end(lines: list[bytes]) -> list[bytes]:
+    """The log up to where its last round is due."""
+    return lines[: max(i for i, line in enumerate(lines) if b'"kind":"round due"' in line)]
+
+
+def at_another_time(lines: list[bytes]) -> list[bytes]:
+    """The log with one measurement at another time, from which nothing follows."""
+    where = [i for i, line in enumerate(lines) if b'"kind":"evaluated"' in line][-2]
+    return rechained([*lines[:where], lines[where].replace(b'"at_s":', b'"at_s":1'), *lines[where + 1 :]])
+
+
+@pytest.mark.parametrize("forge", [without_end, at_another_time])
+def test_a_log_that_folds_but_is_not_what_the_books_seal_is_refused(
+    forge: Callable[[list[bytes]], list[bytes]], runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(runs / "whole", tmp_path / "forged")
+    log = tmp_path / "forged" / "events.jsonl"
+    forged = forge(log.read_bytes().splitlines(keepends=True))
+    found = fold(forged)
+    assert (found.difference, found.broken) == (None, None)
+    log.write_bytes(b"".join(forged))
+    assert replayed(tmp_path, "forged") == 1
+    assert re.search(r"round \d: the hash that it seals is no line's of the log", capsys.readouterr().err)
+    (tmp_path / "forged" / "run.db").unlink()  # a folder that was sent holds the exported books alone
+    assert replayed(tmp_path, "forged") == 1
+    (tmp_path / "forged" / "ledger.json").unlink()
+    capsys.readouterr()
+    assert replayed(tmp_path, "forged") == 0
+    assert "there are no books to compare its log with" in capsys.readouterr().out
+
+
+def test_a_folder_is_replayed_wherever_it_lies_and_an_empty_log_is_none(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(runs / "whole", tmp_path / "copy")
+    assert invoke(["replay", f"{tmp_path}/copy", "--format", "json"]) == 0
+    assert '"sealed": 4' in capsys.readouterr().out
+    (tmp_path / "copy" / "events.jsonl").write_bytes(b"")
+    assert invoke(["replay", f"{tmp_path}/copy"]) == 1
+    assert "holds no whole line" in capsys.readouterr().err
+    (tmp_path / "copy" / "events.jsonl").unlink()
+    assert invoke(["replay", f"{tmp_path}/copy"]) == 2
+    assert "copy has no events.jsonl" in capsys.readouterr().err
+
+
+def test_a_nodes_story_is_told_up_to_a_round(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert replayed(runs, "whole", "--node", "node-3", "--upto", "2", "--format", "json") == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["node"][0]["what"].startswith("joined, with ")
+    assert {moment["round"] for moment in row["node"]} <= {0, 1, 2}
+    assert replayed(runs, "whole", "--node", "node-3") == 0
+    shown = capsys.readouterr().out
+    assert "node-3, seconds on the run's clock" in shown and "given order" in shown
+    assert replayed(runs, "whole", "--node", "node3") == 2
+    said = capsys.readouterr().err
+    assert "no node 'node3' has joined this run" in said and "did you mean 'node-3'?" in said
+
+
+def test_books_that_cannot_be_read_are_named(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(runs / "whole", tmp_path / "torn")
+    (tmp_path / "torn" / "run.db").write_bytes(b"no database at all" * 1000)
+    assert replayed(tmp_path, "torn") == 1
+    said = capsys.readouterr().err
+    assert "run.db cannot be read: file is not a database" in said and "unexpected" not in said
 
 
 def test_a_run_that_was_killed_and_resumed_is_one_story(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

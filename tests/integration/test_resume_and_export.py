@@ -15,8 +15,9 @@ from tied_model import tied
 from hypergpu_fl.bench.in_process import InProcessGrid
 from hypergpu_fl.cli import invoke
 from hypergpu_fl.cli.render import Format
+from hypergpu_fl.cli.resuming import is_complete, keep
 from hypergpu_fl.cli.run import conclude
-from hypergpu_fl.config import Config, to_run_config
+from hypergpu_fl.config import Config, Training, to_run_config
 from hypergpu_fl.errors import ConfigError
 from hypergpu_fl.node.client_app import app
 from hypergpu_fl.server.server_app import run
@@ -57,6 +58,30 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     train(configured(root, "own"))
     return root
+
+
+def test_a_complete_run_that_is_resumed_shows_its_table_and_starts_nothing(
+    root: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configured(root, "own")
+    keep(root / "own", config)
+    monkeypatch.setenv("PATH", "")  # Flower's commands cannot be found, so none is started
+    before = everything_in(root / "own")
+    for more, said in (
+        ([], "run own is complete"),
+        (["--set", "training.target=loss <= 1e9", "--set", "training.rounds=9"], "run own is complete"),
+    ):
+        assert invoke(["run", "--resume", "own", "--runs", str(root), *more]) == 0
+        out, _ = capfd.readouterr()
+        assert said in out and "rounds                    3" in out
+    assert everything_in(root / "own").items() - before.items() <= {(root / "own" / ".lock", b"")}
+
+
+@pytest.mark.parametrize("report", [None, "", "[]", "{}", '{"status": "completed"}', '{"status": "failed"}'])
+def test_a_run_whose_report_does_not_say_that_it_completed_goes_on(tmp_path: Path, report: str | None) -> None:
+    if report is not None:
+        (tmp_path / "report.json").write_text(report)
+    assert not is_complete(tmp_path, Training(rounds=1))
 
 
 def everything_in(folder: Path) -> dict[Path, bytes]:

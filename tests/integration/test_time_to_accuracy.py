@@ -13,7 +13,7 @@ from hypergpu_fl.files import exclusive
 
 COLUMNS = [
     *("policy", "scenario", "links", "seed", "target", "time_to_target_s", "final_accuracy", "slow_accuracy"),
-    *("rounds", "bytes_up", "bytes_down", "max_abs_drift"),
+    *("rounds", "bytes_up", "bytes_down", "max_abs_drift", "changed"),
 ]
 
 
@@ -36,6 +36,7 @@ def test_a_race_is_run_resumed_and_repeated_with_one_result(small: Options, tmp_
     rows = run_time_to_accuracy(small, progress=lambda share, label: heard.append(share))
     assert [row["policy"] for row in rows] == ["random", "network_aware", "oort", "fedbuff"]
     assert all(list(row) == COLUMNS for row in rows)
+    assert all("examples=claimed" in row["changed"] for row in rows) and "quota=0.5" in rows[1]["changed"]
     assert heard == sorted(heard) and heard[-1] == 1.0
     target = rows[0]["final_accuracy"] - time_to_accuracy.MARGIN
     assert all(row["target"] == pytest.approx(target, abs=1e-4) for row in rows)

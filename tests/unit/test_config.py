@@ -285,7 +285,8 @@ def test_settings_that_need_another_say_which(settings: dict[str, Any], cause: s
 def test_a_wrong_value_is_told_with_what_it_must_be(field: str, value: Any, requirement: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(overrides={field: value})
-    assert causes(caught.value) == [f"{field} is {value!r} (in --set), but must {requirement}"]
+    spelled = "true" if value is True else repr(value)  # as a file spells it
+    assert causes(caught.value) == [f"{field} is {spelled} (in --set), but must {requirement}"]
 
 
 @pytest.mark.parametrize(
@@ -338,7 +339,7 @@ def test_an_rpc_address_with_credentials_comes_from_the_environment_only() -> No
     [
         ("a.json", '{"training": {,}}', "is not valid JSON at line 1 column 15"),
         ("a.json", '{"training":\n  {"rounds" 3}}', "is not valid JSON at line 2 column 13"),
-        ("a.json", "[]", "holds list, not a table"),
+        ("a.json", "[]", "holds [], not a table"),
         ("a.json", '{"system": {}, "system": {}}', "gives 'system' twice"),
         ("a.json", "[" * 100_000, "is nested too deeply"),
         ("a.toml", "a = " + "[" * 100_000, "is nested too deeply"),

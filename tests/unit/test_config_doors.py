@@ -68,23 +68,28 @@ def test_a_value_that_can_be_understood_is_brought_into_its_usual_form(path: str
 
 
 def test_each_list_of_names_is_that_of_the_code_behind_it() -> None:
+    """A name that is new in the code is added in `hypergpu_fl/config/models.py`, too: it may import no floor above."""
     from hypergpu_fl.codec.levels import LEVELS
     from hypergpu_fl.network.wan import PROFILES
     from hypergpu_fl.pricing import Scoring
     from hypergpu_fl.task.models import MODELS as FACTORIES
     from hypergpu_fl.task.partition import PARTITIONERS
     from hypergpu_fl.task.sources import SOURCES
+    from strategies.model.robust import RULES
     from strategies.selection import POLICIES
 
     def choices(section: type[Training | Network | Blockchain], field: str) -> set[str]:
         return set(get_args(section.model_fields[field].annotation))
 
-    assert tuple(LEVELS) == CODEC_LEVELS
-    assert set(SOURCES) == set(DATASETS) and set(FACTORIES) == set(MODELS)
-    assert choices(Network, "policy") == set(POLICIES)
-    assert choices(Network, "profile") == {*PROFILES, "custom"}
-    assert choices(Training, "partitioner") == set(PARTITIONERS)
-    assert choices(Blockchain, "scoring") == set(get_args(Scoring))
+    where = "hypergpu_fl/config/models.py does not say what the code says: "
+    assert tuple(LEVELS) == CODEC_LEVELS, where + "CODEC_LEVELS"
+    assert set(SOURCES) == set(DATASETS), where + "DATASETS"
+    assert set(FACTORIES) == set(MODELS), where + "MODELS"
+    assert choices(Network, "policy") == set(POLICIES), where + "network.policy"
+    assert choices(Network, "profile") == {*PROFILES, "custom"}, where + "network.profile"
+    assert choices(Training, "partitioner") == set(PARTITIONERS), where + "training.partitioner"
+    assert choices(Training, "aggregation") == set(RULES), where + "training.aggregation"
+    assert choices(Blockchain, "scoring") == set(get_args(Scoring)), where + "blockchain.scoring"
 
 
 @pytest.mark.parametrize("path", ["training.data_root", "system.runs_dir", "blockchain.keystore", "network.rtt_file"])

@@ -1,4 +1,4 @@
-"""The same bytes, made where the update lies: on a GPU, or wherever torch computes."""
+"""Encoding where the update lies, on a GPU or wherever torch computes, with the same bytes as on the CPU."""
 
 from hypergpu_fl.codec.device.tensors import Kernels, add_to_tensor, encode_tensor, kernels_for
 

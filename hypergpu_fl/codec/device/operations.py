@@ -1,12 +1,12 @@
-"""Encoding with torch's own operations, on any device that torch computes on: no compiler is needed, memory is.
+"""Encoding with torch's own operations, on any device that torch computes on. It needs no compiler, but more memory.
 
 N = chunks, C = chunk length, K = values kept a chunk, B = blocks, P = values. Each operation here is one that rounds
 as its compiled counterpart in `hypergpu_fl.codec.kernels.encode_kernels`: float32 additions, divisions of tensor by
 tensor (torch multiplies by the reciprocal of a scalar), rounding to even, and sums of integers.
 
 Every function but `kept` takes the update, the residual so far (None: nothing) and a tensor that becomes the new
-residual, which may be the old one. What `words` and `blocks` return ends with flags, not 0 where a value does not fit;
-the functions here find that out before anything else and raise instead.
+residual, which may be the old one. `words` and `blocks` return flags last, which are not 0 where a value does not fit;
+the functions here check the values first and raise instead.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hypergpu_fl.codec.backend import HALF_MAX, unfit
+from hypergpu_fl.codec.backend import unfit
 from hypergpu_fl.codec.format.words import Kept, Word
 
+_HALF_MAX = 65504.0
 _TOO_LARGE = (127 + 120) << 23
 _SUM_BITS = 40
 _HUGE = 1 << 50
@@ -35,7 +36,7 @@ def words(delta_P: Tensor, old_P: Tensor | None, out_P: Tensor, word: Word) -> t
         out_P.zero_()
         return bits_P, flag
     half = word is Word.FP16
-    rounded_P = out_P.clamp(-HALF_MAX, HALF_MAX).to(torch.float16) if half else out_P.to(torch.bfloat16)
+    rounded_P = out_P.clamp(-_HALF_MAX, _HALF_MAX).to(torch.float16) if half else out_P.to(torch.bfloat16)
     out_P -= rounded_P.float()
     return rounded_P.view(torch.int16), flag
 

@@ -1,8 +1,8 @@
 """The same bytes, made where the update lies: on a GPU, or wherever torch computes.
 
 P = values, M = main values, S = statistics, B = blocks. Only codes, bits and gaps travel to the host, never the dense
-update. On a GPU the kernels of `hypergpu_fl.codec.device.kernels` encode, elsewhere, and where Triton does not run,
-the operations of `hypergpu_fl.codec.device.operations`; both give the bytes of the CPU's `encode_kernels`.
+update. On a GPU the kernels of `hypergpu_fl.codec.device.kernels` encode; elsewhere, or where Triton does not run, the
+operations of `hypergpu_fl.codec.device.operations` do. Both give the same bytes as the CPU's `encode_kernels`.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def encode_tensor(
     out: Tensor | None = None,
     kernels: Kernels | None = None,
 ) -> tuple[bytes, Tensor]:
-    """As `hypergpu_fl.codec.encoder.encode_with_feedback`, for flat float32 tensors on any device.
+    """Like `hypergpu_fl.codec.encoder.encode_with_feedback`, for flat float32 tensors on any device.
 
     ``kernels`` are the fastest that run there, unless others are given.
     """
@@ -76,16 +76,15 @@ def encode_tensor(
     new_P = torch.empty_like(delta_P) if out is None else out
     kernels = kernels or kernels_for(delta_P.device)
     apart = runs_of(layout)
-    runs_of_two = [apart.main, apart.statistics]
-    news = [_take(new_P, runs) for runs in runs_of_two]
-    main, statistics = (
-        DeviceBackend(_take(delta_P, runs), None if old_P is None else _take(old_P, runs), new, kernels)
-        for runs, new in zip(runs_of_two, news, strict=True)
-    )
-    blob = assemble(chosen, main, statistics, layout, buffers, base)
-    for runs, new in zip(runs_of_two, news, strict=True):
-        if new is not new_P:
-            _put(new_P, runs, new)
+
+    def values_of(runs: tuple[Run, ...]) -> DeviceBackend:
+        old = None if old_P is None else _take(old_P, runs)
+        return DeviceBackend(_take(delta_P, runs), old, _take(new_P, runs), kernels)
+
+    blob, residuals = assemble(chosen, values_of(apart.main), values_of(apart.statistics), layout, buffers, base)
+    for runs, left in zip((apart.main, apart.statistics), residuals, strict=True):
+        if left is not new_P:
+            _put(new_P, runs, left)
     return blob, new_P
 
 
@@ -112,7 +111,7 @@ def _compiled(device: torch.device) -> Kernels:
 
 
 def add_to_tensor(update: Decoded, total_P: Tensor, weight: float) -> None:
-    """As `Decoded.add_to`, for a tensor on any device: only the update's own content travels to it."""
+    """Like `Decoded.add_to`, for a tensor on any device: only the update's own content travels to the device."""
     main, device = update.main, total_P.device
     if isinstance(main, Sparse):
         index = torch.from_numpy(main.index.view(np.int32)).to(device)
@@ -123,7 +122,7 @@ def add_to_tensor(update: Decoded, total_P: Tensor, weight: float) -> None:
         codes = torch.from_numpy(main.codes).to(device)
         scales_B1 = torch.from_numpy(main.scales.view(np.int16)).to(device).view(torch.bfloat16).float()[:, None]
         scales_B1 *= weight
-        whole = codes.numel() // main.block  # blocks; what follows them is a shorter one
+        whole = codes.numel() // main.block  # full blocks; a shorter one may follow
         values = torch.cat(
             [
                 (codes[: whole * main.block].view(-1, main.block) * scales_B1[:whole]).view(-1),
@@ -155,6 +154,11 @@ class DeviceBackend:
     def size(self) -> int:
         """Number of values."""
         return self._tensors[0].numel()
+
+    @property
+    def residual(self) -> Tensor:
+        """See `Backend.residual`."""
+        return self._tensors[2]
 
     def words(self, word: Word) -> Callable[[int, int], NDArray[Any]]:
         """See `Backend.words`."""
@@ -202,19 +206,15 @@ def _checked(values_P: Tensor, layout: Layout) -> Tensor:
     return values_P.contiguous()
 
 
-def _whole(runs: tuple[Run, ...], size: int) -> bool:
-    return runs == ((0, size),)
-
-
 def _take(values_P: Tensor, runs: tuple[Run, ...]) -> Tensor:
     """Values of the runs, one after the other; the tensor itself where one run covers it."""
-    if _whole(runs, values_P.numel()):
+    if runs == ((0, values_P.numel()),):
         return values_P
     return torch.cat([values_P[start:stop] for start, stop in runs] or [values_P[:0]])
 
 
 def _add_words(total_P: Tensor, runs: tuple[Run, ...], dense: Dense, weight: float) -> None:
-    """Piece by piece, so that neither the host nor the device holds more than a piece of the update's values."""
+    """Add piece by piece, so that neither the host nor the device holds more than one piece of the update."""
     kinds = {Word.FP32: torch.float32, Word.FP16: torch.float16, Word.BF16: torch.bfloat16}
     at = 0
     for start, stop in runs:

@@ -1,12 +1,12 @@
 """The downlink as the server sees it: versions of the model, published once and shared by all nodes.
 
-Keeping for each node what it has seen would cost one dense vector a node. Here nodes share views: one chain of them
-(`hypergpu_fl.codec.downlink.views`), of which the server holds the latest view and the last steps. A node is told by
-the version it has acknowledged; one that was away for some versions gets the steps in between; one that is new, or was
-away for too long, gets a whole view. The chain need not follow every version: what it lacks of the latest one then
-goes to each node as an extra, which costs less than many steps to a node that comes rarely. Memory: two vectors (model
-and view), the chain's first blob, steps within ``max_bytes``, and for the current version one blob a level asked for;
-nothing grows with the number of nodes.
+Keeping what each node has seen would cost one dense vector per node. Instead, all nodes share one chain of views
+(`hypergpu_fl.codec.downlink.views`); the server holds the latest view and the last steps. All it knows of a node is the
+version that the node has acknowledged. A node that missed some versions gets the steps in between; a node that is new,
+or was away for too long, gets a whole view. The chain need not follow every version. What it lacks of the latest
+version goes to each node as an extra, which is cheaper than many steps for a node that comes rarely. Memory: two
+vectors (model and view), the chain's first blob, steps within ``max_bytes``, and for the current version one blob per
+requested level. Nothing grows with the number of nodes.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _WHOLE = "\0view"  # key of the current view's blob among the extras
 class Download:
     """A message for a node.
 
-    ``view`` is the version it continues, -1 if it stands for itself; ``holds`` is the view version the node holds
-    after it, to be passed to the next `ModelVersions.download` once the node has acknowledged this one.
+    ``view`` is the version that it continues, -1 if it needs none; ``holds`` is the view version that the node holds
+    afterwards, to be passed to the next `ModelVersions.download` once the node has acknowledged this one.
     """
 
     blob: bytes
@@ -95,16 +95,10 @@ class ModelVersions:
         """Latest common view; not to be written to."""
         return self._view_P
 
-    @property
-    def held_bytes(self) -> int:
-        """Bytes of everything held."""
-        blobs = sum(len(step.blob) for step in self._steps) + sum(map(len, self._extras.values())) + len(self._root)
-        return blobs + self._model_P.nbytes + self._view_P.nbytes
-
     def publish(self, version: int, model_P: Vector, buffers: Arrays, *, extend: bool = True) -> None:
         """Add a version, which must be newer than the last; ``model_P`` is copied.
 
-        ``extend``: whether the chain is led on to it.
+        ``extend``: whether the chain is extended to it.
 
         Raises
         ------
@@ -137,8 +131,8 @@ class ModelVersions:
         """Message that brings a node which last acknowledged view ``held`` (-1: none) to the latest version.
 
         Levels raw, fp32, fp16 and bf16 get the model itself and leave the node's view alone. The others get the
-        chain's steps, and an extra if they are finer than the chain or the chain has not come so far. Without a
-        usable view, whatever is cheaper: the chain from its first blob, or the current view whole.
+        chain's steps, and an extra if they are finer than the chain or the chain lies behind. A node without a usable
+        view gets whichever is cheaper: the chain from its first blob, or the current view whole.
         """
         wanted = level(name)
         if self._version < 0:
@@ -153,7 +147,7 @@ class ModelVersions:
         return Download(self._pack(steps, flags, self._view_version), self._version, held, self._view_version)
 
     def _first(self) -> int:
-        """Oldest version whose holders can still be served steps."""
+        """Oldest version from which the kept steps still lead on."""
         return self._steps[0].start if self._steps else self._view_version
 
     def _since(self, held: int) -> list[bytes] | None:
@@ -164,7 +158,7 @@ class ModelVersions:
         if not blobs and self._buffers and self._view_version == self._version:
             if not self._steps:
                 return None
-            blobs = [self._steps[-1].blob]  # for the sake of the buffers it carries
+            blobs = [self._steps[-1].blob]  # again, for the buffers that it carries
         starts = {step.start for step in self._steps} | {self._view_version}
         return blobs if held in starts and sum(map(len, blobs)) <= self._layout.size else None
 

@@ -46,7 +46,7 @@ from numpy.typing import NDArray
 
 from hypergpu_fl.codec.decoder import Decoded, decode
 from hypergpu_fl.codec.encoder import encode
-from hypergpu_fl.codec.errors import Corrupt, Malformed, ResidualRefused, Truncated, UnknownFormat, ViewMissing
+from hypergpu_fl.codec.errors import Corrupt, Malformed, Truncated, UnknownFormat, ViewMissing
 from hypergpu_fl.codec.feedback.disk import NodeFolder
 from hypergpu_fl.codec.format.blob import RESEND, base_of
 from hypergpu_fl.codec.format.checksum import Buffer, checksum
@@ -95,10 +95,10 @@ def move(view_P: Vector, step: Decoded) -> None:
 
 
 def first_view(model_P: Vector, buffers: Arrays, layout: Layout, *, version: int = 0) -> tuple[View, bytes]:
-    """The view that a chain begins with, from the model itself, and its blob.
+    """The view that a chain begins with, made from the model itself, and its blob.
 
-    Nodes build the same first model as the server, so one that holds no view can make this one without a download;
-    the checksum of every message tells if theirs is another.
+    Nodes build the same first model as the server, so a node without a view can make this one without a download. The
+    checksum in every message reveals a node whose first model differs.
     """
     blob = encode(ROOT_LEVEL, model_P, layout, buffers, base=version)
     view_P = decode(blob, layout).dense()
@@ -117,7 +117,7 @@ def pack(parts: list[bytes], flags: int, chain: bytes, version: int, view_checks
 def apply(blob: Buffer, layout: Layout, held: View | None) -> Received:
     """Model and view that a message brings to a node holding ``held``, which is left as it is.
 
-    Steps that the node already made are passed over: a reply may have been lost after the node moved on.
+    Steps that the node has already made are skipped: a reply may have been lost after the node moved on.
 
     Raises
     ------
@@ -140,7 +140,7 @@ def apply(blob: Buffer, layout: Layout, held: View | None) -> Received:
     else:
         view_P, buffers, at = held.vector_P.copy(), {}, held.version
     extra_part = parts.pop() if flags & EXTRA else None
-    # One step in memory at a time: a message has room for thousands that are small until they are decoded.
+    # One step in memory at a time: a message has room for thousands of steps, which are small only while encoded.
     for part, end in zip(parts, [*map(base_of, parts[1:]), version], strict=False):
         step = decode(part, layout)
         buffers = step.buffers
@@ -195,15 +195,10 @@ class ViewStore:
     def __init__(self, folder: Path, run: str, node: str, model_hash: bytes, size: int, max_bytes: int) -> None:
         self._files = NodeFolder(folder, run, node, model_hash, max_bytes)
         self._size = size
-        self.refusals: list[ResidualRefused] = []
 
     def load(self) -> View | None:
         """View held, or None."""
-        try:
-            found = self._files.read("view", self._size)
-        except ResidualRefused as refusal:
-            self.refusals.append(refusal)
-            return None
+        found = self._files.read("view", self._size)
         return None if found is None else View(found[2], found[1], found[0])
 
     def save(self, view: View) -> None:

@@ -1,17 +1,18 @@
-"""Vectors a node keeps between messages: each Flower message runs in a process of its own.
+"""Vectors that a node keeps on disk between messages, since Flower runs each message in its own process.
 
 Files hold, little-endian: magic ``HGPV``, the first half of the layout's hash (16), a tag (8), a number
 (int64), the count of values (uint64), checksum of all the rest (4), float32 values. They are written to a
 temporary name, synced and renamed, so a reader finds the old file or the new one and nothing between.
 
-Everything of one (run, node, model) lies in one folder, named by a hash: what others call their runs never becomes
-a path.
+All files of one (run, node, model) lie in one folder whose name is a hash, so that the names others give their runs
+never become paths.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import mmap
 import os
 import shutil
@@ -25,11 +26,11 @@ from hypergpu_fl.codec.format.checksum import checksum
 from hypergpu_fl.files import private_folder
 from strategies.model.layout import Vector
 
+_LOG = logging.getLogger(__name__)
 _HEADER = struct.Struct("<4s16s8sqQ")
 _CHECKSUM = struct.Struct("<I")
 _MAGIC = b"HGPV"
 _PREFIX = _HEADER.size + _CHECKSUM.size
-FRESH = "nothing to do: the node starts afresh"
 
 
 class NodeFolder:
@@ -41,7 +42,7 @@ class NodeFolder:
         self._model, self._max_bytes = model_hash[:16], max_bytes
 
     def write(self, name: str, vector_P: Vector, number: int, tag: bytes = bytes(8)) -> None:
-        """Replace a file as a whole, after making room by removing other keys, longest unused first.
+        """Replace a file as a whole, after making room by removing other folders, longest unused first.
 
         Raises
         ------
@@ -73,10 +74,7 @@ class NodeFolder:
     def read(self, name: str, size: int) -> tuple[Vector, int, bytes] | None:
         """Vector of ``size`` values, number and tag; None if there is no such file.
 
-        Raises
-        ------
-        ResidualRefused
-            If the file is damaged or of something else; it is removed.
+        A file that is damaged, or of another model, is removed with a warning: the node then starts afresh.
         """
         path = self.path / name
         if not path.exists():
@@ -98,7 +96,8 @@ class NodeFolder:
                     fault = "has a wrong checksum"
         if fault:
             path.unlink()
-            raise ResidualRefused(f"file {name!r} {fault}; it was removed", FRESH)
+            _LOG.warning("file %r of this node %s; it was removed, and the node starts afresh", name, fault)
+            return None
         return vector_P, number, tag
 
     def rename(self, old: str, new: str) -> None:

@@ -7,16 +7,15 @@ With ``e`` the committed residual, a round goes::
     stage(round, e')                    # pending: not yet spent
     send(blob)
 
-The reply may be lost, late or refused. Only the next message tells: if it acknowledges the pending round, e' becomes
-the committed residual; otherwise the update never counted, e' is dropped and e is as it was. So the sum of all updates
-that were used, plus what is kept, is always the sum of what those rounds produced: no loss spends the residual.
+The reply may be lost, late or refused; only the next message says. If it acknowledges the pending round, e' becomes
+the committed residual. Otherwise the update never counted: e' is dropped and e stays. So the updates that were used
+plus what is kept always sum to what those rounds produced, and no lost reply spends the residual.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from hypergpu_fl.codec.errors import ResidualRefused
 from hypergpu_fl.codec.feedback.disk import NodeFolder
 from strategies.model.layout import Vector
 
@@ -38,30 +37,24 @@ class ResidualStore:
         P.
     max_bytes : int
         Bound for everything below ``folder``; stores of other runs give way, longest unused first.
-
-    Attributes
-    ----------
-    refusals : list of ResidualRefused
-        Files that were found damaged and removed.
     """
 
     def __init__(self, folder: Path, run: str, node: str, model_hash: bytes, size: int, max_bytes: int) -> None:
         self._files = NodeFolder(folder, run, node, model_hash, max_bytes)
         self._size = size
-        self.refusals: list[ResidualRefused] = []
 
     def load(self, ack_round: int) -> Vector | None:
         """Settle the pending residual and return the committed one; None: nothing is kept.
 
         ``ack_round`` is the round whose update of this node the server used, -1 for none since its last message.
         """
-        pending = self._read(_PENDING)
+        pending = self._files.read(_PENDING, self._size)
         if pending is not None:
             if pending[1] == ack_round:
                 self._files.rename(_PENDING, _COMMITTED)
                 return pending[0]
             self._files.remove(_PENDING)
-        committed = self._read(_COMMITTED)
+        committed = self._files.read(_COMMITTED, self._size)
         return None if committed is None else committed[0]
 
     def stage(self, round: int, residual_P: Vector) -> None:
@@ -73,10 +66,3 @@ class ResidualStore:
             If it does not fit into the bound.
         """
         self._files.write(_PENDING, residual_P, round)
-
-    def _read(self, name: str) -> tuple[Vector, int, bytes] | None:
-        try:
-            return self._files.read(name, self._size)
-        except ResidualRefused as refusal:
-            self.refusals.append(refusal)
-            return None

@@ -28,9 +28,11 @@ def test_rows_of_rates_have_the_promised_keys(tmp_path: Path) -> None:
         ("gaussian", "top32"),
     ]
     rates = {"encode_bytes_per_s", "decode_bytes_per_s", "memcpy_bytes_per_s"}
-    assert all(row.keys() == {"codec", "source", "ratio"} | rates for row in rows)
+    assert all(row.keys() == {"codec", "source", "ratio", "fidelity"} | rates for row in rows)
     assert all(row[key] > 0 for row in rows for key in rates)
     assert rows[2]["ratio"] == pytest.approx(4.2, abs=0.2) and rows[3]["ratio"] > 100
+    assert rows[2]["fidelity"] == pytest.approx(1, abs=1e-3)
+    assert 0.05 < rows[3]["fidelity"] < 0.3 < rows[1]["fidelity"] < 0.9  # noise has no few large values, training has
     assert len(lines) == 6
 
 

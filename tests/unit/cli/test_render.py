@@ -25,6 +25,11 @@ def test_json_gives_the_rows_back(capsys: pytest.CaptureFixture[str], rows: list
     assert json.loads(capsys.readouterr().out) == rows
 
 
+def test_a_table_without_rows_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    render([])
+    assert capsys.readouterr().out == "nothing to show yet\n"
+
+
 def test_a_table_shows_every_value_once_in_the_order_of_the_keys(capsys: pytest.CaptureFixture[str]) -> None:
     render([{"node": "n0", "rtt_s": 0.0123456}, {"node": "n1", "late": True}], title="nodes")
     title, header, _, *body = [line for line in capsys.readouterr().out.splitlines() if line.strip()]

@@ -61,6 +61,15 @@ def test_the_report_stands_alone_and_shows_curves_nodes_pay_settings_and_version
     assert any(cell.endswith(" MON") for cell in text)
 
 
+def test_every_row_of_a_table_has_a_cell_under_each_heading(runs: Path) -> None:
+    assert cli.invoke(["compare", "demo", "other", "--out", "both.html"]) == 0
+    tables = Path("both.html").read_text().split("<table>")[1:]
+    assert len(tables) == 4  # figures, the nodes of either run, settings
+    for table in tables:
+        head, *rows = table.split("</table>")[0].split("<tr>")[1:]
+        assert {row.count("<th") + row.count("<td") for row in rows} == {head.count("<th ")}, head
+
+
 def test_a_report_without_a_name_is_written_beside_one(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.invoke(["report", "--format", "json"]) == 2, "there is no latest run"
     assert cli.invoke(["report", "demo", "--format", "json"]) == 0

@@ -167,3 +167,44 @@ def test_a_figure_that_is_not_finite_is_named_where_the_others_passed(project: s
     code, out, _ = hypergpu("task", "check", "--config", "run.toml", "--set", "network.codec=int8")
     assert code == 0 and "every figure is finite" not in out
     assert "not finite: trained f1, held_out f1, validation f1" in " ".join(out.split())
+
+
+ENDS: dict[str, tuple[str, str]] = {
+    "exits with 0": ("import os; os._exit(0)", "ended without an answer"),
+    "exits with 3": ("import os; os._exit(3)", "ended without an answer"),
+    "crashes": ("import ctypes; ctypes.string_at(0)", "ended without an answer"),
+    "raises": ("raise ValueError('no file of this node')", "ValueError: no file of this node"),
+}
+
+
+@pytest.mark.parametrize("share", [0, 3])
+@pytest.mark.parametrize("end", ENDS)
+def test_a_task_that_ends_its_process_at_any_share_never_passes(
+    project: str, hypergpu: Command, end: str, share: int
+) -> None:
+    how, cause = ENDS[end]
+    Path(f"{project}.py").write_text(
+        LINE.replace("        print(", f"        if partition == {share}: {how}\n        print(")
+    )
+    code, out, err = hypergpu("task", "check", "--config", "run.toml")
+    assert code == 2 and not out and cause in err and "remedy: " in err, err
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_task_that_ends_its_process_is_told_before_flower_starts(project: str, hypergpu: Command, end: str) -> None:
+    how, cause = ENDS[end]
+    Path(f"{project}.py").write_text(LINE.replace("        print(", f"        {how}\n        print("))
+    code, _, err = hypergpu("run", "--config", "run.toml")
+    told = {"crashes": "was ended by SIGSEGV", "exits with 3": "ended with code 3"}.get(end, cause)
+    assert code == 2 and told in err and "remedy: " in err, err
+    assert not Path("runs").exists()
+
+
+def test_every_share_is_tried_and_those_too_small_to_train_on_are_named(project: str, hypergpu: Command) -> None:
+    Path(f"{project}.py").write_text(LINE.replace("randn(40,", "randn(1 if partition == 2 else 40,"))
+    code, out, err = hypergpu("task", "check", "--config", "run.toml", "--format", "json")
+    assert code == 0, err
+    assert json.loads(out)["other_shares"] == {"tried": 2, "too_small": [2], "not_tried": 0}
+    assert "read 3" in err
+    code, out, err = hypergpu("task", "check", "--config", "run.toml", "--format", "json", "--partition", "1")
+    assert code == 0 and "other_shares" not in json.loads(out) and "read 3" not in err

@@ -6,9 +6,10 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from hypergpu_fl.codec import LEVELS
 from strategies.model.layout import Layout
 
-LEVEL_NAMES = ["raw", "fp32", "fp16", "bf16", "int8", "int4", "top8", "top16", "top32", "top64", "top128"]
+LEVEL_NAMES = list(LEVELS)
 
 
 def arrays_of(sizes: list[tuple[str, int]]) -> dict[str, NDArray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import tracemalloc
 from pathlib import Path
 
@@ -142,7 +143,7 @@ def test_memory_does_not_grow_with_nodes_or_versions() -> None:
         versions.publish(version, model, BUFFERS)
         for held in range(-1, version + 1):
             versions.download("top32", held)
-        sizes.append(versions.held_bytes)
+        sizes.append(len(pickle.dumps(versions)))
     model_bytes = LAYOUT.size * 4
     assert max(sizes) <= 3 * model_bytes + bound
     assert max(sizes[20:]) <= 1.05 * max(sizes[:20])
@@ -242,7 +243,7 @@ def test_wrong_use_is_refused() -> None:
         ModelVersions(LAYOUT, chain="fp16")
 
 
-def test_views_survive_on_disk_and_damage_is_noticed(tmp_path: Path) -> None:
+def test_views_survive_on_disk_and_damage_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def store() -> ViewStore:
         return ViewStore(tmp_path, "r", "n", LAYOUT.hash, LAYOUT.size, 1 << 20)
 
@@ -254,5 +255,4 @@ def test_views_survive_on_disk_and_damage_is_noticed(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.vector_P, view.vector_P)
     (path,) = tmp_path.glob("*/view")
     path.write_bytes(path.read_bytes()[:-1] + b"?")
-    damaged = store()
-    assert damaged.load() is None and len(damaged.refusals) == 1
+    assert store().load() is None and "wrong checksum" in caplog.text

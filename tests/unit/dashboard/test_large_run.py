@@ -88,7 +88,7 @@ def a_round(number: int, end: str) -> str:
 
 
 MEASURE = """
-import json, resource, sys, time
+import json, sys, time
 from pathlib import Path
 from hypergpu_fl.dashboard.run_view import RunView
 from hypergpu_fl.output import to_json
@@ -102,7 +102,8 @@ for more in sys.stdin.read().split("\\0"):
     begun = time.process_time(); view.poll(); to_json([view.summary(), view.rounds[-1], view.nodes()])
     updates.append(time.process_time() - begun)
 begun = time.process_time(); to_json(len(view.round(500).works)); past = time.process_time() - begun
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+status = Path("/proc/self/status").read_text()  # not getrusage, which begins with the peak of the parent
+peak = int(status.partition("VmHWM:")[2].split()[0]) / 1e3
 wei = sum(int(node["wei"]) for node in view.nodes())
 print(json.dumps([usable, rounds, len(view.rounds), wei, sorted(updates)[len(updates) // 2], past, peak]))
 """

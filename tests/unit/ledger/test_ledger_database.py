@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.ledger import database
+from hypergpu_fl.ledger.books import Books, open_session
 from hypergpu_fl.ledger.rewards import Pay, RewardDistribution
 from hypergpu_fl.ledger.sealing import RoundSeal, SealedRound, seal_round
 
@@ -24,12 +25,12 @@ def engine(tmp_path: Path) -> database.Engine:
     database.metadata.create_all(engine)
     fields = {"id": SESSION, "salt": SESSION, "chain_id": 1, "contract": "0x", "coordinator": "0x"}
     with engine.begin() as connection:
-        database.open_session(connection, fields | {"budget": 2**200, "base_pay": 0, "simulated_keys": 1})
+        open_session(connection, fields | {"budget": 2**200, "base_pay": 0, "simulated_keys": 1})
     return engine
 
 
 def history(engine: database.Engine, count: int) -> list[SealedRound]:
-    books, head, rewards, sealed_rounds = database.Books(SESSION), SESSION, RewardDistribution(SESSION, {}), []
+    books, head, rewards, sealed_rounds = Books(SESSION), SESSION, RewardDistribution(SESSION, {}), []
     for number in range(1, count + 1):
         sealed = seal_round(a_round(SESSION, number), before=head, rewards=rewards, pay=Pay(2**200))
         head, rewards = sealed.head, sealed.rewards
@@ -40,7 +41,7 @@ def history(engine: database.Engine, count: int) -> list[SealedRound]:
 
 
 def test_history_comes_out_as_it_went_in_amounts_of_256_bits_included(engine: database.Engine) -> None:
-    sealed_rounds, books = history(engine, 3), database.Books(SESSION)
+    sealed_rounds, books = history(engine, 3), Books(SESSION)
     with engine.connect() as connection:
         assert books.sealed_rounds(connection) == sealed_rounds
         assert books.sealed_rounds(connection, only=2) == sealed_rounds[1:2]
@@ -54,9 +55,9 @@ def test_the_same_work_sealed_in_a_second_round_is_refused_whole(engine: databas
     again = RoundSeal(2, first.seal.model, first.seal.model, first.seal.contributions)
     sealed = seal_round(again, before=first.head, rewards=first.rewards, pay=Pay(1))
     with pytest.raises(IntegrityError), engine.begin() as connection:
-        database.Books(SESSION).record(connection, sealed)
+        Books(SESSION).record(connection, sealed)
     with engine.connect() as connection:
-        assert database.Books(SESSION).last(connection) == (1, first.head)
+        assert Books(SESSION).last(connection) == (1, first.head)
 
 
 @pytest.mark.parametrize("mode", ["WAL", "DELETE"])

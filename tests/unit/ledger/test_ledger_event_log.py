@@ -13,7 +13,7 @@ from hypergpu_fl.cli import invoke
 from hypergpu_fl.config import Blockchain, Secrets
 from hypergpu_fl.errors import VerificationError
 from hypergpu_fl.ledger.bundle import read_bundle
-from hypergpu_fl.ledger.event_log import verify_log
+from hypergpu_fl.ledger.event_log import heads_of, verify_log
 from hypergpu_fl.settlement import Settlement
 from strategies.event_log import FILE, EventLog
 from strategies.round.commands import Readmit
@@ -107,7 +107,7 @@ def test_what_follows_the_last_sealed_round_may_change(run: Path, tmp_path: Path
 def test_rounds_that_seal_one_head_twice_are_found(run: Path) -> None:
     first, second, _ = read_bundle(run / "ledger.json").rounds
     with pytest.raises(VerificationError, match=r"^round 2: the hash that it seals is no line"):
-        verify_log([first, second.model_copy(update={"log_head": first.log_head})], lines_of(run))
+        verify_log(heads_of([first, second.model_copy(update={"log_head": first.log_head})]), lines_of(run))
 
 
 def test_a_run_without_a_log_says_that_nothing_was_compared(

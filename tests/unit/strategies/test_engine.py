@@ -213,7 +213,7 @@ def test_a_bandwidth_that_falls_twentyfold_and_recovers_is_noticed_within_three_
 
     def change(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         factor["now"] = changes.get(server_round, factor["now"])
-        believed[server_round] = engine.state.fleet.links[0].uplink_bps if server_round else 0.0
+        believed[server_round] = engine.state.fleet.links[0].uplink.bps if server_round else 0.0
         return None
 
     play(engine, VirtualArrivals(grid, links), 130, change)

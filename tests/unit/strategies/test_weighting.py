@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from strategy_grid import fleet_of, plan_of
 
-from strategies.fleet import Fleet, Ints
+from strategies.fleet import Fleet, Ints, health
 from strategies.fleet.link import Goodput, LinkEstimate
 from strategies.selection.network_aware import NetworkAwareSelection
 from strategies.weighting import Accounts, ExampleAccounts, data_share, staleness_discount, tilt
@@ -132,9 +132,9 @@ def test_with_our_selection_and_nodes_restarting_at_once_the_law_holds_for_every
             now_s, row, sent = in_flight.pop(0)
             fleet.orders[row] = False
             if rng.random() < lossy[row]:
-                fleet.miss(row, round=round)
+                health.silent(fleet, row, round=round)
                 continue
-            fleet.misses[row] = 0
+            health.answered(fleet, row)
             fleet.rms_loss[row] = rng.lognormal(0, 0.3)
             rows.append(row)
             weights.append(weigh(accounts, fleet, row, staleness=round - sent))
@@ -157,7 +157,7 @@ def test_nobody_is_owed_anything_for_rounds_it_could_not_be_reached_in() -> None
 def test_a_node_silent_three_times_in_a_row_is_due_nothing_until_it_answers() -> None:
     fleet, accounts = fleet_of([10, 10]), Accounts()
     for _ in range(3):
-        fleet.miss(1)
+        health.silent(fleet, 1, round=0)
     accounts.book(fleet, [0], [1.0])
     assert accounts.due.tolist() == [1.0, 0.0]
     accounts.book(fleet, [0, 1], [1.0, 1.0])  # it did answer

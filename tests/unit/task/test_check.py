@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from hypergpu_fl.config import Training
 from hypergpu_fl.errors import TaskError
-from hypergpu_fl.task import TorchTask, TrainContext
-from hypergpu_fl.task.check import check_task, try_first
+from hypergpu_fl.task import TorchTask, TrainContext, load_task
+from hypergpu_fl.task.check import OtherShares, check_task, try_first, try_others
 
 
 class Line(TorchTask):
@@ -120,6 +120,21 @@ class Holey(Line):
 def test_what_would_spoil_a_run_is_named_with_a_remedy(task: type[TorchTask], cause: str) -> None:
     found = refused(task)
     assert cause in found.cause and found.remedy
+
+
+def test_as_many_shares_are_tried_as_there_is_time_for() -> None:
+    training = Training(task="tests:Line", num_nodes=8)
+    checked = check_task(training, Line(training))
+    clock = iter(range(0, 100, 4))
+    assert try_others(training, checked, now_s=lambda: next(clock)) == OtherShares(tried=2, small=(), left=5)
+    assert try_others(training, checked, now_s=lambda: 0.0) == OtherShares(tried=7, small=(), left=0)
+
+
+@pytest.mark.parametrize("unit", [3, "", None, b"tokens"])
+def test_a_unit_that_is_no_name_is_refused(unit: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Line, "unit", unit)
+    with pytest.raises(TaskError, match="counts in .*, which is no name"):
+        load_task(Training(task=f"{__name__}:Line"))
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from played_rounds import played, reading
 
 from strategies.errors import BadLine, OutOfOrder
@@ -101,6 +105,99 @@ def test_reals_may_differ_by_what_processors_differ_and_the_recorded_one_is_carr
 def test_what_is_no_line_of_a_log_is_refused(text: bytes) -> None:
     with pytest.raises(BadLine):
         replay([text + b"\n"])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"\xff\xfe", "line 0: it is not JSON"),
+        (b"[]", "line 0: it is not a JSON object"),
+        (b'{"n":0}', "line 0: it lacks 'hash'"),
+        (b'{"n":1e999,"event":{},"hash":""}', "line 0: it says what cannot be"),
+    ],
+)
+def test_what_is_no_line_is_told_in_words_that_are_not_pythons(text: bytes, said: str) -> None:
+    with pytest.raises(BadLine, match=said):
+        replay([text + b"\n"])
+
+
+def test_missing_and_swapped_lines_are_told_as_such() -> None:
+    lines = played(rounds=2).lines
+    with pytest.raises(BadLine, match="line 5 is numbered 6: lines are missing, or stand in another order"):
+        replay([*lines[:5], *lines[6:]])
+
+
+def test_a_line_beyond_the_longest_is_refused_and_not_taken_for_the_logs_end() -> None:
+    lines = played(rounds=2).lines
+    with pytest.raises(BadLine, match=r"line 3 is longer than 1,000 bytes"):
+        replay([*lines[:3], b"x" * 1000, b"y\n", *lines[3:]])
+
+
+def test_a_command_that_only_one_side_has_is_named_alone() -> None:
+    lines = played().lines
+    where = next(i for i, line in enumerate(lines) if line.count(b'"kind":"send"') > 1)
+    entry = json.loads(lines[where])
+    last = entry["commands"].pop()
+    less = [*lines[:where], json.dumps(entry).encode() + b"\n", *lines[where + 1 :]]
+    found = replay(less).difference
+    assert found is not None and found.place == f"commands[{len(entry['commands'])}]"
+    assert str(found).endswith(f"is recorded as nothing, the rules give {last!r}") and len(str(found)) < 1000
+    entry["commands"] += [last, last]
+    found = replay([*lines[:where], json.dumps(entry).encode() + b"\n"]).difference
+    assert found is not None and str(found).endswith("the rules give nothing") and found.recorded == last
+
+
+def test_an_event_that_cannot_happen_says_why() -> None:
+    lines = played().lines
+    due = next(i for i, line in enumerate(lines) if b'"kind":"round due"' in line)
+    again = lines[due].replace(b'"n":%d,' % due, b'"n":%d,' % (due + 1))
+    found = replay([*lines[: due + 1], again]).difference
+    assert found is not None
+    assert (
+        str(found) == f"line {due + 1} (round 1): 'round due' cannot happen here: round 1 is due, but another is open"
+    )
+
+
+@pytest.mark.parametrize("name", ["selection", "books"])
+def test_rules_of_another_release_are_refused_by_what_they_name(name: str) -> None:
+    first, *rest = played(rounds=1).lines
+    entry = json.loads(first)
+    entry["rules"][name] = "nobody's"
+    with pytest.raises(BadLine, match="line 0: these rules are not of this release: .*nobody's"):
+        replay([json.dumps(entry).encode() + b"\n", *rest])
+
+
+def numbers(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where the numbers of a JSON document stand."""
+    if isinstance(value, dict):
+        return [found for key, inner in value.items() for found in numbers(inner, (*path, key))]
+    if isinstance(value, list):
+        return [found for index, inner in enumerate(value) for found in numbers(inner, (*path, index))]
+    return [path] if isinstance(value, int | float) and not isinstance(value, bool) else []
+
+
+WHOLE = {mode: played(rounds=3, mode=mode).lines for mode in ("sync", "async")}
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), mode=st.sampled_from(sorted(WHOLE)))
+def test_whatever_number_stands_in_a_log_a_replay_ends_with_a_finding(data: st.DataObject, mode: str) -> None:
+    lines = list(WHOLE[mode])
+    where = data.draw(st.one_of(st.just(0), st.integers(0, len(lines) - 1)))
+    entry = json.loads(lines[where])
+    *path, last = data.draw(st.sampled_from(numbers(entry)))
+    inner = entry
+    for step_ in path:
+        inner = inner[step_]
+    inner[last] = data.draw(
+        st.sampled_from([0, -1, 1, 7, 10**9, -(10**30), 0.0, -1.5, 1e-300, 1e308, math.nan, math.inf])
+    )
+    lines[where] = json.dumps(entry).encode() + b"\n"
+    try:
+        found = replay(lines)
+    except BadLine:
+        return
+    assert found.difference is not None or found.broken == where
 
 
 def test_a_last_line_that_was_cut_off_is_left_out() -> None:

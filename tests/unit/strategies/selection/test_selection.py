@@ -87,7 +87,7 @@ def test_a_policy_chooses_nobody_when_everybody_is_away(name: str) -> None:
 def test_an_unknown_policy_is_answered_with_the_nearest_name() -> None:
     with pytest.raises(UnknownPolicy, match="did you mean 'pyramid'"):
         policy("pyramidfl")
-    with pytest.raises(UnknownPolicy, match="there are network_aware, random"):
+    with pytest.raises(UnknownPolicy, match=f"there are {', '.join(POLICIES)}"):
         policy("xyzzy")
 
 

@@ -16,11 +16,12 @@ from strategy_runs import build, play, trainers
 
 from strategies import wire
 from strategies.arrivals import VirtualArrivals
-from strategies.wire import domains
 
 RECORDS = [wire.METRICS, wire.LINK, wire.TIMING, wire.HELLO, wire.CONTRIBUTION, wire.DEVICE, wire.IDENTITY, wire.UNFIT]
 KEYS = st.one_of(
-    st.sampled_from(sorted({*domains.LINK, *domains.WORK, *domains.HELLO, wire.ADDRESS, wire.CAUSE, "metric.x"})),
+    st.sampled_from(
+        sorted({*wire.link.DOMAINS, *wire.reply.DOMAINS, *wire.hello.DOMAINS, wire.ADDRESS, wire.CAUSE, "metric.x"})
+    ),
     st.text(max_size=8),
 )
 EDGES = st.sampled_from(

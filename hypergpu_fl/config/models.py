@@ -102,7 +102,7 @@ class Training(Section):
         Mapping[str, bool | int | float | str],
         BeforeValidator(task_options.checked),
         AfterValidator(task_options.Options),
-    ] = Field(task_options.Options(), description="a table of scalars for the task, which reads them itself")
+    ] = Field({}, validate_default=True, description="a table of scalars for the task, which reads them itself")
     model_architecture: Annotated[str, AfterValidator(_known_model)] = Field(
         "mlp", description="mlp, simple_cnn, resnet18, or 'pkg.module:name'"
     )

@@ -1,21 +1,43 @@
-"""Child processes that end with the one that started them, and leave this app's modules to the run they serve."""
+"""Child processes: ending with their parent, being restarted, and using the modules of the run that they serve."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import logging
 import os
 import signal
+import subprocess
 import sys
+import threading
+import time
+from collections.abc import Sequence
 from typing import Final
 
 OWN: Final = ("hypergpu_fl", "strategies")
+RESTART_S: Final = 3.0  # longer than a SuperNode takes to end that is stopped together with its SuperExec
 _SET_PARENT_DEATH_SIGNAL: Final = 1  # see prctl(2)
+
+log = logging.getLogger(__name__)
+
+
+def keep_running(program: Sequence[str], *, given: bytes, name: str, restart_s: float = RESTART_S) -> None:
+    """Run a program with ``given`` on its standard input, and again ``restart_s`` seconds after each end of it."""
+    threading.Thread(target=_run_for_ever, args=(program, given, name, restart_s), daemon=True).start()
+
+
+def _run_for_ever(program: Sequence[str], given: bytes, name: str, restart_s: float) -> None:
+    while True:
+        with contextlib.suppress(OSError):  # such as too little memory just now
+            subprocess.run(program, input=given, check=False)
+        time.sleep(restart_s)
+        log.warning("the %s has ended and is started again", name)
 
 
 def end_with(parent: int, by: signal.Signals = signal.SIGKILL) -> None:
-    """Have the kernel end this process ``by`` a signal when its ``parent`` ends, however it does, or end now if it has.
+    """Have the kernel end this process ``by`` a signal when its ``parent`` ends; end at once if it already has.
 
-    The program that this process may become next ends so, too. On Linux alone; elsewhere nothing happens.
+    This holds across ``exec``. Only Linux can do it; elsewhere nothing happens.
     """
     if sys.platform != "linux":
         return
@@ -25,14 +47,14 @@ def end_with(parent: int, by: signal.Signals = signal.SIGKILL) -> None:
 
 
 def hold_off_signals() -> None:
-    """Leave the end to the parent, which may have work to finish that needs this process.
+    """Block the signals that ask to end, since the parent may still need this process to finish its work.
 
-    Service managers and terminals signal every process of a service, or of a group.
+    Service managers and terminals signal every process of a service or of a group.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 
 def forget_own_modules() -> None:
-    """Forget this app's own modules: those that a run is served by come with the run."""
+    """Remove this app's own modules from memory, so that the run's own version is imported."""
     for name in [name for name in sys.modules if name.partition(".")[0] in OWN]:
         del sys.modules[name]

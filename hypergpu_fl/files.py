@@ -12,7 +12,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def exclusive(file: Path, refusal: Exception) -> Iterator[None]:
-    """Hold an exclusive lock on ``file``, which is made if need be; the kernel drops it when the process dies.
+    """Hold an exclusive lock on ``file``, created if missing; the kernel releases it when the process dies.
 
     Raises
     ------
@@ -33,24 +33,19 @@ def exclusive(file: Path, refusal: Exception) -> Iterator[None]:
 def write_whole(file: Path, content: str | bytes | memoryview, *, mode: int = 0o666, synced: bool = True) -> None:
     """Replace ``file``: a reader sees the old content or the new, and after a power cut one of the two is there.
 
-    ``mode``, less the umask, says who may read it. Without ``synced`` a power cut may leave an empty file: for what
-    checks itself, and is written while a round waits.
+    ``mode``, less the umask, says who may read it. Without ``synced`` a power cut may leave an empty file; use that for
+    content that checks itself and is written while a round waits.
     """
-    draft = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}")
-    try:
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
-            stream.write(content.encode() if isinstance(content, str) else content)
-            if synced:
-                stream.flush()
-                os.fsync(stream.fileno())
-        draft.replace(file)
-    finally:
-        draft.unlink(missing_ok=True)
+    with replacing(file) as draft, open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)
+        if synced:
+            stream.flush()
+            os.fsync(stream.fileno())
 
 
 @contextlib.contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """Give a place beside ``file`` to write to; it replaces the file if the block succeeds, and is removed if not.
+    """Yield a path beside ``file`` to write to. It replaces the file if the block succeeds, and is removed if not.
 
     A reader sees the old content or the new. A power cut may leave an empty file.
     """
@@ -63,6 +58,6 @@ def replacing(file: Path) -> Iterator[Path]:
 
 
 def private_folder(path: Path) -> Path:
-    """Make ``path``, with its parents, so that nobody but this user may enter it; one that exists stays as it is."""
+    """Create ``path`` and its parents so that only this user may enter it; an existing folder stays as it is."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path

@@ -1,6 +1,6 @@
 """What is replaced inside Flower's own processes, because Flower has no option for it.
 
-All of it was read in Flower 1.41.0. A name that another Flower does not have is an error, for to replace it would do
+The names are those of Flower 1.41.0. If another Flower lacks one, that is an error, since replacing it would do
 nothing.
 """
 
@@ -21,17 +21,17 @@ class Place(NamedTuple):
     name: str
 
 
-# The loop of a SuperNode sleeps by it between two looks for a message, and uses it for nothing else.
+# A SuperNode's loop uses it only to sleep between two polls for a message.
 SUPERNODE_TIME: Final = Place("flwr.supernode.start_client_internal", "time")
-# What a SuperExec must know; here it is made anew at every start.
+# Loads the secret that a SuperExec must know; ours comes from `hypergpu_fl.superexec_secret`.
 SUPERNODE_SECRET: Final = Place("flwr.supernode.cli.flower_supernode", "load_superexec_auth_secret")
 SUPERLINK_SECRET: Final = Place("flwr.superlink.cli.flower_superlink", "load_superexec_auth_secret")
 SUPEREXEC_SECRET: Final = Place("flwr.supercore.cli.flower_superexec", "load_superexec_auth_secret")
-# What starts a ServerApp.
+# Starts a ServerApp.
 SUPEREXEC_EXECUTOR: Final = Place("flwr.supercore.superexec.run_superexec", "get_executor")
-# Heartbeats that a task may miss. The tables of tasks know no other patience; that with nodes is another module's.
+# Heartbeats that a task may miss. This module has no other patience; the one with nodes is in another module.
 TASK_PATIENCE: Final = Place("flwr.supercore.corestate.sql_corestate", "HEARTBEAT_PATIENCE")
-# Seconds that a ServerApp has to tell how it ended.
+# Seconds that a ServerApp has to report how it ended.
 EXIT_TIMEOUT: Final = Place("flwr.supercore.exit.exit", "FORCE_EXIT_TIMEOUT_SECONDS")
 REPLACED: Final = (
     SUPERNODE_TIME,

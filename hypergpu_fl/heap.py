@@ -1,4 +1,4 @@
-"""Python's garbage collector kept away from what lives as long as the process."""
+"""Keeps Python's garbage collector away from objects that live as long as the process."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def long_lived() -> Iterator[None]:
-    """Leave everything that exists now out of collections within the block.
+    """Exempt all existing objects from garbage collection within the block.
 
-    Torch, Flower and SQLAlchemy are half a million objects, and a full collection walks over all of them: 0.15 s, in
-    whichever round happens to allocate the most, which is the one that seals most contributions.
+    Torch, Flower and SQLAlchemy make half a million objects, and a full collection visits all of them. That takes
+    0.15 s, and it hits the round that allocates most, which is the one that seals most contributions.
     """
     gc.collect()
     gc.freeze()

@@ -1,4 +1,4 @@
-"""Where log records go: the terminal and a rotating file, with Flower's and the standard library's records among them.
+"""Sends log records, including Flower's and the standard library's, to the terminal and to a rotating file.
 
 Every record is redacted and made printable after it is formatted, so that tracebacks are covered too; local variables
 are never printed.
@@ -88,7 +88,7 @@ def _file(record: Record) -> str:
 
 
 def _text(record: Record) -> str:
-    """Message and traceback, redacted and printable. Each sink formats a record anew, so nothing is kept."""
+    """Message and traceback, redacted and printable. Each sink formats a record anew, so nothing is cached."""
     text = str(record["message"])
     if record["exception"] is not None:
         kind, value, frames = record["exception"]
@@ -112,8 +112,8 @@ _LEVELS: Final = {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}
 
 
 def _route_standard_library(level: str) -> None:
-    # Libraries speak up from WARNING on; their finer records (numba, urllib3, web3) would bury ours. TRACE asks for
-    # them, but never for httpx's: Flower posts each log line with it, and that would be the next line.
+    # Libraries are heard from WARNING on; their finer records (numba, urllib3, web3) would bury ours. TRACE shows them,
+    # except httpx's: Flower posts each log line through httpx, so each line would cause the next.
     logging.captureWarnings(True)
     root = logging.getLogger()
     root.handlers[:] = [_ToLoguru()]
@@ -132,7 +132,7 @@ def shutdown() -> None:
 
 
 def parse(line: str) -> dict[str, Any] | None:
-    """Fields ``time, level, module, message`` of a line of the file, or None for one that goes on from the last."""
+    """Fields ``time, level, module, message`` of a line of the file; None for a line that continues the last one."""
     fields = line.rstrip("\n").split(" | ", 3)
     if len(fields) != 4 or not line[:4].isdigit():
         return None

@@ -1,7 +1,7 @@
-"""What leaves the program: text that cannot command a terminal or forge a line, and JSON that any reader takes.
+"""Makes output harmless: text that cannot control a terminal or forge a line, and JSON that any reader accepts.
 
-Names, devices and error texts come from nodes that nobody knows. They are kept as they came and made harmless here,
-at the exits: logs, tables, errors and JSON.
+Names, devices and error texts come from unknown nodes. They are stored as they came and made harmless here, where they
+leave the program: in logs, tables, errors and JSON.
 """
 
 from __future__ import annotations

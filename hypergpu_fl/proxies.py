@@ -1,4 +1,4 @@
-"""Which proxy a request takes: the machine's rules for what leaves it, and none for the loopback interface."""
+"""Which proxy a request takes: the machine's own settings, except that loopback requests take none."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def is_loopback(host: str) -> bool:
 
 
 def beside_loopback(environ: Mapping[str, str]) -> dict[str, str]:
-    """``no_proxy`` for a child whose libraries would ask a proxy for the loopback interface, as gRPC does.
+    """``no_proxy`` variables for a child whose libraries would use a proxy for loopback requests, as gRPC does.
 
-    gRPC reads the small letters alone, other libraries either.
+    gRPC reads only the lower-case variable, other libraries read either.
     """
     given = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
     names = [name.strip() for name in given.split(",") if name.strip()]

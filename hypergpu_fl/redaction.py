@@ -1,7 +1,7 @@
-"""Credentials taken out of text, before it reaches a terminal, a file or an error.
+"""Removes credentials from text before it reaches a terminal, a file or an error.
 
-Registered secrets are matched exactly and not by their looks: transaction hashes and Merkle roots are 64
-hexadecimal digits as private keys are, and must stay readable.
+Registered secrets are matched exactly, not by their form: transaction hashes and Merkle roots are 64 hexadecimal
+digits like private keys, and must stay readable.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def register(secret: str) -> None:
 
 
 def secret_from_hex(text: str) -> bytes:
-    """Bytes of a key given as hexadecimal digits, with or without 0x, registered. Raises ``ValueError`` naming none."""
+    """Bytes of a key in hexadecimal digits, with or without 0x; registers it. A ``ValueError`` shows none of them."""
     try:
         secret = bytes.fromhex(text.strip().removeprefix("0x"))
     except ValueError:
@@ -68,7 +68,7 @@ def secret_from_hex(text: str) -> bytes:
 
 
 def forget() -> None:
-    """Drop all registered secrets (a process that ends its use of a key, and tests)."""
+    """Drop all registered secrets: when a process no longer uses a key, and in tests."""
     _registered.clear()
 
 

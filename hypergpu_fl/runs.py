@@ -20,14 +20,14 @@ SUBMITTED: Final = "submission.json"  # of a run sent to a SuperLink: Flower's i
 
 
 def open_run_folder(root: Path, name: str, *, stem: str = "run") -> Path:
-    """Make ``<root>/<name>`` if it is not there, let ``latest`` point to it, and return it.
+    """Create ``<root>/<name>`` if it is missing, point ``latest`` to it, and return it.
 
-    Without a name (``flwr run .``) the first free ``<stem>-N`` is taken, which no other process gets then.
+    Without a name (``flwr run .``) the first free ``<stem>-N`` is taken; no two processes get the same one.
 
     Raises
     ------
     ConfigError
-        If the name may not be a folder's.
+        If the name cannot be a folder's.
     """
     folder = private_folder(root / checked_name(name)) if name else _free_folder(root, stem)
     link = root / LATEST
@@ -119,7 +119,7 @@ def run_names(root: Path) -> list[str]:
 
 
 def _free_folder(root: Path, stem: str) -> Path:
-    """Make ``stem-1``, ``stem-2``, ...: the first that is not there. Making it is what takes the name."""
+    """Create the first of ``stem-1``, ``stem-2``, ... that does not exist. Creating it claims the name."""
     private_folder(root)
     for number in itertools.count(1):
         with contextlib.suppress(FileExistsError):
@@ -129,5 +129,5 @@ def _free_folder(root: Path, stem: str) -> Path:
 
 
 def node_state_folder(root: Path, run_id: int) -> Path:
-    """Where the nodes of Flower's run ``run_id`` keep what must outlive a message, unless they say otherwise."""
+    """The default folder in which nodes of Flower's run ``run_id`` keep what must outlive a message."""
     return root / ".nodes" / f"{run_id:x}"

@@ -56,6 +56,7 @@ class EventLog:
         self._file.truncate(after.bytes)
         self._file.seek(after.bytes)
         self._append(*rules_line(after.lines, rules, after.head))
+        _sync_folder(path.parent)
 
     def append(self, event: Event, commands: Sequence[Command]) -> None:
         """Add an event and the commands that answered it."""
@@ -84,3 +85,12 @@ class EventLog:
         last = lines[-1] if lines and lines[-1].endswith(b"\n") and sum(map(len, lines)) == size else b""
         if not last or read_line(last.rstrip(b"\n"), "").hash != self._mark.head:
             raise BadLine(f"{path} does not hold the {self._mark.lines} lines that the checkpoint speaks of")
+
+
+def _sync_folder(folder: Path) -> None:
+    """A power cut takes the name of a new file, however much of it is on the disk, unless its folder is there too."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

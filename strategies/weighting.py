@@ -154,6 +154,10 @@ BOOKS: Final[dict[str, Callable[[], Accounts]]] = {"debts": Accounts, "examples"
 
 
 def data_share(fleet: Fleet, counted: Bools | None = None) -> Floats:
-    """Shape (N,): each node's share of all examples; of the ``counted`` nodes only, if given."""
-    examples = fleet.examples if counted is None else np.where(counted, fleet.examples, 0)
+    """Shape (N,): each node's share of all examples; of the ``counted`` nodes only, if given.
+
+    Where none of them has any, their shares are equal, for what is paid must be due to somebody.
+    """
+    counted = np.ones(len(fleet), np.bool_) if counted is None else counted
+    examples = np.where(counted, fleet.examples if fleet.examples[counted].any() else 1, 0)
     return np.asarray(examples / max(1, int(examples.sum())), dtype=np.float64)

@@ -1,23 +1,18 @@
-"""A SuperNode that finds its next message sooner, with a SuperExec of ours (`hypergpu_fl.node.superexec`) beside it.
+"""A SuperNode that polls for messages sooner, with a SuperExec of ours (`hypergpu_fl.node.superexec`) beside it.
 
-Flower 1.41 waits 3 s between two looks for a message, and half a second between two for a ClientApp's reply. A round
-on fast links takes little longer than that, and waits for whoever looks last. Here a wait is a tenth of the time
-since the waiting began, from 0.3 s up to Flower's own; so an idle node asks no more often than before.
+Flower 1.41 waits 3 s between two polls for a message, and 0.5 s between two polls for a ClientApp's reply. A round on
+fast links takes little longer than that, and waits for the node that polls last. Here each wait is a tenth of the time
+since the waiting began, at least 0.3 s and at most Flower's own, so an idle node polls no more often than before.
 
-The two share a secret that is made anew at every start. Told to end, the SuperNode finishes its work first
-(`hypergpu_fl.node.draining`).
+The two share a secret, see `hypergpu_fl.superexec_secret`. When it is told to end, the SuperNode finishes its work
+first (`hypergpu_fl.node.draining`).
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import logging
 import os
-import secrets
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
@@ -26,22 +21,20 @@ from typing import Final
 
 from flwr.supernode import start_client_internal
 
+from hypergpu_fl.children import keep_running
 from hypergpu_fl.flower_internals import SUPERNODE_SECRET, SUPERNODE_TIME, replace
 from hypergpu_fl.node.draining import DRAIN_S, Draining
-from hypergpu_fl.superexec_secret import OPTION, given_secret
+from hypergpu_fl.superexec_secret import shared_secret
 
-# Options of Flower's that `run` gives, or that are for a SuperExec of one's own.
+# Flower's options that `run` sets itself, or that are for a user's own SuperExec.
 DECIDED: Final = ("--help", "--version", "--host", "--port", "--isolation", "--ssl-", "--appio-", "--clientappio-")
 _COMMAND: Final = "flwr.supernode.cli.flower_supernode"
 LEAST_S: Final = 0.3
 SHARE: Final = 0.1
-RESTART_S: Final = 3.0  # longer than a SuperNode that was stopped together with its SuperExec takes to end
-
-log = logging.getLogger(__name__)
 
 
 class GrowingWait:
-    """Sleeps for a share of the time since the first of a row of equal waits, and never longer than is asked."""
+    """Sleeps for a share of the time since the first in a row of equal waits, and never longer than asked."""
 
     def __init__(self, clock: Callable[[], float], sleep: Callable[[float], None]) -> None:
         self._clock = clock
@@ -50,7 +43,7 @@ class GrowingWait:
         self._since_s = 0.0
 
     def sleep(self, seconds: float) -> None:
-        """Wait at most ``seconds``; another figure than the last one's begins a new row."""
+        """Wait at most ``seconds``; a value different from the last one begins a new row."""
         now_s = self._clock()
         if seconds != self._asked_s:
             self._asked_s, self._since_s = seconds, now_s
@@ -88,23 +81,13 @@ def run(arguments: Sequence[str], *, host: str, port: int, drain_s: float = DRAI
     replace(SUPERNODE_TIME, SimpleNamespace(sleep=sleep))
     draining.join(start_client_internal)
     sys.argv = ["flower-supernode", *arguments, "--host", host, "--port", str(port)]
-    if sys.platform == "linux":  # elsewhere forking a process with so much loaded is not safe; Flower starts its own
-        secret = given_secret(arguments)
-        if secret is None:  # else every user of this machine could take this node's messages, and the model in them
-            secret = secrets.token_bytes(32)
-            sys.argv += [OPTION, "made at this start"]
+    if (
+        sys.platform == "linux"
+    ):  # elsewhere it is not safe to fork a process with so much loaded, so Flower starts its own
+        secret, option = shared_secret(arguments)
         replace(SUPERNODE_SECRET, lambda secret_file: secret)
-        sys.argv += ["--isolation", "process"]
+        sys.argv += [*option, "--isolation", "process"]
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        threading.Thread(target=_keep_superexec, args=(address, secret), daemon=True).start()
+        program = [sys.executable, "-P", "-m", "hypergpu_fl.node.superexec", address, str(os.getpid())]
+        keep_running(program, given=secret, name="SuperExec")
     command.flower_supernode()
-
-
-def _keep_superexec(address: str, secret: bytes) -> None:
-    """Run a SuperExec, and another one whenever it ends: a node without one answers nothing."""
-    program = [sys.executable, "-P", "-m", "hypergpu_fl.node.superexec", address, str(os.getpid())]
-    while True:
-        with contextlib.suppress(OSError):  # no memory for one just now
-            subprocess.run(program, input=secret, check=False)
-        time.sleep(RESTART_S)
-        log.warning("the SuperExec has ended and is started again")

@@ -28,6 +28,7 @@ from strategies.fleet.columns import Bools, Fleet, Ints
 EXCLUDED_AFTER: Final = 3  # failures in a row
 EXCLUSION_S: Final = 120.0  # the first time; twice as long each further time
 LONGEST_EXCLUSION_S: Final = 3600.0
+DOUBLINGS: Final = 5  # lead to the longest; a run may fail so often that the power overflows
 LONGEST_BACKOFF: Final = 32  # rounds
 
 
@@ -74,7 +75,7 @@ def failed(fleet: Fleet, row: int, *, at_s: float) -> float | None:
     fleet.failures[row] += 1
     if fleet.failures[row] < EXCLUDED_AFTER or fleet.excluded[row]:
         return None
-    length_s = min(LONGEST_EXCLUSION_S, EXCLUSION_S * 2.0 ** int(fleet.exclusions[row]))
+    length_s = min(LONGEST_EXCLUSION_S, EXCLUSION_S * 2.0 ** min(int(fleet.exclusions[row]), DOUBLINGS))
     fleet.exclusions[row] += 1
     fleet.excluded_until_s[row] = at_s + length_s
     return at_s + length_s

@@ -128,7 +128,7 @@ def _folded(lines: Iterator[bytes], upto: int | None, story: Story | None) -> Re
 def first_gap(recorded: Any, folded: Any, place: str = "commands") -> tuple[str, Any, Any] | None:
     """The first place where two values differ, and both values; reals may differ by ``LARGEST_GAP``."""
     if isinstance(recorded, float) and isinstance(folded, float):
-        close = abs(recorded - folded) <= LARGEST_GAP * max(1.0, abs(recorded), abs(folded))
+        close = abs(recorded - folded) <= LARGEST_GAP * max(1.0, abs(folded))  # to an infinite one nothing is
         return None if close else (place, recorded, folded)
     if isinstance(recorded, list) and isinstance(folded, list):
         for index, (one, other) in enumerate(zip_longest(recorded, folded, fillvalue=_NOTHING)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from strategies.errors import Reason, Refused
@@ -20,15 +20,15 @@ class Versions:
         The latest; every step and every roll-back adds one.
     good : int, optional
         The version before the last step, to which a roll-back returns.
-    disowned : tuple of int
-        Versions after the first, up to the second, were rolled back.
+    disowned : list of (int, int)
+        Versions after the first, up to the second, were rolled back; as far back as an update may start from.
     model, norm : str, float
         Hash of the latest version, in hex, and its L2 norm.
     """
 
     version: int = 0
     good: int | None = None
-    disowned: tuple[int, int] = (0, 0)
+    disowned: list[tuple[int, int]] = field(default_factory=list)
     model: str = ""
     norm: float = 0.0
 
@@ -39,7 +39,8 @@ class Versions:
     def disown(self) -> int | None:
         """Disown the versions after the last good one, and return that; None if there is none."""
         if self.good is not None:
-            self.disowned = self.good, self.version
+            oldest = self.version - KEPT_VERSIONS
+            self.disowned = [span for span in self.disowned if span[1] >= oldest] + [(self.good, self.version)]
         return self.good
 
     def staleness(self, base: int) -> int:
@@ -49,15 +50,16 @@ class Versions:
             raise Refused(
                 Reason.UNKNOWN_BASE, f"base {base}, the server keeps {oldest}..{self.version}; full model next round"
             )
-        if self.disowned[0] < base <= self.disowned[1]:
+        if any(after < base <= upto for after, upto in self.disowned):
             raise Refused(Reason.UNKNOWN_BASE, f"base {base} was rolled back; full model next round")
         return self.version - base
 
     def state(self) -> dict[str, Any]:
         """All of it as JSON-able values."""
-        return {**asdict(self), "disowned": list(self.disowned)}
+        return {**asdict(self), "disowned": [version for span in self.disowned for version in span]}
 
     @classmethod
     def restored(cls, state: dict[str, Any]) -> Versions:
         """Inverse of ``state``."""
-        return cls(**{**state, "disowned": tuple(state["disowned"])})
+        versions = iter(state["disowned"])
+        return cls(**{**state, "disowned": list(zip(versions, versions, strict=True))})

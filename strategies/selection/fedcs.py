@@ -18,6 +18,8 @@ from strategies.fleet import Fleet, Ints
 from strategies.planning import FleetPlan
 from strategies.selection.policy import Selection
 
+MOST_SLACK = 2.0**64  # no deadline is out of its reach, and no overflow in it
+
 
 class FedCSSelection:
     """Of ``ratio`` cohorts of random candidates, the fastest that make the deadline, at most a cohort.
@@ -52,7 +54,8 @@ class FedCSSelection:
 
     def closed(self, fleet: Fleet, *, round: int, selected: Ints, arrived: Ints) -> None:
         """Double the deadline while it is hopeless."""
-        self._slack *= 1.0 if arrived.size or not selected.size else 2.0
+        if selected.size and not arrived.size:
+            self._slack = min(MOST_SLACK, 2.0 * self._slack)
 
     def state(self) -> dict[str, Any]:
         """How far the deadline was stretched."""

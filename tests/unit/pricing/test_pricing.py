@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -178,3 +179,15 @@ def test_a_task_without_gradients_is_priced_by_the_shapley_value_and_the_books_s
     prices, improvement = rounds.play(honest(0))
     assert prices.pricing.scoring == "shapley/1"
     assert sum(prices.scores) > 0 and improvement > 0
+
+
+def test_what_a_full_disk_cut_off_does_not_keep_the_run_from_resuming(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+    try:
+        with pytest.raises(OSError, match="2016 written"):
+            PricedRounds(tmp_path, last_round=0).path(1, np.zeros(10_000, dtype=np.float32), bytes(32))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
+    assert PricedRounds(tmp_path, last_round=0).path(1, np.zeros(9, dtype=np.float32), bytes(32)).movements == []

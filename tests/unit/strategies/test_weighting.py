@@ -104,6 +104,16 @@ def test_mean_weights_are_data_shares_whatever_the_links_and_whoever_is_chosen(
     assert accounts.due == pytest.approx(ROUNDS * data_share(fleet))
 
 
+def test_debts_sum_to_nothing_where_only_nodes_without_data_are_reachable() -> None:
+    fleet, accounts = fleet_of([0, 0, 0, 50]), Accounts()
+    fleet.online[3] = False
+    for round in range(1, 31):
+        row = round % 3
+        accounts.book(fleet, [row], [weigh(accounts, fleet, row, staleness=0)])
+    assert fleet.owed.sum() == pytest.approx(0, abs=1e-9) and fleet.owed[3] == 0
+    assert misses_of_the_law(accounts) == []
+
+
 @pytest.mark.no_cover
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("case", ["plain", "drop-outs", "late", "vanishing"])

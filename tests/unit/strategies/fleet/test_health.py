@@ -43,6 +43,16 @@ def test_exclusions_double_up_to_an_hour_until_an_update_counts() -> None:
     assert fleet.exclusions[0] == 0
 
 
+def test_however_often_a_node_was_excluded_it_is_for_an_hour_at_most() -> None:
+    fleet = fleet_of([10])
+    for _ in range(1100):  # 2.0 ** 1024 overflows
+        while not fleet.excluded[0]:
+            failed(fleet, 0, at_s=0.0)
+        assert fleet.excluded_until_s[0] <= LONGEST_EXCLUSION_S
+        let_out(fleet, at_s=LONGEST_EXCLUSION_S)
+    assert fleet.exclusions[0] == 1100
+
+
 def test_a_node_that_fails_again_and_again_is_given_nothing_until_it_has_said_who_it_is() -> None:
     state = State(rules("random", Settings(1, mode="sync"), model_values=10, levels=[Level("raw", 1.0)]))
     told: list[Command] = []

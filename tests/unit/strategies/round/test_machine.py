@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from strategies.round.events import (
 from strategies.round.replay import replay
 from strategies.round.rules import ORDERS_PER_NODE
 from strategies.round.state import Phase, State
+from strategies.round.step import step
 from strategies.selection import POLICIES
 
 
@@ -49,19 +51,30 @@ class Machine(RuleBasedStateMachine):
         self.opened: dict[int, int] = {}  # order -> row
         self.counted: list[int] = []
         self.run: Recorded | None = None
+        self.twin: State | None = None  # what the state was at the end of a round, read back from JSON
 
-    @rule(policy=st.sampled_from(sorted(POLICIES)), mode=st.sampled_from(["sync", "async"]), cohort=st.integers(1, 6))
+    @rule(
+        policy=st.sampled_from(sorted(POLICIES)),
+        mode=st.sampled_from(["sync", "async"]),
+        cohort=st.integers(1, 6),
+        deadline_s=st.sampled_from([0.0, 1e-9, 60.0, math.inf]),
+        keep_late=st.booleans(),
+        data=st.sampled_from([0, 50]),
+    )
     @precondition(lambda self: self.run is None)
-    def begin(self, policy: str, mode: str, cohort: int) -> None:
-        self.run = Recorded(rules_of(policy, mode=mode, cohort=cohort))
+    def begin(self, policy: str, mode: str, cohort: int, deadline_s: float, keep_late: bool, data: int) -> None:
+        self.run = Recorded(rules_of(policy, mode=mode, cohort=cohort, deadline_s=deadline_s, keep_late=keep_late))
         self.tell(Published(0.0, "00" * 32, 1.0))
         for index in range(3):
-            self.tell(Joined(0.0, f"node-{index}", 50 * (index + 1)))
+            self.tell(Joined(0.0, f"node-{index}", data * (index + 1)))
 
     def tell(self, event: Event) -> None:
         assert self.run is not None
         closed = False
-        for command in self.run.tell(event):
+        commands = self.run.tell(event)
+        if self.twin is not None:
+            assert step(self.twin, event)[1] == commands
+        for command in commands:
             match command:
                 case SendOrder():
                     self.opened[command.order] = command.row
@@ -83,6 +96,7 @@ class Machine(RuleBasedStateMachine):
         saved = json.loads(json.dumps(state.json(), allow_nan=False))
         restored = State.restored(state.rules, saved)
         assert json.loads(json.dumps(restored.json())) == saved
+        self.twin = restored
 
     @property
     def state(self) -> State:
@@ -93,6 +107,11 @@ class Machine(RuleBasedStateMachine):
         if self.run is None:
             return False
         return (self.state.open.phase if self.state.open else None) == phase
+
+    @rule(by_s=st.sampled_from([-86_400.0, -1.0, 86_400.0]))
+    @precondition(lambda self: self.run is not None)
+    def clock_jumps(self, by_s: float) -> None:
+        self.now_s += by_s
 
     @rule(examples=st.integers(0, 10_000))
     @precondition(lambda self: self.run is not None and len(self.state.fleet) < 30)
@@ -151,10 +170,10 @@ class Machine(RuleBasedStateMachine):
             (refused,) = self.run.tell(Answered(self.now_s, order, reading(order)))
             assert isinstance(refused, Refuse) and refused.reason is Reason.DUPLICATE
 
-    @rule(data=st.data())
+    @rule(data=st.data(), left=st.booleans())
     @precondition(lambda self: self.in_phase(Phase.COLLECTING) and self.state.orders)
-    def fails(self, data: st.DataObject) -> None:
-        self.tell(Failed(self.now_s, data.draw(st.sampled_from(sorted(self.state.orders))), "gone"))
+    def fails(self, data: st.DataObject, left: bool) -> None:
+        self.tell(Failed(self.now_s, data.draw(st.sampled_from(sorted(self.state.orders))), "gone", left))
 
     @rule(waits_s=st.floats(0.0, 1e4))
     @precondition(lambda self: self.in_phase(Phase.COLLECTING))
@@ -180,6 +199,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.in_phase(None) and self.number)
     def server_starts_again(self, in_flight: bool, model_lost: bool) -> None:
         self.run.state = State.restored(self.state.rules, json.loads(json.dumps(self.state.json())))
+        self.twin = None
         self.tell(Resumed(self.now_s, in_flight, model_lost=model_lost))
 
     @invariant()

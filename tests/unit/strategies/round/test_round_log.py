@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,8 @@ def test_reals_may_differ_by_what_processors_differ_and_the_recorded_one_is_carr
     assert first_gap([{"weight": 0.1}], [{"weight": 0.1 + 1e-6}]) is not None
     assert first_gap([1, "a"], [1, "b"]) == ("commands[1]", "a", "b")
     assert first_gap([1], [1.0]) is not None and first_gap([True], [1]) is not None
+    for text in ("Infinity", "-Infinity", "NaN", "1e999"):  # a number on paper, and near to none
+        assert first_gap(json.loads(f"[{text}]"), [0.1]) is not None
     run = played(rounds=1)
     where = next(i for i, line in enumerate(run.lines) if b'"kind":"add"' in line)
     weight = json.loads(run.lines[where])["commands"][0]["weight"]
@@ -232,6 +235,16 @@ def test_a_log_goes_on_after_a_mark_and_what_came_after_it_is_cut_off(tmp_path: 
     path.write_bytes(path.read_bytes()[: mark.bytes - 5])
     with pytest.raises(BadLine, match="does not hold the 2 lines"):
         EventLog(path, run.state.rules, after=mark)
+
+
+def test_a_logs_name_is_on_the_disk_as_well_as_its_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    sync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.append(os.fstat(descriptor).st_ino), sync(descriptor)))
+    log = EventLog(tmp_path / "events.jsonl", played(rounds=1).state.rules)
+    log.sync()
+    log.close()
+    assert {tmp_path.stat().st_ino, (tmp_path / "events.jsonl").stat().st_ino} <= set(synced)
 
 
 def test_a_log_of_another_run_is_not_gone_on_with(tmp_path: Path) -> None:

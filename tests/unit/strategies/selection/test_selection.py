@@ -148,6 +148,14 @@ def test_fedcs_by_itself_takes_the_median_and_doubles_it_while_nobody_makes_it()
     assert ask(chosen, fleet, seconds, cohort=6).deadline_s == 7.0
 
 
+def test_fedcs_stays_finite_however_many_rounds_nobody_makes() -> None:
+    fleet, chosen = fleet_of([10] * 6), FedCSSelection()
+    for round in range(1, 1100):
+        chosen.closed(fleet, round=round, selected=np.array([5]), arrived=np.array([], np.int64))
+    json.dumps(chosen.state(), allow_nan=False)
+    assert ask(chosen, fleet, [6.0, 5.0, 4.0, 3.0, 2.0, 1.0], cohort=6).quota == 6
+
+
 def test_fedcs_lets_the_fastest_work_alone_when_nobody_makes_the_deadline() -> None:
     selection = ask(FedCSSelection(deadline_s=0.5), fleet_of([10] * 3), [3.0, 2.0, 1.0], cohort=3)
     assert (selection.rows.tolist(), selection.deadline_s) == ([2], None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from strategy_runs import build, play, trainers
 from strategies import wire
 from strategies.arrivals import VirtualArrivals
 from strategies.errors import Reason
+from strategies.event_log import FILE, EventLog
+from strategies.round.replay import replay
 
 
 def good() -> RecordDict:
@@ -41,6 +44,7 @@ def raw_array(**changes: Any) -> RecordDict:
 
 HOSTILE: dict[str, tuple[Callable[[], RecordDict | Error], Reason]] = {
     "an error": (lambda: Error(code=2, reason="x" * 10_000), Reason.ERROR_REPLY),
+    "an error that names a file whose name is not UTF-8": (lambda: Error(code=2, reason="\udc80"), Reason.ERROR_REPLY),
     "nothing": (RecordDict, Reason.MALFORMED),
     "an update that is metrics": (lambda: RecordDict({wire.UPDATE: MetricRecord({"a": 1.0})}), Reason.MALFORMED),
     "another array's name": (
@@ -63,18 +67,22 @@ HOSTILE: dict[str, tuple[Callable[[], RecordDict | Error], Reason]] = {
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-def test_a_hostile_reply_is_refused_with_its_reason_and_the_round_goes_on(case: str) -> None:
+def test_a_hostile_reply_is_refused_with_its_reason_and_the_round_goes_on(case: str, tmp_path: Path) -> None:
     answer, reason = HOSTILE[case]
     grid = trainers(6)
     honest = grid.nodes[1000]
     grid.nodes[1000] = lambda m: honest(m) if m.metadata.message_type == "query" else answer()
     engine, diary = build(cohort=6, mode="sync", quota=1.0, deadline_s=100.0)
+    engine.log = EventLog(tmp_path / FILE, engine.state.rules)
     play(engine, VirtualArrivals(grid, Links(lambda node, sent_s: 1.0)), 6)
+    engine.log.close()
     assert reason in diary.reasons
     details = [refused.detail for outcome in diary.rounds for refused in outcome.refused]
     assert all(detail and len(detail) <= 600 for detail in details)
     assert {r.node for o in diary.rounds for r in o.refused} == {"node-0"}
     assert engine.model.version == 6 and all(len(outcome.accepted) >= 5 for outcome in diary.rounds)
+    found = replay((tmp_path / FILE).read_bytes().splitlines(keepends=True))
+    assert found.difference is None and found.broken is None and found.rounds == 6
 
 
 def test_updates_of_unusual_length_count_where_nobody_is_suspected() -> None:

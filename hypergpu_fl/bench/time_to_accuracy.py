@@ -159,12 +159,11 @@ def _race(options: Options, progress: Progress) -> list[Row]:
     total = len(courts) * len(contenders)
     for number, (scenario, seed) in enumerate(courts):
         race: Race | None = None
-        target = options.target
+        setting, target = options.setting(scenario, seed), options.target
         for place, contender in enumerate(contenders):
             done = number * len(contenders) + place
             label = f"{scenario}, seed {seed}: {contender.name}"
             course = standings.course(contender.name, scenario, seed)
-            setting = options.setting(scenario, seed)
             if course is None:
                 race = race or Race(setting)
                 horizon_s = math.inf if contender.name == REFERENCE else options.horizon_s

@@ -1,1 +1,1 @@
-"""Contract client, signer, outbox and embedded EVM. Knows bytes, not the ledger."""
+"""Contract client, signer, outbox and embedded EVM. This package knows bytes, not the ledger."""

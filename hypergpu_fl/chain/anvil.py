@@ -17,7 +17,7 @@ from hypergpu_fl.errors import ChainError, UsageError
 
 CHAIN_ID: Final = 31337
 MONAD_SHAPE: Final = ("--slots-in-an-epoch", "1", "--block-time", "0.3")
-# Anvil writes the state of every block but the newest 1,500 to ~/.foundry/anvil/tmp, up to gigabytes a chain, and
+# Anvil writes the states of all blocks but the newest 1,500 to ~/.foundry/anvil/tmp, up to gigabytes a chain, and
 # leaves them there. Nobody here asks for the state of an old block: books are checked by logs and receipts.
 _FORGET_OLD_STATES: Final = ("--prune-history", "256")
 
@@ -30,7 +30,7 @@ _START_S: Final = 15.0
 def find_anvil(search: Sequence[Path] = ()) -> Path:
     """Path of the anvil binary: from npm's packages under `search`, else from PATH.
 
-    The package's own Node wrapper is passed over: it would stand between us and the process.
+    The package's own Node wrapper is skipped, because we could not signal anvil through it.
 
     Raises
     ------
@@ -46,14 +46,14 @@ def find_anvil(search: Sequence[Path] = ()) -> Path:
 
 
 def free_port() -> int:
-    """Port on this machine that nobody listens on now."""
+    """A port on this machine that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def check_port(port: int) -> None:
-    """Refuse a port that someone listens on, or that does not exist.
+    """Refuse a port that is in use, or that does not exist.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def check_port(port: int) -> None:
 
 
 class Anvil:
-    """A running anvil; ends with the block.
+    """A running anvil, which ends with the ``with`` block.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ class Anvil:
         self.stop()
 
     def stop(self) -> None:
-        """Ask it to end, so that it writes its state; kill it if it does not."""
+        """Ask anvil to end, so that it writes its state; kill it if it does not."""
         self.process.terminate()
         try:
             self.process.wait(5)

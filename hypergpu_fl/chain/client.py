@@ -65,12 +65,12 @@ class Client(Protocol):
         ...
 
     def send_raw(self, raw: bytes) -> None:
-        """Broadcast signed bytes; that the node knows them already is success.
+        """Broadcast signed bytes; it is a success, too, if the node knows them already.
 
         Raises
         ------
         Underpriced
-            If a transaction with the same nonce is in the way and the fee is too low to replace it.
+            If the node holds a transaction with the same nonce and the fee is too low to replace it.
         """
         ...
 

@@ -14,7 +14,7 @@ from hypergpu_fl.errors import ChainError
 log = logging.getLogger(__name__)
 
 _RETRY_S = 2.0
-_JOIN_S = 10.0  # an endpoint that trickles bytes may hold a step up longer; the thread is a daemon
+_JOIN_S = 10.0  # an endpoint that trickles bytes may delay a step longer; the thread is a daemon
 
 
 class Courier:
@@ -23,7 +23,7 @@ class Courier:
     Parameters
     ----------
     make_sender : Callable[[], Sender]
-        Called on the thread, since opening a chain may take seconds.
+        Called on the thread, because opening a chain may take seconds.
     """
 
     def __init__(self, make_sender: Callable[[], Sender]) -> None:
@@ -59,7 +59,7 @@ class Courier:
             self._news.set()
 
     def drain(self, timeout_s: float) -> bool:
-        """Wait until everything is final, at most so long; whether it is. A fork alarm ends the wait."""
+        """Wait until everything is final, at most `timeout_s` seconds; whether it is. A fork alarm ends the wait."""
         deadline = time.monotonic() + timeout_s
         while not self._idle.wait(0.02):
             if time.monotonic() >= deadline or isinstance(self.problem, ForkAlarm) or not self._thread.is_alive():

@@ -1,7 +1,7 @@
 """What a node's JSON-RPC error means, in the words of Geth, Nethermind, Besu, Erigon, Reth and Monad.
 
-The texts are no part of any standard. They are compared without case, blanks and punctuation, since one node says
-"already known" and another "AlreadyKnown".
+No standard defines these texts. They are compared without case, blanks and punctuation, because one node says "already
+known" and another "AlreadyKnown".
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final
 class Meaning(Enum):
     """What an error means to a sender."""
 
-    KNOWN = auto()  # the transaction, or another of its nonce, is there already; the receipt tells which
+    KNOWN = auto()  # the node has this transaction, or another with its nonce; the receipt tells which
     UNDERPRICED = auto()
     NO_FUNDS = auto()
     NO_FEE_MARKET = auto()  # the chain takes no EIP-1559 transactions
@@ -53,7 +53,7 @@ _CODES: Final = {
 
 
 def meaning(error: Mapping[str, Any]) -> Meaning:
-    """Meaning of an error object: by its words first, since nodes use one code for many things."""
+    """Meaning of an error object: by its words first, because nodes use one code for many things."""
     squeezed = re.sub(r"[^a-z0-9]", "", str(error.get("message", ""))[:1000].lower())
     for found, words in _WORDS:
         if re.search(words, squeezed):

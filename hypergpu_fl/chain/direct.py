@@ -40,8 +40,8 @@ def send_and_wait(
 ) -> Sent:
     """Estimate, sign, send, and wait until the transaction is final.
 
-    It is signed for the chain `chain_id`, whatever the endpoint says of itself: an endpoint must not choose where a
-    signature is worth something.
+    It is signed for the chain `chain_id`, whatever the endpoint claims to be: an endpoint must not choose the chain on
+    which a signature is valid.
 
     Raises
     ------

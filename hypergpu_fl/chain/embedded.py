@@ -1,7 +1,7 @@
 """An EVM inside the process (py-evm through eth-tester): no server, no network, the same history for the same calls.
 
 Every transaction is mined at once into a block of its own, which counts as finalized. Fees are fixed, so that
-transaction hashes do not depend on anything but what is sent.
+transaction hashes depend only on what is sent.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class EmbeddedChain:
         return int(self._run("estimate_gas", call))
 
     def send_raw(self, raw: bytes) -> None:
-        """Mine a transaction at once; one that is mined already is left alone."""
+        """Mine a transaction at once, unless it is mined already."""
         from eth_tester.exceptions import TransactionFailed
 
         if self.receipt(keccak(raw)) is not None:

@@ -9,13 +9,13 @@ from hypergpu_fl.chain.client import Fees
 from hypergpu_fl.chain.errors import Unavailable
 
 GAS_MARGIN_PERCENT: Final = 5
-"""Added to the estimate. Monad charges the limit, not the use, so the margin is paid for on every round."""
+"""Added to the estimate. Monad charges the gas limit, not the gas used, so every round pays for the margin."""
 
 MOST_CALL_GAS: Final = 1_000_000
 MOST_CREATION_GAS: Final = 15_000_000
-"""Above these an estimate is not believed: what the longest claim takes, and about ten times what the creation takes
-anywhere. A hostile endpoint could otherwise make every round cost Monad's 30 million gas, since the limit is what is
-charged."""
+"""Larger estimates are not believed. The longest claim takes `MOST_CALL_GAS`; a creation takes about a tenth of
+`MOST_CREATION_GAS`. Otherwise a hostile endpoint could make every round cost Monad's 30 million gas, because the limit
+is charged."""
 
 _BUMP_PERCENT: Final = 10  # what geth and anvil ask of a replacement; Monad takes any higher fee
 
@@ -34,7 +34,7 @@ def gas_limit(estimate: int, *, creates: bool = False) -> int:
     Raises
     ------
     Unavailable
-        If the estimate of a call, or of a creation, is beyond belief.
+        If the estimate is above `MOST_CALL_GAS`, or above `MOST_CREATION_GAS` for a creation.
     """
     most = MOST_CREATION_GAS if creates else MOST_CALL_GAS
     if estimate > most:

@@ -1,7 +1,7 @@
-"""JSON-RPC over HTTP, to several endpoints in rotation. Answers are hostile until proven otherwise.
+"""JSON-RPC over HTTP, to several endpoints in rotation. Answers are not trusted.
 
-web3's own provider is not used here: it retries broadcasts, adds 100,000 gas and waits on speculative blocks, and it
-neither bounds an answer's size and time nor turns to a second endpoint.
+web3's own provider is not used here: it retries broadcasts, adds 100,000 gas and waits on speculative blocks. It also
+bounds neither the size nor the time of an answer, and does not turn to a second endpoint.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class HttpChain:
     Parameters
     ----------
     urls : Sequence[str]
-        Endpoints; one is asked until it fails, then the next.
+        Endpoints; one is used until it fails, then the next.
     chain_id : int
-        The chain that every endpoint must serve, asked of each whenever it is turned to; 0 takes any. An endpoint of
-        another chain is passed over as one that is down would be.
+        The chain that every endpoint must serve; 0 accepts any. Each endpoint is asked for its chain when it is turned
+        to, and one that serves another chain is skipped like one that is down.
     timeout_s : float
         Longest wait for one answer.
     """
@@ -80,8 +80,8 @@ class HttpChain:
     def fees(self) -> Fees:
         """Return base fee of the latest block and ``eth_maxPriorityFeePerGas``.
 
-        A chain without base fee has one of 0, and where the method is missing, the tip is what ``eth_gasPrice`` asks
-        above the base fee.
+        A chain without a base fee has a base fee of 0. If the method is missing, the tip is the part of
+        ``eth_gasPrice`` above the base fee.
         """
         given = self._block("latest").get("baseFeePerGas")
         base = 0 if given is None else _integer(given)
@@ -100,7 +100,7 @@ class HttpChain:
         return _integer(self._ask("eth_estimateGas", call))
 
     def send_raw(self, raw: bytes) -> None:
-        """``eth_sendRawTransaction``; "already known" and "nonce too low" leave the verdict to the receipt."""
+        """``eth_sendRawTransaction``; after "already known" and "nonce too low", the receipt decides."""
         try:
             self._ask("eth_sendRawTransaction", "0x" + raw.hex())
         except _Refused as refused:
@@ -171,7 +171,7 @@ class HttpChain:
         return answer["result"]
 
     def _pool(self, url: str) -> urllib3.PoolManager:
-        """Connections of the proxy that ``url`` takes, or of none."""
+        """Connections through the proxy that ``url`` needs, or direct ones."""
         proxy = proxy_of(url)
         if proxy not in self._pools:
             if proxy is None:
@@ -188,7 +188,7 @@ class HttpChain:
         return self._pools[proxy]
 
     def _post(self, url: str, body: bytes) -> tuple[int, bytes]:
-        """Status and content of one answer, bounded in size and in time however slowly it trickles in."""
+        """Status and content of one answer, bounded in size and in time, however slowly it trickles in."""
         deadline = time.monotonic() + self.timeout_s
         headers = {"Content-Type": "application/json"}
         try:
@@ -217,7 +217,7 @@ class _OtherChain(Misconfigured):
 
 
 class _Refused(Unavailable):
-    """A JSON-RPC error object that is none of ours."""
+    """A JSON-RPC error object that means none of our other errors."""
 
     def __init__(self, cause: str, meaning: Meaning) -> None:
         super().__init__(cause, _NEXT)
@@ -225,7 +225,7 @@ class _Refused(Unavailable):
 
 
 class _NoMethod(_Refused):
-    """A method that an endpoint does not offer and that another can stand for."""
+    """A method that an endpoint does not offer, and that another method can replace."""
 
 
 def _refusal(url: str, method: str, error: dict[str, Any]) -> Exception:

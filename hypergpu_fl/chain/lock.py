@@ -1,4 +1,4 @@
-"""One writer a key: two processes that count nonces for the same account would overwrite each other's transactions."""
+"""One writer for each key: two that count nonces for the same account would overwrite each other's transactions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class KeyLock(contextlib.ExitStack):
     Parameters
     ----------
     folder : Path
-        Where lock files lie; made if need be.
+        Folder of the lock files; created if needed.
     chain_id : int
         The chain.
     address : str

@@ -4,9 +4,9 @@
 PREPARED -> SIGNED -> SENT -> INCLUDED -> FINALIZED
 ```
 
-An entry is written in the transaction that seals its round. It is SIGNED once raw bytes and nonce are stored, and
-only then broadcast, so a process that dies at any point sends the same bytes again. Every attempt is kept: when
-fees were raised, any of them may be the one that is included. All entries of an outbox belong to one key and go out
+An entry is written in the transaction that seals its round. It becomes SIGNED when raw bytes and nonce are stored, and
+is broadcast only after that, so a process that dies at any point sends the same bytes again. Every attempt is kept: if
+fees were raised, any of them may be the one that is included. All entries of an outbox belong to one key and are sent
 in their order.
 """
 
@@ -86,7 +86,7 @@ _attempts = Table(
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """What must happen on chain, in terms that let the chain be asked whether it has.
+    """What must happen on chain, in terms by which the chain can be asked whether it has happened.
 
     Parameters
     ----------
@@ -220,7 +220,7 @@ class Outbox:
             return connection.execute(query).scalar() or 0
 
     def highest_nonce(self, *, included: bool = False) -> int:
-        """Highest nonce that was included, or is under way unless only `included` ones are asked for; -1 if none.
+        """Highest nonce that was included or is under way, with `included` only of the former; -1 if there is none.
 
         Nonces that an entry gave up do not count.
         """
@@ -264,7 +264,7 @@ class Outbox:
             _set(connection, entry, state=State.SENT, block=None, gas_used=None, included_hash=None)
 
     def included(self, entry: Entry, *, block: int | None, gas_used: int | None, tx_hash: bytes | None) -> None:
-        """Note an inclusion; all None when the contract's state shows it but no endpoint has the receipt."""
+        """Note an inclusion; all None if the contract's state shows it but no endpoint has the receipt."""
         with self._engine.begin() as connection:
             _set(connection, entry, state=State.INCLUDED, block=block, gas_used=gas_used, included_hash=tx_hash)
 

@@ -17,7 +17,7 @@ class Progress(Enum):
     """What a block shows of an intent."""
 
     BEHIND = "an earlier intent is not done yet, or the block is old"
-    DUE = "everything before it is done, it is not"
+    DUE = "everything before it is done, but it is not"
     DONE = "its effect is there"
     FOREIGN = "the session has a history that is not ours"
 
@@ -44,8 +44,8 @@ def commit_progress(state: SessionState, intent: Intent, head_after: Callable[[i
 def progress(client: Client, intent: Intent, tag: Tag, head_after: Callable[[int], bytes | None]) -> Progress:
     """Ask the chain how far it is with any intent.
 
-    Only the head of a commit can prove a foreign history. A session that is open is ours, since its id binds the
-    coordinator; a pool that is full enough needs no more, whoever filled it.
+    Only the head of a commit can prove a foreign history. A session that is open is ours, because its id binds the
+    coordinator. A pool that is large enough needs no more money, whoever filled it.
     """
     if intent.purpose == "deploy":
         return Progress.DONE if keccak(client.code(intent.contract)) == abi.code_hash() else Progress.DUE
@@ -66,7 +66,7 @@ def address_word(address: str) -> bytes:
 
 
 def check_coordinator(client: Client, intent: Intent, signer: str) -> None:
-    """Refuse to commit with a key that the contract would turn away.
+    """Refuse to commit with a key that the contract would refuse.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def check_chain_id(client: Client, expected: int) -> None:
 
 
 def check_code(client: Client, contract: str) -> None:
-    """Refuse a contract of other code.
+    """Refuse a contract with other code.
 
     Raises
     ------

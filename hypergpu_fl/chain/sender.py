@@ -1,9 +1,9 @@
 """Carries outbox entries to the chain, one at a time and in order, and never makes training wait.
 
-The next entry is signed when the one before is included, not when it is final. Before each signature the chain is
-asked for its id, the contract's code, the session's coordinator and its head: an entry whose effect is there already
-is not sent again, whoever sent it, and a finalized history other than ours stops the commits. Bytes that were signed
-are sent, and sent again, until their nonce is used up; only then is an entry signed anew.
+The next entry is signed when the one before is included, not when it is final. Before each signature the chain is asked
+for its id, the contract's code, the session's coordinator and its head. An entry whose effect is on the chain already
+is not sent again, whoever sent it, and a finalized history other than ours stops the commits. Signed bytes are sent
+again and again until their nonce is used up; only then is the entry signed again.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class Pace:
     Parameters
     ----------
     poll_s : float
-        Between two looks at a transaction under way; half a Monad block.
+        Time between two looks at a transaction under way; half a Monad block.
     bump_after_s : float
-        Without inclusion until the fee is raised.
+        Time without inclusion after which the fee is raised.
     lost_after_s : float
-        Between seeing a nonce used up and giving up on a receipt for it.
+        Time from seeing a nonce used up to giving up on a receipt for it.
     retry_s : float
-        Before trying again what was refused or not answered.
+        Time before trying again what was refused or not answered.
     """
 
     poll_s: float = 0.15
@@ -57,13 +57,13 @@ class Sender:
     Parameters
     ----------
     outboxes : Sequence[Outbox]
-        What to send: what earlier runs left first, this run's last.
+        What to send: first what earlier runs left, last this run's outbox.
     client : Client
         Access to the chain.
     signer : Signer
         Key of the outboxes' address.
     max_fee : int
-        Wei a gas that is never exceeded.
+        Most wei for each gas.
     pace : Pace
         Waiting times.
     clock : Callable[[], float]
@@ -99,7 +99,7 @@ class Sender:
             pause = self._advance()
         except ChainError as error:
             self._report(error)
-            if not isinstance(error, ForkAlarm):  # nobody may be asked until the alarm is over
+            if not isinstance(error, ForkAlarm):  # stay with the endpoint that shows the fork
                 self._client.rotate()
             return self._pace.retry_s
         self._report(None)
@@ -129,7 +129,7 @@ class Sender:
                 moved |= self._push(outbox, entry)
             except (Unavailable, Underpriced):
                 raise
-            except ChainError as error:  # what is wrong with one run's entry need not stop another's
+            except ChainError as error:  # a fault of one run's entry need not stop another run's
                 blocked = error
                 if entry.state is not State.PREPARED:
                     break
@@ -140,7 +140,7 @@ class Sender:
         return 0.0 if moved else self._pace.poll_s
 
     def _fronts(self, unfinished: Sequence[tuple[Outbox, list[Entry]]]) -> list[tuple[Outbox, Entry]]:
-        """What may be pushed, best first: a nonce that is signed goes before any new signature, the lowest first."""
+        """Entries that may be pushed, best first: the lowest signed nonce goes before any new signature."""
         fronts = []
         for outbox, entries in unfinished:
             waiting = [entry for entry in entries if entry.state is not State.INCLUDED]
@@ -223,13 +223,13 @@ class Sender:
         return True
 
     def _watch(self, outbox: Outbox, entry: Entry) -> bool:
-        """Look for a receipt; raise the fee, send again or give up on the nonce when there is none for too long."""
+        """Look for a receipt; if there is none for too long, raise the fee, send again, or give up on the nonce."""
         key, attempt, now = (outbox, entry.id), entry.attempts[-1], self._clock()
         found = self._receipt(entry)
         if found is not None:
             if found[1].succeeded:
                 self._note_inclusion(outbox, entry)
-            else:  # the nonce is gone; sign again with a new estimate, if it still needs doing
+            else:  # the nonce is used up; sign again with a new estimate, if the entry is still due
                 log.warning("outbox: %s was included but reverted", _name(entry))
                 self._start_over(outbox, entry)
             return True
@@ -237,7 +237,7 @@ class Sender:
         if count > attempt.nonce:
             return self._without_receipt(outbox, entry, now)
         self._used_up_at.pop(key, None)
-        # A nonce that nothing leads to was made up by an endpoint; a count below what was included is only an old one.
+        # If nothing leads to a nonce, an endpoint made it up; a count below what was included is only outdated.
         if max(box.highest_nonce(included=True) for box in self._outboxes) < count < attempt.nonce:
             if self._odd(outbox, entry):
                 log.warning("outbox: nothing leads to nonce %d of %s: signing it anew", attempt.nonce, _name(entry))
@@ -247,13 +247,13 @@ class Sender:
             self._odd_since.pop(key, None)
         if now - self._last_sent_at[key] < self._pace.bump_after_s:
             return False
-        # At the cap the same bytes go out again, in case the pool dropped them; through another endpoint if there is
-        # one, in case this one keeps them to itself.
+        # At the cap the same bytes are sent again, in case the pool dropped them, and through another endpoint if there
+        # is one, in case this one does not pass them on.
         self._client.rotate()
         return self._raise_bid(outbox, entry) or self._send(outbox, entry)
 
     def _odd(self, outbox: Outbox, entry: Entry) -> bool:
-        """Whether something odd about an entry has lasted longer than an old block explains; ask only while it is."""
+        """Whether something odd about an entry outlasts what an old block explains; ask only while it is odd."""
         since = self._odd_since.setdefault((outbox, entry.id), self._clock())
         return self._clock() - since >= self._pace.lost_after_s
 
@@ -267,7 +267,7 @@ class Sender:
         return True
 
     def _without_receipt(self, outbox: Outbox, entry: Entry, now: float) -> bool:
-        """Some transaction used the nonce, but no endpoint knows a receipt of ours: ask all, then the contract."""
+        """The nonce is used up, but no endpoint knows a receipt of ours: ask all endpoints, then the contract."""
         if now - self._used_up_at.setdefault((outbox, entry.id), now) < self._pace.lost_after_s:
             self._client.rotate()
             return False
@@ -285,7 +285,7 @@ class Sender:
         outbox.prepared_again(entry)
 
     def _note_inclusion(self, outbox: Outbox, entry: Entry) -> None:
-        """Note where it was included, or only that it was: its effect may be there without a known receipt."""
+        """Note where the entry was included, or only that it was: its effect may be there without a known receipt."""
         self._odd_since.pop((outbox, entry.id), None)
         found = self._receipt(entry)
         if found is not None and found[1].succeeded:
@@ -307,7 +307,7 @@ class Sender:
         return None
 
     def _finalize(self, outbox: Outbox, included: Sequence[Entry]) -> bool:
-        """Settle what can no longer be undone, send again what was undone; whether anything became final."""
+        """Finalize what can no longer be undone, and send again what was undone; whether anything became final."""
         if not included:
             return False
         height, moved = self._client.block_number("finalized"), False
@@ -331,7 +331,7 @@ class Sender:
         return moved
 
     def _look_again(self, outbox: Outbox, entry: Entry) -> None:
-        """Ask anew where an entry was included whose block does not become final: it may have been made up."""
+        """Ask again where an entry was included, because its block does not become final and may be made up."""
         self._odd_since.pop((outbox, entry.id), None)
         self._client.rotate()
         found = self._receipt(entry)
@@ -342,7 +342,13 @@ class Sender:
             self._note_inclusion(outbox, entry)
 
     def _progress(self, outbox: Outbox, entry: Entry, tag: Tag) -> Progress:
-        """How far the chain is; waits out what may be an old block, and raises the alarm on what is final."""
+        """How far the chain is with an entry; a foreign history in an unfinalized block counts as BEHIND.
+
+        Raises
+        ------
+        ForkAlarm
+            If a finalized block shows a foreign history.
+        """
 
         def head_after(number: int) -> bytes | None:
             return outbox.head_after(entry.intent.session, number)

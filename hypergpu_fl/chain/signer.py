@@ -1,6 +1,6 @@
 """Who signs transactions and statements: a key in memory, from the environment or from a keystore file.
 
-A signer with the key elsewhere (KMS, hardware) is another class with the same three members.
+A signer whose key is elsewhere (KMS, hardware) is another class with the same three members.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class KeySigner:
             secret = bytes(Account.decrypt(json.loads(path.read_text()), password))
         except OSError as error:
             raise ChainError(f"keystore {path} cannot be read: {error.strerror}", "make one with `keys new`") from None
-        except Exception:  # eth_keyfile raises whatever its parsers raise; none of it may carry the password on
+        except Exception:  # eth_keyfile raises whatever its parsers raise, and none of that may pass the password on
             raise ChainError(
                 f"keystore {path} does not open", "check that it is a version 3 keystore, and its password"
             ) from None

@@ -119,11 +119,9 @@ def status(
         if session.chain_id:
             row["finalized"] = states.count("FINALIZED")
             row["waiting"] = sum(state not in ("INCLUDED", "FINALIZED") for state in states)
-    from hypergpu_fl.chain.embedded import CHAIN_ID
     from hypergpu_fl.chain.presets import preset_of
 
-    online = bundle is None or rpc or preset or preset_of(bundle.session.chain_id)
-    if online and not (bundle is not None and bundle.session.chain_id == CHAIN_ID and not (rpc or preset)):
+    if bundle is None or rpc or preset or preset_of(bundle.session.chain_id):
         client = _client(rpc, preset, bundle.session.chain_id if bundle else 0)
         fees = client.fees()
         row |= {

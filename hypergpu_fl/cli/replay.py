@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -12,6 +12,12 @@ from hypergpu_fl.cli.place import place_of
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.errors import RunNotFound, UsageError, VerificationError
 from strategies.spelling import did_you_mean
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from strategies.round.replay import Replay
+    from strategies.round.story import Story
 
 _REMEDY: Final = "the event log was changed after it was written, or by another release; compare it with a copy"
 
@@ -35,10 +41,8 @@ def replay(
     Example: hypergpu replay latest --upto 10
     """
     from hypergpu_fl.ledger.event_log import heads_in, verify_log
-    from strategies.errors import BadLine
     from strategies.event_log import FILE
     from strategies.round.lines import LONGEST_LINE
-    from strategies.round.replay import replay as fold
     from strategies.round.story import Story
 
     folder = place_of(run, runs)
@@ -48,22 +52,12 @@ def replay(
     story = Story(node) if node else None
     # The books first: what they seal by now is in the log, also of a run that goes on meanwhile.
     heads = heads_in(folder / "run.db", folder / "ledger.json")
-    try:
-        with log.open("rb") as lines:
-            found = fold(iter(lambda: lines.readline(LONGEST_LINE), b""), upto=upto, story=story)
-    except BadLine as error:
-        raise VerificationError(str(error), _REMEDY) from error
-    if found.difference is not None:
-        raise VerificationError(str(found.difference), _REMEDY)
-    if found.broken is not None:
-        raise VerificationError(f"line {found.broken}: its hash does not fit what it says", _REMEDY)
-    if found.state is None:
-        raise VerificationError(f"{log} holds no whole line", _REMEDY)
+    found = _decided(log, upto, story)
     sealed = {round: head for round, head in (heads or {}).items() if upto is None or round <= upto}
     with log.open("rb") as lines:
         verify_log(sealed, iter(lambda: lines.readline(LONGEST_LINE), b""))
-    if story is not None and node not in found.state.fleet.row_of:
-        names = found.state.fleet.names
+    if story is not None and not story.moments:
+        names = found.state.fleet.names if found.state is not None else []
         hint = did_you_mean(node, names).removeprefix("; ") or f"the nodes are {', '.join(names[:9])}"
         raise UsageError(f"no node {node!r} has joined this run", hint)
     row: dict[str, Any] = {
@@ -83,3 +77,23 @@ def replay(
     render([row], format, title=f"{folder.name}: every command is what the rules make of the events; {books}")
     if story is not None and format is Format.DEFAULT:
         render([asdict(moment) for moment in story.moments], title=f"{node}, seconds on the run's clock")
+
+
+def _decided(log: Path, upto: int | None, story: Story | None) -> Replay:
+    """The log decided again; VerificationError if anything in it differs."""
+    from strategies.errors import BadLine
+    from strategies.round.lines import LONGEST_LINE
+    from strategies.round.replay import replay as fold
+
+    try:
+        with log.open("rb") as lines:
+            found = fold(iter(lambda: lines.readline(LONGEST_LINE), b""), upto=upto, story=story)
+    except BadLine as error:
+        raise VerificationError(str(error), _REMEDY) from error
+    if found.difference is not None:
+        raise VerificationError(str(found.difference), _REMEDY)
+    if found.broken is not None:
+        raise VerificationError(f"line {found.broken}: its hash does not fit what it says", _REMEDY)
+    if found.state is None:
+        raise VerificationError(f"{log} holds no whole line", _REMEDY)
+    return found

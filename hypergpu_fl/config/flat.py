@@ -1,4 +1,4 @@
-"""The tree as a flat table of dotted names, which is what Flower's run-config is."""
+"""The configuration tree as a flat table of dotted names, the form of Flower's run-config."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def fields(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every leaf as ``(dotted name, value)``; a name that is given nested and dotted comes twice."""
+    """Every leaf as ``(dotted name, value)``; a name given both nested and dotted appears twice."""
     for name, value in tree.items():
         if isinstance(value, Mapping) and value:
             yield from leaves(value, f"{prefix}{name}.")
@@ -32,7 +32,7 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested tables to dotted names; ``{}`` stays a value, so that nothing disappears."""
+    """Nested tables as dotted names; an empty table stays as a value, so that nothing disappears."""
     return dict(leaves(tree))
 
 

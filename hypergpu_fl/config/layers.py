@@ -1,7 +1,7 @@
 """Layers of configuration, last wins: defaults, files, environment over ``.env``, what is typed (``--set``).
 
-Who starts a run has the last word, and what is submitted is the whole configuration. Inside ServerApp and ClientApp a
-machine's environment therefore decides only what differs by machine, `MACHINE`; all else is what was submitted.
+Whoever starts a run has the last word and submits the whole configuration. Inside ServerApp and ClientApp, a machine's
+environment therefore decides only what differs by machine, `MACHINE`; everything else is as submitted.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PATHS: Final = (
     "blockchain.keystore",
     "system.runs_dir",
 )
-# What a machine of a deployment says of itself, whatever was submitted.
+# Settings that each machine of a deployment makes for itself, whatever was submitted.
 MACHINE: Final = (
     "training.data_root",
     "blockchain.rpc_url",
@@ -46,7 +46,7 @@ MACHINE: Final = (
     "system.log_rotation_mb",
     "system.log_retention",
 )
-# What a path names lies on one machine. In a deployment each machine finds its own in its environment.
+# Paths that mean something on one machine only. In a deployment each machine has its own in its environment.
 PLACES: Final = (*PATHS, "system.log_file")
 _FILES: Final = ("network.links_file", "network.rtt_file", "blockchain.keystore")
 _FIELDS: Final = dict(fields())
@@ -55,7 +55,7 @@ _VARIABLES: Final = {
     name.removeprefix(PREFIX).replace("_", ""): name
     for name in (*_OTHERS, *(PREFIX + path.upper().replace(".", "__") for path in _FIELDS))
 }
-# Kubernetes and Docker tell a container of the services beside it, in variables that begin with the service's name.
+# Kubernetes and Docker announce neighbouring services to a container in variables that begin with the service's name.
 _ORCHESTRATOR: Final = re.compile(rf"{PREFIX}(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 
 
@@ -130,8 +130,8 @@ def from_run_config(run_config: Mapping[str, Any], environ: Mapping[str, str] | 
     run_config : Mapping[str, Scalar]
         ``context.run_config``.
     environ : Mapping[str, str], optional
-        Variables of the machine the app runs on. They win in what is its own, `MACHINE`, and say nothing else. In a
-        deployment `PLACES` come from here alone.
+        Variables of the machine that the app runs on. They override the settings in `MACHINE` and no others. In a
+        deployment, `PLACES` come only from here.
 
     Raises
     ------
@@ -168,7 +168,7 @@ def to_run_config(config: Config) -> dict[str, Scalar]:
 
 
 def without_settings(environ: Mapping[str, str], config: Config) -> dict[str, str]:
-    """Environment for an app on this machine that is given ``config``: the variables behind it would overrule it.
+    """Environment for an app on this machine that is given ``config``, without variables that would override it.
 
     RPC addresses with credentials stay, since a run-config must not hold them.
     """
@@ -179,7 +179,7 @@ def without_settings(environ: Mapping[str, str], config: Config) -> dict[str, st
 
 
 def _travelling(flat: Mapping[str, Any]) -> Mapping[str, Any]:
-    """``flat`` without what names a place on another machine than the reader's; a simulation has one machine."""
+    """``flat`` without paths on the sender's machine; a simulation has only one machine and keeps them."""
     if flat.get("network.enable_simulation", True):
         return flat
     return {path: value for path, value in flat.items() if path not in PLACES}
@@ -196,7 +196,7 @@ def _typed(layer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _environment_layers(environ: Mapping[str, str]) -> tuple[list[tuple[str, dict[str, Any]]], list[Fault]]:
-    """One layer a variable, so that a fault names the variable, and the variables that mean nothing here."""
+    """One layer per variable, so that a fault can name the variable, and faults for unknown variables."""
     layers: list[tuple[str, dict[str, Any]]] = []
     found: list[Fault] = []
     first: dict[str, str] = {}
@@ -233,7 +233,7 @@ def _misplaced_secrets(layer: Mapping[str, Any], origin: str) -> list[Fault]:
 
 
 def _holds_credentials(path: str, value: object) -> bool:
-    """Whether a value is, or was meant to be, an address with credentials; a path may look like one and is none."""
+    """Whether a value is, or was meant to be, an address with credentials; a path may look like one but is not."""
     urls = value.split(",") if isinstance(value, str) else []
     return any(has_credentials(url) for url in urls if "://" in url or path == "blockchain.rpc_url")
 

@@ -312,10 +312,10 @@ class Config(Section):
     system: System = System()
 
     @model_validator(mode="after")
-    def _pool_fits_the_contract(self) -> Self:
-        if self.blockchain.enabled and self.blockchain.budget_wei * self.training.rounds > MOST_WEI:
+    def _budget_fits_the_books(self) -> Self:
+        if self.blockchain.budget_wei * self.training.rounds > MOST_WEI:
             raise ValueError(
-                f"blockchain.budget_wei: is more than a contract's 2**128 - 1 wei in {self.training.rounds} rounds"
+                f"blockchain.budget_wei: makes more than the books' 2**128 - 1 wei in {self.training.rounds} rounds"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""What a resumed run may change and still be the same run, and which settings held for which of its rounds."""
+"""The settings that a resumed run may change, and which settings held for which of its rounds."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypergpu_fl.config.layers import MACHINE, to_run_config
 from hypergpu_fl.config.models import Config
 from hypergpu_fl.errors import Fault
 
-# How long, until when, at what price, and what differs by machine: nothing of what is learnt, from whom, and how it is
-# booked.
+# How long a run goes on, what a transaction may cost, and what differs by machine. Not changeable: what is learned,
+# from whom, and how it is booked.
 CHANGEABLE: Final = (
     "training.rounds",
     "training.target",
@@ -56,10 +56,10 @@ def refused_changes(before: Settings, after: Settings, origins: Mapping[str, str
 
 
 def stretches_with(stretches: Sequence[Stretch], settings: Settings, from_round: int) -> list[Stretch]:
-    """``stretches`` with the one that begins at ``from_round``; those after it, of rounds that were lost, are gone.
+    """``stretches`` with one that begins at ``from_round``. Stretches from that round on are dropped: they were lost.
 
-    A stretch is ``{"from_round": n, "settings": {...}}``: the first holds all settings, a further one those that it
-    changes. Going on with the same settings begins none.
+    A stretch is ``{"from_round": n, "settings": {...}}``. The first holds all settings, a later one those that it
+    changes. Resuming with the same settings adds no stretch.
     """
     kept = [stretch for stretch in stretches if stretch["from_round"] < from_round]
     if not kept:
@@ -70,7 +70,7 @@ def stretches_with(stretches: Sequence[Stretch], settings: Settings, from_round:
 
 
 def settings_at_the_end(stretches: Sequence[Stretch]) -> dict[str, Scalar]:
-    """Settings of the last stretch, all of them."""
+    """All settings that hold in the last stretch."""
     settings: dict[str, Scalar] = {}
     for stretch in stretches:
         settings |= stretch["settings"]

@@ -23,10 +23,10 @@ class Secrets:
 
 
 def read_secrets(environ: Mapping[str, str] | None = None, dotenv: Path | None = Path(".env")) -> Secrets:
-    """Secrets of this process's environment, over those of a ``.env`` file; an empty one is none.
+    """Secrets from this process's environment, else from a ``.env`` file; an empty one counts as missing.
 
-    All code reads secrets here. They are registered for redaction, so that no log line or error of this process can
-    show them.
+    All code reads secrets through this function, which registers them for redaction, so that no log line or error of
+    this process can show them.
     """
     values = environment(os.environ if environ is None else environ, dotenv)
     found: dict[str, SecretStr] = {}

@@ -1,4 +1,4 @@
-"""``[training.options]``: a table of scalars that is the task's own.
+"""``[training.options]``: a table of scalars for the task's own use.
 
 Flower's run-config takes no key that ``pyproject.toml`` does not list, so the table travels as one JSON text.
 """
@@ -50,7 +50,7 @@ def checked(value: Any) -> dict[str, bool | int | float | str]:
 
 
 def unpacked(layer: Mapping[str, Any]) -> dict[str, Any]:
-    """A flat layer with the options one by one, so that a later layer may replace each."""
+    """A flat layer with each option as a setting of its own, so that a later layer may replace it."""
     text = layer.get(FIELD)
     if not isinstance(text, str):
         return {path: _scalar(value) if path.startswith(f"{FIELD}.") else value for path, value in layer.items()}

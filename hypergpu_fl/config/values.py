@@ -1,4 +1,4 @@
-"""Checks of single values, each with the rule of the place that uses the value. All return it in its usual form."""
+"""Checks of single values, each by the rule of whoever uses the value. All return it in normal form."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HOST: Final = re.compile(r"[^\s\"'<>\\^`{|}]+")
 
 
 def one_of(known: Iterable[str]) -> Callable[[str], str]:
-    """Check that takes the known names alone, and otherwise names the nearest."""
+    """A check that accepts only the known names, and otherwise suggests the nearest."""
     names = tuple(known)
 
     def check(name: str) -> str:
@@ -73,7 +73,7 @@ def _parts(text: str) -> list[str]:
 
 
 def _checksummed(text: str) -> str:
-    """Address with the capitals of EIP-55, which contract libraries insist on; those without any are taken too."""
+    """The address in EIP-55 capitals, which contract libraries require; one in a single case is accepted too."""
     if not _HEX_ADDRESS.fullmatch(text):
         raise ValueError("must be empty, or addresses of 0x and 40 hexadecimal digits, comma-separated")
     from hypergpu_fl.keccak import checksum_address  # most configurations name no address

@@ -197,6 +197,7 @@ class _Fold:
         verdict = next((c for c in commands if c["kind"] in ("add", "refuse")), None)
         reading = event.get("reading") or {}
         work = self._works.get(event["order"])
+        late = work is None  # the order is of an earlier round
         if work is None:
             if verdict is None:
                 return
@@ -205,7 +206,6 @@ class _Fold:
             self.round.works.append(work)
         else:
             work.bytes_down = work.bytes_down or int(reading.get("bytes_down") or 0)
-        late = event["order"] not in self._works
         work.arrived_s = event["at_s"]
         work.bytes_up = int(reading.get("blob_bytes") or 0)
         for name in ("rtt_s", "download_s", "compute_s", "upload_s", "samples", "norm"):

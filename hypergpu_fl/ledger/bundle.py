@@ -222,4 +222,4 @@ def read_file(path: Path) -> bytes:
     except FileNotFoundError:
         raise LedgerError(f"there is no {path}", "write it with `ledger export`") from None
     except OSError as error:
-        raise LedgerError(f"{path} cannot be read: {error.strerror}", "write it with `ledger export`") from None
+        raise LedgerError(f"{path} cannot be read: {error.strerror}", "let this user read it") from None

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 LEAST_TRAIN_BYTES = 12_000
-LEAST_PAUSE_S = 0.025  # shorter ones are the scheduler's, not the link's
+LEAST_PAUSE_S = 0.025  # shorter pauses come from the scheduler, not from the link
 BLOCKS, STEPS_A_BLOCK = 8, 4
-USUAL_STEPS = 4  # a slow link's acknowledgements are far apart without any pause
+USUAL_STEPS = 4  # a pause is longer than this many usual steps, which are long on a slow link
 
 
 def bottleneck_bps(progress: Sequence[tuple[float, int]], *, rtt_s: float) -> float | None:
@@ -17,10 +17,10 @@ def bottleneck_bps(progress: Sequence[tuple[float, int]], *, rtt_s: float) -> fl
 
     A transfer of a second spends most of its time in slow start, so bytes over seconds is far too low. But the
     packets of one flight leave the bottleneck back to back, at its rate, and so do their acknowledgements (packet
-    trains; Jain and Dovrolis 2002, "End-to-end available bandwidth"). The rate is that of the longest train,
-    the bytes between two pauses of half a round trip, in the second half of the transfer, where flights are long
-    and what was free at the start (token buckets, empty queues) has been used up; of the train's eighths the
-    median, since a stall and the burst that follows it are one eighth each.
+    trains; Jain and Dovrolis 2002, "End-to-end available bandwidth"). The rate is that of the longest train, the bytes
+    between two pauses of half a round trip. Only the second half of the transfer is used: there flights are long, and
+    initial allowances (token buckets, empty queues) are used up. The train is cut into eighths and their median rate
+    is taken, since a stall and the burst that follows it each fall into one eighth.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
-"""Certificates and keys of a deployment: one authority, the SuperLink's certificate, and a key pair a SuperNode.
+"""Certificates and keys of a deployment: one authority, the SuperLink's certificate, and a key pair per SuperNode.
 
-Elliptic curve P-384 throughout, since Flower's SuperNode authentication takes nothing else that OpenSSH makes.
+All keys are on elliptic curve P-384, the only kind of OpenSSH key that Flower's SuperNode authentication accepts.
 """
 
 from __future__ import annotations
@@ -74,12 +74,12 @@ def write_certificates(
 
 
 def host_names(hosts: Sequence[str]) -> list[x509.GeneralName]:
-    """Names that the certificate of a SuperLink bears, which is reached by ``hosts``.
+    """Names in the certificate of a SuperLink that is reached by ``hosts``.
 
     Raises
     ------
     UsageError
-        If one is no host name.
+        If one is not a host name.
     """
     return list(dict.fromkeys(_general_name(host) for host in [*hosts, "localhost", "127.0.0.1"]))
 
@@ -90,7 +90,7 @@ def write_node_key(folder: Path, name: str) -> tuple[Path, Path]:
     Raises
     ------
     UsageError
-        If the key exists: whoever holds the old one would be shut out.
+        If the key exists, since replacing it would shut out the node that holds it.
     """
     if not name or Path(name).name != name or name.startswith("."):
         raise UsageError(f"{name!r} is not a name for a key file", "use letters, digits and dashes")
@@ -166,7 +166,7 @@ def _general_name(host: str) -> x509.GeneralName:
     except idna.IDNAError:
         name = ""
     labels = name.split(".")
-    # A name that ends in a number is an IP address with a mistake in it, and every client takes it for one.
+    # A name that ends in a number is a mistyped IP address, and every client treats it as an address.
     if labels[-1].isdecimal() or not all(_LABEL.fullmatch(label) for label in labels):
         raise UsageError(
             f"{host!r} is neither a host name nor an IP address",

@@ -11,7 +11,7 @@ def describe_hardware() -> Description:
     """CPU, memory and GPUs of this machine; GPU entries only where NVIDIA's driver answers.
 
     Keys: ``cpu``, ``cpus``, ``memory-bytes``, ``system``; ``gpu`` (name of the first), ``gpus``, ``gpu-memory-bytes``,
-    ``driver``. torch is not asked: importing it takes a second of every message.
+    ``driver``. torch is not used, since importing it would cost every message a second.
     """
     import psutil
 

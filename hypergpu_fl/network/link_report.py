@@ -1,7 +1,7 @@
-"""What a node tells of its link in a reply: when to probe, which direction, and the record on the wire.
+"""A node's report of its link in a reply: when to probe, in which direction, and the record on the wire.
 
-Uplinks matter most and take two probes in three. Where a node's last reply was large, the server has timed that
-transfer itself, and a bulk probe would only cost; then round trips alone are measured.
+Uplinks matter most and take two probes in three. After a large reply, the server has timed that transfer itself, so a
+bulk probe would be wasted and only round trips are measured.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from strategies import wire
 
 log = logging.getLogger(__name__)
 
-MEMORY: Final = "link-probe"  # in Flower's context, so that it outlives the message's process
+MEMORY: Final = "link-probe"  # kept in Flower's context, which outlives the message's process
 PASSIVE_BYTES: Final = 1_000_000
 DIRECTIONS: Final[tuple[Direction, ...]] = ("up", "down", "up")
 WIRE_KEYS: Final = {
@@ -54,7 +54,7 @@ def target_of(node_config: Mapping[str, Any]) -> Target | None:
 def report_link(node_config: Mapping[str, Any], state: RecordDict, *, reply_bytes: int = 0) -> MetricRecord | None:
     """Probe if the SuperLink's address is known, and return the LINK record for a reply of ``reply_bytes``.
 
-    A probe that fails costs the reply nothing but this record: training does not depend on it.
+    If the probe fails, the reply only lacks this record; training does not depend on it.
     """
     memory = wire.numbers(state, MEMORY)
     number, last_bytes = (int(memory.get(key, 0)) for key in ("number", "reply-bytes"))

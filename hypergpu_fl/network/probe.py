@@ -33,9 +33,9 @@ Progress = list[tuple[float, int]]  # seconds, bytes delivered until then
 
 STREAMS: Final = 4
 UNIT_BYTES: Final = 64 * 1024  # body of one posted request; the server takes 1-2 ms for each
-ANSWERED_UNIT_BYTES: Final = 16 * 1024  # where progress is told by the answers alone
+ANSWERED_UNIT_BYTES: Final = 16 * 1024  # where only the answers show progress
 TICK_S: Final = 0.0005
-LONG_RTT_S: Final = 0.1  # where no proxy is near, and round trips are better spent on the bulk
+LONG_RTT_S: Final = 0.1  # beyond this no proxy is near, and round trips are better spent on the bulk
 QUEUE_S: Final = 0.08  # a standing queue longer than this delays the node's other traffic; sending pauses
 NEAR_S, PROXY_FACTOR, PROXY_S = 0.01, 4.0, 0.015
 MOST_HEALTH_REQUESTS: Final = 5
@@ -73,7 +73,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What one probe may cost: a second, less what closing takes."""
+    """What one probe may cost: a second, less the time for closing."""
 
     seconds: float = 0.95
     payload_bytes: int = 1_000_000
@@ -81,7 +81,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What a probe found; None where it could not tell. ``loss_rate`` is retransmitted over sent bytes."""
+    """What a probe found; None where it found nothing. ``loss_rate`` is retransmitted over sent bytes."""
 
     rtt_s: float
     jitter_s: float
@@ -101,7 +101,7 @@ class _Stream:
         try:
             raw.settimeout(max(0.01, deadline_s - began_s))
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            # Unread bulk is thrown away at the end instead of being sent to nobody.
+            # On close, discard bulk data that was not sent yet.
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             if hasattr(socket, "TCP_CONGESTION"):  # BBR paces from its start on, which hides the bottleneck's spacing
                 raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
@@ -153,7 +153,7 @@ def probe(target: Target, *, direction: Direction = "up", budget: Budget | None 
                 up_bps = bottleneck_bps(_upload(streams, budget.payload_bytes, deadline_s), rtt_s=rtt_s)
             elif direction == "up":
                 answered = _upload(streams, budget.payload_bytes, deadline_s, by_answers=True)
-                up_bps = bottleneck_bps(answered, rtt_s=math.inf)  # answers come in clumps, which are no trains
+                up_bps = bottleneck_bps(answered, rtt_s=math.inf)  # answers come in clumps, which are not packet trains
             elif direction == "down":
                 down_bps = bottleneck_bps(_download(streams, budget.payload_bytes, deadline_s), rtt_s=rtt_s)
             loss_rate = _loss_rate([stream.info() for stream in streams]) if not proxied else None
@@ -218,9 +218,9 @@ def _loss_rate(infos: Sequence[TcpInfo | None]) -> float | None:
 
 
 def _upload(streams: Sequence[_Stream], payload_bytes: int, deadline_s: float, *, by_answers: bool = False) -> Progress:
-    """Post bodies on all streams; what the kernel saw acknowledged, or what the server has answered."""
+    """Post bodies on all streams; progress is what the kernel saw acknowledged, or what the server answered."""
     unit_bytes = ANSWERED_UNIT_BYTES if by_answers else UNIT_BYTES
-    body = os.urandom(unit_bytes)  # random: a compressing middlebox must not help
+    body = os.urandom(unit_bytes)  # random, so that a compressing middlebox cannot help
     uploads = [_Upload(stream, body) for stream in streams]
     in_the_end = payload_bytes - (2 * unit_bytes * len(uploads) if by_answers else 0)  # last answers come too early
     progress: Progress = []
@@ -252,7 +252,7 @@ class _Upload:
 
     @property
     def answered(self) -> int:
-        """Bytes the server has read for sure: it answers a request's head, so all bodies before the last one."""
+        """Bytes that the server has surely read: it answers on a request's head, so all bodies but the last."""
         return max(0, self._answers - 1) * len(self._unit)
 
     def acknowledged(self) -> int:
@@ -280,7 +280,7 @@ class _Upload:
 
 
 def _download(streams: Sequence[_Stream], payload_bytes: int, deadline_s: float) -> Progress:
-    """Ask for the API's description on all streams, again and again; what arrived."""
+    """Request the API's description repeatedly on all streams; progress is what arrived."""
     progress: Progress = []
     got = 0
     request = b"GET /openapi.json HTTP/1.1\r\nHost: %s\r\n\r\n"

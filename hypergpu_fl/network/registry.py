@@ -1,6 +1,6 @@
-"""The nodes of a run, in its database: who they are, what they run on, how their links did, and whether to trust them.
+"""The nodes of a run in its database: who they are, their hardware, their links, and how reliable they were.
 
-A node is known by the name of its share of the data, which outlives Flower's node ids and restarts of either side.
+A node is identified by the name of its share of the data, which outlives Flower's node ids and restarts of either side.
 Seconds are those of the server's wall clock, since the epoch.
 """
 
@@ -54,7 +54,7 @@ nodes = Table(
 class Status(StrEnum):
     """Where a node stands."""
 
-    JOINING = "joining"  # it said who it is, and has not delivered yet
+    JOINING = "joining"  # it said who it is, but has delivered nothing yet
     ONLINE = "online"
     TRAINING = "training"
     SUSPECT = "suspect"  # connected, but its last work failed
@@ -91,7 +91,7 @@ class NodeRecord:
 
     @property
     def success_rate(self) -> float | None:
-        """Replies that counted, over work that ended one way or the other; None before any did."""
+        """Replies that counted, over all work that ended; None before any did."""
         return self.successes / self.tries if self.tries else None
 
 
@@ -116,7 +116,7 @@ class Registry:
     books : Engine
         The run's database.
     strategy : strategies.engine.Engine
-        Its fleet is what is recorded.
+        Its fleet is recorded.
     clock : callable
         Seconds since the epoch.
     """
@@ -128,7 +128,7 @@ class Registry:
             self._records = {record.name: record for record in read_nodes(connection)}
 
     def joined(self, row: int, node_id: int, hello: Hello) -> None:
-        """Note what a node says of itself."""
+        """Record what a node says about itself."""
         name = self._strategy.state.fleet.names[row]
         said = {key: _short(value) for key, value in hello.device.items()}
         self._records[name] = replace(
@@ -140,7 +140,7 @@ class Registry:
         )
 
     def closed(self, outcome: RoundOutcome) -> None:
-        """Count what came of the round, and write everything in one transaction."""
+        """Count the round's results, and write everything in one transaction."""
         now_s, roster, fleet = self._clock(), self._strategy.roster, self._strategy.state.fleet
         names = fleet.names
         for update in outcome.accepted:
@@ -170,7 +170,7 @@ class Registry:
                 connection.execute(insert_(nodes), rows)
 
     def _refreshed(self, record: NodeRecord, row: int, now_s: float, ended_s: float) -> NodeRecord:
-        """The node's health, and what the planner believes of its link, where it has seen any of it."""
+        """The record with the node's health, and with the estimate of its link where the link was measured."""
         fleet = self._strategy.state.fleet
         online, link = bool(fleet.online[row]), fleet.links[row]
         left_s = float(fleet.excluded_until_s[row]) - ended_s

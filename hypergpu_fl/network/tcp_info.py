@@ -1,4 +1,4 @@
-"""What the kernel knows of a TCP connection: Linux' ``TCP_INFO`` (``struct tcp_info`` in linux/tcp.h)."""
+"""The kernel's figures for a TCP connection: Linux' ``TCP_INFO`` (``struct tcp_info`` in linux/tcp.h)."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _UNKNOWN_US = 0xFFFFFFFF
 class TcpInfo:
     """A connection's state. ``rtt_s`` is smoothed (RFC 6298), ``min_rtt_s`` the least seen; 0 while unknown.
 
-    ``bytes_lost`` is what was sent again, less what the receiver reported to have had already (RFC 2883): tail
-    probes and early timeouts are not losses.
+    ``bytes_lost`` is what was sent again, less what the receiver reported as duplicate (RFC 2883): tail probes and
+    early timeouts are not losses.
     """
 
     rtt_s: float

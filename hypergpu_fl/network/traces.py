@@ -21,7 +21,7 @@ from hypergpu_fl.network.wan import SimulatedLink
 DEVICES = ("client", "compute_ms_per_sample", "bandwidth_kbps")
 ROUND_TRIPS = ("src", "dst", "rtt_avg_ms", "rtt_stddev_ms")
 LARGEST_FILE_BYTES = 256 * 2**20
-DOWNLINK_RATIO = 2.5  # the device trace has one bandwidth, which is taken for the uplink
+DOWNLINK_RATIO = 2.5  # the device trace has one bandwidth, which is used as the uplink
 DEFAULT_RTT_MS = (80.0, 8.0)
 
 

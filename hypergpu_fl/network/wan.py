@@ -22,7 +22,7 @@ DROP_NOTICED_S = 45.0  # a SuperLink notices a vanished SuperNode after 37-60 s
 
 @dataclass(frozen=True, slots=True)
 class SimulatedLink:
-    """The truth about one simulated node. ``drop_rate``: probability that a message's reply is lost."""
+    """The true link and processor of one simulated node. ``drop_rate``: probability that a reply is lost."""
 
     rtt_s: float
     jitter_s: float
@@ -90,7 +90,7 @@ def tcp_bps(bandwidth_bps: float, rtt_s: float, loss: float) -> float:
 class SimulatedWan:
     """Answers ``strategies.arrivals.VirtualLinks`` from a list of links.
 
-    Chance is keyed by (seed, node, number of the node's message), so that it does not depend on the order in which
+    Randomness is keyed by (seed, node, number of the node's message), so that it does not depend on the order in which
     nodes are asked.
 
     Parameters

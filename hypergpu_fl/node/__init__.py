@@ -1,1 +1,1 @@
-"""The node: its ClientApp, and what stays loaded between messages."""
+"""The node: its ClientApp, and the processes that stay loaded between messages."""

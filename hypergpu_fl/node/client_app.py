@@ -1,6 +1,6 @@
 """The ClientApp: says who it is, trains its share on the local GPU, and sends a small signed update.
 
-Flower starts a process a message on real machines, so nothing heavy is imported before it is used.
+On real machines Flower starts a process per message, so nothing heavy is imported before it is used.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hypergpu_fl.ledger.identity import NodeKey
     from hypergpu_fl.task import TrainContext
 
-STATE_BYTES = 16 * 2**30  # of views and residuals of all runs on this node; the longest unused give way
+STATE_BYTES = 16 * 2**30  # for views and residuals of all runs on this node; the longest unused are removed
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ app = ClientApp()
 def hello(message: Message, context: Context) -> Message:
     """Answer who this node is: its share of the data, its device, its task, and the address it signs with.
 
-    A node that cannot take part answers why.
+    A node that cannot take part answers with the reason.
     """
     try:
         return _introduced(message, context)
@@ -76,7 +76,7 @@ def _introduced(message: Message, context: Context) -> Message:
             **link,
         }
     )
-    compile_ahead()  # not before the link was probed, which is a matter of milliseconds
+    compile_ahead()  # only after the probe, which measures milliseconds
     return Message(content, reply_to=message)
 
 
@@ -136,7 +136,7 @@ def train(message: Message, context: Context) -> Message:
         wire.LOSS: result.loss,
         wire.SQUARED_LOSS: result.squared_loss,
     }
-    if not config.network.enable_simulation:  # a simulated node's time is the simulated link's to tell
+    if not config.network.enable_simulation:  # in simulation the simulated link determines the time
         metrics[wire.COMPUTE_S] = time.monotonic() - began_s
     content = RecordDict(
         {
@@ -181,7 +181,7 @@ def _sign(key: NodeKey, order: wire.Order, blob: bytes, metrics: dict[str, float
 
 
 def _keep_receipts(text: str, address: str, folder: Path) -> None:
-    """Write the receipts that came with an order; one that proves nothing is reported and no reason to stop."""
+    """Store the receipts that came with an order. A receipt that proves nothing is only logged."""
     from hypergpu_fl.errors import VerificationError
     from hypergpu_fl.ledger.receipts import keep_receipt
 
@@ -196,13 +196,13 @@ def _config(context: Context) -> Config:
     config = from_run_config(context.run_config, os.environ)
     nodes = context.node_config.get("num-partitions")
     if config.network.enable_simulation and nodes and int(nodes) != config.training.num_nodes:
-        training = config.training.model_copy(update={"num_nodes": int(nodes)})  # Flower's word on how many there are
+        training = config.training.model_copy(update={"num_nodes": int(nodes)})  # Flower decides how many there are
         return config.model_copy(update={"training": training})
     return config
 
 
 def _link(config: Config, context: Context, *, reply_bytes: int = 0) -> dict[str, MetricRecord]:
-    """What a probe of the link found, for a reply of ``reply_bytes``; a simulated link is not there to be probed."""
+    """The link record for a reply of ``reply_bytes``; empty in simulation, where there is no link to probe."""
     if config.network.enable_simulation:
         return {}
     from hypergpu_fl.network.link_report import report_link
@@ -228,7 +228,7 @@ def _device(config: Config) -> torch.device:
 
 
 def _key(config: Config, context: Context) -> NodeKey:
-    """The node's key: derived in simulation, else from its keystore file, else from the environment as in CI."""
+    """The node's key: derived in simulation, else from its keystore file, else from the environment (as in CI)."""
     from hypergpu_fl.ledger.identity import NodeKey, derive_simulated_key
 
     if config.network.enable_simulation:

@@ -1,4 +1,4 @@
-"""What Flower starts for every message to a node: hands it on to the run's worker, or in simulation answers at once."""
+"""What Flower starts for every message to a node: passes it to the run's worker, or answers itself in simulation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ app = ClientApp()
 @app.query()
 @app.train()
 def answer(message: Message, context: Context) -> Message:
-    """Answer as `hypergpu_fl.node.client_app` does. Ray's processes stay by themselves; a real node's need a worker."""
+    """Answer as `hypergpu_fl.node.client_app` does. Ray's processes persist; on a real node only a worker does."""
     if not from_run_config(context.run_config, os.environ).network.enable_simulation:
         from hypergpu_fl.node.worker import ask
 

@@ -1,6 +1,6 @@
-"""A SuperNode that is told to end finishes the work it has, or hands it back, and then leaves.
+"""Lets a SuperNode that is told to end finish its work, or hand it back, before it leaves.
 
-Flower 1.41 drops the work. It also discards a reply whose node has left before the ServerApp took it, so that a node
+Flower 1.41 drops the work. It also discards a reply if the node leaves before the ServerApp has taken it, so the node
 stays for some seconds after its last reply.
 """
 
@@ -17,7 +17,7 @@ from flwr.app import Error, Message
 
 from strategies import wire
 
-DRAIN_S: Final = 20.0  # Kubernetes kills what has not ended after 30 s, and a spot machine goes after as little
+DRAIN_S: Final = 20.0  # Kubernetes kills what has not ended after 30 s, and some spot machines leave no more time
 TAKEN_WITHIN_S: Final = 4.0  # the server looks for replies five times a second
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -25,12 +25,12 @@ log = logging.getLogger(__name__)
 
 
 class Draining:
-    """What a SuperNode has in hand, and whether it has been told to end.
+    """A SuperNode's work in hand, and whether the SuperNode has been told to end.
 
     Parameters
     ----------
     within_s : float
-        How long work may go on after the signal; what is not done by then is handed back. A second signal ends the
+        How long work may continue after the signal; unfinished work is then handed back. A second signal ends the
         SuperNode at once.
     """
 
@@ -49,7 +49,7 @@ class Draining:
         self._end: Callable[[int, FrameType | None], Any] = lambda number, frame: None
 
     def join(self, loop: ModuleType) -> None:
-        """Take part in Flower's main loop, whose steps are functions of its module."""
+        """Hook into Flower's main loop, whose steps are functions of the module ``loop``."""
         register, pull, push = loop.register_signal_handlers, loop._pull_and_store_message, loop._push_messages
         insert = loop._insert_message
 
@@ -84,7 +84,7 @@ class Draining:
         )
 
     def told(self, number: int, frame: FrameType | None) -> None:
-        """End at once without work or at a second signal, else when the work is done."""
+        """Handle a signal: end at once if idle or signalled before, otherwise when the work is done."""
         if self._told_s is not None or self._idle:
             self._end(number, frame)
             return
@@ -92,7 +92,7 @@ class Draining:
         log.warning("this node leaves when its work is done, in %.0f s at the latest", self._within_s)
 
     def hand_back_if_late(self) -> None:
-        """Answer in the place of work that takes too long; called while its reply is waited for."""
+        """Answer for work that takes too long; called while its reply is awaited."""
         if self._told_s is None or self._clock() - self._told_s < self._within_s:
             return
         if self._in_hand is not None and self._reply is not None:
@@ -100,7 +100,7 @@ class Draining:
             reply(Message(Error(code=wire.LEAVING, reason="the node leaves"), reply_to=self._in_hand))
 
     def leave_if_told(self) -> None:
-        """End, once the ServerApp has had time to take the last reply."""
+        """If told to end, wait until the ServerApp has had time to take the last reply, and end."""
         if self._told_s is None:
             return
         if self._replied_s is not None and (left_s := self._replied_s + TAKEN_WITHIN_S - self._clock()) > 0:

@@ -1,4 +1,4 @@
-"""The task as this process holds it between messages: made once a run, with its model."""
+"""The task that this process keeps between messages, made once per run together with its model."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from strategies.model.layout import Layout, Vector
 if TYPE_CHECKING:
     import torch
 
-KEPT_TASKS: Final = 4  # in a process; a node needs one, a benchmark some
-KEPT_VALUES: Final = 1 << 24  # of the first weights; those of a larger model are made again when they are asked for
+KEPT_TASKS: Final = 4  # per process; a node needs one, a benchmark several
+KEPT_VALUES: Final = 1 << 24  # of the first weights; those of a larger model are made again when needed
 
 UNUSED_S: Final = 30 * 86400.0  # after which the folder of another run is removed
 
@@ -86,7 +86,7 @@ def local_task(config: Config) -> LocalTask:
 
 
 def task_folder(root: Path, run: int, partition: int, *, now_s: float) -> Path:
-    """Folder that a task keeps between the rounds of a run; those of other runs that nobody uses any more go."""
+    """The folder that a task keeps between the rounds of a run. Removes folders that other runs no longer use."""
     folder = root / "task" / f"{run:x}-{partition}"
     if not folder.is_dir():
         folder.mkdir(parents=True)

@@ -9,8 +9,8 @@ flower-supernode <-- Runtime API, on loopback -- superexec -- fork --> a process
                                                           -- fork --> the run's worker (hypergpu_fl.node.worker)
 ```
 
-It has one thread, without which forking would not be safe, and keeps nothing: it ends with the SuperNode, and whoever
-is forked ends with it. The SuperNode's secret comes on standard input.
+It has only one thread, since forking would not be safe otherwise, and it keeps no state: it ends with the SuperNode,
+and its forks end with it. It reads the SuperNode's secret from standard input.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from hypergpu_fl.node import worker
 POLL_S: Final = 0.25  # 2 ms of processor each
 PROTECTED: Final = ("/flwr.proto.Runtime/AcquireTask",)
 RETRY_S: Final = 1.0  # while the SuperNode does not answer
-# What this app's messages import, none of which starts a thread; another app's pay for the rest themselves.
+# Imported by this app's messages; none of these starts a thread. Another app's messages import the rest themselves.
 PRELOADED: Final = ("torch", "numba", "eth_account", "coincurve", "pydantic", "zstandard", "xxhash")
-# When memory runs out, the kernel takes a message or a worker: what they do is done again, by others.
+# When memory runs out, the kernel should kill a message or a worker, whose work others will redo.
 OOM_SCORE, FIRST_TO_GO = Path("/proc/self/oom_score_adj"), "500"
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 def serve(address: str, owner: int, secret: bytes) -> None:
     """Launch what the SuperNode at ``address`` has received, message by message, until process ``owner`` has ended.
 
-    ``secret`` is what the SuperNode knows its SuperExec by.
+    ``secret`` proves to the SuperNode that this is its SuperExec.
     """
     client = RuntimeHttpClient.from_server_address(
         server_address=address,
@@ -69,7 +69,7 @@ def serve(address: str, owner: int, secret: bytes) -> None:
         workers = {run: process for run, process in workers.items() if process not in ended}
         try:
             acquired = client.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
-        except (httpx.HTTPError, ValueError) as error:  # it is starting or ending, or answers what it should not
+        except (httpx.HTTPError, ValueError) as error:  # it is starting or ending, or gives an invalid answer
             log.debug("the SuperNode does not answer: %s", error)
             time.sleep(RETRY_S)
             continue
@@ -77,7 +77,7 @@ def serve(address: str, owner: int, secret: bytes) -> None:
             time.sleep(POLL_S)
             continue
         if (run := acquired.task.run_id) not in workers:
-            with contextlib.suppress(OSError):  # then the message starts one, or says why it cannot
+            with contextlib.suppress(OSError):  # then the message starts a worker itself, or says why it cannot
                 workers[run] = fork_worker(run)
         try:
             _fork(partial(run_clientapp, address, acquired.token, insecure=True, parent_pid=os.getpid()))
@@ -86,7 +86,7 @@ def serve(address: str, owner: int, secret: bytes) -> None:
 
 
 def preload() -> None:
-    """Import what messages need, and forget this app's own modules: a message's come with the run it belongs to."""
+    """Import what messages need, but not this app's own modules, which each message imports from its run."""
     for name in PRELOADED:
         with contextlib.suppress(ImportError):
             import_module(name)
@@ -94,13 +94,13 @@ def preload() -> None:
 
 
 def fork_worker(run: int) -> int:
-    """Process id of a worker that `worker.ask` finds when it looks for this run's; OSError if none can."""
+    """Fork the worker of a run, which `worker.ask` will find, and return its process id. May raise OSError."""
     with worker.listen(os.getpid(), run) as listener:
         return _fork(partial(worker.serve, listener, os.getpid()))
 
 
 def _fork(work: Callable[[], None]) -> int:
-    """Process id of a child that does ``work`` and ends."""
+    """Fork a child that does ``work`` and ends; return its process id."""
     superexec = os.getpid()
     if child := os.fork():
         return child
@@ -124,7 +124,7 @@ def _fork(work: Callable[[], None]) -> int:
 
 
 def _reap() -> set[int]:
-    """Process ids of the children that have ended since the last time."""
+    """Process ids of the children that have ended since the last call."""
     ended = set()
     with contextlib.suppress(ChildProcessError):
         while child := os.waitpid(-1, os.WNOHANG)[0]:

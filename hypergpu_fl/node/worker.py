@@ -1,15 +1,15 @@
-"""A process that stays between messages, so that a node loads torch, its kernels and its data once a run.
+"""A process that persists between messages, so that a node loads torch, its kernels and its data once per run.
 
-Flower starts a Python process for every message, which imports everything, answers and ends. `ask` hands the message
-on to a worker instead, which the first message starts and later ones find by its socket:
+Flower starts a Python process for every message, which imports everything, answers and ends. `ask` passes the message
+to a worker instead, which the first message starts and later ones find by its socket:
 
 ```
 flwr-clientapp (a message) -- ask --> worker (a run): the same ClientApp, still warm
 ```
 
 The socket is a file in a folder that nobody but this user may enter. A worker ends with the SuperExec it belongs to,
-or when nothing has come for ``IDLE_S``, and gives its GPU memory back then. `superexec` makes workers ahead
-of the first message.
+or when no message has come for ``IDLE_S``, which frees its GPU memory. `superexec` starts workers before the first
+message.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ from hypergpu_fl.errors import WorkerFailed
 IDLE_S: Final = 300.0
 OWNER_CHECK_S: Final = 0.5
 BACKLOG: Final = 8
-PROTOCOL: Final = 1  # in a socket's name: a SuperExec may be of another release than the app that it was sent
+PROTOCOL: Final = 1  # part of a socket's name, since a SuperExec may be of another release than the app it serves
 
 log = logging.getLogger(__name__)
 
 
 def ask(reference: str, message: Message, context: Context, *, owner: int, idle_s: float = IDLE_S) -> Message:
-    """Have a ClientApp answer a message in the worker of this run, which is started if there is none.
+    """Let a ClientApp answer a message in this run's worker, which is started if there is none.
 
     Parameters
     ----------
     reference : str
         The ClientApp, as ``"module:name"``.
     context : Context
-        Its ``state`` is replaced by what the ClientApp left in it.
+        Its ``state`` is replaced by the one that the ClientApp left.
     owner : int
         Process id of the worker's owner: when it ends, so does the worker.
     idle_s : float
@@ -86,7 +86,7 @@ def ask(reference: str, message: Message, context: Context, *, owner: int, idle_
 
 
 def listen(owner: int, run: int) -> socket.socket:
-    """Socket on which the worker of a run is found; it listens from now on, so that nobody waits for the worker."""
+    """The socket of a run's worker. It listens from now on, so that no message has to wait for the worker to start."""
     path = _path(owner, run)
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX)
@@ -107,7 +107,7 @@ def serve(listener: socket.socket, owner: int, idle_s: float = IDLE_S) -> None:
     with contextlib.suppress(TimeoutError):
         while True:
             _answer(listener.accept()[0])
-    path.unlink(missing_ok=True)  # whoever comes now starts another worker; who had come before is still answered
+    path.unlink(missing_ok=True)  # new messages start another worker; those already queued are still answered
     listener.settimeout(0)
     with contextlib.suppress(BlockingIOError):
         while True:
@@ -124,7 +124,7 @@ def _answer(accepted: socket.socket) -> None:
             reply = _load(wanted["app"], wanted["path"])(message, context)
         except Exception as error:  # whatever a ClientApp may raise
             log.exception("the ClientApp raised")
-            notes = getattr(error, "__notes__", [])  # an error of ours has its remedy there
+            notes = getattr(error, "__notes__", [])  # where our own errors keep their remedy
             channel.send_bytes("\n".join([f"{type(error).__name__}: {error}", *notes]).encode())
             return
         channel.send_bytes(b"")
@@ -140,7 +140,7 @@ def _load(reference: str, path: list[str]) -> ClientApp:
 
 
 def _connected(owner: int, run: int, idle_s: float) -> Connection:
-    """Connection that a worker has taken up; one that is just ending is replaced."""
+    """A connection that a worker has accepted; a worker that is just ending is replaced."""
     path = _path(owner, run)
     lock = os.open(path.parent, os.O_RDONLY)
     try:
@@ -168,7 +168,7 @@ def _taken_up(path: Path) -> Connection:
 
 def _start(listener: socket.socket, owner: int, idle_s: float) -> None:
     listener.set_inheritable(True)
-    # Not by ``subprocess``, which wants whoever starts a process to see its end.
+    # Not by ``subprocess``, which expects the parent to wait for the child.
     os.posix_spawn(
         sys.executable,
         [sys.executable, "-P", "-m", __name__]
@@ -183,7 +183,7 @@ def _path(owner: int, run: int) -> Path:
 
 
 def _private_folder() -> Path:
-    """Folder for sockets under the system's temporary one; OSError if somebody else has made it."""
+    """The folder for sockets below the system's temporary folder. Raises OSError if another user could enter it."""
     folder = Path(tempfile.gettempdir()) / f"hypergpu-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
@@ -198,7 +198,7 @@ def _end_with(owner: int, path: Path) -> None:
         while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
             time.sleep(OWNER_CHECK_S)
     path.unlink(missing_ok=True)
-    os._exit(0)  # training may be under way in another thread, for nobody
+    os._exit(0)  # another thread may still be training, for a result that nobody awaits
 
 
 def main(arguments: list[str]) -> None:

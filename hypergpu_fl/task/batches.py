@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default
 
 from hypergpu_fl.errors import TaskError
 
-GATHER_BYTES = 8 << 20
+GATHER_BYTES = 8 << 20  # of examples gathered at once
 ITEMS_BYTES = 16 << 20
-STEPS_AT_ONCE = 16  # of items that are fetched one by one: how often losses are waited for
+STEPS_AT_ONCE = 16  # of items that are fetched one by one; losses are awaited once per group of this many
 FORMS = (
     "return a tensor or array, a tuple or dict of them with the examples first, or anything with len() and [index], "
     "such as a torch Dataset or a list"
@@ -52,7 +52,7 @@ class Rows(Protocol):
 
 
 def mapped(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """``batch`` with all its tensors changed, however it is nested; what is no tensor stays."""
+    """``batch`` with all its tensors changed, however it is nested; everything else stays."""
     if isinstance(batch, Tensor):
         return change(batch)
     if isinstance(batch, Mapping):
@@ -143,7 +143,7 @@ def _columns(data: Any) -> Any:
 
 
 def _refuse_tables(data: Any) -> None:
-    """Refuse what has a length and an index, but other ones than a batch is made by."""
+    """Refuse data whose length and index do not go by examples."""
     parts = list(data.values()) if isinstance(data, Mapping) else list(data) if isinstance(data, tuple) else []
     for part in (data, *parts):
         if hasattr(part, "to_numpy"):

@@ -1,6 +1,6 @@
-"""Image sets, read once and kept as plain arrays that every later process maps instead of reading.
+"""Image sets, read once and kept as plain arrays, which every later process maps instead of reading the files.
 
-Flower starts a process for every message; mapping the arrays lets it touch one node's share and import no reader.
+Flower starts a process for every message. With mapped arrays it touches only one node's share and imports no reader.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from hypergpu_fl.task.sources import SOURCES, Images, Source, deal_by_class
 PARTS = ("train", "validation", "test")
 VALIDATION_SHARE, VALIDATION_LIMIT = 0.1, 1000
 READER = 3
-"""Version of the readers; raise it whenever they make something else of the same files."""
+"""Version of the readers; raise it whenever their result for the same files changes."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageSet:
     """A data set in three parts that share no image, with the scale of its pixels (see `Source`).
 
-    ``class_names`` are in the order of the labels. ``notes`` tell what the reader passed over or chose.
+    ``class_names`` are in the order of the labels. ``notes`` say what the reader skipped or assumed.
     """
 
     train: Images
@@ -50,7 +50,7 @@ class ImageSet:
 
     @property
     def normalization(self) -> str:
-        """How a file becomes a model's input, in words that are equal where inputs are comparable."""
+        """How a file becomes a model's input, as a text that is equal wherever inputs are comparable."""
         size = "x".join(map(str, self.shape))
         return f"{size}, (p / {self.white} - {self.mean}) / {self.std}, reader {READER}"
 

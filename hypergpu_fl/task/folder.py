@@ -1,6 +1,6 @@
-"""What lies in a folder of images: its parts, its classes, every file with its class, and what was passed over.
+"""Surveys a folder of images: its parts, its classes, every file with its class, and what was passed over.
 
-Nothing is decoded here. The survey is also what prepared data is known by, so it holds all that a reading depends on.
+Nothing is decoded here. Prepared data are identified by the survey, so it holds everything that a reading depends on.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ PARTS: Final = {
 _PART_OF: Final = {name: part for part, names in PARTS.items() for name in names}
 # "training_set", "Test data", "val-images"; what is called otherwise is a class.
 _PART_NAME: Final = re.compile(rf"({'|'.join(_PART_OF)})([ _-]?(set|data|dataset|split|images|imgs))?")
-# What a set for detection or segmentation keeps beside one another.
+# Folders that a set for detection or segmentation has side by side.
 _NO_CLASS: Final = ("images", "imgs", "jpegimages", "labels", "masks", "annotations", "bboxes", "depth")
-# What file managers and archivers leave behind, besides names that begin with a dot.
+# Files that file managers and archivers leave behind, besides those that begin with a dot.
 _DEBRIS: Final = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information")
 _HIDDEN: Final = "hidden"
 LAYOUTS: Final = "use train/<class>/* and test/<class>/* (and val/<class>/* if you like), or <class>/* alone"
@@ -155,7 +155,7 @@ def _class_folders(walk: _Walk, folder: str) -> dict[str, str]:
 
 
 def _check_classes(walk: _Walk, part: str, classes: dict[str, str]) -> None:
-    """Refuse folders that stand where classes are looked for and are likely something else."""
+    """Refuse folders in the place of classes that are probably something else."""
     if part and not classes:
         raise TaskError(f"{walk.root} has no class folder in {printable(part)}/", LAYOUTS)
     odd = [name for name in classes if name.casefold() in _NO_CLASS]
@@ -302,7 +302,7 @@ class _Walk:
             )
 
     def _claim(self, where: str, part: str, label: int, status: os.stat_result) -> None:
-        """Refuse a file that a link also puts elsewhere; linking it twice into one class is a way to weigh it."""
+        """Refuse a file that a link puts into another class or part as well; within one class, links may weight it."""
         other_part, other_label, other = self._files.setdefault((status.st_dev, status.st_ino), (part, label, where))
         if (other_part, other_label) != (part, label):
             raise TaskError(

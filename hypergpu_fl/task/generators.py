@@ -14,10 +14,10 @@ CPU = torch.device("cpu")
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device = CPU) -> Iterator[None]:
-    """Seed what models and data draw themselves, such as weights and dropout, and restore the generators afterwards.
+    """Seed the generators from which models and data draw, such as for dropout, and restore them afterwards.
 
-    Not by ``torch.random.fork_rng`` and ``torch.manual_seed``: without a GPU these queue a call with its stack for
-    when CUDA starts, which takes 0.2 ms and memory that is never freed.
+    It avoids ``torch.random.fork_rng`` and ``torch.manual_seed``: without a GPU these queue a call, with its stack, for
+    the start of CUDA, which takes 0.2 ms and memory that is never freed.
     """
     generators = [torch.default_generator]
     if device.type == "cuda":

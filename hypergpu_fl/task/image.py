@@ -22,7 +22,7 @@ from hypergpu_fl.task.torch_task import TorchTask
 from hypergpu_fl.task.training import EVALUATION_BATCH, ImageResult, Share, evaluate, sample_losses
 from hypergpu_fl.task.user_code import user_code
 
-CHANNELS_LAST_WEIGHTS = 1_000_000  # between the two models that were measured, see `place`
+CHANNELS_LAST_WEIGHTS = 1_000_000  # lies between the sizes of the two measured models, see `place`
 
 
 class ImageTask(TorchTask):
@@ -35,8 +35,8 @@ class ImageTask(TorchTask):
     cache : Path
         Where prepared data and partitions are kept.
     simulated : bool
-        Whether all nodes are on this machine. Then a folder is dealt out to them as any data set is; on a real node
-        it is that node's own.
+        Whether all nodes are on this machine. Then a folder of images is split among them like any data set; on a real
+        node, the folder is that node's own share.
     """
 
     def __init__(self, training: Training, cache: Path, *, simulated: bool = True) -> None:
@@ -144,10 +144,10 @@ class ImageTask(TorchTask):
 
 
 def place(model: nn.Module, device: torch.device) -> bool:
-    """Move the model to the device; whether its convolutions are channels-last there.
+    """Move the model to the device; return whether its convolutions are channels-last there.
 
-    On a CPU that pays for small ones alone, for their weights and gradients are reordered in every step: a small CNN
-    takes 30 % longer without it, ResNet-18 takes 28 % less time on images of 8x8 pixels and 12 % less on 28x28.
+    On a CPU channels-last pays only for small convolutions, since weights and gradients are reordered in every step:
+    without it, a small CNN takes 30 % longer, but ResNet-18 takes 28 % less time on 8x8 pixels and 12 % less on 28x28.
     """
     kernels = [module.weight for module in model.modules() if isinstance(module, nn.Conv2d)]
     small = sum(kernel.numel() for kernel in kernels) < CHANNELS_LAST_WEIGHTS

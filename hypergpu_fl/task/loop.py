@@ -1,6 +1,6 @@
-"""Local training for any model and loss, for models so small that every microsecond around them counts.
+"""Local training for any model and loss, with so little overhead that it suits even very small models.
 
-B = examples of a batch. Losses stay on the device until the end of a group of steps, and nothing else is awaited.
+B = examples of a batch. Losses stay on the device until the end of a group of steps; nothing else is awaited.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hypergpu_fl.task.batches import Rows, leading, narrowed
 from hypergpu_fl.task.generators import seeded
 from hypergpu_fl.task.protocol import TrainResult
 
-# Launching the casts costs a small model more than the faster products save; where it evens out was not measured.
+# For a small model, the casts cost more than the faster products save. The exact break-even was not measured.
 BFLOAT16_PARAMETERS = 1_000_000
 
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -34,8 +34,8 @@ Precision = Callable[[], contextlib.AbstractContextManager[object]]
 class SampleOrder:
     """Endless order of samples: one random permutation of all N after another.
 
-    Batches are cut from it without regard to where a permutation ends, so after any number of steps every sample
-    was used equally often, give or take one.
+    Batches may span two permutations, so that after any number of steps every sample was used equally often, give or
+    take one.
     """
 
     def __init__(self, samples: int, rng: np.random.Generator) -> None:
@@ -62,7 +62,7 @@ class MicroBatch:
     size: int = 0
 
     def halve(self, batch: int, error: Exception) -> None:
-        """Go on with half of what did not fit, and say so."""
+        """Continue with half of what did not fit, and log it."""
         tried = min(self.size or batch, batch)
         if tried < 2:
             raise TaskError(
@@ -93,7 +93,7 @@ class Sums:
         self._pending.append((losses.detach().reshape(-1), units))
 
     def settle(self) -> None:
-        """Wait for what is pending, and add it up."""
+        """Wait for the pending losses, and add them up."""
         values = torch.cat([losses for losses, _ in self._pending]).cpu().double()
         sizes = torch.tensor([len(losses) for losses, _ in self._pending])
         units = torch.tensor([units for _, units in self._pending])
@@ -246,7 +246,7 @@ def _backward(model: nn.Module, batch: Any, share: float, loss: Loss, precision:
     if not isinstance(losses, Tensor) or losses.ndim > 1:
         what = f"a tensor of shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
         raise TaskError(f"loss() returned {what}", "return the mean loss, or a tensor with one loss a sample")
-    # d(mean loss)/d(sample loss): backward starts here, since the losses of all samples are wanted anyway.
+    # Backward starts with d(mean loss)/d(sample loss), since the losses of all samples are needed anyway.
     torch.autograd.backward(losses, torch.full_like(losses, share / max(1, losses.numel())))
     return losses.detach()
 

@@ -1,4 +1,4 @@
-"""The task's own metrics as they travel, with names that server and report can hold."""
+"""The task's own metrics in the form in which they travel, with names that server and report accept."""
 
 from __future__ import annotations
 

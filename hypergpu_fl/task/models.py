@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-import torch
 from torch import nn
 
 from hypergpu_fl.errors import TaskError
+from hypergpu_fl.task.generators import seeded
 from hypergpu_fl.task.names import import_object, unknown
 from hypergpu_fl.task.resnet import ResNet18
 
 Shape = tuple[int, int, int]  # channels, height, width
 Factory = Callable[..., nn.Module]
 
-# Below this side length ResNet's first stage would throw away three quarters of a small image twice.
+# On images with shorter sides, ResNet's first stage would discard three quarters of the pixels twice.
 SMALL_IMAGE = 96
 
 
@@ -76,8 +76,7 @@ def build_model(architecture: str, shape: Shape, classes: int, *, normalization:
         factory, extra = MODELS[architecture], {"normalization": normalization}
     else:
         raise unknown("training.model_architecture", architecture, [*MODELS, "pkg.module:name"])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = factory(shape, classes, **extra)
     if not isinstance(model, nn.Module):
         raise TaskError(

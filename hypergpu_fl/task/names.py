@@ -1,4 +1,4 @@
-"""From a name in the configuration to the thing it names."""
+"""Resolves a name in the configuration to the object that it names."""
 
 from __future__ import annotations
 

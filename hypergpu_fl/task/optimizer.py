@@ -23,8 +23,8 @@ class Optimizer:
     def start(self, parameters: list[nn.Parameter]) -> Callable[[], None]:
         """Fresh optimiser, as the function that makes one step from the parameters' gradients.
 
-        Parameters without a gradient stay as they are. All go through torch's functional forms: the hooks around
-        ``Optimizer.step`` take longer than the step of a small model, and making an ``Optimizer`` imports torch's
+        Parameters without a gradient stay as they are. Torch's functional forms are used, because the hooks around
+        ``Optimizer.step`` take longer than a small model's step, and creating an ``Optimizer`` imports torch's
         compiler, 2 s in every message's process.
         """
         return self._start_sgd(parameters) if self.name == "sgd" else self._start_adam(parameters)
@@ -84,5 +84,5 @@ class Optimizer:
 
 
 def _can_fuse(parameters: list[nn.Parameter]) -> bool:
-    """Whether torch has the optimisers' step as one kernel there: half the time, with the same results."""
+    """Whether torch has the optimiser's step as one kernel there, with the same result in half the time."""
     return all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)

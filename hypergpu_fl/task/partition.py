@@ -1,8 +1,8 @@
 """Which node holds which sample: Flower's partitioners, with every sample assigned exactly once.
 
 N = samples, K = nodes. A partition is kept as one permutation of the N samples and K + 1 offsets into it, and
-cached on disk under the hash of all it depends on, since Flower starts a process for every message and the
-partitioners alone take seconds to import.
+cached on disk under the hash of everything it depends on, since Flower starts a process for every message and importing
+the partitioners alone takes seconds.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def dealt_out(training: Training, labels_N: Labels, cache: Path, *, simulated: b
 
 
 def partition(labels_N: Labels, split: Split, cache: Path) -> Partition:
-    """Deal the samples out to the nodes, or read how they were dealt out before.
+    """Split the samples among the nodes, or read the cached split.
 
     Raises
     ------
@@ -171,7 +171,7 @@ def _deal(labels_N: Labels, split: Split, cache: Path) -> Partition:
 
 
 def _complete(shares: list[Indices], labels_N: Labels, split: Split) -> Partition:
-    """Give the samples that the partitioner left over to the smallest node that holds their class."""
+    """Give each sample that the partitioner left over to the smallest node that holds its class."""
     sizes = np.array([len(share) for share in shares])
     left = np.setdiff1d(np.arange(len(labels_N)), np.concatenate(shares))
     if len(left):

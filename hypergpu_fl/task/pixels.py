@@ -1,4 +1,4 @@
-"""From an image file of any kind to 8-bit RGB, without losing what it shows.
+"""Converts an image file of any kind to 8-bit RGB without losing what it shows.
 
 H W = height and width, C = 3 channels, N = images.
 """
@@ -24,14 +24,14 @@ SIDE: Final = 64  # images of a folder come in all sizes; they are scaled to thi
 _FORMATS: Final = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 _PLAIN: Final = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr")
 _ALPHA: Final = ("LA", "La", "PA", "RGBA", "RGBa")
-# What white may be in a mode that does not tell. 12 bits are what X-ray and microscope cameras put into 16.
+# Possible values of white in modes that do not define it. X-ray and microscope cameras store 12 bits in 16.
 _WHITES: Final = {"integer": (255.0, 4095.0, 65535.0), "float": (1.0, 255.0, 65535.0)}
 _BACKGROUND: Final = (128, 128, 128, 255)  # black drawings and white ones both stand out from grey
 
 
 @dataclass(frozen=True, slots=True)
 class _Deep:
-    """A grey image of more than 8 bits, scaled down but not yet to 8 bits: that takes the largest value of the set."""
+    """A grey image of more than 8 bits, resized but not yet reduced to 8: that needs the largest value of the set."""
 
     kind: str
     largest: float

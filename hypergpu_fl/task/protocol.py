@@ -1,4 +1,4 @@
-"""What a learning problem has to offer, and what is handed to it and back."""
+"""The interface of a learning problem, and the values that it receives and returns."""
 
 from __future__ import annotations
 
@@ -136,17 +136,17 @@ class Task(Protocol):
 
 @runtime_checkable
 class Differentiable(Protocol):
-    """A task that can say which way its validation loss falls, which is what contributions are best priced by."""
+    """A task that has gradients of its validation loss, by which contributions are priced best."""
 
     def gradient(self, model: torch.nn.Module, *, device: torch.device) -> Mapping[str, NDArray[Any]]:
-        """Gradient of the loss that `Task.validate` measures, by the names of `Task.arrays`; what lacks counts as 0."""
+        """Gradient of the loss that `Task.validate` measures, by the names of `Task.arrays`; what is missing is 0."""
         ...
 
 
 def differentiable(task: Task) -> Differentiable | None:
-    """``task`` if it gives gradients, of the very loss that it validates by; else None.
+    """``task`` if it has gradients of the same loss that it validates by; else None.
 
-    A class that writes ``validate`` anew and inherits ``gradient`` would be priced by another loss than it measures.
+    A class that overrides ``validate`` and inherits ``gradient`` would be priced by another loss than it measures.
     """
     if not isinstance(task, Differentiable):
         return None

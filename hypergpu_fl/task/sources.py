@@ -33,7 +33,7 @@ class Images:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a source yields: its own images in parts, the names of the classes by number, and what to tell of it."""
+    """What a source yields: its images in parts, the class names by label, and notes for the user."""
 
     train: Images
     test: Images

@@ -1,6 +1,6 @@
-"""A model as arrays: what travels, what stays, and what both are known by.
+"""A model as arrays: what travels, what stays, and how both are identified.
 
-Trainable parameters and buffers travel. Frozen parameters are loaded at each place and compared by hash.
+Trainable parameters and buffers travel. Frozen parameters are loaded on each machine and compared by hash.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def layout_text(arrays: Mapping[str, NDArray[Any]]) -> str:
 
 
 def arrays_text(arrays: Mapping[str, NDArray[Any]]) -> str:
-    """Names, shapes and types of what travels, for a person to see what differs; of a large model the first of them."""
+    """Names, shapes and types of the arrays that travel, so that people see what differs; at most ``MOST_NAMED``."""
     entries = Layout.of(arrays).entries
     named = [f"{each.name[:LONGEST_NAME]} {each.dtype}{list(each.shape)}" for each in entries[:MOST_NAMED]]
     return ", ".join(named) + (f" and {len(entries) - MOST_NAMED} more" if len(entries) > MOST_NAMED else "")

@@ -1,4 +1,4 @@
-"""The usual case in PyTorch: a model, data and a loss; all the rest of a `Task` comes with it."""
+"""The usual case in PyTorch: you write a model, data and a loss, and get the rest of a `Task`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ VALIDATION_SHARE: Final = 0.1
 VALIDATION_LIMIT: Final = 1000
 RESIDENT_BYTES: Final = 1 << 30
 KEPT_MICRO_BATCH: Final = "micro-batch"
-EVALUATION_FACTOR: Final = 4  # times the training batch: no gradients are held
+EVALUATION_FACTOR: Final = 4  # times the training batch, since no gradients are held
 
 Figure = float | Tensor
 R = TypeVar("R", bound=Rows)
@@ -86,7 +86,7 @@ class TorchTask:
     _resident: OrderedDict[tuple[Any, ...], Rows]
 
     def __new__(cls, training: Training, *args: Any, **options: Any) -> Self:
-        """Not in ``__init__``, which a task may write anew without calling this one's."""
+        """Set up here, since a task may override ``__init__`` without calling this one's."""
         task = super().__new__(cls)
         task.training = training
         task._micro = MicroBatch()
@@ -99,7 +99,7 @@ class TorchTask:
 
     @classmethod
     def unwritten(cls) -> list[str]:
-        """Which of `model`, `data` and `loss` the class still needs; one that replaces their callers needs fewer."""
+        """Which of `model`, `data` and `loss` the class still lacks; one that overrides their callers needs fewer."""
 
         def inherited(*names: str) -> bool:
             return any(getattr(cls, name) is getattr(TorchTask, name) for name in names)
@@ -271,7 +271,7 @@ class TorchTask:
         return self._kept((part, device), lambda: rows_of(self._read(part), device, self.collate))
 
     def _kept(self, key: tuple[Any, ...], make: Callable[[], R]) -> R:
-        """Shares used last stay on the device, up to ``RESIDENT_BYTES``."""
+        """A share from the device if it is still there, else a new one; up to ``RESIDENT_BYTES`` stay."""
         if key in self._resident:
             self._resident.move_to_end(key)
             return cast(R, self._resident[key])

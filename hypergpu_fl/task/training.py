@@ -15,12 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hypergpu_fl.errors import TaskError
-from hypergpu_fl.task.batches import Order
+from hypergpu_fl.task.batches import GATHER_BYTES, Order
 from hypergpu_fl.task.loop import MicroBatch, fit, precision_of
 from hypergpu_fl.task.optimizer import Optimizer
 from hypergpu_fl.task.protocol import EvalResult, TrainResult
 
-GATHER_BYTES = 8 << 20
 EVALUATION_BATCH = 512
 
 ImageBatch = tuple[Tensor, Tensor]
@@ -28,7 +27,7 @@ ImageBatch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class ImageResult(EvalResult):
-    """An evaluation that also tells, a class, how many were classified correctly out of how many."""
+    """An evaluation that also has, per class, the number of examples and how many were classified correctly."""
 
     class_correct: tuple[int, ...] = ()
     class_examples: tuple[int, ...] = ()

@@ -1,4 +1,4 @@
-"""Errors of the user's own code: where it happened, what it was, and what usually mends it."""
+"""Errors in the user's own code: where it happened, what it was, and what usually fixes it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _IMPORTS: Final = str(Path(importlib.__file__).parent)
 _LONGEST: Final = 300
 _UNPACKED_APP: Final = re.compile(r".*/apps/[^/]+\.[0-9a-f]{8}/")  # where Flower unpacks what a run submits
 
-# What torch says, in the order of asking, and what usually mends it.
+# Messages of torch, in the order of matching, and what usually fixes the error.
 _REMEDIES: Final = (
     (
         r"Target -?\d+ is out of bounds|index out of range in self|device-side assert",
@@ -108,7 +108,7 @@ def user_code(doing: str) -> Iterator[None]:
 
 
 def task_error(error: BaseException, doing: str) -> TaskError:
-    """What ``error`` means to the one who wrote the task."""
+    """``error`` as whoever wrote the task needs to see it."""
     if isinstance(error, ModuleNotFoundError) and error.name:
         return lacking(error.name, place(error))
     lines = str(error).strip().splitlines() or [""]
@@ -130,7 +130,7 @@ def lacking(module: str, where: str = "") -> TaskError:
 
 
 def place(error: BaseException) -> str:
-    """``file:line`` of the innermost frame that is the user's own, or nothing if none is."""
+    """``file:line`` of the innermost frame in the user's own code; empty if there is none."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{_near(error.filename)}:{error.lineno}"
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_own(frame.filename)]

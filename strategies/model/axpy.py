@@ -1,8 +1,7 @@
 """``y += a x`` in one pass over memory.
 
-numpy has no such call: it multiplies into a scratch array and adds that, which at best costs half as much again as
-the memory's own speed. Compiled code does it in one pass, but compiling takes a second, so only models long enough
-to earn it back pay for it.
+numpy has no such call: it multiplies into a scratch array and adds that, which takes at least half as long again as one
+pass. Compiled code needs one pass, but compiling takes a second, so only models long enough to earn it back use it.
 """
 
 from __future__ import annotations

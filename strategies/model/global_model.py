@@ -1,10 +1,10 @@
-"""The model under training: its versions, their average, how a mean update moves it, and the way back.
+"""The model under training: its versions, their average, the step by a mean update, and the roll-back.
 
-Nodes train from the latest version. What is evaluated and kept is an average of the versions, since each step is the
-mean of a few nodes whose data differ, and leaves the model a little on their side:
+Nodes train from the latest version. An average of the versions is evaluated and kept, because each step is the mean of
+a few nodes whose data differ, and pulls the model a little to their side:
 
 ``a_t = (1 - r) a_(t-1) + r w_t`` with ``r = (8 + 1) / (8 + t)``, the polynomial-decay average of Shamir and Zhang
-(arXiv 1212.1824, section 4), which weighs about the last ninth of all versions, whenever training ends.
+(arXiv 1212.1824, section 4). Whenever training ends, it averages roughly the last ninth of all versions.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from strategies.model.server_optimizer import ServerOptimizer
 from strategies.model.statistics import Statistics
 
 DECAY = 8
-GOOD: Final = ("good", "good_average", "good_buffer")  # groups of what a roll-back returns to
+GOOD: Final = ("good", "good_average", "good_buffer")  # the groups to which a roll-back returns
 
 
 @dataclass(frozen=True, slots=True)
 class ModelStep:
-    """A round's plain step, whatever the server optimiser made of it: from ``base_P`` to ``base_P + moved_P``.
+    """A round's step before the server optimiser: from ``base_P`` to ``base_P + moved_P``.
 
-    ``moved_P`` is the updates' mean, and what became of the statistics in their places; ``mean`` says what of each
-    update entered it. ``still`` are the runs of the statistics, which no gradient moves.
+    ``moved_P`` is the updates' mean, with the change of the statistics in their places; ``mean`` knows each update's
+    part in it. ``still`` are the runs of the statistics, which no gradient moves.
     """
 
     base_P: Vector
@@ -52,7 +52,7 @@ class GlobalModel:
     layout, payload, optimizer
         See ``Engine``.
     averaging : bool
-        Whether versions are averaged; otherwise their average is the latest one.
+        Whether versions are averaged; if not, the average is the latest version.
 
     Attributes
     ----------
@@ -92,13 +92,13 @@ class GlobalModel:
         return ArrayRecord({name: Array(np.asarray(array, order="C")) for name, array in restored.items()})
 
     def step(self, mean: Aggregator, statistics: Statistics, *, version: int) -> bool:
-        """Move by the mean of a round's updates, and take over their statistics, which makes ``version``.
+        """Move by the mean of a round's updates and take over their statistics, which makes ``version``.
 
-        False, and nothing changed but what a roll-back returns to, if that leaves the finite numbers.
+        Returns False if the result is not finite; then only the model for a roll-back has changed.
         """
         self._good = self.vector_P, self.average_P, self.buffers
         self._last_step = None
-        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is told by the norm
+        with np.errstate(over="ignore", invalid="ignore"):  # an overflow shows in the norm
             mean_P = mean.mean()
             for start, stop in statistics.runs:
                 mean_P[start:stop] = 0
@@ -115,7 +115,7 @@ class GlobalModel:
         return True
 
     def take_step(self) -> ModelStep | None:
-        """How the latest version came about; None where that was no step, or once it has been taken."""
+        """The step that made the latest version, once; None if it was not made by a step."""
         taken, self._last_step = self._last_step, None
         return taken
 
@@ -140,7 +140,7 @@ class GlobalModel:
         return {"version": self.version, "optimizer_steps": self._optimizer.steps}, vectors
 
     def restore(self, state: Mapping[str, Any], vectors: Mapping[str, NDArray[Any]]) -> None:
-        """Inverse of ``state``; the model is published again. Of ``GOOD`` alone, it is the one before the last step."""
+        """Inverse of ``state``; publishes the model again: with ``GOOD`` alone, the one before the last step."""
         self.version = state["version"]
         if "good" in vectors:
             self._good = vectors["good"], vectors["good_average"], _under("good_buffer/", vectors)

@@ -1,6 +1,6 @@
 """How models and updates become bytes: the seam between the strategy and an update codec.
 
-The strategy prices a level by its expected ratio and never looks inside a blob.
+The strategy judges a level by its expected ratio and never looks inside a blob.
 """
 
 from __future__ import annotations

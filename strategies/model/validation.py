@@ -1,4 +1,4 @@
-"""What a decoded update must be before it may count."""
+"""Checks that a decoded update must pass before it may count."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LARGEST_LEAP: Final = 10**6  # batches that a counter may be ahead of, or behind
 
 
 def check_update(update: Update, *, size: int, buffers: Arrays) -> float:
-    """L2 norm of ``update``, refused if it is of another model or not finite."""
+    """L2 norm of ``update``. Raises ``Refused`` if it is of another model or not finite."""
     if update.size != size:
         raise Refused(Reason.WRONG_MODEL, f"{update.size} values, the model has {size}")
     check_buffers(update.buffers, buffers)
@@ -32,13 +32,13 @@ def check_update(update: Update, *, size: int, buffers: Arrays) -> float:
 
 
 def check_base(update: Update, base: int) -> None:
-    """Refuse an update that says of itself that it starts from another version than was sent."""
+    """Refuse an update that states another base version than the one sent."""
     if update.base is not None and update.base != base:
         raise Refused(Reason.UNKNOWN_BASE, f"the update is against version {update.base}, version {base} was sent")
 
 
 def check_buffers(found: Mapping[str, NDArray[Any]], expected: Arrays) -> None:
-    """Refuse buffers that the model does not have, of another shape or dtype, or with leaps that no counter makes."""
+    """Refuse buffers that the model lacks, of another shape or dtype, or with leaps that no counter makes."""
     for name, array in found.items():
         if name not in expected:
             raise Refused(Reason.WRONG_MODEL, f"buffer {name!r} is none of {list(expected)}")
@@ -53,6 +53,6 @@ def check_buffers(found: Mapping[str, NDArray[Any]], expected: Arrays) -> None:
 
 
 def _leaps(found: NDArray[Any], known: NDArray[Any]) -> bool:
-    """Whether an element differs by more than ``LARGEST_LEAP``; floats, for whole differences would overflow."""
+    """Whether an element differs by more than ``LARGEST_LEAP``; in floats, since integers would overflow."""
     with np.errstate(over="ignore"):
         return bool((np.abs(found.astype(np.float64) - known.astype(np.float64)) > LARGEST_LEAP).any())

@@ -1,4 +1,4 @@
-"""The plan that the peers have: the same work for every node.
+"""The plan that the peers use: the same work for every node.
 
 Names used here: N = known nodes.
 """
@@ -23,7 +23,7 @@ def plan_alike(
     deadline_s: float = 0.0,
     down_ratio: float | None = None,
 ) -> FleetPlan:
-    """The baseline round for every node: the baseline's steps, the fattest level, and no deadline but a given one."""
+    """The baseline round for every node: the baseline's steps, the fattest level, and only a given deadline."""
     ratio = levels[0].expected_ratio
     compute_s = workload.base_steps * workload.batch_size * fleet.sample_s
     alike_s = round_s(

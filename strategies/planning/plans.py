@@ -1,4 +1,4 @@
-"""What a planner is told, and what it says: codec levels, the baseline's work, and the plans of all nodes.
+"""A planner's input and output: codec levels, the baseline's work, and the plans of all nodes.
 
 Names used here: N = known nodes.
 """
@@ -11,7 +11,7 @@ from typing import Protocol
 
 from strategies.fleet import Fleet, Floats, Ints
 
-FEWEST_STEPS = 5  # below, the noise of single batches outweighs what shorter rounds gain
+FEWEST_STEPS = 5  # below, the noise of single batches outweighs the gain of shorter rounds
 MOST_STEPS = 20  # beyond, local models drift apart and more work no longer pays
 
 
@@ -42,8 +42,8 @@ class WorkPlan:
 class Workload:
     """What the baseline round would be: steps of ``batch_size``, and the model's size as fp32.
 
-    ``common_bytes``: what a download carries besides, whatever its level. ``fixed``: the steps are asked for, and no
-    planner may choose others; otherwise it chooses them ``within`` fewest and most.
+    ``common_bytes``: bytes of a download that do not depend on its level. ``fixed``: the configuration fixes the steps,
+    so that no planner may choose them; otherwise the planner chooses ``within`` the fewest and the most.
     """
 
     base_steps: Ints  # (N,)
@@ -68,13 +68,13 @@ class FleetPlan:
     levels: Sequence[Level]
 
     def of(self, row: int) -> WorkPlan:
-        """The plan of one node; its deadline is never shorter than what it is predicted to need."""
+        """The plan of one node; its deadline is never shorter than its predicted time."""
         level = self.levels[int(self.level[row])].name
         deadline_s = max(self.deadline_s, float(self.predicted_s[row]))
         return WorkPlan(int(self.local_steps[row]), self.batch_size, level, deadline_s)
 
     def ratio(self, row: int) -> float:
-        """How far one node's updates are expected to be compressed."""
+        """The expected compression ratio of one node's updates."""
         return self.levels[int(self.level[row])].expected_ratio
 
 
@@ -92,8 +92,8 @@ class Planner(Protocol):
     ) -> FleetPlan:
         """Plans of all nodes of ``fleet``.
 
-        ``levels`` run from fattest to thinnest. ``down_ratio``, where given, is how far all downloads are compressed;
-        otherwise they are as far as uploads, common bytes aside.
+        ``levels`` run from fattest to thinnest. ``down_ratio`` is the compression ratio of all downloads; if it is not
+        given, downloads are compressed like uploads, apart from the common bytes.
         """
         ...
 

@@ -2,27 +2,27 @@
 
 Names used here: N = known nodes, L = codec levels.
 
-What is sought is progress a second. Three rules give it, each from the links and processors as they are believed to
-be (transfers include round trips and what Flower itself costs a message), none tuned to a data set:
+The plan maximises progress per second. Three rules give it, each based on the links and processors as they are
+believed to be (transfers include round trips and Flower's own cost per message), none tuned to a data set:
 
 *Codec.* With error feedback (`hypergpu_fl.codec`) a share f of an update arrives at once, its level's fidelity; the
-rest comes with the node's next update, when the model has moved on. Progress was seen to go with about ``f ** 2.5``:
-with 2, accuracy came a little sooner where slow links hold classes of their own, with 3 a little sooner elsewhere and
-ended higher. A node gets the level of the most progress a second, ``f ** 2.5 / seconds``: fat ones where links are
-fast or work is long, thin ones where the round would otherwise be spent on bytes. What Flower itself costs a message is
-left out of these seconds, for a slow uplink should not be filled because other things take long as well. A fatter level
-is taken all the same if the whole round then is at most 1.4 times as long as with the thinnest. A level that overruns a
-given deadline is taken only if the thinnest does too.
+rest comes with the node's next update, when the model has moved on. Measured progress goes with about ``f ** 2.5``:
+with an exponent of 2, accuracy came a little sooner where slow links hold classes of their own; with 3, it came a
+little sooner elsewhere and ended higher. A node gets the level with the most progress per second,
+``f ** 2.5 / seconds``: a fat one where links are fast or work is long, a thin one where bytes would otherwise fill the
+round. Flower's own cost per message is left out of these seconds, since it is no reason to fill a slow uplink. A fatter
+level is taken nevertheless if the whole round is then at most 1.4 times as long as with the thinnest. A level that
+overruns a given deadline is taken only if the thinnest does too.
 
-*Local steps*, unless they are asked for. The progress of an update grows with its local steps s about as ``s ** 0.5``
-until client drift ends it (measured here: to a given accuracy, 4 times the steps took half the updates). If a node's
-transfers take T and a step t seconds, progress a second ``s ** b / (T + s t)`` is greatest at
+*Local steps*, unless the configuration fixes them. The progress of an update grows with its local steps s about as
+``s ** 0.5``, until client drift ends it (measured here: to a given accuracy, 4 times the steps took half the updates).
+If a node's transfers take T and a step t seconds, progress per second ``s ** b / (T + s t)`` is greatest at
 ``s = b / (1 - b) * T / t``, which for b = 1/2 is ``T / t``: compute for as long as the transfers take. All nodes get
 the same number, from the medians of T and t over the fleet, since updates of unlike length, even normalised, were seen
 to pull the model apart.
 
-*Deadline.* Unless given, the 80th percentile of the nodes' rounds so planned. Where rounds have no barrier it cuts
-nobody off: a slower node is told the time it is predicted to need.
+*Deadline.* Unless given, the 80th percentile of the nodes' rounds under this plan. Where rounds have no barrier it cuts
+nobody off: a slower node's order states the time that the node is predicted to need.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from strategies.planning.timing import DEADLINE_QUANTILE, ROUND_TRIPS, overhead_
 from strategies.quantiles import median, quantile
 
 FIDELITY_EXPONENT = 2.5
-LONGEST_ROUND = 1.4  # times the thinnest level's, up to which a fatter one is taken whatever it gains
+LONGEST_ROUND = 1.4  # times the thinnest level's round, up to which a fatter level is taken in any case
 BLOCK = 8192  # nodes whose columns stay in a core's cache while all levels are compared
 
 
@@ -126,7 +126,7 @@ def _best_in_block(
 
 
 def _undominated(levels: Sequence[Level]) -> list[int]:
-    """Levels more faithful than every thinner one, thinnest first; the others cost more and bring no more."""
+    """Levels that are more faithful than every thinner one, thinnest first; others cost more without any gain."""
     kept = [len(levels) - 1]
     for index in reversed(range(len(levels) - 1)):
         if levels[index].fidelity > levels[kept[-1]].fidelity:
@@ -137,7 +137,7 @@ def _undominated(levels: Sequence[Level]) -> list[int]:
 def balanced_steps(transfer_s: Floats, step_s: Floats, *, within: tuple[int, int] = (FEWEST_STEPS, MOST_STEPS)) -> int:
     """``clip(median transfer / median step, *within)``, rounded: the local steps at which both take the same time.
 
-    Medians, for one node that claims a slow processor or link must not decide for all.
+    Medians, because one node that claims a slow processor or link must not decide for all.
     """
     if not step_s.size:
         return within[0]

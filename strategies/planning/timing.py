@@ -24,7 +24,7 @@ def round_s(
 ) -> Floats:
     """``overhead_s + samples * sample_s + 8 down / downlink + 8 up / uplink + 3 rtt`` in seconds, for every node.
 
-    ``overhead_s`` is what a message costs besides: Flower polls for it and starts a Python process.
+    ``overhead_s`` is Flower's own cost of a message: polling for it and starting a Python process.
     First-order model: slow start and queueing are ignored, so it is a lower bound on a shared link.
     """
     transfer_s = 8 * bytes_down / downlink_bps + 8 * bytes_up / uplink_bps
@@ -32,5 +32,5 @@ def round_s(
 
 
 def overhead_s(fleet: Fleet, counted: Bools) -> float:
-    """What messages cost besides work and transfer, alike for all: it differs between nodes mostly by chance."""
+    """Seconds of a message besides work and transfer: one value for all nodes, which differ mostly by chance."""
     return quantile(fleet.overhead_s[counted], DEADLINE_QUANTILE) if counted.any() else 0.0

@@ -53,12 +53,12 @@ class FedCSSelection:
         return Selection(rows, quota=rows.size, deadline_s=deadline_s if in_time else None)
 
     def closed(self, fleet: Fleet, *, round: int, selected: Ints, arrived: Ints) -> None:
-        """Double the deadline while it is hopeless."""
+        """Double the deadline after a round in which no update arrived."""
         if selected.size and not arrived.size:
             self._slack = min(MOST_SLACK, 2.0 * self._slack)
 
     def state(self) -> dict[str, Any]:
-        """How far the deadline was stretched."""
+        """The factor by which the deadline was stretched."""
         return {"slack": self._slack}
 
     def restore(self, state: dict[str, Any]) -> None:

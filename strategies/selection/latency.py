@@ -1,7 +1,7 @@
 """Greedy on speed: the nodes with the shortest predicted rounds, always.
 
-The simplest thing that "selects by bandwidth" can mean, and the bound on how fast rounds can get; it never trains on
-the data behind slow links, so its model is biased.
+The simplest meaning of "selects by bandwidth", and the bound on how fast rounds can get. It never trains on the data
+behind slow links, so its model is biased.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Our policy: whoever is owed most works next, so that no link decides whose data counts.
+"""Our policy: the nodes that are owed most work next, so that no link decides whose data counts.
 
 ``fleet.owed`` is the weight by which a node lies behind its data share (see ``weighting.Accounts``). Taking the largest
 debts first is max-weight scheduling: it visits nodes in proportion to their data, keeps every debt bounded whenever
-any schedule could, and gives the chosen updates nearly equal weights, which wastes the least of each round. The plan,
-not the choice, is what makes slow links cheap.
+any schedule could, and gives the chosen updates nearly equal weights, which wastes the least of each round. Slow links
+are made cheap by the plan, not by the choice.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from strategies.planning import FleetPlan
 from strategies.quantiles import median
 from strategies.selection.policy import Memoryless, Selection
 
-MOST_AHEAD = 20.0  # mean data shares: who was given that much too much waits for the others
-LOSS_TILT = 2.0  # a node's loss may speak for or against it by this factor at most
+MOST_AHEAD = 20.0  # mean data shares; a node with that much too much weight waits for the others
+LOSS_TILT = 2.0  # a node's loss may raise or lower its priority by this factor at most
 
 
 class NetworkAwareSelection(Memoryless):
-    """Largest debt first, tilted by loss; new nodes at once; silent nodes ever more rarely.
+    """Largest debt first, tilted by loss. New nodes are tried at once, silent nodes ever more rarely.
 
-    Nodes far in credit idle rather than run ahead, which bounds everybody's bias even where slow nodes hold much of
-    the data of a small fleet.
+    Nodes far in credit idle instead of running ahead, which bounds the bias even where slow nodes hold much of the data
+    of a small fleet.
     """
 
     def select(
@@ -34,7 +34,7 @@ class NetworkAwareSelection(Memoryless):
         ahead = fleet.owed[available] * max(1, int(fleet.reachable.sum())) < -MOST_AHEAD
         willing = available[rested(fleet, available, round=round) & ~ahead]
         if not willing.size and not fleet.at_work.any():
-            willing = available  # better anybody than nobody
+            willing = available  # better a node in credit or at rest than none
         count = min(cohort, willing.size)
         if not count:
             return Selection(willing)
@@ -58,8 +58,8 @@ def passed_over(fleet: Fleet, row: int, *, round: int, urgency: Floats, chosen: 
 def priority(fleet: Fleet, rows: Ints) -> Floats:
     """Debt in units of total weight, lifted by half a data share a unit of log loss ratio.
 
-    ``owed + share * ln(clip(rms_loss / median, 1/2, 2))``; a node never seen is lifted above all others, largest
-    data first, since nothing can be planned or weighted for it before it was tried once.
+    ``owed + share * ln(clip(rms_loss / median, 1/2, 2))``. New nodes come before all others, largest data first, since
+    nothing can be planned or weighted for a node before it was tried once.
     """
     share = fleet.examples[rows] / max(1, int(fleet.examples.sum()))
     loss = fleet.rms_loss[rows]

@@ -95,7 +95,7 @@ class OortSelection:
         return Selection(rows, quota=min(cohort, rows.size))
 
     def closed(self, fleet: Fleet, *, round: int, selected: Ints, arrived: Ints) -> None:
-        """Credit who arrived with its utility, and who was tried in vain with their mean."""
+        """Credit nodes that arrived with their utility, and nodes that were tried in vain with the mean of those."""
         self._grow(len(fleet))
         utility = np.nan_to_num(fleet.rms_loss[arrived]) * fleet.examples[arrived]
         self._reward[arrived], self._seen[arrived] = utility, round
@@ -134,7 +134,7 @@ class OortSelection:
         return float(np.partition(predicted_s, index)[index])
 
     def _pace(self, round: int) -> None:
-        """Relax T when the utility goes flat, tighten it when it jumps; looked at once every ``pacer_rounds``."""
+        """Every ``pacer_rounds``, relax T if the utility has gone flat, tighten it if it has jumped."""
         rounds, step = self._tuning.pacer_rounds, self._tuning.pacer_step
         if round <= self._paced or round < 2 * rounds or round % rounds or len(self._exploited_utility) < 2 * rounds:
             return

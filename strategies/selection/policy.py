@@ -1,4 +1,4 @@
-"""The one shape that every client-selection policy has."""
+"""The interface of every client-selection policy."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from strategies.planning import FleetPlan
 
 @dataclass(frozen=True)
 class Selection:
-    """Who works, and what the policy itself asks for; ``None`` leaves a thing to the plan and the settings.
+    """Which nodes work, and what the policy itself demands; ``None`` leaves it to the plan and the settings.
 
     Attributes
     ----------
     rows : Ints
-        Distinct rows, most wanted first: fewer may be sent work when others are still busy.
+        Distinct rows, most wanted first; fewer are sent work if others are still busy.
     quota : int, optional
         Replies that end the round; fewer than ``rows`` when the policy over-commits.
     deadline_s : float, optional
@@ -67,12 +67,12 @@ class SelectionPolicy(Protocol):
         round : int
             Number of the round to be planned, from 1.
         rng : Generator
-            The only source of chance.
+            The only source of randomness.
         """
         ...
 
     def closed(self, fleet: Fleet, *, round: int, selected: Ints, arrived: Ints) -> None:
-        """Learn from round ``round``: who was sent work in it, and whose update counted in it."""
+        """Learn from round ``round``: the rows that were sent work, and those whose update counted."""
         ...
 
     def state(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""TiFL: nodes grouped into tiers of like speed; a round's cohort comes from one tier, so that nobody waits for long.
+"""TiFL: nodes grouped into tiers of similar speed; a round's cohort comes from one tier, so that no node waits long.
 
 Source: Chai et al., "TiFL: A Tier-based Federated Learning System", arXiv 2001.09249, algorithm 2 (adaptive tier
 selection). Every ``interval`` rounds, if the tier in use got no better since the last look, the n tiers in credit are
@@ -102,7 +102,7 @@ def ranked(losses: Floats, in_credit: Bools) -> Floats:
 
 
 def tier_losses(fleet: Fleet, tier_N: Ints, tiers: int) -> Floats:
-    """Mean of the losses last reported in each tier; infinite where none was, so that it is drawn first."""
+    """Mean of the losses last reported in each tier; infinite where none was reported, so that it is drawn first."""
     known = ~np.isnan(fleet.loss)
     sums = np.bincount(tier_N[known], weights=fleet.loss[known], minlength=tiers)
     counts = np.bincount(tier_N[known], minlength=tiers)

@@ -28,7 +28,7 @@ REFUSED = [
     ("network.downlink_codec", "top31", "one of auto"),
     ("training.rounds", "9" * 5000, "a whole number"),
     # of the same kind
-    ("blockchain.budget_wei", 2**127, "more than a contract's"),  # times 20 rounds
+    ("blockchain.budget_wei", 2**127, "more than the books'"),  # times 20 rounds
     ("blockchain.allow_list", f"{OTHER},{CHECKSUMMED.replace('aA', 'AA')}", "written in the capitals of its checksum"),
     ("blockchain.rpc_url", "http://host:99999", "http[(]s[)]:// addresses"),
     ("blockchain.rpc_url", "http://:8545", "http[(]s[)]:// addresses"),
@@ -231,3 +231,9 @@ def test_an_empty_variable_does_not_hide_the_one_of_the_dotenv_file(tmp_path: Pa
 
 def test_the_schema_can_still_be_printed() -> None:
     assert json.dumps(Config.model_json_schema())
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_budget_that_the_books_cannot_hold_is_refused_with_and_without_a_chain(enabled: bool) -> None:
+    with pytest.raises(ConfigError, match="more than the books' 2\\*\\*128 - 1 wei in 3 rounds"):
+        load(overrides={"blockchain.enabled": enabled, "blockchain.budget_wei": 2**127, "training.rounds": 3})

@@ -1,6 +1,6 @@
 """What is trained: a diagnosis from 30 measurements, learned by hospitals that keep their patients' records.
 
-Replace the three methods by your own; `hypergpu task check task:Diagnosis` says in seconds what a run would make of it.
+Replace the methods with your own; `hypergpu task check task:Diagnosis` tells within seconds whether they work.
 """
 
 import torch
@@ -13,13 +13,13 @@ from hypergpu_fl.task import TorchTask
 
 class Diagnosis(TorchTask):
     def model(self):
-        # Any torch.nn.Module. Only what requires a gradient, and buffers, travel.
+        # Any torch.nn.Module. Only parameters that require a gradient, and buffers, travel.
         width = self.training.options["width"]  # [training.options] in config.toml is yours
         return nn.Sequential(nn.Linear(30, width), nn.ReLU(), nn.Linear(width, 2))
 
     def data(self, partition):
-        # Simulated: node `partition` of `num_nodes` takes its share of one file. On real machines return what lies
-        # on that machine (self.training.data_root). A tensor, a tuple or dict of them, or a torch Dataset will do.
+        # In a simulation, node `partition` of `num_nodes` takes its share of one file. On a real machine, return the
+        # data on that machine (self.training.data_root): a tensor, a tuple or dict of tensors, or a torch Dataset.
         inputs, labels = load_breast_cancer(return_X_y=True)
         inputs = torch.tensor((inputs - inputs.mean(0)) / inputs.std(0), dtype=torch.float32)
         labels = torch.tensor(labels)

@@ -1,4 +1,4 @@
-"""Run with `pytest`: what a run would ask of the task, in seconds and without Flower."""
+"""Run with `pytest`: checks within seconds, without Flower, that the task does what a run needs."""
 
 from pathlib import Path
 

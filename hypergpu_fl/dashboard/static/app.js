@@ -19,7 +19,7 @@ function linked(kind, text) {
   link.textContent = text;
 }
 
-// Every round once by its number: a connection that comes back sends all again, and nothing is doubled.
+// Rounds are kept by number, since a connection that comes back sends all of them again.
 function follow(name) {
   if (following === name) return;
   stream?.close();

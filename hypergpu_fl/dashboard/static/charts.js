@@ -6,10 +6,13 @@ import * as format from "./format.js";
 const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const alive = new Set();
 
-// Draws again in the page's new colours, and lets go of charts that are no longer on the page.
+// Draws charts again in the page's new colours, and forgets charts that are no longer on the page.
 export function recolour() {
   for (const chart of [...alive]) chart.element.isConnected ? chart.rebuild() : alive.delete(chart);
 }
+
+// What rounds may be drawn over: the axis's label and the format of its values.
+export const ACROSS = { rounds: ["round", format.count], seconds: ["time", format.seconds], bytes: ["sent up", format.bytes] };
 
 const last = (values) => [...values].reverse().find((v) => v !== null && v !== undefined);
 const said = (v, form) => (v === null || v === undefined ? "–" : form(v));

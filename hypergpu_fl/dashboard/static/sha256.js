@@ -1,4 +1,4 @@
-// SHA-256 (FIPS 180-4). The browser's own is there only on a secure connection, which a page on another host may lack.
+// SHA-256 (FIPS 180-4). Browsers offer their own only on secure connections, which a page on another host may lack.
 
 const PRIMES = primes(64);
 const fraction = (root) => Math.floor((root - Math.floor(root)) * 2 ** 32) | 0;

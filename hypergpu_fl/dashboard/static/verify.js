@@ -1,5 +1,5 @@
-// A sealed round recomputed from its leaves, as the contract and `hypergpu ledger verify` do: ARCHITECTURE of ledger/.
-// Signatures and the chain's own copy of the head are left to `hypergpu ledger verify --rpc`.
+// A sealed round recomputed from its leaves, as the contract and `hypergpu ledger verify` do it.
+// Signatures, and the head that the chain holds, are left to `hypergpu ledger verify --rpc`.
 
 import { keccak } from "./keccak.js";
 import { sha256 } from "./sha256.js";
@@ -15,10 +15,10 @@ export const hex = (bytes) => `0x${Array.from(bytes, (byte) => byte.toString(16)
 
 // A negative number is its two's complement, as the contract encodes it.
 const word = (value) => unhex(`0x${BigInt.asUintN(256, BigInt(value)).toString(16).padStart(64, "0")}`);
-const hash = (text) => unsized(unhex(text), 32);
-const address = (text) => word(BigInt(hex(unsized(unhex(text), 20))));
+const hash = (text) => sized(unhex(text), 32);
+const address = (text) => word(BigInt(hex(sized(unhex(text), 20))));
 
-function unsized(bytes, length) {
+function sized(bytes, length) {
   if (bytes.length !== length) throw new Error(`${bytes.length} bytes where ${length} belong`);
   return bytes;
 }
@@ -46,7 +46,7 @@ export function rootOf(leaves) {
   return hex(nodes[0]);
 }
 
-// How the round was priced: four words, so no other leaf can pass for it.
+// Leaf of how the round was priced: it is made of four words, so no other kind of leaf can pass for it.
 function pricingLeaf(session, round, { scoring, loss_before, loss_after, movements, contributions }) {
   const record = { scoring, loss_before, loss_after, movements, contributions: contributions.map(({ value, work }) => ({ value, work })) };
   const digest = sha256(new TextEncoder().encode(JSON.stringify(record)));
@@ -64,7 +64,7 @@ export function rewardsRootOf(session, earned) {
   return hex(build([...earned], 0)[0]);
 }
 
-// What does not hold, in words; empty where all does.
+// Everything that does not hold, in words; empty if all holds.
 export function faultsOf(sealed) {
   const faults = [], leaves = [], earned = new Map();
   try {

@@ -61,14 +61,14 @@ class HeldUpdates(ABC):
 
 
 class Coordinatewise(HeldUpdates):
-    """A rule that takes the mean of the middle values of every coordinate, a block of columns at a time."""
+    """A rule that takes the mean of each coordinate's middle values, one block of columns at a time."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
-        self._middle: list[NDArray[np.uint8]] = []  # bits: whether an update's value is among the middle ones
+        self._middle: list[NDArray[np.uint8]] = []  # per update, bits: whether each value is among the middle ones
 
     def entered(self, index: int) -> Entered:
-        """See ``Aggregator.entered``: its values where they are among the middle ones. Of equal ones the first are."""
+        """See ``Aggregator.entered``: its values where they are among the middle ones; among equals, the first ones."""
         low, high = self._ranks(self.count)
         if not self._middle:
             self._middle = [np.zeros(-(-self._size // 8), dtype=np.uint8) for _ in self._vectors]
@@ -83,7 +83,7 @@ class Coordinatewise(HeldUpdates):
 
     @abstractmethod
     def _ranks(self, count: int) -> tuple[int, int]:
-        """Ranks of the middle values among ``count``: from the first on, up to the second."""
+        """Ranks of the middle values among ``count``: the first one, and the one after the last."""
 
     def _reduce(self) -> Vector:
         result_P = np.empty(self._size, dtype=np.float32)

@@ -26,13 +26,13 @@ class Krum(HeldUpdates):
         self._chosen = -1
 
     def entered(self, index: int) -> Entered:
-        """See ``Aggregator.entered``: all of the one that was chosen."""
+        """See ``Aggregator.entered``: the whole of the chosen update."""
         return Entered(self._common_steps / self._steps[index] if index == self._chosen else 0.0)
 
     def _reduce(self) -> Vector:
         count = self.count
         squares_KK = np.zeros((count, count))
-        for start in range(0, self._size, BLOCK):  # differences, not norms less products: those cancel
+        for start in range(0, self._size, BLOCK):  # from differences, since norms minus products would cancel
             for i in range(count):
                 block = self._vectors[i][start : start + BLOCK]
                 for j in range(i + 1, count):

@@ -18,7 +18,7 @@ class NormClipping(HeldUpdates):
     """``sum(p_i * delta_i * min(1, c / |delta_i|))`` with c the median norm."""
 
     def entered(self, index: int) -> Entered:
-        """See ``Aggregator.entered``: all of it, at what clipping left of its share."""
+        """See ``Aggregator.entered``: the whole update, with the share that clipping left."""
         return Entered(self._common_steps * self._factors[index] / self._steps[index])
 
     def _reduce(self) -> Vector:

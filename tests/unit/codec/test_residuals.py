@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import resource
 from pathlib import Path
 
 import numpy as np
 import pytest
+from full_disk import full_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -97,13 +97,8 @@ def test_a_damaged_file_is_removed_with_a_warning_and_the_node_starts_afresh(
 
 def test_a_disk_that_takes_no_more_is_named_and_leaves_the_old_file(tmp_path: Path) -> None:
     store(tmp_path).stage(1, vector(1))
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
-    try:
-        with pytest.raises(ResidualRefused, match=f"File too large.*{tmp_path}"):
-            store(tmp_path).stage(2, vector(2))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with full_disk(largest_bytes=8192), pytest.raises(ResidualRefused, match=f"File too large.*{tmp_path}"):
+        store(tmp_path).stage(2, vector(2))
     assert [p.name for p in tmp_path.glob("*/*")] == ["pending"]
     np.testing.assert_array_equal(store(tmp_path).load(1), vector(1))
 

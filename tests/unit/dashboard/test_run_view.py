@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -114,7 +115,7 @@ def test_a_run_that_has_ended_says_how(going_on: SeenRun, failure: str | None) -
 def test_a_run_without_a_line_for_long_is_not_called_running(going_on: SeenRun) -> None:
     now_s = time.time()
     for passed_s, state in ((0.0, "running"), (SILENT_S + 60, "silent")):
-        view = RunView(going_on.folder, clock=lambda now_s=now_s + passed_s: now_s)  # type: ignore[misc]
+        view = RunView(going_on.folder, clock=partial(float, now_s + passed_s))
         view.poll()
         assert view.summary()["state"] == state
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import resource
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from full_disk import full_disk
 
 from hypergpu_fl.codec.encoder import encode
 from hypergpu_fl.codec.payload import CodecPayload
@@ -182,12 +182,7 @@ def test_a_task_without_gradients_is_priced_by_the_shapley_value_and_the_books_s
 
 
 def test_what_a_full_disk_cut_off_does_not_keep_the_run_from_resuming(tmp_path: Path) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
-    try:
-        with pytest.raises(OSError, match="2016 written"):
-            PricedRounds(tmp_path, last_round=0).path(1, np.zeros(10_000, dtype=np.float32), bytes(32))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with full_disk(largest_bytes=8192), pytest.raises(OSError, match="2016 written"):
+        PricedRounds(tmp_path, last_round=0).path(1, np.zeros(10_000, dtype=np.float32), bytes(32))
     assert not list(tmp_path.iterdir())
     assert PricedRounds(tmp_path, last_round=0).path(1, np.zeros(9, dtype=np.float32), bytes(32)).movements == []

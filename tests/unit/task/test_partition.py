@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from full_disk import full_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hypergpu_fl.errors import TaskError
-from hypergpu_fl.task import partition as module
 from hypergpu_fl.task.partition import PARTITIONERS, Partition, Split, partition
 
 
@@ -119,14 +119,11 @@ def test_a_cached_file_that_is_no_partition_is_computed_again(tmp_path: Path) ->
     assert np.array_equal(partition(label_N, split, tmp_path).order_N, whole.order_N)
 
 
-def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr(module.np, "savez", full)
-    with pytest.raises(OSError, match="disk full"):
-        partition(labels(100, 4, 0), Split("iid", 5, seed=0), tmp_path)
-    assert not [file for file in tmp_path.iterdir() if file.is_file()]
+def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
+    partition(labels(10, 4, 0), Split("iid", 2, seed=0), tmp_path / "first")  # imports what writes files of its own
+    with full_disk(largest_bytes=256), pytest.raises(OSError, match="too large"):
+        partition(labels(100, 4, 0), Split("iid", 5, seed=0), tmp_path / "full")
+    assert not [file for file in (tmp_path / "full").iterdir() if file.is_file()]
 
 
 def test_samples_left_over_go_to_a_node_that_holds_their_class(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ export function events(run) {
     if (first !== null) oldest = first;
     const depth = Math.max(1, Math.min(500, last - oldest + 1));
     if (!older.length) newest = await get(of(run, `events.json?rounds=${depth}`));
-    else { const edge = older.length ? Math.max(...older.map((row) => row.round)) : 0; newest = (await get(of(run, `events.json?rounds=${Math.min(500, last - edge)}`))).filter((row) => row.round > edge); }
+    else { const edge = Math.max(...older.map((row) => row.round)); newest = (await get(of(run, `events.json?rounds=${Math.min(500, last - edge)}`))).filter((row) => row.round > edge); }
     draw();
   });
   return { element, update: (next) => { state = next; look.now(); }, leave: look.stop };

@@ -1,5 +1,5 @@
 import { get, of } from "../api.js";
-import { chart } from "../charts.js";
+import { ACROSS, chart } from "../charts.js";
 import { badge, card, empty, h, name, table } from "../dom.js";
 import * as format from "../format.js";
 
@@ -37,8 +37,6 @@ export function runs() {
   look();
   return { element, leave: () => { left = true; clearTimeout(timer); } };
 }
-
-const ACROSS = { rounds: ["round", format.count], seconds: ["time", format.seconds], bytes: ["sent up", format.bytes] };
 
 export function compare(query) {
   const names = (query.get("runs") ?? "").split(",").filter(Boolean).slice(0, 6);

@@ -1,13 +1,7 @@
 import { of } from "../api.js";
-import { chart } from "../charts.js";
-import { badge, card, empty, h, s, stats, table } from "../dom.js";
+import { ACROSS, chart } from "../charts.js";
+import { badge, card, empty, h, stats, table } from "../dom.js";
 import * as format from "../format.js";
-
-const ACROSS = { rounds: ["round", format.count], seconds: ["time", format.seconds], bytes: ["sent up", format.bytes] };
-
-export function progress(done, wanted) {
-  return h("div", { class: "bar" }, s("svg", { viewBox: "0 0 100 6", preserveAspectRatio: "none", "aria-hidden": "true" }, s("rect", { width: wanted ? Math.min(100, (100 * done) / wanted) : 0, height: 6 })));
-}
 
 export function training(run) {
   let across = "rounds", latest = null, plots = null, shape = "";

@@ -315,7 +315,7 @@ class Config(Section):
     def _budget_fits_the_books(self) -> Self:
         if self.blockchain.budget_wei * self.training.rounds > MOST_WEI:
             raise ValueError(
-                f"blockchain.budget_wei: makes more than the books' 2**128 - 1 wei in {self.training.rounds} rounds"
+                f"blockchain.budget_wei: is more than the books' 2**128 - 1 wei in {self.training.rounds} rounds"
             )
         return self
 

@@ -99,12 +99,19 @@ def try_here() -> None:
 
     from loguru import logger
 
-    from hypergpu_fl.task import load_task
+    from hypergpu_fl.task import fresh_model, full_identity, load_task
     from hypergpu_fl.task.check import try_first
 
     notes: list[str] = []
     logger.add(lambda message: notes.append(message.record["message"]), level="WARNING")
     task = load_task(config.training, config.system, simulated=config.network.enable_simulation)
+    if config.system.resume:
+        from hypergpu_fl.server.resumption import check_same_task
+
+        folder = Path(config.system.runs_dir) / config.system.run_name
+        check_same_task(folder, full_identity(task, fresh_model(task, config.training.seed)))
     tried = try_first(config.training, task, device=config.system.device)
     with open(answer, "w", encoding="utf-8") as stream:
         json.dump({**tried, "notes": notes}, stream)
+    sys.stderr.flush()
+    os._exit(0)  # a thread of the user's may go on for good

@@ -55,18 +55,22 @@ def refused_changes(before: Settings, after: Settings, origins: Mapping[str, str
     ]
 
 
-def stretches_with(stretches: Sequence[Stretch], settings: Settings, from_round: int) -> list[Stretch]:
+def stretches_with(
+    stretches: Sequence[Stretch], settings: Settings, from_round: int, task_file: str = ""
+) -> list[Stretch]:
     """``stretches`` with one that begins at ``from_round``. Stretches from that round on are dropped: they were lost.
 
     A stretch is ``{"from_round": n, "settings": {...}}``. The first holds all settings, a later one those that it
-    changes. Resuming with the same settings adds no stretch.
+    changes. Resuming with the same settings adds no stretch, unless the file of ``training.task``, whose digest is
+    ``task_file``, has changed: ``{..., "task_file": digest}``.
     """
     kept = [stretch for stretch in stretches if stretch["from_round"] < from_round]
+    file = {"task_file": task_file} if task_file != task_file_at_the_end(kept) else {}
     if not kept:
-        return [{"from_round": from_round, "settings": dict(settings)}]
+        return [{"from_round": from_round, "settings": dict(settings), **file}]
     before = settings_at_the_end(kept)
     changed = {path: value for path, value in settings.items() if path not in before or before[path] != value}
-    return [*kept, {"from_round": from_round, "settings": changed}] if changed else kept
+    return [*kept, {"from_round": from_round, "settings": changed, **file}] if changed or file else kept
 
 
 def settings_at_the_end(stretches: Sequence[Stretch]) -> dict[str, Scalar]:
@@ -77,11 +81,16 @@ def settings_at_the_end(stretches: Sequence[Stretch]) -> dict[str, Scalar]:
     return settings
 
 
+def task_file_at_the_end(stretches: Sequence[Stretch]) -> str:
+    """Digest of the task's file in the last stretch; empty where there is none, or a former release kept none."""
+    return next((str(stretch["task_file"]) for stretch in reversed(stretches) if "task_file" in stretch), "")
+
+
 def numbered(stretches: Sequence[Stretch], last_round: int) -> list[Stretch]:
-    """``stretches`` as a report shows them: ``[{"from_round", "to_round", "settings"}]``."""
+    """``stretches`` as a report shows them: ``[{"from_round", "to_round", "settings"}]``, and ``task_file``."""
     ends = [stretch["from_round"] - 1 for stretch in stretches[1:]] + [last_round]
     return [
-        {"from_round": stretch["from_round"], "to_round": end, "settings": stretch["settings"]}
+        {**stretch, "to_round": end}
         for stretch, end in zip(stretches, ends, strict=True)
         if end >= stretch["from_round"]
     ]

@@ -23,13 +23,15 @@ class SameTask:
             raise Refused(Reason.OTHER_TASK, found)
 
 
-def differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str:
-    """What differs between server and node, both sides named; empty if nothing does."""
+def differences(
+    ours: Mapping[str, str], theirs: Mapping[str, str], *, here: str = "at the server", there: str = "there"
+) -> str:
+    """What differs between two identities of a task, both sides named; empty if nothing does."""
     lines = []
     for name in [*ours, *(name for name in theirs if name not in ours)]:
         if ours.get(name) != theirs.get(name):
             left, right = _shown(theirs.get(name), ours.get(name)), _shown(ours.get(name), theirs.get(name))
-            lines.append(f"{name[:SHOWN]}: {left} there, {right} at the server")
+            lines.append(f"{name[:SHOWN]}: {left} {there}, {right} {here}")
     return "; ".join(lines)
 
 

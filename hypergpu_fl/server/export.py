@@ -17,6 +17,7 @@ from hypergpu_fl.server.checkpoint import load_model
 from hypergpu_fl.server.report import PACKAGES, write_json
 from hypergpu_fl.server.resumption import FOLDER
 from hypergpu_fl.task import fresh_model, load_task
+from hypergpu_fl.task.loading import FROZEN
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,7 +60,7 @@ def export(
     Raises
     ------
     CheckpointError
-        If the run has no checkpoint, or it is damaged, or the disk refuses.
+        If the run has no checkpoint, or it is damaged, or the disk refuses, or frozen parameters have changed.
     TaskError
         If the task cannot be had.
     """
@@ -70,7 +71,7 @@ def export(
         checkpoint.vectors["average"],
         {name.removeprefix("buffer/"): array for name, array in checkpoint.vectors.items() if name != "average"},
     )
-    state = _as_tensors(trained) if trained_only else _state_dict(config, trained)
+    state = _as_tensors(trained) if trained_only else _state_dict(config, trained, checkpoint.state.get("identity"))
     file = out / f"model.{format}"
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -100,9 +101,16 @@ def export(
     return about
 
 
-def _state_dict(config: Config, trained: Mapping[str, Any]) -> dict[str, Tensor]:
+def _state_dict(config: Config, trained: Mapping[str, Any], identity: Mapping[str, str] | None) -> dict[str, Tensor]:
+    from hypergpu_fl.task.state import frozen_hash
+
     task = load_task(config.training, config.system)
     model = fresh_model(task, config.training.seed)
+    if identity is not None and frozen_hash(model) != identity.get(FROZEN, ""):
+        raise CheckpointError(
+            "the frozen parameters that model() makes are not those that the run was trained with",
+            "bring them back; or give --trained-only, which leaves them out",
+        )
     task.load(model, trained)
     return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -11,11 +12,12 @@ from typing import Final
 from loguru import logger
 
 from hypergpu_fl.config import Config, Scalar, to_run_config, unflatten
-from hypergpu_fl.config.resuming import BEGUN, kept_settings, refused_changes, stretches_with
+from hypergpu_fl.config.resuming import BEGUN, kept_settings, refused_changes, stretches_with, task_file_at_the_end
 from hypergpu_fl.errors import CheckpointError, ConfigError
 from hypergpu_fl.files import write_whole
 from hypergpu_fl.server.best import Aim, best_round
 from hypergpu_fl.server.checkpoint import Best, Checkpoint, load, save, state_of
+from hypergpu_fl.server.enrolment import differences
 from hypergpu_fl.server.report import Report
 from hypergpu_fl.settlement.reading import DATABASE
 from strategies.engine import Engine
@@ -38,6 +40,7 @@ class Checkpointing:
     folder: Path
     strategy: Engine
     report: Report
+    identity: Mapping[str, str]
     aim: Aim
     best: Best | None = None
 
@@ -61,10 +64,15 @@ class Checkpointing:
             "history": report.history,
             "settings": to_run_config(report.config),
             "stretches": report.stretches,
+            "identity": dict(self.identity),
             "seconds": outcome.ended_s,
             "log": asdict(mark),
         }
-        if best_round(report.history, self.aim) == outcome.round:
+        # The aim may be another than a former stretch had, whose best by it was not kept.
+        known = [
+            entry for entry in report.history if self.best and entry["round"] in (self.best.version, outcome.round)
+        ]
+        if best_round(known, self.aim) == outcome.round:
             self.best = None
         checkpoint = Checkpoint(outcome.round, self.strategy.layout, vectors, everything, self.best)
         self.best = save(self.folder / FOLDER, checkpoint)
@@ -89,14 +97,32 @@ def check_unchanged(folder: Path, settings: dict[str, Scalar]) -> None:
         raise ConfigError(faults)
 
 
+def check_same_task(folder: Path, identity: Mapping[str, str]) -> None:
+    """Refuse to go on with a run with another task than trained it; a new run passes.
+
+    ``identity`` is that of `hypergpu_fl.task.full_identity`.
+
+    Raises
+    ------
+    CheckpointError
+        If they differ, with both of what differs.
+    """
+    state = state_of(folder / FOLDER) or {}
+    if changed := differences(identity, state.get("identity", identity), here="now", there="before"):
+        raise CheckpointError(
+            f"the task is not the one that trained run {folder.name} so far: {changed}",
+            "bring back what it was, or start a run of another name",
+        )
+
+
 def resume(
-    folder: Path, strategy: Engine, report: Report, *, settings: dict[str, Scalar], last_round: int
+    folder: Path, strategy: Engine, report: Report, *, settings: dict[str, Scalar], task_file: str, last_round: int
 ) -> tuple[float, EventLog, Best | None]:
     """Put ``strategy``, its log and ``report`` back to where they were after ``last_round``, the newest in the books.
 
     Work that was under way is lost; its nodes are free. If that round's model is torn, the round stays booked and the
-    next round begins by rolling back to the model before it. Returns the seconds on the run's clock, the log, and the
-    best model.
+    next round begins by rolling back to the model before it. ``task_file`` is the digest of the user's own file, empty
+    where there is none; a changed one is told. Returns the seconds on the run's clock, the log, and the best model.
 
     Raises
     ------
@@ -104,7 +130,7 @@ def resume(
         If that round's checkpoint is missing, torn, or of another model, or its log is not the one in the folder.
     """
     if last_round == 0:
-        report.stretches = stretches_with([], settings, 1)
+        report.stretches = stretches_with([], settings, 1, task_file)
         strategy.log = EventLog(folder / FILE, strategy.state.rules)
         return 0.0, strategy.log, None
     try:
@@ -116,7 +142,13 @@ def resume(
         strategy.log = EventLog(folder / FILE, strategy.state.rules, after=Mark(**state["log"]))
         strategy.restore(state["strategy"], checkpoint.vectors, now_s=float(state["seconds"]), in_flight=False)
         report.history.extend(state["history"])
-        report.stretches = stretches_with(state["stretches"], settings, last_round + 1)
+        report.stretches = stretches_with(state["stretches"], settings, last_round + 1, task_file)
+        if task_file_at_the_end(state["stretches"]) not in ("", task_file):
+            logger.warning(
+                "the file of {} has changed: from round {} on it trains as it is now",
+                report.config.training.task,
+                last_round + 1,
+            )
         return float(state["seconds"]), strategy.log, checkpoint.best
     except BadLine as error:
         raise CheckpointError(str(error), f"bring back the {FILE} of this run, or start the run anew") from error

@@ -44,13 +44,14 @@ from hypergpu_fl.server.node_rounds import Row, as_csv
 from hypergpu_fl.server.nothing_counted import failure_of
 from hypergpu_fl.server.pipeline import Pipeline
 from hypergpu_fl.server.report import Report, write_json
-from hypergpu_fl.server.resumption import Checkpointing, check_unchanged, keep_settings, resume
+from hypergpu_fl.server.resumption import Checkpointing, check_same_task, check_unchanged, keep_settings, resume
 from hypergpu_fl.server.round_tables import RoundTables
 from hypergpu_fl.server.simulated_compute import SimulatedCompute, flops_per_sample, simulated_links
 from hypergpu_fl.settlement import Settlement
 from hypergpu_fl.task import Task, fresh_model, full_identity, load_task
 from hypergpu_fl.task.check import check_figures
 from hypergpu_fl.task.device import resolve_device
+from hypergpu_fl.task.loading import source_digest
 from strategies import lineup
 from strategies.arrivals import Arrivals, VirtualArrivals, VirtualLinks, WallArrivals
 from strategies.arrivals.hellos import LARGEST_HELLO
@@ -118,6 +119,8 @@ def run(
     device = resolve_device(config.system.device)
     model = fresh_model(task, config.training.seed)
     first = task.arrays(model)
+    identity = full_identity(task, model)
+    check_same_task(folder, identity)
     check_figures(task, model, config.training.goal, device=device)
     report = Report(config, clock="virtual" if config.network.enable_simulation else "wall")
     settlement = Settlement.open(
@@ -138,7 +141,9 @@ def run(
                 f"start it again with `hypergpu run --name {folder.name} --replace`",
             )
         strategy = build_strategy(config, Layout.of(first), session=settlement.session)
-        began_s, event_log, best = resume(folder, strategy, report, settings=settings, last_round=settlement.last_round)
+        began_s, event_log, best = resume(
+            folder, strategy, report, settings=settings, task_file=source_digest(task), last_round=settlement.last_round
+        )
         exits.enter_context(closing(event_log))
         settlement.check_model(strategy.model.hash, rolled_back=strategy.state.exploded)
         arrivals, compute = open_arrivals(config, grid, strategy, task, start_s=began_s, through=through)
@@ -155,13 +160,13 @@ def run(
         pipeline = Pipeline(
             strategy,
             event_log,
-            SameTask(full_identity(task, model)),
+            SameTask(identity),
             report,
             round_tables,
             local_work,
             Registry(books, strategy, clock=registry_clock(arrivals)),
             evaluation,
-            Checkpointing(folder, strategy, report, aim_of(config.training), best),
+            Checkpointing(folder, strategy, report, identity, aim_of(config.training), best),
             open_accounting(config, settlement, strategy, kept, task, model),
             kept,
             settlement,

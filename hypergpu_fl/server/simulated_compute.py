@@ -116,9 +116,10 @@ def computing(
 
 
 def flops_per_sample(task: Task, model: torch.nn.Module, nodes: int) -> float | None:
-    """FLOPs of one example's forward and backward pass, counted in one step on the first share that has a batch.
+    """FLOPs of one example's forward and backward pass, counted on the first share that has a batch.
 
-    The step changes ``model``. Returns None, with a warning, if the task fails; the nodes will report that failure too.
+    They are what a second step takes beyond the first: what a task measures besides is no step's work. The steps change
+    ``model``. Returns None, with a warning, if the task fails; the nodes will report that failure too.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -126,17 +127,21 @@ def flops_per_sample(task: Task, model: torch.nn.Module, nodes: int) -> float | 
     partition = next((node for node in range(nodes) if task.examples(node) >= COUNTED_BATCH), None)
     if partition is None:
         return None
-    counter = FlopCounterMode(display=False)
-    try:
+
+    def counted(steps: int) -> int:
         with tempfile.TemporaryDirectory(prefix="hypergpu-flops-") as folder, user_code("counting the model's FLOPs"):
             context = TrainContext(
-                steps=1, batch_size=COUNTED_BATCH, seed=0, device=torch.device("cpu"), folder=Path(folder)
+                steps=steps, batch_size=COUNTED_BATCH, seed=0, device=torch.device("cpu"), folder=Path(folder)
             )
-            with counter:
+            with FlopCounterMode(display=False) as counter:
                 task.train(model, partition, context)
+        return int(counter.get_total_flops())
+
+    try:
+        one, two = counted(1), counted(2)
     except TaskError as error:
         logger.warning("the model's FLOPs cannot be counted: {}", error)
         return None
     parameters = sum(parameter.numel() for parameter in model.parameters())
     # a model without matrix products: each parameter is used once forward and twice backward
-    return float(counter.get_total_flops() / COUNTED_BATCH or 6 * parameters) or None
+    return float(max(0, two - one) / COUNTED_BATCH or 6 * parameters) or None

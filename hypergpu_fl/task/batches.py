@@ -19,6 +19,7 @@ from hypergpu_fl.errors import TaskError
 GATHER_BYTES = 8 << 20  # of examples gathered at once
 ITEMS_BYTES = 16 << 20
 STEPS_AT_ONCE = 16  # of items that are fetched one by one; losses are awaited once per group of this many
+_NESTED = (Tensor, Mapping, tuple, list)
 FORMS = (
     "return a tensor or array, a tuple or dict of them with the examples first, or anything with len() and [index], "
     "such as a torch Dataset or a list"
@@ -52,33 +53,45 @@ class Rows(Protocol):
         ...
 
 
-def mapped(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """``batch`` with all its tensors changed, however it is nested; everything else stays."""
+def mapped(batch: Any, change: Callable[[Tensor], Tensor], others: Callable[[Any], Any] = lambda part: part) -> Any:
+    """``batch`` with all its tensors changed, however it is nested.
+
+    ``others`` changes a sequence without a tensor in it, such as texts; everything else stays.
+    """
     if isinstance(batch, Tensor):
         return change(batch)
     if isinstance(batch, Mapping):
-        return {name: mapped(part, change) for name, part in batch.items()}
+        return {name: mapped(part, change, others) for name, part in batch.items()}
+    if isinstance(batch, (tuple, list)) and not any(isinstance(part, _NESTED) for part in batch):
+        return others(batch)
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(mapped(part, change) for part in batch))
+        return type(batch)(*(mapped(part, change, others) for part in batch))
     if isinstance(batch, (tuple, list)):
-        return type(batch)(mapped(part, change) for part in batch)
+        return type(batch)(mapped(part, change, others) for part in batch)
     return batch
 
 
 def leading(batch: Any) -> int:
     """B: the length of the first tensor that has one; 1 if there is none."""
+    return next((len(tensor) for tensor in _tensors_in(batch) if tensor.ndim), 1)
+
+
+def _tensors_in(batch: Any) -> Iterator[Tensor]:
     if isinstance(batch, Tensor):
-        return len(batch) if batch.ndim else 1
+        yield batch
     parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else ()
-    return next((leading(part) for part in parts if isinstance(part, (Tensor, Mapping, tuple, list))), 1)
+    for part in parts:
+        yield from _tensors_in(part)
 
 
 def narrowed(batch: Any, start: int, size: int) -> Any:
-    """``size`` examples of a batch from ``start`` on."""
+    """``size`` examples of a batch from ``start`` on: of tensors, and of texts and the like beside them."""
     whole = leading(batch)
-    return mapped(
-        batch, lambda tensor: tensor[start : start + size] if len(tensor.shape) and len(tensor) == whole else tensor
-    )
+
+    def cut(part: Any) -> Any:
+        return part[start : start + size] if len(part) == whole else part
+
+    return mapped(batch, lambda tensor: cut(tensor) if tensor.ndim else tensor, cut)
 
 
 def length(data: Any) -> int:

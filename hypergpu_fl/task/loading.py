@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +18,7 @@ from hypergpu_fl.task.user_code import user_code
 if TYPE_CHECKING:
     import torch
 
+FROZEN = "frozen weights"  # their hash, in an identity
 METHODS = ("unit", "identity", "model", "arrays", "load", "examples", "train", "evaluate", "validate")
 
 
@@ -94,5 +97,14 @@ def full_identity(task: Task, model: torch.nn.Module) -> dict[str, str]:
     arrays = task.arrays(model)
     found = {**named, "model": layout_text(arrays), "arrays": arrays_text(arrays)}
     if frozen := frozen_hash(model):
-        found["frozen weights"] = frozen
+        found[FROZEN] = frozen
     return found
+
+
+def source_digest(task: Task) -> str:
+    """The first 16 digits of the SHA-256 of the user's file that holds the task's class; empty where none does."""
+    try:
+        file = None if type(task).__module__.startswith("hypergpu_fl.") else inspect.getsourcefile(type(task))
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else ""
+    except (TypeError, OSError):
+        return ""

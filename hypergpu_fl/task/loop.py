@@ -6,6 +6,7 @@ B = examples of a batch. Losses stay on the device until the end of a group of s
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from loguru import logger
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from hypergpu_fl.config.faults import shown
 from hypergpu_fl.errors import TaskError
 from hypergpu_fl.task.batches import Rows, leading, narrowed
 from hypergpu_fl.task.generators import seeded
@@ -94,6 +96,8 @@ class Sums:
 
     def settle(self) -> None:
         """Wait for the pending losses, and add them up."""
+        if not self._pending:
+            return
         values = torch.cat([losses for losses, _ in self._pending]).cpu().double()
         sizes = torch.tensor([len(losses) for losses, _ in self._pending])
         units = torch.tensor([units for _, units in self._pending])
@@ -223,31 +227,59 @@ def descend(
     precision: Precision,
     micro: MicroBatch,
 ) -> list[tuple[Tensor, int]]:
-    """Set the gradients of the mean loss of ``batch``; return its losses and their units, a micro-batch each."""
-    units, size = count(batch), leading(batch)
+    """Set the gradients of the mean loss of ``batch``; return its losses and their units, a micro-batch each.
+
+    Mean losses of micro-batches weigh by their units, losses of examples alike: together they are the batch's mean. One
+    without units has no mean, and moves nothing.
+    """
+    units, size = units_of(count, batch), leading(batch)
     while True:
         for parameter in parameters:
             parameter.grad = None
         try:
-            if not micro.size or micro.size >= size:
-                return [(_backward(model, batch, 1.0, loss, precision), units)]
             done = []
             for piece in _pieces(batch, micro):
-                share = count(piece)
-                done.append((_backward(model, piece, share / units, loss, precision), share))
-            return done
+                held = units_of(count, piece) if piece is not batch else units
+                done.append(
+                    (_backward(model, piece, held / max(1, units), leading(piece) / size, loss, precision), held)
+                )
+            if all(losses.ndim for losses, _ in done):
+                return [(torch.cat([losses for losses, _ in done]), units)]
+            return [(losses, held) for losses, held in done if held]
         except torch.OutOfMemoryError as error:
             micro.halve(size, error)
 
 
-def _backward(model: nn.Module, batch: Any, share: float, loss: Loss, precision: Precision) -> Tensor:
+def units_of(count: Count, batch: Any) -> int:
+    """What ``count`` says of a batch, whichever kind of number it returns.
+
+    Raises
+    ------
+    TaskError
+        If it is no whole number from 0 on.
+    """
+    found: Any = count(batch)
+    try:
+        units = float(found)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        units = math.nan
+    if not (units >= 0 and units.is_integer()):
+        what = "nothing" if found is None else shown(found)
+        raise TaskError(f"count() returned {what}", "return how many units the batch holds, such as len(batch)")
+    return int(units)
+
+
+def _backward(
+    model: nn.Module, batch: Any, of_units: float, of_examples: float, loss: Loss, precision: Precision
+) -> Tensor:
     with precision():
         losses = loss(model, batch)
     if not isinstance(losses, Tensor) or losses.ndim > 1:
         what = f"a tensor of shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
         raise TaskError(f"loss() returned {what}", "return the mean loss, or a tensor with one loss a sample")
     # Backward starts with d(mean loss)/d(sample loss), since the losses of all samples are needed anyway.
-    torch.autograd.backward(losses, torch.full_like(losses, share / max(1, losses.numel())))
+    if share := of_examples if losses.ndim else of_units:
+        torch.autograd.backward(losses, torch.full_like(losses, share / max(1, losses.numel())))
     return losses.detach()
 
 
@@ -265,7 +297,7 @@ def mean_gradient(
     with torch.backends.cudnn.flags(enabled=not any(isinstance(module, nn.RNNBase) for module in model.modules())):
         # cuDNN gives recurrent layers no gradient in evaluation
         for batch in batches:
-            units = count(batch)
+            units = units_of(count, batch)
             descend(model, batch, list(named.values()), loss, count, contextlib.nullcontext, micro)
             for name, parameter in named.items():
                 if parameter.grad is not None:
@@ -293,17 +325,29 @@ def weighted_means(
     precision: Precision,
     micro: MicroBatch,
 ) -> tuple[int, dict[str, float]]:
-    """Units, and the means of all figures over them. A figure of a batch is its mean, or one value a sample."""
+    """Units, and the mean of each figure over those it was measured on.
+
+    A figure of a batch is its mean, or one value a sample.
+
+    Raises
+    ------
+    TaskError
+        If the batches hold nothing.
+    """
     totals: dict[str, float] = {}
+    measured: dict[str, int] = {}
     everything = 0
     model.eval()
     with torch.no_grad():
         for batch in batches:
             for units, found in _measured(model, batch, figures, count, precision, micro):
-                for name, value in found.items():
+                for name, value in found.items() if units else ():
                     totals[name] = totals.get(name, 0.0) + units * value
+                    measured[name] = measured.get(name, 0) + units
                 everything += units
-    return everything, {name: total / everything for name, total in totals.items()} if everything else {}
+    if not everything:
+        raise TaskError("the data hold nothing by count()", "let count(batch) return the units of a batch")
+    return everything, {name: total / measured[name] for name, total in totals.items()}
 
 
 def _measured(
@@ -316,7 +360,7 @@ def _measured(
             for piece in _pieces(batch, micro):
                 with precision():
                     found = figures(model, piece)
-                done.append((count(piece), {name: _mean(name, value) for name, value in found.items()}))
+                done.append((units_of(count, piece), {name: _mean(name, value) for name, value in found.items()}))
             return done
         except torch.OutOfMemoryError as error:
             micro.halve(leading(batch), error)

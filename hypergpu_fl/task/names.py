@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -49,7 +51,7 @@ def import_object(reference: str, field: str) -> Callable[..., Any]:
     try:
         found: object = getattr(loaded, name)
     except AttributeError as error:
-        raise TaskError(f"{field} = {reference!r}: module {module} has no {name!r}", _there_is(loaded)) from error
+        raise TaskError(f"{field} = {reference!r}: module {module} has no {name!r}", _remedy(loaded)) from error
     lacking: list[str] = getattr(found, "unwritten", list)()
     if lacking:
         named = ", ".join(f"{method}()" for method in lacking)
@@ -59,8 +61,11 @@ def import_object(reference: str, field: str) -> Callable[..., Any]:
     return found
 
 
-def _there_is(module: ModuleType) -> str:
-    """The callables that a module defines itself, as a remedy."""
+def _remedy(module: ModuleType) -> str:
+    """To rename a file whose name is another module's, else the callables that the module defines itself."""
+    own_file = Path(*module.__name__.split(".")).with_suffix(".py")
+    if own_file.is_file() and not own_file.samefile(getattr(module, "__file__", None) or sys.executable):
+        return f"name {own_file} otherwise: Python has a module of that name, which is found first"
     own = [
         name
         for name, found in vars(module).items()

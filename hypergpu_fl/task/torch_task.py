@@ -216,8 +216,8 @@ class TorchTask:
 
     def _fit(self, model: nn.Module, rows: Rows, partition: int, context: TrainContext) -> TrainResult:
         kept = context.folder / KEPT_MICRO_BATCH
-        if not self._micro.size and kept.is_file():
-            self._micro.size = int(kept.read_text())
+        if not self._micro.size and kept.is_file() and (text := kept.read_text()).isdecimal():  # else cut short
+            self._micro.size = int(text)
         before = self._micro.size
         with user_code(f"training on the share of partition {partition}"):
             result = fit(
@@ -264,7 +264,12 @@ class TorchTask:
         return self.evaluation_batch or EVALUATION_FACTOR * self.training.batch_size
 
     def _figures(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
-        return {"loss": torch.as_tensor(self.loss(model, batch)), **_tensors(self.metrics(model, batch), "metrics()")}
+        own = _tensors(self.metrics(model, batch), "metrics()")
+        if "loss" in own:
+            raise TaskError(
+                "metrics() returned a 'loss', beside that of loss()", "give it another name, or leave it out"
+            )
+        return {"loss": torch.as_tensor(self.loss(model, batch)), **own}
 
     def _rows(self, part: int | str, device: torch.device) -> Rows:
         """Share on the device."""
@@ -316,6 +321,8 @@ def _tensors(figures: Any, returned_by: str) -> dict[str, Tensor]:
     for name, figure in figures.items():
         try:
             found[str(name)] = torch.as_tensor(figure)
+            if found[str(name)].is_complex():
+                raise TypeError("complex")
         except (TypeError, ValueError, RuntimeError) as error:
             raise TaskError(
                 f"{returned_by} returned {shown(figure)} as {str(name)[:100]!r}", "let every figure be a number"

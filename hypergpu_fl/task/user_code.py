@@ -85,6 +85,11 @@ _REMEDIES: Final = (
         r"FileNotFoundError|No such file or directory",
         "name files below self.training.data_root: nodes work in another folder than you, see docs/your-own-data.md",
     ),
+    (
+        r"OutOfMemoryError",
+        "use a smaller model, an optimizer that keeps less, or a device with more memory; what loss() computes "
+        "is halved by itself",
+    ),
     (r"^(.*: )?MemoryError", "let data() return a Dataset, whose examples are read as they are needed"),
     (r"SystemExit", "raise an error that says what is wrong, rather than end the process"),
 )

@@ -53,3 +53,17 @@ def test_a_stretch_whose_rounds_were_lost_is_forgotten() -> None:
     assert [stretch["from_round"] for stretch in third] == [1, 6]
     assert third[1]["settings"] == {"training.rounds": 12}
     assert numbered(third, 5) == [{"from_round": 1, "to_round": 5, "settings": settings(rounds=5)}]
+
+
+def test_another_file_of_the_task_begins_a_stretch_too() -> None:
+    first = stretches_with([], settings(rounds=5), 1, "aa")
+    assert stretches_with(first, settings(rounds=5), 3, "aa") == first
+    second = stretches_with(first, settings(rounds=5), 3, "bb")
+    assert second[1] == {"from_round": 3, "settings": {}, "task_file": "bb"}
+    assert stretches_with(second, settings(rounds=5), 4, "bb") == second
+    assert [stretch.get("task_file") for stretch in stretches_with(second, settings(rounds=9), 4, "bb")] == [
+        "aa",
+        "bb",
+        None,
+    ]
+    assert numbered(second, 6)[1] == {"from_round": 3, "to_round": 6, "settings": {}, "task_file": "bb"}

@@ -33,6 +33,14 @@ def test_a_project_has_its_files_and_says_what_to_do_next_in_lines_to_copy(
         assert invoke([*line[1:], "--help"]) == 0
 
 
+def test_the_line_to_copy_enters_a_folder_whose_name_looks_like_an_option(
+    hypergpu: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, out, _ = hypergpu("init", "--", "-x y")
+    assert "  cd ./'-x y'\n" in out
+
+
 @pytest.mark.parametrize("there", ["file", "full folder"])
 def test_what_is_there_already_is_left_alone(hypergpu: Command, tmp_path: Path, there: str) -> None:
     place = tmp_path / "mine"

@@ -208,3 +208,12 @@ def test_every_share_is_tried_and_those_too_small_to_train_on_are_named(project:
     assert "read 3" in err
     code, out, err = hypergpu("task", "check", "--config", "run.toml", "--format", "json", "--partition", "1")
     assert code == 0 and "other_shares" not in json.loads(out) and "read 3" not in err
+
+
+def test_a_thread_that_a_task_leaves_behind_holds_up_no_run(
+    project: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thread = "import threading, time\nthreading.Thread(target=time.sleep, args=(900.0,)).start()\n"
+    (tmp_path / f"{project}.py").write_text(thread + LINE)
+    monkeypatch.setattr("hypergpu_fl.cli.preflight.TRIAL_LIMIT_S", 60.0)
+    assert try_apart(load(tmp_path / "run.toml").config, tmp_path)["loss"] > 0

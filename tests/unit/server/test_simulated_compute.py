@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.nn.functional import cross_entropy
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.flop_counter import FlopCounterMode
 
 from hypergpu_fl.config import Config, Network, Training
 from hypergpu_fl.errors import UsageError
 from hypergpu_fl.network.wan import PROFILES, draw
 from hypergpu_fl.server.simulated_compute import REFERENCE_FLOPS, computing, flops_per_sample, simulated_links
-from hypergpu_fl.task import fresh_model
+from hypergpu_fl.task import TorchTask, fresh_model
 from hypergpu_fl.task.image import ImageTask
 from hypergpu_fl.task.models import build_model
 
@@ -37,6 +39,24 @@ def test_the_demos_model_is_counted_by_hand(tmp_path: Path) -> None:
     weights = 64 * 128, 128 * 10
     task = ImageTask(Training(num_nodes=4), tmp_path)
     assert flops_per_sample(task, fresh_model(task, 0), 4) == 2 * (2 * weights[0] + 3 * weights[1])
+
+
+def test_what_a_task_measures_besides_is_no_work_of_a_step() -> None:
+    class Measured(TorchTask):
+        def model(self) -> nn.Module:
+            return nn.Linear(6, 4)
+
+        def data(self, partition: int | None) -> Any:
+            return torch.ones(200, 6), torch.ones(200, 4)
+
+        def loss(self, model: nn.Module, batch: Any) -> Tensor:
+            return mse_loss(model(batch[0]), batch[1])
+
+        def metrics(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+            return {"mae": (model(batch[0]) - batch[1]).abs().mean()}
+
+    task = Measured(Training(num_nodes=2))
+    assert flops_per_sample(task, fresh_model(task, 0), 2) == 2 * 2 * 6 * 4
 
 
 def test_a_model_that_cannot_be_counted_takes_the_profiles_time(tmp_path: Path) -> None:

@@ -146,7 +146,13 @@ def test_a_unit_that_is_no_name_is_refused(unit: object, monkeypatch: pytest.Mon
         ("summary", None, "summary() returned nothing", "return figures by name"),
         ("summary", {"f1": "good"}, "summary() returned 'good' as 'f1'", "let every figure be a number"),
         ("identity", "mine", "identity() returned an object of type str", "return texts by name"),
+        ("metrics", {"f1": 1j}, "metrics() returned 1j as 'f1'", "let every figure be a number"),
+        ("metrics", {"loss": 1.0}, "metrics() returned a 'loss'", "give it another name"),
         ("count", 0, "2 steps hold nothing by count()", "the units of a batch"),
+        ("count", -3, "count() returned -3", "how many units"),
+        ("count", 2.5, "count() returned 2.5", "how many units"),
+        ("count", None, "count() returned nothing", "how many units"),
+        ("count", torch.ones(2), "count() returned tensor([1., 1.])", "how many units"),
         ("validation", torch.empty(0, 3), "validation() returned no example", "return at least one"),
     ],
 )
@@ -155,6 +161,41 @@ def test_what_a_method_returns_amiss_is_named_with_the_method(
 ) -> None:
     found = refused(type("Amiss", (Line,), {method: lambda *_: returned}))
     assert cause in found.cause and remedy in found.remedy
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.int64, np.float32, float], ids=repr)
+def test_a_count_may_be_any_kind_of_number(kind: Any) -> None:
+    counted = type("Counted", (Line,), {"unit": "tokens", "count": lambda self, batch: kind(7 * len(batch[0]))})
+    training = Training()
+    found = check_task(training, counted(training))
+    plain = check_task(training, Line(training))
+    assert (type(found.held_out.count), type(found.held_out.loss)) == (int, float)
+    assert found.held_out.count == 7 * plain.held_out.count
+    assert found.trial.trained.count == 7 * plain.trial.trained.count
+    assert found.held_out.loss == pytest.approx(plain.held_out.loss)
+
+
+def test_a_figure_is_the_mean_over_the_batches_that_have_it() -> None:
+    class Sometimes(Line):
+        evaluation_batch = 1
+
+        def metrics(self, model: nn.Module, batch: Any) -> Mapping[str, Any]:
+            return {"one": 1.0, "two": 2.0} if batch[0][0, 0] > 0 else {"one": 1.0}
+
+    training = Training()
+    assert check_task(training, Sometimes(training)).held_out.metrics == {"one": 1.0, "two": 2.0}
+
+
+def test_a_full_device_is_no_fault_of_the_line_where_it_shows() -> None:
+    class Full(Line):
+        def optimizer(self, parameters: list[nn.Parameter], context: TrainContext) -> Any:
+            def step() -> None:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+            return step
+
+    found = refused(Full)
+    assert "CUDA out of memory" in found.cause and "a device with more memory" in found.remedy
 
 
 def test_no_line_is_to_be_corrected_where_none_is_known() -> None:

@@ -17,7 +17,8 @@ from plane_task import CPU, TRAINING, Plane, order, trained, weights
 from torch import Tensor, nn
 
 from hypergpu_fl.errors import TaskError
-from hypergpu_fl.task import fresh_model
+from hypergpu_fl.task import TorchTask, fresh_model
+from hypergpu_fl.task.batches import leading
 
 
 @pytest.fixture
@@ -52,6 +53,10 @@ def test_short_memory_halves_the_batch_adds_up_its_gradients_says_so_and_remembe
     again = Small(TRAINING)
     trained(again, tmp_path)
     assert [line for line in logged if "do not fit" in line] == said
+    (kept,) = tmp_path.iterdir()
+    kept.write_text("")  # as a kill in the midst of writing leaves it
+    trained(Small(TRAINING), tmp_path)
+    assert kept.read_text() == "2"
     again.holds = 0
     with pytest.raises(TaskError, match="does not hold one example"):
         trained(again, tmp_path)
@@ -61,21 +66,22 @@ def test_short_memory_halves_the_batch_adds_up_its_gradients_says_so_and_remembe
 @given(holds=st.integers(1, 9), batch=st.integers(1, 12), per_sample=st.booleans())
 def test_micro_batches_give_the_gradient_of_the_whole_batch(holds: int, batch: int, per_sample: bool) -> None:
     class Weighted(Small):
-        """Each example counts as often as its first input says."""
+        """An example of a high target counts for more."""
 
         unit = "tokens"
 
         def count(self, batch: Any) -> int:
-            return int(batch[0].shape[0]) * 7
+            return int((10 + 90 * (batch[1] > 0)).sum())
 
         def loss(self, model: nn.Module, batch: Any) -> Tensor:
             if len(batch[0]) > self.holds:
                 raise torch.OutOfMemoryError("out of memory")
             losses = F.mse_loss(model(batch[0]), batch[1], reduction="none").flatten()
-            return losses if per_sample else losses.mean()
+            tokens = (10 + 90 * (batch[1] > 0)).flatten()
+            return losses if per_sample else (tokens * losses).sum() / tokens.sum()
 
-    task, plain = Weighted(TRAINING), Plane(TRAINING)
-    task.holds = holds
+    task, plain = Weighted(TRAINING), Weighted(TRAINING)
+    task.holds, plain.holds = holds, 12
     models = [fresh_model(each, 0) for each in (task, plain)]
     with tempfile.TemporaryDirectory() as folder:
         results = [
@@ -83,7 +89,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(holds: int, batch: i
             for each, model in zip((plain, task), reversed(models), strict=True)
         ][::-1]
     assert torch.allclose(weights(models[0]), weights(models[1]), atol=1e-5)
-    assert results[0].count == 7 * results[1].count
+    assert results[0].count == results[1].count
     assert results[0].loss == pytest.approx(results[1].loss, rel=1e-4)
 
 
@@ -93,3 +99,43 @@ def test_evaluation_goes_on_with_less_memory_too() -> None:
     found, whole = (each.evaluate(model, device=CPU) for each in (task, plain))
     assert found.count == whole.count and found.loss == pytest.approx(whole.loss, rel=1e-5)
     assert found.metrics == {"r2": pytest.approx(whole.metrics["r2"], rel=1e-4)}
+
+
+def test_texts_beside_the_tensors_stay_with_their_examples(tmp_path: Path) -> None:
+    class Named(Small):
+        metrics = TorchTask.metrics
+        form = staticmethod(lambda columns: [(str(x.sum().item()), x, y) for x, y in zip(*columns, strict=True)])
+
+        def loss(self, model: nn.Module, batch: Any) -> Tensor:
+            names, inputs, targets = batch
+            assert list(names) == [str(x.sum().item()) for x in inputs]
+            return super().loss(model, [inputs, targets])
+
+    assert torch.allclose(trained(Named(TRAINING), tmp_path), trained(Plane(TRAINING), tmp_path / "other"), atol=1e-6)
+
+
+@given(st.integers(1, 40))
+def test_a_batch_has_as_many_examples_as_its_first_tensor_that_has_any(size: int) -> None:
+    names, lone, inputs = ["text"] * size, torch.tensor(3.0), torch.zeros(size, 2)
+    for batch in (inputs, [names, inputs], {"name": names, "x": inputs}, (lone, [names, {"x": inputs}])):
+        assert leading(batch) == size
+
+
+def test_a_micro_batch_that_holds_nothing_moves_nothing(tmp_path: Path) -> None:
+    class Padded(Small):
+        """Examples of a low target are padding, whose mean loss is that of nothing."""
+
+        unit = "tokens"
+
+        def count(self, batch: Any) -> int:
+            return int((batch[1] > 0).sum())
+
+        def loss(self, model: nn.Module, batch: Any) -> Tensor:
+            if len(batch[0]) > self.holds:
+                raise torch.OutOfMemoryError("out of memory")
+            kept = batch[1] > 0
+            return F.mse_loss(model(batch[0])[kept], batch[1][kept])
+
+    short, plain = Padded(TRAINING), Padded(TRAINING)
+    short.holds, plain.holds = 1, 8
+    assert torch.allclose(trained(short, tmp_path), trained(plain, tmp_path / "other"), atol=1e-6)

@@ -323,6 +323,17 @@ def test_a_module_that_cannot_be_imported_names_its_line(
     assert cause.replace("mine", name) in caught.value.cause and remedy in caught.value.remedy
 
 
+@pytest.mark.parametrize("name", ["json", "itertools"])
+def test_a_file_named_like_a_module_of_pythons_is_to_be_renamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / f"{name}.py").write_text("class Task: ...\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TaskError) as caught:
+        import_object(f"{name}:Task", "training.task")
+    assert caught.value.remedy == f"name {name}.py otherwise: Python has a module of that name, which is found first"
+
+
 def test_errors_of_ours_pass_unchanged() -> None:
     error = TaskError("cause", "remedy")
     with pytest.raises(TaskError) as caught, user_code("testing"):

@@ -25,6 +25,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
+
+REMEDY: Final = "remedy: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ class HyperGPUError(Exception):
         self.cause = cause
         self.remedy = remedy
         if remedy:
-            self.add_note(f"remedy: {remedy}")  # in tracebacks too, which is all that a remote process hands over
+            self.add_note(f"{REMEDY}{remedy}")  # in tracebacks too, which is all that a remote process hands over
 
     @property
     def faults(self) -> Sequence[Fault]:

@@ -39,7 +39,15 @@ def configure(system: System, folder: Path | None = None) -> None:
     read_secrets()
     logger.remove()
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    logger.add(_to_stderr, level=system.log_level, format=_console, colorize=colour, backtrace=False, diagnose=False)
+    logger.add(
+        _to_stderr,
+        level=system.log_level,
+        format=_console,
+        filter=_worth_showing if system.log_level == "INFO" else None,
+        colorize=colour,
+        backtrace=False,
+        diagnose=False,
+    )
     if folder is not None and system.log_file:
         logger.add(
             folder / system.log_file,
@@ -52,6 +60,11 @@ def configure(system: System, folder: Path | None = None) -> None:
             diagnose=False,
         )
     _route_standard_library(system.log_level)
+
+
+def _worth_showing(record: Record) -> bool:
+    """Whether a person who follows a run wants it: Flower says each round in six more lines, which the file keeps."""
+    return record["level"].no > logging.INFO or not str(record["name"]).startswith("flwr")
 
 
 def _to_stderr(message: str) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
+import shlex
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +16,8 @@ from hypergpu_fl.files import private_folder
 from strategies.spelling import did_you_mean
 
 LATEST: Final = "latest"
+BOOKS_LOCK: Final = ".books.lock"  # in a run's folder; held by the server that writes the books
+SUBMITTED: Final = "submission.json"  # of a run sent to a SuperLink: Flower's id of it, and the connection
 
 
 def open_run_folder(root: Path, name: str, *, stem: str = "run") -> Path:
@@ -65,6 +69,47 @@ def find_run(root: Path, name: str = LATEST) -> Path:
         raise RunNotFound(f"there is no run under {root}", "start one with `hypergpu run`, or give --runs")
     hint = did_you_mean(name, names).removeprefix("; ")
     raise RunNotFound(f"there is no run {name!r} under {root}", hint or f"the runs there are: {', '.join(names[:9])}")
+
+
+def find_books(root: Path, name: str = LATEST) -> Path:
+    """Folder of a run, as `find_run` finds it, whose books may lie in it.
+
+    Raises
+    ------
+    RunNotFound
+        If there is none, or if it was sent to a SuperLink from here and its books lie where that keeps them.
+    """
+    folder = find_run(root, name)
+    if fault := elsewhere(folder):
+        raise RunNotFound(fault.cause, fault.remedy)
+    return folder
+
+
+def elsewhere(folder: Path) -> Fault | None:
+    """What to say of a run that was sent to a SuperLink and of which nothing else lies here; None for any other."""
+    connection = submitted_to(folder)
+    if not connection or any((folder / name).exists() for name in ("run.db", "ledger.json", "report.json")):
+        return None
+    return Fault(
+        f"run {folder.name} was sent to the SuperLink {connection!r}, and its books do not lie in {folder}",
+        "ask on the SuperLink's machine, with --runs: they are in its HYPERGPU_RUNS, or in runs/ where "
+        "`hypergpu server start` was typed, from the run's start on",
+    )
+
+
+def submitted_to(folder: Path) -> str:
+    """Connection over which a run was sent to a SuperLink; empty for one that was not, or not from here."""
+    try:
+        return str(json.loads((folder / SUBMITTED).read_text(encoding="utf-8"))["connection"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def resume_command(folder: Path) -> str:
+    """How the run of this folder is taken up again: where it was at work, in a simulation or on a SuperLink."""
+    connection = submitted_to(folder)
+    where = f" --superlink {shlex.quote(connection)}" if connection else ""
+    return f"hypergpu run{where} --resume {folder.name}"
 
 
 def run_names(root: Path) -> list[str]:

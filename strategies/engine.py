@@ -229,7 +229,7 @@ class Engine(Strategy):
             case StepModel(version=version):
                 self._step(version)
             case RollBack(to=to, version=version):
-                log.error(
+                log.warning(
                     "version %d is put back, %d is given up: its loss exploded, or it cannot be read", to, version - 1
                 )
                 self.model.roll_back(version=version)

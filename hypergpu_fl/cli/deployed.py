@@ -18,8 +18,8 @@ from hypergpu_fl.cli.superlink import flower_environment
 from hypergpu_fl.config import Config
 from hypergpu_fl.errors import SuperLinkSilent, UsageError
 from hypergpu_fl.files import write_whole
+from hypergpu_fl.runs import SUBMITTED
 
-FILE: Final = "submission.json"  # in the run's folder: Flower's id of the run, and the connection
 ASK_S: Final = 30.0  # the end of the log shows that the run has ended, but a hanging connection never ends it
 LOOK_S: Final = 3.0
 PATIENCE_S: Final = 1800.0  # with a SuperLink that does not answer: enough to set up a machine again
@@ -59,7 +59,7 @@ def deploy(
 def hand_in(config: Config, app: Path, connection: str, folder: Path, environ: Mapping[str, str]) -> Submission:
     """Submit a run, or the rounds that its books lack, and note where to find it again."""
     submission = submit(config, app=app, connection=connection, environ=flower_environment(environ), scratch=folder)
-    write_whole(folder / FILE, json.dumps({"run_id": submission.run_id, "connection": connection}) + "\n")
+    write_whole(folder / SUBMITTED, json.dumps({"run_id": submission.run_id, "connection": connection}) + "\n")
     return submission
 
 
@@ -72,12 +72,13 @@ def find(folder: Path, environ: Mapping[str, str], *, connection: str = "") -> S
         If the run was not submitted to a SuperLink from here.
     """
     try:
-        noted = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        noted = json.loads((folder / SUBMITTED).read_text(encoding="utf-8"))
         return Submission(str(noted["run_id"]), connection or str(noted["connection"]), flower_environment(environ))
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         raise UsageError(
             f"run {folder.name!r} was not submitted to a SuperLink from here",
-            "go on with it by `hypergpu run --resume`, or give Flower's id of it and --superlink",
+            "attach where it was submitted, or give Flower's id of it, as `flwr ls` lists it, and --superlink; "
+            "one that has ended goes on by `hypergpu run --resume`",
         ) from None
 
 

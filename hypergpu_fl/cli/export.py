@@ -14,7 +14,7 @@ from hypergpu_fl.cli.options import Run, Runs, root_of
 from hypergpu_fl.cli.render import Format, render
 from hypergpu_fl.config import environment
 from hypergpu_fl.errors import CheckpointError, TaskError
-from hypergpu_fl.runs import find_run
+from hypergpu_fl.runs import find_books
 
 app = typer.Typer(add_completion=False, help="Take a run's model home, as a state dict.")
 
@@ -49,7 +49,7 @@ def export(
     """
     from hypergpu_fl.server.export import export as write
 
-    folder = find_run(root_of(runs), run)
+    folder = find_books(root_of(runs), run)
     place = out or folder / "export"
     sys.path.append(os.getcwd())  # where `hypergpu run` looks for the user's own modules too
     try:

@@ -153,13 +153,14 @@ def start(
     Example: hypergpu node start --superlink link.example:8443 --root-certificates ca.crt
     --auth-supernode-private-key site-a --node-config 'partition-id=0 num-partitions=2 keystore="keystore.json"'
     """
-    from hypergpu_fl.cli.superlink import flower_environment
+    from hypergpu_fl.cli.superlink import flower_environment, require_free
 
     for word in context.args:
         if word.startswith(("--isolation", "--ssl-")):
             raise UsageError(
                 f"{word} is for a SuperExec of your own", "start flower-supernode and flower-superexec by themselves"
             )
+    require_free(port, host, remedy="give each node of one machine a --port of its own")
     environ = flower_environment(os.environ)
     os.environ.clear()
     os.environ.update(environ)

@@ -16,7 +16,7 @@ from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.errors import RunNotFound
 from hypergpu_fl.output import printable
 from hypergpu_fl.redaction import redact
-from hypergpu_fl.runs import find_run
+from hypergpu_fl.runs import find_books
 
 if TYPE_CHECKING:
     from hypergpu_fl.network.registry import NodeRecord
@@ -30,7 +30,7 @@ def nodes(run: Run = "latest", runs: Runs = None, format: FormatOption = Format.
 
     Example: hypergpu nodes latest
     """
-    folder = find_run(root_of(runs), run)
+    folder = find_books(root_of(runs), run)
     if not (folder / "run.db").is_file():
         raise RunNotFound(
             f"{folder.name} has no database yet",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hypergpu_fl.cli.options import root_of
-from hypergpu_fl.runs import find_run
+from hypergpu_fl.runs import find_books
 
 if TYPE_CHECKING:
     from hypergpu_fl.ledger.bundle import Bundle
@@ -17,7 +17,7 @@ def place_of(run: str, runs: Path | None) -> Path:
     path = Path(run)
     if path.exists() and ("/" in run or path.suffix == ".json"):
         return path
-    return find_run(root_of(runs), run)
+    return find_books(root_of(runs), run)
 
 
 def books_of(run: str, runs: Path | None) -> Bundle:

@@ -13,7 +13,7 @@ from hypergpu_fl.cli.options import Run, Runs, root_of
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.errors import UsageError
 from hypergpu_fl.files import write_whole
-from hypergpu_fl.runs import find_run
+from hypergpu_fl.runs import find_books
 
 app = typer.Typer(add_completion=False, help="A run as one HTML file to send.")
 comparison = typer.Typer(add_completion=False, help="Several runs side by side, as one HTML file.")
@@ -59,7 +59,7 @@ def _write(
 
     told = []
     for name in names:
-        view = RunView(find_run(root_of(runs), name))
+        view = RunView(find_books(root_of(runs), name))
         told.append(Told.of(view))
         view.close()
     if out is None and not compared:

@@ -11,15 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from hypergpu_fl.config import Config, Training, flatten, to_run_config, unflatten
+from hypergpu_fl.config import Config, Training, flatten, unflatten
 from hypergpu_fl.config.file import read
-from hypergpu_fl.config.resuming import refused_changes, settings_of
+from hypergpu_fl.config.resuming import BEGUN, kept_settings, refused_changes, settings_of
 from hypergpu_fl.errors import ConfigError, UsageError
 from hypergpu_fl.files import write_whole
 
-BEGUN: Final = "config.json"
 CHANGED: Final = "resumed.json"
-_SAID_ANEW: Final = ("system.resume", "system.run_name", "system.runs_dir")
 
 
 def layers_of(folder: Path, file: Path | None) -> list[Path]:
@@ -66,7 +64,7 @@ def is_complete(folder: Path, training: Training) -> bool:
 
 def keep(folder: Path, config: Config) -> None:
     """Write the submitted settings, for the next ``--resume`` and for people."""
-    flat = {path: value for path, value in to_run_config(config).items() if path not in _SAID_ANEW}
+    flat = kept_settings(config)
     file = folder / BEGUN
     if config.system.resume:
         begun, file = flatten(read(file)), folder / CHANGED

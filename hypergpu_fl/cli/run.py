@@ -28,7 +28,7 @@ from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides, unre
 from hypergpu_fl.cli.preflight import check_before_start
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.cli.resuming import check_unchanged, is_complete, keep, layers_of
-from hypergpu_fl.cli.submission import COMPLETED, Submission, app_folder, simulation_resources, submit
+from hypergpu_fl.cli.submission import COMPLETED, STOPPED, Submission, app_folder, simulation_resources, submit
 from hypergpu_fl.cli.superlink import LocalSuperLink, free_port, require_free
 from hypergpu_fl.config import (
     PLACES,
@@ -46,7 +46,15 @@ from hypergpu_fl.errors import Interrupted, RunFailed, UsageError
 from hypergpu_fl.files import exclusive
 from hypergpu_fl.output import printable
 from hypergpu_fl.redaction import redact
-from hypergpu_fl.runs import checked_name, find_run, open_run_folder, run_names
+from hypergpu_fl.runs import (
+    BOOKS_LOCK,
+    checked_name,
+    find_run,
+    open_run_folder,
+    resume_command,
+    run_names,
+    submitted_to,
+)
 from strategies.failure import root_cause
 
 _POLL_S: Final = 30.0  # asking Flower starts a Python process, which slows training; the end of a run is seen at once
@@ -86,6 +94,11 @@ def run(
     resumed = (
         find_run(runs or runs_root(load(config, given, environ).config.system, environ), resume) if resume else None
     )
+    if resumed and (sent_to := submitted_to(resumed)) and not superlink:
+        raise UsageError(
+            f"run {resumed.name!r} was sent to the SuperLink {sent_to!r}, where its nodes are",
+            f"`{resume_command(resumed)}`",
+        )
     loaded = load(layers_of(resumed, config) if resumed else config, given, environ)
     effective = loaded.config
     root = (runs or runs_root(effective.system, environ)).expanduser().resolve()
@@ -120,7 +133,8 @@ def run(
             effective = _for_this_run(effective, root, chosen, resume=bool(resume), deployed=bool(superlink))
             keep(folder, effective)
             training = effective.training
-            say(f"run {chosen}: {training.title}, {training.num_nodes} nodes, {training.rounds} rounds -> {folder}")
+            place = f"where the SuperLink {superlink!r} runs" if superlink else folder
+            say(f"run {chosen}: {training.title}, {training.num_nodes} nodes, {training.rounds} rounds -> {place}")
             if address:
                 say(f"see it at {address}")
             try:
@@ -166,8 +180,7 @@ def _simulate(
                 time.sleep(_LOOK_S)
                 _show(tail, say)
                 draw()
-                if not link.is_alive():
-                    raise RunFailed("Flower's SuperLink ended before the run", f"see {folder / 'superlink.log'}")
+                link.require_alive()
                 working = link.simulations() > 0
                 if (started and not working) or time.monotonic() >= ask_at_s:
                     status, details = submission.status()
@@ -193,6 +206,8 @@ def check_status(submission: Submission, status: str, details: str, folder: Path
     """Keep Flower's log of a run that failed, and raise its cause."""
     if status == COMPLETED:
         return
+    if status == STOPPED:
+        raise RunFailed(f"run {folder.name} was stopped", f"go on with `{resume_command(folder)}`")
     log = redact(submission.log())
     cause, remedy = root_cause(log) or (details, "")
     kept = folder / "flower.log"
@@ -201,7 +216,7 @@ def check_status(submission: Submission, status: str, details: str, folder: Path
     except OSError as error:  # such as a full disk, which is then probably why the run failed
         remedy = remedy or f"{kept} could not be written either: {error.strerror}"
     if os.strerror(errno.ENOSPC) in cause:
-        remedy = f"make room where the run's folder lies; then `hypergpu run --resume {folder.name}` goes on"
+        remedy = f"make room where the run's folder lies; then `{resume_command(folder)}` goes on"
     raise RunFailed(f"run {folder.name} ended as {status}: {cause}", remedy or f"see {kept}")
 
 
@@ -265,11 +280,24 @@ def _run_folder(root: Path, name: str, *, replace: bool, resume: bool, stem: str
         if not replace:
             raise UsageError(f"there is a run {name!r} under {root}", "give --replace, --resume or another --name")
         with locked(root / name):
+            _check_server_ended(root / name)
             _check_settled(root / name)
             shutil.rmtree(root / name)
     folder = open_run_folder(root, name, stem=stem)
     with locked(folder):
+        _check_server_ended(folder)
         yield folder
+
+
+def _check_server_ended(folder: Path) -> None:
+    """Refuse a run whose server is still at work, as for a while after its command was killed."""
+    if (folder / BOOKS_LOCK).is_file():
+        at_work = UsageError(
+            f"the server of run {folder.name!r} is still at work, though no command follows it",
+            "wait until it ends, within two minutes if its command was killed, or find it again with `hypergpu attach`",
+        )
+        with exclusive(folder / BOOKS_LOCK, at_work):
+            pass
 
 
 def _check_settled(folder: Path) -> None:
@@ -292,9 +320,9 @@ def locked(folder: Path) -> contextlib.AbstractContextManager[None]:
 
 
 def _how_to_go_on(folder: Path) -> str:
-    checkpoints = folder / "checkpoints"
-    if checkpoints.is_dir() and any(checkpoints.iterdir()):
-        return f"go on with `hypergpu run --resume {folder.name}`"
+    checkpoints = folder / "checkpoints"  # of a run that was sent elsewhere, none need lie here
+    if submitted_to(folder) or (checkpoints.is_dir() and any(checkpoints.iterdir())):
+        return f"go on with `{resume_command(folder)}`"
     return f"no round was finished; start again with `hypergpu run --name {folder.name} --replace`"
 
 

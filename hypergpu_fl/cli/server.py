@@ -36,7 +36,7 @@ def start(
 
     Example: hypergpu server start --certs keys
     """
-    from hypergpu_fl.cli.superlink import flower_environment
+    from hypergpu_fl.cli.superlink import flower_environment, require_free
 
     for word in context.args:
         if word.startswith(("--isolation", "--ssl-", "--insecure", "--simulation")):
@@ -45,6 +45,7 @@ def start(
     for file in files.values():
         if not os.access(file, os.R_OK):
             raise UsageError(f"there is no {file} that this user can read", "make one with `hypergpu node certs HOST`")
+    require_free(port, host, remedy="give another --port, unless the server is started already")
     environ = flower_environment(os.environ)
     os.environ.clear()
     os.environ.update(environ)

@@ -23,6 +23,7 @@ from hypergpu_fl.config import Config, to_run_config, unflatten
 from hypergpu_fl.errors import RunFailed, SuperLinkSilent, UsageError
 
 COMPLETED: Final = "finished:completed"
+STOPPED: Final = "finished:stopped"
 _COMMAND_LIMIT_S: Final = 120.0
 _AWAY: Final = re.compile(r"SuperLink is unavailable|\b50[0234]\b|not initialized")  # it is starting or ending
 _ANSI: Final = re.compile(r"\x1b\[[0-9;]*m")

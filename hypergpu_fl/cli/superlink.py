@@ -14,13 +14,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import IO, Final, Self
 
 import psutil
 
@@ -28,8 +29,10 @@ from hypergpu_fl.children import end_with
 from hypergpu_fl.errors import RunFailed, UsageError
 from hypergpu_fl.files import private_folder
 from hypergpu_fl.proxies import beside_loopback
+from strategies.failure import root_cause
 
 _LEFT_OUT: Final = ("PYTHONDONTWRITEBYTECODE", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_NAMESPACE")
+_SAID_LIMIT: Final = 16_384  # bytes of what it said last
 START_LIMIT_S: Final = 60.0
 STOP_LIMIT_S: Final = 8.0
 # Ray's sockets are at <RAY_TMPDIR>/ray/session_<date>_<time>_<pid>/sockets/plasma_store, and a socket's path may have
@@ -44,23 +47,24 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def require_free(port: int) -> int:
-    """Return ``port`` if nobody listens on it.
+def require_free(
+    port: int, host: str = "127.0.0.1", *, remedy: str = "give another --port, or none for a free one"
+) -> int:
+    """Return ``port`` if nobody listens on it at ``host``.
 
     Raises
     ------
     UsageError
-        If it is in use, reserved, or no port number.
+        If it is in use, reserved, or no port number, or ``host`` is not this machine's.
     """
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((host, port))
         except (OSError, OverflowError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not between 0 and 65535"
-            raise UsageError(
-                f"port {port} cannot be used: {reason}", "give another --port, or none for a free one"
-            ) from None
+            where = "" if host == "127.0.0.1" else f" at {host}"
+            raise UsageError(f"port {port}{where} cannot be used: {reason}", remedy) from None
     return port
 
 
@@ -107,6 +111,7 @@ class LocalSuperLink:
         self.port = port
         self._folder, self._root, self._log, self._environ = folder, root, log, environ
         self._sessions: set[int] = set()
+        self._said = b""
         self._exits = contextlib.ExitStack()
         self.environ: dict[str, str] = {}
 
@@ -125,10 +130,11 @@ class LocalSuperLink:
                 env=self.environ,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
                 start_new_session=True,  # Ctrl-C reaches us alone, and we stop the rest in order
                 preexec_fn=partial(end_with, os.getpid(), signal.SIGTERM),  # in case we are killed
             )
+            threading.Thread(target=self._keep_said, args=(self._process.stderr,), daemon=True).start()
             undo.callback(self._stop)
             self._wait_until_healthy()
             self._exits = undo.pop_all()
@@ -141,11 +147,33 @@ class LocalSuperLink:
 
     def simulations(self) -> int:
         """Number of living simulation processes; call it regularly, because it also notes which processes to stop."""
-        return sum(map(_is_simulation, self._descendants()))
+        return sum(_runs(process, "flwr-simulation") for process in self._descendants())
 
     def is_alive(self) -> bool:
         """Whether the SuperLink itself still runs."""
         return self._process.poll() is None
+
+    def require_alive(self) -> None:
+        """Check that what starts the run's processes still runs: the SuperLink, and its SuperExec.
+
+        The SuperLink starts its SuperExec before it answers, and does not look after it.
+
+        Raises
+        ------
+        RunFailed
+            If one has ended, with what it said last.
+        """
+        if self.is_alive() and any(_runs(process, "flower-superexec") for process in self._descendants()):
+            return
+        cause, _ = root_cause(self._said.decode("utf-8", "replace")) or ("", "")
+        ended = "SuperExec" if self.is_alive() else "SuperLink"
+        raise RunFailed(": ".join(filter(None, (f"Flower's {ended} ended before the run", cause))), self._see_log())
+
+    def _keep_said(self, errors: IO[bytes]) -> None:
+        """Keep the end of what it and its children write to standard error: a line may be long, and a run, too."""
+        with errors:
+            while said := os.read(errors.fileno(), _SAID_LIMIT):
+                self._said = (self._said + said)[-_SAID_LIMIT:]
 
     def _own_environment(self, ray: str) -> dict[str, str]:
         cache = str(_made(self._root / ".cache"))
@@ -224,9 +252,10 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _is_simulation(process: psutil.Process) -> bool:
+def _runs(process: psutil.Process, program: str) -> bool:
+    """Whether a process runs one of Flower's programs; one that has ended and was not waited for has no command."""
     try:
-        return any(word.endswith("flwr-simulation") for word in process.cmdline()[:2])
+        return any(word.endswith(program) for word in process.cmdline()[:2])
     except psutil.Error:
         return False
 

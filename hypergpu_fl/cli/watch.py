@@ -13,7 +13,7 @@ from hypergpu_fl.cli.options import Run, Runs, root_of
 from hypergpu_fl.cli.render import Format
 from hypergpu_fl.errors import Interrupted, RunFailed
 from hypergpu_fl.output import to_json
-from hypergpu_fl.runs import find_run
+from hypergpu_fl.runs import elsewhere, find_run
 
 if TYPE_CHECKING:
     from hypergpu_fl.dashboard.run_view import RunView
@@ -40,6 +40,8 @@ def watch(
     Example: hypergpu watch latest
     """
     folder = find_run(root_of(runs), run)
+    if fault := elsewhere(folder):  # or it has just been sent, and will begin here
+        typer.echo(f"warning: {fault.cause}; {fault.remedy}; or `hypergpu attach {folder.name}`", err=True)
     try:
         follow(folder, once=once, format=format, live=sys.stdout.isatty() and format is Format.DEFAULT and not once)
     except KeyboardInterrupt:

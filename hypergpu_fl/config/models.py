@@ -98,9 +98,11 @@ class Training(Section):
     task: Annotated[str, AfterValidator(_plugin)] = Field(
         "", description="'pkg.module:name' of a user's own Task; empty: the built-in one"
     )
-    options: Annotated[Mapping[str, bool | int | float | str], BeforeValidator(task_options.checked)] = Field(
-        {}, description="a table of scalars for the task, which reads them itself"
-    )
+    options: Annotated[
+        Mapping[str, bool | int | float | str],
+        BeforeValidator(task_options.checked),
+        AfterValidator(task_options.Options),
+    ] = Field({}, validate_default=True, description="a table of scalars for the task, which reads them itself")
     model_architecture: Annotated[str, AfterValidator(_known_model)] = Field(
         "mlp", description="mlp, simple_cnn, resnet18, or 'pkg.module:name'"
     )

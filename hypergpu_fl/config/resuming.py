@@ -21,6 +21,7 @@ CHANGEABLE: Final = (
     *MACHINE,
 )
 _OF_THE_CALL: Final = ("system.run_name", "system.resume")
+BEGUN: Final = "config.json"  # in a run's folder: what it began with
 
 Settings = Mapping[str, Scalar]
 Stretch = Mapping[str, Any]
@@ -30,6 +31,12 @@ def settings_of(config: Config) -> dict[str, Scalar]:
     """Settings that make a run what it is, as a flat table: all but what differs by machine or names the run."""
     left_out = (*MACHINE, *_OF_THE_CALL)
     return {path: value for path, value in to_run_config(config).items() if path not in left_out}
+
+
+def kept_settings(config: Config) -> dict[str, Scalar]:
+    """What a run's folder keeps of its configuration, as a flat table: all but what each call says anew."""
+    said_anew = (*_OF_THE_CALL, "system.runs_dir")
+    return {path: value for path, value in to_run_config(config).items() if path not in said_anew}
 
 
 def refused_changes(before: Settings, after: Settings, origins: Mapping[str, str] | None = None) -> list[Fault]:

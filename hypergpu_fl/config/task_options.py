@@ -10,9 +10,22 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
+from hypergpu_fl.errors import REMEDY
+from strategies.spelling import nearest
+
 FIELD: Final = "training.options"
 _LONGEST: Final = 1 << 16  # characters of the whole table as JSON
 _WANTED: Final = "must be a table of texts, finite numbers, true and false"
+
+
+class Options(dict[str, bool | int | float | str]):
+    """The table; who asks for what it lacks is told what it has."""
+
+    def __missing__(self, name: str) -> bool | int | float | str:
+        error, near = KeyError(name), nearest(str(name), self)
+        has = f"it has {near!r}" if near else f"it has {', '.join(map(repr, sorted(self)[:9])) or 'none'}"
+        error.add_note(f"{REMEDY}name {name!r} in [{FIELD}] of the configuration; {has}")
+        raise error
 
 
 def checked(value: Any) -> dict[str, bool | int | float | str]:

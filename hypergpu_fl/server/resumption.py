@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Final
 
 from loguru import logger
 
-from hypergpu_fl.config import Scalar, to_run_config
-from hypergpu_fl.config.resuming import refused_changes, stretches_with, task_file_at_the_end
+from hypergpu_fl.config import Config, Scalar, to_run_config, unflatten
+from hypergpu_fl.config.resuming import BEGUN, kept_settings, refused_changes, stretches_with, task_file_at_the_end
 from hypergpu_fl.errors import CheckpointError, ConfigError
+from hypergpu_fl.files import write_whole
 from hypergpu_fl.server.best import Aim, best_round
 from hypergpu_fl.server.checkpoint import Best, Checkpoint, load, save, state_of
 from hypergpu_fl.server.enrolment import differences
@@ -74,6 +76,12 @@ class Checkpointing:
             self.best = None
         checkpoint = Checkpoint(outcome.round, self.strategy.layout, vectors, everything, self.best)
         self.best = save(self.folder / FOLDER, checkpoint)
+
+
+def keep_settings(folder: Path, config: Config) -> None:
+    """Write what a run began with, for those who look at it, where the command that sent it here writes elsewhere."""
+    if not (folder / BEGUN).exists():
+        write_whole(folder / BEGUN, json.dumps(unflatten(kept_settings(config)), indent=1) + "\n")
 
 
 def check_unchanged(folder: Path, settings: dict[str, Scalar]) -> None:

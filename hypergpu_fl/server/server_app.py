@@ -44,7 +44,7 @@ from hypergpu_fl.server.node_rounds import Row, as_csv
 from hypergpu_fl.server.nothing_counted import failure_of
 from hypergpu_fl.server.pipeline import Pipeline
 from hypergpu_fl.server.report import Report, write_json
-from hypergpu_fl.server.resumption import Checkpointing, check_same_task, check_unchanged, resume
+from hypergpu_fl.server.resumption import Checkpointing, check_same_task, check_unchanged, keep_settings, resume
 from hypergpu_fl.server.round_tables import RoundTables
 from hypergpu_fl.server.simulated_compute import SimulatedCompute, flops_per_sample, simulated_links
 from hypergpu_fl.settlement import Settlement
@@ -94,6 +94,7 @@ def main(grid: Grid, context: Context) -> None:
             "system": config.system.model_copy(update={"run_name": folder.name}),
         }
     )
+    keep_settings(folder, config)
     run(config, grid, folder)
     if simulated:
         shutil.rmtree(node_state_folder(folder.parent, context.run_id), ignore_errors=True)

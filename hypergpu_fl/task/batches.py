@@ -12,7 +12,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset, TensorDataset, default_collate
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
 
 from hypergpu_fl.errors import TaskError
 
@@ -106,6 +106,11 @@ def length(data: Any) -> int:
     if columns is not None:
         return leading(columns)
     _refuse_tables(data)
+    if isinstance(data, DataLoader):
+        raise TaskError(
+            "data() returned a DataLoader, which makes batches itself",
+            "return its dataset; training.batch_size and collate(items) make the batches",
+        )
     if isinstance(data, IterableDataset) or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
         raise TaskError(f"data() returned a {type(data).__name__}, which has no length or no order", FORMS)
     return len(data)

@@ -84,6 +84,9 @@ def survey(root: Path) -> Survey:
         for part, of_part in classes.items()
     }
     flat = {part: tuple(file for group in groups for file in group) for part, groups in parts.items()}
+    seen = {file.label for files in flat.values() for file in files}
+    if without := [name for label, name in enumerate(names) if label not in seen]:
+        notes.append(f"no image of {listed(without)}: kept as a class, as where another site has images of it")
     return Survey(names, flat, (*notes, *walk.notes()))
 
 

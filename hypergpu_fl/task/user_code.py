@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import itertools
 import re
 import sysconfig
 import traceback
@@ -11,13 +13,16 @@ from pathlib import Path
 from typing import Final
 
 import hypergpu_fl
-from hypergpu_fl.errors import HyperGPUError, TaskError
+from hypergpu_fl.errors import REMEDY, HyperGPUError, TaskError
 
+_OURS: Final = str(Path(hypergpu_fl.__file__).parent)
 _NOT_THE_USERS: Final = (
-    str(Path(hypergpu_fl.__file__).parent),
+    _OURS,
     *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
     "<",  # frozen and generated code
 )
+_INSTALLED: Final = {"site-packages", "dist-packages"}  # also those of another environment, or of the system
+_IMPORTS: Final = str(Path(importlib.__file__).parent)
 _LONGEST: Final = 300
 _UNPACKED_APP: Final = re.compile(r".*/apps/[^/]+\.[0-9a-f]{8}/")  # where Flower unpacks what a run submits
 
@@ -113,8 +118,11 @@ def task_error(error: BaseException, doing: str) -> TaskError:
         return lacking(error.name, place(error))
     lines = str(error).strip().splitlines() or [""]
     text = f"{type(error).__name__}: {lines[0]}".rstrip(": ")[:_LONGEST]
-    where = place(error)
-    return TaskError(f"{where + ': ' if where else ''}{text} (while {doing})", _remedy(text, where))
+    where, shadow = place(error), _shadow(error)
+    remedy = f"rename {shadow}: a library imports a module of this name, and finds yours" if shadow else ""
+    return TaskError(
+        f"{where + ': ' if where else ''}{text} (while {doing})", remedy or _noted(error) or _remedy(text, where)
+    )
 
 
 def lacking(module: str, where: str = "") -> TaskError:
@@ -130,9 +138,35 @@ def place(error: BaseException) -> str:
     """``file:line`` of the innermost frame in the user's own code; empty if there is none."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{_near(error.filename)}:{error.lineno}"
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith(_NOT_THE_USERS)]
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_own(frame.filename)]
     return f"{_near(own[-1].filename)}:{own[-1].lineno}" if own else ""
+
+
+def _is_own(file: str) -> bool:
+    return not file.startswith(_NOT_THE_USERS) and _INSTALLED.isdisjoint(Path(file).parts)
+
+
+def _shadow(error: BaseException) -> str:
+    """File of the user's that an installed library was importing, which looked for another; nothing if none was."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(("<", _IMPORTS, _OURS))
+    ]
+    return next(
+        (
+            _near(imported.filename)
+            for importer, imported in itertools.pairwise(frames)
+            if imported.name == "<module>" and _is_own(imported.filename) and not _is_own(importer.filename)
+        ),
+        "",
+    )
+
+
+def _noted(error: BaseException) -> str:
+    """The remedy that an error carries."""
+    notes = [note for note in getattr(error, "__notes__", ()) if note.startswith(REMEDY)]
+    return notes[-1].removeprefix(REMEDY) if notes else ""
 
 
 def _near(file: str) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -108,3 +110,22 @@ def test_a_stopped_run_ends_in_order_and_says_how_to_go_on(
         "remedy: no round was finished; start again with `hypergpu run --name linger --replace`\n"
     )
     assert contents(root / "linger") == {".lock", "config.json", "run.log", "superlink.log"}
+
+
+def test_a_run_whose_processes_nobody_can_start_fails_instead_of_waiting(
+    root: Path, tiny_app: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in an environment that has only some of Flower's programs: SuperExec dies of it, the SuperLink does not."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("flwr", "flower-superlink", "flower-superexec"):
+        shutil.copy(Path(sys.executable).with_name(name), programs)
+    python = programs / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    assert invoke(["run", "--app", str(tiny_app), "--name", "lost", *SMALL]) == 1
+    err = capfd.readouterr().err
+    assert "error: Flower's SuperExec ended before the run: FileNotFoundError:" in err
+    assert "flwr-simulation" in err

@@ -156,3 +156,18 @@ def test_redaction_is_idempotent_and_removes_what_was_registered(before: str, af
 def test_text_without_secrets_and_urls_is_left_alone(text: str) -> None:
     redaction.forget()
     assert redaction.redact(text) == text
+
+
+def test_who_follows_a_run_sees_no_tree_of_flowers_while_the_file_keeps_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure(System(), tmp_path)
+    logging.getLogger("flwr").info("Aggregated MetricRecord: {}")
+    logging.getLogger("flwr").warning("a node is gone")
+    logger.info("round 1/3")
+    shown = capsys.readouterr().err
+    assert "round 1/3" in shown and "a node is gone" in shown
+    assert "MetricRecord" not in shown and "MetricRecord" in written(tmp_path)
+    logs.configure(System(log_level="DEBUG"))
+    logging.getLogger("flwr").info("Aggregated MetricRecord: {}")
+    assert "MetricRecord" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from hypergpu_fl.cli.deployed import LOST, MOST_LOSSES, find, follow
 from hypergpu_fl.cli.submission import Submission
 from hypergpu_fl.config import load
 from hypergpu_fl.errors import RunFailed, SuperLinkSilent, UsageError
+from hypergpu_fl.runs import SUBMITTED
 
 AWAY = {"success": False, "error-message": "Connection to the SuperLink is unavailable. Check your network connection"}
 UNKNOWN = {"success": False, "error-message": "[code: 9] Run 1 not found while listing runs for x."}
@@ -111,7 +112,7 @@ def test_only_a_run_that_was_submitted_from_here_is_found(tmp_path: Path, capsys
     (tmp_path / "mine").mkdir()
     with pytest.raises(UsageError, match="was not submitted"):
         find(tmp_path / "mine", {})
-    (tmp_path / "mine" / deployed.FILE).write_text('{"run_id": "12", "connection": "deployed"}')
+    (tmp_path / "mine" / SUBMITTED).write_text('{"run_id": "12", "connection": "deployed"}')
     assert find(tmp_path / "mine", {}, connection="tunnel").connection == "tunnel"
     assert invoke(["attach", "12345", "--runs", str(tmp_path)]) == 2
     assert "--superlink" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 from pathlib import Path
 
@@ -124,3 +125,19 @@ def test_a_server_without_its_certificates_says_how_to_make_them(
 ) -> None:
     assert invoke(["server", "start", "--certs", str(tmp_path)]) == 2
     assert "hypergpu node certs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["node", "start", "--superlink", "127.0.0.1:1"], ["server", "start"]])
+def test_what_is_started_twice_on_a_machine_is_refused_by_its_port(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert invoke(["node", "certs", "link.example"]) == 0
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert invoke([*command, "--port", str(port)]) == 2
+    err = capsys.readouterr().err
+    assert f"error: port {port} cannot be used: Address already in use" in err
+    assert "--port" in err.partition("remedy: ")[2]

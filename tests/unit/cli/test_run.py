@@ -17,7 +17,10 @@ from hypergpu_fl.cli import run
 from hypergpu_fl.cli.render import Format
 from hypergpu_fl.cli.resuming import keep, layers_of
 from hypergpu_fl.config import Blockchain, Config, Network, Secrets, Training, load
+from hypergpu_fl.dashboard.run_view import RunView
 from hypergpu_fl.errors import RunFailed, UsageError
+from hypergpu_fl.runs import SUBMITTED
+from hypergpu_fl.server.resumption import keep_settings
 from hypergpu_fl.settlement import Settlement
 
 Command = Callable[..., tuple[int, str, str]]
@@ -46,6 +49,23 @@ def test_a_run_is_locked_while_it_is_at_work(tmp_path: Path) -> None:
         assert (folder / "kept").exists()
     with run._run_folder(tmp_path, "a", replace=True, resume=False) as folder:
         assert not (folder / "kept").exists()
+
+
+@pytest.mark.parametrize("how", [{"replace": True, "resume": False}, {"replace": False, "resume": True}])
+def test_a_run_whose_server_outlived_its_command_is_neither_replaced_nor_resumed(
+    tmp_path: Path, how: dict[str, bool]
+) -> None:
+    with run._run_folder(tmp_path, "a", replace=False, resume=False) as folder:
+        (folder / "kept").touch()
+    settlement = Settlement.open(
+        folder, Blockchain(enabled=False), Secrets(), salt=bytes(32), rounds=1, simulated_keys=True
+    )
+    with pytest.raises(UsageError, match="server of run 'a' is still at work"), run._run_folder(tmp_path, "a", **how):
+        pass
+    assert (folder / "kept").exists()
+    settlement.close()
+    with run._run_folder(tmp_path, "a", **how):
+        assert (folder / "kept").exists() is how["resume"]
 
 
 def test_a_run_that_its_chain_does_not_have_yet_is_not_replaced(tmp_path: Path) -> None:
@@ -168,6 +188,11 @@ def test_an_interrupted_run_names_the_way_on_that_there_is(tmp_path: Path) -> No
     assert run._how_to_go_on(tmp_path).endswith(f"`hypergpu run --resume {tmp_path.name}`")
 
 
+def test_an_interrupted_run_whose_rounds_lie_elsewhere_is_not_said_to_have_none(tmp_path: Path) -> None:
+    (tmp_path / SUBMITTED).write_text('{"run_id": "12", "connection": "deployed"}')
+    assert run._how_to_go_on(tmp_path) == f"go on with `hypergpu run --superlink deployed --resume {tmp_path.name}`"
+
+
 REPORT = {
     "metrics": {"accuracy": 0.9312},
     "loss": 0.25,
@@ -194,6 +219,29 @@ def test_the_last_table_tells_what_was_learnt_and_sealed(tmp_path: Path, capsys:
     assert "no better than the untrained one" in capsys.readouterr().out
     run.conclude(tmp_path / "elsewhere", "demo", Format.DEFAULT)
     assert "where the SuperLink runs" in capsys.readouterr().out
+
+
+def test_a_run_on_a_superlink_is_taken_up_there_and_nowhere_else(hypergpu: Command, tmp_path: Path) -> None:
+    folder = begun(tmp_path / "runs")
+    (folder / SUBMITTED).write_text('{"run_id": "12", "connection": "deployed"}')
+    code, _, err = hypergpu("run", "--resume", "a", "--runs", str(tmp_path / "runs"))
+    assert code == 2
+    assert "run 'a' was sent to the SuperLink 'deployed'" in err
+    assert "remedy: `hypergpu run --superlink deployed --resume a`" in err
+    with pytest.raises(RunFailed, match="run a was stopped") as stopped:
+        run.check_status(Logged(""), "finished:stopped", "N/A", folder)  # type: ignore[arg-type]
+    assert stopped.value.remedy == "go on with `hypergpu run --superlink deployed --resume a`"
+
+
+def test_the_server_keeps_what_a_run_began_with_unless_the_command_did(tmp_path: Path) -> None:
+    config = run._for_this_run(Config(training=Training(rounds=7)), tmp_path, "a", resume=False, deployed=True)
+    keep_settings(tmp_path, config)
+    view = RunView(tmp_path)
+    summary = view.summary()
+    view.close()
+    assert (summary["clock"], summary["rounds_wanted"], summary["task"]) == ("wall", 7, "digits mlp")
+    keep_settings(tmp_path, Config())
+    assert load(layers_of(tmp_path, None)).config.training.rounds == 7
 
 
 class Logged:

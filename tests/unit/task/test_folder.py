@@ -377,3 +377,10 @@ def test_a_folder_in_simulation_is_dealt_out_as_any_set_is(
         assert most > 0.95
     elif partitioner in ("iid", "dirichlet"):
         assert most < 0.8
+
+
+def test_a_class_that_no_image_was_found_of_is_named(tmp_path: Path) -> None:
+    tree("cat", "dog")(tmp_path / "own")
+    assert not load(tmp_path / "own").notes
+    (tmp_path / "own" / "ant").mkdir()
+    assert load(tmp_path / "own").notes == ("no image of ant: kept as a class, as where another site has images of it",)

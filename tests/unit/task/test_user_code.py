@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from hypergpu_fl.config import Training
 from hypergpu_fl.errors import TaskError
@@ -338,3 +339,57 @@ def test_errors_of_ours_pass_unchanged() -> None:
     with pytest.raises(TaskError) as caught, user_code("testing"):
         raise error
     assert caught.value is error
+
+
+def test_an_option_that_the_configuration_lacks_is_told_with_what_it_has() -> None:
+    def make() -> nn.Module:
+        return nn.Linear(4, int(Training(options={"widht": 3}).options["width"]))
+
+    error = tried(make)
+    assert "KeyError: 'width'" in error.cause
+    assert error.remedy == "name 'width' in [training.options] of the configuration; it has 'widht'"
+    assert Training().options.get("width", 3) == 3
+    assert Training(options={"a": 1}).model_dump()["options"] == {"a": 1}
+
+
+def test_a_file_that_a_library_imports_in_place_of_its_own_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a ``cuda.py`` beside the task is, which torch looks for."""
+    library = tmp_path / "venv" / "site-packages"
+    library.mkdir(parents=True)
+    (library / "big_library.py").write_text("import accelerators\n")
+    here = tmp_path / "project"
+    here.mkdir()
+    (here / "accelerators.py").write_text("import big_library\nbig_library.ready()\n")
+    (here / "my_shadowed_task.py").write_text("import my_helper\n")
+    (here / "my_helper.py").write_text("import big_library\n")
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(sys, "path", [str(here), str(library), *sys.path])
+    with pytest.raises(TaskError, match=r"^accelerators.py:2: AttributeError") as refused:
+        import_object("my_shadowed_task:Mine", "training.task")
+    assert refused.value.remedy.startswith("rename accelerators.py: a library imports a module of this name")
+
+
+def test_the_place_of_an_error_is_in_ones_own_file_wherever_libraries_lie(tmp_path: Path) -> None:
+    """As in an environment that shares the system's libraries: they are not below its own folder."""
+    (tmp_path / "dist-packages").mkdir()
+    library = tmp_path / "dist-packages" / "arrays.py"
+    library.write_text("def stack(items):\n    raise ValueError('unlike shapes')\n")
+    names: dict[str, Any] = {}
+    exec(compile(library.read_text(), str(library), "exec"), names)
+    with pytest.raises(TaskError) as refused, user_code("reading the data"):
+        names["stack"]([])
+    assert "test_user_code.py:" in refused.value.cause
+
+
+def test_a_data_loader_is_told_that_batches_are_made_here() -> None:
+    class Loads(Classes):
+        make = staticmethod(lambda: nn.Linear(4, 3))
+
+        def data(self, partition: int | None) -> Any:
+            return DataLoader(TensorDataset(*super().data(partition)), batch_size=2)
+
+    with pytest.raises(TaskError, match="returned a DataLoader") as refused:
+        try_task(task := Loads(Training()), fresh_model(task, 0), 0, device=CPU, batch_size=6)
+    assert "return its dataset" in refused.value.remedy

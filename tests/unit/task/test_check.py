@@ -163,7 +163,9 @@ def test_what_a_method_returns_amiss_is_named_with_the_method(
     assert cause in found.cause and remedy in found.remedy
 
 
-@pytest.mark.parametrize("kind", [torch.tensor, np.int64, np.float32, float], ids=["tensor", "int64", "float32", "float"])
+@pytest.mark.parametrize(
+    "kind", [torch.tensor, np.int64, np.float32, float], ids=["tensor", "int64", "float32", "float"]
+)
 def test_a_count_may_be_any_kind_of_number(kind: Any) -> None:
     counted = type("Counted", (Line,), {"unit": "tokens", "count": lambda self, batch: kind(7 * len(batch[0]))})
     training = Training()

@@ -26,6 +26,9 @@ class Mark:
     head: str = ""
 
 
+BEGINNING: Final = Mark()
+
+
 class EventLog:
     """Appends to ``path``.
 
@@ -44,7 +47,7 @@ class EventLog:
         If the file is shorter than the mark, or holds something else there.
     """
 
-    def __init__(self, path: Path, rules: Rules, *, after: Mark = Mark()) -> None:  # noqa: B008 - it is frozen
+    def __init__(self, path: Path, rules: Rules, *, after: Mark = BEGINNING) -> None:
         self._mark = after
         self._file: BinaryIO = path.open("r+b" if path.exists() else "w+b")
         try:

@@ -138,8 +138,8 @@ def _fleet(links: Sequence[SimulatedLink], examples: int) -> Fleet:
 
 def priced(config: Config, checked: Checked, links: Sequence[str]) -> list[Price]:
     """Prices of a task that was tried, over each of ``links``; if empty, over the links of the configuration."""
-    from hypergpu_fl.server.server_app import round_settings, simulated_links
-    from hypergpu_fl.server.simulated_compute import flops_per_sample
+    from hypergpu_fl.server.server_app import round_settings
+    from hypergpu_fl.server.simulated_compute import flops_per_sample, simulated_links
 
     nodes = config.training.num_nodes
     flops = flops_per_sample(checked.task, checked.model, nodes)

@@ -46,7 +46,15 @@ from hypergpu_fl.errors import Interrupted, RunFailed, UsageError
 from hypergpu_fl.files import exclusive
 from hypergpu_fl.output import printable
 from hypergpu_fl.redaction import redact
-from hypergpu_fl.runs import checked_name, find_run, open_run_folder, resume_command, run_names, submitted_to
+from hypergpu_fl.runs import (
+    BOOKS_LOCK,
+    checked_name,
+    find_run,
+    open_run_folder,
+    resume_command,
+    run_names,
+    submitted_to,
+)
 from strategies.failure import root_cause
 
 _POLL_S: Final = 30.0  # asking Flower starts a Python process, which slows training; the end of a run is seen at once
@@ -272,11 +280,24 @@ def _run_folder(root: Path, name: str, *, replace: bool, resume: bool, stem: str
         if not replace:
             raise UsageError(f"there is a run {name!r} under {root}", "give --replace, --resume or another --name")
         with locked(root / name):
+            _check_server_ended(root / name)
             _check_settled(root / name)
             shutil.rmtree(root / name)
     folder = open_run_folder(root, name, stem=stem)
     with locked(folder):
+        _check_server_ended(folder)
         yield folder
+
+
+def _check_server_ended(folder: Path) -> None:
+    """Refuse a run whose server is still at work, as for a while after its command was killed."""
+    if (folder / BOOKS_LOCK).is_file():
+        at_work = UsageError(
+            f"the server of run {folder.name!r} is still at work, though no command follows it",
+            "wait until it ends, within two minutes if its command was killed, or find it again with `hypergpu attach`",
+        )
+        with exclusive(folder / BOOKS_LOCK, at_work):
+            pass
 
 
 def _check_settled(folder: Path) -> None:

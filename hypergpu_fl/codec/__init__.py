@@ -20,11 +20,8 @@ if TYPE_CHECKING:
     from hypergpu_fl.codec.any_app.records import blob_of as blob_of
     from hypergpu_fl.codec.any_app.records import blob_record as blob_record
     from hypergpu_fl.codec.any_app.strategy import Compressed as Compressed
-    from hypergpu_fl.codec.decoder import Decoded as Decoded
     from hypergpu_fl.codec.decoder import decode as decode
-    from hypergpu_fl.codec.downlink.versions import Download as Download
     from hypergpu_fl.codec.downlink.versions import ModelVersions as ModelVersions
-    from hypergpu_fl.codec.downlink.views import Received as Received
     from hypergpu_fl.codec.downlink.views import View as View
     from hypergpu_fl.codec.downlink.views import ViewStore as ViewStore
     from hypergpu_fl.codec.downlink.views import apply as apply
@@ -42,12 +39,9 @@ _HOME = {
     "level": "levels",
     "encode": "encoder",
     "encode_with_feedback": "encoder",
-    "Decoded": "decoder",
     "decode": "decoder",
     "ResidualStore": "feedback.residuals",
     "ModelVersions": "downlink.versions",
-    "Download": "downlink.versions",
-    "Received": "downlink.views",
     "View": "downlink.views",
     "ViewStore": "downlink.views",
     "apply": "downlink.views",

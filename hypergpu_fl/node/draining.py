@@ -55,7 +55,8 @@ class Draining:
 
         def register_and_replace(**arguments: Any) -> None:
             register(**arguments)
-            self._end = signal.getsignal(signal.SIGTERM)  # type: ignore[assignment]
+            flowers_own: Any = signal.getsignal(signal.SIGTERM)
+            self._end = flowers_own
             for number in SIGNALS:
                 signal.signal(number, self.told)
 

@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from loguru import logger
+from torch import nn
 
 from hypergpu_fl import logs
 from hypergpu_fl.codec.kernels import compile_ahead
@@ -29,8 +29,7 @@ from hypergpu_fl.files import write_whole
 from hypergpu_fl.heap import long_lived
 from hypergpu_fl.ledger import database
 from hypergpu_fl.network.registry import Registry
-from hypergpu_fl.network.traces import configured_links
-from hypergpu_fl.network.wan import PROFILES, SimulatedLink, SimulatedWan, draw
+from hypergpu_fl.network.wan import SimulatedWan
 from hypergpu_fl.pricing import PricedRounds, Pricer
 from hypergpu_fl.pricing.kept_updates import KeptUpdates
 from hypergpu_fl.runs import node_state_folder, open_run_folder
@@ -47,7 +46,7 @@ from hypergpu_fl.server.pipeline import Pipeline
 from hypergpu_fl.server.report import Report, write_json
 from hypergpu_fl.server.resumption import Checkpointing, check_unchanged, keep_settings, resume
 from hypergpu_fl.server.round_tables import RoundTables
-from hypergpu_fl.server.simulated_compute import SimulatedCompute, computing, flops_per_sample
+from hypergpu_fl.server.simulated_compute import SimulatedCompute, flops_per_sample, simulated_links
 from hypergpu_fl.settlement import Settlement
 from hypergpu_fl.task import Task, fresh_model, full_identity, load_task
 from hypergpu_fl.task.check import check_figures
@@ -163,22 +162,7 @@ def run(
             Registry(books, strategy, clock=registry_clock(arrivals)),
             evaluation,
             Checkpointing(folder, strategy, report, aim_of(config.training), best),
-            Accounting(
-                settlement,
-                Pricer(
-                    task,
-                    model,
-                    strategy.layout,
-                    device=device,
-                    scoring=config.blockchain.scoring,
-                    max_examples=config.blockchain.max_examples,
-                    seed=config.training.seed,
-                    blobs=kept.open,
-                    rounds=PricedRounds(folder / PRICED, last_round=settlement.last_round),
-                    decode=strategy.payload.decode,
-                ),
-                allowed=[address for address in config.blockchain.allow_list.split(",") if address],
-            ),
+            open_accounting(config, settlement, strategy, kept, task, model),
             kept,
             settlement,
         )
@@ -325,34 +309,32 @@ def open_arrivals(
     return VirtualArrivals(grid, through(wan), start_s=start_s), compute
 
 
+def open_accounting(
+    config: Config, settlement: Settlement, strategy: Engine, kept: KeptUpdates, task: Task, model: nn.Module
+) -> Accounting:
+    """Accounting with the configured scoring; pricing overwrites ``model``."""
+    pricer = Pricer(
+        task,
+        model,
+        strategy.layout,
+        device=resolve_device(config.system.device),
+        scoring=config.blockchain.scoring,
+        max_examples=config.blockchain.max_examples,
+        seed=config.training.seed,
+        blobs=kept.open,
+        rounds=PricedRounds(settlement.run_dir / PRICED, last_round=settlement.last_round),
+        decode=strategy.payload.decode,
+    )
+    allowed = [address for address in config.blockchain.allow_list.split(",") if address]
+    return Accounting(settlement, pricer, allowed=allowed)
+
+
 def registry_clock(arrivals: Arrivals) -> Callable[[], float]:
     """Seconds since the epoch. In simulation they follow virtual time, so that a quarantine ends in virtual time."""
     if not isinstance(arrivals, VirtualArrivals):
         return time.time
     began_s = time.time() - arrivals.now_s
     return lambda: began_s + arrivals.now_s
-
-
-def simulated_links(config: Config, flops: Callable[[], float | None]) -> tuple[list[SimulatedLink], SimulatedCompute]:
-    """One link per node: from trace files if they are configured, else all alike (custom) or drawn from the profile.
-
-    ``flops``: see ``computing``.
-    """
-    network, nodes, seed = config.network, config.training.num_nodes, config.training.seed
-    if (traced := configured_links(network, nodes, seed=seed)) is not None:
-        return computing(traced, network, flops, typical_s=median(link.sample_s for link in traced))
-    if network.profile != "custom":
-        profile = PROFILES[network.profile]
-        return computing(draw(profile, nodes, seed=seed), network, flops, typical_s=profile.sample_s)
-    link = SimulatedLink(
-        rtt_s=network.base_latency_ms / 1e3,
-        jitter_s=network.jitter_ms / 1e3,
-        loss=network.packet_loss_rate,
-        uplink_bps=network.uplink_mbps * 1e6,
-        downlink_bps=network.downlink_mbps * 1e6,
-        sample_s=PROFILES["broadband"].sample_s,
-    )
-    return computing([link] * nodes, network, flops, typical_s=link.sample_s)
 
 
 def run_salt(config: Config) -> bytes:

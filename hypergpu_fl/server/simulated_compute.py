@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from loguru import logger
 
-from hypergpu_fl.config import Network
+from hypergpu_fl.config import Config, Network
 from hypergpu_fl.errors import TaskError, UsageError
-from hypergpu_fl.network.wan import SimulatedLink
+from hypergpu_fl.network.traces import configured_links
+from hypergpu_fl.network.wan import PROFILES, SimulatedLink, draw
 from hypergpu_fl.task import Task, TrainContext
 from hypergpu_fl.task.user_code import user_code
 
@@ -58,6 +59,28 @@ class SimulatedCompute:
             self.median_ms,
             cause.get(self.by, f"as {self.by} says"),
         )
+
+
+def simulated_links(config: Config, flops: Callable[[], float | None]) -> tuple[list[SimulatedLink], SimulatedCompute]:
+    """One link per node: from trace files if they are configured, else all alike (custom) or drawn from the profile.
+
+    ``flops``: see ``computing``.
+    """
+    network, nodes, seed = config.network, config.training.num_nodes, config.training.seed
+    if (traced := configured_links(network, nodes, seed=seed)) is not None:
+        return computing(traced, network, flops, typical_s=median(link.sample_s for link in traced))
+    if network.profile != "custom":
+        profile = PROFILES[network.profile]
+        return computing(draw(profile, nodes, seed=seed), network, flops, typical_s=profile.sample_s)
+    link = SimulatedLink(
+        rtt_s=network.base_latency_ms / 1e3,
+        jitter_s=network.jitter_ms / 1e3,
+        loss=network.packet_loss_rate,
+        uplink_bps=network.uplink_mbps * 1e6,
+        downlink_bps=network.downlink_mbps * 1e6,
+        sample_s=PROFILES["broadband"].sample_s,
+    )
+    return computing([link] * nodes, network, flops, typical_s=link.sample_s)
 
 
 def computing(

@@ -154,7 +154,8 @@ def main(arguments: list[str]) -> None:
     def load(secret_file: str | None) -> bytes | None:
         if secret_file == SECRET_FROM_STDIN:
             return sys.stdin.buffer.read()
-        return loader(secret_file=secret_file)  # type: ignore[no-any-return]
+        secret: bytes | None = loader(secret_file=secret_file)
+        return secret
 
     replace(SUPEREXEC_EXECUTOR, keeper_or)
     replace(SUPEREXEC_SECRET, load)

@@ -24,7 +24,8 @@ from hypergpu_fl.chain.signer import Signer
 from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.files import exclusive
 from hypergpu_fl.ledger import database
-from hypergpu_fl.settlement.reading import DATABASE, LOCK, read_record
+from hypergpu_fl.runs import BOOKS_LOCK
+from hypergpu_fl.settlement.reading import DATABASE, read_record
 
 _WAIT_S: Final = 60.0
 
@@ -71,7 +72,7 @@ def _send(
     """
     with ExitStack() as held:
         busy = LedgerError(f"the books in {folder} are open in another process", "stop the run first")
-        held.enter_context(exclusive(folder / LOCK, busy))
+        held.enter_context(exclusive(folder / BOOKS_LOCK, busy))
         engine = database.connect(folder / DATABASE)
         held.callback(engine.dispose)
         database.metadata.create_all(engine)

@@ -25,7 +25,6 @@ from hypergpu_fl.ledger.bundle import (
 
 DATABASE: Final = "run.db"
 BUNDLE: Final = "ledger.json"
-LOCK: Final = ".books.lock"
 
 _STATES: Final[dict[State, Literal["SIGNED", "SENT", "INCLUDED", "FINALIZED"]]] = {
     State.SIGNED: "SIGNED",

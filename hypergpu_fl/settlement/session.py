@@ -22,10 +22,11 @@ from hypergpu_fl.ledger.bundle import RoundRecord, SessionRecord, round_record, 
 from hypergpu_fl.ledger.proof import GrantedRound, contribution_proof
 from hypergpu_fl.ledger.sealing import RoundSeal, SealedRound, seal_round
 from hypergpu_fl.ledger.statement import round_digest
+from hypergpu_fl.runs import BOOKS_LOCK
 from hypergpu_fl.settlement.books_seal import sign_books
 from hypergpu_fl.settlement.evidence import commit_calldata
 from hypergpu_fl.settlement.opening import Route, embedded_route, rpc_route, session_without_chain
-from hypergpu_fl.settlement.reading import BUNDLE, DATABASE, LOCK, books_as_bundle
+from hypergpu_fl.settlement.reading import BUNDLE, DATABASE, books_as_bundle
 
 _RECEIPT_ROUNDS: Final = 8  # rounds kept in memory for receipts; others are read again when asked for
 
@@ -125,7 +126,7 @@ class Settlement:
                 f"the books in {run_dir} are open in another process",
                 "wait until it ends, or name another run",
             )
-            held.enter_context(exclusive(run_dir / LOCK, busy))
+            held.enter_context(exclusive(run_dir / BOOKS_LOCK, busy))
             engine = database.connect(run_dir / DATABASE)
             held.callback(engine.dispose)
             database.metadata.create_all(engine)

@@ -6,6 +6,7 @@ N = examples of the share, B = examples of a batch. A batch is what the data are
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import methodcaller
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -190,7 +191,7 @@ class Columns:
         while steps:
             now = min(steps, max(1, GATHER_BYTES // (batch * self._example_bytes)))
             chosen = torch.from_numpy(order.take(now * batch)).to(self._device)
-            gathered = mapped(self._columns, lambda tensor, chosen=chosen: tensor.index_select(0, chosen))  # type: ignore[misc]
+            gathered = mapped(self._columns, methodcaller("index_select", 0, chosen))
             yield (narrowed(gathered, start, batch) for start in range(0, now * batch, batch))
             steps -= now
 

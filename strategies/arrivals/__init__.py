@@ -1,6 +1,6 @@
 """Replies in the order they arrive: one interface, two clocks."""
 
-from strategies.arrivals.flight import Arrivals, Flight, Passage, Terms, VirtualLinks, array_bytes
+from strategies.arrivals.flight import Arrivals, Flight, Passage, Terms, VirtualLinks
 from strategies.arrivals.virtual import VirtualArrivals
 from strategies.arrivals.wall import WallArrivals
 
@@ -12,5 +12,4 @@ __all__ = [
     "VirtualArrivals",
     "VirtualLinks",
     "WallArrivals",
-    "array_bytes",
 ]

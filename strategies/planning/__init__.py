@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from strategies.planning.alike import plan_alike
-from strategies.planning.plans import FEWEST_STEPS, MOST_STEPS, FleetPlan, Level, Planner, Workload, WorkPlan, thinned
+from strategies.planning.plans import FEWEST_STEPS, MOST_STEPS, FleetPlan, Level, Planner, Workload, thinned
 from strategies.planning.progress import plan
 
 __all__ = [
@@ -14,8 +14,6 @@ __all__ = [
     "PLANNERS",
     "FleetPlan",
     "Level",
-    "Planner",
-    "WorkPlan",
     "Workload",
     "plan",
     "plan_alike",

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from strategies.errors import BadLine
 from strategies.round.commands import Command
@@ -21,7 +21,9 @@ from strategies.round.rules import Rules
 
 LONGEST_LINE: Final = 4_000_000  # bytes; an order to each of 10,000 nodes takes 2 MB
 
-_EVENT: Final[TypeAdapter[Event]] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
+_EVENT: Final[TypeAdapter[Event]] = TypeAdapter(
+    Annotated[Event, Field(discriminator="kind")], config=ConfigDict(allow_inf_nan=False)
+)
 _COMMANDS: Final[TypeAdapter[list[Command]]] = TypeAdapter(list[Annotated[Command, Field(discriminator="kind")]])
 _RULES: Final[TypeAdapter[Rules]] = TypeAdapter(Rules)
 _HASH: Final = b',"hash":"'
@@ -86,7 +88,7 @@ def read_line(text: bytes, before: str) -> Line:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise BadLine(f"{where}: {first['msg']}") from error
+        raise BadLine(f"{where}: {first['msg']}"[:200]) from error
     except KeyError as error:
         raise BadLine(f"it lacks {error}") from error
     except (ValueError, TypeError, ArithmeticError) as error:

@@ -111,10 +111,11 @@ def _folded(lines: Iterator[bytes], upto: int | None, story: Story | None) -> Re
             if story is not None:
                 story.before(state, event)
             _, folded = step(state, event)
+            recomputed = as_json(folded)
         except NO_VALUES as error:
             done.difference = Difference(line.number, state.round, event.kind, "", event.kind, str(error))
             break
-        if (gap := first_gap(line.commands, as_json(folded))) is not None:
+        if (gap := first_gap(line.commands, recomputed)) is not None:
             done.difference = Difference(line.number, state.round, event.kind, *gap)
             break
         _carry_on(state, line.commands)
@@ -161,6 +162,8 @@ def _under(rules: Rules, state: State | None, line: int) -> State:
         raise BadLine(f"line {line}: these rules are not of this release: {error}") from error
     if state is None:
         return fresh
+    if state.open is not None:
+        raise BadLine(f"line {line}: the rules change while round {state.open.number} is open")
     state.rules = rules
     return state
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from strategies.fleet import Fleet, Floats, Ints
+from strategies.fleet import Bools, Fleet, Floats, Ints
 from strategies.fleet.health import backoff, rested
 from strategies.planning import FleetPlan
 from strategies.quantiles import median
@@ -31,8 +31,7 @@ class NetworkAwareSelection(Memoryless):
         self, fleet: Fleet, available: Ints, plan: FleetPlan, *, cohort: int, round: int, rng: np.random.Generator
     ) -> Selection:
         """See ``SelectionPolicy.select``."""
-        ahead = fleet.owed[available] * max(1, int(fleet.reachable.sum())) < -MOST_AHEAD
-        willing = available[rested(fleet, available, round=round) & ~ahead]
+        willing = available[rested(fleet, available, round=round) & ~_ahead(fleet, available)]
         if not willing.size and not fleet.at_work.any():
             willing = available  # better a node in credit or at rest than none
         count = min(cohort, willing.size)
@@ -47,12 +46,17 @@ class NetworkAwareSelection(Memoryless):
 
 def passed_over(fleet: Fleet, row: int, *, round: int, urgency: Floats, chosen: Ints) -> str:
     """Why round ``round`` began without node ``row``, which was free; ``urgency`` is the ``priority`` of all nodes."""
-    waits = int(backoff(fleet.misses[row]))
-    if round - fleet.last_round[row] < waits:
-        return f"silent {fleet.misses[row]} times in a row, so it waits {waits} rounds"
-    if fleet.owed[row] * max(1, int(fleet.reachable.sum())) < -MOST_AHEAD:
+    rows = np.array([row])
+    if not rested(fleet, rows, round=round).all():
+        return f"silent {fleet.misses[row]} times in a row, so it waits {backoff(fleet.misses[row])} rounds"
+    if _ahead(fleet, rows).any():
         return f"more than {MOST_AHEAD:.0f} shares ahead of its data"
-    return f"the others were owed more: {urgency[row]:.4f} against {urgency[chosen].min():.4f} and more"
+    return f"others came first: its priority is {urgency[row]:.4f}, theirs {urgency[chosen].min():.4f} and more"
+
+
+def _ahead(fleet: Fleet, rows: Ints) -> Bools:
+    """Which of these rows were given so much too much that they wait for the others."""
+    return np.asarray(fleet.owed[rows] * max(1, int(fleet.reachable.sum())) < -MOST_AHEAD)
 
 
 def priority(fleet: Fleet, rows: Ints) -> Floats:

@@ -51,6 +51,23 @@ def test_a_run_is_locked_while_it_is_at_work(tmp_path: Path) -> None:
         assert not (folder / "kept").exists()
 
 
+@pytest.mark.parametrize("how", [{"replace": True, "resume": False}, {"replace": False, "resume": True}])
+def test_a_run_whose_server_outlived_its_command_is_neither_replaced_nor_resumed(
+    tmp_path: Path, how: dict[str, bool]
+) -> None:
+    with run._run_folder(tmp_path, "a", replace=False, resume=False) as folder:
+        (folder / "kept").touch()
+    settlement = Settlement.open(
+        folder, Blockchain(enabled=False), Secrets(), salt=bytes(32), rounds=1, simulated_keys=True
+    )
+    with pytest.raises(UsageError, match="server of run 'a' is still at work"), run._run_folder(tmp_path, "a", **how):
+        pass
+    assert (folder / "kept").exists()
+    settlement.close()
+    with run._run_folder(tmp_path, "a", **how):
+        assert (folder / "kept").exists() is how["resume"]
+
+
 def test_a_run_that_its_chain_does_not_have_yet_is_not_replaced(tmp_path: Path) -> None:
     blockchain = {"kind": "rpc", "chain_id": 143, "rpc_url": "http://127.0.0.1:9", "contract": "0x" + "77" * 20}
     with run._run_folder(tmp_path, "a", replace=False, resume=False) as folder:

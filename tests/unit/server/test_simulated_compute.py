@@ -15,8 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hypergpu_fl.config import Config, Network, Training
 from hypergpu_fl.errors import UsageError
 from hypergpu_fl.network.wan import PROFILES, draw
-from hypergpu_fl.server.server_app import simulated_links
-from hypergpu_fl.server.simulated_compute import REFERENCE_FLOPS, computing, flops_per_sample
+from hypergpu_fl.server.simulated_compute import REFERENCE_FLOPS, computing, flops_per_sample, simulated_links
 from hypergpu_fl.task import fresh_model
 from hypergpu_fl.task.image import ImageTask
 from hypergpu_fl.task.models import build_model

@@ -27,6 +27,7 @@ from strategies.round.events import (
 from strategies.round.lines import as_json
 from strategies.round.replay import first_gap, replay
 from strategies.round.step import step
+from strategies.round.story import Story
 from strategies.selection import POLICIES
 
 
@@ -170,6 +171,35 @@ def test_rules_of_another_release_are_refused_by_what_they_name(name: str) -> No
         replay([json.dumps(entry).encode() + b"\n", *rest])
 
 
+def test_rules_do_not_change_in_the_middle_of_a_round() -> None:
+    lines = played(rounds=2).lines
+    due = next(i for i, line in enumerate(lines) if b'"kind":"round due"' in line)
+    rules = lines[0].replace(b'"n":0,', b'"n":%d,' % (due + 1))
+    with pytest.raises(BadLine, match=f"line {due + 1}: the rules change while round 1 is open"):
+        replay([*lines[: due + 1], rules])
+
+
+@pytest.mark.parametrize("text", [b"Infinity", b"-1e999", b"NaN"])
+def test_a_real_that_no_clock_and_no_measurement_shows_is_refused(text: bytes) -> None:
+    lines = played(rounds=1).lines
+    where = next(i for i, line in enumerate(lines) if b'"kind":"evaluated"' in line)
+    lines[where] = lines[where].replace(b'"loss":1.0', b'"loss":' + text)
+    with pytest.raises(BadLine, match=f"line {where}: evaluated.loss: Input should be a finite number"):
+        replay(lines)
+
+
+def test_whatever_text_stands_in_a_line_the_finding_is_short() -> None:
+    lines = played(rounds=1).lines
+    long_kind = lines[3].replace(b'"kind":"', b'"kind":"' + b"y" * 100_000)
+    with pytest.raises(BadLine) as refused:
+        replay([*lines[:3], long_kind])
+    assert len(str(refused.value)) < 300
+    where = next(i for i, line in enumerate(lines) if b'"kind":"answered"' in line)
+    fault = b'"fault":{"reason":"malformed","detail":"\\ud800"},"kind":"answered"'  # half a pair, which no log can hold
+    found = replay([*lines[:where], lines[where].replace(b'"kind":"answered"', fault)]).difference
+    assert found is not None and found.line == where and len(str(found)) < 500
+
+
 def numbers(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Where the numbers of a JSON document stand."""
     if isinstance(value, dict):
@@ -197,7 +227,7 @@ def test_whatever_number_stands_in_a_log_a_replay_ends_with_a_finding(data: st.D
     )
     lines[where] = json.dumps(entry).encode() + b"\n"
     try:
-        found = replay(lines)
+        found = replay(lines, story=Story("node-0"))
     except BadLine:
         return
     assert found.difference is not None or found.broken == where

@@ -104,7 +104,7 @@ def trained(run: Recorded, row: int) -> None:
         (unknown, "it has not said again who it is"),
         (ahead, "more than 20 shares ahead of its data"),
         (trained, "its update to version 2, still the latest, has counted"),
-        (lambda run, row: None, "the others were owed more"),
+        (lambda run, row: None, "others came first: its priority is "),
     ],
 )
 def test_each_reason_for_being_left_out_is_told(cause: Callable[[Recorded, int], None], said: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from hypergpu_fl.config.faults import shown
 from hypergpu_fl.config.flat import leaves
 from hypergpu_fl.errors import ConfigError, Fault
+from strategies.spelling import did_you_mean
 
 _LARGEST_FILE_BYTES: Final = 1 << 20
 _DEEPEST: Final = 20
@@ -34,7 +35,11 @@ def read(file: Path) -> dict[str, Any]:
             raise _error(f"{file} is larger than 1 MiB", "is it a configuration? keep only settings in it")
         text = file.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
     except FileNotFoundError:
-        raise _error(f"there is no file {file}", "check the path; configs/ holds examples") from None
+        beside = sorted(path.name for kind in ("toml", "json") for path in file.parent.glob(f"*.{kind}"))
+        meant = did_you_mean(file.name, beside).removeprefix("; ")
+        raise _error(
+            f"there is no file {file}", meant or "check the path; the clone's configs/ holds examples"
+        ) from None
     except UnicodeDecodeError as error:
         raise _error(f"{file} is not UTF-8 text (byte {error.start})", "save it as UTF-8") from None
     except OSError as error:

@@ -365,6 +365,13 @@ def test_brackets_inside_quotes_are_no_nesting(tmp_path: Path) -> None:
     assert load(file).config.training.data_root.endswith('[{"' * 50)
 
 
+def test_a_mistyped_file_is_answered_with_the_one_that_lies_there(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").touch()
+    with pytest.raises(ConfigError, match="there is no file") as refused:
+        load(tmp_path / "konfig.toml")
+    assert refused.value.remedy == "did you mean 'config.toml'?"
+
+
 def test_a_missing_a_binary_and_a_folder_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe{}")
     (tmp_path / "folder.json").mkdir()

@@ -209,7 +209,7 @@ class HttpChain:
         return response.status, bytes(content)
 
 
-_NEXT: Final = "check blockchain.rpc_url; training goes on, and sending by itself once an endpoint answers"
+_NEXT: Final = "check the RPC's address and the network; a run goes on, and sends once an endpoint answers"
 
 
 class _OtherChain(Misconfigured):

@@ -1,26 +1,25 @@
-"""Run what calls the user's own code in a process apart, which may end or crash without ending the command."""
+"""Run what calls the user's own code in a process apart, which may end, crash or hang without harm to the command."""
 
 from __future__ import annotations
 
 import faulthandler
 import signal
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import connection, get_context
 from typing import Any, Final, TypeVar
 
-from hypergpu_fl.errors import TaskError
+from hypergpu_fl.errors import HyperGPUError, TaskError
 
 _REMEDY: Final = (
     "let the task raise an error rather than end the process; if a library crashed, the lines above show where"
 )
+_ENDS_WITHIN_S: Final = 2.0  # after its answer; a thread that the task left behind is not waited for
 
 T = TypeVar("T")
 
 
 def apart(work: Callable[..., T], *arguments: Any, doing: str) -> T:
-    """What ``work(*arguments)`` returns, or raises; all of it must pickle.
+    """What ``work(*arguments)`` returns; all of it must pickle.
 
     Parameters
     ----------
@@ -29,20 +28,49 @@ def apart(work: Callable[..., T], *arguments: Any, doing: str) -> T:
 
     Raises
     ------
+    HyperGPUError
+        What ``work`` raises.
     TaskError
         If the process ends before it has answered.
     """
-    # spawned, not forked: this process may have threads, and torch does not survive a fork
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=faulthandler.enable) as executor:
+    context = get_context("spawn")  # not forked: this process may have threads, and torch does not survive a fork
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(theirs, work, arguments))
+    process.start()
+    theirs.close()
+    try:
+        connection.wait([ours, process.sentinel])
         try:
-            return executor.submit(work, *arguments).result()
-        except BrokenProcessPool:
-            raise ended_itself(doing) from None
+            answer = ours.recv() if ours.poll() else None
+        except EOFError:
+            answer = None
+    finally:
+        process.join(_ENDS_WITHIN_S)
+        if process.is_alive():
+            process.kill()
+            process.join()
+    if answer is None:
+        raise ended_itself(process.exitcode or 0, doing)
+    result: T
+    result, error = answer
+    if error is not None:
+        raise error
+    return result
 
 
-def ended_itself(doing: str) -> TaskError:
+def _answer(theirs: connection.Connection, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    faulthandler.enable()
+    try:
+        theirs.send((work(*arguments), None))
+    except HyperGPUError as error:
+        theirs.send((None, error))
+    except KeyboardInterrupt:
+        pass  # the command was interrupted too, and says so
+
+
+def ended_itself(code: int, doing: str) -> TaskError:
     """Error for a process that ended before it answered."""
-    return TaskError(f"the process ended without an answer while {doing}", _REMEDY)
+    return TaskError(f"the process {how_it_ended(code)} while {doing}", _REMEDY)
 
 
 def how_it_ended(code: int) -> str:

@@ -94,7 +94,8 @@ def proof(
     from hypergpu_fl.ledger.proof import proof_from_bundle
 
     address = address_of(node, names_in(run, runs))
-    typer.echo(proof_from_bundle(books_of(run, runs), node=address, number=round).model_dump_json(indent=2))
+    found = proof_from_bundle(books_of(run, runs), node=address, number=round, name=node)
+    typer.echo(found.model_dump_json(indent=2))
 
 
 @app.command()

@@ -86,7 +86,7 @@ def try_apart(config: Config, app: Path) -> dict[str, Any]:
             remedy = "`hypergpu task check --config FILE` shows where"
         raise TaskError(cause.replace(f"{app}{os.sep}", ""), remedy)  # the app may be a temporary copy
     if not done.stdout:  # os._exit(0) in the user's code, for instance
-        raise ended_itself(f"{config.training.title} was tried on one batch")
+        raise ended_itself(0, f"{config.training.title} was tried on one batch")
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 

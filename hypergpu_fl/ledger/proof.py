@@ -188,8 +188,10 @@ def contribution_proof(
     )  # fmt: skip
 
 
-def proof_from_bundle(bundle: Bundle, *, node: str, number: int) -> ContributionProof:
+def proof_from_bundle(bundle: Bundle, *, node: str, number: int, name: str = "") -> ContributionProof:
     """Proof of the contribution of `node` that round `number` sealed, up to the last committed round.
+
+    `node` is an address; `name` is what an error calls it.
 
     Raises
     ------
@@ -201,7 +203,9 @@ def proof_from_bundle(bundle: Bundle, *, node: str, number: int) -> Contribution
     record = bundle.rounds[number - 1]
     entry = next((entry for entry in record.contributions if entry.node.lower() == node.lower()), None)
     if entry is None:
-        raise LedgerError(f"round {number} sealed nothing of {node}", "see who is in it with `ledger show`")
+        raise LedgerError(
+            f"round {number} sealed nothing of {name or node}", f"`hypergpu ledger show` names who is in round {number}"
+        )
     included = [r.round for r in bundle.rounds if r.commit and r.commit.state in ("INCLUDED", "FINALIZED")]
     last = max(max(included, default=len(bundle.rounds)), number)
     heads = [bundle.session.id, *(r.head for r in bundle.rounds)]

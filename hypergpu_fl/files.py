@@ -36,25 +36,38 @@ def write_whole(file: Path, content: str | bytes | memoryview, *, mode: int = 0o
     ``mode``, less the umask, says who may read it. Without ``synced`` a power cut may leave an empty file; use that for
     content that checks itself and is written while a round waits.
     """
-    with replacing(file) as draft, open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    with replacing(file, synced=synced) as draft, open(os.open(draft, flags, mode), "wb") as stream:
         stream.write(content.encode() if isinstance(content, str) else content)
-        if synced:
-            stream.flush()
-            os.fsync(stream.fileno())
 
 
 @contextlib.contextmanager
-def replacing(file: Path) -> Iterator[Path]:
+def replacing(file: Path, *, draft: Path | None = None, synced: bool = False) -> Iterator[Path]:
     """Yield a path beside ``file`` to write to. It replaces the file if the block succeeds, and is removed if not.
 
-    A reader sees the old content or the new. A power cut may leave an empty file.
+    A reader sees the old content or the new. A power cut may leave an empty file, unless content and name are to be
+    ``synced``: then the new file is there once the block has ended, whatever happens. ``draft`` is the path beside it;
+    one of a fixed name is overwritten by the next process, should this one be killed.
     """
-    draft = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}")
+    draft = draft or file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         yield draft
+        if synced:
+            sync(draft)
         draft.replace(file)
+        if synced:
+            sync(file.parent)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Let a file's content, or the names in a folder, reach the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def private_folder(path: Path) -> Path:

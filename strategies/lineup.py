@@ -11,13 +11,13 @@ from strategies.model.layout import Layout
 from strategies.model.payload import Payload
 from strategies.model.server_optimizer import ServerOptimizer
 from strategies.outcome import Attendant
-from strategies.planning import Level
+from strategies.planning import Compression
 from strategies.round.rules import Rules
 from strategies.selection import PEERS, policy
 from strategies.settings import Settings
 
 
-def peer_settings(settings: Settings, levels: Sequence[Level]) -> Settings:
+def peer_settings(settings: Settings, levels: Sequence[Compression]) -> Settings:
     """The settings of a peer: one codec for all nodes, plain means, no planning.
 
     A synchronous peer waits for its whole cohort, or for the number of replies that its policy names, and drops later
@@ -35,7 +35,7 @@ def peer_settings(settings: Settings, levels: Sequence[Level]) -> Settings:
     )
 
 
-def rules(name: str, settings: Settings, *, model_values: int, levels: Sequence[Level]) -> Rules:
+def rules(name: str, settings: Settings, *, model_values: int, levels: Sequence[Compression]) -> Rules:
     """The rules for ``network.policy = name``. Raises ``UnknownPolicy`` for a name there is not."""
     policy(name)
     peer = name in PEERS

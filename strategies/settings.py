@@ -10,7 +10,7 @@ import numpy as np
 
 from strategies.errors import UnknownPolicy
 from strategies.fleet import Ints
-from strategies.planning import FEWEST_STEPS, MOST_STEPS, Level
+from strategies.planning import FEWEST_STEPS, MOST_STEPS, Compression
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class Settings:
             return np.maximum(1, whole)
         return np.maximum(1, -(-examples // self.batch_size)) * self.baseline_epochs
 
-    def check_levels(self, levels: Sequence[Level]) -> None:
+    def check_levels(self, levels: Sequence[Compression]) -> None:
         """Raise ``UnknownPolicy`` if a codec is none of ``levels``, and not ``auto``."""
         names = [level.name for level in levels]
         for name in (self.codec, self.downlink_codec):

@@ -23,7 +23,7 @@ from hypergpu_fl.network.registry import NodeRecord
 from hypergpu_fl.server.round_tables import RoundTables
 from strategies.errors import Reason
 from strategies.event_log import EventLog
-from strategies.planning import Level
+from strategies.planning import Compression
 from strategies.round.commands import AddUpdate, CloseRound, Command, Exclude, Open, Refuse, SendOrder
 from strategies.round.events import Answered, Ended, Evaluated, Event, Joined, Published, Reading, RoundDue, Sent
 from strategies.round.rules import Rules
@@ -43,7 +43,7 @@ class SeenRun:
         training = {"dataset": "digits", "model_architecture": "mlp", "rounds": wanted, "num_nodes": len(names)}
         (folder / "config.json").write_text(json.dumps({"training": training, "network": {"enable_simulation": True}}))
         rules = Rules(
-            Settings(cohort=len(names), session=bytes(32)), 650, (Level("raw", 1.0, 1.0),), "random", "x", "y"
+            Settings(cohort=len(names), session=bytes(32)), 650, (Compression("raw", 1.0, 1.0),), "random", "x", "y"
         )
         self.log = EventLog(folder / "events.jsonl", rules)
         self._say(Published(0.0, "00" * 32, 1.0))

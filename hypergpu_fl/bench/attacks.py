@@ -100,7 +100,7 @@ def twisted(node: HostileNode, attack: Attack, asked: Message, answer: Message) 
     if not answer.has_content():
         return answer
     content = answer.content
-    if wire.PLAN not in asked.content.config_records:
+    if wire.ORDER not in asked.content.config_records:
         attack.hello(node, content)
         node.hellos += 1
         return answer

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from strategies import lineup
-from strategies.planning import Level
+from strategies.planning import Compression
 from strategies.round.rules import Rules
 from strategies.settings import Settings
 
@@ -33,7 +33,7 @@ class Contender:
     books: str = "debts"
     is_peer: bool = True
 
-    def rules(self, shared: Settings, *, model_values: int, levels: Sequence[Level]) -> Rules:
+    def rules(self, shared: Settings, *, model_values: int, levels: Sequence[Compression]) -> Rules:
         """What the contender is run by; ``shared`` are the settings that all contenders have in common."""
         settings = replace(shared, **self.changes)
         if self.is_peer:

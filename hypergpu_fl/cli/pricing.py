@@ -20,7 +20,7 @@ from hypergpu_fl.network.wan import PROFILES, SimulatedLink, tcp_bps
 from hypergpu_fl.task.trial import Trial
 from strategies.fleet import Fleet
 from strategies.model.layout import Layout
-from strategies.planning import Level, Workload, plan
+from strategies.planning import Compression, Workload, plan
 
 if TYPE_CHECKING:
     from hypergpu_fl.task.check import Checked
@@ -89,7 +89,7 @@ def prices(
         Bytes of an update by the level's name.
     """
     levels = [
-        Level(level.name, model_bytes / sent[level.name], level.fidelity)
+        Compression(level.name, model_bytes / sent[level.name], level.fidelity)
         for level in LEVELS.values()
         if settings.codec in ("auto", level.name)
     ]

@@ -237,6 +237,9 @@ def conclude(folder: Path, name: str, format: Format) -> None:
         f"seconds ({report.get('clock', 'wall')} clock)": report.get("seconds"),
         "megabytes up, down": f"{report.get('bytes_up', 0) / 1e6:.3g}, {report.get('bytes_down', 0) / 1e6:.3g}",
     }
+    if history := report.get("history"):
+        counts = (sum(entry.get(name) or 0 for entry in history) for name in ("arrived", "late", "rejected"))
+        table["updates counted, late, refused"] = ", ".join(map(str, counts))
     if steps := (report.get("local_work") or {}).get("steps"):
         table["local steps a node"] = "{fewest} to {most}, median {median:g}".format(**steps)
     if chain.get("kind") == "none":

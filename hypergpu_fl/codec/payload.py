@@ -11,9 +11,9 @@ from hypergpu_fl.errors import CodecError
 from strategies.errors import Reason, Refused
 from strategies.model.aggregation import Update
 from strategies.model.layout import Arrays, Layout, Vector
-from strategies.planning import Level
+from strategies.planning import Compression
 
-PRICED_LEVELS = tuple(Level(level.name, level.expected_ratio, level.fidelity) for level in LEVELS.values())
+PRICED_LEVELS = tuple(Compression(level.name, level.expected_ratio, level.fidelity) for level in LEVELS.values())
 CHAIN_LEVEL = "top64"
 # The chain gets a common step whenever this share of the versions between two messages to a node has passed. A message
 # then carries all steps that the node missed, plus an extra for what they lack. 2/5 and 4/5, and chains at top16 and
@@ -40,7 +40,7 @@ class CodecPayload:
         self._gap = 1.0  # versions between two messages to a node, on average
 
     @property
-    def levels(self) -> Sequence[Level]:
+    def levels(self) -> Sequence[Compression]:
         """See ``Payload.levels``."""
         return PRICED_LEVELS
 

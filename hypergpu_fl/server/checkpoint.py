@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from hypergpu_fl.errors import CheckpointError
+from hypergpu_fl.files import replacing
 from strategies.model.layout import Layout
 
 FORMAT: Final = "hypergpu-checkpoint-3"
@@ -88,15 +88,13 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int = KEPT) -> Best:
             "state": json.loads(json.dumps(dict(checkpoint.state))),  # sealed as it will be read: with text keys
         }
         content["seal"] = _seal(content)
-        draft.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        _settle(draft, manifest)
+        with replacing(manifest, draft=draft, synced=True):
+            draft.write_text(json.dumps(content, indent=1), encoding="utf-8")
         _prune(folder, {*versions(folder)[-keep:], checkpoint.version})
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"checkpoint {manifest} cannot be written: {error}", "free or grant disk space"
         ) from error
-    finally:
-        draft.unlink(missing_ok=True)
     return best
 
 
@@ -228,8 +226,8 @@ def _store(folder: Path, draft: Path, group: Mapping[str, NDArray[Any]]) -> str:
     """Write a group of vectors, unless a file has the same content; return the file's digest."""
     digest = _digest(group)
     if not (file := _file(folder, digest)).exists():
-        save_file(dict(group), draft)
-        _settle(draft, file)
+        with replacing(file, draft=draft, synced=True):
+            save_file(dict(group), draft)
     return digest
 
 
@@ -252,18 +250,6 @@ def _digest(group: Mapping[str, NDArray[Any]]) -> str:
         digest.update(f"{name}\n{vector.dtype.str} {vector.shape}\n".encode())
         digest.update(np.require(vector, requirements="C").reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
-
-
-def _settle(draft: Path, place: Path) -> None:
-    """Sync the draft, rename it into place, and sync the folder so that the rename is durable too."""
-    with draft.open("rb") as stream:
-        os.fsync(stream.fileno())
-    os.replace(draft, place)
-    folder = os.open(place.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _prune(folder: Path, kept: set[int]) -> None:

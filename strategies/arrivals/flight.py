@@ -174,7 +174,7 @@ class Arrivals(Grid):
         ttls_s = [message.metadata.ttl for message in batch]
         sent, unsent = self._send(batch)
         for message, ttl_s in zip(batch, ttls_s, strict=True):
-            is_order = wire.PLAN in message.content.config_records
+            is_order = wire.ORDER in message.content.config_records
             self._flights[message.metadata.message_id] = Flight(
                 node_id=message.metadata.dst_node_id,
                 message_type=message.metadata.message_type,

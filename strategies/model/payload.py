@@ -13,14 +13,14 @@ import numpy as np
 from strategies.errors import Reason, Refused
 from strategies.model.aggregation import DenseUpdate, Update
 from strategies.model.layout import Arrays, Layout, Vector
-from strategies.planning import Level
+from strategies.planning import Compression
 
 
 class Payload(Protocol):
     """Encodes models for nodes and decodes their updates."""
 
     @property
-    def levels(self) -> Sequence[Level]:
+    def levels(self) -> Sequence[Compression]:
         """All levels, from fattest to thinnest."""
         ...
 
@@ -40,7 +40,7 @@ class Payload(Protocol):
 class RawPayload:
     """Little-endian float32 both ways, uncompressed: the strategy's own payload when no codec is plugged in."""
 
-    levels = (Level("raw", 1.0),)
+    levels = (Compression("raw", 1.0),)
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from strategies.planning.alike import plan_alike
-from strategies.planning.plans import FEWEST_STEPS, MOST_STEPS, FleetPlan, Level, Planner, Workload, thinned
+from strategies.planning.plans import FEWEST_STEPS, MOST_STEPS, Compression, FleetPlan, Planner, Workload, thinned
 from strategies.planning.progress import plan
 
 __all__ = [
@@ -13,7 +13,7 @@ __all__ = [
     "MOST_STEPS",
     "PLANNERS",
     "FleetPlan",
-    "Level",
+    "Compression",
     "Workload",
     "plan",
     "plan_alike",

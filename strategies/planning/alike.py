@@ -11,14 +11,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from strategies.fleet import Fleet
-from strategies.planning.plans import FleetPlan, Level, Workload
+from strategies.planning.plans import Compression, FleetPlan, Workload
 from strategies.planning.timing import overhead_s, round_s
 
 
 def plan_alike(
     fleet: Fleet,
     workload: Workload,
-    levels: Sequence[Level],
+    levels: Sequence[Compression],
     *,
     deadline_s: float = 0.0,
     down_ratio: float | None = None,

@@ -16,8 +16,8 @@ MOST_STEPS = 20  # beyond, local models drift apart and more work no longer pays
 
 
 @dataclass(frozen=True, slots=True)
-class Level:
-    """A codec level.
+class Compression:
+    """What a codec level does to an update, as far as the planner needs it.
 
     ``expected_ratio``: logical fp32 bytes over bytes on the wire. ``fidelity``: share of an update's squared norm that
     arrives at once; with error feedback the rest comes later.
@@ -65,7 +65,7 @@ class FleetPlan:
     upload_s: Floats
     deadline_s: float
     batch_size: int
-    levels: Sequence[Level]
+    levels: Sequence[Compression]
 
     def of(self, row: int) -> WorkPlan:
         """The plan of one node; its deadline is never shorter than its predicted time."""
@@ -85,7 +85,7 @@ class Planner(Protocol):
         self,
         fleet: Fleet,
         workload: Workload,
-        levels: Sequence[Level],
+        levels: Sequence[Compression],
         *,
         deadline_s: float = 0.0,
         down_ratio: float | None = None,
@@ -98,7 +98,7 @@ class Planner(Protocol):
         ...
 
 
-def thinned(levels: Sequence[Level], name: str, keep: float) -> str:
+def thinned(levels: Sequence[Compression], name: str, keep: float) -> str:
     """The fattest level that sends no more than the share ``keep`` of what level ``name`` sends; else the thinnest."""
     ratio = next(level.expected_ratio for level in levels if level.name == name) / keep
     thin_enough = [level for level in levels if level.expected_ratio >= ratio * (1 - 1e-9)]

@@ -33,7 +33,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from strategies.fleet import Fleet, Floats, Ints
-from strategies.planning.plans import FEWEST_STEPS, MOST_STEPS, FleetPlan, Level, Workload
+from strategies.planning.plans import FEWEST_STEPS, MOST_STEPS, Compression, FleetPlan, Workload
 from strategies.planning.timing import DEADLINE_QUANTILE, ROUND_TRIPS, overhead_s
 from strategies.quantiles import median, quantile
 
@@ -45,7 +45,7 @@ BLOCK = 8192  # nodes whose columns stay in a core's cache while all levels are 
 def plan(
     fleet: Fleet,
     workload: Workload,
-    levels: Sequence[Level],
+    levels: Sequence[Compression],
     *,
     deadline_s: float = 0.0,
     down_ratio: float | None = None,
@@ -92,7 +92,12 @@ def plan(
 
 
 def best_levels(
-    levels: Sequence[Level], sent_bytes: Floats, byte_s: Floats, rest_s: Floats, overhead_s: float, deadline_s: float
+    levels: Sequence[Compression],
+    sent_bytes: Floats,
+    byte_s: Floats,
+    rest_s: Floats,
+    overhead_s: float,
+    deadline_s: float,
 ) -> Ints:
     """Shape (N,): each node's level by the module's rule, as an index.
 
@@ -106,7 +111,12 @@ def best_levels(
 
 
 def _best_in_block(
-    levels: Sequence[Level], sent_bytes: Floats, byte_s: Floats, rest_s: Floats, overhead_s: float, deadline_s: float
+    levels: Sequence[Compression],
+    sent_bytes: Floats,
+    byte_s: Floats,
+    rest_s: Floats,
+    overhead_s: float,
+    deadline_s: float,
 ) -> Ints:
     thinnest, *fatter = _undominated(levels)
     gains = [level.fidelity**FIDELITY_EXPONENT for level in levels]
@@ -125,7 +135,7 @@ def _best_in_block(
     return chosen
 
 
-def _undominated(levels: Sequence[Level]) -> list[int]:
+def _undominated(levels: Sequence[Compression]) -> list[int]:
     """Levels that are more faithful than every thinner one, thinnest first; others cost more without any gain."""
     kept = [len(levels) - 1]
     for index in reversed(range(len(levels) - 1)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from strategies.planning import Level
+from strategies.planning import Compression
 from strategies.settings import Settings
 
 MOST_AT_WORK = 1.3  # times the cohort, including stragglers of earlier rounds
@@ -22,7 +22,7 @@ class Rules:
         Cohort, quota, mode, seed.
     model_values : int
         Floating-point values of the model.
-    levels : tuple of Level
+    levels : tuple of Compression
         The codec's, from fattest to thinnest.
     selection : str
         Who works: a name in ``strategies.selection.POLICIES``.
@@ -34,7 +34,7 @@ class Rules:
 
     settings: Settings
     model_values: int
-    levels: tuple[Level, ...]
+    levels: tuple[Compression, ...]
     selection: str
     planner: str
     books: str

@@ -25,7 +25,7 @@ from strategies.wire.hello import (
     name_of,
 )
 from strategies.wire.link import DOWNLINK_BPS, JITTER_S, LINK, LOSS_RATE, RTT_S, UPLINK_BPS
-from strategies.wire.order import ACK, CODEC, MODEL, PLAN, ROUND, Order
+from strategies.wire.order import ACK, CODEC, MODEL, ORDER, ROUND, Order
 from strategies.wire.reply import (
     COUNT,
     EXAMPLES,
@@ -71,7 +71,7 @@ __all__ = [
     "MOST_METRICS",
     "Order",
     "PARTITION",
-    "PLAN",
+    "ORDER",
     "REMEDY",
     "ROUND",
     "RTT_S",

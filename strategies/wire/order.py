@@ -11,7 +11,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, Rec
 from strategies.wire.blob import BLOB
 
 MODEL: Final = "model"  # ArrayRecord: BLOB
-PLAN: Final = "plan"  # ConfigRecord: what follows
+ORDER: Final = "order"  # ConfigRecord: what follows
 
 ROUND: Final = "round"
 BASE: Final = "base"
@@ -58,7 +58,7 @@ class Order:
 
     def message(self, node_id: int, blob: bytes, *, number: int, ttl_s: float) -> Message:
         """The message to ``node_id`` with the model in ``blob``; ``number`` is what the server knows the order by."""
-        plan: dict[str, Any] = {
+        fields: dict[str, Any] = {
             ROUND: self.round,
             BASE: self.base,
             LOCAL_STEPS: self.local_steps,
@@ -70,10 +70,10 @@ class Order:
             ACK: self.ack,
         }
         if self.receipt:
-            plan[RECEIPT] = self.receipt
+            fields[RECEIPT] = self.receipt
         model = ArrayRecord({BLOB: Array(np.frombuffer(blob, dtype=np.uint8))})
         return Message(
-            RecordDict({MODEL: model, PLAN: ConfigRecord(plan)}),
+            RecordDict({MODEL: model, ORDER: ConfigRecord(fields)}),
             dst_node_id=node_id,
             message_type=MessageType.TRAIN,
             ttl=ttl_s,
@@ -83,18 +83,18 @@ class Order:
     @classmethod
     def read(cls, content: RecordDict) -> Order:
         """The order in a message. Raises ``KeyError``, ``TypeError`` or ``ValueError`` for one that is not whole."""
-        plan = content.config_records[PLAN]
+        fields = content.config_records[ORDER]
         return cls(
-            round=_whole(plan[ROUND]),
-            base=_whole(plan[BASE]),
-            base_model=_bytes(plan[BASE_MODEL]),
-            local_steps=_whole(plan[LOCAL_STEPS]),
-            batch_size=_whole(plan[BATCH_SIZE]),
-            codec=str(plan[CODEC]),
-            seed=_whole(plan[SEED]),
-            session=_bytes(plan[SESSION]),
-            ack=_whole(plan[ACK]),
-            receipt=str(plan.get(RECEIPT, "")),
+            round=_whole(fields[ROUND]),
+            base=_whole(fields[BASE]),
+            base_model=_bytes(fields[BASE_MODEL]),
+            local_steps=_whole(fields[LOCAL_STEPS]),
+            batch_size=_whole(fields[BATCH_SIZE]),
+            codec=str(fields[CODEC]),
+            seed=_whole(fields[SEED]),
+            session=_bytes(fields[SESSION]),
+            ack=_whole(fields[ACK]),
+            receipt=str(fields.get(RECEIPT, "")),
         )
 
 

@@ -39,7 +39,7 @@ class LateGrid(InProcessGrid):
     round = 1
 
     def _answer(self, message: Message) -> Message:
-        if wire.PLAN in message.content.config_records:
+        if wire.ORDER in message.content.config_records:
             self.round = wire.Order.read(message.content).round
         return super()._answer(message)
 
@@ -48,7 +48,7 @@ class HastyGrid(InProcessGrid):
     """All nodes train at a hundred times the learning rate from round ``TOO_FAST_FROM`` on."""
 
     def _answer(self, message: Message) -> Message:
-        if wire.PLAN in message.content.config_records and wire.Order.read(message.content).round >= TOO_FAST_FROM:
+        if wire.ORDER in message.content.config_records and wire.Order.read(message.content).round >= TOO_FAST_FROM:
             rate = self.rate
             for context in self._contexts.values():
                 context.run_config["training.learning_rate"] = 100 * rate

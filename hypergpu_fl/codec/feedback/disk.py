@@ -23,7 +23,7 @@ import numpy as np
 
 from hypergpu_fl.codec.errors import ResidualRefused
 from hypergpu_fl.codec.format.checksum import checksum
-from hypergpu_fl.files import private_folder
+from hypergpu_fl.files import private_folder, replacing, sync
 from strategies.model.layout import Vector
 
 _LOG = logging.getLogger(__name__)
@@ -52,24 +52,16 @@ class NodeFolder:
         self._make_room(_PREFIX + vector_P.nbytes)
         values = np.ascontiguousarray(vector_P, dtype="<f4")
         header = _HEADER.pack(_MAGIC, self._model, tag, number, values.size)
-        temporary = self.path / f"{name}.{os.getpid()}.tmp"
         try:
             private_folder(self.path)
-            with temporary.open("wb") as file:
+            with replacing(self.path / name, synced=True) as draft, draft.open("wb") as file:
                 file.write(header + _CHECKSUM.pack(checksum(header, values.data)))
                 file.write(values.data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path / name)
-            self.sync()
         except OSError as error:
             raise ResidualRefused(
                 f"this node cannot keep its state: {error.strerror}: {self.path}",
                 "make room there, or start the SuperNode with another state-dir",
             ) from error
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
 
     def read(self, name: str, size: int) -> tuple[Vector, int, bytes] | None:
         """Vector of ``size`` values, number and tag; None if there is no such file.
@@ -103,19 +95,11 @@ class NodeFolder:
     def rename(self, old: str, new: str) -> None:
         """Let a file take the place of another, atomically."""
         os.replace(self.path / old, self.path / new)
-        self.sync()
+        sync(self.path)
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
         (self.path / name).unlink(missing_ok=True)
-
-    def sync(self) -> None:
-        """Make renames durable."""
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
     def _make_room(self, wanted: int) -> None:
         sizes = {folder: _size(folder) for folder in self._root.iterdir()} if self._root.is_dir() else {}

@@ -11,7 +11,7 @@ import pytest
 from hypergpu_fl.bench.attacks import ALL, ATTACKS, SIGN_FLIP
 from hypergpu_fl.bench.hostile import HOSTILE, missed, overtime_s, run_hostile
 from strategies.event_log import EventLog
-from strategies.planning import Level
+from strategies.planning import Compression
 from strategies.round.commands import CloseRound, Open
 from strategies.round.events import Ended
 from strategies.round.rules import Rules
@@ -47,7 +47,9 @@ def test_each_bound_that_is_missed_is_named(name: str, value: Any) -> None:
 
 
 def test_overtime_is_what_the_longest_round_took_beyond_its_deadline(tmp_path: Path) -> None:
-    log = EventLog(tmp_path / "log", Rules(Settings(cohort=1), 8, (Level("raw", 1.0),), "random", "alike", "examples"))
+    log = EventLog(
+        tmp_path / "log", Rules(Settings(cohort=1), 8, (Compression("raw", 1.0),), "random", "alike", "examples")
+    )
     for deadline_s, ended_s in ((10.0, 12.5), (None, 99.0), (10.0, 3.0)):
         closed = CloseRound(1, 0.0, ended_s, (), (), 0, 0, 0, "", "")
         log.append(Ended(0.0), [Open(1, deadline_s), closed])

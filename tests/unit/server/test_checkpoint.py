@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -225,14 +226,14 @@ def test_a_crash_while_saving_leaves_the_previous_checkpoint_whole(
 ) -> None:
     saved = example(1)
     save(tmp_path, saved)
-    real, done = module.os.replace, []
+    real, done = os.replace, []
 
     def failing(source: Path, target: Path) -> None:
         if len(done) == renames_before_the_crash:
             raise OSError("no space left on device")
         done.append(real(source, target))
 
-    monkeypatch.setattr(module.os, "replace", failing)
+    monkeypatch.setattr(os, "replace", failing)
     for version in (1, 2):
         done.clear()
         with pytest.raises(CheckpointError, match="no space left"):

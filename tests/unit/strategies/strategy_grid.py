@@ -17,7 +17,7 @@ from strategies import wire
 from strategies.arrivals import Passage, Terms
 from strategies.fleet import Fleet
 from strategies.model.layout import Layout
-from strategies.planning import FleetPlan, Level
+from strategies.planning import Compression, FleetPlan
 
 IDS = itertools.count(1)  # never the same twice in a process, as Flower's
 Answer = Callable[[Message], RecordDict | Error]
@@ -177,5 +177,5 @@ def plan_of(predicted_s: Sequence[float], **columns: Sequence[float]) -> FleetPl
         upload_s=np.asarray(columns.get("upload_s", seconds / 3), dtype=np.float64),
         deadline_s=float("inf"),
         batch_size=10,
-        levels=[Level("raw", 1.0)],
+        levels=[Compression("raw", 1.0)],
     )

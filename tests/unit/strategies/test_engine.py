@@ -156,7 +156,7 @@ def test_a_node_that_leaves_is_not_asked_again_in_the_round_and_has_missed_nothi
     def leaving(message: Message) -> RecordDict | Error:
         if message.metadata.message_type == "query":
             return trainer(message)
-        asked.append(int(message.content.config_records[wire.PLAN][wire.ROUND]))
+        asked.append(int(message.content.config_records[wire.ORDER][wire.ROUND]))
         return Error(code=code, reason="it goes") if asked[-1] == 2 else trainer(message)
 
     grid.nodes[1000] = leaving

@@ -8,7 +8,7 @@ from strategy_grid import fleet_of
 
 from strategies.fleet.health import EXCLUDED_AFTER, EXCLUSION_S, LONGEST_EXCLUSION_S, failed, let_out, succeeded
 from strategies.lineup import rules
-from strategies.planning import Level
+from strategies.planning import Compression
 from strategies.round.commands import Command, Exclude, Readmit, SendOrder
 from strategies.round.events import Ended, Event, Failed, Joined, Published, RoundDue
 from strategies.round.state import State
@@ -54,7 +54,7 @@ def test_however_often_a_node_was_excluded_it_is_for_an_hour_at_most() -> None:
 
 
 def test_a_node_that_fails_again_and_again_is_given_nothing_until_it_has_said_who_it_is() -> None:
-    state = State(rules("random", Settings(1, mode="sync"), model_values=10, levels=[Level("raw", 1.0)]))
+    state = State(rules("random", Settings(1, mode="sync"), model_values=10, levels=[Compression("raw", 1.0)]))
     told: list[Command] = []
 
     def tell(event: Event) -> list[Command]:

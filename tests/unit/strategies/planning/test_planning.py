@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from strategy_grid import fleet_of
 
 from strategies.fleet import Fleet
-from strategies.planning import FEWEST_STEPS, MOST_STEPS, Level, Workload, plan, plan_alike, thinned
+from strategies.planning import FEWEST_STEPS, MOST_STEPS, Compression, Workload, plan, plan_alike, thinned
 from strategies.planning.progress import FIDELITY_EXPONENT, LONGEST_ROUND, balanced_steps
 from strategies.settings import Settings
 
-LEVELS = [Level("fat", 1.0, 1.0), Level("half", 2.0, 0.9), Level("thin", 20.0, 0.6)]
+LEVELS = [Compression("fat", 1.0, 1.0), Compression("half", 2.0, 0.9), Compression("thin", 20.0, 0.6)]
 
 
 def known(examples: list[int], uplink_bps: list[float], *, sample_s: float = 0.01) -> Fleet:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from strategies import lineup
-from strategies.planning import Level
+from strategies.planning import Compression
 from strategies.round.commands import Command, SendOrder
 from strategies.round.events import (
     Answered,
@@ -24,7 +24,7 @@ from strategies.round.state import State
 from strategies.round.step import step
 from strategies.settings import Settings
 
-LEVELS = (Level("raw", 1.0), Level("half", 2.0, 0.9), Level("thin", 20.0, 0.5))
+LEVELS = (Compression("raw", 1.0), Compression("half", 2.0, 0.9), Compression("thin", 20.0, 0.5))
 
 
 def rules_of(policy: str = "network_aware", **chosen: Any) -> Rules:

@@ -6,7 +6,6 @@ On real machines Flower starts a process per message, so nothing heavy is import
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import time
@@ -182,14 +181,10 @@ def _sign(key: NodeKey, order: wire.Order, blob: bytes, metrics: dict[str, float
 
 def _keep_receipts(text: str, address: str, folder: Path) -> None:
     """Store the receipts that came with an order. A receipt that proves nothing is only logged."""
-    from hypergpu_fl.errors import VerificationError
-    from hypergpu_fl.ledger.receipts import keep_receipt
+    from hypergpu_fl.ledger.receipts import keep_receipts
 
-    try:
-        for receipt in json.loads(text):
-            keep_receipt(json.dumps(receipt), node=address, folder=folder)
-    except (VerificationError, ValueError, TypeError) as error:
-        log.warning("a receipt was refused: %s", error)
+    for error in keep_receipts(text, node=address, folder=folder):
+        log.warning("a receipt was refused: %s", error.cause)
 
 
 def _config(context: Context) -> Config:

@@ -125,7 +125,17 @@ def test_a_refused_receipt_costs_the_others_of_its_list_nothing(receipt: str, tm
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", "[" * 100_000, "[" * 100_000 + "]" * 100_000, '[{"a":' * 50_000, '["\\ud800"]', "[NaN]", f"[{'9' * 5000}]"]
+    "text",
+    [
+        "",
+        "{}",
+        "[" * 100_000,
+        "[" * 100_000 + "]" * 100_000,
+        '[{"a":' * 50_000,
+        '["\\ud800"]',
+        "[NaN]",
+        f"[{'9' * 5000}]",
+    ],
 )
 def test_what_is_no_list_of_receipts_is_refused_however_deeply_it_is_nested(text: str, tmp_path: Path) -> None:
     assert len(keep_receipts(text, node=node_key(1).address, folder=tmp_path)) == 1

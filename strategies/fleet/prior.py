@@ -31,8 +31,8 @@ class Spread:
     def learn(self, logs: Floats) -> Spread:
         """Posterior after the values of the nodes seen so far; the guess itself counts as ``DOUBT`` nodes.
 
-        Values are cut at a thirtieth of the median and at 30 times it: a few nodes that claim absurd links must not decide what is
-        believed of those not seen yet.
+        Values are cut at a thirtieth of the median and at 30 times it: a few nodes that claim absurd links must not
+        decide what is believed of those not seen yet.
         """
         if not logs.size:
             return self

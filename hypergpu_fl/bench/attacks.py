@@ -6,6 +6,7 @@ attacks that belong to no single point.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from hypergpu_fl.codec import blob_record, decode, encode
-from hypergpu_fl.ledger.contribution import Contribution, hash_blob, hash_metrics
+from hypergpu_fl.ledger.contribution import Contribution, enrolment_digest, hash_blob, hash_metrics
 from hypergpu_fl.ledger.identity import NodeKey, sign_contribution
 from strategies import wire
 from strategies.arrivals import Passage, VirtualLinks
@@ -53,6 +54,13 @@ class HostileNode:
         """Put another update into a reply, encoded at the level that was ordered."""
         blob = encode(order.codec, vector_P, self.layout, buffers, base=order.base)
         content[wire.UPDATE] = blob_record(blob)
+
+    def sign_hello(self, content: RecordDict, session: bytes, node_id: int) -> None:
+        """Sign a changed hello, if the share that it claims is a number that can be signed."""
+        with contextlib.suppress(KeyError, TypeError, OverflowError):
+            share = int(content.metric_records[wire.HELLO][wire.PARTITION])
+            proof = self.key.sign(enrolment_digest(session, node_id, share))
+            content[wire.ENROLMENT] = ConfigRecord({wire.SIGNATURE: proof})
 
     def sign(self, content: RecordDict, order: wire.Order) -> None:
         """Sign the changed reply; a reply that is out of all bounds keeps the honest signature."""
@@ -102,6 +110,7 @@ def twisted(node: HostileNode, attack: Attack, asked: Message, answer: Message) 
     content = answer.content
     if wire.ORDER not in asked.content.config_records:
         attack.hello(node, content)
+        node.sign_hello(content, wire.invited_to(asked.content), asked.metadata.dst_node_id)
         node.hellos += 1
         return answer
     order = wire.Order.read(asked.content)

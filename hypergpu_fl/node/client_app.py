@@ -54,6 +54,7 @@ def hello(message: Message, context: Context) -> Message:
 
 def _introduced(message: Message, context: Context) -> Message:
     from hypergpu_fl.codec.kernels import compile_ahead
+    from hypergpu_fl.ledger.contribution import enrolment_digest
     from hypergpu_fl.network.hardware import describe_hardware
     from hypergpu_fl.node.local_task import local_task
     from hypergpu_fl.task.trial import try_task
@@ -75,6 +76,9 @@ def _introduced(message: Message, context: Context) -> Message:
             **link,
         }
     )
+    if session := wire.invited_to(message.content):
+        proof = _key(config, context).sign(enrolment_digest(session, context.node_id, partition))
+        content[wire.ENROLMENT] = ConfigRecord({wire.SIGNATURE: proof})
     compile_ahead()  # only after the probe, which measures milliseconds
     return Message(content, reply_to=message)
 

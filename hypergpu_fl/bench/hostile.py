@@ -55,7 +55,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class HostileResult:
     """Result of a run.
 
     ``weights`` are each node's mean weight in a round, ``largest`` the largest that it had in one. ``growth_mib`` is
@@ -119,11 +119,10 @@ def run_hostile(
     progress : callable
         Called with a line for each run.
     """
-    honest: dict[tuple[Any, ...], Course] = {}
+    honest: dict[tuple[Any, ...], HostileResult] = {}
     rows: list[Row] = []
-    play(
-        _config(ATTACKS[0], "mean", "auto", 0, {"rounds": 1}), None
-    )  # imports here, so that they count as nobody's growth
+    first = _config(ATTACKS[0], "mean", "auto", 0, {"rounds": 1})
+    play(first, None)  # imports here, so that they count as nobody's growth
     for attack in attacks:
         for rule, codec in FLIPPED_UNDER.items() if attack is SIGN_FLIP else [("mean", "auto")]:
             found = []
@@ -140,7 +139,7 @@ def run_hostile(
     return rows
 
 
-def play(config: Config, attack: Attack | None) -> Course:
+def play(config: Config, attack: Attack | None) -> HostileResult:
     """Run once, with the hostile three or without them."""
     with tempfile.TemporaryDirectory(prefix="hypergpu-bench-") as scratch, quiet(), _silent(), one_thread():
         folder = Path(scratch) / "run"
@@ -186,13 +185,13 @@ def _config(attack: Attack, rule: str, codec: str, seed: int, changes: Mapping[s
     )
 
 
-def _course(folder: Path, rounds: int, growth_mib: float | None) -> Course:
+def _course(folder: Path, rounds: int, growth_mib: float | None) -> HostileResult:
     report = folder / "report.json"
     closed = list(rounds_of(folder / FILE))
     longest_s = max((each["ended_s"] - each["started_s"] for each in closed), default=0.0)
     deadline_s = max((each["deadline_s"] for each in closed), default=0.0)
     if not report.is_file():
-        return Course(False, 0.0, {}, {}, growth_mib, longest_s, deadline_s)
+        return HostileResult(False, 0.0, {}, {}, growth_mib, longest_s, deadline_s)
     document = json.loads(report.read_text())
     history = document["history"]
     weights: dict[str, float] = {}
@@ -206,7 +205,7 @@ def _course(folder: Path, rounds: int, growth_mib: float | None) -> Course:
             largest[node] = max(largest.get(node, 0.0), weight)
     counted = max(1, sum(entry["arrived"] > 0 for entry in history))
     last = history[-max(1, round(LAST * len(history))) :]
-    return Course(
+    return HostileResult(
         document["status"] == "completed" and len(history) == rounds,
         fmean(entry["accuracy"] for entry in last),
         {node: weight / counted for node, weight in weights.items()},
@@ -233,7 +232,9 @@ def overtime_s(log: Path) -> float:
     return max((each["ended_s"] - each["started_s"] - each["deadline_s"] for each in rounds_of(log)), default=0.0)
 
 
-def _row(attack: Attack, config: Config, course: Course, honest: Course, fair: Mapping[str, float]) -> Row:
+def _row(
+    attack: Attack, config: Config, course: HostileResult, honest: HostileResult, fair: Mapping[str, float]
+) -> Row:
     hostile = [f"node-{share}" for share in HOSTILE]
     worst = max(hostile, key=lambda node: course.weights.get(node, 0.0) / fair[node])
     growth = None if course.growth_mib is None or honest.growth_mib is None else course.growth_mib - honest.growth_mib

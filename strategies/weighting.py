@@ -24,10 +24,10 @@ from strategies.quantiles import median
 # and 2 made no difference where 100 nodes take turns; where four nodes answer every round, 2 took a round or two
 # longer.
 STRONGEST_TILT = 1.25
-SMALLEST_ARREARS = 0.1  # of its data share, given even to a node in credit
-SMALLEST_SHARE = 0.05  # of an even share of the round, likewise
+SMALLEST_WEIGHT = 1e-3
 LARGEST_WEIGHT = 2.0  # rounds that one update may make up for, however large its node's share of the data
 MOST_OF_FAIR = 3.0  # times its fair part of a round: what one update may weigh; the rest of its debt waits
+LEAST_OF_FAIR = 1 / 3  # of its fair part: what even a node in credit weighs, so that the others' debts own no round
 COUNT_GAIN = 0.2  # gain with which the expected number of updates follows the last round's
 
 
@@ -65,7 +65,8 @@ class Accounts:
 
     No update makes up for more than ``MOST_OF_FAIR`` times its fair part of a round: its even part, or its data's part
     if that is more. A debt beyond that is paid over several rounds, so a node that withholds its updates to gather debt
-    cannot own a round. What is cut off goes to the round's other updates. A node that answers in fewer than one in
+    cannot own a round. What is cut off goes to the round's other updates, and each of these weighs a third of its fair
+    part at least. A node that answers in fewer than one in
     ``MOST_OF_FAIR`` of the rounds in which it is expected therefore stays behind its data share.
 
     Both sides of a round's books sum to 1, so the debts of the reachable nodes stay balanced, and paying them out
@@ -92,11 +93,12 @@ class Accounts:
         even = 1 / (self._count or known)
         shares = fleet.examples[working] / examples
         nodes = int(reachable.sum())
-        most = min(LARGEST_WEIGHT, MOST_OF_FAIR * even * max(1.0, share * nodes))
+        fair = even * share * nodes  # what a node of this share is due whenever it is one of a round's updates
+        most = min(LARGEST_WEIGHT, MOST_OF_FAIR * max(even, fair))
         arrears_U = np.concatenate([self._arrears, [arrears], fleet.owed[working] + shares])
         most_U = np.concatenate([self._most, [most], MOST_OF_FAIR * even * np.maximum(1.0, shares * nodes)])
         level = _level(arrears_U, most_U, even * known)
-        least = max(SMALLEST_ARREARS * share, SMALLEST_SHARE * even)
+        least = max(LEAST_OF_FAIR * min(even, fair), SMALLEST_WEIGHT)
         typical = median(fleet.quality[reachable]) if reachable.any() else float(fleet.quality[row])
         weight = max(arrears + level, least) * tilt(float(fleet.quality[row]), typical, staleness)
         return Weighed(min(weight, most), arrears, most)

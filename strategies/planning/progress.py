@@ -42,7 +42,7 @@ from strategies.planning.timing import DEADLINE_QUANTILE, ROUND_TRIPS, overhead_
 from strategies.quantiles import median, quantile
 
 FIDELITY_EXPONENT = 2.5
-FURTHEST_DEADLINE = 10.0  # times the median node's round
+FURTHEST_DEADLINE = 5.0  # times the median node's round; 3.2 where links spread a hundredfold, log-normally
 FURTHEST_NODE = 100.0  # likewise: how much slower than the median a node may be and still be waited for
 LONGEST_ROUND = 1.4  # times the thinnest level's round, up to which a fatter level is taken in any case
 BLOCK = 8192  # nodes whose columns stay in a core's cache while all levels are compared

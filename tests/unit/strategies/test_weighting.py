@@ -237,18 +237,27 @@ def test_a_debt_gathered_by_withholding_is_paid_over_several_rounds_and_no_node_
     assert all(sum(row) == pytest.approx(1) for row in weights_RN)
 
 
+def test_a_hoarder_in_a_round_of_four_weighs_no_more_than_three_quarters() -> None:
+    fleet, accounts = fleet_of([10] * 10), Accounts()
+    for _ in range(30):
+        accounts.book(fleet, [0, 1, 2, 3], [weigh(accounts, fleet, row, staleness=0) for row in range(4)])
+    fleet.orders[4:9] = 1  # others at work are owed as much as the hoarder, and do not answer in this round
+    normalised = accounts.book(fleet, [9, 0, 1, 2], [weigh(accounts, fleet, row, staleness=0) for row in (9, 0, 1, 2)])
+    assert normalised[0] == pytest.approx(0.75, abs=0.01)  # before: 0.98
+
+
 def test_a_node_that_is_expected_in_every_round_and_answers_in_every_third_gets_its_share() -> None:
     weights_RN, _, _ = withheld(300, range(2, 300, 3), hostile=(9,))
     assert sum(row[9] for row in weights_RN) == pytest.approx(30.0, rel=0.1)
 
 
-def test_a_node_with_half_of_the_data_weighs_half_though_it_answers_every_other_time() -> None:
-    fleet, accounts = fleet_of([90, *[10] * 9]), Accounts()
+def test_a_node_with_a_third_of_the_data_weighs_a_third_though_it_answers_every_other_time() -> None:
+    fleet, accounts = fleet_of([45, *[10] * 9]), Accounts()
     for number in range(200):
         rows = list(range(10)) if number % 2 else list(range(1, 10))
         fleet.orders[:] = 0
         accounts.book(fleet, rows, [weigh(accounts, fleet, row, staleness=0) for row in rows])
-    assert accounts.paid[0] / 200 == pytest.approx(0.5, rel=0.1)
+    assert accounts.paid[0] / 200 == pytest.approx(1 / 3, rel=0.1)
 
 
 def test_asking_what_an_update_weighs_changes_nothing() -> None:

@@ -12,6 +12,7 @@ from strategies.spelling import did_you_mean
 
 INT64: Final = range(-(2**63), 2**63)
 _HEX_ADDRESS: Final = re.compile(r"0x[0-9a-fA-F]{40}")
+_TAKEN: Final = ("flower.log", "superlink.log", "dashboard.log")  # logs of other processes in a run's folder
 _HOST: Final = re.compile(r"[^\s\"'<>\\^`{|}]+")
 
 
@@ -34,10 +35,12 @@ def one_line(text: str) -> str:
     return text
 
 
-def file_name(name: str) -> str:
-    """Name of a file inside a folder, or nothing."""
+def log_name(name: str) -> str:
+    """Name of a log beside the other files of a run, none of which it may be, or nothing."""
     if name in (".", "..") or "/" in name or "\\" in name or len(name.encode(errors="replace")) > 200:
         raise ValueError("must be the name of a file, without folders, or empty")
+    if name and (not name.lower().endswith(".log") or name.lower() in _TAKEN):
+        raise ValueError(f"must be a name that ends with .log, none of {', '.join(_TAKEN)}, or empty")
     return name
 
 

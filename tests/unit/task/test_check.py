@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping
 from typing import Any
@@ -49,6 +50,23 @@ def test_a_sound_task_passes_and_keeps_its_first_weights() -> None:
     assert checked.trial.trained.steps == 2 and checked.examples == 40
     assert checked.held_out.count == 36 and checked.validation.count == 4
     assert checked.held_out.named.keys() == {"loss", "mae"}
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf])
+@pytest.mark.parametrize("place", [0, 1], ids=["inputs", "targets"])
+def test_held_out_data_with_a_value_that_is_no_number_are_refused_before_every_run(odd: float, place: int) -> None:
+    class Broken(Line):
+        def data(self, partition: int | None) -> Any:
+            found = super().data(partition)
+            if partition is None:
+                found[place][17, 0] = odd
+            return found
+
+    training = Training(num_nodes=2)
+    for tried in (lambda task: try_first(training, task, device="cpu"), lambda task: check_task(training, task)):
+        with pytest.raises(TaskError, match="loss of the fresh model on the (held-out|validation) data is") as caught:
+            tried(Broken(training))
+        assert "look for NaN or infinity in the data" in caught.value.remedy
 
 
 def test_a_target_that_is_not_measured_is_refused_with_what_is() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import unicodedata
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -63,12 +64,23 @@ def urls(text: str) -> str:
             raise ValueError("must be http(s):// addresses; give the node's HTTP address, WebSocket is not spoken")
         try:
             parts = urlsplit(url)
-            whole = parts.scheme.lower() in ("http", "https") and parts.hostname and parts.port != 0
+            whole = parts.scheme.lower() in ("http", "https") and parts.port != 0 and _is_host(parts.hostname or "")
         except ValueError:
             whole = False
         if not whole or not _HOST.fullmatch(url):
             raise ValueError("must be empty, or http(s):// addresses, comma-separated")
     return ",".join(_parts(text))
+
+
+def _is_host(host: str) -> bool:
+    """Whether a resolver can be asked for it: no empty or endless label, and numbers that are an address."""
+    try:
+        host.removesuffix(".").encode("idna")
+        if re.fullmatch(r"[0-9.]+", host):
+            socket.inet_aton(host)
+    except (UnicodeError, OSError):
+        return False
+    return bool(host)
 
 
 def _parts(text: str) -> list[str]:

@@ -46,6 +46,10 @@ REFUSED = [
     ("blockchain.allow_list", f"{OTHER},{CHECKSUMMED.replace('aA', 'AA')}", "written in the capitals of its checksum"),
     ("blockchain.rpc_url", "http://host:99999", "http[(]s[)]:// addresses"),
     ("blockchain.rpc_url", "http://:8545", "http[(]s[)]:// addresses"),
+    ("blockchain.rpc_url", "http://a..b", "http[(]s[)]:// addresses"),
+    ("blockchain.rpc_url", "https://.a/v2", "http[(]s[)]:// addresses"),
+    ("blockchain.rpc_url", f"http://{64 * 'a'}.example", "http[(]s[)]:// addresses"),
+    ("blockchain.rpc_url", "http://10.0.0.300:8545", "http[(]s[)]:// addresses"),
     ("blockchain.max_fee_gwei", 1e-12, "at least 1e-09"),  # would be a cap of 0 wei
     ("blockchain.chain_id", 2**63, "at most 9223372036854775771"),
     ("system.log_file", "../../etc/passwd", "the name of a file, without folders"),
@@ -74,6 +78,7 @@ def test_what_no_run_could_use_is_refused_at_the_door(path: str, value: Any, req
         ("blockchain.contract", f" 0x{LOWER[2:].upper()} ", CHECKSUMMED),
         ("blockchain.allow_list", f"{LOWER}, {OTHER},{CHECKSUMMED},", f"{CHECKSUMMED},{OTHER}"),
         ("blockchain.rpc_url", "http://a:1 , https://b/c,", "http://a:1,https://b/c"),
+        ("blockchain.rpc_url", *2 * ("http://a_b.example.:1/x,http://10.0.0.3,http://[::1]:8",)),
         ("training.seed", 2**63 - 1, 2**63 - 1),
     ],
 )

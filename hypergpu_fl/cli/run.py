@@ -29,7 +29,15 @@ from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides, unre
 from hypergpu_fl.cli.preflight import ask_chain, check_before_start
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.cli.resuming import check_unchanged, is_complete, keep, layers_of
-from hypergpu_fl.cli.submission import COMPLETED, STOPPED, Submission, app_folder, simulation_resources, submit
+from hypergpu_fl.cli.submission import (
+    COMPLETED,
+    STOPPED,
+    Submission,
+    app_folder,
+    gpu_count,
+    simulation_resources,
+    submit,
+)
 from hypergpu_fl.cli.superlink import LocalSuperLink, require_free
 from hypergpu_fl.config import (
     PLACES,
@@ -169,7 +177,7 @@ def _simulate(
     nodes = config.training.num_nodes
     say(f"starting Flower and its simulated nodes{_while_flower_prepares(nodes)}")
     scratch = folder / ".scratch"
-    resources = simulation_resources(nodes, config.system.device)
+    resources = simulation_resources(nodes, config.system.device, gpus=gpu_count(), cores=os.cpu_count() or 1)
     with contextlib.closing(Tail(folder / (config.system.log_file or "run.log"))) as tail:
         tail.skip()
         with LocalSuperLink(

@@ -11,13 +11,12 @@ from hypergpu_fl.task.source import modules_from
 
 FILES = {
     "shapes/__init__.py": "",
-    "shapes/task.py": "import json, torch\nfrom . import nets\nfrom .parts.heads import Head\nimport hypergpu_fl.task\n",
+    "shapes/task.py": "import json\nfrom . import nets\nfrom .parts.heads import Head\nimport hypergpu_fl.task\n",
     "shapes/nets.py": "def build():\n    import beside\n",
     "shapes/parts/__init__.py": "",
     "shapes/parts/heads.py": "import missing_library\n",
     "shapes/unused.py": "",
     "beside.py": "from shapes import nets\n",
-    "torch.txt": "",
     "hypergpu_fl/__init__.py": "",
     "hypergpu_fl/task.py": "",
 }

@@ -70,7 +70,7 @@ def create_app(root: Path, *, token: str = "") -> Access:
         if seen is None:
             raise RunNotFound(f"round {number} of {run} has not begun", "choose an earlier one")
         row = next((row for row in view.rounds if row["round"] == number), None)
-        pay = {name: str(wei) for name, wei in view.pay_upto(number).items()}
+        pay = {name: view.paid(wei) for name, wei in view.pay_upto(number).items()}
         return _json({**asdict(seen), "row": row, "pay": pay})
 
     @app.get("/api/runs/{run}/node")

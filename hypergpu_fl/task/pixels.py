@@ -107,6 +107,8 @@ def _read(file: Path) -> NDArray[np.uint8] | _Deep:
         layer = upright.convert("RGBA")
         whole = Image.alpha_composite(Image.new("RGBA", layer.size, _BACKGROUND), layer)
         if _flat(whole) and not _flat(layer):
+            if layer.getchannel("A").getbbox() is None:
+                raise ValueError("it is transparent everywhere (alpha 0), so nothing of it is seen")
             raise ValueError("what its transparency shows has the grey that transparent images are laid on")
         upright = whole
     elif mode not in _PLAIN:

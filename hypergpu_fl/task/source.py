@@ -43,4 +43,5 @@ def modules_from(module: str, file: Path) -> dict[str, Path]:
         return found
     finder = ModuleFinder([str(root)], excludes=list(_OURS))
     finder.import_hook(module)
-    return found | {name: Path(each.__file__) for name, each in finder.modules.items() if each.__file__}
+    files = {name: getattr(each, "__file__", None) for name, each in finder.modules.items()}
+    return found | {name: Path(file) for name, file in files.items() if file}

@@ -334,6 +334,7 @@ BROKEN: dict[str, tuple[Make, str]] = {
     "several pages": (pages, "a.tif .* 3 pages"),
     "LAB": (lambda root: Image.new("LAB", (8, 8)).save(root / "a.tif"), "a.tif .* mode LAB"),
     "grey shape on grey": (with_alpha(128), "a.png .* the grey"),
+    "a shape that is transparent": (save(np.dstack([SHAPE] * 3 + [SHAPE * 0]), "a.png"), "a.png .*alpha 0.* nothing"),
 }
 
 

@@ -343,11 +343,11 @@ def weighted_means(
     model.eval()
     with torch.no_grad():
         for batch in batches:
-            for units, found in _measured(model, batch, figures, count, precision, micro):
-                for name, value in found.items() if units else ():
-                    totals[name] = totals.get(name, 0.0) + units * value
-                    measured[name] = measured.get(name, 0) + units
-                everything += units
+            units, found = _measured(model, batch, figures, count, precision, micro)
+            for name, held, value in found:
+                totals[name] = totals.get(name, 0.0) + held * value
+                measured[name] = measured.get(name, 0) + held
+            everything += units
     if not everything:
         raise TaskError("the data hold nothing by count()", "let count(batch) return the units of a batch")
     return everything, {name: total / measured[name] for name, total in totals.items()}
@@ -355,24 +355,34 @@ def weighted_means(
 
 def _measured(
     model: nn.Module, batch: Batch, figures: Figures, count: Count, precision: Precision, micro: MicroBatch
-) -> list[tuple[int, dict[str, float]]]:
-    """Units and mean figures of a batch, a micro-batch each."""
+) -> tuple[int, list[tuple[str, int, float]]]:
+    """Units of a batch; and its figures by name, each with the units it was measured on, and its mean over them.
+
+    As in `descend`, means of micro-batches weigh by their units, values of examples alike.
+    """
     while True:
         try:
             done = []
             for piece, size in batch.pieces(micro.size):
                 with precision():
                     found = figures(model, piece)
-                done.append((units_of(count, piece, size), {name: _mean(name, value) for name, value in found.items()}))
-            return done
+                done.append((units_of(count, piece, size), found))
+            break
         except torch.OutOfMemoryError as error:
             micro.halve(batch.size, error)
+    means = []
+    for name in dict.fromkeys(name for _, found in done for name in found):
+        parts = [(units, _checked(name, found[name])) for units, found in done if name in found]
+        if all(value.ndim for _, value in parts):
+            parts = [(sum(units for units, _ in parts), torch.cat([value for _, value in parts]))]
+        means += [(name, units, float(value.double().mean())) for units, value in parts if units]
+    return sum(units for units, _ in done), means
 
 
-def _mean(name: str, value: Tensor) -> float:
+def _checked(name: str, value: Tensor) -> Tensor:
     if value.ndim > 1:
         raise TaskError(
             f"the figure {name!r} is a tensor of shape {tuple(value.shape)}",
             "return one number, or one an example; of a table, name the numbers one by one",
         )
-    return float(value.double().mean())
+    return value

@@ -81,7 +81,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(holds: int, batch: i
             return losses if per_sample else (tokens * losses).sum() / tokens.sum()
 
     task, plain = Weighted(TRAINING), Weighted(TRAINING)
-    task.holds, plain.holds = holds, 12
+    task.holds, plain.holds = holds, 48
     models = [fresh_model(each, 0) for each in (task, plain)]
     with tempfile.TemporaryDirectory() as folder:
         results = [
@@ -91,6 +91,10 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(holds: int, batch: i
     assert torch.allclose(weights(models[0]), weights(models[1]), atol=1e-5)
     assert results[0].count == results[1].count
     assert results[0].loss == pytest.approx(results[1].loss, rel=1e-4)
+    task._micro.size, plain._micro.size = 0, 0
+    found, whole = (each.evaluate(models[0], device=CPU) for each in (task, plain))
+    assert found.count == whole.count
+    assert found.loss == pytest.approx(whole.loss, rel=1e-6), "losses of examples weigh alike, cut or not"
 
 
 def test_evaluation_goes_on_with_less_memory_too() -> None:

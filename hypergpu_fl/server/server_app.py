@@ -43,6 +43,7 @@ from hypergpu_fl.server.no_better import warning_of
 from hypergpu_fl.server.node_rounds import Row, as_csv
 from hypergpu_fl.server.nothing_counted import failure_of
 from hypergpu_fl.server.pipeline import Pipeline
+from hypergpu_fl.server.ray_actors import renew_dead_actors
 from hypergpu_fl.server.report import Report, write_json
 from hypergpu_fl.server.resumption import Checkpointing, check_same_task, check_unchanged, keep_settings, resume
 from hypergpu_fl.server.round_tables import RoundTables
@@ -87,6 +88,7 @@ def main(grid: Grid, context: Context) -> None:
     compile_ahead()
     simulated, nodes = config.network.enable_simulation, config.training.num_nodes
     if simulated:
+        renew_dead_actors()
         nodes = wait_for_nodes(grid, nodes, simulated=True)
     config = config.model_copy(
         update={

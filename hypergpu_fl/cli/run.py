@@ -26,7 +26,7 @@ from hypergpu_fl.cli.deployed import deploy
 from hypergpu_fl.cli.follow import Tail, worth_showing
 from hypergpu_fl.cli.live import on_screen
 from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides, unread
-from hypergpu_fl.cli.preflight import check_before_start
+from hypergpu_fl.cli.preflight import ask_chain, check_before_start
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.cli.resuming import check_unchanged, is_complete, keep, layers_of
 from hypergpu_fl.cli.submission import (
@@ -130,6 +130,8 @@ def run(
         return
     if not resumed and (warning := unread(config)):
         typer.echo(warning, err=True)
+    if not superlink:
+        ask_chain(effective)
     with stoppable(), app_with_task(source, effective.training) as bundled:
         if not superlink and sys.stderr.isatty():
             typer.echo(f"trying {effective.training.title} on one batch", err=True)

@@ -159,7 +159,7 @@ def app_folder() -> Path:
     here = Path.cwd()
     for folder in (package.parent, here, *here.parents):
         try:
-            project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
+            project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8-sig"))
             if "hypergpu_fl" in project["tool"]["flwr"]["app"]["components"]["serverapp"]:
                 return folder
         except (OSError, KeyError, TypeError, ValueError):

@@ -48,7 +48,7 @@ from hypergpu_fl.server.resumption import Checkpointing, check_same_task, check_
 from hypergpu_fl.server.round_tables import RoundTables
 from hypergpu_fl.server.simulated_compute import SimulatedCompute, flops_per_sample, simulated_links
 from hypergpu_fl.settlement import Settlement
-from hypergpu_fl.task import Task, fresh_model, full_identity, load_task
+from hypergpu_fl.task import Task, fresh_model, full_identity, layout_of, load_task
 from hypergpu_fl.task.check import check_figures, check_finite
 from hypergpu_fl.task.device import resolve_device
 from hypergpu_fl.task.loading import source_digest
@@ -140,7 +140,7 @@ def run(
                 f"run {folder.name} has no finished round to go on from",
                 f"start it again with `hypergpu run --name {folder.name} --replace`",
             )
-        strategy = build_strategy(config, Layout.of(first), session=settlement.session)
+        strategy = build_strategy(config, layout_of(first, model), session=settlement.session)
         began_s, event_log, best = resume(
             folder, strategy, report, settings=settings, task_file=source_digest(task), last_round=settlement.last_round
         )

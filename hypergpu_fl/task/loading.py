@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -110,12 +108,3 @@ def layout_of(arrays: Arrays, model: torch.nn.Module) -> Layout:
     from hypergpu_fl.task.state import measured_names
 
     return Layout.of(arrays, measured=measured_names(model))
-
-
-def source_digest(task: Task) -> str:
-    """The first 16 digits of the SHA-256 of the user's file that holds the task's class; empty where none does."""
-    try:
-        file = None if type(task).__module__.startswith("hypergpu_fl.") else inspect.getsourcefile(type(task))
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else ""
-    except (TypeError, OSError):
-        return ""

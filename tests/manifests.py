@@ -267,6 +267,10 @@ def compose_faults(file: Document, files: Collection[str], known: Collection[str
         for path in {path for word in words for path in _PATH.findall(str(word))}:
             if not any(path == target or path.startswith(f"{target}/") for target in targets):
                 found.append(f"{name}: {path} lies on no volume")
+        asked = service.get("healthcheck", {})
+        if "hypergpu-server" in service["image"] and not (asked.get("disable") or "test" in asked):
+            if not any(str(word).startswith("--health-server-address=") for word in words):
+                found.append(f"{name}: its image's health check asks what it does not serve")
         for other, how in service.get("depends_on", {}).items():
             if other not in services:
                 found.append(f"{name}: waits for {other}, which is not there")

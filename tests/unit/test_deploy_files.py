@@ -225,6 +225,8 @@ COMPOSE_SEEDED: dict[str, Callable[[Document], object]] = {
     "there is no secrets.env": lambda s: s["superexec"].update(env_file=["secrets.env"]),
     "waits for superlinks": lambda s: s["proxy"].update(depends_on={"superlinks": {"condition": "service_started"}}),
     "waits for the health of superlink": lambda s: s["superlink"].pop("healthcheck"),
+    "superexec: its image's health check asks what it does not serve": lambda s: s["superexec"]["command"].pop(3),
+    "operator: its image's health check asks": lambda s: s["operator"].pop("healthcheck"),
     "superlnk:8000 is no service": lambda s: rename(s["superexec"]["command"], "superlink:", "superlnk:"),
     "is open to the outside": lambda s: s["superlink"].update(ports=["8000:8000"]),
 }

@@ -7,6 +7,7 @@ import ctypes
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -58,3 +59,10 @@ def forget_own_modules() -> None:
     """Remove this app's own modules from memory, so that the run's own version is imported."""
     for name in [name for name in sys.modules if name.partition(".")[0] in OWN]:
         del sys.modules[name]
+
+
+def free_port() -> int:
+    """A port on the loopback interface that nobody listens on now, for a child that will."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

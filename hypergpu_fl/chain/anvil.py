@@ -13,6 +13,7 @@ from typing import Final
 
 from hypergpu_fl.chain.errors import Unavailable
 from hypergpu_fl.chain.http import HttpChain
+from hypergpu_fl.children import free_port
 from hypergpu_fl.errors import ChainError, UsageError
 
 CHAIN_ID: Final = 31337
@@ -43,13 +44,6 @@ def find_anvil(search: Sequence[Path] = ()) -> Path:
     if found := shutil.which("anvil"):
         return Path(found)
     raise ChainError("anvil is not installed", "run `npm ci` in contracts/, or install Foundry")
-
-
-def free_port() -> int:
-    """A port on this machine that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def check_port(port: int) -> None:

@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 
 from hypergpu_fl.cli.bundle import app_with_task
-from hypergpu_fl.cli.deployed import find, follow, hand_in
+from hypergpu_fl.cli.deployed import find, follow_log, hand_in
 from hypergpu_fl.cli.options import Runs, root_of
 from hypergpu_fl.cli.render import Format, FormatOption
 from hypergpu_fl.cli.resuming import layers_of
-from hypergpu_fl.cli.run import check_status, conclude, interrupted, locked, stoppable
+from hypergpu_fl.cli.run import check_status, interrupted, locked, show_result, stoppable
 from hypergpu_fl.cli.submission import Submission, app_folder
 from hypergpu_fl.cli.superlink import flower_environment
 from hypergpu_fl.config import environment, load, read_secrets
@@ -70,7 +70,7 @@ def attach(
     say(f"run {folder.name}: Flower's {submission.run_id} on {submission.connection!r}")
     with stoppable(), locked(folder):
         try:
-            check_status(*follow(submission, again, say), folder)
+            check_status(*follow_log(submission, again, say), folder)
         except KeyboardInterrupt as stop:
             raise interrupted(folder, KeyboardInterrupt(*(stop.args or ("detached",))), goes_on=True) from None
-    conclude(folder, folder.name, format)
+    show_result(folder, folder.name, format)

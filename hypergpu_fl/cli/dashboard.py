@@ -13,8 +13,9 @@ from typing import Annotated, Final
 
 import typer
 
+from hypergpu_fl.children import free_port
 from hypergpu_fl.cli.options import Runs, root_of
-from hypergpu_fl.cli.superlink import free_port, require_free
+from hypergpu_fl.cli.superlink import require_free
 from hypergpu_fl.errors import UsageError
 
 TOKEN: Final = "HYPERGPU_DASHBOARD_TOKEN"
@@ -41,13 +42,13 @@ def dashboard(
     """
     import uvicorn
 
-    from hypergpu_fl.dashboard.access import is_loopback
+    from hypergpu_fl.dashboard.access import local_only
     from hypergpu_fl.dashboard.server import create_app
 
     token = os.environ.get(TOKEN, "")
     if token and len(token) < _SHORTEST:
         raise UsageError(f"{TOKEN} has {len(token)} letters, which can be guessed", f"give it {_SHORTEST} or more")
-    if not token and not is_loopback(host):
+    if not token and not local_only(host):
         token = secrets.token_urlsafe(24)
     if port:
         require_free(port)

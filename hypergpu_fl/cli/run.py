@@ -19,6 +19,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from hypergpu_fl.children import free_port
 from hypergpu_fl.cli.bundle import app_with_task
 from hypergpu_fl.cli.dashboard import beside
 from hypergpu_fl.cli.deployed import deploy
@@ -29,7 +30,7 @@ from hypergpu_fl.cli.preflight import check_before_start
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.cli.resuming import check_unchanged, is_complete, keep, layers_of
 from hypergpu_fl.cli.submission import COMPLETED, STOPPED, Submission, app_folder, simulation_resources, submit
-from hypergpu_fl.cli.superlink import LocalSuperLink, free_port, require_free
+from hypergpu_fl.cli.superlink import LocalSuperLink, require_free
 from hypergpu_fl.config import (
     PLACES,
     PREFIX,
@@ -117,7 +118,7 @@ def run(
 
     if resumed and not superlink and is_complete(resumed, effective.training):
         say(f"run {chosen} is complete; a larger training.rounds goes on with it")
-        conclude(resumed, chosen, format)
+        show_result(resumed, chosen, format)
         return
     if not resumed and (warning := unread(config)):
         typer.echo(warning, err=True)
@@ -150,7 +151,7 @@ def run(
                         _simulate(effective, bundled, folder, port or free_port(), environ, note, draw)
             except KeyboardInterrupt as stop:
                 raise interrupted(folder, stop, goes_on=bool(superlink)) from None
-    conclude(folder, chosen, format)
+    show_result(folder, chosen, format)
 
 
 def _simulate(
@@ -220,7 +221,7 @@ def check_status(submission: Submission, status: str, details: str, folder: Path
     raise RunFailed(f"run {folder.name} ended as {status}: {cause}", remedy or f"see {kept}")
 
 
-def conclude(folder: Path, name: str, format: Format) -> None:
+def show_result(folder: Path, name: str, format: Format) -> None:
     """Print the final table from ``report.json``."""
     try:
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))

@@ -40,13 +40,6 @@ STOP_LIMIT_S: Final = 8.0
 _RAY_PREFIX_LIMIT: Final = 103 - len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1")
 
 
-def free_port() -> int:
-    """Port on the loopback interface that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def require_free(
     port: int, host: str = "127.0.0.1", *, remedy: str = "give another --port, or none for a free one"
 ) -> int:

@@ -101,7 +101,7 @@ class Training(Section):
     options: Annotated[
         Mapping[str, bool | int | float | str],
         BeforeValidator(task_options.checked),
-        AfterValidator(task_options.Options),
+        AfterValidator(task_options.TaskOptions),
     ] = Field({}, validate_default=True, description="a table of scalars for the task, which reads them itself")
     model_architecture: Annotated[str, AfterValidator(_known_model)] = Field(
         "mlp", description="mlp, simple_cnn, resnet18, or 'pkg.module:name'"

@@ -12,10 +12,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from hypergpu_fl.dashboard.books import Books, Commit, Pay
-from hypergpu_fl.dashboard.fold import Closed, Happening, Round, Work, by_number, closed, fold
+from hypergpu_fl.dashboard.books import BooksView, Commit, Earned
+from hypergpu_fl.dashboard.fold import Closed, Happening, Round, Work, closed, fold
 from hypergpu_fl.dashboard.segments import LogGone, Segments
 from hypergpu_fl.dashboard.words import health
+from hypergpu_fl.output import by_number
 
 RECENT: Final = 20  # rounds over which utilisation and shares are computed
 SILENT_S: Final = 300.0  # without a new line in the log, a run is no longer called running after this time
@@ -52,7 +53,7 @@ class RunView:
     def _begin(self) -> None:
         self.rounds: list[Row] = []
         self._log = Segments(self.folder / "events.jsonl")
-        self._books = Books(self.folder / "run.db")
+        self._books = BooksView(self.folder / "run.db")
         self._recent: deque[Round] = deque(maxlen=RECENT)
         self._open: Round | None = None
 
@@ -150,23 +151,23 @@ class RunView:
             names = sorted({*known, *self._log.names}, key=by_number)
             return [self._node(name, known.get(name), latest.get(name, []), span_s, now_s, clock_s) for name in names]
 
-    def round(self, number: int) -> Round | None:
+    def round(self, round: int) -> Round | None:
         """Any round as it was, or the open one; None if it has not begun."""
         with self._lock:
-            if self._open is not None and self._open.number == number:
+            if self._open is not None and self._open.number == round:
                 return self._open
-            if not 1 <= number <= len(self._log.starts):
+            if not 1 <= round <= len(self._log.starts):
                 return None
             try:
-                return fold(number, self._log.lines(number), self._log.names)
+                return fold(round, self._log.lines(round), self._log.names)
             except LogGone:
                 return None
 
-    def pay_upto(self, round_: int) -> dict[str, int]:
+    def pay_upto(self, round: int) -> dict[str, int]:
         """Name -> wei that the node had earned by the end of a round."""
         with self._lock:
             names = {node["address"]: node["name"] for node in self._books.nodes}
-            return {names.get(address, address): pay.wei for address, pay in self._books.pay_upto(round_).items()}
+            return {names.get(address, address): pay.wei for address, pay in self._books.pay_upto(round).items()}
 
     def history_of(self, node: str, *, rounds: int = 200) -> list[Row]:
         """What a node did in the last ``rounds`` rounds."""
@@ -179,8 +180,8 @@ class RunView:
         with self._lock:
             last = len(self._log.starts) if before is None else min(before - 1, len(self._log.starts))
             found: list[Happening] = []
-            for number in range(last, max(0, last - rounds), -1):
-                seen = self.round(number)
+            for round in range(last, max(0, last - rounds), -1):
+                seen = self.round(round)
                 found += reversed(seen.happenings if seen else [])
             if 0 <= last <= rounds:
                 found += reversed(fold(0, self._log.opening(), self._log.names).happenings)
@@ -189,13 +190,13 @@ class RunView:
     def _take_rounds(self) -> None:
         """Read new rounds: closed ones by their last lines, and the newest ones completely."""
         begun = len(self._log.starts)
-        for number in range(len(self.rounds) + 1, begun + 1):
-            end = closed(self._log.closing(number))
+        for round in range(len(self.rounds) + 1, begun + 1):
+            end = closed(self._log.closing(round))
             if end is None:
                 break
             self.rounds.append(self._row(end))
-            if number > begun - RECENT - 1:
-                self._recent.append(fold(number, self._log.lines(number), self._log.names))
+            if round > begun - RECENT - 1:
+                self._recent.append(fold(round, self._log.lines(round), self._log.names))
         if self.rounds and len(self.rounds) == begun and self.rounds[-1]["loss"] is None:
             end = closed(self._log.closing(begun))  # a round's loss is measured after the round is closed
             self.rounds[-1]["loss"] = end and end.loss
@@ -204,21 +205,21 @@ class RunView:
 
     def _row(self, end: Closed) -> Row:
         row = {
-            "round": end.number,
+            "round": end.round,
             "seconds": end.ended_s,
             "took_s": end.ended_s - end.started_s,
             "loss": end.loss,
-            "metrics": self._books.metrics.get(end.number, {}),
+            "metrics": self._books.metrics.get(end.round, {}),
             "selected": end.selected,
             "arrived": end.arrived,
             "late": end.late,
-            "refused": self._books.refused.get(end.number, 0),
+            "refused": self._books.refused.get(end.round, 0),
             "bytes_up": end.bytes_up,
             "bytes_down": end.bytes_down,
             "model": end.model,
             "rolled_back": end.rolled_back,
         }
-        return row | asdict(self._books.commits.get(end.number) or Commit(""))
+        return row | asdict(self._books.commits.get(end.round) or Commit(""))
 
     def _take_books(self) -> None:
         """Bring rows up to date with commits, refusals and metrics, which are written after a round is closed."""
@@ -242,7 +243,7 @@ class RunView:
     ) -> Row:
         state, reason = health(known, now_s=now_s) if known else ("joining", "no round has ended since it came")
         device = known["device"] if known else {}
-        earned = self._books.pay.get(known["address"], Pay()) if known else Pay()
+        earned = self._books.pay.get(known["address"], Earned()) if known else Earned()
         done = [work for work in works if work.verdict in ("counted", "late")]
         busy_s = sum(work.compute_s or 0.0 for work in works)
         last = works[-1] if works else None

@@ -107,9 +107,9 @@ class Books:
         for row in connection.execute(scored.order_by(contributions.c.sealed_round, contributions.c.index)):
             rows.setdefault(row.sealed_round, []).append(row)
         distribution, pay = RewardDistribution(self.session, {}), self._pay(connection)
-        for round_ in connection.execute(query.order_by(rounds.c.round)):
-            found = rows.get(round_.round, [])
-            entries = paid_entries([(r.node, r.score) for r in found], _pricing(round_))
+        for sealed in connection.execute(query.order_by(rounds.c.round)):
+            found = rows.get(sealed.round, [])
+            entries = paid_entries([(r.node, r.score) for r in found], _pricing(sealed))
             distribution = distribution.after(entries, [r.reward for r in found], pay)
         return distribution
 
@@ -145,12 +145,10 @@ class Books:
         query = query.where(sealed > after, sealed <= upto).distinct().order_by(sealed)
         return list(connection.execute(query).scalars())
 
-    def _rows(self, connection: Connection, table: Table, number: int) -> Any:
+    def _rows(self, connection: Connection, table: Table, round: int) -> Any:
         column = table.c.sealed_round if table is contributions else table.c.round
         order = table.c.index if table is contributions else table.c.id
-        return connection.execute(
-            select(table).where(table.c.session == self.session, column == number).order_by(order)
-        )
+        return connection.execute(select(table).where(table.c.session == self.session, column == round).order_by(order))
 
 
 def read_session(connection: Connection) -> dict[str, Any] | None:

@@ -9,12 +9,11 @@ from pydantic import Field
 
 from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.files import write_whole
-from hypergpu_fl.keccak import keccak
+from hypergpu_fl.keccak import address_word, keccak
 from hypergpu_fl.ledger.contribution import (
     Contribution,
     CreditedContribution,
     SealedContribution,
-    address_word,
     hash_blob,
     word,
 )

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from hypergpu_fl.keccak import keccak
+from hypergpu_fl.keccak import address_word, keccak
 
 WEIGHT_UNIT: Final = 10**9
 """A weight of 1 (the whole mean) as the integer that is sealed."""
@@ -37,11 +37,6 @@ def typed_digest(struct: bytes) -> bytes:
 def word(value: int) -> bytes:
     """ABI encoding of an integer: 32 bytes, big-endian, a negative one as its two's complement."""
     return (value % 2**256).to_bytes(32, "big")
-
-
-def address_word(address: str) -> bytes:
-    """ABI encoding of an address: its 20 bytes, left-padded."""
-    return bytes.fromhex(address[2:]).rjust(32, b"\0")
 
 
 def hash_blob(blob: bytes | memoryview) -> bytes:

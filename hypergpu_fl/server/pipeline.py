@@ -16,7 +16,7 @@ from hypergpu_fl.server.accounting import Accounting, Admitted
 from hypergpu_fl.server.enrolment import SameTask
 from hypergpu_fl.server.evaluation import Evaluation
 from hypergpu_fl.server.local_work import LocalWork
-from hypergpu_fl.server.node_rounds import rows_of
+from hypergpu_fl.server.node_rounds import node_rows
 from hypergpu_fl.server.report import Report
 from hypergpu_fl.server.resumption import Checkpointing
 from hypergpu_fl.server.round_tables import RoundTables
@@ -79,7 +79,7 @@ class Pipeline(Attendant[Admitted]):
         self.report.closed(outcome)
         self.local_work.closed(outcome)
         self.report.evaluated(measured.loss, measured.metrics)
-        self.round_tables.add(outcome.round, measured.metrics, rows_of(outcome))
+        self.round_tables.add(outcome.round, measured.metrics, node_rows(outcome))
         self.registry.closed(outcome)
         mark = self.log.sync()
         self.checkpointing.closed(outcome, mark)

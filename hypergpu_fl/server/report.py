@@ -82,10 +82,10 @@ class Report:
             _left(self._ended_s, self.config.training.rounds - entry["round"]),
         )
 
-    def sealed(self, round_: int, **facts: Any) -> None:
+    def sealed(self, round: int, **facts: Any) -> None:
         """Add what the ledger and the chain know of a round: ``root, tx, block, status``."""
         for entry in self.history:
-            if entry["round"] == round_:
+            if entry["round"] == round:
                 entry.update(facts)
 
     def document(

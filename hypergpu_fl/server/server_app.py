@@ -187,8 +187,8 @@ def run(
         settlement.export_bundle()
         chain = asdict(settlement.status())
         commits = chain.pop("rounds")
-        for number, root in settlement.roots().items():
-            report.sealed(number, root="0x" + root.hex(), **commits.get(number, {}))
+        for round_, root in settlement.roots().items():
+            report.sealed(round_, root="0x" + root.hex(), **commits.get(round_, {}))
         rows = round_tables.rows()
     conclude(folder, report, strategy, rows, chain=chain, unit=task.unit, compute=compute)
 

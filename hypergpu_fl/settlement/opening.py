@@ -17,7 +17,7 @@ from hypergpu_fl.chain.embedded import CHAIN_ID, EmbeddedChain
 from hypergpu_fl.chain.errors import Misconfigured, Unavailable
 from hypergpu_fl.chain.http import HttpChain
 from hypergpu_fl.chain.lock import KeyLock
-from hypergpu_fl.chain.outbox import Intent, Outbox, State
+from hypergpu_fl.chain.outbox import EntryState, Intent, Outbox
 from hypergpu_fl.chain.progress import check_chain_id, check_code
 from hypergpu_fl.chain.sender import Sender
 from hypergpu_fl.chain.signer import KeySigner, Signer, created_address
@@ -103,7 +103,7 @@ def replayed_chain(outbox: Outbox, funded: str) -> EmbeddedChain:
     """Embedded EVM on which the included transactions of an outbox have run."""
     chain = EmbeddedChain(funded)
     for entry in outbox.entries():
-        if entry.state in (State.INCLUDED, State.FINALIZED) and entry.settled_by is not None:
+        if entry.state in (EntryState.INCLUDED, EntryState.FINALIZED) and entry.settled_by is not None:
             chain.send_raw(entry.settled_by.raw)
     return chain
 

@@ -26,7 +26,7 @@ FORMS = (
 )
 
 
-class Order(Protocol):
+class ExampleOrder(Protocol):
     """Where the next examples come from; see `hypergpu_fl.task.loop.SampleOrder`."""
 
     def take(self, count: int) -> Any:
@@ -44,7 +44,7 @@ class Rows(Protocol):
         """Bytes held in memory."""
         ...
 
-    def groups(self, order: Order, steps: int, batch: int) -> Iterator[Iterator[Any]]:
+    def groups(self, order: ExampleOrder, steps: int, batch: int) -> Iterator[Iterator[Any]]:
         """``steps`` batches in the order given, some at a time."""
         ...
 
@@ -199,7 +199,7 @@ class Columns:
         """See `Rows.nbytes`."""
         return self._size * self._example_bytes
 
-    def groups(self, order: Order, steps: int, batch: int) -> Iterator[Iterator[Any]]:
+    def groups(self, order: ExampleOrder, steps: int, batch: int) -> Iterator[Iterator[Any]]:
         """See `Rows.groups`."""
         while steps:
             now = min(steps, max(1, GATHER_BYTES // (batch * self._example_bytes)))
@@ -228,7 +228,7 @@ class Items:
         """See `Rows.nbytes`: what items hold cannot be seen, so this is an allowance."""
         return ITEMS_BYTES
 
-    def groups(self, order: Order, steps: int, batch: int) -> Iterator[Iterator[Any]]:
+    def groups(self, order: ExampleOrder, steps: int, batch: int) -> Iterator[Iterator[Any]]:
         """See `Rows.groups`."""
         while steps:
             now = min(steps, STEPS_AT_ONCE)

@@ -32,7 +32,7 @@ class Images:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class SourceImages:
     """What a source yields: its images in parts, the class names by label, and notes for the user."""
 
     train: Images
@@ -50,7 +50,7 @@ class Source:
     ``(p / white - mean[c]) / std[c]``.
     """
 
-    read: Callable[[Path], Reading]
+    read: Callable[[Path], SourceImages]
     white: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -73,16 +73,16 @@ def deal_by_class(labels_N: NDArray[np.int64], share: float, seed: int) -> tuple
     return np.setdiff1d(np.arange(len(labels_N)), picked), picked
 
 
-def _digits(root: Path) -> Reading:
+def _digits(root: Path) -> SourceImages:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
     whole = Images(bunch.images.astype(np.uint8)[:, None], bunch.target.astype(np.int64))
     train, test = deal_by_class(whole.labels_N, 0.2, seed=0)
-    return Reading(whole.take(train), whole.take(test), tuple(map(str, bunch.target_names)))
+    return SourceImages(whole.take(train), whole.take(test), tuple(map(str, bunch.target_names)))
 
 
-def _torchvision(name: str, root: Path, *, download: bool) -> Reading:
+def _torchvision(name: str, root: Path, *, download: bool) -> SourceImages:
     import torchvision.datasets
 
     parts: list[Images] = []
@@ -93,7 +93,7 @@ def _torchvision(name: str, root: Path, *, download: bool) -> Reading:
         pixels = pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2)
         parts.append(Images(pixels.astype(np.uint8), np.asarray(part.targets, dtype=np.int64)))
     train, test = parts
-    return Reading(train, test, tuple(part.classes))
+    return SourceImages(train, test, tuple(part.classes))
 
 
 def _from_torchvision(
@@ -112,7 +112,7 @@ def _from_torchvision(
     )
 
 
-def _folder(root: Path) -> Reading:
+def _folder(root: Path) -> SourceImages:
     from hypergpu_fl.task.pixels import read_images
 
     found = survey(root)
@@ -127,7 +127,7 @@ def _folder(root: Path) -> Reading:
         kept, held_out = deal_by_class(whole.labels_N, 0.2, seed=0)
         parts = {"train": whole.take(kept), "test": whole.take(held_out)}
     nothing = whole.take(np.empty(0, dtype=np.int64))  # a server holds test images only
-    return Reading(
+    return SourceImages(
         parts.get("train", nothing), parts["test"], found.class_names, parts.get("validation"), notes=found.notes
     )
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hypergpu_fl.errors import TaskError
-from hypergpu_fl.task.batches import GATHER_BYTES, Order
+from hypergpu_fl.task.batches import GATHER_BYTES, ExampleOrder
 from hypergpu_fl.task.loop import MicroBatch, fit, precision_of
 from hypergpu_fl.task.optimizer import Optimizer
 from hypergpu_fl.task.protocol import EvalResult, TrainResult
@@ -62,7 +62,7 @@ class Share:
         """Return the inputs as the model takes them."""
         return inputs.permute(0, 3, 1, 2) if self.channels_last else inputs
 
-    def groups(self, order: Order, steps: int, batch: int) -> Iterator[Iterator[ImageBatch]]:
+    def groups(self, order: ExampleOrder, steps: int, batch: int) -> Iterator[Iterator[ImageBatch]]:
         """As many steps at a time as fit in ``GATHER_BYTES``: one copy instead of one a step."""
         step_bytes = batch * self.inputs[0].nbytes
         while steps:

@@ -10,7 +10,7 @@ from strategies.fleet.link import LinkSample
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class ReplyFault:
     """Why a reply must not count, found before the machine was asked."""
 
     reason: Reason
@@ -109,7 +109,7 @@ class Probed:
 
 @dataclass(frozen=True, slots=True)
 class RoundDue:
-    """Round ``number`` shall begin."""
+    """Round ``number`` shall begin: the name that the round has in logs."""
 
     at_s: float
     number: int
@@ -133,7 +133,7 @@ class Answered:
     at_s: float
     order: int
     reading: Reading | None = None
-    fault: Fault | None = None
+    fault: ReplyFault | None = None
     kind: Literal["answered"] = "answered"
 
 

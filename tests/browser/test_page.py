@@ -41,10 +41,10 @@ def rounds_shown(page: Page) -> list[int]:
     )
 
 
-def wait_for_round(page: Page, number: int, *, within_ms: int = 10_000) -> None:
+def wait_for_round(page: Page, round: int, *, within_ms: int = 10_000) -> None:
     page.wait_for_function(
         "text => document.querySelector('[aria-label=rounds] tbody tr > :first-child')?.textContent === text",
-        arg=str(number),
+        arg=str(round),
         timeout=within_ms,
     )
 
@@ -53,9 +53,9 @@ def test_a_round_appears_within_a_second_of_its_end(watched: Watched, server: Se
     page = watched.page
     page.goto(server.url + VIEWS["training"])
     wait_for_round(page, 12)
-    for number in (13, 14, 15):
+    for round in (13, 14, 15):
         going_on.round(loss=0.1, accuracy=0.95)
-        wait_for_round(page, number, within_ms=1000)
+        wait_for_round(page, round, within_ms=1000)
     assert rounds_shown(page) == list(range(15, 0, -1))
 
 
@@ -127,8 +127,8 @@ def test_the_ledger_verifies_in_the_browser_and_sees_what_was_changed(
 
 def test_two_runs_compare_on_one_chart(watched: Watched, server: Server, going_on: SeenRun, tmp_path: Path) -> None:
     other = SeenRun(tmp_path / "runs" / "other", ["node-0", "node-1"])
-    for number in range(1, 6):
-        other.round(loss=1 / number, accuracy=0.5)
+    for round in range(1, 6):
+        other.round(loss=1 / round, accuracy=0.5)
     other.finish()
     other.close()
     page = watched.page

@@ -56,9 +56,9 @@ class Run:
         log = self.folder / "run.log"
         return max(map(int, re.findall(r"round +(\d+)/", log.read_text())), default=0) if log.exists() else 0
 
-    def reach(self, number: int) -> None:
+    def reach(self, round: int) -> None:
         """Wait for a round."""
-        self.machine.until(lambda: self.done() >= number, f"round {number}", LIMIT_S)
+        self.machine.until(lambda: self.done() >= round, f"round {round}", LIMIT_S)
 
     def left_alone(self) -> None:
         """Kill the command that submitted it, for good."""

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from hypergpu_fl.cli.superlink import free_port
+from hypergpu_fl.children import free_port
 from hypergpu_fl.network.certificates import write_certificates
 from tests.deployment.conftest import MakeMachine
 from tests.deployment.containers import Container, Mount

@@ -133,11 +133,11 @@ def test_a_draw_shows_a_change_as_often_as_it_says() -> None:
     assert np.mean(hits) == pytest.approx(found.sampled_share(2 / 40), abs=0.03)
 
 
-def entry_changed(bundle: Bundle, number: int, index: int, **fields: Any) -> Bundle:
+def entry_changed(bundle: Bundle, round: int, index: int, **fields: Any) -> Bundle:
     rounds = list(bundle.rounds)
-    entries = list(rounds[number - 1].contributions)
+    entries = list(rounds[round - 1].contributions)
     entries[index] = entries[index].model_copy(update=fields)
-    rounds[number - 1] = rounds[number - 1].model_copy(update={"contributions": entries})
+    rounds[round - 1] = rounds[round - 1].model_copy(update={"contributions": entries})
     return bundle.model_copy(update={"rounds": rounds})
 
 

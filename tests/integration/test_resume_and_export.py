@@ -17,7 +17,7 @@ from hypergpu_fl.bench.in_process import InProcessGrid
 from hypergpu_fl.cli import invoke
 from hypergpu_fl.cli.render import Format
 from hypergpu_fl.cli.resuming import is_complete, keep
-from hypergpu_fl.cli.run import conclude
+from hypergpu_fl.cli.run import show_result
 from hypergpu_fl.config import Config, Training, to_run_config
 from hypergpu_fl.errors import ConfigError
 from hypergpu_fl.node.client_app import app
@@ -169,7 +169,7 @@ def test_nodes_go_by_their_names_wherever_a_person_reads_or_types(root: Path, ca
 
 
 def test_a_run_without_a_chain_shows_no_contract(root: Path, capfd: Capture) -> None:
-    conclude(root / "own", "own", Format.DEFAULT)
+    show_result(root / "own", "own", Format.DEFAULT)
     assert "no chain (blockchain.enabled = false)" in capfd.readouterr().out
     assert invoke(["chain", "status", "own", "--runs", str(root)]) == 0
     assert "0x" + "0" * 40 not in capfd.readouterr().out

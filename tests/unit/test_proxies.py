@@ -16,8 +16,9 @@ import pytest
 
 from hypergpu_fl.chain.errors import Misconfigured
 from hypergpu_fl.chain.http import HttpChain
+from hypergpu_fl.children import free_port
 from hypergpu_fl.cli.submission import visible_gpus
-from hypergpu_fl.cli.superlink import LocalSuperLink, flower_environment, free_port
+from hypergpu_fl.cli.superlink import LocalSuperLink, flower_environment
 from hypergpu_fl.proxies import LOOPBACK, beside_loopback, proxy_of
 
 VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "no_grpc_proxy")

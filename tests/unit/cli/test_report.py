@@ -21,8 +21,8 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     for name, nodes in (("demo", NAMES), ("other", ["node-0"])):
         run = SeenRun(tmp_path / "runs" / name, nodes, failing=3 if name == "demo" else None)
-        for number in range(1, 6):
-            run.round(loss=1 / number, accuracy=1 - 0.5 / number)
+        for round in range(1, 6):
+            run.round(loss=1 / round, accuracy=1 - 0.5 / round)
         run.finish(failure="the disk was full" if name == "other" else None)
         run.close()
     yield tmp_path

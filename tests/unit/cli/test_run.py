@@ -207,17 +207,17 @@ REPORT = {
 
 def test_the_last_table_tells_what_was_learnt_and_sealed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "report.json").write_text(json.dumps(REPORT))
-    run.conclude(tmp_path, "demo", Format.DEFAULT)
+    run.show_result(tmp_path, "demo", Format.DEFAULT)
     out = capsys.readouterr().out
     for text in ("0.9312", "virtual", "431.2", "1.5, 2", "20, 20", "0xabc", str(tmp_path)):
         assert text in out
     assert "warning" not in out
-    run.conclude(tmp_path, "demo", Format.JSON)
+    run.show_result(tmp_path, "demo", Format.JSON)
     assert json.loads(capsys.readouterr().out)["report"] == REPORT
     (tmp_path / "report.json").write_text(json.dumps(REPORT | {"warning": "no better than the untrained one"}))
-    run.conclude(tmp_path, "demo", Format.DEFAULT)
+    run.show_result(tmp_path, "demo", Format.DEFAULT)
     assert "no better than the untrained one" in capsys.readouterr().out
-    run.conclude(tmp_path / "elsewhere", "demo", Format.DEFAULT)
+    run.show_result(tmp_path / "elsewhere", "demo", Format.DEFAULT)
     assert "where the SuperLink runs" in capsys.readouterr().out
 
 

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hypergpu_fl.children import free_port
 from hypergpu_fl.cli import submission
 from hypergpu_fl.cli.submission import Submission, app_folder, as_toml, simulation_resources
-from hypergpu_fl.cli.superlink import _RAY_PREFIX_LIMIT, _short_path, flower_environment, free_port, require_free
+from hypergpu_fl.cli.superlink import _RAY_PREFIX_LIMIT, _short_path, flower_environment, require_free
 from hypergpu_fl.config import Config, flatten, to_run_config
 from hypergpu_fl.errors import RunFailed, UsageError
 

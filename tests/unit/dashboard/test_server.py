@@ -94,9 +94,9 @@ def test_no_path_leads_out_of_the_runs(client: Client, name: str) -> None:
         assert client.get(f"/api/runs/{name}{rest}").status_code in (404, 409)
 
 
-@pytest.mark.parametrize("number", ["0", "-1", "99", "9" * 30, "x"])
-def test_a_round_that_is_not_there_is_told_as_such(client: Client, number: str) -> None:
-    for path in (f"/api/runs/demo/rounds/{number}", f"/api/runs/demo/sealed/{number}"):
+@pytest.mark.parametrize("round", ["0", "-1", "99", "9" * 30, "x"])
+def test_a_round_that_is_not_there_is_told_as_such(client: Client, round: str) -> None:
+    for path in (f"/api/runs/demo/rounds/{round}", f"/api/runs/demo/sealed/{round}"):
         answer = client.get(path)
         assert answer.status_code in (404, 409, 422), path
         assert "Traceback" not in answer.text

@@ -363,7 +363,8 @@ def test_an_images_dependencies_are_the_projects_without_ray() -> None:
 def test_systemds_units_start_what_exists() -> None:
     for name, command in (("hypergpu-node@", "node start"), ("hypergpu-server", "server start")):
         text = (DEPLOY / "systemd" / f"{name}.service").read_text()
-        assert f"/hypergpu {command} " in text and "DynamicUser=yes" in text and "ca.key" not in text
+        assert f"/hypergpu {command} " in text and "ca.key" not in text and "DATA_ROOT=" in text
+        assert re.search(r"^(DynamicUser=yes|User=hypergpu)$", text, re.M)
         for credential in re.findall(r"%d/([\w.]+)", text):
             assert f"LoadCredential={credential}:" in text
 

@@ -181,7 +181,7 @@ def test_the_gap_that_a_site_leaves_is_told_and_can_be_closed(
     assert "warning" not in capsys.readouterr().err
     assert json.loads((folder / "partitions.json").read_text()) == {"berlin-0": 2, "lima-0": 0, "lima-1": 1}
     after = {path.name: path.read_bytes() for path in (folder / "archives").iterdir()}
-    assert {name for name in after if after[name] != before[name]} == {"lima.tar.gz", "server.tar.gz"}
+    assert {name for name in after if after[name] != before[name]} == {"lima.tar.gz"}
     lima = entries(folder / "archives" / "lima.tar.gz")
     assert b"PARTITION=1\n" in lima["lima/lima-1/.env"][0]
     assert [node["partition"] for node in json.loads(lima["lima/values.json"][0])["nodes"]] == [0, 1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from strategies.round.events import (
     Published,
     Sent,
 )
-from strategies.round.lines import as_json
+from strategies.round.lines import as_json, rules_line
 from strategies.round.replay import first_gap, replay
 from strategies.round.step import step
 from strategies.round.story import Story
@@ -39,6 +40,21 @@ def test_folding_the_log_of_a_run_gives_every_command_and_the_state_again(policy
     assert again.difference is None and again.broken is None and again.rounds == 6
     assert again.state is not None and again.state.json() == run.state.json()
     assert again.commands == len(run.commands)
+
+
+def test_rules_that_change_between_two_rounds_are_named_and_the_same_again_are_not() -> None:
+    run = played(rounds=3, quota=0.8)
+    before = run.state.rules
+    after = replace(before, settings=replace(before.settings, quota=0.5, session=bytes(31) + b"\1"))
+    for rules in (before, after):
+        line, head = rules_line(len(run.lines), rules, json.loads(run.lines[-1])["hash"])
+        run.lines.append(line)
+    found = replay(run.lines)
+    assert found.difference is None and found.state is not None and found.state.rules == after
+    assert [(change.from_round, change.rule) for change in found.changes] == [(4, "quota"), (4, "session")]
+    assert str(found.changes[0]) == "quota 0.8 -> 0.5"
+    assert (found.changes[1].before, found.changes[1].after) == ("00" * 32, "00" * 31 + "01")
+    assert replay(run.lines[:-1]).changes == []
 
 
 def test_a_replay_stops_where_it_is_told_to() -> None:

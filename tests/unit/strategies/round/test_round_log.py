@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from played_rounds import played, reading
+from played_rounds import played, reading, rules_of
 
+from hypergpu_fl.config.models import CODEC_LEVELS, MOST_NODES, MOST_ROUNDS
 from strategies.errors import BadLine, OutOfOrder
 from strategies.event_log import EventLog, Mark
+from strategies.round.commands import SendOrder
 from strategies.round.events import (
     Answered,
     Diverged,
@@ -23,9 +26,10 @@ from strategies.round.events import (
     Failed,
     Joined,
     Published,
+    RoundDue,
     Sent,
 )
-from strategies.round.lines import as_json, rules_line
+from strategies.round.lines import LONGEST_LINE, as_json, event_line, read_line, rules_line
 from strategies.round.replay import first_gap, replay
 from strategies.round.step import step
 from strategies.round.story import Story
@@ -151,6 +155,34 @@ def test_a_line_beyond_the_longest_is_refused_and_not_taken_for_the_logs_end() -
     lines = played(rounds=2).lines
     with pytest.raises(BadLine, match=r"line 3 is longer than 1,000 bytes"):
         replay([*lines[:3], b"x" * 1000, b"y\n", *lines[3:]])
+
+
+def test_the_most_orders_that_a_run_can_give_at_once_are_a_line_that_can_be_read() -> None:
+    rules = rules_of("network_aware", cohort=MOST_NODES)
+    name, long = max(CODEC_LEVELS, key=len), 10**9 - 1
+    orders = [
+        SendOrder(
+            order=MOST_ROUNDS * rules.most_at_work, row=MOST_NODES, round=MOST_ROUNDS, base=MOST_ROUNDS,
+            local_steps=long, batch_size=long, codec=name, downlink=name, held=MOST_ROUNDS, ack=MOST_ROUNDS,
+            ttl_s=43200.0 / 3,
+        )
+    ] * (rules.most_at_work // 10)  # fmt: skip
+    text, _ = event_line(MOST_ROUNDS * MOST_NODES, RoundDue(1e9 / 3, MOST_ROUNDS), orders, "")
+    assert 10 * len(text) < LONGEST_LINE
+    line = read_line(text.rstrip(b"\n"), "")
+    assert line.whole and len(line.commands) == len(orders)
+
+
+@pytest.mark.parametrize("filling", [b"{},", b"[],", b'{"a":1},'])
+def test_a_long_line_that_would_take_many_times_its_size_in_memory_is_refused(filling: bytes) -> None:
+    text = b'{"n":0,"event":{},"commands":[' + filling * (LONGEST_LINE // len(filling) - 20) + b'{}],"hash":""}'
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadLine, match="next to nothing"):
+            read_line(text, "")
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_command_that_only_one_side_has_is_named_alone() -> None:

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from strategies.durable import sync
+
 
 @contextlib.contextmanager
 def exclusive(file: Path, refusal: Exception) -> Iterator[None]:
@@ -59,15 +61,6 @@ def replacing(file: Path, *, draft: Path | None = None, synced: bool = False) ->
             sync(file.parent)
     finally:
         draft.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Let a file's content, or the names in a folder, reach the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def private_folder(path: Path) -> Path:

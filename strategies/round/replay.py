@@ -191,7 +191,8 @@ def _under(rules: Rules, done: Replay, line: int) -> State:
 def _named(rules: Rules) -> dict[str, Any]:
     """Every rule by its name, the settings among them, as JSON-able values."""
     named = asdict(rules)
-    return named | named.pop("settings") | {"session": rules.settings.session.hex()}
+    settings: dict[str, Any] = named.pop("settings")
+    return named | settings | {"session": rules.settings.session.hex()}
 
 
 def _shown(value: Any) -> str:

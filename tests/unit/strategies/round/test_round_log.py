@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import math
 import os
+import traceback
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from full_disk import full_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from played_rounds import played, reading, rules_of
 
 from hypergpu_fl.config.models import CODEC_LEVELS, MOST_NODES, MOST_ROUNDS
-from strategies.errors import BadLine, OutOfOrder
+from strategies.errors import BadLine, NotWritten, OutOfOrder
 from strategies.event_log import EventLog, Mark
+from strategies.failure import root_cause
 from strategies.round.commands import SendOrder
 from strategies.round.events import (
     Answered,
@@ -323,6 +326,37 @@ def test_a_logs_name_is_on_the_disk_as_well_as_its_lines(tmp_path: Path, monkeyp
     log.sync()
     log.close()
     assert {tmp_path.stat().st_ino, (tmp_path / "events.jsonl").stat().st_ino} <= set(synced)
+
+
+def test_a_full_disk_is_told_with_a_remedy_and_the_run_goes_on_from_its_mark_once_there_is_room(tmp_path: Path) -> None:
+    path, run = tmp_path / "events.jsonl", played(rounds=4)
+    log = EventLog(path, run.state.rules)
+    log.append(Published(0.0, "00" * 32, 1.0), [])
+    mark = log.sync()
+    with (
+        full_disk(largest_bytes=mark.bytes + 150),
+        pytest.raises(NotWritten, match="File too large.*events.jsonl") as no,
+    ):
+        for index in range(10):
+            log.append(Joined(0.0, f"node-{index}", 1), [])
+    assert root_cause("".join(traceback.format_exception(no.value)))[1].startswith("make room there")
+    log.close()
+    assert path.stat().st_size == mark.bytes + 150  # half a line, which closing did not make a whole one
+    again = EventLog(path, run.state.rules, after=mark)
+    again.append(Joined(0.0, "node-0", 1), [])
+    again.close()
+    found = replay(path.read_bytes().splitlines(keepends=True))
+    assert found.broken is None and found.difference is None and found.state.fleet.names == ["node-0"]
+
+
+@pytest.mark.parametrize("largest_bytes", [0, 100])
+def test_a_disk_that_is_full_at_the_start_is_told_with_the_same_remedy(tmp_path: Path, largest_bytes: int) -> None:
+    rules = rules_of()
+    with full_disk(largest_bytes=largest_bytes), pytest.raises(NotWritten):
+        EventLog(tmp_path / "events.jsonl", rules)
+    with pytest.raises(NotWritten, match="No such file or directory"):
+        EventLog(tmp_path / "gone" / "events.jsonl", rules)
+    EventLog(tmp_path / "events.jsonl", rules).close()
 
 
 def test_a_log_of_another_run_is_not_gone_on_with(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ from hypergpu_fl.server.round_tables import RoundTables
 from hypergpu_fl.server.simulated_compute import SimulatedCompute, flops_per_sample, simulated_links
 from hypergpu_fl.settlement import Settlement
 from hypergpu_fl.task import Task, fresh_model, full_identity, load_task
-from hypergpu_fl.task.check import check_figures
+from hypergpu_fl.task.check import check_figures, check_finite
 from hypergpu_fl.task.device import resolve_device
 from hypergpu_fl.task.loading import source_digest
 from strategies import lineup
@@ -178,6 +178,7 @@ def run(
         with long_lived():
             if strategy.first_round == 1:  # the loss of chance, by which an explosion is recognised
                 fresh = evaluation.of(strategy.layout.flatten(first), strategy.layout.buffers(first))
+                check_finite(fresh, "the held-out data")
                 strategy.evaluated(fresh.loss)
             train(config, first, strategy, arrivals, report)
         if not settlement.drain(DRAIN_S):
@@ -206,9 +207,9 @@ def conclude(
     Raises
     ------
     RunFailed
-        If no update counted.
+        If no update counted, or no round's model was kept.
     """
-    failure = failure_of(rows)
+    failure = failure_of(rows, report.history)
     untrained = strategy.state.held_out.chance
     warning = None if failure else warning_of(report.history, untrained)
     write_whole(folder / "nodes.csv", as_csv(rows))

@@ -91,6 +91,12 @@ def test_loopback_knows_no_proxy(host: str, variable: str, node: Node, monkeypat
         ("https://chain.example/", {"https_proxy": "http://proxy:3128", "no_proxy": "*"}, None),
         ("http://[::1]:8545/", {"http_proxy": "http://proxy:3128"}, None),
         ("http://anvil.localhost./", {"http_proxy": "http://proxy:3128"}, None),
+        *(
+            (f"http://{host}:8545/", {"all_proxy": "http://proxy:3128"}, None)
+            for host in ("0.0.0.0", "[::]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "127.1", "2130706433", "0x7f.1")
+        ),
+        ("http://[::ffff:10.0.0.1]/", {"http_proxy": "http://proxy:3128"}, "http://proxy:3128"),
+        ("http://10.0.0.1/", {"http_proxy": "http://proxy:3128"}, "http://proxy:3128"),
         ("http://notlocalhost/", {"http_proxy": "http://proxy:3128"}, "http://proxy:3128"),
     ],
 )

@@ -43,6 +43,7 @@ from hypergpu_fl.server.no_better import warning_of
 from hypergpu_fl.server.node_rounds import Row, as_csv
 from hypergpu_fl.server.nothing_counted import failure_of
 from hypergpu_fl.server.pipeline import Pipeline
+from hypergpu_fl.server.ray_actors import renew_dead_actors
 from hypergpu_fl.server.report import Report, write_json
 from hypergpu_fl.server.resumption import Checkpointing, check_same_task, check_unchanged, keep_settings, resume
 from hypergpu_fl.server.round_tables import RoundTables
@@ -51,7 +52,7 @@ from hypergpu_fl.settlement import Settlement
 from hypergpu_fl.task import Task, fresh_model, full_identity, load_task
 from hypergpu_fl.task.check import check_figures, check_finite
 from hypergpu_fl.task.device import resolve_device
-from hypergpu_fl.task.loading import source_digest
+from hypergpu_fl.task.source import source_digest
 from strategies import lineup
 from strategies.arrivals import Arrivals, VirtualArrivals, VirtualLinks, WallArrivals
 from strategies.arrivals.hellos import LARGEST_HELLO
@@ -87,6 +88,7 @@ def main(grid: Grid, context: Context) -> None:
     compile_ahead()
     simulated, nodes = config.network.enable_simulation, config.training.num_nodes
     if simulated:
+        renew_dead_actors()
         nodes = wait_for_nodes(grid, nodes, simulated=True)
     config = config.model_copy(
         update={

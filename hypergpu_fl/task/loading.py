@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -102,12 +100,3 @@ def full_identity(task: Task, model: torch.nn.Module) -> dict[str, str]:
     if constants := constants_text(model):
         found[CONSTANTS] = constants
     return found
-
-
-def source_digest(task: Task) -> str:
-    """The first 16 digits of the SHA-256 of the user's file that holds the task's class; empty where none does."""
-    try:
-        file = None if type(task).__module__.startswith("hypergpu_fl.") else inspect.getsourcefile(type(task))
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else ""
-    except (TypeError, OSError):
-        return ""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from rpc import ScriptedNode, scripted
 
 from hypergpu_fl.chain.client import Fees
 from hypergpu_fl.chain.dialects import Meaning, meaning
@@ -111,38 +109,10 @@ def test_an_error_of_any_shape_has_a_meaning(error: dict[str, Any]) -> None:
     assert isinstance(meaning(error), Meaning)
 
 
-class Node:
-    """A node that answers each method with what it is told to."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, dict[str, Any]] = {}
-        node = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                absent = {"error": {"code": -32601, "message": "Method not found"}}
-                answer = node.answers.get(request["method"], absent)
-                body = json.dumps({"jsonrpc": "2.0", "id": request["id"], **answer}).encode()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                """Quiet."""
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-
-
 @pytest.fixture
-def node() -> Iterator[Node]:
-    started = Node()
-    yield started
-    started.server.shutdown()
-    started.server.server_close()
+def node() -> Iterator[ScriptedNode]:
+    with scripted() as node:
+        yield node
 
 
 @pytest.mark.parametrize(
@@ -158,7 +128,7 @@ def node() -> Iterator[Node]:
     ],
 )
 def test_fees_are_had_from_whatever_a_node_offers(
-    block: dict[str, Any], tip: str | None, price: str | None, fees: Fees, node: Node
+    block: dict[str, Any], tip: str | None, price: str | None, fees: Fees, node: ScriptedNode
 ) -> None:
     node.answers["eth_getBlockByNumber"] = {"result": {"number": "0x1", **block}}
     if tip is not None:
@@ -168,7 +138,7 @@ def test_fees_are_had_from_whatever_a_node_offers(
     assert HttpChain([node.url]).fees() == fees
 
 
-def test_a_node_that_names_no_price_at_all_is_unavailable(node: Node) -> None:
+def test_a_node_that_names_no_price_at_all_is_unavailable(node: ScriptedNode) -> None:
     node.answers["eth_getBlockByNumber"] = {"result": {"number": "0x1"}}
     with pytest.raises(Unavailable, match="refuses eth_gasPrice"):
         HttpChain([node.url]).fees()
@@ -187,7 +157,7 @@ def test_a_node_that_names_no_price_at_all_is_unavailable(node: Node) -> None:
         ("Unsupported transaction type", Misconfigured),
     ],
 )
-def test_a_broadcast_ends_alike_at_every_node(message: str, raised: type[Exception] | None, node: Node) -> None:
+def test_a_broadcast_ends_alike_at_every_node(message: str, raised: type[Exception] | None, node: ScriptedNode) -> None:
     node.answers["eth_sendRawTransaction"] = {"error": {"code": -32000, "message": message}}
     if raised is None:
         HttpChain([node.url]).send_raw(b"\1")
@@ -206,7 +176,7 @@ def test_a_broadcast_ends_alike_at_every_node(message: str, raised: type[Excepti
         {"code": 3, "message": "execution reverted"},
     ],
 )
-def test_a_revert_is_one_whatever_it_is_called(error: dict[str, Any], node: Node) -> None:
+def test_a_revert_is_one_whatever_it_is_called(error: dict[str, Any], node: ScriptedNode) -> None:
     node.answers["eth_call"] = {"error": error}
     with pytest.raises(Reverted):
         HttpChain([node.url]).call("0x" + "1" * 40, b"")

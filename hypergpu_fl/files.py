@@ -13,6 +13,8 @@ from typing import Final
 
 _LOOK_S: Final = 0.2  # between two looks at a lock
 
+from strategies.durable import sync
+
 
 @contextlib.contextmanager
 def exclusive(file: Path, refusal: Exception, *, within_s: float = 0.0) -> Iterator[None]:
@@ -71,15 +73,6 @@ def replacing(file: Path, *, draft: Path | None = None, synced: bool = False) ->
             sync(file.parent)
     finally:
         draft.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Let a file's content, or the names in a folder, reach the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def private_folder(path: Path) -> Path:

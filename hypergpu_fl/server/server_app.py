@@ -65,6 +65,7 @@ from strategies.settings import Settings
 
 BLOBS, PRICED = "blobs", "priced"  # folders of a run
 NODES_WAIT_S = 120.0
+PREDECESSOR_S = 120.0  # a ServerApp that Flower has given up hears of it when it next reaches the SuperLink
 SIMULATION_SETTLED_S = 5.0
 DRAIN_S = 60.0
 FLOWER_S = 15.0  # assumed cost of a node's first message: up to 3 s until Flower polls, then Python and torch start
@@ -133,6 +134,7 @@ def run(
         salt=run_salt(config),
         rounds=config.training.rounds,
         simulated_keys=config.network.enable_simulation,
+        within_s=PREDECESSOR_S if config.system.resume else 0.0,
     )
     books = database.connect(folder / "run.db")
     with ExitStack() as exits:
@@ -163,7 +165,7 @@ def run(
         pipeline = Pipeline(
             strategy,
             event_log,
-            SameTask(identity),
+            SameTask(identity, shares=config.training.num_nodes),
             report,
             round_tables,
             local_work,

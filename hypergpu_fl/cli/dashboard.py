@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
-from hypergpu_fl.children import free_port
+from hypergpu_fl.children import end_with, free_port
 from hypergpu_fl.cli.options import Runs, root_of
 from hypergpu_fl.cli.superlink import require_free
 from hypergpu_fl.config import read_secrets
@@ -79,7 +82,11 @@ def beside(folder: Path) -> Iterator[str]:
     code = "from hypergpu_fl.cli import main; main()"
     with (folder / LOG).open("ab") as sink:
         page = subprocess.Popen(
-            [sys.executable, "-c", code, *words], stdin=subprocess.DEVNULL, stdout=sink, stderr=sink
+            [sys.executable, "-c", code, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+            preexec_fn=partial(end_with, os.getpid(), signal.SIGTERM),  # in case we are killed
         )
     try:
         yield f"http://127.0.0.1:{port}/#/run/{folder.name}/training"

@@ -16,7 +16,7 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="JSON or
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="one setting, such as training.rounds=5")
 ]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="name of a run, or 'latest'")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="name of a run, 'latest', or a run's folder")]
 Runs = Annotated[Path | None, typer.Option("--runs", help="folder of all runs (HYPERGPU_RUNS, else ./runs)")]
 
 

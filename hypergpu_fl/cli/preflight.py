@@ -12,13 +12,14 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+from hypergpu_fl.children import end_with
 from hypergpu_fl.cli.apart import ended_itself, how_it_ended
 from hypergpu_fl.config import Config, read_secrets
 from hypergpu_fl.errors import TaskError
 from strategies.failure import root_cause
 
 TRIAL_LIMIT_S: Final = 600.0
-_TRIAL: Final = "from hypergpu_fl.cli.preflight import try_here; try_here()"
+_TRIAL: Final = "import sys; from hypergpu_fl.cli.preflight import try_here; try_here(int(sys.argv[1]))"
 
 
 def check_before_start(config: Config, root: Path, app: Path, *, deployed: bool) -> dict[str, Any]:
@@ -87,7 +88,7 @@ def try_apart(config: Config, app: Path) -> dict[str, Any]:
     path = os.pathsep.join(filter(None, [str(app), os.environ.get("PYTHONPATH", "")]))
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-c", _TRIAL],
+            [sys.executable, "-P", "-c", _TRIAL, str(os.getpid())],
             env={**os.environ, "PYTHONPATH": path},
             input=config.model_dump_json(),
             capture_output=True,
@@ -112,8 +113,12 @@ def try_apart(config: Config, app: Path) -> dict[str, Any]:
     return found
 
 
-def try_here() -> None:
-    """Read a configuration from standard input, try its task on one batch, and write what came of it as JSON."""
+def try_here(parent: int) -> None:
+    """Read a configuration from standard input, try its task on one batch, and write what came of it as JSON.
+
+    It ends with its ``parent``, whatever the user's code is about.
+    """
+    end_with(parent)
     config = Config.model_validate_json(sys.stdin.read())
     answer = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever the user's code prints must not mix with the answer

@@ -26,6 +26,7 @@ from hypergpu_fl.cli.deployed import deploy
 from hypergpu_fl.cli.follow import Tail, worth_showing
 from hypergpu_fl.cli.live import on_screen
 from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides, unread
+from hypergpu_fl.cli.place import folder_of
 from hypergpu_fl.cli.preflight import ask_chain, check_before_start
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.cli.resuming import check_unchanged, is_complete, keep, layers_of
@@ -58,7 +59,6 @@ from hypergpu_fl.redaction import redact
 from hypergpu_fl.runs import (
     BOOKS_LOCK,
     checked_name,
-    find_run,
     open_run_folder,
     resume_command,
     run_names,
@@ -101,7 +101,7 @@ def run(
     read_secrets()
     given = overrides(settings)
     resumed = (
-        find_run(runs or runs_root(load(config, given, environ).config.system, environ), resume) if resume else None
+        folder_of(resume, runs or runs_root(load(config, given, environ).config.system, environ)) if resume else None
     )
     if resumed and (sent_to := submitted_to(resumed)) and not superlink:
         raise UsageError(
@@ -110,7 +110,7 @@ def run(
         )
     loaded = load(layers_of(resumed, config) if resumed else config, given, environ)
     effective = loaded.config
-    root = (runs or runs_root(effective.system, environ)).expanduser().resolve()
+    root = resumed.parent if resumed else (runs or runs_root(effective.system, environ)).expanduser().resolve()
     chosen = resumed.name if resumed else name or effective.system.run_name
     if chosen:
         checked_name(chosen)

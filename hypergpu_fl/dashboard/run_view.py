@@ -123,7 +123,7 @@ class RunView:
                 "counted": sum(row["arrived"] for row in self.rounds),
                 "late": sum(row["late"] for row in self.rounds),
                 "refused": sum(row["refused"] for row in self.rounds),
-                "earned_wei": str(sum(pay.wei for pay in self._books.pay.values())),
+                "earned_wei": self.paid(sum(pay.wei for pay in self._books.pay.values())),
                 "session": session and {**asdict(session), "budget": str(session.budget)},
                 "open": self._open
                 and {
@@ -281,9 +281,14 @@ class RunView:
             "phase": _phase(works, clock_s) if self._open else "waiting",
             "verdict": last and last.verdict,
             "verdict_reason": last.reason if last else "",
-            "wei": str(earned.wei),
+            "wei": self.paid(earned.wei),
             "rounds_paid": earned.rounds,
         }
+
+    def paid(self, wei: int) -> str | None:
+        """Wei as JSON can hold it; None where no chain pays what the books share out."""
+        session = self._books.session
+        return None if session is not None and session.chain_id == 0 else str(wei)
 
     def _run_clock_s(self, now_s: float) -> float:
         """Seconds on the run's clock: the time of its newest line and, on the wall clock, the time since then."""

@@ -72,7 +72,7 @@ def create_app(root: Path, *, token: str = "") -> Access:
         if seen is None:
             raise RunNotFound(f"round {round} of {run} has not begun", "choose an earlier one")
         row = next((row for row in view.rounds if row["round"] == round), None)
-        pay = {name: str(wei) for name, wei in view.pay_upto(round).items()}
+        pay = {name: view.paid(wei) for name, wei in view.pay_upto(round).items()}
         return _json({**asdict(seen), "row": row, "pay": pay})
 
     @app.get("/api/runs/{run}/node")

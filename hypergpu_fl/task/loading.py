@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +12,7 @@ from hypergpu_fl.errors import TaskError
 from hypergpu_fl.task.names import import_object
 from hypergpu_fl.task.protocol import Task
 from hypergpu_fl.task.user_code import user_code
+from strategies.model.layout import Arrays, Layout
 
 if TYPE_CHECKING:
     import torch
@@ -104,10 +103,8 @@ def full_identity(task: Task, model: torch.nn.Module) -> dict[str, str]:
     return found
 
 
-def source_digest(task: Task) -> str:
-    """The first 16 digits of the SHA-256 of the user's file that holds the task's class; empty where none does."""
-    try:
-        file = None if type(task).__module__.startswith("hypergpu_fl.") else inspect.getsourcefile(type(task))
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else ""
-    except (TypeError, OSError):
-        return ""
+def layout_of(arrays: Arrays, model: torch.nn.Module) -> Layout:
+    """Layout of what travels of a model, which knows what in it is measured and not trained."""
+    from hypergpu_fl.task.state import measured_names
+
+    return Layout.of(arrays, measured=measured_names(model))

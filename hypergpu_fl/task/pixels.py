@@ -182,9 +182,10 @@ def _on_grey(layer: Image.Image) -> Image.Image:
         for grey in (_BACKGROUND, 0, 255)
     )
     most = max(map(_contrast, others))
-    if (most >= _SEEN and _contrast(on_grey) < _LEAST_CONTRAST * most) or (
-        not _contrast(on_grey) and any(low != high for low, high in _extrema(layer))
-    ):
+    varied = any(low != high for low, high in _extrema(layer))
+    if varied and layer.getchannel("A").getbbox() is None:
+        raise ValueError("it is transparent everywhere (alpha 0), so nothing of it is seen")
+    if (most >= _SEEN and _contrast(on_grey) < _LEAST_CONTRAST * most) or (not _contrast(on_grey) and varied):
         raise ValueError("what its transparency shows has the grey that transparent images are laid on")
     return on_grey
 

@@ -460,6 +460,7 @@ BROKEN: dict[str, tuple[Make, str]] = {
     ),
     "grey of 12 bits with alpha": (png((RAMP * 4095).astype(np.uint16), colours=1, alpha=65535), "a.png .* uses 12"),
     "alpha of 12 bits": (png((RAMP * 4095).astype(np.uint16), colours=3, alpha=4095), "a.png .* transparency uses 12"),
+    "a shape that is transparent": (save(np.dstack([SHAPE] * 3 + [SHAPE * 0]), "a.png"), "a.png .*alpha 0.* nothing"),
 }
 
 

@@ -38,7 +38,7 @@ export function nodes(run) {
     if (text === shown) return;
     shown = text;
     const count = (state) => rows.filter((row) => row.state === state).length;
-    figures.replaceChildren(stats([["Nodes", format.count(rows.length)], ["Sound", format.count(count("sound"))], ["Suspect", format.count(count("suspect"))], ["Excluded", format.count(count("excluded"))], ["Offline", format.count(count("offline"))], ["Earned", format.money(rows.reduce((sum, row) => sum + BigInt(row.wei), 0n))]]));
+    figures.replaceChildren(stats([["Nodes", format.count(rows.length)], ["Sound", format.count(count("sound"))], ["Suspect", format.count(count("suspect"))], ["Excluded", format.count(count("excluded"))], ["Offline", format.count(count("offline"))], ["Earned", format.money(rows.some((row) => row.wei === null) ? null : rows.reduce((sum, row) => sum + BigInt(row.wei), 0n))]]));
     none.replaceChildren(rows.length ? "" : empty("No node yet", "A node appears as soon as it says who it is."));
     found.element.hidden = !rows.length;
     mapCard.hidden = !rows.some((row) => row.rtt_s && row.uplink_bps);

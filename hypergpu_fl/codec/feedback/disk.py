@@ -109,7 +109,7 @@ class NodeFolder:
         while wanted > free and others:
             folder = others.pop(0)
             shutil.rmtree(folder, ignore_errors=True)
-            free += sizes[folder]
+            free += sizes[folder] - _size(folder)  # nothing, if it could not be removed
         if wanted > free:
             raise ResidualRefused(
                 f"{wanted} bytes do not fit into {self._max_bytes} that the node may keep", "raise the bound"
@@ -120,7 +120,8 @@ def _size(folder: Path) -> int:
     total = 0
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
-            total += path.stat().st_size
+            with contextlib.suppress(FileNotFoundError):  # another process of the node has just renamed it
+                total += path.stat().st_size
     return total
 
 

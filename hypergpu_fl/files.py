@@ -6,8 +6,13 @@ import contextlib
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
+
+
+_LOOKED_S: Final = 0.05  # `is_held` has the lock for less than this time
 
 
 @contextlib.contextmanager
@@ -21,13 +26,38 @@ def exclusive(file: Path, refusal: Exception) -> Iterator[None]:
     """
     descriptor = os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise refusal from None
+        if not _taken(descriptor):
+            time.sleep(_LOOKED_S)
+            if not _taken(descriptor):
+                raise refusal
         yield
     finally:
         os.close(descriptor)
+
+
+def _taken(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def is_held(file: Path) -> bool:
+    """Whether a process holds `exclusive` on ``file``."""
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def write_whole(file: Path, content: str | bytes | memoryview, *, mode: int = 0o666, synced: bool = True) -> None:

@@ -34,7 +34,7 @@ def failure_of(rows: Sequence[Row]) -> RunFailed | None:
     """The failure of a run whose rows show no update that counted, with the most common reason; None if one counted."""
     if any(row["verdict"] in ("counted", "late") for row in rows):
         return None
-    refusals = [row["refusal"] for row in rows if row["verdict"] == "refused"]
+    refusals = [row["refusal"] for row in rows if row["verdict"] in ("refused", "left")]
     if not refusals:
         return RunFailed(
             f"nothing was trained: none of {len(rows)} orders was answered in time",

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-
 _LOOKED_S: Final = 0.05  # `is_held` has the lock for less than this time
 
 

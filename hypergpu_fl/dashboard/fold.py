@@ -19,8 +19,8 @@ Line = dict[str, Any]
 class Work:
     """An order of the round, or a reply in this round to an order of an earlier one.
 
-    ``verdict`` is "working", "counted", "late", "refused", "left" or "dropped", as in ``nodes.csv``; ``reason`` says why a
-    reply did not count. Values that were not measured are None.
+    ``verdict`` is "working", "counted", "late", "refused", "left" or "dropped", as in ``nodes.csv``; ``reason`` says
+    why a reply did not count. Values that were not measured are None.
     """
 
     order: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import threading
 import time
 from collections import deque
@@ -16,6 +17,7 @@ from hypergpu_fl.dashboard.books import BooksView, Commit, Earned
 from hypergpu_fl.dashboard.fold import Closed, Happening, Round, Work, closed, fold
 from hypergpu_fl.dashboard.segments import LogGone, Segments
 from hypergpu_fl.dashboard.words import health
+from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.files import is_held
 from hypergpu_fl.output import by_number
 from hypergpu_fl.runs import BOOKS_LOCK
@@ -61,7 +63,13 @@ class RunView:
         self._open: Round | None = None
 
     def poll(self) -> bool:
-        """Read what was added; whether anything was."""
+        """Read what was added; whether anything was.
+
+        Raises
+        ------
+        LedgerError
+            If log or database hold what no run writes. Nothing of them is shown then, rather than a part.
+        """
         with self._lock:
             try:
                 grown = self._log.grow()
@@ -72,10 +80,19 @@ class RunView:
                     self._take_books()
                 return grown or booked
             except LogGone:
-                self._books.close()
-                self.epoch += 1
-                self._begin()
+                self._read_anew()
                 return True
+            except (sqlite3.Error, ValueError, LookupError, TypeError, AttributeError) as error:
+                self._read_anew()
+                raise LedgerError(
+                    f"{self.folder} cannot be shown: {type(error).__name__}: {error}"[:300],
+                    "bring its events.jsonl and run.db back from a copy, or remove the folder",
+                ) from error
+
+    def _read_anew(self) -> None:
+        self._books.close()
+        self.epoch += 1
+        self._begin()
 
     def close(self) -> None:
         """Release the run's files."""
@@ -109,7 +126,7 @@ class RunView:
                 "counted": sum(row["arrived"] for row in self.rounds),
                 "late": sum(row["late"] for row in self.rounds),
                 "refused": sum(row["refused"] for row in self.rounds),
-                "earned_wei": str(sum(pay.wei for pay in self._books.pay.values())),
+                "earned_wei": self.paid(sum(pay.wei for pay in self._books.pay.values())),
                 "session": session and {**asdict(session), "budget": str(session.budget)},
                 "open": self._open
                 and {
@@ -128,7 +145,7 @@ class RunView:
             try:
                 for section, values in json.loads((self.folder / name).read_bytes()).items():
                     tree.setdefault(section, {}).update(values)
-            except (OSError, ValueError, AttributeError):
+            except (OSError, ValueError, AttributeError, TypeError):
                 continue
         return tree
 
@@ -140,7 +157,7 @@ class RunView:
                 tail = file.read()
             found = tail.rindex(b'\n "versions": ')
             return dict(json.loads(b"{" + tail[found:])["versions"])
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError):
             return {}
 
     def nodes(self) -> list[Row]:
@@ -267,9 +284,14 @@ class RunView:
             "phase": _phase(works, clock_s) if self._open else "waiting",
             "verdict": last and last.verdict,
             "verdict_reason": last.reason if last else "",
-            "wei": str(earned.wei),
+            "wei": self.paid(earned.wei),
             "rounds_paid": earned.rounds,
         }
+
+    def paid(self, wei: int) -> str | None:
+        """Wei as JSON can hold it; None where no chain pays what the books share out."""
+        session = self._books.session
+        return None if session is not None and session.chain_id == 0 else str(wei)
 
     def _run_clock_s(self, now_s: float) -> float:
         """Seconds on the run's clock: the time of its newest line and, on the wall clock, the time since then."""

@@ -143,7 +143,7 @@ def _nodes(nodes: Sequence[Row], room: int, width: int) -> RenderableType:
     for node in shown:
         up, rtt = words.rate(node["uplink_bps"]), words.seconds(node["rtt_s"])
         seen = f"{words.seconds(node['seen_ago_s'])} ago" if node["seen_ago_s"] is not None else "-"
-        pay = words.money(int(node["wei"]), "").rstrip()
+        pay = words.money(node["wei"] and int(node["wei"]), "").rstrip()
         health = Text(node["state"], style=_COLOURS.get(node["state"], ""))
         if wide and node["state"] not in ("sound", "joining"):
             health.append(f"  {printable(node['reason'])}", style="dim")

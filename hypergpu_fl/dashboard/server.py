@@ -47,7 +47,9 @@ def create_app(root: Path, *, token: str = "") -> Access:
 
     @app.get("/api/runs")
     def runs() -> Response:
-        return _json([views.view(name).summary() for name in views.names()])
+        found, faults = views.readable()
+        torn = [{"run": name, "state": "unreadable", "failure": error.cause} for name, error in faults]
+        return _json([view.summary() for view in found] + torn)
 
     @app.get("/api/runs/{run}")
     def run_(run: str) -> Response:
@@ -70,7 +72,7 @@ def create_app(root: Path, *, token: str = "") -> Access:
         if seen is None:
             raise RunNotFound(f"round {round} of {run} has not begun", "choose an earlier one")
         row = next((row for row in view.rounds if row["round"] == round), None)
-        pay = {name: str(wei) for name, wei in view.pay_upto(round).items()}
+        pay = {name: view.paid(wei) for name, wei in view.pay_upto(round).items()}
         return _json({**asdict(seen), "row": row, "pay": pay})
 
     @app.get("/api/runs/{run}/node")
@@ -96,7 +98,7 @@ def create_app(root: Path, *, token: str = "") -> Access:
 
     @app.get("/metrics")
     def metrics() -> Response:
-        text, kind = exposition([views.view(name) for name in views.names()])
+        text, kind = exposition(views.readable()[0])
         return Response(text, media_type=kind)
 
     app.mount("/", StaticFiles(directory=STATIC, html=True))

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from hypergpu_fl.keccak import address_word, keccak
 
@@ -125,6 +125,35 @@ class SealedContribution:
     index: int
     credited: CreditedContribution
     reward: int
+
+    @classmethod
+    def of_fields(cls, session: bytes, found: Any) -> SealedContribution:
+        """The contribution that a row of the books or a record of the bundle describes, whose names are the same."""
+        signed = Contribution(
+            session, found.round, found.base_model, found.update_hash, found.examples, found.metrics_hash
+        )
+        credited = CreditedContribution(
+            signed, found.node, found.signature, found.weight, found.score, found.duplicate_of
+        )
+        return cls(found.index, credited, found.reward)
+
+    def fields(self) -> dict[str, Any]:
+        """What `of_fields` reads."""
+        credited, signed = self.credited, self.credited.contribution
+        return dict(
+            index=self.index,
+            round=signed.round,
+            node=credited.node,
+            base_model=signed.base_model,
+            update_hash=signed.update_hash,
+            examples=signed.examples,
+            metrics_hash=signed.metrics_hash,
+            weight=credited.weight,
+            score=credited.score,
+            reward=self.reward,
+            signature=credited.signature,
+            duplicate_of=credited.duplicate_of,
+        )
 
     def leaf(self) -> bytes:
         """OpenZeppelin `standard-v1` leaf: ``keccak(keccak(abi.encode(fields)))``.

@@ -76,7 +76,7 @@ class Pipeline(Attendant[Admitted]):
         """Evaluate, report, record the nodes, sync the log, checkpoint, price, keep the updates, seal."""
         measured = self.evaluation.of(outcome.average_P, outcome.buffers)
         self.engine.evaluated(measured.loss)
-        self.report.closed(outcome)
+        self.report.closed(outcome, kept=outcome.step is not None and not self.engine.state.exploded)
         self.local_work.closed(outcome)
         self.report.evaluated(measured.loss, measured.metrics)
         self.round_tables.add(outcome.round, measured.metrics, node_rows(outcome))

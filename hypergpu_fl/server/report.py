@@ -41,8 +41,8 @@ class Report:
     now_s: Callable[[], float] = time.monotonic
     _ended_s: list[float] = field(default_factory=list)
 
-    def closed(self, outcome: RoundOutcome) -> None:
-        """Add the round; `evaluated` completes it."""
+    def closed(self, outcome: RoundOutcome, *, kept: bool) -> None:
+        """Add the round, and whether it made a model that was ``kept``; `evaluated` completes it."""
         self.history.append(
             {
                 "round": outcome.round,
@@ -54,6 +54,7 @@ class Report:
                 "arrived": len(outcome.accepted),
                 "late": outcome.late,
                 "rejected": sum(reply.reason is not Reason.LEFT for reply in outcome.refused),
+                "kept": kept,
                 "bytes_up": outcome.bytes_up,
                 "bytes_down": outcome.bytes_down,
                 "root": "",

@@ -311,19 +311,22 @@ class RunView:
     def _state(self) -> Row:
         """The run's state in a word, when it began and last changed, and why it failed."""
         log_s, report_s = _changed_s(self.folder / "events.jsonl"), _changed_s(self.folder / "report.json")
-        now_s = self._clock()
         row: Row = {"began_s": _changed_s(self.folder / "config.json"), "changed_s": log_s, "failure": None}
-        if report_s is not None and (log_s is None or report_s >= log_s):
+        quiet_s, lock = self._clock() - (log_s or 0.0), self.folder / BOOKS_LOCK
+        deserted = quiet_s > _LOOKED_S and lock.is_file() and not is_held(lock)
+        if report_s is not None:
             with (self.folder / "report.json").open("rb") as file:
                 head = file.read(_HEAD)
-            failure = re.search(rb'^ "failure": (".*"),?$', head, re.MULTILINE)
-            status = re.search(rb'^ "status": "(\w+)"', head, re.MULTILINE)
-            said = json.loads(failure[1]) if failure else None
-            return row | {"state": status[1].decode() if status else "completed", "failure": said}
+            told = re.search(rb'^ "rounds": (\d+)', head, re.MULTILINE)
+            copied = deserted and told is not None and int(told[1]) >= len(self.rounds)  # in any order of the files
+            if log_s is None or report_s >= log_s or copied:
+                failure = re.search(rb'^ "failure": (".*"),?$', head, re.MULTILINE)
+                status = re.search(rb'^ "status": "(\w+)"', head, re.MULTILINE)
+                said = json.loads(failure[1]) if failure else None
+                return row | {"state": status[1].decode() if status else "completed", "failure": said}
         if log_s is None:
             return row | {"state": "waiting"}
-        lock, quiet_s = self.folder / BOOKS_LOCK, now_s - log_s
-        if quiet_s > _LOOKED_S and lock.is_file() and not is_held(lock):
+        if deserted:
             return row | {"state": "broken off"}
         return row | {"state": "running" if quiet_s < SILENT_S else "silent"}
 

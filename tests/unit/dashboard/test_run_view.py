@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -145,6 +147,17 @@ def test_a_run_whose_books_nobody_writes_any_more_is_said_to_be_broken_off(going
     assert view.summary()["state"] == "broken off"
     with exclusive(lock, AssertionError("whoever looks does not keep it")):
         assert view.summary()["state"] == "running"
+
+
+def test_a_run_that_ended_is_not_broken_off_because_its_files_were_copied_in_another_order(going_on: SeenRun) -> None:
+    (going_on.folder / BOOKS_LOCK).touch()
+    report = going_on.folder / "report.json"
+    for rounds, state in ((3, "completed"), (2, "broken off")):  # the latter's report is of an earlier stretch
+        report.write_text(json.dumps({"status": "completed", "failure": None, "rounds": rounds}, indent=1))
+        os.utime(report, (0, 0))
+        view = RunView(going_on.folder, clock=partial(float, time.time() + 60))
+        view.poll()
+        assert view.summary()["state"] == state
 
 
 def test_a_simulated_node_was_seen_by_the_runs_clock_and_not_by_that_on_the_wall(going_on: SeenRun) -> None:

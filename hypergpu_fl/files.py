@@ -11,35 +11,37 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-_LOOKED_S: Final = 0.05  # `is_held` has the lock for less than this time
+_LOOKED_S: Final = 0.05  # `is_held` has a lock for less than this time
+_LOOK_S: Final = 0.2  # between two looks at a lock
 
 
 @contextlib.contextmanager
-def exclusive(file: Path, refusal: Exception) -> Iterator[None]:
+def exclusive(file: Path, refusal: Exception, *, within_s: float = 0.0) -> Iterator[None]:
     """Hold an exclusive lock on ``file``, created if missing; the kernel releases it when the process dies.
 
     Raises
     ------
     Exception
-        ``refusal``, if another process holds it.
+        ``refusal``, if another process still holds it after ``within_s``.
     """
     descriptor = os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
     try:
-        if not _taken(descriptor):
-            time.sleep(_LOOKED_S)
-            if not _taken(descriptor):
+        within_s = max(within_s, _LOOKED_S)
+        until_s = time.monotonic() + within_s
+        while not _locked(descriptor):
+            if time.monotonic() >= until_s:
                 raise refusal
+            time.sleep(min(_LOOK_S, within_s))
         yield
     finally:
         os.close(descriptor)
 
 
-def _taken(descriptor: int) -> bool:
-    try:
+def _locked(descriptor: int) -> bool:
+    with contextlib.suppress(BlockingIOError):
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        return True
+    return False
 
 
 def is_held(file: Path) -> bool:
@@ -50,10 +52,8 @@ def is_held(file: Path) -> bool:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # a file system without locks
-        return False
+    except OSError as error:
+        return isinstance(error, BlockingIOError)  # else a file system without locks
     finally:
         os.close(descriptor)
     return False

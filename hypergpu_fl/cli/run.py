@@ -252,7 +252,8 @@ def show_result(folder: Path, name: str, format: Format) -> None:
         counts = (sum(entry.get(name) or 0 for entry in history) for name in ("arrived", "late", "rejected"))
         table["updates counted, late, refused"] = ", ".join(map(str, counts))
     if steps := (report.get("local_work") or {}).get("steps"):
-        table["local steps a node"] = "{fewest} to {most}, median {median:g}".format(**steps)
+        said = "{fewest}" if steps["fewest"] == steps["most"] else "{fewest} to {most}, median {median:g}"
+        table["local steps a node"] = said.format(**steps)
     if chain.get("kind") == "none":
         table["sealed on"] = "no chain (blockchain.enabled = false); the books are in ledger.json"
     elif chain:

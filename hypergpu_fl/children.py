@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import logging
 import os
@@ -30,10 +29,13 @@ def keep_running(program: Sequence[str], *, given: bytes, name: str, restart_s: 
 
 def _run_for_ever(program: Sequence[str], given: bytes, name: str, restart_s: float) -> None:
     while True:
-        with contextlib.suppress(OSError):  # such as too little memory just now
+        try:
             subprocess.run(program, input=given, check=False)
+            told = "has ended"
+        except OSError as error:  # such as too little memory just now
+            told = f"could not be started ({error})"
         time.sleep(restart_s)
-        log.warning("the %s has ended and is started again", name)
+        log.warning("the %s %s and is started again", name, told)
 
 
 def end_with(parent: int, by: signal.Signals = signal.SIGKILL) -> None:

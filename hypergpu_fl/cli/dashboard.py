@@ -18,6 +18,7 @@ import typer
 from hypergpu_fl.children import end_with, free_port
 from hypergpu_fl.cli.options import Runs, root_of
 from hypergpu_fl.cli.superlink import require_free
+from hypergpu_fl.config import read_secrets
 from hypergpu_fl.errors import UsageError
 
 TOKEN: Final = "HYPERGPU_DASHBOARD_TOKEN"
@@ -47,7 +48,8 @@ def dashboard(
     from hypergpu_fl.dashboard.access import local_only
     from hypergpu_fl.dashboard.server import create_app
 
-    token = os.environ.get(TOKEN, "")
+    given = read_secrets().dashboard_token
+    token = given.get_secret_value() if given else ""
     if token and len(token) < _SHORTEST:
         raise UsageError(f"{TOKEN} has {len(token)} letters, which can be guessed", f"give it {_SHORTEST} or more")
     if not token and not local_only(host):

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from hypergpu_fl.config import System, runs_root
+from hypergpu_fl.config import System, environment, runs_root
 from hypergpu_fl.errors import UsageError
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="JSON or TOML file")]
@@ -45,4 +45,4 @@ def unread(config: Path | None) -> str:
 
 def root_of(runs: Path | None) -> Path:
     """Root of the runs: ``--runs``, else ``HYPERGPU_RUNS``, else ``./runs``."""
-    return runs_root(System(runs_dir=str(runs) if runs else ""), os.environ)
+    return runs_root(System(runs_dir=str(runs) if runs else ""), environment(os.environ))

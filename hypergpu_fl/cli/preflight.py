@@ -1,4 +1,4 @@
-"""Checks of a run before Flower is started: links, the user's own code, and the data.
+"""Checks of a run before Flower is started: links, the user's own code, the data, and the chain.
 
 They take seconds. Flower would find the same faults after a minute, in one of many processes with one of many logs.
 """
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from hypergpu_fl.children import end_with
 from hypergpu_fl.cli.apart import ended_itself, how_it_ended
-from hypergpu_fl.config import Config
+from hypergpu_fl.config import Config, read_secrets
 from hypergpu_fl.errors import TaskError
 from strategies.failure import root_cause
 
@@ -60,6 +60,27 @@ def check_links(config: Config) -> None:
         from hypergpu_fl.network.traces import configured_links
 
         configured_links(config.network, config.training.num_nodes, seed=config.training.seed)
+
+
+def ask_chain(config: Config) -> None:
+    """Ask the real chain of a new run, if it has one: seconds for each endpoint that does not answer.
+
+    A resumed run goes on without its chain: what waits to be sent is in its books.
+
+    Raises
+    ------
+    ChainError
+        If no endpoint answers, or key, chain, contract or balance is not what it must be.
+    """
+    if config.blockchain.enabled and config.blockchain.kind == "rpc" and not config.system.resume:
+        from hypergpu_fl.chain.errors import Unavailable
+        from hypergpu_fl.settlement.opening import ask_before_start
+
+        try:
+            ask_before_start(config.blockchain, read_secrets(), rounds=config.training.rounds)
+        except Unavailable as error:
+            remedy = "check blockchain.rpc_url and the network, or train without a chain: blockchain.enabled=false"
+            raise Unavailable(error.cause, remedy) from None
 
 
 def try_apart(config: Config, app: Path) -> dict[str, Any]:

@@ -27,10 +27,18 @@ from hypergpu_fl.cli.follow import Tail, worth_showing
 from hypergpu_fl.cli.live import on_screen
 from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides, unread
 from hypergpu_fl.cli.place import folder_of
-from hypergpu_fl.cli.preflight import check_before_start
+from hypergpu_fl.cli.preflight import ask_chain, check_before_start
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.cli.resuming import check_unchanged, is_complete, keep, layers_of
-from hypergpu_fl.cli.submission import COMPLETED, STOPPED, Submission, app_folder, simulation_resources, submit
+from hypergpu_fl.cli.submission import (
+    COMPLETED,
+    STOPPED,
+    Submission,
+    app_folder,
+    gpu_count,
+    simulation_resources,
+    submit,
+)
 from hypergpu_fl.cli.superlink import LocalSuperLink, require_free
 from hypergpu_fl.config import (
     PLACES,
@@ -122,6 +130,8 @@ def run(
         return
     if not resumed and (warning := unread(config)):
         typer.echo(warning, err=True)
+    if not superlink:
+        ask_chain(effective)
     with stoppable(), app_with_task(source, effective.training) as bundled:
         if not superlink and sys.stderr.isatty():
             typer.echo(f"trying {effective.training.title} on one batch", err=True)
@@ -167,7 +177,7 @@ def _simulate(
     nodes = config.training.num_nodes
     say(f"starting Flower and its simulated nodes{_while_flower_prepares(nodes)}")
     scratch = folder / ".scratch"
-    resources = simulation_resources(nodes, config.system.device)
+    resources = simulation_resources(nodes, config.system.device, gpus=gpu_count(), cores=os.cpu_count() or 1)
     with contextlib.closing(Tail(folder / (config.system.log_file or "run.log"))) as tail:
         tail.skip()
         with LocalSuperLink(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import threading
 import time
 from collections import deque
@@ -16,6 +17,7 @@ from hypergpu_fl.dashboard.books import BooksView, Commit, Earned
 from hypergpu_fl.dashboard.fold import Closed, Happening, Round, Work, closed, fold
 from hypergpu_fl.dashboard.segments import LogGone, Segments
 from hypergpu_fl.dashboard.words import health
+from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.output import by_number
 
 RECENT: Final = 20  # rounds over which utilisation and shares are computed
@@ -58,7 +60,13 @@ class RunView:
         self._open: Round | None = None
 
     def poll(self) -> bool:
-        """Read what was added; whether anything was."""
+        """Read what was added; whether anything was.
+
+        Raises
+        ------
+        LedgerError
+            If log or database hold what no run writes. Nothing of them is shown then, rather than a part.
+        """
         with self._lock:
             try:
                 grown = self._log.grow()
@@ -69,10 +77,19 @@ class RunView:
                     self._take_books()
                 return grown or booked
             except LogGone:
-                self._books.close()
-                self.epoch += 1
-                self._begin()
+                self._read_anew()
                 return True
+            except (sqlite3.Error, ValueError, LookupError, TypeError, AttributeError) as error:
+                self._read_anew()
+                raise LedgerError(
+                    f"{self.folder} cannot be shown: {type(error).__name__}: {error}"[:300],
+                    "bring its events.jsonl and run.db back from a copy, or remove the folder",
+                ) from error
+
+    def _read_anew(self) -> None:
+        self._books.close()
+        self.epoch += 1
+        self._begin()
 
     def close(self) -> None:
         """Release the run's files."""
@@ -125,7 +142,7 @@ class RunView:
             try:
                 for section, values in json.loads((self.folder / name).read_bytes()).items():
                     tree.setdefault(section, {}).update(values)
-            except (OSError, ValueError, AttributeError):
+            except (OSError, ValueError, AttributeError, TypeError):
                 continue
         return tree
 
@@ -137,7 +154,7 @@ class RunView:
                 tail = file.read()
             found = tail.rindex(b'\n "versions": ')
             return dict(json.loads(b"{" + tail[found:])["versions"])
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError):
             return {}
 
     def nodes(self) -> list[Row]:

@@ -47,7 +47,9 @@ def create_app(root: Path, *, token: str = "") -> Access:
 
     @app.get("/api/runs")
     def runs() -> Response:
-        return _json([views.view(name).summary() for name in views.names()])
+        found, faults = views.readable()
+        torn = [{"run": name, "state": "unreadable", "failure": error.cause} for name, error in faults]
+        return _json([view.summary() for view in found] + torn)
 
     @app.get("/api/runs/{run}")
     def run_(run: str) -> Response:
@@ -96,7 +98,7 @@ def create_app(root: Path, *, token: str = "") -> Access:
 
     @app.get("/metrics")
     def metrics() -> Response:
-        text, kind = exposition([views.view(name) for name in views.names()])
+        text, kind = exposition(views.readable()[0])
         return Response(text, media_type=kind)
 
     app.mount("/", StaticFiles(directory=STATIC, html=True))

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from hypergpu_fl.keccak import address_word, keccak
 
@@ -24,6 +24,7 @@ _CONTRIBUTION_TYPE: Final = (
     b"bytes32 metricsHash)"
 )
 _CONTRIBUTION_TYPEHASH: Final = keccak(_CONTRIBUTION_TYPE)
+_ENROLMENT_TYPEHASH: Final = keccak(b"Enrolment(bytes32 session,uint64 node,uint64 share)")
 # No chainId and verifyingContract here: the session id is a hash over chain, contract and coordinator already,
 # and a node that is handed only a session id has nothing else to check them against.
 _DOMAIN_SEPARATOR: Final = keccak(keccak(_DOMAIN_TYPE) + keccak(b"HyperGPU") + keccak(b"1"))
@@ -32,6 +33,15 @@ _DOMAIN_SEPARATOR: Final = keccak(keccak(_DOMAIN_TYPE) + keccak(b"HyperGPU") + k
 def typed_digest(struct: bytes) -> bytes:
     """EIP-712 digest of an encoded struct: ``keccak(0x1901 || domainSeparator || keccak(struct))``."""
     return keccak(b"\x19\x01" + _DOMAIN_SEPARATOR + keccak(struct))
+
+
+def enrolment_digest(session: bytes, node_id: int, share: int) -> bytes:
+    """EIP-712 digest that a node signs to enrol with its key's address in a run.
+
+    It is bound to the run by ``session`` (32 bytes) and to the connection by Flower's ``node_id``. So nobody can send
+    it again from another connection, or for another share of the data.
+    """
+    return typed_digest(_ENROLMENT_TYPEHASH + session + word(node_id) + word(share))
 
 
 def word(value: int) -> bytes:
@@ -125,6 +135,35 @@ class SealedContribution:
     index: int
     credited: CreditedContribution
     reward: int
+
+    @classmethod
+    def of_fields(cls, session: bytes, found: Any) -> SealedContribution:
+        """The contribution that a row of the books or a record of the bundle describes, whose names are the same."""
+        signed = Contribution(
+            session, found.round, found.base_model, found.update_hash, found.examples, found.metrics_hash
+        )
+        credited = CreditedContribution(
+            signed, found.node, found.signature, found.weight, found.score, found.duplicate_of
+        )
+        return cls(found.index, credited, found.reward)
+
+    def fields(self) -> dict[str, Any]:
+        """What `of_fields` reads."""
+        credited, signed = self.credited, self.credited.contribution
+        return dict(
+            index=self.index,
+            round=signed.round,
+            node=credited.node,
+            base_model=signed.base_model,
+            update_hash=signed.update_hash,
+            examples=signed.examples,
+            metrics_hash=signed.metrics_hash,
+            weight=credited.weight,
+            score=credited.score,
+            reward=self.reward,
+            signature=credited.signature,
+            duplicate_of=credited.duplicate_of,
+        )
 
     def leaf(self) -> bytes:
         """OpenZeppelin `standard-v1` leaf: ``keccak(keccak(abi.encode(fields)))``.

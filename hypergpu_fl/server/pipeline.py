@@ -47,9 +47,10 @@ class Pipeline(Attendant[Admitted]):
     kept: KeptUpdates
     settlement: Settlement
 
-    def vet(self, hello: Hello) -> None:
+    def vet(self, node_id: int, hello: Hello) -> None:
         """See ``Attendant.vet``."""
         self.same_task.vet(hello)
+        self.accounting.vet(node_id, hello)
 
     def joined(self, row: int, node_id: int, hello: Hello) -> None:
         """See ``Attendant.joined``."""
@@ -76,7 +77,7 @@ class Pipeline(Attendant[Admitted]):
         """Evaluate, report, record the nodes, sync the log, checkpoint, price, keep the updates, seal."""
         measured = self.evaluation.of(outcome.average_P, outcome.buffers)
         self.engine.evaluated(measured.loss)
-        self.report.closed(outcome)
+        self.report.closed(outcome, kept=outcome.step is not None and not self.engine.state.exploded)
         self.local_work.closed(outcome)
         self.report.evaluated(measured.loss, measured.metrics)
         self.round_tables.add(outcome.round, measured.metrics, node_rows(outcome))

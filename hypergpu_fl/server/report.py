@@ -40,8 +40,8 @@ class Report:
     now_s: Callable[[], float] = time.monotonic
     _ended_s: list[float] = field(default_factory=list)
 
-    def closed(self, outcome: RoundOutcome) -> None:
-        """Add the round; `evaluated` completes it."""
+    def closed(self, outcome: RoundOutcome, *, kept: bool) -> None:
+        """Add the round, and whether it made a model that was ``kept``; `evaluated` completes it."""
         self.history.append(
             {
                 "round": outcome.round,
@@ -53,6 +53,7 @@ class Report:
                 "arrived": len(outcome.accepted),
                 "late": outcome.late,
                 "rejected": len(outcome.refused),
+                "kept": kept,
                 "bytes_up": outcome.bytes_up,
                 "bytes_down": outcome.bytes_down,
                 "root": "",

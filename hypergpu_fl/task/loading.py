@@ -12,11 +12,13 @@ from hypergpu_fl.errors import TaskError
 from hypergpu_fl.task.names import import_object
 from hypergpu_fl.task.protocol import Task
 from hypergpu_fl.task.user_code import user_code
+from strategies.model.layout import Arrays, Layout
 
 if TYPE_CHECKING:
     import torch
 
 FROZEN = "frozen weights"  # their hash, in an identity
+CONSTANTS = "constant buffers"
 METHODS = ("unit", "identity", "model", "arrays", "load", "examples", "train", "evaluate", "validate")
 
 
@@ -81,8 +83,8 @@ def fresh_model(task: Task, seed: int) -> torch.nn.Module:
 
 
 def full_identity(task: Task, model: torch.nn.Module) -> dict[str, str]:
-    """All that must be the same at server and nodes: what the task names, the model's layout, its frozen weights."""
-    from hypergpu_fl.task.state import arrays_text, frozen_hash, layout_text
+    """All that must be the same at server and nodes: what the task names, the model's layout, what never travels."""
+    from hypergpu_fl.task.state import arrays_text, constants_text, frozen_hash, layout_text
 
     with user_code("asking the task for its identity"):
         identity = task.identity()
@@ -96,4 +98,13 @@ def full_identity(task: Task, model: torch.nn.Module) -> dict[str, str]:
     found = {**named, "model": layout_text(arrays), "arrays": arrays_text(arrays)}
     if frozen := frozen_hash(model):
         found[FROZEN] = frozen
+    if constants := constants_text(model):
+        found[CONSTANTS] = constants
     return found
+
+
+def layout_of(arrays: Arrays, model: torch.nn.Module) -> Layout:
+    """Layout of what travels of a model, which knows what in it is measured and not trained."""
+    from hypergpu_fl.task.state import measured_names
+
+    return Layout.of(arrays, measured=measured_names(model))

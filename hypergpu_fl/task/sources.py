@@ -5,8 +5,8 @@ N = images, C H W = channels, height and width. Pixels are uint8 here; their nor
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,24 +33,29 @@ class Images:
 
 @dataclass(frozen=True, slots=True)
 class SourceImages:
-    """What a source yields: its images in parts, the class names by label, and notes for the user."""
+    """What a source yields: its images in parts, the class names by label, and notes for the user.
+
+    ``whites`` are those by which grey images of more than 8 bits were scaled, by their kind.
+    """
 
     train: Images
     test: Images
     class_names: tuple[str, ...]
     validation: Images | None = None
     notes: tuple[str, ...] = ()
+    whites: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """A data set: how to read it, and its pixels' scale.
 
+    ``read`` takes the folder, that of a folder of images ``white`` too, see `hypergpu_fl.task.pixels.read_images`.
     ``files`` must lie under the data root, and ``download`` brings them there. A pixel ``p`` of channel c becomes
     ``(p / white - mean[c]) / std[c]``.
     """
 
-    read: Callable[[Path], SourceImages]
+    read: Callable[..., SourceImages]
     white: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -112,13 +117,13 @@ def _from_torchvision(
     )
 
 
-def _folder(root: Path) -> SourceImages:
+def _folder(root: Path, *, white: float | None = None) -> SourceImages:
     from hypergpu_fl.task.pixels import read_images
 
     found = survey(root)
     files = [file for part in found.parts.values() for file in part]
-    pixels_NCHW = read_images(root, [file.name for file in files])  # all at once: the parts share one scale
-    whole = Images(pixels_NCHW, np.array([file.label for file in files], dtype=np.int64))
+    read = read_images(root, [file.name for file in files], white=white)  # all at once: the parts share one scale
+    whole = Images(read.pixels_NCHW, np.array([file.label for file in files], dtype=np.int64))
     parts: dict[str, Images] = {}
     begin = 0
     for name, part in found.parts.items():
@@ -128,7 +133,12 @@ def _folder(root: Path) -> SourceImages:
         parts = {"train": whole.take(kept), "test": whole.take(held_out)}
     nothing = whole.take(np.empty(0, dtype=np.int64))  # a server holds test images only
     return SourceImages(
-        parts.get("train", nothing), parts["test"], found.class_names, parts.get("validation"), notes=found.notes
+        parts.get("train", nothing),
+        parts["test"],
+        found.class_names,
+        parts.get("validation"),
+        notes=found.notes,
+        whites=read.whites,
     )
 
 

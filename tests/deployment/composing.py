@@ -25,7 +25,8 @@ def read(file: Path, variables: Mapping[str, str]) -> Document:
 def env_file(file: Path) -> dict[str, str]:
     """Variables of an env file."""
     lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))  # type: ignore[misc]
+    pairs = (line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    return {name: value for name, value in pairs}
 
 
 def containers(
@@ -65,7 +66,8 @@ def _container(name: str, service: Document, folder: Path, image: Image, volumes
     entrypoint = tuple(service.get("entrypoint", image.entrypoint))
     command = service.get("command", () if "entrypoint" in service else image.command)
     user, _, group = service["user"].partition(":")
-    test = service.get("healthcheck", {}).get("test", ["CMD", *image.health])
+    asked = service.get("healthcheck", {})
+    test = ["NONE"] if asked.get("disable") else asked.get("test", ["CMD", *image.health])
     return Container(
         name=name,
         image=image,

@@ -179,6 +179,7 @@ def test_keystores_are_made_once_and_never_show_their_key(
     wrong = refusal(capsys, "keys", "show", str(file), "--check")
     assert "does not open" in wrong and "another-password" not in wrong
     assert "no keystore" in refusal(capsys, "keys", "show", str(demo / "ledger.json"), code=2)
+    assert "Is a directory" in refusal(capsys, "keys", "show", str(tmp_path))
 
 
 @pytest.mark.chain

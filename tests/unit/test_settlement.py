@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rounds import a_round
 
+from hypergpu_fl.chain.errors import Misconfigured
 from hypergpu_fl.config import Blockchain, Secrets
 from hypergpu_fl.errors import LedgerError, VerificationError
 from hypergpu_fl.ledger.bundle import read_bundle
@@ -53,6 +54,12 @@ def test_a_run_killed_between_sealing_and_sending_ends_with_the_very_same_bundle
     again = run(tmp_path)
     assert again.status() == finished.status()
     assert (tmp_path / "ledger.json").read_bytes() == (finished.run_dir / "ledger.json").read_bytes()
+
+
+def test_a_key_that_cannot_be_read_is_not_said_to_be_none(tmp_path: Path) -> None:
+    (tmp_path / KEY_FILE).mkdir()
+    with pytest.raises(Misconfigured, match="coordinator.key cannot be read: Is a directory"):
+        opened(tmp_path)
 
 
 def test_a_run_without_a_chain_still_keeps_books_that_verify(tmp_path: Path) -> None:

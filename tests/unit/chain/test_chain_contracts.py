@@ -22,6 +22,7 @@ from hypergpu_fl.chain.errors import Reverted
 from hypergpu_fl.chain.fees import gas_limit
 from hypergpu_fl.chain.http import HttpChain
 from hypergpu_fl.chain.signer import KeySigner, Transaction, created_address
+from hypergpu_fl.config.models import MOST_WEI
 from hypergpu_fl.ledger.bundle import session_id
 from hypergpu_fl.ledger.contribution import SealedContribution
 from hypergpu_fl.ledger.merkle import MerkleTree
@@ -98,6 +99,15 @@ def chain(request: pytest.FixtureRequest) -> Iterator[tuple[Caller, Caller, Warp
             ask(anvil.url, "evm_mine")
 
         yield coordinator, other, warp
+
+
+def test_the_door_of_the_configuration_has_the_bound_of_the_contract() -> None:
+    coordinator = Caller(EmbeddedChain(KeySigner(COORDINATOR_SECRET).address), KeySigner(COORDINATOR_SECRET))
+    address = created_address(coordinator.address, 0)
+    coordinator.send(None, abi.bytecode())
+    coordinator.send(address, abi.encode_call("open", b"\1" * 32), MOST_WEI)
+    with pytest.raises(Reverted, match="LedgerAmountTooLarge"):
+        coordinator.send(address, abi.encode_call("open", b"\2" * 32), MOST_WEI + 1)
 
 
 def test_every_function_of_the_contract_answers_python(chain: tuple[Caller, Caller, Warp]) -> None:

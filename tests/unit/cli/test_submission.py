@@ -43,11 +43,9 @@ def test_the_defaults_as_toml_are_the_defaults() -> None:
     ],
 )
 def test_gpus_are_shared_by_the_nodes_at_work_and_claimed_only_where_there_are_any(
-    monkeypatch: pytest.MonkeyPatch, gpus: int, nodes: int, device: str, resources: str
+    gpus: int, nodes: int, device: str, resources: str
 ) -> None:
-    monkeypatch.setattr(submission, "gpu_count", lambda: gpus)
-    monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    assert simulation_resources(nodes, device) == resources
+    assert simulation_resources(nodes, device, gpus=gpus, cores=64) == resources
 
 
 def test_hidden_gpus_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:

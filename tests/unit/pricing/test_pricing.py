@@ -168,7 +168,6 @@ def test_a_round_that_was_lost_leaves_nothing_behind(tmp_path: Path) -> None:
     rounds = Rounds(tmp_path)
     for seed in range(2):
         rounds.play(honest(seed))
-    rounds.round = 1
     again = PricedRounds(tmp_path / "priced", last_round=1)
     assert len(again.path(2, np.ones(P, dtype=np.float32), bytes(32)).movements) == 1
     assert {entry.round for entry in again.shared_work.known} == {1}

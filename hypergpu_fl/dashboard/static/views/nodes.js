@@ -89,7 +89,7 @@ export function node(run, which) {
     const xs = [...new Set(history.map((one) => one.round))], by = new Map(history.map((one) => [one.round, one])), pick = (key) => xs.map((r) => by.get(r)[key] ?? null);
     parts.draw([xs, pick("download_s"), pick("compute_s"), pick("upload_s"), pick("total_s")]);
     weight.draw([xs, pick("weight")]);
-    rounds.draw([...history].reverse().map((one, i) => ({ ...one, key: `${one.round} ${history.length - i}` })));
+    rounds.draw([...history].reverse().map((one) => ({ ...one, key: `${one.round} ${one.attempt}` })));
   });
   return { element, entered: look.now, update: look.now, leave: look.stop };
 }

@@ -49,8 +49,8 @@ from hypergpu_fl.server.resumption import Checkpointing, check_same_task, check_
 from hypergpu_fl.server.round_tables import RoundTables
 from hypergpu_fl.server.simulated_compute import SimulatedCompute, flops_per_sample, simulated_links
 from hypergpu_fl.settlement import Settlement
-from hypergpu_fl.task import Task, fresh_model, full_identity, load_task
-from hypergpu_fl.task.check import check_figures, check_finite
+from hypergpu_fl.task import Task, fresh_model, full_identity, layout_of, load_task
+from hypergpu_fl.task.check import check_figures, check_held_out
 from hypergpu_fl.task.device import resolve_device
 from hypergpu_fl.task.source import source_digest
 from strategies import lineup
@@ -125,6 +125,7 @@ def run(
     identity = full_identity(task, model)
     check_same_task(folder, identity)
     check_figures(task, model, config.training.goal, device=device)
+    untrained = check_held_out(task, model, device=device)  # before a session is opened, and paid for
     report = Report(config, clock="virtual" if config.network.enable_simulation else "wall")
     settlement = Settlement.open(
         folder,
@@ -144,7 +145,7 @@ def run(
                 f"run {folder.name} has no finished round to go on from",
                 f"start it again with `hypergpu run --name {folder.name} --replace`",
             )
-        strategy = build_strategy(config, Layout.of(first), session=settlement.session)
+        strategy = build_strategy(config, layout_of(first, model), session=settlement.session)
         began_s, event_log, best = resume(
             folder, strategy, report, settings=settings, task_file=source_digest(task), last_round=settlement.last_round
         )
@@ -181,9 +182,7 @@ def run(
         local_work.tell_who()
         with long_lived():
             if strategy.first_round == 1:  # the loss of chance, by which an explosion is recognised
-                fresh = evaluation.of(strategy.layout.flatten(first), strategy.layout.buffers(first))
-                check_finite(fresh, "the held-out data")
-                strategy.evaluated(fresh.loss)
+                strategy.evaluated(untrained.loss)
             train(config, first, strategy, arrivals, report)
         if not settlement.drain(DRAIN_S):
             logger.warning("not every round is final on chain yet; a later run sends the rest")

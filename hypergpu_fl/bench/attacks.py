@@ -160,6 +160,29 @@ def _negative_variance(node: HostileNode, content: RecordDict, order: wire.Order
     node.put(content, order, vector_P, counted if node.orders % 2 else buffers)
 
 
+def _moved_tables(node: HostileNode, content: RecordDict, order: wire.Order) -> None:
+    vector_P, buffers = node.decoded(content)
+    node.put(
+        content, order, vector_P, {name: array + np.asarray(10**6, array.dtype) for name, array in buffers.items()}
+    )
+
+
+def _forged_statistics(node: HostileNode, content: RecordDict, order: wire.Order) -> None:
+    vector_P, buffers = node.decoded(content)
+    for start, stop in node.layout.runs(("running_mean",)):
+        vector_P[start:stop] = 1e12
+    for start, stop in node.layout.runs(("running_var",)):
+        vector_P[start:stop] = -1e12
+    node.put(content, order, vector_P, buffers)
+
+
+def _exploding(node: HostileNode, content: RecordDict, order: wire.Order) -> None:
+    """The opposite of the honest update, as long as the last layers let pass: its norm is not out of the ordinary."""
+    vector_P, buffers = node.decoded(content)
+    if node.orders >= HONEST_ROUNDS:
+        node.put(content, order, np.float32(-4.0) * vector_P, buffers)
+
+
 def _large_hello(node: HostileNode, content: RecordDict) -> None:
     texts = {f"text {index}": "x" * 2**20 for index in range(18)}
     content[wire.DEVICE] = ConfigRecord({**content.config_records[wire.DEVICE], **texts})
@@ -248,7 +271,42 @@ def batch_norm(shape: tuple[int, int, int], classes: int) -> nn.Module:
     )
 
 
+def deep_batch_norm(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """Fourteen layers with statistics, whose forgeries multiply, for ``training.model_architecture``."""
+    from torch import nn
+
+    channels, height, width = shape
+    layers: list[nn.Module] = [nn.Flatten(), nn.Linear(channels * height * width, 32)]
+    for _ in range(14):
+        layers += [nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 32)]
+    return nn.Sequential(*layers, nn.Linear(32, classes))
+
+
+def tabled(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """A model that looks numbers up by a table of indices, as Swin's position bias does."""
+    import torch
+    from torch import nn
+
+    class Looked(nn.Module):
+        relative_position_index: torch.Tensor
+
+        def __init__(self, features: int) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros(features))
+            self.register_buffer("relative_position_index", torch.arange(features))
+
+        def forward(self, features: torch.Tensor) -> torch.Tensor:
+            return features + self.bias[self.relative_position_index]
+
+    channels, height, width = shape
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(channels * height * width, 64), Looked(64), nn.ReLU(), nn.Linear(64, classes)
+    )
+
+
 BATCH_NORM: Final = f"{__name__}:batch_norm"
+DEEP: Final = f"{__name__}:deep_batch_norm"
+TABLED: Final = f"{__name__}:tabled"
 REPLIES: Final[tuple[Reply, ...]] = (
     _large_first_update,
     _impossible_link,
@@ -267,6 +325,9 @@ ATTACKS: Final[tuple[Attack, ...]] = (
     Attack("slow_processor", 1, reply=_slow_processor),
     Attack("exploding_loss", 2, reply=_exploding_loss),
     Attack("negative_variance", 2, reply=_negative_variance, architecture=BATCH_NORM),
+    Attack("moved_tables", 2, reply=_moved_tables, architecture=TABLED),
+    Attack("forged_statistics", 2, reply=_forged_statistics, architecture=DEEP),
+    Attack("exploding_updates", 2, reply=_exploding),
     Attack("too_much", 4, hello=_large_hello, reply=_large_reply),
     Attack("withheld", 5, passage=lambda number, passage: replace(passage, delivered=False)),
     Attack("trickled", 5, passage=lambda number, passage: replace(passage, upload_s=AGES_S)),

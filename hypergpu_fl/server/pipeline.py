@@ -1,9 +1,9 @@
 """What happens to a round besides training: claims are checked as they arrive, and a closed round goes through a list.
 
 The order of that list matters twice. The model is evaluated and priced, and the strategy learns the loss, before the
-checkpoint is written, because the checkpoint holds what follows from the loss. The checkpoint is written before the ledger is sealed: a server that is
-killed between the two finds a checkpoint one round ahead of the books, and resumes from the one before. In the other
-order, the books would hold a round whose model is lost.
+checkpoint is written, because the checkpoint holds what follows from the loss. The checkpoint is written before the
+ledger is sealed: a server that is killed between the two finds a checkpoint one round ahead of the books, and resumes
+from the one before. In the other order, the books would hold a round whose model is lost.
 """
 
 from __future__ import annotations

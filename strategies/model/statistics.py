@@ -3,7 +3,7 @@
 They are not gradients, so server momentum does not move them and the update's norm leaves them out. Their domain is
 known: a variance is not negative, a counter is whole and grows by steps. No single update may decide them. All updates
 measure the same quantity whatever their weight, so each counts once. And no round may throw them far from where the
-model has them, whoever sends the half of its updates that decides a median.
+model has them, even if half of its updates or more are hostile, which decides a median.
 
 Only two kinds of arrays are taken as such, by the names that torch gives them: floating-point ``running_mean`` and
 ``running_var``, and integer ``num_batches_tracked``. Every other integer or boolean buffer is part of the model's
@@ -29,10 +29,10 @@ VARIANCE: Final = "running_var"
 COUNTER: Final = "num_batches_tracked"
 NAMES: Final = (MEAN, VARIANCE)
 FURTHEST: Final = 6.0  # deviations from the round's median that one update's statistic may lie
-# In one round, a variance may change by the square of this factor, and a mean by this many standard deviations: a fresh
-# model's statistics reach those of its data within a few rounds, and no layer's output becomes more than 3 times as
-# large.
+# In one round, a variance may change by the square of this factor, and a mean by this many standard deviations, so that
+# no layer's output becomes more than 3 times as large.
 LEAP: Final = 3.0
+FRESH: Final = (0.0, 1.0)  # mean and variance of a layer that has seen nothing
 EPSILON: Final = 1e-5  # torch's: below it, a variance makes no difference
 LARGEST: Final = 1e12  # of a statistic
 
@@ -87,7 +87,9 @@ class Statistics:
         """Shape (S,): the least and the largest value that each statistic may have after the round.
 
         ``var / 9 .. 9 (var + eps)`` for a variance, ``mean -+ 3 sqrt(var + eps)`` for a mean. A mean without a variance
-        beside it moves by 3 of its own size, at least by 3.
+        beside it moves by 3 of its own size, at least by 3. What a layer begins with says nothing of the data, which
+        may be pixels of 0 to 65,535, so there the domain alone is the bound: a first round that throws the model far is
+        undone as an explosion.
         """
         now = {
             entry.name: before_P[entry.offset : entry.offset + entry.size].astype(np.float64)
@@ -96,16 +98,20 @@ class Statistics:
         }
         low, high = [], []
         for name, values in now.items():
+            layer = name.removesuffix(VARIANCE).removesuffix(MEAN)
+            mean, variance = (now.get(layer + kind) for kind in NAMES)
+            if mean is None or variance is None or mean.size != variance.size:
+                mean = variance = None
             if name.endswith(VARIANCE):
-                low.append(values / LEAP**2)
-                high.append((values + EPSILON) * LEAP**2)
-                continue
-            beside = now.get(name.removesuffix(MEAN) + VARIANCE)
-            deviation = np.maximum(1.0, np.abs(values))
-            if beside is not None and beside.size == values.size:
-                deviation = np.sqrt(np.maximum(beside, 0.0) + EPSILON)
-            low.append(values - LEAP * deviation)
-            high.append(values + LEAP * deviation)
+                least, most = values / LEAP**2, (values + EPSILON) * LEAP**2
+            else:
+                deviation = np.maximum(1.0, np.abs(values)) if variance is None else np.sqrt(variance + EPSILON)
+                least, most = values - LEAP * deviation, values + LEAP * deviation
+            if mean is not None and variance is not None:
+                fresh = (mean == FRESH[0]) & (variance == FRESH[1])
+                least[fresh], most[fresh] = 0.0 if name.endswith(VARIANCE) else -LARGEST, LARGEST
+            low.append(least)
+            high.append(most)
         return np.clip(np.concatenate(low), -LARGEST, LARGEST), np.clip(np.concatenate(high), -LARGEST, LARGEST)
 
 

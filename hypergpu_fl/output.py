@@ -27,6 +27,12 @@ def printable_lines(text: str) -> str:
     return _CONTINUATION.join(printable(line.expandtabs(4)) for line in text.split("\n"))
 
 
+def by_number(name: str) -> tuple[str, int]:
+    """Sort key that puts ``node-10`` after ``node-9``."""
+    stem, _, number = name.rpartition("-")
+    return (stem, int(number)) if number.isdecimal() and len(number) < 19 else (name, 0)
+
+
 def to_json(content: Any, *, indent: int | None = None) -> str:
     """``content`` as JSON (RFC 8259): NaN and infinities, which JSON lacks, become null; unknown types their text."""
     return json.dumps(_plain(content), indent=indent, allow_nan=False)

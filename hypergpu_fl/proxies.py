@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 import urllib.request
 from collections.abc import Mapping
 from typing import Final
@@ -30,11 +31,16 @@ def proxy_of(url: str) -> str | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether ``host`` is this machine, by name or by number."""
+    """Whether a request to ``host`` stays on this machine, by name or by number in any spelling."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
-        return f".{host.lower().rstrip('.')}".endswith(".localhost")
+        try:
+            address = ipaddress.ip_address(socket.inet_aton(host))  # 127.1 and 0x7f000001, as sockets read them
+        except OSError:
+            return f".{host.lower().rstrip('.')}".endswith(".localhost")
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address.is_loopback or address.is_unspecified  # whoever connects to 0.0.0.0 reaches this machine
 
 
 def beside_loopback(environ: Mapping[str, str]) -> dict[str, str]:

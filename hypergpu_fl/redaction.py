@@ -12,7 +12,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
-SECRETS: Final = ("HYPERGPU_COORDINATOR_KEY", "HYPERGPU_KEYSTORE_PASSWORD", "HYPERGPU_NODE_KEY")
+SECRETS: Final = (
+    "HYPERGPU_COORDINATOR_KEY",
+    "HYPERGPU_KEYSTORE_PASSWORD",
+    "HYPERGPU_NODE_KEY",
+    "HYPERGPU_DASHBOARD_TOKEN",
+)
 """Environment variables that hold secrets."""
 
 MASK: Final = "***"

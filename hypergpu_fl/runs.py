@@ -71,20 +71,6 @@ def find_run(root: Path, name: str = LATEST) -> Path:
     raise RunNotFound(f"there is no run {name!r} under {root}", hint or f"the runs there are: {', '.join(names[:9])}")
 
 
-def find_books(root: Path, name: str = LATEST) -> Path:
-    """Folder of a run, as `find_run` finds it, whose books may lie in it.
-
-    Raises
-    ------
-    RunNotFound
-        If there is none, or if it was sent to a SuperLink from here and its books lie where that keeps them.
-    """
-    folder = find_run(root, name)
-    if fault := elsewhere(folder):
-        raise RunNotFound(fault.cause, fault.remedy)
-    return folder
-
-
 def elsewhere(folder: Path) -> Fault | None:
     """What to say of a run that was sent to a SuperLink and of which nothing else lies here; None for any other."""
     connection = submitted_to(folder)

@@ -17,10 +17,10 @@ _REMEDY: Final = "remedy: "
 _OURS: Final = ("hypergpu_fl.", "strategies.")
 _LONGEST: Final = 100_000  # characters of an error reply that are examined
 
-Fault = tuple[str, str]
+RootCause = tuple[str, str]
 
 
-def root_cause(log: str) -> Fault | None:
+def root_cause(log: str) -> RootCause | None:
     """Cause and remedy of the last chain of tracebacks in ``log``; the remedy is empty if it has none.
 
     Python prints a chain of exceptions oldest first. The newest exception of ours says what the failure means for the
@@ -28,7 +28,7 @@ def root_cause(log: str) -> Fault | None:
     something failed.
     """
     lines = [_ACTOR.sub("", line) for line in _COLOUR.sub("", log).splitlines()]
-    chain: list[tuple[bool, Fault]] = []
+    chain: list[tuple[bool, RootCause]] = []
     for i, line in enumerate(lines):
         if header := _HEADER.match(line):
             goes_on = any(link in before for before in lines[max(0, i - 2) : i] for link in _CHAINED)
@@ -45,14 +45,14 @@ def told(reason: str, longest: int) -> str:
     return " ".join(f"{cause}; {remedy}".strip("; \n").split())[:longest]
 
 
-def _wrapped(reason: str) -> Fault:
+def _wrapped(reason: str) -> RootCause:
     kind, text = match.groups() if (match := _REASON.fullmatch(reason)) else ("", reason)
     cause, _, remedy = text.partition(f"\n{_REMEDY}")
     name = "" if kind.startswith(_OURS) else kind.rpartition(".")[2]
     return f"{name}: {cause}" if name else cause, remedy
 
 
-def _raised(lines: Sequence[str], first_frame: int, margin: str) -> tuple[bool, Fault] | None:
+def _raised(lines: Sequence[str], first_frame: int, margin: str) -> tuple[bool, RootCause] | None:
     """The exception below a traceback's frames, and whether it is one of ours.
 
     Frames are indented; in a log the whole traceback is indented by ``margin``.

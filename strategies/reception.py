@@ -16,7 +16,7 @@ from strategies.model.global_model import GlobalModel
 from strategies.model.sketch import sketch
 from strategies.model.validation import check_base, check_update
 from strategies.outcome import Attendant
-from strategies.round.events import Fault, Reading
+from strategies.round.events import Reading, ReplyFault
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Received:
     admitted: Any = None
     held_out_loss: float | None = None
     sketch: tuple[float, ...] = ()
-    fault: Fault | None = None
+    fault: ReplyFault | None = None
 
     def reading(self) -> Reading | None:
         """What the machine learns: the server's measurements, and the node's claims where there are none."""
@@ -72,8 +72,8 @@ def receive(flight: Flight, reply: Message, *, model: GlobalModel, attendant: At
         received.sketch = sketch(update)
         received.update, received.admitted, received.held_out_loss = update, admitted, held_out_loss
     except Refused as refusal:
-        received.fault = Fault(refusal.reason, refusal.detail)
+        received.fault = ReplyFault(refusal.reason, refusal.detail)
     except Exception as error:  # hostile bytes may make a reader raise anything; one reply must not end a round
         unreadable = wire.malformed("the reply cannot be read", error)
-        received.fault = Fault(unreadable.reason, unreadable.detail)
+        received.fault = ReplyFault(unreadable.reason, unreadable.detail)
     return received

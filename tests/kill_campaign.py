@@ -58,9 +58,9 @@ def settle(run_dir: Path, blockchain: Blockchain, key: str, report: Callable[[in
     """What a training process does, as far as the chain is concerned."""
     secrets = Secrets(coordinator_key=SecretStr(key))
     settlement = Settlement.open(run_dir, blockchain, secrets, salt=bytes(32), rounds=PLANNED, simulated_keys=True)
-    for number in range(settlement.last_round + 1, ROUNDS + 1):
-        settlement.seal(a_round(settlement.session, number))
-        report(number)
+    for round in range(settlement.last_round + 1, ROUNDS + 1):
+        settlement.seal(a_round(settlement.session, round))
+        report(round)
         time.sleep(0.02)
     if not settlement.drain(60):
         raise TimeoutError(settlement.status().problem)
@@ -75,7 +75,7 @@ def forked(run_dir: Path, blockchain: Blockchain, key: str) -> tuple[int, int]:
         os.close(writing)
         return child, reading
     try:
-        settle(run_dir, blockchain, key, lambda number: os.write(writing, bytes([number])) and None)
+        settle(run_dir, blockchain, key, lambda round: os.write(writing, bytes([round])) and None)
         os._exit(0)
     except BaseException as error:
         print(f"child: {error!r}", file=sys.stderr, flush=True)

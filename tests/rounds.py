@@ -21,15 +21,15 @@ def a_pricing(nodes: int) -> Pricing:
 
 
 def a_round(
-    session: bytes, number: int, *, nodes: int = 3, log_head: bytes | None = None, pricing: Pricing | None = None
+    session: bytes, round: int, *, nodes: int = 3, log_head: bytes | None = None, pricing: Pricing | None = None
 ) -> RoundSeal:
-    base, model = (hash_blob(b"model %d" % version) for version in (number - 1, number))
+    base, model = (hash_blob(b"model %d" % version) for version in (round - 1, round))
     credited = []
     for index in range(nodes):
         key = node_key(index)
-        update = hash_blob(b"update %d %d" % (number, index))
-        contribution = Contribution(session, number, base, update, 100 + index, hash_metrics({"loss": 0.5}))
+        update = hash_blob(b"update %d %d" % (round, index))
+        contribution = Contribution(session, round, base, update, 100 + index, hash_metrics({"loss": 0.5}))
         signature = sign_contribution(key, contribution)
         credited.append(CreditedContribution(contribution, key.address, signature, WEIGHT_UNIT // nodes, 100 + index))
     refused = [Refusal(node_key(0).address, "too late", "12 s")]
-    return RoundSeal(number, base, model, credited, refused, {"accuracy": 0.9}, log_head, pricing)
+    return RoundSeal(round, base, model, credited, refused, {"accuracy": 0.9}, log_head, pricing)

@@ -127,3 +127,42 @@ def proxied(upstream: str) -> Iterator[Proxy]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+class ScriptedNode:
+    """An endpoint that answers each method with what it is told to, and notes how it was asked."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, dict[str, Any]] = {}  # by method; any other method is not found
+        self.asked: list[tuple[str, str]] = []  # path, and what a proxy was told for a password
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+@contextmanager
+def scripted() -> Iterator[ScriptedNode]:
+    node = ScriptedNode()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            node.asked.append((self.path, self.headers.get("Proxy-Authorization", "")))
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            absent = {"error": {"code": -32601, "message": "Method not found"}}
+            answer = node.answers.get(request["method"], absent)
+            body = json.dumps({"jsonrpc": "2.0", "id": request["id"], **answer}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        node.port = server.server_port
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        yield node
+        server.shutdown()

@@ -156,7 +156,8 @@ class SeenRun:
             connection.execute(insert(registry.nodes), nodes)
 
     def _row(self, row: int, counted: bool) -> dict[str, object]:
-        fields = {"round": self.rounds, "node": self.names[row], "verdict": "counted" if counted else "refused"}
+        verdict = "counted" if counted else "refused"
+        fields = {"round": self.rounds, "node": self.names[row], "attempt": 1, "verdict": verdict}
         return fields | {"weight": 0.1, "total_s": 0.4, "download_s": 0.1, "compute_s": 0.15, "upload_s": 0.1}
 
     def _record(self, row: int) -> NodeRecord:

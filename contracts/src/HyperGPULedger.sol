@@ -6,28 +6,28 @@ import {MerkleProof} from "@openzeppelin/contracts/utils/cryptography/MerkleProo
 /// @title HyperGPULedger
 /// @notice Seals the rounds of federated training runs and pays out what contributors earned.
 /// @dev A session is one run. A commit costs the same however many nodes contribute: roots and model hashes are not
-/// stored but folded into a head, a hash chain over the history. Whoever holds the history proves it, or any part, by it.
+/// stored but folded into a head, a hash chain over the history. The head proves the history, or any part of it.
 ///
-/// **What a round grants, nobody takes back.** A coordinator may turn dishonest at any moment, and a node may be away
-/// for months. So no later commit touches an earlier grant:
-/// - A round grants only what it adds to `owed`, and every grant belongs to one round. A later root, whatever it says,
-///   reaches the money of its own round alone.
+/// **Nobody can take back what a round granted.** A coordinator may turn dishonest at any moment, and a node may be
+/// away for months. Therefore no later commit touches an earlier grant:
+/// - A round grants only what it adds to `owed`, and every grant belongs to one round. A later root reaches the money
+///   of its own round alone, whatever it says.
 /// - A round's reward tree carries sums, and its total may not exceed what the round added to `owed`. A tree that
-///   promises more than there is grants nothing, so a proof that leads to the root is always covered, even for an
-///   account that has never seen the rest of the tree.
-/// - The bits of an account's address give the place of its leaf. So a tree holds an account once, and one bit a round
-///   and account is enough to pay each grant once.
-/// - The head after every round stays stored, and a grant is claimed against any of them. So no number of later commits
-///   undoes a claim or lengthens a proof, and who holds the history up to a round needs nothing newer.
-/// - Grants do not lapse. A refund returns what no round granted, and nothing else.
+///   promises more grants nothing. So every proof that leads to the root is covered, even for an account that has never
+///   seen the rest of the tree.
+/// - The bits of an account's address give the place of its leaf. So a tree holds an account once, and one bit for each
+///   round and account is enough to pay each grant once.
+/// - The head after every round stays stored, and a grant may be claimed against any of them. So no number of later
+///   commits undoes a claim or lengthens a proof, and whoever holds the history up to a round needs nothing newer.
+/// - Grants do not lapse. A refund returns only what no round granted.
 ///
 /// Three other designs were turned down. Cumulative amounts under the newest root make a claim cheap, but the next root
-/// takes everything back. Cumulative amounts under any past root are no better: a root that names the coordinator for
-/// all of `owed` empties the pool before the others have claimed. To store one head in eight saves a commit 17,000 gas,
-/// but whoever has lost touch with a dishonest coordinator may then lack up to seven commitments. What the rule costs:
-/// a claim shows each round it is for, at about 17,000 gas a round among 100 accounts.
+/// can take everything back. Cumulative amounts under any past root are no better: a root that grants all of `owed` to
+/// the coordinator empties the pool before the others have claimed. Storing only every eighth head saves 17,000 gas a
+/// commit, but a node that has lost touch with a dishonest coordinator may then lack up to seven commitments. The price
+/// of the chosen design: a claim shows each round that it is for, at about 17,000 gas a round among 100 accounts.
 ///
-/// The contract has no owner, cannot be upgraded, and knows nothing of scores: they are the coordinator's word.
+/// The contract has no owner and cannot be upgraded. It does not check scores: they are the coordinator's word.
 contract HyperGPULedger {
     enum Status {
         None,
@@ -61,13 +61,13 @@ contract HyperGPULedger {
         uint256 reward;
     }
 
-    /// @notice A node of a reward tree beside the way from a leaf to the root; `sum` is what the leaves below it grant.
+    /// @notice A node of a reward tree beside the path from a leaf to the root; the leaves below it grant `sum`.
     struct Sibling {
         bytes32 hash;
         uint96 sum;
     }
 
-    /// @notice What `round` granted to an account, and the way from its leaf to the round's reward root.
+    /// @notice What `round` granted to an account, and the path from its leaf to the round's reward root.
     struct Grant {
         uint64 round;
         uint96 amount;
@@ -87,8 +87,8 @@ contract HyperGPULedger {
         address pendingCoordinator;
     }
 
-    /// @dev Three slots and the head after every round, that of round 0 being the session's id. A commit writes the second
-    /// slot and a new head, and reads the first slot and the last head.
+    /// @dev Three slots, and the head after every round; the head after round 0 is the session's id. A commit writes
+    /// the second slot and a new head, and reads the first slot and the last head.
     struct Session {
         address coordinator;
         uint96 pool;
@@ -146,8 +146,8 @@ contract HyperGPULedger {
     error LedgerZeroAmount();
 
     /// @notice The id of the session that `coordinator` opens here with `salt`.
-    /// @dev Binds chain, contract and coordinator, so nobody can open it first, and a signature over the id is worth
-    /// nothing anywhere else.
+    /// @dev The id binds chain, contract and coordinator. So nobody else can open the session first, and a signature
+    /// over the id is worth nothing elsewhere.
     function sessionId(address coordinator, bytes32 salt) public view returns (bytes32) {
         return keccak256(abi.encode(block.chainid, address(this), coordinator, salt));
     }
@@ -186,7 +186,7 @@ contract HyperGPULedger {
         emit RoundCommitted(id, round, root, model, rewards, owed, head);
     }
 
-    /// @notice Adds to a session's pool; anyone may. What no round grants goes to the coordinator in the end.
+    /// @notice Adds to a session's pool; anyone may. In the end the coordinator gets what no round granted.
     function fund(bytes32 id) external payable {
         Session storage s = _sessions[id];
         if (s.status == Status.None) revert LedgerUnknownSession(id);
@@ -211,11 +211,12 @@ contract HyperGPULedger {
         emit SessionFunded(id, msg.sender, missing, pool);
     }
 
-    /// @notice Pays `account` the grants that it has not had yet. Anyone may send it, at any time.
-    /// @dev Grants that are paid already are passed over: otherwise a stranger could undo a claim of many rounds by
-    /// claiming one of them first.
+    /// @notice Pays `account` those of the grants that are not paid yet. Anyone may call it, at any time.
+    /// @dev Grants that are paid already are passed over. Otherwise a stranger could make a claim of many rounds fail
+    /// by claiming one of them first.
     /// @param before Head before the first commitment.
-    /// @param history Commitments in a row, from the round before the first grant, or from round 1, to the last grant's.
+    /// @param history Commitments of consecutive rounds: from the round before the first grant's, or from round 1, to
+    /// the last grant's or any later one.
     function claim(
         bytes32 id,
         address account,
@@ -320,7 +321,7 @@ contract HyperGPULedger {
         return MerkleProof.verifyCalldata(proof, commitments[0].root, leaf);
     }
 
-    /// @dev Whether `commitments` are the session's own, in a row.
+    /// @dev Whether `commitments` are the session's own, of consecutive rounds.
     function _isSealed(Session storage s, bytes32 before, Commitment[] calldata commitments) private view returns (bool) {
         if (commitments.length == 0) return false;
         uint64 last = commitments[commitments.length - 1].round;
@@ -337,7 +338,7 @@ contract HyperGPULedger {
     }
 
     /// @dev Reverts unless `grant` is in the reward tree of its round, and the tree promises no more than the round
-    /// added to `owed`. At depth `d` the `d`-th lowest bit of the account says whether the way goes right.
+    /// added to `owed`. At depth `d` the `d`-th lowest bit of the account says whether the path goes right.
     function _checkGrant(bytes32 id, address account, Grant calldata grant, Commitment[] calldata history)
         private
         pure

@@ -5,7 +5,7 @@ import {HyperGPULedger} from "../src/HyperGPULedger.sol";
 import {Coordinated} from "./Coordinated.sol";
 import {Trees, vm} from "./Vm.sol";
 
-/// @dev Calldata kept as code: the cheapest way to have it at hand.
+/// @dev Keeps calldata as code, from where it is read at the least cost.
 contract Kept {
     constructor(bytes memory data) {
         assembly {
@@ -14,7 +14,7 @@ contract Kept {
     }
 }
 
-/// @dev What the snapshot watches: one call each. Twenty rounds are committed, each of which grants to 100 accounts.
+/// @dev The snapshot watches one call of each test. Twenty rounds are committed before; each grants to 100 accounts.
 contract GasTest is Coordinated {
     bytes32 private constant SOMETHING = keccak256("something");
     Kept private _one;

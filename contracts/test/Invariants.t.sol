@@ -296,7 +296,7 @@ contract InvariantsTest {
         }
     }
 
-    /// @dev Nothing that forge calls here is kept, so that everybody may claim everything after every sequence.
+    /// @dev Forge undoes what is called here, so that everybody can claim everything after every sequence.
     function invariant_whatever_was_granted_is_paid_whenever_it_is_asked_for() public {
         for (uint256 i = 0; i < _driver.granted(); ++i) {
             bool paid = _driver.grantOf(i).paid;

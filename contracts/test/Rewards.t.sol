@@ -29,7 +29,7 @@ contract Reentrant {
 contract RewardsTest is Coordinated {
     using Trees for bytes32;
 
-    /// @dev What each round granted; round r at r - 1.
+    /// @dev What each round granted; that of round r is at r - 1.
     address[][] private _accounts;
     uint96[][] private _amounts;
 

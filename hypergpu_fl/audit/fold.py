@@ -158,25 +158,25 @@ class _Open:
     base_hash: bytes
 
     def add(self, command: dict[str, Any], blobs: Blobs, codec: Decoding, *, asked: int) -> None:
-        number, place = self.record.round, len(self.updates)
+        round, place = self.record.round, len(self.updates)
         if place >= len(self.record.contributions):
-            raise VerificationError(f"round {number}: the log added an update that the books leave out", REMEDY)
+            raise VerificationError(f"round {round}: the log added an update that the books leave out", REMEDY)
         entry = self.record.contributions[place]
         try:
             blob = blobs.get(entry.update_hash)
             update = codec.decode(blob)
         except (LedgerError, Refused) as error:
-            raise VerificationError(f"round {number}: the update of {entry.node}: {error}", REMEDY) from None
+            raise VerificationError(f"round {round}: the update of {entry.node}: {error}", REMEDY) from None
         self.mean.add(update, weight=command["weight"], steps=command["steps"])
         self.statistics.add(update, steps=asked)
         self.steps.append(command["steps"])
         self.updates.append((entry, blob, update))
 
     def closed(self, command: dict[str, Any], model: GlobalModel) -> Folded:
-        record, number = self.record, self.record.round
+        record, round_ = self.record, self.record.round
         if len(record.contributions) != len(self.updates):
             raise VerificationError(
-                f"round {number}: the books hold {len(record.contributions)} contributions, the mean "
+                f"round {round_}: the books hold {len(record.contributions)} contributions, the mean "
                 f"{len(self.updates)}",
                 REMEDY,
             )
@@ -184,13 +184,13 @@ class _Open:
         for entry, weight in zip(record.contributions, weights, strict=True):
             if entry.weight != round(weight * WEIGHT_UNIT):
                 raise VerificationError(
-                    f"round {number}: {entry.node} is sealed with weight {entry.weight}, the log gave it "
+                    f"round {round_}: {entry.node} is sealed with weight {entry.weight}, the log gave it "
                     f"{round(weight * WEIGHT_UNIT)}",
                     REMEDY,
                 )
         if model.hash != record.model:
             raise VerificationError(
-                f"round {number}: its updates lead to model 0x{model.hash.hex()}, sealed is 0x{record.model.hex()}",
+                f"round {round_}: its updates lead to model 0x{model.hash.hex()}, sealed is 0x{record.model.hex()}",
                 REMEDY,
             )
         step = model.take_step() if self.updates else None

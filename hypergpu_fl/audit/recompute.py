@@ -78,7 +78,7 @@ def audit(
     device: torch.device,
     count: int | None = None,
     seed: int = 0,
-    progress: Callable[[int], None] = lambda round_: None,
+    progress: Callable[[int], None] = lambda round: None,
 ) -> Found:
     """Recompute a run from its verified ``bundle``, and the log and updates in ``folder``.
 
@@ -113,7 +113,7 @@ def audit(
     folded = fold(
         lines_of(folder),
         records,
-        lambda number: Blobs(round_folder(blobs, number)),
+        lambda round: Blobs(round_folder(blobs, round)),
         CodecPayload(layout),
         layout=layout,
         first_P=first_P,
@@ -142,15 +142,15 @@ def audit(
             if scoring
             else None
         )  # fmt: skip
-        for round_ in folded:
-            contributions += len(round_.updates)
+        for rebuilt in folded:
+            contributions += len(rebuilt.updates)
             if pricer is not None:
-                again = round_.record.round in wanted
-                priced += len(round_.updates) if again else 0
-                _price(pricer, round_, bundle.session.id, again=again, all_=len(wanted) == len(records))
-                for entry, _, _ in round_.updates:
+                again = rebuilt.record.round in wanted
+                priced += len(rebuilt.updates) if again else 0
+                _price(pricer, rebuilt, bundle.session.id, again=again, all_=len(wanted) == len(records))
+                for entry, _, _ in rebuilt.updates:
                     open_.drop(entry.update_hash)
-            progress(round_.record.round)
+            progress(rebuilt.record.round)
     begun = kept.after_round if kept else 0
     return Found(len(records) - begun, contributions, wanted, priced, tuple(unaudited))
 

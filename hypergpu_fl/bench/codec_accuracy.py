@@ -163,9 +163,9 @@ def simulate(task: Task, dataset: str, variant: Variant, rounds: int, seed: int,
     residuals: list[Vector | None] = [None] * 10
     lost = np.random.default_rng([seed, 77])
     accuracies, bytes_up, bytes_down = [], 0, 0
-    for round_ in range(rounds):
+    for round in range(rounds):
         if versions:
-            versions.publish(round_, model_P, buffers)
+            versions.publish(round, model_P, buffers)
         total_P, weight = np.zeros_like(model_P), 0
         for node in range(10):
             start_P, view = model_P, views[node]
@@ -181,14 +181,14 @@ def simulate(task: Task, dataset: str, variant: Variant, rounds: int, seed: int,
             context = TrainContext(
                 steps=local_steps,
                 batch_size=batch,
-                seed=seed * 100_003 + round_,
+                seed=seed * 100_003 + round,
                 device=device,
                 folder=Path(),  # the built-in task keeps nothing there
             )
             task.train(model, node, context)
             delta_P = layout.flatten(task.arrays(model)) - start_P
             arrives = lost.random() >= variant.loss
-            sent_P, left_P, size = _send(variant, delta_P, residuals[node], layout, round_)
+            sent_P, left_P, size = _send(variant, delta_P, residuals[node], layout, round)
             bytes_up += size
             if arrives or variant.on_loss == "commit":
                 residuals[node] = left_P
@@ -199,7 +199,7 @@ def simulate(task: Task, dataset: str, variant: Variant, rounds: int, seed: int,
                 weight += examples[node]
         if weight:
             model_P = model_P + np.float32(server_step / weight) * total_P
-        if round_ >= min((1 - LAST) * rounds, rounds - 1):
+        if round >= min((1 - LAST) * rounds, rounds - 1):
             task.load(model, layout.restore(model_P, buffers))
             accuracies.append(100 * task.evaluate(model, device=device).metrics["accuracy"])
     return Outcome(statistics.mean(accuracies), bytes_up, bytes_down, 10 * rounds * model_P.nbytes)

@@ -32,7 +32,7 @@ from strategies.round.choosing import LONGEST_TTL_S
 app = ServerApp()
 
 
-class TargetReached(Exception):
+class AccurateEnough(Exception):
     """The model is accurate enough; Flower's loop has no other way out."""
 
 
@@ -122,12 +122,12 @@ def main(grid: Grid, context: Context) -> None:
         history.append({**entry, "bytes_up": strategy.bytes_up, "bytes_down": strategy.bytes_down})
         logger.info("FedAvg round {round} accuracy {accuracy:.3f} {seconds:.1f} s", **entry)
         if training.goal is not None and training.goal.is_reached(result.named):
-            raise TargetReached
+            raise AccurateEnough
         return MetricRecord({**result.named})
 
     fresh = ArrayRecord({name: Array(array) for name, array in task.arrays(model).items()})
     try:
         strategy.start(grid, fresh, num_rounds=training.rounds, timeout=3600.0, evaluate_fn=evaluate)
-    except TargetReached:
+    except AccurateEnough:
         logger.info("target {} reached", training.goal)
     write_json(folder / "report.json", {"strategy": "fedavg", "history": history})

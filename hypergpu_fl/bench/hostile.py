@@ -55,7 +55,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class HostileResult:
     """Result of a run.
 
     ``weights`` are each node's mean weight in a round. ``growth_mib`` is how much the process grew at its peak; None if
@@ -111,7 +111,7 @@ def run_hostile(
     progress : callable
         Called with a line for each run.
     """
-    honest: dict[tuple[str, str, str, int], Course] = {}
+    honest: dict[tuple[str, str, str, int], HostileResult] = {}
     rows: list[Row] = []
     play(_config("mlp", "mean", "auto", 0, {"rounds": 1}), None)  # imports here, so that they count as nobody's growth
     for attack in attacks:
@@ -130,7 +130,7 @@ def run_hostile(
     return rows
 
 
-def play(config: Config, attack: Attack | None) -> Course:
+def play(config: Config, attack: Attack | None) -> HostileResult:
     """Run once, with the hostile three or without them."""
     with tempfile.TemporaryDirectory(prefix="hypergpu-bench-") as scratch, quiet(), _silent(), one_thread():
         folder = Path(scratch) / "run"
@@ -176,11 +176,11 @@ def _config(architecture: str, rule: str, codec: str, seed: int, changes: Mappin
     )
 
 
-def _course(folder: Path, rounds: int, growth_mib: float | None) -> Course:
+def _course(folder: Path, rounds: int, growth_mib: float | None) -> HostileResult:
     report = folder / "report.json"
     overtime = max(0.0, overtime_s(folder / FILE))
     if not report.is_file():
-        return Course(False, 0.0, {}, growth_mib, overtime)
+        return HostileResult(False, 0.0, {}, growth_mib, overtime)
     document = json.loads(report.read_text())
     history = document["history"]
     weights: dict[str, float] = {}
@@ -188,7 +188,7 @@ def _course(folder: Path, rounds: int, growth_mib: float | None) -> Course:
         weights[row["node"]] = weights.get(row["node"], 0.0) + (row["weight"] or 0.0)
     counted = max(1, sum(entry["arrived"] > 0 for entry in history))
     last = history[-max(1, round(LAST * len(history))) :]
-    return Course(
+    return HostileResult(
         document["status"] == "completed" and len(history) == rounds,
         fmean(entry["accuracy"] for entry in last),
         {node: weight / counted for node, weight in weights.items()},
@@ -213,7 +213,9 @@ def overtime_s(log: Path) -> float:
     return max((each["ended_s"] - each["started_s"] - each["deadline_s"] for each in rounds_of(log)), default=0.0)
 
 
-def _row(attack: Attack, config: Config, course: Course, honest: Course, fair: Mapping[str, float]) -> Row:
+def _row(
+    attack: Attack, config: Config, course: HostileResult, honest: HostileResult, fair: Mapping[str, float]
+) -> Row:
     hostile = {f"node-{share}" for share in HOSTILE}
     worst = max(hostile, key=lambda node: course.weights.get(node, 0.0) / fair[node])
     growth = None if course.growth_mib is None or honest.growth_mib is None else course.growth_mib - honest.growth_mib

@@ -91,7 +91,7 @@ def _row(config: Config, attack: str, seed: int) -> dict[str, Any]:
         watcher.append(ExactValues(own, task, model, Layout.of(task.arrays(model))))
         return watcher[0]
 
-    with tempfile.TemporaryDirectory(prefix="hypergpu-pay-") as root, quiet(), silent(), one_thread():
+    with tempfile.TemporaryDirectory(prefix="hypergpu-pay-") as root, quiet(), unlogged(), one_thread():
         folder = Path(root) / "run"
         folder.mkdir()
         system = config.system.model_copy(update={"runs_dir": root, "run_name": folder.name})
@@ -124,7 +124,7 @@ def _row(config: Config, attack: str, seed: int) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def silent() -> Iterator[None]:
+def unlogged() -> Iterator[None]:
     """Keep the server from logging its rounds."""
     logger.disable("hypergpu_fl")
     try:

@@ -165,13 +165,13 @@ def play(nodes: int, *, cohort: int, rounds: int, policy_name: str, seed: int) -
                 )
             heapq.heappush(arrivals, (now_s + took_s, order.order, answer))
 
-    for number in range(1, rounds + 1):
-        send(run.tell(RoundDue(now_s, number)))
+    for round in range(1, rounds + 1):
+        send(run.tell(RoundDue(now_s, round)))
         while run.state.open is not None and run.state.open.wanted and arrivals:
             now_s, _, answer = heapq.heappop(arrivals)
             send(run.tell(answer))
         run.tell(Ended(now_s))
         if run.state.open is not None:
-            run.tell(Published(now_s, f"{number:064x}", 1.0))
-        run.tell(Evaluated(now_s, 2.0 / math.sqrt(number)))
+            run.tell(Published(now_s, f"{round:064x}", 1.0))
+        run.tell(Evaluated(now_s, 2.0 / math.sqrt(round)))
     return run

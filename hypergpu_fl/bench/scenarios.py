@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from hypergpu_fl.config import System, Training, runs_root
 from hypergpu_fl.errors import TaskError
 from hypergpu_fl.network.traces import links_from_traces
-from hypergpu_fl.network.wan import PROFILES, SimulatedLink, draw
+from hypergpu_fl.network.wan import PROFILES, SimulatedLink, draw_links
 from hypergpu_fl.task.image import ImageTask
 from hypergpu_fl.task.partition import Partition, Split, partition
 
@@ -42,7 +42,7 @@ class Links:
         links = (
             links_from_traces(self.devices, self.round_trips, nodes, seed=seed)
             if self.devices
-            else draw(PROFILES[self.name], nodes, seed=seed)
+            else draw_links(PROFILES[self.name], nodes, seed=seed)
         )
 
         def plain_round_s(link: SimulatedLink) -> float:

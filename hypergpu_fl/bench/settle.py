@@ -75,16 +75,16 @@ def _measure(run_dir: Path, blockchain: Blockchain, key: Secrets, clients: int, 
     shared_work = SharedWork()
     hook_s, cpu_s, share, rng = [], [], WEIGHT_UNIT // clients, np.random.default_rng(0)
     try:
-        for number in range(1, rounds + 1):
-            claims = _claims(settlement.session, number, clients)
+        for round_ in range(1, rounds + 1):
+            claims = _claims(settlement.session, round_, clients)
             sketches = rng.standard_normal((clients, SKETCH), dtype=np.float32)
             start, cpu = time.perf_counter(), time.thread_time()
             credited = [
                 CreditedContribution(claim, recover(claim, signature), signature, share, claim.examples)
                 for claim, signature in claims
             ]
-            shared_work.shared(number, [entry.node for entry in credited], sketches, [1] * clients)
-            settlement.seal(RoundSeal(number, bytes(32), secrets.token_bytes(32), credited))
+            shared_work.shared(round_, [entry.node for entry in credited], sketches, [1] * clients)
+            settlement.seal(RoundSeal(round_, bytes(32), secrets.token_bytes(32), credited))
             hook_s.append(time.perf_counter() - start)
             cpu_s.append(time.thread_time() - cpu)
             if not settlement.drain(_DRAIN_S):
@@ -104,12 +104,12 @@ def _measure(run_dir: Path, blockchain: Blockchain, key: Secrets, clients: int, 
     }
 
 
-def _claims(session: bytes, number: int, clients: int) -> list[tuple[Contribution, bytes]]:
+def _claims(session: bytes, round: int, clients: int) -> list[tuple[Contribution, bytes]]:
     """Signed contributions of a round; made outside the measured time, as nodes make them."""
     made = []
     for index in range(clients):
         key = derive_simulated_key(0, index)
         update = secrets.token_bytes(32)
-        claim = Contribution(session, number, bytes(32), update, 100 + index, update)
+        claim = Contribution(session, round, bytes(32), update, 100 + index, update)
         made.append((claim, sign_contribution(key, claim)))
     return made

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 
 from hypergpu_fl.chain.errors import Unavailable
 from hypergpu_fl.chain.http import HttpChain
+from hypergpu_fl.children import end_with, free_port
 from hypergpu_fl.errors import ChainError, UsageError
 
 CHAIN_ID: Final = 31337
@@ -43,13 +47,6 @@ def find_anvil(search: Sequence[Path] = ()) -> Path:
     if found := shutil.which("anvil"):
         return Path(found)
     raise ChainError("anvil is not installed", "run `npm ci` in contracts/, or install Foundry")
-
-
-def free_port() -> int:
-    """A port on this machine that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def check_port(port: int) -> None:
@@ -100,7 +97,12 @@ class Anvil:
         command += [*_FORGET_OLD_STATES, *shape]
         if state is not None:
             command += ["--state", str(state), "--state-interval", "1"]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=partial(end_with, os.getpid(), signal.SIGTERM),  # in case we are killed
+        )
 
     def wait_until_ready(self) -> None:
         """Wait for the first answer.

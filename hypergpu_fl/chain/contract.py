@@ -13,7 +13,7 @@ from hypergpu_fl.chain.client import Client, Tag
 from hypergpu_fl.chain.errors import Unavailable
 
 
-class Status(IntEnum):
+class SessionStatus(IntEnum):
     """Status of a session, as in the contract."""
 
     NONE = 0
@@ -29,7 +29,7 @@ class SessionState:
     coordinator: str
     next: int
     last_commit: int
-    status: Status
+    status: SessionStatus
     pool: int
     owed: int
     head: bytes
@@ -49,10 +49,10 @@ class LedgerContract:
         ((coordinator, upcoming, committed_at, status, pool, owed, head, paid, pending),) = self._read(
             "session", session, tag=tag
         )
-        if status not in [member.value for member in Status]:
+        if status not in [member.value for member in SessionStatus]:
             raise self._strange("session")
         return SessionState(
-            _checksummed(coordinator), upcoming, committed_at, Status(status), pool, owed, head, paid,
+            _checksummed(coordinator), upcoming, committed_at, SessionStatus(status), pool, owed, head, paid,
             _checksummed(pending),
         )  # fmt: skip
 
@@ -61,9 +61,9 @@ class LedgerContract:
         (session,) = self._read("sessionId", coordinator, salt)
         return bytes(session)
 
-    def head_after(self, session: bytes, number: int) -> bytes:
+    def head_after(self, session: bytes, round: int) -> bytes:
         """Head after a round: the session's id after round 0, zeros after a round that is not committed."""
-        (head,) = self._read("headAfter", session, number)
+        (head,) = self._read("headAfter", session, round)
         return bytes(head)
 
     def paid_rounds(self, session: bytes, account: str, upto: int) -> set[int]:

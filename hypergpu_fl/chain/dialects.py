@@ -1,7 +1,7 @@
 """What a node's JSON-RPC error means, in the words of Geth, Nethermind, Besu, Erigon, Reth and Monad.
 
-No standard defines these texts. They are compared without case, blanks and punctuation, because one node says "already
-known" and another "AlreadyKnown".
+No standard defines these texts, and those who lease nodes out add their own. They are compared without case, blanks and
+punctuation, because one node says "already known" and another "AlreadyKnown".
 """
 
 from __future__ import annotations
@@ -26,28 +26,43 @@ class Meaning(Enum):
 
 
 _WORDS: Final = (
-    (Meaning.NO_FEE_MARKET, r"typenotsupported|unsupportedtransactiontype|notsupportedtxtype|londonisnotactive"),
+    (Meaning.OTHER, r"exceedsblockgaslimit|maxbatchsize|rangelimit"),  # for which Besu uses the code of a busy node
+    (
+        Meaning.NO_FEE_MARKET,
+        r"typenotsupported|unsupportedtransactiontype|invalidtransactiontype|notsupportedtxtype|londonisnotactive",
+    ),
     (
         Meaning.KNOWN,
-        r"alreadyknown|alreadyimported|alreadyexists|(?<!un)knowntransaction|samehash|nonce(is)?toolow|oldnonce"
-        r"|ownnoncealreadyused|transactionhadhigherpriority",
+        r"alreadyknown|alreadyimported|alreadyexists|alreadyin(the)?(mem|tx|transaction)?pool|(?<!un)knowntransaction"
+        r"|samehash|nonce(is)?toolow|oldnonce|ownnoncealreadyused|transactionhadhigherpriority",
     ),
     (
         Meaning.UNDERPRICED,
         r"underpriced|lessthanblockbasefee|feetoolow|feecaptoolow|gaspricebelow|gaspricetoolow|belowchainminimum"
         r"|couldnotreplaceexistingtx|replacementnotallowed|insufficientgaspricetoreplace",
     ),
-    (Meaning.NO_FUNDS, r"insufficientfunds|insufficientbalance|upfrontcostexceeds"),
-    (Meaning.BUSY, r"poolisfull|poolisnotready|toomanyrequests|ratelimit"),
+    (Meaning.NO_FUNDS, r"insufficientfunds|insufficientbalance|upfrontcostexceeds|enoughfunds|balancetoolow"),
     (Meaning.REVERTED, r"revert|vmexecutionerror"),
-    (Meaning.NO_METHOD, r"method(\w*)(notfound|notsupported|notavailable|doesnotexist|unsupported)|unsupportedmethod"),
+    (
+        Meaning.NO_METHOD,
+        r"method(\w*)(not(found|supported|available|enabled)|doesnotexist|unsupported)|unsupportedmethod",
+    ),
+    (
+        Meaning.BUSY,
+        r"poolisfull|poolisnotready|poolnotenabled|toomanyrequests|ratelimit|rateexceeded"
+        r"|requestlimitreached|requestspersecond|persecondcapacity|creditslimited|(capacity|usage|request)limit|quota"
+        r"|initialsync|syncing|timeout|timedout",
+    ),
 )
+# Only codes that all nodes use for the same: -32007, for instance, is a busy QuickNode, and a sender that Besu refuses.
 _CODES: Final = {
     3: Meaning.REVERTED,
     -32015: Meaning.REVERTED,
     -32601: Meaning.NO_METHOD,
+    -32604: Meaning.NO_METHOD,
     -32005: Meaning.BUSY,
     -32016: Meaning.BUSY,
+    -32017: Meaning.BUSY,
     429: Meaning.BUSY,
 }
 

@@ -17,7 +17,7 @@ _POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class FinalTransaction:
     """A transaction that is final; `nonce` as it was signed with."""
 
     tx_hash: bytes
@@ -37,7 +37,7 @@ def send_and_wait(
     timeout_s: float = 60.0,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
-) -> Sent:
+) -> FinalTransaction:
     """Estimate, sign, send, and wait until the transaction is final.
 
     It is signed for the chain `chain_id`, whatever the endpoint claims to be: an endpoint must not choose the chain on
@@ -71,7 +71,7 @@ def send_and_wait(
         if receipt is not None and not receipt.succeeded:
             raise Reverted(f"transaction 0x{keccak(raw).hex()} was included but reverted")
         if receipt is not None and receipt.block <= client.block_number("finalized"):
-            return Sent(keccak(raw), nonce, receipt)
+            return FinalTransaction(keccak(raw), nonce, receipt)
         sleep(_POLL_S)
     raise Unavailable(
         f"transaction 0x{keccak(raw).hex()} is not final after {timeout_s:g} s", "look it up before sending again"

@@ -19,7 +19,7 @@ CHAIN_ID: Final = 131277322940537
 """Chain id that eth-tester fixes."""
 
 _FEES: Final = Fees(base=10**9, tip=10**9)
-_ENDOWMENT: Final = 2**160  # wei: far more than a session's pool, which is a uint128, and all gas
+_ENDOWMENT: Final = 2**160  # wei: far more than a session's pool, which is a uint96, and all gas
 
 
 class EmbeddedChain:

@@ -37,7 +37,7 @@ from sqlalchemy import (
 Purpose = Literal["deploy", "open", "fund", "commit", "propose", "accept"]
 
 
-class State(StrEnum):
+class EntryState(StrEnum):
     """How far an entry has come."""
 
     PREPARED = "PREPARED"
@@ -134,13 +134,13 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class OutboxEntry:
     """An intent with its state and the address that sends it; `attempts` in the order of signing."""
 
     id: int
     sender: str
     intent: Intent
-    state: State
+    state: EntryState
     block: int | None
     gas_used: int | None
     included_hash: bytes | None
@@ -190,19 +190,19 @@ class Outbox:
                 before=intent.before,
                 after=intent.after,
                 pool=str(intent.pool),
-                state=State.PREPARED,
+                state=EntryState.PREPARED,
             )
         )
 
-    def entries(self, *, unfinished: bool = False) -> list[Entry]:
+    def entries(self, *, unfinished: bool = False) -> list[OutboxEntry]:
         """All entries, or those that are not FINALIZED, in their order."""
-        return self._read(self._mine & (_entries.c.state != State.FINALIZED) if unfinished else self._mine)
+        return self._read(self._mine & (_entries.c.state != EntryState.FINALIZED) if unfinished else self._mine)
 
-    def history(self) -> list[Entry]:
+    def history(self) -> list[OutboxEntry]:
         """All entries of this chain in their order, those of a coordinator before a hand-over included."""
         return self._read(_entries.c.chain_id == self.chain_id)
 
-    def _read(self, which: ColumnElement[bool]) -> list[Entry]:
+    def _read(self, which: ColumnElement[bool]) -> list[OutboxEntry]:
         attempts: dict[int, list[Attempt]] = {}
         with self._engine.connect() as connection:
             rows = connection.execute(select(_entries).where(which).order_by(_entries.c.id)).all()
@@ -214,7 +214,7 @@ class Outbox:
     def final_round(self) -> int:
         """Last round whose commit is FINALIZED; 0 if none. Entries go out in their order, so all before it are too."""
         query = select(func.max(_entries.c.round)).where(
-            _entries.c.chain_id == self.chain_id, _entries.c.state == State.FINALIZED
+            _entries.c.chain_id == self.chain_id, _entries.c.state == EntryState.FINALIZED
         )
         with self._engine.connect() as connection:
             return connection.execute(query).scalar() or 0
@@ -226,23 +226,23 @@ class Outbox:
         """
         other = _attempts.alias()
         latest = select(func.max(other.c.id)).where(other.c.entry == _entries.c.id).scalar_subquery()
-        under_way = _entries.c.state.in_((State.SIGNED, State.SENT)) & (_attempts.c.id == latest)
+        under_way = _entries.c.state.in_((EntryState.SIGNED, EntryState.SENT)) & (_attempts.c.id == latest)
         held = _attempts.c.hash == _entries.c.included_hash
         query = select(func.max(_attempts.c.nonce)).join(_entries)
         with self._engine.connect() as connection:
             found = connection.execute(query.where(self._mine, held if included else held | under_way)).scalar()
         return -1 if found is None else int(found)
 
-    def head_after(self, session: bytes, number: int) -> bytes | None:
-        """Head that the session must have after round `number`; None if that round is not here."""
+    def head_after(self, session: bytes, round: int) -> bytes | None:
+        """Head that the session must have after `round`; None if that round is not here."""
         query = select(_entries.c.after).where(
-            _entries.c.session == session, _entries.c.purpose == "commit", _entries.c.round == number
+            _entries.c.session == session, _entries.c.purpose == "commit", _entries.c.round == round
         )
         with self._engine.connect() as connection:
             found: bytes | None = connection.execute(query).scalar()
         return found
 
-    def signed(self, entry: Entry, attempt: Attempt) -> None:
+    def signed(self, entry: OutboxEntry, attempt: Attempt) -> None:
         """Store raw bytes and nonce; durable on return, so that they may be broadcast."""
         with self._engine.begin() as connection:
             connection.execute(
@@ -256,34 +256,34 @@ class Outbox:
                     priority_fee=attempt.priority_fee,
                 )
             )
-            _set(connection, entry, state=State.SIGNED)
+            _set(connection, entry, state=EntryState.SIGNED)
 
-    def sent(self, entry: Entry) -> None:
+    def sent(self, entry: OutboxEntry) -> None:
         """Note that an endpoint took the latest attempt, or that an inclusion was undone."""
         with self._engine.begin() as connection:
-            _set(connection, entry, state=State.SENT, block=None, gas_used=None, included_hash=None)
+            _set(connection, entry, state=EntryState.SENT, block=None, gas_used=None, included_hash=None)
 
-    def included(self, entry: Entry, *, block: int | None, gas_used: int | None, tx_hash: bytes | None) -> None:
+    def included(self, entry: OutboxEntry, *, block: int | None, gas_used: int | None, tx_hash: bytes | None) -> None:
         """Note an inclusion; all None if the contract's state shows it but no endpoint has the receipt."""
         with self._engine.begin() as connection:
-            _set(connection, entry, state=State.INCLUDED, block=block, gas_used=gas_used, included_hash=tx_hash)
+            _set(connection, entry, state=EntryState.INCLUDED, block=block, gas_used=gas_used, included_hash=tx_hash)
 
-    def finalized(self, entry: Entry) -> None:
+    def finalized(self, entry: OutboxEntry) -> None:
         """Note that the inclusion cannot be undone."""
         with self._engine.begin() as connection:
-            _set(connection, entry, state=State.FINALIZED)
+            _set(connection, entry, state=EntryState.FINALIZED)
 
-    def prepared_again(self, entry: Entry) -> None:
+    def prepared_again(self, entry: OutboxEntry) -> None:
         """Start over with a new nonce, after the last one was used up without effect."""
         with self._engine.begin() as connection:
-            _set(connection, entry, state=State.PREPARED)
+            _set(connection, entry, state=EntryState.PREPARED)
 
 
-def _set(connection: Connection, entry: Entry, **values: Any) -> None:
+def _set(connection: Connection, entry: OutboxEntry, **values: Any) -> None:
     connection.execute(update(_entries).where(_entries.c.id == entry.id).values(**values))
 
 
-def _entry(row: Any, attempts: tuple[Attempt, ...]) -> Entry:
+def _entry(row: Any, attempts: tuple[Attempt, ...]) -> OutboxEntry:
     intent = Intent(
         row.purpose,
         row.contract,
@@ -295,4 +295,6 @@ def _entry(row: Any, attempts: tuple[Attempt, ...]) -> Entry:
         row.after,
         int(row.pool),
     )
-    return Entry(row.id, row.sender, intent, State(row.state), row.block, row.gas_used, row.included_hash, attempts)
+    return OutboxEntry(
+        row.id, row.sender, intent, EntryState(row.state), row.block, row.gas_used, row.included_hash, attempts
+    )

@@ -7,13 +7,13 @@ from enum import Enum
 
 from hypergpu_fl.chain import abi
 from hypergpu_fl.chain.client import Client, Tag
-from hypergpu_fl.chain.contract import LedgerContract, SessionState, Status
+from hypergpu_fl.chain.contract import LedgerContract, SessionState, SessionStatus
 from hypergpu_fl.chain.errors import Misconfigured
 from hypergpu_fl.chain.outbox import Intent
-from hypergpu_fl.keccak import keccak
+from hypergpu_fl.keccak import address_word, keccak
 
 
-class Progress(Enum):
+class IntentProgress(Enum):
     """What a block shows of an intent."""
 
     BEHIND = "an earlier intent is not done yet, or the block is old"
@@ -22,7 +22,7 @@ class Progress(Enum):
     FOREIGN = "the session has a history that is not ours"
 
 
-def commit_progress(state: SessionState, intent: Intent, head_after: Callable[[int], bytes | None]) -> Progress:
+def commit_progress(state: SessionState, intent: Intent, head_after: Callable[[int], bytes | None]) -> IntentProgress:
     """Progress of a commit.
 
     Parameters
@@ -34,35 +34,30 @@ def commit_progress(state: SessionState, intent: Intent, head_after: Callable[[i
     head_after : Callable[[int], bytes | None]
         Head that our books have after a round; None for a round they do not have.
     """
-    if state.status is Status.NONE or state.next < intent.round:
-        return Progress.BEHIND
+    if state.status is SessionStatus.NONE or state.next < intent.round:
+        return IntentProgress.BEHIND
     if state.next == intent.round:
-        return Progress.DUE if state.head == intent.before else Progress.FOREIGN
-    return Progress.DONE if state.head == head_after(state.next - 1) else Progress.FOREIGN
+        return IntentProgress.DUE if state.head == intent.before else IntentProgress.FOREIGN
+    return IntentProgress.DONE if state.head == head_after(state.next - 1) else IntentProgress.FOREIGN
 
 
-def progress(client: Client, intent: Intent, tag: Tag, head_after: Callable[[int], bytes | None]) -> Progress:
+def progress(client: Client, intent: Intent, tag: Tag, head_after: Callable[[int], bytes | None]) -> IntentProgress:
     """Ask the chain how far it is with any intent.
 
     Only the head of a commit can prove a foreign history. A session that is open is ours, because its id binds the
     coordinator. A pool that is large enough needs no more money, whoever filled it.
     """
     if intent.purpose == "deploy":
-        return Progress.DONE if keccak(client.code(intent.contract)) == abi.code_hash() else Progress.DUE
+        return IntentProgress.DONE if keccak(client.code(intent.contract)) == abi.code_hash() else IntentProgress.DUE
     state = LedgerContract(client, intent.contract).session(intent.session, tag)
     if intent.purpose == "open":
-        return Progress.DUE if state.status is Status.NONE else Progress.DONE
+        return IntentProgress.DUE if state.status is SessionStatus.NONE else IntentProgress.DONE
     if intent.purpose in ("propose", "accept"):
         there = [state.coordinator] + [state.pending_coordinator] * (intent.purpose == "propose")
-        return Progress.DONE if intent.after in map(address_word, there) else Progress.DUE
+        return IntentProgress.DONE if intent.after in map(address_word, there) else IntentProgress.DUE
     if intent.purpose == "fund":
-        return Progress.DONE if state.pool >= intent.pool else Progress.DUE
+        return IntentProgress.DONE if state.pool >= intent.pool else IntentProgress.DUE
     return commit_progress(state, intent, head_after)
-
-
-def address_word(address: str) -> bytes:
-    """An address as 32 bytes, as an intent holds it."""
-    return bytes.fromhex(address[2:]).rjust(32, b"\0")
 
 
 def check_coordinator(client: Client, intent: Intent, signer: str) -> None:

@@ -17,8 +17,8 @@ from typing import Final
 from hypergpu_fl.chain.client import Client, Receipt, Tag
 from hypergpu_fl.chain.errors import ForkAlarm, Misconfigured, Unavailable, Underpriced
 from hypergpu_fl.chain.fees import Bid, first_bid, gas_limit, raised_bid
-from hypergpu_fl.chain.outbox import Attempt, Entry, Outbox, State
-from hypergpu_fl.chain.progress import Progress, check_chain_id, check_code, check_coordinator, progress
+from hypergpu_fl.chain.outbox import Attempt, EntryState, Outbox, OutboxEntry
+from hypergpu_fl.chain.progress import IntentProgress, check_chain_id, check_code, check_coordinator, progress
 from hypergpu_fl.chain.signer import Signer, Transaction, created_address
 from hypergpu_fl.errors import ChainError
 from hypergpu_fl.keccak import keccak
@@ -121,7 +121,7 @@ class Sender:
         blocked: ChainError | None = None
         for outbox, entries in unfinished:
             try:
-                moved |= self._finalize(outbox, [entry for entry in entries if entry.state is State.INCLUDED])
+                moved |= self._finalize(outbox, [entry for entry in entries if entry.state is EntryState.INCLUDED])
             except ForkAlarm as error:
                 blocked = error
         for outbox, entry in self._fronts(unfinished):
@@ -131,7 +131,7 @@ class Sender:
                 raise
             except ChainError as error:  # a fault of one run's entry need not stop another run's
                 blocked = error
-                if entry.state is not State.PREPARED:
+                if entry.state is not EntryState.PREPARED:
                     break
             else:
                 break
@@ -139,35 +139,35 @@ class Sender:
             raise blocked
         return 0.0 if moved else self._pace.poll_s
 
-    def _fronts(self, unfinished: Sequence[tuple[Outbox, list[Entry]]]) -> list[tuple[Outbox, Entry]]:
+    def _fronts(self, unfinished: Sequence[tuple[Outbox, list[OutboxEntry]]]) -> list[tuple[Outbox, OutboxEntry]]:
         """Entries that may be pushed, best first: the lowest signed nonce goes before any new signature."""
         fronts = []
         for outbox, entries in unfinished:
-            waiting = [entry for entry in entries if entry.state is not State.INCLUDED]
+            waiting = [entry for entry in entries if entry.state is not EntryState.INCLUDED]
             if waiting:
                 fronts.append((outbox, waiting[0]))
-        signed = [front for front in fronts if front[1].state is not State.PREPARED]
+        signed = [front for front in fronts if front[1].state is not EntryState.PREPARED]
         return [min(signed, key=lambda front: front[1].attempts[-1].nonce)] if signed else fronts
 
-    def _push(self, outbox: Outbox, entry: Entry) -> bool:
+    def _push(self, outbox: Outbox, entry: OutboxEntry) -> bool:
         """Bring an entry one state further; whether it moved."""
-        if entry.state is State.PREPARED:
+        if entry.state is EntryState.PREPARED:
             return self.sign(outbox, entry)
-        if entry.state is State.SIGNED or (outbox, entry.id) not in self._last_sent_at:
+        if entry.state is EntryState.SIGNED or (outbox, entry.id) not in self._last_sent_at:
             return self._send(outbox, entry)
         return self._watch(outbox, entry)
 
-    def sign(self, outbox: Outbox, entry: Entry) -> bool:
+    def sign(self, outbox: Outbox, entry: OutboxEntry) -> bool:
         """Check the chain, then sign a PREPARED entry and store its bytes; False if the chain lags behind."""
         intent = entry.intent
         check_chain_id(self._client, outbox.chain_id)
         if intent.purpose != "deploy":
             check_code(self._client, intent.contract)
         found = self._progress(outbox, entry, "latest")
-        if found is Progress.DONE:
+        if found is IntentProgress.DONE:
             self._note_inclusion(outbox, entry)
             return True
-        if found is Progress.BEHIND:
+        if found is IntentProgress.BEHIND:
             if self._odd(outbox, entry):
                 raise Misconfigured(
                     f"the chain no longer shows what went before {_name(entry)}", "this RPC is behind; name another"
@@ -195,7 +195,7 @@ class Sender:
         """First nonce that neither the chain nor any outbox has used. The chain's count may lag behind ours."""
         return max(self._client.nonce(self._signer.address), *(outbox.highest_nonce() + 1 for outbox in self._outboxes))
 
-    def _sign_and_store(self, outbox: Outbox, entry: Entry, bid: Bid, nonce: int, limit: int) -> None:
+    def _sign_and_store(self, outbox: Outbox, entry: OutboxEntry, bid: Bid, nonce: int, limit: int) -> None:
         intent = entry.intent
         needed, balance = limit * bid.max_fee + intent.value, self._client.balance(self._signer.address)
         if balance < needed:
@@ -209,7 +209,7 @@ class Sender:
         )
         outbox.signed(entry, Attempt(nonce, raw, keccak(raw), limit, bid.max_fee, bid.priority_fee))
 
-    def _send(self, outbox: Outbox, entry: Entry) -> bool:
+    def _send(self, outbox: Outbox, entry: OutboxEntry) -> bool:
         try:
             self._client.send_raw(entry.attempts[-1].raw)
         except Underpriced:
@@ -222,7 +222,7 @@ class Sender:
         outbox.sent(entry)
         return True
 
-    def _watch(self, outbox: Outbox, entry: Entry) -> bool:
+    def _watch(self, outbox: Outbox, entry: OutboxEntry) -> bool:
         """Look for a receipt; if there is none for too long, raise the fee, send again, or give up on the nonce."""
         key, attempt, now = (outbox, entry.id), entry.attempts[-1], self._clock()
         found = self._receipt(entry)
@@ -252,12 +252,12 @@ class Sender:
         self._client.rotate()
         return self._raise_bid(outbox, entry) or self._send(outbox, entry)
 
-    def _odd(self, outbox: Outbox, entry: Entry) -> bool:
+    def _odd(self, outbox: Outbox, entry: OutboxEntry) -> bool:
         """Whether something odd about an entry outlasts what an old block explains; ask only while it is odd."""
         since = self._odd_since.setdefault((outbox, entry.id), self._clock())
         return self._clock() - since >= self._pace.lost_after_s
 
-    def _raise_bid(self, outbox: Outbox, entry: Entry) -> bool:
+    def _raise_bid(self, outbox: Outbox, entry: OutboxEntry) -> bool:
         """Sign the same nonce at a higher fee; False if the cap forbids it."""
         attempt = entry.attempts[-1]
         bid = raised_bid(Bid(attempt.max_fee, attempt.priority_fee), self._client.fees(), self._max_fee)
@@ -266,25 +266,25 @@ class Sender:
         self._sign_and_store(outbox, entry, bid, attempt.nonce, attempt.gas_limit)
         return True
 
-    def _without_receipt(self, outbox: Outbox, entry: Entry, now: float) -> bool:
+    def _without_receipt(self, outbox: Outbox, entry: OutboxEntry, now: float) -> bool:
         """The nonce is used up, but no endpoint knows a receipt of ours: ask all endpoints, then the contract."""
         if now - self._used_up_at.setdefault((outbox, entry.id), now) < self._pace.lost_after_s:
             self._client.rotate()
             return False
         found = self._progress(outbox, entry, "finalized")
-        if found is Progress.DONE:
+        if found is IntentProgress.DONE:
             self._note_inclusion(outbox, entry)
-        elif found is Progress.DUE:
+        elif found is IntentProgress.DUE:
             log.warning("outbox: the nonce of %s was used by another transaction", _name(entry))
             self._start_over(outbox, entry)
-        return found is not Progress.BEHIND
+        return found is not IntentProgress.BEHIND
 
-    def _start_over(self, outbox: Outbox, entry: Entry) -> None:
+    def _start_over(self, outbox: Outbox, entry: OutboxEntry) -> None:
         for times in (self._first_sent_at, self._last_sent_at, self._used_up_at, self._odd_since):
             times.pop((outbox, entry.id), None)
         outbox.prepared_again(entry)
 
-    def _note_inclusion(self, outbox: Outbox, entry: Entry) -> None:
+    def _note_inclusion(self, outbox: Outbox, entry: OutboxEntry) -> None:
         """Note where the entry was included, or only that it was: its effect may be there without a known receipt."""
         self._odd_since.pop((outbox, entry.id), None)
         found = self._receipt(entry)
@@ -294,7 +294,7 @@ class Sender:
         else:
             outbox.included(entry, block=None, gas_used=None, tx_hash=None)
 
-    def _receipt(self, entry: Entry) -> tuple[Attempt, Receipt] | None:
+    def _receipt(self, entry: OutboxEntry) -> tuple[Attempt, Receipt] | None:
         """Receipt of whichever attempt succeeded; of the latest one if it failed."""
         receipts = [(attempt, self._client.receipt(attempt.hash)) for attempt in reversed(entry.attempts)]
         for attempt, receipt in receipts:
@@ -306,7 +306,7 @@ class Sender:
                 return attempt, receipt
         return None
 
-    def _finalize(self, outbox: Outbox, included: Sequence[Entry]) -> bool:
+    def _finalize(self, outbox: Outbox, included: Sequence[OutboxEntry]) -> bool:
         """Finalize what can no longer be undone, and send again what was undone; whether anything became final."""
         if not included:
             return False
@@ -317,7 +317,7 @@ class Sender:
                     self._look_again(outbox, entry)
                 break
             self._odd_since.pop((outbox, entry.id), None)
-            if self._progress(outbox, entry, "finalized") is not Progress.DONE:
+            if self._progress(outbox, entry, "finalized") is not IntentProgress.DONE:
                 if entry.block is not None and self._receipt(entry) is None:
                     log.warning("outbox: the inclusion of %s was undone", _name(entry))
                     self._last_sent_at.pop((outbox, entry.id), None)
@@ -330,7 +330,7 @@ class Sender:
                 self.finalized_s[entry.intent.round] = self._clock() - sent_at
         return moved
 
-    def _look_again(self, outbox: Outbox, entry: Entry) -> None:
+    def _look_again(self, outbox: Outbox, entry: OutboxEntry) -> None:
         """Ask again where an entry was included, because its block does not become final and may be made up."""
         self._odd_since.pop((outbox, entry.id), None)
         self._client.rotate()
@@ -341,7 +341,7 @@ class Sender:
         elif found[1].block != entry.block:
             self._note_inclusion(outbox, entry)
 
-    def _progress(self, outbox: Outbox, entry: Entry, tag: Tag) -> Progress:
+    def _progress(self, outbox: Outbox, entry: OutboxEntry, tag: Tag) -> IntentProgress:
         """How far the chain is with an entry; a foreign history in an unfinalized block counts as BEHIND.
 
         Raises
@@ -350,14 +350,14 @@ class Sender:
             If a finalized block shows a foreign history.
         """
 
-        def head_after(number: int) -> bytes | None:
-            return outbox.head_after(entry.intent.session, number)
+        def head_after(round: int) -> bytes | None:
+            return outbox.head_after(entry.intent.session, round)
 
         found = progress(self._client, entry.intent, tag, head_after)
-        if found is Progress.FOREIGN and tag == "latest":
+        if found is IntentProgress.FOREIGN and tag == "latest":
             found = progress(self._client, entry.intent, "finalized", head_after)
-            found = found if found is Progress.FOREIGN else Progress.BEHIND
-        if found is Progress.FOREIGN:
+            found = found if found is IntentProgress.FOREIGN else IntentProgress.BEHIND
+        if found is IntentProgress.FOREIGN:
             raise ForkAlarm(
                 f"the chain holds another history of the session than ours, at or before round {entry.intent.round}",
                 "someone else commits with the coordinator's key, or the run database is old; commits have stopped",
@@ -370,6 +370,6 @@ class Sender:
         )
 
 
-def _name(entry: Entry) -> str:
+def _name(entry: OutboxEntry) -> str:
     intent = entry.intent
     return f"the commit of round {intent.round}" if intent.purpose == "commit" else f"the {intent.purpose} transaction"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import faulthandler
+import os
 import signal
 from collections.abc import Callable
 from multiprocessing import connection, get_context
 from typing import Any, Final, TypeVar
 
+from hypergpu_fl.children import end_with
 from hypergpu_fl.errors import HyperGPUError, TaskError
 
 _REMEDY: Final = (
@@ -35,7 +37,7 @@ def apart(work: Callable[..., T], *arguments: Any, doing: str) -> T:
     """
     context = get_context("spawn")  # not forked: this process may have threads, and torch does not survive a fork
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(theirs, work, arguments))
+    process = context.Process(target=_answer, args=(os.getpid(), theirs, work, arguments))
     process.start()
     theirs.close()
     try:
@@ -58,7 +60,8 @@ def apart(work: Callable[..., T], *arguments: Any, doing: str) -> T:
     return result
 
 
-def _answer(theirs: connection.Connection, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _answer(parent: int, theirs: connection.Connection, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    end_with(parent)
     faulthandler.enable()
     try:
         theirs.send((work(*arguments), None))

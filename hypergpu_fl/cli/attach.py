@@ -9,18 +9,19 @@ from typing import Annotated
 import typer
 
 from hypergpu_fl.cli.bundle import app_with_task
-from hypergpu_fl.cli.deployed import find, follow, hand_in
+from hypergpu_fl.cli.deployed import find, follow_log, hand_in
 from hypergpu_fl.cli.options import Runs, root_of
+from hypergpu_fl.cli.place import folder_of
 from hypergpu_fl.cli.render import Format, FormatOption
 from hypergpu_fl.cli.resuming import layers_of
-from hypergpu_fl.cli.run import check_status, conclude, interrupted, locked, stoppable
+from hypergpu_fl.cli.run import check_status, interrupted, locked, show_result, stoppable
 from hypergpu_fl.cli.submission import Submission, app_folder
 from hypergpu_fl.cli.superlink import flower_environment
 from hypergpu_fl.config import environment, load, read_secrets
 from hypergpu_fl.errors import UsageError
 from hypergpu_fl.output import printable
 from hypergpu_fl.redaction import redact
-from hypergpu_fl.runs import find_run, open_run_folder, run_names
+from hypergpu_fl.runs import open_run_folder, run_names
 
 app = typer.Typer(add_completion=False, help="Find a run on a SuperLink again, and follow it to its end.")
 
@@ -28,7 +29,8 @@ app = typer.Typer(add_completion=False, help="Find a run on a SuperLink again, a
 @app.command()
 def attach(
     run: Annotated[
-        str, typer.Argument(metavar="RUN", help="name of a run that was submitted from here, or Flower's id of any")
+        str,
+        typer.Argument(metavar="RUN", help="name or folder of a run submitted from here, or Flower's id of any"),
     ] = "latest",
     superlink: Annotated[
         str,
@@ -59,7 +61,7 @@ def attach(
         folder, again = open_run_folder(root, f"attached-{run}"), None
         submission = Submission(run, superlink, flower_environment(environ))
     else:
-        folder = find_run(root, run)
+        folder = folder_of(run, runs)
         submission = find(folder, environ, connection=superlink)
 
         def again() -> Submission:
@@ -70,7 +72,7 @@ def attach(
     say(f"run {folder.name}: Flower's {submission.run_id} on {submission.connection!r}")
     with stoppable(), locked(folder):
         try:
-            check_status(*follow(submission, again, say), folder)
+            check_status(*follow_log(submission, again, say), folder)
         except KeyboardInterrupt as stop:
             raise interrupted(folder, KeyboardInterrupt(*(stop.args or ("detached",))), goes_on=True) from None
-    conclude(folder, folder.name, format)
+    show_result(folder, folder.name, format)

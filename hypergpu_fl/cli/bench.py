@@ -47,7 +47,7 @@ def train(
     """
     from hypergpu_fl.bench.train import SHAPES, run_train
 
-    names = known("model", listed(models), SHAPES)
+    names = known("model", comma_separated(models), SHAPES)
     rows = run_train(models=names, device=device, steps=steps, batch_size=batch_size, repeats=repeats)
     deliver(rows, out, format)
 
@@ -92,8 +92,8 @@ def pay(
     rows = run_pay(
         dataset=known("data set", [dataset], DATASETS)[0],
         data_root=data_root,
-        scorings=known("scoring", listed(scorings), SCORINGS),
-        attacks=known("attack", listed(attacks) or ATTACKS, ATTACKS),
+        scorings=known("scoring", comma_separated(scorings), SCORINGS),
+        attacks=known("attack", comma_separated(attacks) or ATTACKS, ATTACKS),
         seeds=counts(seeds, "--seeds"),
         rounds=rounds,
         progress=say,
@@ -162,7 +162,7 @@ def hostile(
     from hypergpu_fl.bench.hostile import run_hostile
 
     named = {attack.name: attack for attack in (*ATTACKS, SIGN_FLIP)}
-    chosen = known("attack", listed(attacks) or tuple(named), named)
+    chosen = known("attack", comma_separated(attacks) or tuple(named), named)
     rows = run_hostile(seeds=counts(seeds, "--seeds"), attacks=[named[name] for name in chosen], progress=say)
     deliver(rows, out, format)
 
@@ -205,7 +205,7 @@ def time_to_accuracy(
         data_root=data_root,
         links=links,
         rtt=rtt,
-        scenarios=listed(scenario),
+        scenarios=comma_separated(scenario),
         nodes=nodes,
         cohort=cohort,
         alpha=alpha,
@@ -214,7 +214,7 @@ def time_to_accuracy(
         seeds=counts(seeds, "--seeds"),
         horizon_s=horizon_s,
         ablation=ablation,
-        policies=listed(policies) or tuple(CONTENDERS),
+        policies=comma_separated(policies) or tuple(CONTENDERS),
     )
     with progress_bar() as progress:
         rows = run_time_to_accuracy(options, progress)
@@ -300,7 +300,7 @@ def codec(
     """
     from hypergpu_fl.codec import LEVELS
 
-    chosen = known("level", listed(levels) or tuple(LEVELS), LEVELS)
+    chosen = known("level", comma_separated(levels) or tuple(LEVELS), LEVELS)
     if accuracy:
         from hypergpu_fl.bench.codec_accuracy import DATASETS, VARIANTS, run_codec_accuracy
 
@@ -316,7 +316,7 @@ def codec(
 
         if device not in ("cpu", "cuda"):
             raise UsageError(f"there is no device {device!r} to measure", "choose cpu or cuda")
-        named = known("source", listed(sources), SOURCES)
+        named = known("source", comma_separated(sources), SOURCES)
         if device == "cpu":
             size = values or NOISE_VALUES
             rows = run_codec(
@@ -364,12 +364,12 @@ def known(kind: str, names: Sequence[str], choices: Collection[str]) -> Sequence
 
 def counts(text: str, option: str) -> list[int]:
     """Whole numbers of a comma-separated option."""
-    if not listed(text) or not all(item.isdigit() for item in listed(text)):
+    if not comma_separated(text) or not all(item.isdigit() for item in comma_separated(text)):
         raise UsageError(f"{option} {text!r} is not a list of whole numbers", f"write {option} 1,2,3")
-    return [int(item) for item in listed(text)]
+    return [int(item) for item in comma_separated(text)]
 
 
-def listed(text: str) -> list[str]:
+def comma_separated(text: str) -> list[str]:
     """Items of a comma-separated option."""
     return [item for item in (part.strip() for part in text.split(",")) if item]
 

@@ -219,6 +219,6 @@ def _take_everything(pyproject: Path) -> None:
     """Let the bundle hold all files of the copy."""
     import tomli_w
 
-    project = tomllib.loads(pyproject.read_text(encoding="utf-8"))
+    project = tomllib.loads(pyproject.read_text(encoding="utf-8-sig"))
     project["tool"]["flwr"]["app"].pop("fab-include", None)
     pyproject.write_text(tomli_w.dumps(project), encoding="utf-8")

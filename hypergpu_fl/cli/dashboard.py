@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
+from hypergpu_fl.children import end_with, free_port
 from hypergpu_fl.cli.options import Runs, root_of
-from hypergpu_fl.cli.superlink import free_port, require_free
+from hypergpu_fl.cli.superlink import require_free
+from hypergpu_fl.config import read_secrets
 from hypergpu_fl.errors import UsageError
 
 TOKEN: Final = "HYPERGPU_DASHBOARD_TOKEN"
@@ -41,13 +45,14 @@ def dashboard(
     """
     import uvicorn
 
-    from hypergpu_fl.dashboard.access import is_loopback
+    from hypergpu_fl.dashboard.access import local_only
     from hypergpu_fl.dashboard.server import create_app
 
-    token = os.environ.get(TOKEN, "")
+    given = read_secrets().dashboard_token
+    token = given.get_secret_value() if given else ""
     if token and len(token) < _SHORTEST:
         raise UsageError(f"{TOKEN} has {len(token)} letters, which can be guessed", f"give it {_SHORTEST} or more")
-    if not token and not is_loopback(host):
+    if not token and not local_only(host):
         token = secrets.token_urlsafe(24)
     if port:
         require_free(port)
@@ -77,7 +82,11 @@ def beside(folder: Path) -> Iterator[str]:
     code = "from hypergpu_fl.cli import main; main()"
     with (folder / LOG).open("ab") as sink:
         page = subprocess.Popen(
-            [sys.executable, "-c", code, *words], stdin=subprocess.DEVNULL, stdout=sink, stderr=sink
+            [sys.executable, "-c", code, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+            preexec_fn=partial(end_with, os.getpid(), signal.SIGTERM),  # in case we are killed
         )
     try:
         yield f"http://127.0.0.1:{port}/#/run/{folder.name}/training"

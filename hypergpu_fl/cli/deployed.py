@@ -48,7 +48,7 @@ def deploy(
     """
     submission = _accepted(lambda: hand_in(config, app, connection, folder, environ), wait_s)
     try:
-        return follow(submission, lambda: hand_in(config, app, connection, folder, environ), say)
+        return follow_log(submission, lambda: hand_in(config, app, connection, folder, environ), say)
     except KeyboardInterrupt as stop:
         if stop.args:  # see run.stoppable: nobody typed Ctrl-C; this machine or its terminal is going away
             raise
@@ -82,7 +82,7 @@ def find(folder: Path, environ: Mapping[str, str], *, connection: str = "") -> S
         ) from None
 
 
-def follow(submission: Submission, again: Callable[[], Submission] | None, say: Say) -> tuple[Submission, str, str]:
+def follow_log(submission: Submission, again: Callable[[], Submission] | None, say: Say) -> tuple[Submission, str, str]:
     """Show a run's log until the run has ended, even if the SuperLink restarts meanwhile.
 
     Parameters

@@ -85,7 +85,7 @@ def examine(config: Config, root: Path, *, superlink: str = "", ntp: str = "", t
         "memory": check_memory,
     }
     if task:
-        checks["task"] = lambda: check_task(config, root)
+        checks["task"] = lambda: check_data_and_task(config, root)
     if superlink:
         checks["superlink"] = lambda: check_superlink(superlink)
     if config.blockchain.enabled:
@@ -163,7 +163,7 @@ def check_memory() -> list[Finding]:
     ]
 
 
-def check_task(config: Config, root: Path) -> list[Finding]:
+def check_data_and_task(config: Config, root: Path) -> list[Finding]:
     """Whether the data can be read and the task does one step and one evaluation, as `hypergpu run` checks it."""
     from hypergpu_fl.cli.bundle import app_with_task
     from hypergpu_fl.cli.preflight import check_before_start

@@ -10,11 +10,11 @@ from typing import Annotated
 
 import typer
 
-from hypergpu_fl.cli.options import Run, Runs, root_of
+from hypergpu_fl.cli.options import Run, Runs
+from hypergpu_fl.cli.place import books_folder
 from hypergpu_fl.cli.render import Format, render
 from hypergpu_fl.config import environment
 from hypergpu_fl.errors import CheckpointError, TaskError
-from hypergpu_fl.runs import find_books
 
 app = typer.Typer(add_completion=False, help="Take a run's model home, as a state dict.")
 
@@ -49,7 +49,7 @@ def export(
     """
     from hypergpu_fl.server.export import export as write
 
-    folder = find_books(root_of(runs), run)
+    folder = books_folder(run, runs)
     place = out or folder / "export"
     sys.path.append(os.getcwd())  # where `hypergpu run` looks for the user's own modules too
     try:

@@ -86,6 +86,6 @@ def show(
         try:
             raw = bytes.fromhex(str(json.loads(file.read_text())["address"]).removeprefix("0x"))
             address = checksum_address(raw)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             raise UsageError(f"{file} is no keystore", "make one with `keys new`") from None
     render({"address": address, "file": str(file), "opens": check or None}, format)

@@ -48,10 +48,10 @@ def show(
     Example: hypergpu ledger show demo --round 3
     """
     bundle = books_of(run, runs)
-    number = len(bundle.rounds) if round is None else round
-    if not 1 <= number <= len(bundle.rounds):
-        raise LedgerError(f"there is no round {number}", f"rounds go from 1 to {len(bundle.rounds)}")
-    record = bundle.rounds[number - 1]
+    round = len(bundle.rounds) if round is None else round
+    if not 1 <= round <= len(bundle.rounds):
+        raise LedgerError(f"there is no round {round}", f"rounds go from 1 to {len(bundle.rounds)}")
+    record = bundle.rounds[round - 1]
     if format is Format.JSON:
         render({"session": bundle.session.model_dump(mode="json")} | record.model_dump(mode="json"), format)
         return
@@ -94,7 +94,7 @@ def proof(
     from hypergpu_fl.ledger.proof import proof_from_bundle
 
     address = address_of(node, names_in(run, runs))
-    found = proof_from_bundle(books_of(run, runs), node=address, number=round, name=node)
+    found = proof_from_bundle(books_of(run, runs), node=address, round=round, name=node)
     typer.echo(found.model_dump_json(indent=2))
 
 

@@ -6,20 +6,25 @@ import datetime
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
 from hypergpu_fl.cli.names import registered
-from hypergpu_fl.cli.options import Run, Runs, root_of
+from hypergpu_fl.cli.options import Run, Runs
+from hypergpu_fl.cli.place import books_folder
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.errors import RunNotFound
 from hypergpu_fl.output import printable
 from hypergpu_fl.redaction import redact
-from hypergpu_fl.runs import find_books
 
 if TYPE_CHECKING:
     from hypergpu_fl.network.registry import NodeRecord
+
+# Left out where a line has no room for them, in this order.
+_SPARE: Final = (
+    *("address", "last_seen", "jitter_ms", "packet_loss", "bytes_up", "train_loss", "last_failure", "device", "codec"),
+)
 
 app = typer.Typer(add_completion=False, help="The nodes of a run: links, quality, success rate.")
 
@@ -30,7 +35,7 @@ def nodes(run: Run = "latest", runs: Runs = None, format: FormatOption = Format.
 
     Example: hypergpu nodes latest
     """
-    folder = find_books(root_of(runs), run)
+    folder = books_folder(run, runs)
     if not (folder / "run.db").is_file():
         raise RunNotFound(
             f"{folder.name} has no database yet",
@@ -43,6 +48,7 @@ def nodes(run: Run = "latest", runs: Runs = None, format: FormatOption = Format.
         [_row(record, last.get(record.name, {})) for record in records],
         format,
         title=f"{len(records)} nodes of {folder.name}",
+        spare=_SPARE,
     )
     if format is Format.DEFAULT:
         for reason in _turned_away(folder):

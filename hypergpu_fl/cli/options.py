@@ -9,14 +9,14 @@ from typing import Annotated
 
 import typer
 
-from hypergpu_fl.config import System, runs_root
+from hypergpu_fl.config import System, environment, runs_root
 from hypergpu_fl.errors import UsageError
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="JSON or TOML file")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="one setting, such as training.rounds=5")
 ]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="name of a run, or 'latest'")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="name of a run, 'latest', or a run's folder")]
 Runs = Annotated[Path | None, typer.Option("--runs", help="folder of all runs (HYPERGPU_RUNS, else ./runs)")]
 
 
@@ -45,4 +45,4 @@ def unread(config: Path | None) -> str:
 
 def root_of(runs: Path | None) -> Path:
     """Root of the runs: ``--runs``, else ``HYPERGPU_RUNS``, else ``./runs``."""
-    return runs_root(System(runs_dir=str(runs) if runs else ""), os.environ)
+    return runs_root(System(runs_dir=str(runs) if runs else ""), environment(os.environ))

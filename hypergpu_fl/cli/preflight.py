@@ -1,4 +1,4 @@
-"""Checks of a run before Flower is started: links, the user's own code, and the data.
+"""Checks of a run before Flower is started: links, the user's own code, the data, and the chain.
 
 They take seconds. Flower would find the same faults after a minute, in one of many processes with one of many logs.
 """
@@ -12,13 +12,14 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+from hypergpu_fl.children import end_with
 from hypergpu_fl.cli.apart import ended_itself, how_it_ended
-from hypergpu_fl.config import Config
+from hypergpu_fl.config import Config, read_secrets
 from hypergpu_fl.errors import TaskError
 from strategies.failure import root_cause
 
 TRIAL_LIMIT_S: Final = 600.0
-_TRIAL: Final = "from hypergpu_fl.cli.preflight import try_here; try_here()"
+_TRIAL: Final = "import sys; from hypergpu_fl.cli.preflight import try_here; try_here(int(sys.argv[1]))"
 
 
 def check_before_start(config: Config, root: Path, app: Path, *, deployed: bool) -> dict[str, Any]:
@@ -61,12 +62,33 @@ def check_links(config: Config) -> None:
         configured_links(config.network, config.training.num_nodes, seed=config.training.seed)
 
 
+def ask_chain(config: Config) -> None:
+    """Ask the real chain of a new run, if it has one: seconds for each endpoint that does not answer.
+
+    A resumed run goes on without its chain: what waits to be sent is in its books.
+
+    Raises
+    ------
+    ChainError
+        If no endpoint answers, or key, chain, contract or balance is not what it must be.
+    """
+    if config.blockchain.enabled and config.blockchain.kind == "rpc" and not config.system.resume:
+        from hypergpu_fl.chain.errors import Unavailable
+        from hypergpu_fl.settlement.opening import ask_before_start
+
+        try:
+            ask_before_start(config.blockchain, read_secrets(), rounds=config.training.rounds)
+        except Unavailable as error:
+            remedy = "check blockchain.rpc_url and the network, or train without a chain: blockchain.enabled=false"
+            raise Unavailable(error.cause, remedy) from None
+
+
 def try_apart(config: Config, app: Path) -> dict[str, Any]:
     """Try the task on one batch as the run's processes will: in its own process, without this working directory."""
     path = os.pathsep.join(filter(None, [str(app), os.environ.get("PYTHONPATH", "")]))
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-c", _TRIAL],
+            [sys.executable, "-P", "-c", _TRIAL, str(os.getpid())],
             env={**os.environ, "PYTHONPATH": path},
             input=config.model_dump_json(),
             capture_output=True,
@@ -91,8 +113,12 @@ def try_apart(config: Config, app: Path) -> dict[str, Any]:
     return found
 
 
-def try_here() -> None:
-    """Read a configuration from standard input, try its task on one batch, and write what came of it as JSON."""
+def try_here(parent: int) -> None:
+    """Read a configuration from standard input, try its task on one batch, and write what came of it as JSON.
+
+    It ends with its ``parent``, whatever the user's code is about.
+    """
+    end_with(parent)
     config = Config.model_validate_json(sys.stdin.read())
     answer = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever the user's code prints must not mix with the answer

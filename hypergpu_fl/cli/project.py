@@ -98,7 +98,7 @@ def read_project(file: Path) -> Project:
     from hypergpu_fl.config.faults import faults
 
     try:
-        tree = tomllib.loads(file.read_text(encoding="utf-8"))
+        tree = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{file} cannot be read: {error}", "see `hypergpu node provision --help`") from None
     try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from hypergpu_fl.cli.options import Run, Runs
-from hypergpu_fl.cli.place import place_of
+from hypergpu_fl.cli.place import books_folder
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.errors import RunNotFound, UsageError, VerificationError
 from strategies.spelling import did_you_mean
@@ -36,7 +36,7 @@ def replay(
 ) -> None:
     """Decide a run again from its log; if a command differs, show the first one and exit with an error.
 
-    The run's books must seal this log, too. RUN may be a folder, such as ./copy.
+    The run's books must seal this log, too.
 
     Example: hypergpu replay latest --upto 10
     """
@@ -45,7 +45,7 @@ def replay(
     from strategies.round.lines import LONGEST_LINE
     from strategies.round.story import Story
 
-    folder = place_of(run, runs)
+    folder = books_folder(run, runs)
     log = folder / FILE
     if not log.is_file():
         raise RunNotFound(f"{folder.name} has no {FILE}", "take it from the machine of the run; a run begins with it")

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hypergpu_fl.cli.options import Run, Runs, root_of
+from hypergpu_fl.cli.options import Run, Runs
+from hypergpu_fl.cli.place import books_folder
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.errors import UsageError
 from hypergpu_fl.files import write_whole
-from hypergpu_fl.runs import find_books
 
 app = typer.Typer(add_completion=False, help="A run as one HTML file to send.")
 comparison = typer.Typer(add_completion=False, help="Several runs side by side, as one HTML file.")
@@ -37,7 +38,7 @@ def report(
 
 @comparison.command()
 def compare(
-    names: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="names of two runs or more")],
+    names: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="names or folders of two runs or more")],
     out: Annotated[Path | None, typer.Option(help="file to write too: curves, nodes and settings of all")] = None,
     runs: Runs = None,
     format: FormatOption = Format.DEFAULT,
@@ -57,11 +58,16 @@ def _write(
     from hypergpu_fl.dashboard.report_page import Told, figures, report_page
     from hypergpu_fl.dashboard.run_view import RunView
 
+    folders = [books_folder(name, runs) for name in names]
+    if len(set(folders)) < len(folders):
+        raise UsageError("the same run was named twice", "name each run once")
     told = []
-    for name in names:
-        view = RunView(find_books(root_of(runs), name))
+    for name, folder in zip(names, folders, strict=True):
+        view = RunView(folder)
         told.append(Told.of(view))
         view.close()
+        if sum(other.name == folder.name for other in folders) > 1:
+            told[-1] = replace(told[-1], run={**told[-1].run, "run": name})
     if out is None and not compared:
         out = Path(f"{told[0].run['run']}-report.html")
     if out is not None:

@@ -61,7 +61,7 @@ def rewards(
         if contract is not None:
             rounds = contract.paid_rounds(session.id, node, shared)
             granted = held_in_bundle(bundle, node, upto=shared).amounts
-            paid = sum(wei for number, wei in granted.items() if number in rounds)
+            paid = sum(wei for round, wei in granted.items() if round in rounds)
             row["paid_wei"] = str(paid) if format is Format.JSON else paid
         rows.append(row)
     render(rows, format)

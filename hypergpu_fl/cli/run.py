@@ -19,17 +19,27 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from hypergpu_fl.children import free_port
 from hypergpu_fl.cli.bundle import app_with_task
 from hypergpu_fl.cli.dashboard import beside
 from hypergpu_fl.cli.deployed import deploy
 from hypergpu_fl.cli.follow import Tail, worth_showing
 from hypergpu_fl.cli.live import on_screen
 from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides, unread
-from hypergpu_fl.cli.preflight import check_before_start
+from hypergpu_fl.cli.place import folder_of
+from hypergpu_fl.cli.preflight import ask_chain, check_before_start
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.cli.resuming import check_unchanged, is_complete, keep, layers_of
-from hypergpu_fl.cli.submission import COMPLETED, STOPPED, Submission, app_folder, simulation_resources, submit
-from hypergpu_fl.cli.superlink import LocalSuperLink, free_port, require_free
+from hypergpu_fl.cli.submission import (
+    COMPLETED,
+    STOPPED,
+    Submission,
+    app_folder,
+    gpu_count,
+    simulation_resources,
+    submit,
+)
+from hypergpu_fl.cli.superlink import LocalSuperLink, require_free
 from hypergpu_fl.config import (
     PLACES,
     PREFIX,
@@ -49,7 +59,6 @@ from hypergpu_fl.redaction import redact
 from hypergpu_fl.runs import (
     BOOKS_LOCK,
     checked_name,
-    find_run,
     open_run_folder,
     resume_command,
     run_names,
@@ -92,7 +101,7 @@ def run(
     read_secrets()
     given = overrides(settings)
     resumed = (
-        find_run(runs or runs_root(load(config, given, environ).config.system, environ), resume) if resume else None
+        folder_of(resume, runs or runs_root(load(config, given, environ).config.system, environ)) if resume else None
     )
     if resumed and (sent_to := submitted_to(resumed)) and not superlink:
         raise UsageError(
@@ -101,7 +110,7 @@ def run(
         )
     loaded = load(layers_of(resumed, config) if resumed else config, given, environ)
     effective = loaded.config
-    root = (runs or runs_root(effective.system, environ)).expanduser().resolve()
+    root = resumed.parent if resumed else (runs or runs_root(effective.system, environ)).expanduser().resolve()
     chosen = resumed.name if resumed else name or effective.system.run_name
     if chosen:
         checked_name(chosen)
@@ -117,10 +126,12 @@ def run(
 
     if resumed and not superlink and is_complete(resumed, effective.training):
         say(f"run {chosen} is complete; a larger training.rounds goes on with it")
-        conclude(resumed, chosen, format)
+        show_result(resumed, chosen, format)
         return
     if not resumed and (warning := unread(config)):
         typer.echo(warning, err=True)
+    if not superlink:
+        ask_chain(effective)
     with stoppable(), app_with_task(source, effective.training) as bundled:
         if not superlink and sys.stderr.isatty():
             typer.echo(f"trying {effective.training.title} on one batch", err=True)
@@ -150,7 +161,7 @@ def run(
                         _simulate(effective, bundled, folder, port or free_port(), environ, note, draw)
             except KeyboardInterrupt as stop:
                 raise interrupted(folder, stop, goes_on=bool(superlink)) from None
-    conclude(folder, chosen, format)
+    show_result(folder, chosen, format)
 
 
 def _simulate(
@@ -166,7 +177,7 @@ def _simulate(
     nodes = config.training.num_nodes
     say(f"starting Flower and its simulated nodes{_while_flower_prepares(nodes)}")
     scratch = folder / ".scratch"
-    resources = simulation_resources(nodes, config.system.device)
+    resources = simulation_resources(nodes, config.system.device, gpus=gpu_count(), cores=os.cpu_count() or 1)
     with contextlib.closing(Tail(folder / (config.system.log_file or "run.log"))) as tail:
         tail.skip()
         with LocalSuperLink(
@@ -220,7 +231,7 @@ def check_status(submission: Submission, status: str, details: str, folder: Path
     raise RunFailed(f"run {folder.name} ended as {status}: {cause}", remedy or f"see {kept}")
 
 
-def conclude(folder: Path, name: str, format: Format) -> None:
+def show_result(folder: Path, name: str, format: Format) -> None:
     """Print the final table from ``report.json``."""
     try:
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))

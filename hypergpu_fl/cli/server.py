@@ -89,7 +89,7 @@ def note_connection(name: str, address: str, authority: Path) -> None:
     import tomllib
 
     file = Path(os.environ.get("FLWR_HOME") or Path.home() / ".flwr").expanduser() / "config.toml"
-    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    text = file.read_text(encoding="utf-8-sig") if file.exists() else ""
     wanted = {"address": address, "root-certificates": str(authority)}
     try:
         there = tomllib.loads(text).get("superlink", {}).get(name)

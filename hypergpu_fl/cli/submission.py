@@ -101,14 +101,16 @@ def as_toml(run_config: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def simulation_resources(nodes: int, device: str) -> str:
-    """``--federation-config`` of a simulation: a CPU core for each node at work, and a share of any GPUs.
+def simulation_resources(nodes: int, device: str, *, gpus: int, cores: int) -> str:
+    """``--federation-config`` of a simulation on a machine of so many GPUs and cores.
+
+    Each node at work gets a CPU core, and a share of any GPUs.
 
     Ray hides the GPUs from actors that claim none, and waits forever for GPUs that do not exist.
     """
     resources = f"num-supernodes={nodes} client-resources-num-cpus=1"
-    if device in ("auto", "cuda") and (gpus := gpu_count()):
-        at_once = max(1, min(nodes, os.cpu_count() or 1, 8 * gpus))
+    if device in ("auto", "cuda") and gpus:
+        at_once = max(1, min(nodes, cores, 8 * gpus))
         resources += f" client-resources-num-gpus={gpus / at_once:.4f}"
     return resources
 
@@ -157,7 +159,7 @@ def app_folder() -> Path:
     here = Path.cwd()
     for folder in (package.parent, here, *here.parents):
         try:
-            project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
+            project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8-sig"))
             if "hypergpu_fl" in project["tool"]["flwr"]["app"]["components"]["serverapp"]:
                 return folder
         except (OSError, KeyError, TypeError, ValueError):

@@ -25,6 +25,7 @@ from typing import IO, Final, Self
 
 import psutil
 
+from hypergpu_fl import guard
 from hypergpu_fl.children import end_with
 from hypergpu_fl.errors import RunFailed, UsageError
 from hypergpu_fl.files import private_folder
@@ -34,17 +35,9 @@ from strategies.failure import root_cause
 _LEFT_OUT: Final = ("PYTHONDONTWRITEBYTECODE", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_NAMESPACE")
 _SAID_LIMIT: Final = 16_384  # bytes of what it said last
 START_LIMIT_S: Final = 60.0
-STOP_LIMIT_S: Final = 8.0
 # Ray's sockets are at <RAY_TMPDIR>/ray/session_<date>_<time>_<pid>/sockets/plasma_store, and a socket's path may have
 # 107 bytes (103 on macOS).
 _RAY_PREFIX_LIMIT: Final = 103 - len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1")
-
-
-def free_port() -> int:
-    """Port on the loopback interface that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def require_free(
@@ -119,6 +112,7 @@ class LocalSuperLink:
         with contextlib.ExitStack() as undo:
             private_folder(self._folder)
             undo.callback(shutil.rmtree, self._folder, ignore_errors=True)
+            undo.enter_context(_guarded(self._folder))
             ray = undo.enter_context(_short_path(_made(self._folder / "ray")))
             self.environ = self._own_environment(ray)
             self._process = subprocess.Popen(
@@ -183,7 +177,7 @@ class LocalSuperLink:
             "RAY_TMPDIR": ray,
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-            "TMPDIR": str(_made(self._folder / "tmp")),
+            "TMPDIR": str(_made(guard.temporary_of(self._folder))),
             "XDG_CACHE_HOME": cache,
             "HF_HOME": str(Path(cache) / "huggingface"),
             "MPLCONFIGDIR": str(Path(cache) / "matplotlib"),
@@ -236,15 +230,15 @@ class LocalSuperLink:
                 if os.getsid(process.pid) in own:
                     below[process.pid] = process
         below.pop(os.getpid(), None)
-        for process in below.values():
-            with contextlib.suppress(psutil.Error):
-                process.terminate()
-        _, stubborn = psutil.wait_procs(below.values(), timeout=STOP_LIMIT_S)
-        for process in stubborn:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        psutil.wait_procs(stubborn, timeout=STOP_LIMIT_S)
+        guard.end(below.values())
         self._process.wait()
+
+
+@contextlib.contextmanager
+def _guarded(folder: Path) -> Iterator[None]:
+    """End what was started in a scratch folder even if this process is killed."""
+    with guard.start(folder):  # closes its standard input and waits for it
+        yield
 
 
 def _made(folder: Path) -> Path:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from hypergpu_fl.cli.options import Run, Runs, root_of
+from hypergpu_fl.cli.options import Run, Runs
+from hypergpu_fl.cli.place import folder_of
 from hypergpu_fl.cli.render import Format
 from hypergpu_fl.errors import Interrupted, RunFailed
 from hypergpu_fl.output import to_json
-from hypergpu_fl.runs import elsewhere, find_run
+from hypergpu_fl.runs import elsewhere
 
 if TYPE_CHECKING:
     from hypergpu_fl.dashboard.run_view import RunView
@@ -39,7 +40,7 @@ def watch(
 
     Example: hypergpu watch latest
     """
-    folder = find_run(root_of(runs), run)
+    folder = folder_of(run, runs)
     if fault := elsewhere(folder):  # or it has just been sent, and will begin here
         typer.echo(f"warning: {fault.cause}; {fault.remedy}; or `hypergpu attach {folder.name}`", err=True)
     try:

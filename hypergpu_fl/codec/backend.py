@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hypergpu_fl.codec.errors import NotFinite
-from hypergpu_fl.codec.format.words import BlockCodes, Kept, Word, kept_in
+from hypergpu_fl.codec.format.words import BlockCodes, KeptValues, Word, kept_in
 from hypergpu_fl.codec.threads import ordered_map
 from strategies.model.layout import Vector
 
@@ -49,7 +49,7 @@ class Backend(Protocol[V]):
         """Take codes of values ``start..stop`` and one bfloat16 scale a block; ``start`` is a multiple of ``block``."""
         ...
 
-    def topk(self, chunk: int, k: int) -> Kept:
+    def topk(self, chunk: int, k: int) -> KeptValues:
         """Keep the k largest of every chunk."""
         ...
 
@@ -120,7 +120,7 @@ class HostBackend:
             raise unfit()
         return codes, scales
 
-    def topk(self, chunk: int, k: int) -> Kept:
+    def topk(self, chunk: int, k: int) -> KeptValues:
         """See `Backend.topk`."""
         from hypergpu_fl.codec.kernels import encode_kernels
 
@@ -141,4 +141,4 @@ class HostBackend:
 
         # k is a multiple of 8, so tasks never share a byte of the bit planes
         parts = list(ordered_map(encode, range(0, n_chunks, CHUNKS_A_TASK)))
-        return Kept(np.concatenate(parts or [np.empty(0, dtype=np.uint8)]), signs, marks, low, high)
+        return KeptValues(np.concatenate(parts or [np.empty(0, dtype=np.uint8)]), signs, marks, low, high)

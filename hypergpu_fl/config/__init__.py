@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from hypergpu_fl.config.environment import PREFIX, environment
 from hypergpu_fl.config.flat import Scalar, flatten, unflatten
 from hypergpu_fl.config.layers import (
     PLACES,
-    PREFIX,
     Loaded,
-    environment,
     from_run_config,
     load,
     runs_root,

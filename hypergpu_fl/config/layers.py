@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from hypergpu_fl.config.environment import PREFIX, RUNS, is_setting, path_of, unknown_variables
 from hypergpu_fl.config.faults import faults, shown
 from hypergpu_fl.config.file import read
 from hypergpu_fl.config.flat import Scalar, fields, flatten, from_text, unflatten
@@ -24,9 +24,7 @@ from hypergpu_fl.config.task_options import FIELD, packed, unpacked
 from hypergpu_fl.config.values import INT64
 from hypergpu_fl.errors import ConfigError, Fault
 from hypergpu_fl.redaction import SECRETS, has_credentials, looks_secret
-from strategies.spelling import nearest
 
-PREFIX: Final = "HYPERGPU_"
 PATHS: Final = (
     "training.data_root",
     "network.links_file",
@@ -50,13 +48,6 @@ MACHINE: Final = (
 PLACES: Final = (*PATHS, "system.log_file")
 _FILES: Final = ("network.links_file", "network.rtt_file", "blockchain.keystore")
 _FIELDS: Final = dict(fields())
-_OTHERS: Final = (*SECRETS, "HYPERGPU_RUNS")
-_VARIABLES: Final = {
-    name.removeprefix(PREFIX).replace("_", ""): name
-    for name in (*_OTHERS, *(PREFIX + path.upper().replace(".", "__") for path in _FIELDS))
-}
-# Kubernetes and Docker announce neighbouring services to a container in variables that begin with the service's name.
-_ORCHESTRATOR: Final = re.compile(rf"{PREFIX}(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,17 +102,6 @@ def load(
     return Loaded(config, origins)
 
 
-def environment(environ: Mapping[str, str], dotenv: Path | None = Path(".env")) -> dict[str, str]:
-    """``environ`` over the ``HYPERGPU_*`` lines of a ``.env`` file, if there is one; an empty variable is none."""
-    values: dict[str, str] = {}
-    if dotenv is not None and dotenv.is_file():
-        from dotenv import dotenv_values
-
-        lines = dotenv_values(dotenv, interpolate=False, encoding="utf-8-sig")
-        values = {name: value for name, value in lines.items() if name.startswith(PREFIX) and value}
-    return values | {name: value for name, value in environ.items() if value or not name.startswith(PREFIX)}
-
-
 def from_run_config(run_config: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Config:
     """Read Flower's flattened run-config, inside a ServerApp or ClientApp.
 
@@ -172,7 +152,7 @@ def without_settings(environ: Mapping[str, str], config: Config) -> dict[str, st
 
     RPC addresses with credentials stay, since a run-config must not hold them.
     """
-    left = {name: text for name, text in environ.items() if not _is_setting(name)}
+    left = {name: text for name, text in environ.items() if not is_setting(name)}
     if any(has_credentials(url) for url in config.blockchain.rpc_url.split(",")):
         left[f"{PREFIX}BLOCKCHAIN__RPC_URL"] = config.blockchain.rpc_url
     return left
@@ -187,8 +167,8 @@ def _travelling(flat: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def runs_root(system: System, environ: Mapping[str, str] | None = None) -> Path:
     """Folder that holds all runs: the config's, else ``HYPERGPU_RUNS``, else ``./runs``."""
-    environ = os.environ if environ is None else environ
-    return Path(system.runs_dir or environ.get("HYPERGPU_RUNS") or "runs").expanduser().resolve()
+    given = (os.environ if environ is None else environ).get(RUNS, "")
+    return Path(system.runs_dir or (given if given.strip() else "runs")).expanduser().resolve()
 
 
 def _typed(layer: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,25 +178,16 @@ def _typed(layer: Mapping[str, Any]) -> dict[str, Any]:
 def _environment_layers(environ: Mapping[str, str]) -> tuple[list[tuple[str, dict[str, Any]]], list[Fault]]:
     """One layer per variable, so that a fault can name the variable, and faults for unknown variables."""
     layers: list[tuple[str, dict[str, Any]]] = []
-    found: list[Fault] = []
+    found = list(unknown_variables(environ))
     first: dict[str, str] = {}
     for name, text in sorted(environ.items()):
-        if not name.startswith(PREFIX) or name in _OTHERS or _ORCHESTRATOR.fullmatch(name) or not text.strip():
+        if not is_setting(name) or not text.strip():
             continue
-        if not _is_setting(name):
-            near = nearest(name.removeprefix(PREFIX).replace("_", ""), _VARIABLES)
-            remedy = f"did you mean {_VARIABLES[near]}?" if near else "remove it, or name it otherwise"
-            found.append(Fault(f"{name} is no variable that is read here", remedy))
-            continue
-        path = name.removeprefix(PREFIX).lower().replace("__", ".", 1).replace("options__", "options.", 1)
+        path = path_of(name)
         if (other := first.setdefault(path, name)) != name:
             found.append(Fault(f"{other} and {name} both set {path}", "keep one of the two"))
         layers.append((name, _typed({path: text})))
     return layers, found
-
-
-def _is_setting(variable: str) -> bool:
-    return variable.startswith(PREFIX) and "__" in variable
 
 
 def _misplaced_secrets(layer: Mapping[str, Any], origin: str) -> list[Fault]:

@@ -19,7 +19,7 @@ CODEC_LEVELS: Final = ("raw", "fp32", "fp16", "bf16", "int8", "int4", "top8", "t
 LARGEST: Final = 10.0**6  # of a factor: beyond it float32 weights overflow
 MOST_NODES: Final = 100_000
 MOST_ROUNDS: Final = 10**6
-MOST_WEI: Final = 2**128 - 1  # what the contract's uint128 holds
+MOST_WEI: Final = 2**96 - 1  # what the contract holds of a session's pool, a uint96
 EMBEDDED_GWEI: Final = 2.0  # what the EVM inside the process asks for a gas
 MOST_CHAIN_ID: Final = 2**63 - 37  # EIP-2294
 
@@ -101,7 +101,7 @@ class Training(Section):
     options: Annotated[
         Mapping[str, bool | int | float | str],
         BeforeValidator(task_options.checked),
-        AfterValidator(task_options.Options),
+        AfterValidator(task_options.TaskOptions),
     ] = Field({}, validate_default=True, description="a table of scalars for the task, which reads them itself")
     model_architecture: Annotated[str, AfterValidator(_known_model)] = Field(
         "mlp", description="mlp, simple_cnn, resnet18, or 'pkg.module:name'"
@@ -295,8 +295,8 @@ class System(Section):
     )
     resume: bool = Field(False, description="go on with the named run from its last checkpoint")
     log_level: Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    log_file: Annotated[str, AfterValidator(values.file_name)] = Field(
-        "run.log", description="inside the run's folder; empty: console only"
+    log_file: Annotated[str, AfterValidator(values.log_name)] = Field(
+        "run.log", description="inside the run's folder, ends with .log; empty: console only"
     )
     log_rotation_mb: Annotated[float, Field(ge=0.001, le=LARGEST)] = 10.0
     log_retention: Count = Field(5, description="rotated log files kept")
@@ -312,10 +312,10 @@ class Config(Section):
     system: System = System()
 
     @model_validator(mode="after")
-    def _budget_fits_the_books(self) -> Self:
+    def _budget_fits_the_contract(self) -> Self:
         if self.blockchain.budget_wei * self.training.rounds > MOST_WEI:
             raise ValueError(
-                f"blockchain.budget_wei: is more than the books' 2**128 - 1 wei in {self.training.rounds} rounds"
+                f"blockchain.budget_wei: is more than the contract's 2**96 - 1 wei in {self.training.rounds} rounds"
             )
         return self
 

@@ -61,7 +61,7 @@ def stretches_with(
     """``stretches`` with one that begins at ``from_round``. Stretches from that round on are dropped: they were lost.
 
     A stretch is ``{"from_round": n, "settings": {...}}``. The first holds all settings, a later one those that it
-    changes. Resuming with the same settings adds no stretch, unless the file of ``training.task``, whose digest is
+    changes. Resuming with the same settings adds no stretch, unless the code of ``training.task``, whose digest is
     ``task_file``, has changed: ``{..., "task_file": digest}``.
     """
     kept = [stretch for stretch in stretches if stretch["from_round"] < from_round]
@@ -82,7 +82,7 @@ def settings_at_the_end(stretches: Sequence[Stretch]) -> dict[str, Scalar]:
 
 
 def task_file_at_the_end(stretches: Sequence[Stretch]) -> str:
-    """Digest of the task's file in the last stretch; empty where there is none, or a former release kept none."""
+    """Digest of the task's code in the last stretch; empty where there is none, or a former release kept none."""
     return next((str(stretch["task_file"]) for stretch in reversed(stretches) if "task_file" in stretch), "")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from hypergpu_fl.config.layers import environment
+from hypergpu_fl.config.environment import environment
 from hypergpu_fl.redaction import SECRETS, register
 
 
@@ -20,6 +20,7 @@ class Secrets:
     coordinator_key: SecretStr | None = None
     keystore_password: SecretStr | None = None
     node_key: SecretStr | None = None
+    dashboard_token: SecretStr | None = None
 
 
 def read_secrets(environ: Mapping[str, str] | None = None, dotenv: Path | None = Path(".env")) -> Secrets:

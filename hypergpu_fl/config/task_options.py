@@ -18,7 +18,7 @@ _LONGEST: Final = 1 << 16  # characters of the whole table as JSON
 _WANTED: Final = "must be a table of texts, finite numbers, true and false"
 
 
-class Options(dict[str, bool | int | float | str]):
+class TaskOptions(dict[str, bool | int | float | str]):
     """The table; who asks for what it lacks is told what it has."""
 
     def __missing__(self, name: str) -> bool | int | float | str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import unicodedata
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -12,6 +13,7 @@ from strategies.spelling import did_you_mean
 
 INT64: Final = range(-(2**63), 2**63)
 _HEX_ADDRESS: Final = re.compile(r"0x[0-9a-fA-F]{40}")
+_TAKEN: Final = ("flower.log", "superlink.log", "dashboard.log")  # logs of other processes in a run's folder
 _HOST: Final = re.compile(r"[^\s\"'<>\\^`{|}]+")
 
 
@@ -34,10 +36,12 @@ def one_line(text: str) -> str:
     return text
 
 
-def file_name(name: str) -> str:
-    """Name of a file inside a folder, or nothing."""
+def log_name(name: str) -> str:
+    """Name of a log beside the other files of a run, none of which it may be, or nothing."""
     if name in (".", "..") or "/" in name or "\\" in name or len(name.encode(errors="replace")) > 200:
         raise ValueError("must be the name of a file, without folders, or empty")
+    if name and (not name.lower().endswith(".log") or name.lower() in _TAKEN):
+        raise ValueError(f"must be a name that ends with .log, none of {', '.join(_TAKEN)}, or empty")
     return name
 
 
@@ -60,12 +64,23 @@ def urls(text: str) -> str:
             raise ValueError("must be http(s):// addresses; give the node's HTTP address, WebSocket is not spoken")
         try:
             parts = urlsplit(url)
-            whole = parts.scheme.lower() in ("http", "https") and parts.hostname and parts.port != 0
+            whole = parts.scheme.lower() in ("http", "https") and parts.port != 0 and _is_host(parts.hostname or "")
         except ValueError:
             whole = False
         if not whole or not _HOST.fullmatch(url):
             raise ValueError("must be empty, or http(s):// addresses, comma-separated")
     return ",".join(_parts(text))
+
+
+def _is_host(host: str) -> bool:
+    """Whether a resolver can be asked for it: no empty or endless label, and numbers that are an address."""
+    try:
+        host.removesuffix(".").encode("idna")
+        if re.fullmatch(r"[0-9.]+", host):
+            socket.inet_aton(host)
+    except (UnicodeError, OSError):
+        return False
+    return bool(host)
 
 
 def _parts(text: str) -> list[str]:

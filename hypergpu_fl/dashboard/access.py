@@ -33,7 +33,7 @@ _HEADERS: Final = {
 }
 
 
-def is_loopback(host: str) -> bool:
+def local_only(host: str) -> bool:
     """Whether an address to listen on can be reached only from this machine."""
     if host == "localhost":
         return True
@@ -80,7 +80,7 @@ class Access:
         headers = Headers(scope=scope)
         if not self._token:
             host = headers.get("host", "").rpartition(":")[0] or headers.get("host", "")
-            if is_loopback(host.strip("[]")):
+            if local_only(host.strip("[]")):
                 return None
             return PlainTextResponse("ask for this page as 127.0.0.1\n", 421)
         shown = (

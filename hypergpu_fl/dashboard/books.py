@@ -24,7 +24,7 @@ _NODES: Final = (
 
 
 @dataclass
-class Pay:
+class Earned:
     """What a node earned: wei so far, and in how many rounds."""
 
     wei: int = 0
@@ -54,7 +54,7 @@ class Session:
 
 
 @dataclass
-class Books:
+class BooksView:
     """A run's database, of which only what has changed is read again.
 
     Attributes
@@ -62,7 +62,7 @@ class Books:
     nodes : list of dict
         Rows of the registry, by name.
     pay : dict
-        Address -> `Pay`.
+        Address -> `Earned`.
     commits : dict
         Round -> `Commit`.
     refused : dict
@@ -75,7 +75,7 @@ class Books:
 
     path: Path
     nodes: list[dict[str, Any]] = field(default_factory=list)
-    pay: dict[str, Pay] = field(default_factory=dict)
+    pay: dict[str, Earned] = field(default_factory=dict)
     commits: dict[int, Commit] = field(default_factory=dict)
     refused: dict[int, int] = field(default_factory=dict)
     metrics: dict[int, dict[str, float]] = field(default_factory=dict)
@@ -133,14 +133,14 @@ class Books:
             found = connection.execute(f"{query} ORDER BY id", (first, last, node))
             return [json.loads(row) for (row,) in found]
 
-    def pay_upto(self, round_: int) -> dict[str, Pay]:
+    def pay_upto(self, round: int) -> dict[str, Earned]:
         """What every node had earned after a round, by address."""
-        pay: dict[str, Pay] = {}
+        pay: dict[str, Earned] = {}
         with self._reading() as connection:
             if connection is not None:
                 query = "SELECT account, reward FROM rewards WHERE round <= ?"
-                for account, wei in connection.execute(query, (round_,)):
-                    earned = pay.setdefault(account, Pay())
+                for account, wei in connection.execute(query, (round,)):
+                    earned = pay.setdefault(account, Earned())
                     earned.wei, earned.rounds = earned.wei + int(wei), earned.rounds + 1
         return pay
 
@@ -177,10 +177,10 @@ class Books:
 
     def _read_pay(self, connection: sqlite3.Connection) -> None:
         query = "SELECT round, account, reward FROM rewards WHERE round > ? ORDER BY round"
-        for round_, account, wei in connection.execute(query, (self._paid_upto,)):
-            earned = self.pay.setdefault(account, Pay())
+        for round, account, wei in connection.execute(query, (self._paid_upto,)):
+            earned = self.pay.setdefault(account, Earned())
             earned.wei, earned.rounds = earned.wei + int(wei), earned.rounds + 1
-            self._paid_upto = round_
+            self._paid_upto = round
 
     def _read_commits(self, connection: sqlite3.Connection) -> None:
         query = (
@@ -190,20 +190,20 @@ class Books:
             "ON outbox.round = rounds.round AND outbox.session = rounds.session AND outbox.purpose = 'commit' "
             "WHERE rounds.round > ? ORDER BY rounds.round"
         )
-        for round_, root, state, block, hash_ in connection.execute(query, (self._final_upto,)):
+        for round, root, state, block, hash_ in connection.execute(query, (self._final_upto,)):
             tx = "0x" + hash_.hex() if hash_ else ""
-            self.commits[round_] = Commit("0x" + root.hex(), state or "sealed", tx, block)
-            if state == "FINALIZED" and self._final_upto == round_ - 1:
-                self._final_upto = round_
+            self.commits[round] = Commit("0x" + root.hex(), state or "sealed", tx, block)
+            if state == "FINALIZED" and self._final_upto == round - 1:
+                self._final_upto = round
 
     def _read_refusals(self, connection: sqlite3.Connection) -> None:
         query = "SELECT id, round FROM refusals WHERE id > ? ORDER BY id"
-        for id_, round_ in connection.execute(query, (self._refused_upto,)):
-            self.refused[round_] = self.refused.get(round_, 0) + 1
+        for id_, round in connection.execute(query, (self._refused_upto,)):
+            self.refused[round] = self.refused.get(round, 0) + 1
             self._refused_upto = id_
 
     def _read_metrics(self, connection: sqlite3.Connection) -> None:
         query = "SELECT round, metrics FROM round_metrics WHERE round > ? ORDER BY round"
-        for round_, metrics in connection.execute(query, (self._measured_upto,)):
-            self.metrics[round_] = json.loads(metrics)
-            self._measured_upto = round_
+        for round, metrics in connection.execute(query, (self._measured_upto,)):
+            self.metrics[round] = json.loads(metrics)
+            self._measured_upto = round

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hypergpu_fl.output import by_number
+
 Line = dict[str, Any]
 
 
@@ -56,7 +58,7 @@ class Happening:
 
 @dataclass(slots=True)
 class Round:
-    """A round; ``ended_s`` is None while it is open."""
+    """A round; ``ended_s`` is None while it is open. The page is sent these names, ``number`` too."""
 
     number: int
     started_s: float = 0.0
@@ -74,7 +76,7 @@ class Round:
 class Closed:
     """What a round's last lines tell by themselves."""
 
-    number: int
+    round: int
     started_s: float
     ended_s: float
     loss: float | None
@@ -99,7 +101,7 @@ def closed(lines: Iterable[Line]) -> Closed | None:
     if end is None:
         return None
     return Closed(
-        number=end["round"],
+        round=end["round"],
         started_s=end["started_s"],
         ended_s=end["ended_s"],
         loss=loss,
@@ -113,9 +115,9 @@ def closed(lines: Iterable[Line]) -> Closed | None:
     )
 
 
-def fold(number: int, lines: Iterable[Line], names: Sequence[str]) -> Round:
+def fold(round: int, lines: Iterable[Line], names: Sequence[str]) -> Round:
     """A round from its lines; ``names`` are the nodes' names by row."""
-    done = _Fold(Round(number), names)
+    done = _Fold(Round(round), names)
     for line in lines:
         event = line.get("event")
         if event is None:
@@ -125,17 +127,11 @@ def fold(number: int, lines: Iterable[Line], names: Sequence[str]) -> Round:
     return done.round
 
 
-def by_number(name: str) -> tuple[str, int]:
-    """Sort key that puts ``node-10`` after ``node-9``."""
-    stem, _, number = name.rpartition("-")
-    return (stem, int(number)) if number.isdecimal() and len(number) < 19 else (name, 0)
-
-
 class _Fold:
     """A round while its lines are read."""
 
-    def __init__(self, round_: Round, names: Sequence[str]) -> None:
-        self.round = round_
+    def __init__(self, folded: Round, names: Sequence[str]) -> None:
+        self.round = folded
         self._names = names
         self._works: dict[int, Work] = {}
         self._added: list[Work] = []

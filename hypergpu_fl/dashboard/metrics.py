@@ -74,7 +74,8 @@ def _of_runs(runs: Sequence[dict[str, Any]]) -> Iterator[Metric]:
         down.add_metric(name, run["bytes_down"])
         for verdict in ("counted", "late", "refused"):
             updates.add_metric([*name, verdict], run[verdict])
-        earned.add_metric(name, int(run["earned_wei"]) / WEI)
+        if run["earned_wei"] is not None:
+            earned.add_metric(name, int(run["earned_wei"]) / WEI)
     yield from (info, running, clock, rounds, wanted, up, down, updates, earned)
 
 
@@ -103,7 +104,8 @@ def _of_nodes(runs: Sequence[tuple[str, list[dict[str, Any]]]]) -> Iterator[Metr
         for state in HEALTH:
             states.add_metric([run, state], count[state])
         for node in nodes:
-            earned.add_metric([run, node["name"]], int(node["wei"]) / WEI)
+            if node["wei"] is not None:
+                earned.add_metric([run, node["name"]], int(node["wei"]) / WEI)
             for key, (family, factor) in families.items():
                 if node[key] is not None:
                     family.add_metric([run, node["name"]], node[key] * factor)

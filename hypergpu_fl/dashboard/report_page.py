@@ -84,8 +84,7 @@ def figures(told: Told) -> dict[str, str]:
         "refused": f"{run['refused']:,}",
         "sent up": words.size(run["bytes_up"]),
         "sent down": words.size(run["bytes_down"]),
-        "earned by nodes": words.money(int(run["earned_wei"])),
-    }
+    } | ({} if run["earned_wei"] is None else {"earned by nodes": words.money(int(run["earned_wei"]))})
 
 
 def _figures(runs: Sequence[Told]) -> str:
@@ -158,7 +157,7 @@ def _nodes(told: Told) -> str:
             words.share(node["success_rate"]),
             words.share(node["weight"]),
             f"{node['rounds_paid']:,}",
-            words.money(int(node["wei"])),
+            words.money(node["wei"] and int(node["wei"])),
             node["reason"] if node["state"] != "sound" else node["device"],
         ]
         for node in told.nodes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import threading
 import time
 from collections import deque
@@ -12,10 +13,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from hypergpu_fl.dashboard.books import Books, Commit, Pay
-from hypergpu_fl.dashboard.fold import Closed, Happening, Round, Work, by_number, closed, fold
+from hypergpu_fl.dashboard.books import BooksView, Commit, Earned
+from hypergpu_fl.dashboard.fold import Closed, Happening, Round, Work, closed, fold
 from hypergpu_fl.dashboard.segments import LogGone, Segments
 from hypergpu_fl.dashboard.words import health
+from hypergpu_fl.errors import LedgerError
+from hypergpu_fl.output import by_number
 
 RECENT: Final = 20  # rounds over which utilisation and shares are computed
 SILENT_S: Final = 300.0  # without a new line in the log, a run is no longer called running after this time
@@ -52,12 +55,18 @@ class RunView:
     def _begin(self) -> None:
         self.rounds: list[Row] = []
         self._log = Segments(self.folder / "events.jsonl")
-        self._books = Books(self.folder / "run.db")
+        self._books = BooksView(self.folder / "run.db")
         self._recent: deque[Round] = deque(maxlen=RECENT)
         self._open: Round | None = None
 
     def poll(self) -> bool:
-        """Read what was added; whether anything was."""
+        """Read what was added; whether anything was.
+
+        Raises
+        ------
+        LedgerError
+            If log or database hold what no run writes. Nothing of them is shown then, rather than a part.
+        """
         with self._lock:
             try:
                 grown = self._log.grow()
@@ -68,10 +77,19 @@ class RunView:
                     self._take_books()
                 return grown or booked
             except LogGone:
-                self._books.close()
-                self.epoch += 1
-                self._begin()
+                self._read_anew()
                 return True
+            except (sqlite3.Error, ValueError, LookupError, TypeError, AttributeError) as error:
+                self._read_anew()
+                raise LedgerError(
+                    f"{self.folder} cannot be shown: {type(error).__name__}: {error}"[:300],
+                    "bring its events.jsonl and run.db back from a copy, or remove the folder",
+                ) from error
+
+    def _read_anew(self) -> None:
+        self._books.close()
+        self.epoch += 1
+        self._begin()
 
     def close(self) -> None:
         """Release the run's files."""
@@ -105,7 +123,7 @@ class RunView:
                 "counted": sum(row["arrived"] for row in self.rounds),
                 "late": sum(row["late"] for row in self.rounds),
                 "refused": sum(row["refused"] for row in self.rounds),
-                "earned_wei": str(sum(pay.wei for pay in self._books.pay.values())),
+                "earned_wei": self.paid(sum(pay.wei for pay in self._books.pay.values())),
                 "session": session and {**asdict(session), "budget": str(session.budget)},
                 "open": self._open
                 and {
@@ -124,7 +142,7 @@ class RunView:
             try:
                 for section, values in json.loads((self.folder / name).read_bytes()).items():
                     tree.setdefault(section, {}).update(values)
-            except (OSError, ValueError, AttributeError):
+            except (OSError, ValueError, AttributeError, TypeError):
                 continue
         return tree
 
@@ -136,7 +154,7 @@ class RunView:
                 tail = file.read()
             found = tail.rindex(b'\n "versions": ')
             return dict(json.loads(b"{" + tail[found:])["versions"])
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError):
             return {}
 
     def nodes(self) -> list[Row]:
@@ -150,23 +168,23 @@ class RunView:
             names = sorted({*known, *self._log.names}, key=by_number)
             return [self._node(name, known.get(name), latest.get(name, []), span_s, now_s, clock_s) for name in names]
 
-    def round(self, number: int) -> Round | None:
+    def round(self, round: int) -> Round | None:
         """Any round as it was, or the open one; None if it has not begun."""
         with self._lock:
-            if self._open is not None and self._open.number == number:
+            if self._open is not None and self._open.number == round:
                 return self._open
-            if not 1 <= number <= len(self._log.starts):
+            if not 1 <= round <= len(self._log.starts):
                 return None
             try:
-                return fold(number, self._log.lines(number), self._log.names)
+                return fold(round, self._log.lines(round), self._log.names)
             except LogGone:
                 return None
 
-    def pay_upto(self, round_: int) -> dict[str, int]:
+    def pay_upto(self, round: int) -> dict[str, int]:
         """Name -> wei that the node had earned by the end of a round."""
         with self._lock:
             names = {node["address"]: node["name"] for node in self._books.nodes}
-            return {names.get(address, address): pay.wei for address, pay in self._books.pay_upto(round_).items()}
+            return {names.get(address, address): pay.wei for address, pay in self._books.pay_upto(round).items()}
 
     def history_of(self, node: str, *, rounds: int = 200) -> list[Row]:
         """What a node did in the last ``rounds`` rounds."""
@@ -179,8 +197,8 @@ class RunView:
         with self._lock:
             last = len(self._log.starts) if before is None else min(before - 1, len(self._log.starts))
             found: list[Happening] = []
-            for number in range(last, max(0, last - rounds), -1):
-                seen = self.round(number)
+            for round in range(last, max(0, last - rounds), -1):
+                seen = self.round(round)
                 found += reversed(seen.happenings if seen else [])
             if 0 <= last <= rounds:
                 found += reversed(fold(0, self._log.opening(), self._log.names).happenings)
@@ -189,13 +207,13 @@ class RunView:
     def _take_rounds(self) -> None:
         """Read new rounds: closed ones by their last lines, and the newest ones completely."""
         begun = len(self._log.starts)
-        for number in range(len(self.rounds) + 1, begun + 1):
-            end = closed(self._log.closing(number))
+        for round in range(len(self.rounds) + 1, begun + 1):
+            end = closed(self._log.closing(round))
             if end is None:
                 break
             self.rounds.append(self._row(end))
-            if number > begun - RECENT - 1:
-                self._recent.append(fold(number, self._log.lines(number), self._log.names))
+            if round > begun - RECENT - 1:
+                self._recent.append(fold(round, self._log.lines(round), self._log.names))
         if self.rounds and len(self.rounds) == begun and self.rounds[-1]["loss"] is None:
             end = closed(self._log.closing(begun))  # a round's loss is measured after the round is closed
             self.rounds[-1]["loss"] = end and end.loss
@@ -204,21 +222,21 @@ class RunView:
 
     def _row(self, end: Closed) -> Row:
         row = {
-            "round": end.number,
+            "round": end.round,
             "seconds": end.ended_s,
             "took_s": end.ended_s - end.started_s,
             "loss": end.loss,
-            "metrics": self._books.metrics.get(end.number, {}),
+            "metrics": self._books.metrics.get(end.round, {}),
             "selected": end.selected,
             "arrived": end.arrived,
             "late": end.late,
-            "refused": self._books.refused.get(end.number, 0),
+            "refused": self._books.refused.get(end.round, 0),
             "bytes_up": end.bytes_up,
             "bytes_down": end.bytes_down,
             "model": end.model,
             "rolled_back": end.rolled_back,
         }
-        return row | asdict(self._books.commits.get(end.number) or Commit(""))
+        return row | asdict(self._books.commits.get(end.round) or Commit(""))
 
     def _take_books(self) -> None:
         """Bring rows up to date with commits, refusals and metrics, which are written after a round is closed."""
@@ -242,7 +260,7 @@ class RunView:
     ) -> Row:
         state, reason = health(known, now_s=now_s) if known else ("joining", "no round has ended since it came")
         device = known["device"] if known else {}
-        earned = self._books.pay.get(known["address"], Pay()) if known else Pay()
+        earned = self._books.pay.get(known["address"], Earned()) if known else Earned()
         done = [work for work in works if work.verdict in ("counted", "late")]
         busy_s = sum(work.compute_s or 0.0 for work in works)
         last = works[-1] if works else None
@@ -263,9 +281,14 @@ class RunView:
             "phase": _phase(works, clock_s) if self._open else "waiting",
             "verdict": last and last.verdict,
             "verdict_reason": last.reason if last else "",
-            "wei": str(earned.wei),
+            "wei": self.paid(earned.wei),
             "rounds_paid": earned.rounds,
         }
+
+    def paid(self, wei: int) -> str | None:
+        """Wei as JSON can hold it; None where no chain pays what the books share out."""
+        session = self._books.session
+        return None if session is not None and session.chain_id == 0 else str(wei)
 
     def _run_clock_s(self, now_s: float) -> float:
         """Seconds on the run's clock: the time of its newest line and, on the wall clock, the time since then."""

@@ -146,7 +146,7 @@ def _nodes(nodes: Sequence[Row], room: int, width: int, now_s: float) -> Rendera
         seen_s = node["seen_s"]
         up, rtt = words.rate(node["uplink_bps"]), words.seconds(node["rtt_s"])
         seen = f"{words.seconds(max(0.0, now_s - seen_s))} ago" if seen_s else "-"
-        pay = words.money(int(node["wei"]), "").rstrip()
+        pay = words.money(node["wei"] and int(node["wei"]), "").rstrip()
         health = Text(node["state"], style=_COLOURS.get(node["state"], ""))
         if wide and node["state"] not in ("sound", "joining"):
             health.append(f"  {printable(node['reason'])}", style="dim")

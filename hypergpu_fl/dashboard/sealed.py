@@ -13,7 +13,7 @@ from hypergpu_fl.ledger.books import Books, read_session
 from hypergpu_fl.ledger.bundle import round_record
 
 
-def sealed_round(folder: Path, number: int) -> dict[str, Any]:
+def sealed_round(folder: Path, round: int) -> dict[str, Any]:
     """A round from a run's database, which is opened read-only.
 
     Raises
@@ -26,11 +26,11 @@ def sealed_round(folder: Path, number: int) -> dict[str, Any]:
     try:
         with engine.connect() as connection:
             session = read_session(connection) if path.is_file() else None
-            rounds = Books(session["id"]).sealed_rounds(connection, only=number) if session else []
+            rounds = Books(session["id"]).sealed_rounds(connection, only=round) if session else []
     finally:
         engine.dispose()
     if session is None or not rounds:
-        raise LedgerError(f"round {number} of {folder.name} is not sealed", "wait for it")
+        raise LedgerError(f"round {round} of {folder.name} is not sealed", "wait for it")
     record = round_record(rounds[0], None).model_dump(mode="json")
     preset = preset_of(session["chain_id"])
     return {

@@ -68,9 +68,9 @@ class Segments:
                 raise LogGone from None
             return False
 
-    def lines(self, round_: int) -> list[Line]:
+    def lines(self, round: int) -> list[Line]:
         """Every complete line of a round, parsed."""
-        start, end = self.span(round_)
+        start, end = self.span(round)
         return [from_json(text) for text in self._bytes(start, end).split(b"\n") if text]
 
     def opening(self) -> list[Line]:
@@ -78,9 +78,9 @@ class Segments:
         end = self.starts[0] if self.starts else self.read_bytes
         return [from_json(text) for text in self._bytes(0, end).split(b"\n") if text]
 
-    def closing(self, round_: int) -> list[Line]:
+    def closing(self, round: int) -> list[Line]:
         """A round's last lines, from the one that closes it on; empty while the round is open."""
-        start, end = self.span(round_)
+        start, end = self.span(round)
         length = _TAIL
         while True:
             first = max(start, end - length)
@@ -93,10 +93,10 @@ class Segments:
                 return []
             length *= 4
 
-    def span(self, round_: int) -> tuple[int, int]:
+    def span(self, round: int) -> tuple[int, int]:
         """Offsets of a round's lines."""
-        start = self.starts[round_ - 1]
-        return start, self.starts[round_] if round_ < len(self.starts) else self.read_bytes
+        start = self.starts[round - 1]
+        return start, self.starts[round] if round < len(self.starts) else self.read_bytes
 
     def _bytes(self, start: int, end: int) -> bytes:
         if end <= start:

@@ -47,7 +47,9 @@ def create_app(root: Path, *, token: str = "") -> Access:
 
     @app.get("/api/runs")
     def runs() -> Response:
-        return _json([views.view(name).summary() for name in views.names()])
+        found, faults = views.readable()
+        torn = [{"run": name, "state": "unreadable", "failure": error.cause} for name, error in faults]
+        return _json([view.summary() for view in found] + torn)
 
     @app.get("/api/runs/{run}")
     def run_(run: str) -> Response:
@@ -63,14 +65,14 @@ def create_app(root: Path, *, token: str = "") -> Access:
     def nodes(run: str, form: str) -> Response:
         return _table(views.view(run).nodes(), form, f"{run}-nodes")
 
-    @app.get("/api/runs/{run}/rounds/{number}")
-    def a_round(run: str, number: Number) -> Response:
+    @app.get("/api/runs/{run}/rounds/{round}")
+    def a_round(run: str, round: Number) -> Response:
         view = views.view(run)
-        seen = view.round(number)
+        seen = view.round(round)
         if seen is None:
-            raise RunNotFound(f"round {number} of {run} has not begun", "choose an earlier one")
-        row = next((row for row in view.rounds if row["round"] == number), None)
-        pay = {name: str(wei) for name, wei in view.pay_upto(number).items()}
+            raise RunNotFound(f"round {round} of {run} has not begun", "choose an earlier one")
+        row = next((row for row in view.rounds if row["round"] == round), None)
+        pay = {name: view.paid(wei) for name, wei in view.pay_upto(round).items()}
         return _json({**asdict(seen), "row": row, "pay": pay})
 
     @app.get("/api/runs/{run}/node")
@@ -85,9 +87,9 @@ def create_app(root: Path, *, token: str = "") -> Access:
         found = views.view(run).happenings(before=before, rounds=rounds)
         return _table([asdict(happening) for happening in found], form, f"{run}-events")
 
-    @app.get("/api/runs/{run}/sealed/{number}")
-    def sealed(run: str, number: Number) -> Response:
-        return _json(sealed_round(views.view(run).folder, number))
+    @app.get("/api/runs/{run}/sealed/{round}")
+    def sealed(run: str, round: Number) -> Response:
+        return _json(sealed_round(views.view(run).folder, round))
 
     @app.get("/api/runs/{run}/stream")
     def run_stream(run: str) -> Response:
@@ -96,7 +98,7 @@ def create_app(root: Path, *, token: str = "") -> Access:
 
     @app.get("/metrics")
     def metrics() -> Response:
-        text, kind = exposition([views.view(name) for name in views.names()])
+        text, kind = exposition(views.readable()[0])
         return Response(text, media_type=kind)
 
     app.mount("/", StaticFiles(directory=STATIC, html=True))

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from hypergpu_fl.dashboard.run_view import RunView
 from hypergpu_fl.dashboard.run_views import RunViews
-from hypergpu_fl.errors import RunNotFound
+from hypergpu_fl.errors import LedgerError, RunNotFound
 from hypergpu_fl.output import to_json
 
 LOOK_S: Final = 0.25
@@ -30,6 +30,9 @@ async def of_run(views: RunViews, name: str) -> AsyncIterator[str]:
             now, rows, text = await asyncio.to_thread(_state, view)
         except (RunNotFound, OSError):
             yield _event("gone", "{}")
+            return
+        except LedgerError as error:
+            yield _event("gone", to_json({"cause": error.cause}))
             return
         if now != epoch:
             told, epoch, first = {}, now, True

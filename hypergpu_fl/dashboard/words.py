@@ -45,8 +45,10 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def money(wei: int, currency: str = "MON") -> str:
-    """Wei in the chain's coin, with three significant digits and no exponent."""
+def money(wei: int | None, currency: str = "MON") -> str:
+    """Wei in the chain's coin, with three significant digits and no exponent; None where no chain pays."""
+    if wei is None:
+        return "-"
     coins = wei / WEI
     if wei == 0 or coins >= 100:
         return f"{coins:,.0f} {currency}"

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, delete, insert, select
 
-from hypergpu_fl.ledger.contribution import Contribution, CreditedContribution, SealedContribution
+from hypergpu_fl.ledger.contribution import SealedContribution
 from hypergpu_fl.ledger.database import Uint256, contributions, refusals, rewards, rounds, seals, sessions
 from hypergpu_fl.ledger.pricing import Pricing
 from hypergpu_fl.ledger.rewards import Pay, RewardDistribution, summed
@@ -53,7 +53,8 @@ class Books:
         )
         written = {"session": session, "round": seal.round}
         earned = summed((c.credited.node, c.reward) for c in sealed.contributions)
-        _insert(connection, contributions, [_row(session, seal.round, c) for c in sealed.contributions])
+        entries = [{"session": session, "sealed_round": seal.round} | c.fields() for c in sealed.contributions]
+        _insert(connection, contributions, entries)
         refused = [written | dict(node=r.node, reason=r.reason, detail=r.detail) for r in seal.refused]
         _insert(connection, refusals, refused)
         paid = [
@@ -107,9 +108,9 @@ class Books:
         for row in connection.execute(scored.order_by(contributions.c.sealed_round, contributions.c.index)):
             rows.setdefault(row.sealed_round, []).append(row)
         distribution, pay = RewardDistribution(self.session, {}), self._pay(connection)
-        for round_ in connection.execute(query.order_by(rounds.c.round)):
-            found = rows.get(round_.round, [])
-            entries = paid_entries([(r.node, r.score) for r in found], _pricing(round_))
+        for sealed in connection.execute(query.order_by(rounds.c.round)):
+            found = rows.get(sealed.round, [])
+            entries = paid_entries([(r.node, r.score) for r in found], _pricing(sealed))
             distribution = distribution.after(entries, [r.reward for r in found], pay)
         return distribution
 
@@ -128,7 +129,8 @@ class Books:
         history: list[SealedRound] = []
         pay = self._pay(connection)
         for row in connection.execute(select(rounds).where(which).order_by(rounds.c.round)).all():
-            sealed = [_sealed(r) for r in self._rows(connection, contributions, row.round).all()]
+            found = self._rows(connection, contributions, row.round).all()
+            sealed = [SealedContribution.of_fields(self.session, r) for r in found]
             refused = [Refusal(r.node, r.reason, r.detail) for r in self._rows(connection, refusals, row.round)]
             credited = [s.credited for s in sealed]
             seal = RoundSeal(
@@ -145,12 +147,10 @@ class Books:
         query = query.where(sealed > after, sealed <= upto).distinct().order_by(sealed)
         return list(connection.execute(query).scalars())
 
-    def _rows(self, connection: Connection, table: Table, number: int) -> Any:
+    def _rows(self, connection: Connection, table: Table, round: int) -> Any:
         column = table.c.sealed_round if table is contributions else table.c.round
         order = table.c.index if table is contributions else table.c.id
-        return connection.execute(
-            select(table).where(table.c.session == self.session, column == number).order_by(order)
-        )
+        return connection.execute(select(table).where(table.c.session == self.session, column == round).order_by(order))
 
 
 def read_session(connection: Connection) -> dict[str, Any] | None:
@@ -180,31 +180,5 @@ def _insert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]
     connection.exec_driver_sql(str(statement), values)
 
 
-def _row(session: bytes, sealed_round: int, sealed: SealedContribution) -> dict[str, Any]:
-    credited, signed = sealed.credited, sealed.credited.contribution
-    return dict(
-        session=session,
-        sealed_round=sealed_round,
-        index=sealed.index,
-        round=signed.round,
-        node=credited.node,
-        base_model=signed.base_model,
-        update_hash=signed.update_hash,
-        examples=signed.examples,
-        metrics_hash=signed.metrics_hash,
-        signature=credited.signature,
-        weight=credited.weight,
-        score=credited.score,
-        reward=sealed.reward,
-        duplicate_of=credited.duplicate_of,
-    )
-
-
 def _pricing(row: Any) -> Pricing | None:
     return Pricing.model_validate_json(json.dumps(row.pricing)) if row.pricing is not None else None
-
-
-def _sealed(row: Any) -> SealedContribution:
-    signed = Contribution(row.session, row.round, row.base_model, row.update_hash, row.examples, row.metrics_hash)
-    credited = CreditedContribution(signed, row.node, row.signature, row.weight, row.score, row.duplicate_of)
-    return SealedContribution(row.index, credited, row.reward)

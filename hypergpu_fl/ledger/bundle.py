@@ -9,12 +9,9 @@ from pydantic import Field
 
 from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.files import write_whole
-from hypergpu_fl.keccak import keccak
+from hypergpu_fl.keccak import address_word, keccak
 from hypergpu_fl.ledger.contribution import (
-    Contribution,
-    CreditedContribution,
     SealedContribution,
-    address_word,
     hash_blob,
     word,
 )
@@ -71,9 +68,7 @@ class ContributionRecord(Record):
 
     def sealed(self, session: bytes) -> SealedContribution:
         """Make the contribution that these fields describe."""
-        signed = Contribution(session, self.round, self.base_model, self.update_hash, self.examples, self.metrics_hash)
-        credited = CreditedContribution(signed, self.node, self.signature, self.weight, self.score, self.duplicate_of)
-        return SealedContribution(self.index, credited, self.reward)
+        return SealedContribution.of_fields(session, self)
 
 
 class RefusalRecord(Record):
@@ -161,27 +156,10 @@ def session_id(chain_id: int, contract: str, coordinator: str, salt: bytes) -> b
 def round_record(sealed: SealedRound, commit: TransactionRecord | None) -> RoundRecord:
     """Describe a sealed round as the bundle holds it, with the proof of every leaf."""
     tree = sealed.tree
-    entries = []
-    for i, contribution in enumerate(sealed.contributions):
-        credited, signed = contribution.credited, contribution.credited.contribution
-        entries.append(
-            ContributionRecord(
-                index=contribution.index,
-                round=signed.round,
-                node=credited.node,
-                base_model=signed.base_model,
-                update_hash=signed.update_hash,
-                examples=signed.examples,
-                metrics_hash=signed.metrics_hash,
-                weight=credited.weight,
-                score=credited.score,
-                reward=contribution.reward,
-                signature=credited.signature,
-                leaf=contribution.leaf(),
-                proof=tree.proof(i),
-                duplicate_of=credited.duplicate_of,
-            )
-        )
+    entries = [
+        ContributionRecord(**contribution.fields(), leaf=contribution.leaf(), proof=tree.proof(i))
+        for i, contribution in enumerate(sealed.contributions)
+    ]
     return RoundRecord(
         round=sealed.seal.round,
         model=sealed.seal.model,

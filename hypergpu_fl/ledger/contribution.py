@@ -11,9 +11,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from hypergpu_fl.keccak import keccak
+from hypergpu_fl.keccak import address_word, keccak
 
 WEIGHT_UNIT: Final = 10**9
 """A weight of 1 (the whole mean) as the integer that is sealed."""
@@ -37,11 +37,6 @@ def typed_digest(struct: bytes) -> bytes:
 def word(value: int) -> bytes:
     """ABI encoding of an integer: 32 bytes, big-endian, a negative one as its two's complement."""
     return (value % 2**256).to_bytes(32, "big")
-
-
-def address_word(address: str) -> bytes:
-    """ABI encoding of an address: its 20 bytes, left-padded."""
-    return bytes.fromhex(address[2:]).rjust(32, b"\0")
 
 
 def hash_blob(blob: bytes | memoryview) -> bytes:
@@ -130,6 +125,35 @@ class SealedContribution:
     index: int
     credited: CreditedContribution
     reward: int
+
+    @classmethod
+    def of_fields(cls, session: bytes, found: Any) -> SealedContribution:
+        """The contribution that a row of the books or a record of the bundle describes, whose names are the same."""
+        signed = Contribution(
+            session, found.round, found.base_model, found.update_hash, found.examples, found.metrics_hash
+        )
+        credited = CreditedContribution(
+            signed, found.node, found.signature, found.weight, found.score, found.duplicate_of
+        )
+        return cls(found.index, credited, found.reward)
+
+    def fields(self) -> dict[str, Any]:
+        """What `of_fields` reads."""
+        credited, signed = self.credited, self.credited.contribution
+        return dict(
+            index=self.index,
+            round=signed.round,
+            node=credited.node,
+            base_model=signed.base_model,
+            update_hash=signed.update_hash,
+            examples=signed.examples,
+            metrics_hash=signed.metrics_hash,
+            weight=credited.weight,
+            score=credited.score,
+            reward=self.reward,
+            signature=credited.signature,
+            duplicate_of=credited.duplicate_of,
+        )
 
     def leaf(self) -> bytes:
         """OpenZeppelin `standard-v1` leaf: ``keccak(keccak(abi.encode(fields)))``.

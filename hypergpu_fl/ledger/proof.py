@@ -102,8 +102,8 @@ class ContributionProof(Record):
     @property
     def sealed(self) -> SealedContribution:
         """The contribution that the values describe."""
-        session, round_, index, node, base, update, examples, metrics, weight, score, reward = self.value
-        signed = Contribution(session, round_, base, update, examples, metrics)
+        session, round, index, node, base, update, examples, metrics, weight, score, reward = self.value
+        signed = Contribution(session, round, base, update, examples, metrics)
         return SealedContribution(index, CreditedContribution(signed, node, self.signature, weight, score), reward)
 
 
@@ -188,8 +188,8 @@ def contribution_proof(
     )  # fmt: skip
 
 
-def proof_from_bundle(bundle: Bundle, *, node: str, number: int, name: str = "") -> ContributionProof:
-    """Proof of the contribution of `node` that round `number` sealed, up to the last committed round.
+def proof_from_bundle(bundle: Bundle, *, node: str, round: int, name: str = "") -> ContributionProof:
+    """Proof of the contribution of `node` that `round` sealed, up to the last committed round.
 
     `node` is an address; `name` is what an error calls it.
 
@@ -198,20 +198,20 @@ def proof_from_bundle(bundle: Bundle, *, node: str, number: int, name: str = "")
     LedgerError
         If there is no such round, or it sealed nothing of the node.
     """
-    if not 1 <= number <= len(bundle.rounds):
-        raise LedgerError(f"there is no round {number}", f"rounds go from 1 to {len(bundle.rounds)}")
-    record = bundle.rounds[number - 1]
+    if not 1 <= round <= len(bundle.rounds):
+        raise LedgerError(f"there is no round {round}", f"rounds go from 1 to {len(bundle.rounds)}")
+    record = bundle.rounds[round - 1]
     entry = next((entry for entry in record.contributions if entry.node.lower() == node.lower()), None)
     if entry is None:
         raise LedgerError(
-            f"round {number} sealed nothing of {name or node}", f"`hypergpu ledger show` names who is in round {number}"
+            f"round {round} sealed nothing of {name or node}", f"`hypergpu ledger show` names who is in round {round}"
         )
     included = [r.round for r in bundle.rounds if r.commit and r.commit.state in ("INCLUDED", "FINALIZED")]
-    last = max(max(included, default=len(bundle.rounds)), number)
+    last = max(max(included, default=len(bundle.rounds)), round)
     heads = [bundle.session.id, *(r.head for r in bundle.rounds)]
-    previous = bundle.rounds[number - 2] if number > 1 else None
-    granted = GrantedRound.of(bundle.session.id, record, previous, heads[max(number - 2, 0)])
-    return contribution_proof(bundle.session, bundle.rounds[number - 1 : last], heads[number - 1], entry, granted)
+    previous = bundle.rounds[round - 2] if round > 1 else None
+    granted = GrantedRound.of(bundle.session.id, record, previous, heads[max(round - 2, 0)])
+    return contribution_proof(bundle.session, bundle.rounds[round - 1 : last], heads[round - 1], entry, granted)
 
 
 def verify_proof(proof: ContributionProof) -> None:

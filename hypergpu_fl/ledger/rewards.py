@@ -25,7 +25,7 @@ SHARES: Final = 10**6
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Scored:
     """What rewards need of a contribution: its account, its score, and its work in any unit that the round shares."""
 
     account: str
@@ -71,7 +71,7 @@ class RewardDistribution:
     standing: Mapping[str, int] = field(default_factory=dict)
     unspent: int = 0
 
-    def rewards(self, entries: Sequence[Entry], pay: Pay) -> list[int]:
+    def rewards(self, entries: Sequence[Scored], pay: Pay) -> list[int]:
         """What a round pays for each contribution, in wei; an account's whole pay stands at its first contribution."""
         base = pay.budget * pay.base // SHARES
         amounts = dict.fromkeys((entry.account for entry in entries), 0)
@@ -87,13 +87,13 @@ class RewardDistribution:
                 amounts[account] += left * worth[account] // max(here, typical)
         return [amounts.pop(entry.account, 0) for entry in entries]
 
-    def after(self, entries: Sequence[Entry], rewards: Sequence[int], pay: Pay) -> RewardDistribution:
+    def after(self, entries: Sequence[Scored], rewards: Sequence[int], pay: Pay) -> RewardDistribution:
         """Distribution after a round that paid these rewards."""
         earned = zip((entry.account for entry in entries), rewards, strict=True)
         left = self.unspent + pay.budget - sum(rewards)
         return RewardDistribution(self.session, summed(earned, self.cumulative), self._standing_with(entries), left)
 
-    def _standing_with(self, entries: Sequence[Entry]) -> dict[str, int]:
+    def _standing_with(self, entries: Sequence[Scored]) -> dict[str, int]:
         kept, whole = KEPT
         standing = {account: value * kept // whole for account, value in self.standing.items()}
         for entry in entries:

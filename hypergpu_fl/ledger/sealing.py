@@ -10,7 +10,7 @@ from hypergpu_fl.ledger.contribution import CreditedContribution, SealedContribu
 from hypergpu_fl.ledger.merkle import MerkleTree
 from hypergpu_fl.ledger.pricing import Pricing
 from hypergpu_fl.ledger.reward_tree import RewardTree
-from hypergpu_fl.ledger.rewards import Entry, Pay, RewardDistribution, summed
+from hypergpu_fl.ledger.rewards import Pay, RewardDistribution, Scored, summed
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class RoundSeal:
     pricing: Pricing | None = None
 
     @property
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[Scored]:
         """What rewards need of the contributions."""
         return paid_entries([(c.node, c.score) for c in self.contributions], self.pricing)
 
@@ -92,10 +92,10 @@ def next_head(head: bytes, *, round: int, root: bytes, model: bytes, rewards_roo
     return keccak(head + word(round) + root + model + rewards_root + word(owed))
 
 
-def paid_entries(scored: Sequence[tuple[str, int]], pricing: Pricing | None) -> list[Entry]:
+def paid_entries(scored: Sequence[tuple[str, int]], pricing: Pricing | None) -> list[Scored]:
     """What rewards need of contributions, from pairs of account and score."""
     work = [priced.work for priced in pricing.contributions] if pricing else [0] * len(scored)
-    return [Entry(account, score, done) for (account, score), done in zip(scored, work, strict=True)]
+    return [Scored(account, score, done) for (account, score), done in zip(scored, work, strict=True)]
 
 
 def round_tree(

@@ -50,10 +50,10 @@ class SharedWork:
     debits: dict[str, int] = field(default_factory=dict)
 
     def shared(
-        self, round_: int, nodes: Sequence[str], sketches_NS: NDArray[np.float32], scores: Sequence[int]
+        self, round: int, nodes: Sequence[str], sketches_NS: NDArray[np.float32], scores: Sequence[int]
     ) -> tuple[list[int], list[str]]:
         """Scores after near copies have shared, and the node whose update each update nearly equals, or ``""``."""
-        self.known = [entry for entry in self.known[-MOST_KNOWN:] if entry.round >= round_ - ROUNDS]
+        self.known = [entry for entry in self.known[-MOST_KNOWN:] if entry.round >= round - ROUNDS]
         units_NS, credits, twins = unit(sketches_NS), list(scores), [""] * len(nodes)
         near_NN, names = cosines(units_NS, units_NS), np.asarray(nodes)
         unlike_NN = names[:, None] != names
@@ -67,7 +67,7 @@ class SharedWork:
         if self.known:
             self._share_with_earlier(nodes, units_NS, credits, twins, limit)
         self.known += [
-            Credited(round_, node, unit_S, max(0, credit))
+            Credited(round, node, unit_S, max(0, credit))
             for node, unit_S, credit in zip(nodes, units_NS, credits, strict=True)
         ]
         paid = list(credits)
@@ -115,8 +115,8 @@ class SharedWork:
     def restored(cls, state: dict[str, Any], sketches: NDArray[np.float32]) -> SharedWork:
         """Inverse of ``state``."""
         known = [
-            Credited(round_, node, unit_S, int(credit))
-            for (round_, node, credit), unit_S in zip(state["known"], sketches, strict=True)
+            Credited(round, node, unit_S, int(credit))
+            for (round, node, credit), unit_S in zip(state["known"], sketches, strict=True)
         ]
         return cls(known, {node: int(debit) for node, debit in state["debits"].items()})
 

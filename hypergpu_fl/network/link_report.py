@@ -14,7 +14,7 @@ from typing import Any, Final
 from flwr.app import MetricRecord, RecordDict
 
 from hypergpu_fl.errors import NetworkError
-from hypergpu_fl.network.probe import Direction, Findings, Target, probe
+from hypergpu_fl.network.probe import Direction, LinkFindings, ProbeTarget, probe
 from strategies import wire
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def direction_of(number: int, *, last_reply_bytes: int) -> Direction:
     return "none" if last_reply_bytes >= PASSIVE_BYTES else DIRECTIONS[number % len(DIRECTIONS)]
 
 
-def target_of(node_config: Mapping[str, Any]) -> Target | None:
+def target_of(node_config: Mapping[str, Any]) -> ProbeTarget | None:
     """The SuperLink as ``--node-config`` names it (``superlink``, ``root-certificates``); None if it does not.
 
     Raises
@@ -48,7 +48,7 @@ def target_of(node_config: Mapping[str, Any]) -> Target | None:
     if not address:
         return None
     insecure = str(node_config.get("insecure", "false")).lower() == "true"
-    return Target.parse(address, str(node_config.get("root-certificates", "")), insecure=insecure)
+    return ProbeTarget.parse(address, str(node_config.get("root-certificates", "")), insecure=insecure)
 
 
 def report_link(node_config: Mapping[str, Any], state: RecordDict, *, reply_bytes: int = 0) -> MetricRecord | None:
@@ -68,7 +68,7 @@ def report_link(node_config: Mapping[str, Any], state: RecordDict, *, reply_byte
         return None
 
 
-def record_of(findings: Findings) -> MetricRecord:
+def record_of(findings: LinkFindings) -> MetricRecord:
     """Findings as the LINK record; what was not found is left out."""
     values = {WIRE_KEYS[f.name]: getattr(findings, f.name) for f in fields(findings)}
     return MetricRecord({key: value for key, value in values.items() if value is not None})

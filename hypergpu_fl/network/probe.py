@@ -42,7 +42,7 @@ MOST_HEALTH_REQUESTS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ProbeTarget:
     """A SuperLink's address, and how to trust it; ``tls`` None is plain HTTP."""
 
     host: str
@@ -50,7 +50,7 @@ class Target:
     tls: ssl.SSLContext | None = None
 
     @classmethod
-    def parse(cls, address: str, root_certificates: str = "", *, insecure: bool = False) -> Target:
+    def parse(cls, address: str, root_certificates: str = "", *, insecure: bool = False) -> ProbeTarget:
         """Target of ``HOST:PORT`` (``[IPv6]:PORT``), verified against a PEM file or the system's authorities.
 
         Raises
@@ -80,7 +80,7 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
+class LinkFindings:
     """What a probe found; None where it found nothing. ``loss_rate`` is retransmitted over sent bytes."""
 
     rtt_s: float
@@ -93,7 +93,7 @@ class Findings:
 class _Stream:
     """One connection: its handshakes and health requests done, ready for bulk."""
 
-    def __init__(self, target: Target, deadline_s: float) -> None:
+    def __init__(self, target: ProbeTarget, deadline_s: float) -> None:
         self.host = f"{target.host}:{target.port}".encode()
         began_s = time.monotonic()
         family, _, _, _, address = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)[0]
@@ -130,7 +130,7 @@ class _Stream:
         return tcp_info(self.socket)
 
 
-def probe(target: Target, *, direction: Direction = "up", budget: Budget | None = None) -> Findings:
+def probe(target: ProbeTarget, *, direction: Direction = "up", budget: Budget | None = None) -> LinkFindings:
     """Measure the link to ``target``, within ``budget``.
 
     The round trip is the kernel's least before any bulk. Where that is under 10 ms, but requests take over four
@@ -162,11 +162,11 @@ def probe(target: Target, *, direction: Direction = "up", budget: Budget | None 
             f"the SuperLink at {target.host}:{target.port} does not answer the probe: {error}",
             "check superlink and root-certificates in this node's --node-config",
         ) from error
-    return Findings(rtt_s, jitter_s, loss_rate, up_bps, down_bps)
+    return LinkFindings(rtt_s, jitter_s, loss_rate, up_bps, down_bps)
 
 
 @contextmanager
-def _streams(target: Target, deadline_s: float, direction: Direction) -> Iterator[Sequence[_Stream]]:
+def _streams(target: ProbeTarget, deadline_s: float, direction: Direction) -> Iterator[Sequence[_Stream]]:
     def open_one(_: int) -> _Stream:
         stream = _Stream(target, deadline_s)
         try:

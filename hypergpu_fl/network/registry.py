@@ -51,7 +51,7 @@ nodes = Table(
 )
 
 
-class Status(StrEnum):
+class NodeStatus(StrEnum):
     """Where a node stands."""
 
     JOINING = "joining"  # it said who it is, but has delivered nothing yet
@@ -71,7 +71,7 @@ class NodeRecord:
     joined_s: float
     address: str = ""
     device: Mapping[str, Any] = field(default_factory=dict)
-    status: str = Status.JOINING
+    status: str = NodeStatus.JOINING
     heartbeat_s: float | None = None
     last_seen_s: float | None = None
     tries: int = 0
@@ -95,17 +95,17 @@ class NodeRecord:
         return self.successes / self.tries if self.tries else None
 
 
-def status_of(record: NodeRecord, *, online: bool, at_work: bool) -> Status:
+def status_of(record: NodeRecord, *, online: bool, at_work: bool) -> NodeStatus:
     """Status from what is recorded and whether Flower sees the node and it has work."""
     if record.excluded_until_s is not None:
-        return Status.EXCLUDED
+        return NodeStatus.EXCLUDED
     if not online:
-        return Status.OFFLINE
+        return NodeStatus.OFFLINE
     if record.failures_in_a_row:
-        return Status.SUSPECT
+        return NodeStatus.SUSPECT
     if at_work:
-        return Status.TRAINING
-    return Status.ONLINE if record.successes else Status.JOINING
+        return NodeStatus.TRAINING
+    return NodeStatus.ONLINE if record.successes else NodeStatus.JOINING
 
 
 class Registry:

@@ -59,7 +59,7 @@ PROFILES = {
 }
 
 
-def draw(profile: Profile, nodes: int, *, seed: int) -> list[SimulatedLink]:
+def draw_links(profile: Profile, nodes: int, *, seed: int) -> list[SimulatedLink]:
     """``nodes`` independent links of one population."""
     z_N4 = np.random.default_rng([seed, 0x11]).standard_normal((nodes, 4))
     links = []

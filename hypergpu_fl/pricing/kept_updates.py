@@ -33,14 +33,14 @@ STATE: Final = "state"
 _OPEN: Final = "open"
 
 
-def round_folder(folder: Path, number: int) -> Path:
+def round_folder(folder: Path, round: int) -> Path:
     """Folder of a round's updates."""
-    return folder / f"{number:08d}"
+    return folder / f"{round:08d}"
 
 
-def model_after(folder: Path, number: int) -> Path:
+def model_after(folder: Path, round: int) -> Path:
     """File of the model's whole state after a round."""
-    return folder / f"after-{number:08d}.npz"
+    return folder / f"after-{round:08d}.npz"
 
 
 class KeptUpdates:
@@ -68,7 +68,7 @@ class KeptUpdates:
             else:
                 self._rounds[int(path.name)] = sum(file.stat().st_size for file in path.iterdir())
         self._models = sorted(int(path.stem.removeprefix("after-")) for path in folder.glob("after-*.npz"))
-        for lost in [number for number in self._models if number > last_round]:
+        for lost in [round for round in self._models if round > last_round]:
             model_after(folder, lost).unlink()
             self._models.remove(lost)
 
@@ -79,22 +79,22 @@ class KeptUpdates:
             np.save(self._folder / FIRST, first_P)
             self._write()
 
-    def closed(self, number: int, model: GlobalModel) -> None:
-        """Keep the open round's updates as those of round ``number``; ``model`` is the model after that round."""
-        opened, kept = self._folder / _OPEN, round_folder(self._folder, number)
+    def closed(self, round: int, model: GlobalModel) -> None:
+        """Keep the open round's updates as those of ``round``; ``model`` is the model after that round."""
+        opened, kept = self._folder / _OPEN, round_folder(self._folder, round)
         if not self._limit_bytes:
             shutil.rmtree(opened, ignore_errors=True)
             return
         opened.mkdir(parents=True, exist_ok=True)
         opened.rename(kept)
-        self._rounds[number] = sum(file.stat().st_size for file in kept.iterdir())
+        self._rounds[round] = sum(file.stat().st_size for file in kept.iterdir())
         gathered = sum(size for other, size in self._rounds.items() if other > (self._models or [0])[-1])
         if gathered >= self._limit_bytes / 2:
             state, vectors = model.state()
-            with model_after(self._folder, number).open("wb") as stream:
+            with model_after(self._folder, round).open("wb") as stream:
                 save: Any = np.savez  # its type stub does not allow arrays by arbitrary names beside allow_pickle
                 save(stream, **{STATE: np.array(json.dumps(state)), **vectors})
-            self._models.append(number)
+            self._models.append(round)
             for old in self._models[:-2]:
                 model_after(self._folder, old).unlink()
                 self._models.remove(old)

@@ -228,12 +228,12 @@ class Pricer:
         self._shared(entries, outcome.round, scores)
 
     def _shared(
-        self, entries: Sequence[_Entry], round_: int, scores: Sequence[int]
+        self, entries: Sequence[_Entry], round: int, scores: Sequence[int]
     ) -> tuple[Sequence[int], Sequence[str]]:
         if not entries:
             return [], []
         nodes, sketches = [entry.node for entry in entries], np.stack([entry.sketch for entry in entries])
-        return self._rounds.shared_work.shared(round_, nodes, sketches, scores)
+        return self._rounds.shared_work.shared(round, nodes, sketches, scores)
 
     def _check_base(self, outcome: RoundOutcome) -> None:
         """Raise if the model before the round has no loss, or no gradient, either."""
@@ -303,7 +303,7 @@ class Pricer:
             for entry, count in zip(entries, examples, strict=True)
         ]
 
-    def _among_coalitions(self, entries: Sequence[_Entry], weights: Sequence[float], round_: int) -> list[int]:
+    def _among_coalitions(self, entries: Sequence[_Entry], weights: Sequence[float], round: int) -> list[int]:
         updates = [self._decode(self._blobs.get(entry.digest)) for entry in entries]
 
         def loss(members: Coalition) -> float:
@@ -315,7 +315,7 @@ class Pricer:
 
         if self._scoring == "leave_one_out":
             return to_scores(leave_one_out(len(entries), loss))
-        rng = np.random.default_rng([self._seed, round_])
+        rng = np.random.default_rng([self._seed, round])
         return to_scores(gtg_shapley(len(entries), loss, rng=rng))
 
     def _loss_when_moved(self, moved_P: Vector) -> float:

@@ -46,8 +46,8 @@ class _Base:
 
     @classmethod
     def of(cls, file: Path) -> _Base:
-        number, _, digest = file.stem.partition("-")
-        return cls(int(number), bytes.fromhex(digest))
+        round, _, digest = file.stem.partition("-")
+        return cls(int(round), bytes.fromhex(digest))
 
 
 class PricedRounds:
@@ -70,12 +70,12 @@ class PricedRounds:
             (folder / lost.name).unlink()
         self.shared_work = self._restored(last_round)
 
-    def path(self, number: int, base_P: Vector, model: bytes) -> ModelPath:
-        """How the model moved until round ``number`` began from ``base_P``, whose hash is ``model``.
+    def path(self, round: int, base_P: Vector, model: bytes) -> ModelPath:
+        """How the model moved until ``round`` began from ``base_P``, whose hash is ``model``.
 
         Keeps ``base_P`` for later rounds.
         """
-        self._write(_Base(number, model), base_P)
+        self._write(_Base(round, model), base_P)
         most = max(1, min(MOVEMENTS, LARGEST_BYTES // (4 * max(1, base_P.size)) - 1))
         *earlier, _ = self._bases
         known = [base_P, *(self._read(base) for base in reversed(earlier[-most:]))]
@@ -84,12 +84,12 @@ class PricedRounds:
         movements = [newer - older for newer, older in zip(known, known[1:], strict=False)]
         return ModelPath(movements, [model, *(base.hash for base in reversed(earlier[-most:]))])
 
-    def save(self, number: int) -> None:
-        """Keep what round ``number`` credited."""
+    def save(self, round: int) -> None:
+        """Keep what ``round`` credited."""
         state, sketches = self.shared_work.state()
-        with replacing(self._credits(number)) as draft, draft.open("wb") as stream:
+        with replacing(self._credits(round)) as draft, draft.open("wb") as stream:
             np.savez(stream, state=np.array(json.dumps(state)), sketches=sketches)
-        self._credits(number - 2).unlink(missing_ok=True)  # a checkpoint is at most one round ahead of the books
+        self._credits(round - 2).unlink(missing_ok=True)  # a checkpoint is at most one round ahead of the books
 
     def _restored(self, last_round: int) -> SharedWork:
         if not self._credits(last_round).is_file():
@@ -97,8 +97,8 @@ class PricedRounds:
         with np.load(self._credits(last_round)) as content:
             return SharedWork.restored(json.loads(str(content["state"])), content["sketches"])
 
-    def _credits(self, number: int) -> Path:
-        return self._folder / f"{number:08d}.npz"
+    def _credits(self, round: int) -> Path:
+        return self._folder / f"{round:08d}.npz"
 
     def _read(self, base: _Base) -> Vector:
         vector_P: Vector = np.load(self._folder / base.name, mmap_mode="r")

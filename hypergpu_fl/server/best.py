@@ -31,7 +31,7 @@ def best_round(history: Sequence[Mapping[str, Any]], aim: Aim) -> int | None:
         aim = Aim("accuracy") if by_accuracy else Aim("loss", more=False)
     sign = 1.0 if aim.more else -1.0
     figures = [(entry["round"], _figure(entry, aim.metric)) for entry in history]
-    measured = [(sign * figure, -round_) for round_, figure in figures if figure is not None]
+    measured = [(sign * figure, -round) for round, figure in figures if figure is not None]
     if measured:
         return -int(max(measured)[1])
     return int(history[-1]["round"]) if history else None

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from hypergpu_fl.task.loading import CONSTANTS
 from strategies.errors import Reason, Refused
 from strategies.wire import Hello
 
+ROUNDED: Final = 1e-4  # of a buffer's moments: what processors of different makes disagree by
 SHOWN: Final = 120  # characters of a value; of a long one, those around the first difference
 
 
@@ -29,10 +31,23 @@ def differences(
     """What differs between two identities of a task, both sides named; empty if nothing does."""
     lines = []
     for name in [*ours, *(name for name in theirs if name not in ours)]:
-        if ours.get(name) != theirs.get(name):
+        if ours.get(name) != theirs.get(name) and not (name == CONSTANTS and _alike(ours, theirs)):
             left, right = _shown(theirs.get(name), ours.get(name)), _shown(ours.get(name), theirs.get(name))
             lines.append(f"{name[:SHOWN]}: {left} {there}, {right} {here}")
     return "; ".join(lines)
+
+
+def _alike(ours: Mapping[str, str], theirs: Mapping[str, str]) -> bool:
+    """Whether the constant buffers differ by no more than processors round differently."""
+    pairs = [side.get(CONSTANTS, "").split() for side in (ours, theirs)]
+    return len(pairs[0]) == len(pairs[1]) and all(map(_close, *pairs))
+
+
+def _close(one: str, other: str) -> bool:
+    try:
+        return one == other or abs(float(one) - float(other)) <= ROUNDED
+    except ValueError:
+        return False
 
 
 def _shown(value: str | None, other: str | None) -> str:

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from hypergpu_fl.output import printable
+from hypergpu_fl.output import by_number, printable
 from strategies import wire
 from strategies.outcome import Accepted, Journey, Ordered, RefusedReply, RoundOutcome
 
@@ -31,7 +31,7 @@ Row = dict[str, Any]
 MOST_COLUMNS: Final = 64  # of custom metrics in the CSV: the most common ones, if nodes use different names
 
 
-def rows_of(outcome: RoundOutcome) -> list[Row]:
+def node_rows(outcome: RoundOutcome) -> list[Row]:
     """One row for each order of the round and for each late reply, sorted by the nodes' names."""
     unanswered: dict[int, list[Ordered]] = {}
     for ordered in outcome.ordered:
@@ -44,7 +44,7 @@ def rows_of(outcome: RoundOutcome) -> list[Row]:
         rows.append(_answered(outcome.round, reply, bytes_down=bytes_down))
     for orders in unanswered.values():
         rows += [_unanswered(outcome, ordered) for ordered in orders]
-    rows.sort(key=lambda row: _by_number(row["node"]))
+    rows.sort(key=lambda row: by_number(row["node"]))
     attempts: Counter[str] = Counter()
     for row in rows:
         attempts[row["node"]] += 1
@@ -87,11 +87,11 @@ def _row(**known: Any) -> Row:
     return {**dict.fromkeys(fields.split()), "metrics": {}, **known}
 
 
-def _answered(round_: int, reply: Accepted | RefusedReply, *, bytes_down: int) -> Row:
+def _answered(round: int, reply: Accepted | RefusedReply, *, bytes_down: int) -> Row:
     journey: Journey = reply.journey
     samples = journey.metrics.get(wire.SAMPLES)
     row = _row(
-        round=round_,
+        round=round,
         node=reply.node,
         ordered=journey.round,
         steps=journey.steps,
@@ -110,7 +110,7 @@ def _answered(round_: int, reply: Accepted | RefusedReply, *, bytes_down: int) -
     if isinstance(reply, RefusedReply):
         text = f"{reply.reason}: {reply.detail}" if reply.detail else str(reply.reason)
         return row | {"verdict": "refused", "refusal": " ".join(text.split())}
-    verdict = "counted" if journey.round == round_ else "late"
+    verdict = "counted" if journey.round == round else "late"
     return row | {"verdict": verdict, "weight": reply.weight, "staleness": reply.staleness, "bytes_up": reply.bytes_up}
 
 
@@ -125,9 +125,3 @@ def _unanswered(outcome: RoundOutcome, ordered: Ordered) -> Row:
         bytes_down=ordered.bytes_down,
         bytes_up=0,
     )
-
-
-def _by_number(name: str) -> tuple[str, int]:
-    """``node-10`` after ``node-9``."""
-    stem, _, number = name.rpartition("-")
-    return (stem, int(number)) if number.isdecimal() else (name, 0)

@@ -1,10 +1,11 @@
-"""A run in which no update counted has trained nothing, so it must fail and say why."""
+"""A run in which no update counted, or no model was kept, has trained nothing, so it must fail and say why."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from hypergpu_fl.errors import RunFailed
 from hypergpu_fl.server.node_rounds import Row
@@ -30,10 +31,13 @@ _REMEDIES: Final = {
 }
 
 
-def failure_of(rows: Sequence[Row]) -> RunFailed | None:
-    """The failure of a run whose rows show no update that counted, with the most common reason; None if one counted."""
+def failure_of(rows: Sequence[Row], history: Sequence[Mapping[str, Any]] = ()) -> RunFailed | None:
+    """The failure of a run that trained nothing, with the most common reason; None if it trained something.
+
+    Its rows show no update that counted, or its ``history``, of ``report.json``, no round whose model was kept.
+    """
     if any(row["verdict"] in ("counted", "late") for row in rows):
-        return None
+        return _never_kept(history)
     refusals = [row["refusal"] for row in rows if row["verdict"] == "refused"]
     if not refusals:
         return RunFailed(
@@ -45,6 +49,19 @@ def failure_of(rows: Sequence[Row]) -> RunFailed | None:
     return RunFailed(
         f"nothing was trained: no update counted, {times} of {len(refusals)} replies were refused as {example}",
         _remedy(reason, example),
+    )
+
+
+def _never_kept(history: Sequence[Mapping[str, Any]]) -> RunFailed | None:
+    exploded = [entry for entry in history if entry.get("kept") is False and entry["arrived"]]
+    if not exploded or any(entry.get("kept", True) for entry in history):
+        return None
+    broken = sum(entry["loss"] is None or not math.isfinite(entry["loss"]) for entry in exploded)
+    what = "was not finite" if 2 * broken >= len(exploded) else "was far above the untrained model's"
+    return RunFailed(
+        f"nothing was trained: no round's model was kept, in {len(exploded)} of {len(history)} rounds since its "
+        f"weights or its held-out loss exploded; mostly, the loss {what}",
+        _LEARN_SLOWER,
     )
 
 

@@ -20,7 +20,7 @@ from hypergpu_fl.server.accounting import Accounting, Admitted
 from hypergpu_fl.server.enrolment import SameTask
 from hypergpu_fl.server.evaluation import Evaluation
 from hypergpu_fl.server.local_work import LocalWork
-from hypergpu_fl.server.node_rounds import rows_of
+from hypergpu_fl.server.node_rounds import node_rows
 from hypergpu_fl.server.report import Report
 from hypergpu_fl.server.resumption import Checkpointing
 from hypergpu_fl.server.round_tables import RoundTables
@@ -97,10 +97,10 @@ class Pipeline(Attendant[Admitted]):
         measured = self._measured(outcome)
         seal, priced = self.accounting.priced(outcome)
         self.engine.evaluated(measured.loss if priced else math.nan)
-        self.report.closed(outcome)
+        self.report.closed(outcome, kept=outcome.step is not None and not self.engine.state.exploded)
         self.local_work.closed(outcome)
         self.report.evaluated(measured.loss, measured.metrics)
-        self.round_tables.add(outcome.round, measured.metrics, rows_of(outcome))
+        self.round_tables.add(outcome.round, measured.metrics, node_rows(outcome))
         self.registry.closed(outcome)
         mark = self.log.sync()
         self.checkpointing.closed(outcome, mark)

@@ -40,8 +40,8 @@ class Report:
     now_s: Callable[[], float] = time.monotonic
     _ended_s: list[float] = field(default_factory=list)
 
-    def closed(self, outcome: RoundOutcome) -> None:
-        """Add the round; `evaluated` completes it."""
+    def closed(self, outcome: RoundOutcome, *, kept: bool) -> None:
+        """Add the round, and whether it made a model that was ``kept``; `evaluated` completes it."""
         self.history.append(
             {
                 "round": outcome.round,
@@ -53,6 +53,7 @@ class Report:
                 "arrived": len(outcome.accepted),
                 "late": outcome.late,
                 "rejected": len(outcome.refused),
+                "kept": kept,
                 "bytes_up": outcome.bytes_up,
                 "bytes_down": outcome.bytes_down,
                 "root": "",
@@ -82,10 +83,10 @@ class Report:
             _left(self._ended_s, self.config.training.rounds - entry["round"]),
         )
 
-    def sealed(self, round_: int, **facts: Any) -> None:
+    def sealed(self, round: int, **facts: Any) -> None:
         """Add what the ledger and the chain know of a round: ``root, tx, block, status``."""
         for entry in self.history:
-            if entry["round"] == round_:
+            if entry["round"] == round:
                 entry.update(facts)
 
     def document(

@@ -121,7 +121,7 @@ def resume(
     """Put ``strategy``, its log and ``report`` back to where they were after ``last_round``, the newest in the books.
 
     Work that was under way is lost; its nodes are free. If that round's model is torn, the round stays booked and the
-    next round begins by rolling back to the model before it. ``task_file`` is the digest of the user's own file, empty
+    next round begins by rolling back to the model before it. ``task_file`` is the digest of the user's own code, empty
     where there is none; a changed one is told. Returns the seconds on the run's clock, the log, and the best model.
 
     Raises
@@ -145,7 +145,7 @@ def resume(
         report.stretches = stretches_with(state["stretches"], settings, last_round + 1, task_file)
         if task_file_at_the_end(state["stretches"]) not in ("", task_file):
             logger.warning(
-                "the file of {} has changed: from round {} on it trains as it is now",
+                "the code of {} has changed: from round {} on it trains as it is now",
                 report.config.training.task,
                 last_round + 1,
             )

@@ -52,13 +52,13 @@ class RoundTables:
             for table in (round_metrics, node_rounds):
                 connection.execute(delete(table).where(table.c.round > last_round))
 
-    def add(self, round_: int, metrics: Mapping[str, float], rows: Sequence[Row]) -> None:
+    def add(self, round: int, metrics: Mapping[str, float], rows: Sequence[Row]) -> None:
         """Keep a closed round: the model's metrics, null where one is not finite, and the nodes' rows."""
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         with self._engine.begin() as connection:
-            connection.execute(insert(round_metrics).values(round=round_, metrics=finite))
+            connection.execute(insert(round_metrics).values(round=round, metrics=finite))
             if rows:
-                connection.execute(insert(node_rounds), [{"round": round_, "row": row} for row in rows])
+                connection.execute(insert(node_rounds), [{"round": round, "row": row} for row in rows])
 
     def rows(self) -> list[Row]:
         """All nodes' rows, by round and by the nodes' names."""

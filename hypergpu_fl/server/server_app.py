@@ -43,15 +43,16 @@ from hypergpu_fl.server.no_better import warning_of
 from hypergpu_fl.server.node_rounds import Row, as_csv
 from hypergpu_fl.server.nothing_counted import failure_of
 from hypergpu_fl.server.pipeline import Pipeline
+from hypergpu_fl.server.ray_actors import renew_dead_actors
 from hypergpu_fl.server.report import Report, write_json
 from hypergpu_fl.server.resumption import Checkpointing, check_same_task, check_unchanged, keep_settings, resume
 from hypergpu_fl.server.round_tables import RoundTables
 from hypergpu_fl.server.simulated_compute import SimulatedCompute, flops_per_sample, simulated_links
 from hypergpu_fl.settlement import Settlement
 from hypergpu_fl.task import Task, fresh_model, full_identity, load_task
-from hypergpu_fl.task.check import check_figures
+from hypergpu_fl.task.check import check_figures, check_finite
 from hypergpu_fl.task.device import resolve_device
-from hypergpu_fl.task.loading import source_digest
+from hypergpu_fl.task.source import source_digest
 from strategies import lineup
 from strategies.arrivals import Arrivals, VirtualArrivals, VirtualLinks, WallArrivals
 from strategies.arrivals.hellos import LARGEST_HELLO
@@ -87,6 +88,7 @@ def main(grid: Grid, context: Context) -> None:
     compile_ahead()
     simulated, nodes = config.network.enable_simulation, config.training.num_nodes
     if simulated:
+        renew_dead_actors()
         nodes = wait_for_nodes(grid, nodes, simulated=True)
     config = config.model_copy(
         update={
@@ -178,6 +180,7 @@ def run(
         with long_lived():
             if strategy.first_round == 1:  # the loss of chance, by which an explosion is recognised
                 fresh = evaluation.of(strategy.layout.flatten(first), strategy.layout.buffers(first))
+                check_finite(fresh, "the held-out data")
                 strategy.evaluated(fresh.loss)
             train(config, first, strategy, arrivals, report)
         if not settlement.drain(DRAIN_S):
@@ -185,8 +188,8 @@ def run(
         settlement.export_bundle()
         chain = asdict(settlement.status())
         commits = chain.pop("rounds")
-        for number, root in settlement.roots().items():
-            report.sealed(number, root="0x" + root.hex(), **commits.get(number, {}))
+        for round_, root in settlement.roots().items():
+            report.sealed(round_, root="0x" + root.hex(), **commits.get(round_, {}))
         rows = round_tables.rows()
     conclude(folder, report, strategy, rows, chain=chain, unit=task.unit, compute=compute)
 
@@ -206,9 +209,9 @@ def conclude(
     Raises
     ------
     RunFailed
-        If no update counted.
+        If no update counted, or no round's model was kept.
     """
-    failure = failure_of(rows)
+    failure = failure_of(rows, report.history)
     untrained = strategy.state.held_out.chance
     warning = None if failure else warning_of(report.history, untrained)
     write_whole(folder / "nodes.csv", as_csv(rows))

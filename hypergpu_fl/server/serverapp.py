@@ -32,7 +32,7 @@ from flwr.superlink.runtime import run_serverapp
 
 from hypergpu_fl.children import end_with, forget_own_modules
 from hypergpu_fl.files import write_whole
-from hypergpu_fl.server.superexec import Kept, forget, input_of
+from hypergpu_fl.server.superexec import KeptStart, input_of, remove_files
 
 ENDED_FROM_OUTSIDE: Final = (
     "Task failed with unknown error."  # Flower's words for an app that neither completed nor raised
@@ -55,10 +55,10 @@ def take_the_place(file: Path) -> None:
     def push_if_ended(self: RuntimeHttpClient, request: PushTaskOutputRequest) -> PushTaskOutputResponse:
         if request.sub_status == SubStatus.FAILED and request.details == ENDED_FROM_OUTSIDE:
             if not awaited(self):
-                forget(file)
+                remove_files(file)
             return PushTaskOutputResponse()  # if it is awaited, another process takes this one's place
         response = push(self, request)
-        forget(file)
+        remove_files(file)
         return response
 
     client: Any = RuntimeHttpClient
@@ -88,7 +88,7 @@ def main(arguments: list[str]) -> None:
     if not (told := sys.stdin.buffer.read()):
         return
     file = Path(os.fsdecode(told))
-    kept = Kept.read(file)
+    kept = KeptStart.read(file)
     lines: Queue[str | None] = Queue()
     mirror_output_to_queue(lines)
     take_the_place(file)

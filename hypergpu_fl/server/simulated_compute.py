@@ -23,7 +23,7 @@ from loguru import logger
 from hypergpu_fl.config import Config, Network
 from hypergpu_fl.errors import TaskError, UsageError
 from hypergpu_fl.network.traces import configured_links
-from hypergpu_fl.network.wan import PROFILES, SimulatedLink, draw
+from hypergpu_fl.network.wan import PROFILES, SimulatedLink, draw_links
 from hypergpu_fl.task import Task, TrainContext
 from hypergpu_fl.task.user_code import user_code
 
@@ -71,7 +71,7 @@ def simulated_links(config: Config, flops: Callable[[], float | None]) -> tuple[
         return computing(traced, network, flops, typical_s=median(link.sample_s for link in traced))
     if network.profile != "custom":
         profile = PROFILES[network.profile]
-        return computing(draw(profile, nodes, seed=seed), network, flops, typical_s=profile.sample_s)
+        return computing(draw_links(profile, nodes, seed=seed), network, flops, typical_s=profile.sample_s)
     link = SimulatedLink(
         rtt_s=network.base_latency_ms / 1e3,
         jitter_s=network.jitter_ms / 1e3,

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptStart:
     """What a ServerApp was started with. The token is valid only while Flower waits for this ServerApp."""
 
     address: str
@@ -49,7 +49,7 @@ class Kept:
     starts: int = 1
 
     @classmethod
-    def read(cls, file: Path) -> Kept:
+    def read(cls, file: Path) -> KeptStart:
         """Read a file. Raises ``OSError``, ``ValueError`` or ``TypeError`` if it is not one of ours."""
         return cls(**json.loads(file.read_text(encoding="utf-8")))
 
@@ -84,7 +84,7 @@ class Keeper(SubprocessExecutor):
         if spec.task_type != TaskType.SERVER_APP:
             return super().launch(spec)
         file = self.folder / f"{spec.task_id}.json"
-        Kept(spec.runtime_api_address, spec.token, spec.insecure, spec.root_certificates_path).write(file)
+        KeptStart(spec.runtime_api_address, spec.token, spec.insecure, spec.root_certificates_path).write(file)
         self._start(file)
         return LaunchResult.accepted()
 
@@ -94,16 +94,16 @@ class Keeper(SubprocessExecutor):
             if (child := self.children.get(file)) is not None and child.poll() is None:
                 continue
             try:
-                kept = Kept.read(file)
+                kept = KeptStart.read(file)
             except (OSError, ValueError, TypeError):
                 continue  # just removed, since Flower was told; or not one of ours
             if kept.address != self.address:
                 continue
             if kept.starts >= MOST_STARTS:
                 log.error("the ServerApp of task %s died %d times and is given up", file.stem, kept.starts)
-                forget(file)
+                remove_files(file)
                 continue
-            Kept(**{**asdict(kept), "starts": kept.starts + 1}).write(file)
+            KeptStart(**{**asdict(kept), "starts": kept.starts + 1}).write(file)
             log.warning("the ServerApp of task %s has died and is started again", file.stem)
             self._start(file)
         for file in [file for file, child in self.children.items() if child.poll() is not None and not file.exists()]:
@@ -130,7 +130,7 @@ def input_of(file: Path) -> Path:
     return file.with_suffix(".input")
 
 
-def forget(file: Path) -> None:
+def remove_files(file: Path) -> None:
     """Remove the files of a ServerApp that Flower no longer waits for."""
     input_of(file).unlink(missing_ok=True)
     file.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hypergpu_fl.chain.client import Client
 from hypergpu_fl.chain.contract import LedgerContract
-from hypergpu_fl.chain.direct import Sent, send_and_wait
+from hypergpu_fl.chain.direct import FinalTransaction, send_and_wait
 from hypergpu_fl.chain.errors import Reverted
 from hypergpu_fl.chain.progress import check_chain_id, check_code
 from hypergpu_fl.chain.signer import Signer
@@ -22,14 +22,14 @@ from hypergpu_fl.settlement.grants import Holdings, head_after, held_in_bundle, 
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class Payout:
     """A payout: the account, the wei paid now and in total, the rounds paid for, and the transactions, oldest first."""
 
     account: str
     amount: int
     cumulative: int
     rounds: tuple[int, ...]
-    sent: tuple[Sent, ...]
+    sent: tuple[FinalTransaction, ...]
 
 
 def distribution(bundle: Bundle, *, upto: int | None = None) -> RewardDistribution:
@@ -58,15 +58,15 @@ def shared_rounds(bundle: Bundle, client: Client) -> int:
     committed, _ = on_chain(session.id, session.chain_id, session.contract, client)
     most = min(committed, len(bundle.rounds))
 
-    def differs(number: int) -> bool:
-        return contract.head_after(session.id, number) != head_after(bundle, number)
+    def differs(round: int) -> bool:
+        return contract.head_after(session.id, round) != head_after(bundle, round)
 
     if not differs(most):  # the usual case, in one call
         return most
     return bisect_left(range(1, most), True, key=differs)
 
 
-def claim(bundle: Bundle, client: Client, signer: Signer, account: str, *, max_fee: int) -> Claim:
+def claim(bundle: Bundle, client: Client, signer: Signer, account: str, *, max_fee: int) -> Payout:
     """Send `account` what it earned in the committed rounds of a bundle and has not yet been paid.
 
     Parameters
@@ -101,7 +101,7 @@ def claim(bundle: Bundle, client: Client, signer: Signer, account: str, *, max_f
 
 def claim_with_receipts(
     receipts: Sequence[ContributionProof], client: Client, signer: Signer, *, max_fee: int
-) -> Claim:
+) -> Payout:
     """Send a node what the rounds of its receipts granted and it has not yet been paid; this needs no ledger.
 
     The receipts must be verified. Those of rounds that the chain does not hold are skipped. Parameters and errors are
@@ -122,11 +122,11 @@ def claim_with_receipts(
     return _send(held, client, signer, max_fee)
 
 
-def _send(held: Holdings, client: Client, signer: Signer, max_fee: int) -> Claim:
+def _send(held: Holdings, client: Client, signer: Signer, max_fee: int) -> Payout:
     """Claim what has not been paid yet; if this fails halfway, the next try continues where it stopped."""
     granted, cumulative = list(held.amounts), sum(held.amounts.values())
     paid = LedgerContract(client, held.contract).paid_rounds(held.session, held.account, granted[-1])
-    due = [number for number in granted if number not in paid]
+    due = [round for round in granted if round not in paid]
     if not due:
         raise LedgerError(f"{held.account} has been paid all of its {cumulative} wei", "there is nothing left to claim")
     sent = []
@@ -138,4 +138,4 @@ def _send(held: Holdings, client: Client, signer: Signer, max_fee: int) -> Claim
             )
         except Reverted as error:
             raise LedgerError(error.cause, "somebody may have claimed it meanwhile: try again") from None
-    return Claim(held.account, sum(held.amounts[number] for number in due), cumulative, tuple(due), tuple(sent))
+    return Payout(held.account, sum(held.amounts[round] for round in due), cumulative, tuple(due), tuple(sent))

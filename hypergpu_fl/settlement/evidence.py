@@ -7,7 +7,7 @@ from typing import Final
 
 from hypergpu_fl.chain import abi
 from hypergpu_fl.chain.client import Client
-from hypergpu_fl.chain.contract import LedgerContract, Status
+from hypergpu_fl.chain.contract import LedgerContract, SessionStatus
 from hypergpu_fl.chain.progress import check_chain_id, check_code
 from hypergpu_fl.chain.signer import created_address
 from hypergpu_fl.chain.transaction import SignedTransaction, decode_transaction
@@ -61,9 +61,9 @@ class Findings:
     uncommitted: tuple[int, ...]
 
 
-def commit_calldata(session: bytes, number: int, root: bytes, model: bytes, rewards_root: bytes, owed: int) -> bytes:
+def commit_calldata(session: bytes, round: int, root: bytes, model: bytes, rewards_root: bytes, owed: int) -> bytes:
     """Calldata of the transaction that commits a round."""
-    return abi.encode_call("commitRound", session, number, root, model, rewards_root, owed)
+    return abi.encode_call("commitRound", session, round, root, model, rewards_root, owed)
 
 
 def verify(bundle: Bundle) -> Findings:
@@ -227,6 +227,6 @@ def on_chain(session: bytes, chain_id: int, contract: str, client: Client) -> tu
     check_chain_id(client, chain_id)
     check_code(client, contract)
     state = LedgerContract(client, contract).session(session)
-    if state.status is Status.NONE:
+    if state.status is SessionStatus.NONE:
         raise VerificationError("the session does not exist on chain", "it may not be sent yet: see `ledger show`")
     return state.next - 1, state.head

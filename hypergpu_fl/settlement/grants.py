@@ -50,27 +50,27 @@ class Holdings:
     def batches(self, rounds: Sequence[int]) -> Iterator[list[int]]:
         """Split ascending rounds into runs of which each fits into one transaction."""
         batch: list[int] = []
-        for number in rounds:
-            missing = batch and any(between not in self.commitments for between in range(batch[-1], number))
-            if batch and (missing or number - batch[0] >= ROUNDS_A_CLAIM):
+        for round in rounds:
+            missing = batch and any(between not in self.commitments for between in range(batch[-1], round))
+            if batch and (missing or round - batch[0] >= ROUNDS_A_CLAIM):
                 yield batch
                 batch = []
-            batch.append(number)
+            batch.append(round)
         if batch:
             yield batch
 
     def calldata(self, rounds: Sequence[int]) -> bytes:
         """Calldata of the transaction that pays what a run of rounds granted."""
         first = max(rounds[0] - 1, 1)  # the round before tells what the first one added
-        shown = (self.commitments[number] for number in range(first, rounds[-1] + 1))
+        shown = (self.commitments[round] for round in range(first, rounds[-1] + 1))
         history = [(c.round, c.root, c.model, c.rewards, c.owed) for c in shown]
-        grants = [(number, self.amounts[number], self.prove(number)) for number in rounds]
+        grants = [(round, self.amounts[round], self.prove(round)) for round in rounds]
         return abi.encode_call("claim", self.session, self.account, self.heads[first - 1], history, grants)
 
 
-def head_after(bundle: Bundle, number: int) -> bytes:
+def head_after(bundle: Bundle, round: int) -> bytes:
     """Head after a round of a bundle; the session id after round 0."""
-    return bundle.rounds[number - 1].head if number else bundle.session.id
+    return bundle.rounds[round - 1].head if round else bundle.session.id
 
 
 def held_in_bundle(bundle: Bundle, account: str, *, upto: int | None = None) -> Holdings:
@@ -82,10 +82,10 @@ def held_in_bundle(bundle: Bundle, account: str, *, upto: int | None = None) -> 
         session.chain_id,
         session.contract,
         account,
-        {number: wei for number, wei in amounts.items() if wei},
-        {number: head_after(bundle, number) for number in range(len(records) + 1)},
+        {round: wei for round, wei in amounts.items() if wei},
+        {round: head_after(bundle, round) for round in range(len(records) + 1)},
         {record.round: commitment(record) for record in records},
-        lambda number: RewardTree(session.id, records[number - 1].earned).proof(account),
+        lambda round: RewardTree(session.id, records[round - 1].earned).proof(account),
     )
 
 
@@ -106,10 +106,10 @@ def held_in_receipts(receipts: Sequence[ContributionProof]) -> Holdings:
     amounts: dict[int, int] = {}
     siblings: dict[int, list[Sum]] = {}
     for receipt in sorted(receipts, key=lambda receipt: receipt.commitments[0].round):
-        grant, number = receipt.grant, receipt.commitments[0].round
+        grant, round = receipt.grant, receipt.commitments[0].round
         if grant is None:
             continue
-        amounts[number], siblings[number] = grant.amount, [Sum(*sibling) for sibling in grant.proof]
+        amounts[round], siblings[round] = grant.amount, [Sum(*sibling) for sibling in grant.proof]
         known = [*([grant.previous] if grant.previous else []), *receipt.commitments]
         head = heads[known[0].round - 1] = grant.before
         for c in known:

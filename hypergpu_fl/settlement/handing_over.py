@@ -17,12 +17,12 @@ from hypergpu_fl.chain.contract import LedgerContract
 from hypergpu_fl.chain.embedded import CHAIN_ID
 from hypergpu_fl.chain.errors import Misconfigured, Unavailable
 from hypergpu_fl.chain.lock import KeyLock
-from hypergpu_fl.chain.outbox import Intent, Outbox, State
-from hypergpu_fl.chain.progress import address_word
+from hypergpu_fl.chain.outbox import EntryState, Intent, Outbox
 from hypergpu_fl.chain.sender import Sender
 from hypergpu_fl.chain.signer import Signer
 from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.files import exclusive
+from hypergpu_fl.keccak import address_word
 from hypergpu_fl.ledger import database
 from hypergpu_fl.runs import BOOKS_LOCK
 from hypergpu_fl.settlement.reading import DATABASE, read_record
@@ -81,7 +81,7 @@ def _send(
             raise LedgerError("the run has no session on a chain that outlives it", "there is nothing to hand over")
         held.enter_context(KeyLock(folder.parent / ".locks", record.chain_id, signer.address))
         outbox, client = Outbox(engine, signer.address, record.chain_id), client_of(record.chain_id)
-        waiting = [entry for entry in outbox.history() if entry.state is not State.FINALIZED]
+        waiting = [entry for entry in outbox.history() if entry.state is not EntryState.FINALIZED]
         intent = Intent(purpose, record.contract, record.id, _call(purpose, record.id, to), after=address_word(to))
         if [entry.intent for entry in waiting] != [intent]:  # otherwise an earlier call was cut off; finish it
             if waiting:

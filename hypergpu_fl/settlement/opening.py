@@ -17,7 +17,7 @@ from hypergpu_fl.chain.embedded import CHAIN_ID, EmbeddedChain
 from hypergpu_fl.chain.errors import Misconfigured, Unavailable
 from hypergpu_fl.chain.http import HttpChain
 from hypergpu_fl.chain.lock import KeyLock
-from hypergpu_fl.chain.outbox import Intent, Outbox, State
+from hypergpu_fl.chain.outbox import EntryState, Intent, Outbox
 from hypergpu_fl.chain.progress import check_chain_id, check_code
 from hypergpu_fl.chain.sender import Sender
 from hypergpu_fl.chain.signer import KeySigner, Signer, created_address
@@ -103,7 +103,7 @@ def replayed_chain(outbox: Outbox, funded: str) -> EmbeddedChain:
     """Embedded EVM on which the included transactions of an outbox have run."""
     chain = EmbeddedChain(funded)
     for entry in outbox.entries():
-        if entry.state in (State.INCLUDED, State.FINALIZED) and entry.settled_by is not None:
+        if entry.state in (EntryState.INCLUDED, EntryState.FINALIZED) and entry.settled_by is not None:
             chain.send_raw(entry.settled_by.raw)
     return chain
 
@@ -171,6 +171,23 @@ def rpc_urls(text: str) -> list[str]:
     return [url.strip() for url in text.split(",") if url.strip()]
 
 
+def ask_before_start(blockchain: Blockchain, secrets: Secrets, *, rounds: int) -> None:
+    """Ask a real chain for what a new session needs of it, within seconds and without sending anything.
+
+    Raises
+    ------
+    Unavailable
+        If no endpoint answers.
+    Misconfigured
+        If there is no key, or chain id, code or balance is not what it must be.
+    """
+    signer = coordinator_signer(blockchain, secrets)
+    client = HttpChain(rpc_urls(blockchain.rpc_url), chain_id=blockchain.chain_id)
+    pool = blockchain.budget_wei * rounds
+    deploy = not blockchain.contract
+    _check_account(client, blockchain.chain_id, blockchain.contract, signer.address, deploy=deploy, pool=pool)
+
+
 def preflight(client: Client, chain_id: int, contract: str, account: str, deploy: bool, pool: int) -> None:
     """Refuse before a run starts what can never work; let the run start if no endpoint answers.
 
@@ -193,13 +210,16 @@ def preflight(client: Client, chain_id: int, contract: str, account: str, deploy
         If chain id, code or balance is not what it must be.
     """
     try:
-        check_chain_id(client, chain_id)
-        if not deploy:
-            check_code(client, contract)
-        balance = client.balance(account)
+        _check_account(client, chain_id, contract, account, deploy=deploy, pool=pool)
     except Unavailable as error:
         log.warning("settlement: %s; rounds wait in the outbox", error.cause)
-        return
+
+
+def _check_account(client: Client, chain_id: int, contract: str, account: str, *, deploy: bool, pool: int) -> None:
+    check_chain_id(client, chain_id)
+    if not deploy:
+        check_code(client, contract)
+    balance = client.balance(account)
     if balance <= pool:
         raise Misconfigured(
             f"account {account} holds {balance} wei, the session's rewards take {pool} and its transactions gas",

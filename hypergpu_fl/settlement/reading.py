@@ -9,7 +9,7 @@ from sqlalchemy import Engine, inspect
 from sqlalchemy.exc import DatabaseError
 
 from hypergpu_fl.chain.embedded import CHAIN_ID
-from hypergpu_fl.chain.outbox import Entry, Outbox, State
+from hypergpu_fl.chain.outbox import EntryState, Outbox, OutboxEntry
 from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.ledger import database
 from hypergpu_fl.ledger.books import Books, read_session
@@ -26,11 +26,11 @@ from hypergpu_fl.ledger.bundle import (
 DATABASE: Final = "run.db"
 BUNDLE: Final = "ledger.json"
 
-_STATES: Final[dict[State, Literal["SIGNED", "SENT", "INCLUDED", "FINALIZED"]]] = {
-    State.SIGNED: "SIGNED",
-    State.SENT: "SENT",
-    State.INCLUDED: "INCLUDED",
-    State.FINALIZED: "FINALIZED",
+_STATES: Final[dict[EntryState, Literal["SIGNED", "SENT", "INCLUDED", "FINALIZED"]]] = {
+    EntryState.SIGNED: "SIGNED",
+    EntryState.SENT: "SENT",
+    EntryState.INCLUDED: "INCLUDED",
+    EntryState.FINALIZED: "FINALIZED",
 }
 
 
@@ -122,9 +122,9 @@ def unsettled(folder: Path) -> int:
         engine.dispose()
 
 
-def _transaction(entry: Entry) -> TransactionRecord | None:
+def _transaction(entry: OutboxEntry) -> TransactionRecord | None:
     attempt = entry.settled_by
-    if attempt is None or entry.state is State.PREPARED:  # PREPARED with an attempt: its nonce was given up
+    if attempt is None or entry.state is EntryState.PREPARED:  # PREPARED with an attempt: its nonce was given up
         return None
     return TransactionRecord(
         purpose=entry.intent.purpose,

@@ -29,15 +29,18 @@ def run_key(run_dir: Path, *, address: str = "") -> KeySigner:
     Raises
     ------
     Misconfigured
-        If the key is missing, or has another address.
+        If the key is missing, cannot be read, or has another address.
     """
     path = run_dir / KEY_FILE
     if not address and not path.exists():
         write_whole(path, secrets.token_bytes(32).hex() + "\n", mode=0o600)
     try:
         signer = KeySigner.from_hex(path.read_text(encoding="ascii"))
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         raise Misconfigured(f"{path} holds no key", "put the run's key back, or start a new run") from None
+    except OSError as error:  # the key may be there
+        remedy = "let this user read it, or work as the user whose run it is"
+        raise Misconfigured(f"{path} cannot be read: {error.strerror}", remedy) from None
     if address and signer.address != address:
         raise Misconfigured(
             f"{path} is the key of {signer.address}, the run's coordinator is {address}",

@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 
 from hypergpu_fl.chain import abi
 from hypergpu_fl.chain.courier import Courier
-from hypergpu_fl.chain.outbox import Entry, Intent, State
+from hypergpu_fl.chain.outbox import EntryState, Intent, OutboxEntry
 from hypergpu_fl.chain.signer import Signer
 from hypergpu_fl.config import Blockchain, Secrets
 from hypergpu_fl.errors import LedgerError
@@ -181,10 +181,10 @@ class Settlement:
         return sealed
 
     def _commit(self, sealed: SealedRound) -> Intent:
-        number = sealed.seal.round
-        data = commit_calldata(self.session, number, sealed.root, sealed.seal.model, sealed.rewards_root, sealed.owed)
+        round = sealed.seal.round
+        data = commit_calldata(self.session, round, sealed.root, sealed.seal.model, sealed.rewards_root, sealed.owed)
         return Intent(
-            "commit", self.record.contract, self.session, data, round=number, before=sealed.before, after=sealed.head
+            "commit", self.record.contract, self.session, data, round=round, before=sealed.before, after=sealed.head
         )
 
     def _funding(self, pool: int) -> Intent:
@@ -225,14 +225,14 @@ class Settlement:
     def status(self) -> SettlementStatus:
         """How far the chain has come with this session."""
         entries = [entry for entry in self._entries() if entry.intent.purpose == "commit"]
-        included = [entry for entry in entries if entry.state in (State.INCLUDED, State.FINALIZED)]
+        included = [entry for entry in entries if entry.state in (EntryState.INCLUDED, EntryState.FINALIZED)]
         problem = self._courier.problem if self._courier is not None else None
         return SettlementStatus(
             kind=self._kind,
             chain_id=self.record.chain_id,
             contract=self.record.contract,
             commits=len(included),
-            finalized=sum(entry.state is State.FINALIZED for entry in entries),
+            finalized=sum(entry.state is EntryState.FINALIZED for entry in entries),
             gas_used=sum(entry.gas_used or 0 for entry in included),
             gas_limit=sum(entry.settled_by.gas_limit for entry in included if entry.settled_by is not None),
             problem=problem.cause if problem is not None else "",
@@ -244,10 +244,10 @@ class Settlement:
         with self._engine.connect() as connection:
             return {sealed.seal.round: sealed.root for sealed in self._books.sealed_rounds(connection)}
 
-    def gas_of(self, number: int) -> tuple[int, int]:
+    def gas_of(self, round: int) -> tuple[int, int]:
         """Gas used and gas limit of a round's commit; 0 before it is included."""
         for entry in self._entries():
-            if entry.intent.purpose == "commit" and entry.intent.round == number and entry.settled_by is not None:
+            if entry.intent.purpose == "commit" and entry.intent.round == round and entry.settled_by is not None:
                 return entry.gas_used or 0, entry.settled_by.gas_limit
         return 0, 0
 
@@ -267,16 +267,16 @@ class Settlement:
             return []  # after a hand-over: a receipt cannot show that its signer became the session's coordinator
         upto = self.final_round() if upto is None else upto
         with self._engine.connect() as connection:
-            numbers = self._books.rounds_with(connection, node, after=after, upto=upto)[:limit]
-        return [receipt for number in numbers for receipt in self._receipts_of(node, number)]
+            rounds = self._books.rounds_with(connection, node, after=after, upto=upto)[:limit]
+        return [receipt for round in rounds for receipt in self._receipts_of(node, round)]
 
-    def _receipts_of(self, node: str, number: int) -> list[dict[str, Any]]:
-        if number not in self._sealed:
+    def _receipts_of(self, node: str, round: int) -> list[dict[str, Any]]:
+        if round not in self._sealed:
             while len(self._sealed) >= _RECEIPT_ROUNDS:
                 del self._sealed[next(iter(self._sealed))]
-            self._sealed[number] = self._read(number)
-        before, record, granted = self._sealed[number]
-        statement = self._signer.sign_digest(round_digest(self.session, number, record.head))
+            self._sealed[round] = self._read(round)
+        before, record, granted = self._sealed[round]
+        statement = self._signer.sign_digest(round_digest(self.session, round, record.head))
         return [
             contribution_proof(self.record, [record], before, entry, granted, statement=statement).model_dump(
                 mode="json"
@@ -285,13 +285,11 @@ class Settlement:
             if entry.node == node
         ]
 
-    def _read(self, number: int) -> tuple[bytes, RoundRecord, GrantedRound]:
+    def _read(self, round: int) -> tuple[bytes, RoundRecord, GrantedRound]:
         """Head before a round, the round, and what it granted."""
         with self._engine.connect() as connection:
             found = [
-                sealed
-                for wanted in (number, number - 1)
-                for sealed in self._books.sealed_rounds(connection, only=wanted)
+                sealed for wanted in (round, round - 1) for sealed in self._books.sealed_rounds(connection, only=wanted)
             ]
         record, *earlier = (round_record(sealed, None) for sealed in found)
         previous = earlier[0] if earlier else None
@@ -309,10 +307,10 @@ class Settlement:
         write_bundle(path, books.model_copy(update={"seal": seal}))
         return path
 
-    def _entries(self) -> list[Entry]:
+    def _entries(self) -> list[OutboxEntry]:
         return self._outbox.history() if self._outbox is not None else []
 
 
-def _round_status(entry: Entry) -> RoundStatus:
+def _round_status(entry: OutboxEntry) -> RoundStatus:
     attempt = entry.settled_by
     return RoundStatus("0x" + attempt.hash.hex() if attempt else None, entry.block, entry.state.value)

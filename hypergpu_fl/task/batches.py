@@ -1,13 +1,14 @@
 """A user's data as batches on a device, whatever form it comes in.
 
-N = examples of the share, B = examples of a batch. A batch is what the data are: a tensor, a tuple or a dict of them.
+N = examples of the share, B = examples of a batch. A batch is what the data are: a tensor, a tuple or a dict of them,
+or what `collate` makes of items.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import methodcaller
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, Self, cast
 
 import numpy as np
 import torch
@@ -15,18 +16,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
 
 from hypergpu_fl.errors import TaskError
+from hypergpu_fl.task.batch_form import mapped
 
 GATHER_BYTES = 8 << 20  # of examples gathered at once
 ITEMS_BYTES = 16 << 20
 STEPS_AT_ONCE = 16  # of items that are fetched one by one; losses are awaited once per group of this many
-_NESTED = (Tensor, Mapping, tuple, list)
 FORMS = (
     "return a tensor or array, a tuple or dict of them with the examples first, or anything with len() and [index], "
     "such as a torch Dataset or a list"
 )
 
 
-class Order(Protocol):
+class ExampleOrder(Protocol):
     """Where the next examples come from; see `hypergpu_fl.task.loop.SampleOrder`."""
 
     def take(self, count: int) -> Any:
@@ -44,54 +45,45 @@ class Rows(Protocol):
         """Bytes held in memory."""
         ...
 
-    def groups(self, order: Order, steps: int, batch: int) -> Iterator[Iterator[Any]]:
+    def groups(self, order: ExampleOrder, steps: int, batch: int) -> Iterator[Iterator[Batch]]:
         """``steps`` batches in the order given, some at a time."""
         ...
 
-    def batches(self, batch: int) -> Iterator[Any]:
+    def batches(self, batch: int) -> Iterator[Batch]:
         """All examples as they lie; the last batch may be smaller."""
         ...
 
 
-def mapped(batch: Any, change: Callable[[Tensor], Tensor], others: Callable[[Any], Any] = lambda part: part) -> Any:
-    """``batch`` with all its tensors changed, however it is nested.
+class Batch:
+    """B examples that can be had whole or in pieces.
 
-    ``others`` changes a sequence without a tensor in it, such as texts; everything else stays.
+    Parameters
+    ----------
+    size : int
+        B.
+    between : callable
+        Makes the batch, in the user's own form, of the examples from one number up to another.
     """
-    if isinstance(batch, Tensor):
-        return change(batch)
-    if isinstance(batch, Mapping):
-        return {name: mapped(part, change, others) for name, part in batch.items()}
-    if isinstance(batch, (tuple, list)) and not any(isinstance(part, _NESTED) for part in batch):
-        return others(batch)
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(mapped(part, change, others) for part in batch))
-    if isinstance(batch, (tuple, list)):
-        return type(batch)(mapped(part, change, others) for part in batch)
-    return batch
+
+    __slots__ = ("_between", "size")
+
+    def __init__(self, size: int, between: Callable[[int, int], Any]) -> None:
+        self.size, self._between = size, between
+
+    @classmethod
+    def of_columns(cls, columns: Any, size: int) -> Self:
+        """A batch of tensors with the examples first."""
+        return cls(size, lambda start, end: columns if end - start == size else _cut(columns, start, end))
+
+    def pieces(self, most: int = 0) -> list[tuple[Any, int]]:
+        """The batch in pieces of at most ``most`` examples, each with its number of examples; 0: whole."""
+        step = most or self.size
+        ends = [min(start + step, self.size) for start in range(0, self.size, step)]
+        return [(self._between(start, end), end - start) for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def leading(batch: Any) -> int:
-    """B: the length of the first tensor that has one; 1 if there is none."""
-    return next((len(tensor) for tensor in _tensors_in(batch) if tensor.ndim), 1)
-
-
-def _tensors_in(batch: Any) -> Iterator[Tensor]:
-    if isinstance(batch, Tensor):
-        yield batch
-    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else ()
-    for part in parts:
-        yield from _tensors_in(part)
-
-
-def narrowed(batch: Any, start: int, size: int) -> Any:
-    """``size`` examples of a batch from ``start`` on: of tensors, and of texts and the like beside them."""
-    whole = leading(batch)
-
-    def cut(part: Any) -> Any:
-        return part[start : start + size] if len(part) == whole else part
-
-    return mapped(batch, lambda tensor: cut(tensor) if tensor.ndim else tensor, cut)
+def _cut(columns: Any, start: int, end: int) -> Any:
+    return mapped(columns, lambda tensor: tensor[start:end])
 
 
 def length(data: Any) -> int:
@@ -104,7 +96,7 @@ def length(data: Any) -> int:
     """
     columns = _columns(data)
     if columns is not None:
-        return leading(columns)
+        return _rows(columns)
     _refuse_tables(data)
     if isinstance(data, DataLoader):
         raise TaskError(
@@ -172,6 +164,12 @@ def _refuse_tables(data: Any) -> None:
         )
 
 
+def _rows(columns: Any) -> int:
+    if isinstance(columns, Tensor):
+        return len(columns)
+    return len(next(iter(columns.values() if isinstance(columns, Mapping) else columns)))
+
+
 def _bytes_of(columns: Any) -> int:
     if isinstance(columns, Tensor):
         return columns.nbytes
@@ -188,7 +186,7 @@ class Columns:
     def __init__(self, columns: Any, device: torch.device) -> None:
         self._columns = mapped(columns, lambda tensor: tensor.to(device))
         self._device = device
-        self._size = leading(columns)
+        self._size = _rows(columns)
         self._example_bytes = max(1, _bytes_of(columns) // max(1, self._size))
 
     def __len__(self) -> int:
@@ -199,19 +197,21 @@ class Columns:
         """See `Rows.nbytes`."""
         return self._size * self._example_bytes
 
-    def groups(self, order: Order, steps: int, batch: int) -> Iterator[Iterator[Any]]:
+    def groups(self, order: ExampleOrder, steps: int, batch: int) -> Iterator[Iterator[Batch]]:
         """See `Rows.groups`."""
         while steps:
             now = min(steps, max(1, GATHER_BYTES // (batch * self._example_bytes)))
             chosen = torch.from_numpy(order.take(now * batch)).to(self._device)
             gathered = mapped(self._columns, methodcaller("index_select", 0, chosen))
-            yield (narrowed(gathered, start, batch) for start in range(0, now * batch, batch))
+            starts = range(0, now * batch, batch)
+            yield (Batch.of_columns(_cut(gathered, start, start + batch), batch) for start in starts)
             steps -= now
 
-    def batches(self, batch: int) -> Iterator[Any]:
+    def batches(self, batch: int) -> Iterator[Batch]:
         """See `Rows.batches`."""
         for start in range(0, self._size, batch):
-            yield narrowed(self._columns, start, min(batch, self._size - start))
+            end = min(start + batch, self._size)
+            yield Batch.of_columns(_cut(self._columns, start, end), end - start)
 
 
 class Items:
@@ -228,19 +228,24 @@ class Items:
         """See `Rows.nbytes`: what items hold cannot be seen, so this is an allowance."""
         return ITEMS_BYTES
 
-    def groups(self, order: Order, steps: int, batch: int) -> Iterator[Iterator[Any]]:
+    def groups(self, order: ExampleOrder, steps: int, batch: int) -> Iterator[Iterator[Batch]]:
         """See `Rows.groups`."""
         while steps:
             now = min(steps, STEPS_AT_ONCE)
             yield (self._batch(order.take(batch).tolist()) for _ in range(now))
             steps -= now
 
-    def batches(self, batch: int) -> Iterator[Any]:
+    def batches(self, batch: int) -> Iterator[Batch]:
         """See `Rows.batches`."""
         for start in range(0, len(self), batch):
             yield self._batch(list(range(start, min(start + batch, len(self)))))
 
-    def _batch(self, indices: list[int]) -> Any:
+    def _batch(self, indices: list[int]) -> Batch:
         many = getattr(self._items, "__getitems__", None)
-        items = many(indices) if many is not None else [self._items[index] for index in indices]
-        return mapped(self._collate(cast(list[Any], items)), lambda tensor: tensor.to(self._device))
+        items = cast(list[Any], many(indices) if many is not None else [self._items[index] for index in indices])
+
+        # A piece is collated from its items: what came out for the whole batch may be of a form that cannot be cut.
+        def between(start: int, end: int) -> Any:
+            return mapped(self._collate(items[start:end]), lambda tensor: tensor.to(self._device))
+
+        return Batch(len(items), between)

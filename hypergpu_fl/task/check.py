@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from hypergpu_fl.config import Training
 from hypergpu_fl.config.target import Target
 from hypergpu_fl.errors import TaskError
-from hypergpu_fl.task.loading import fresh_model, full_identity, load_task
+from hypergpu_fl.task.loading import CONSTANTS, FROZEN, fresh_model, full_identity, load_task
 from hypergpu_fl.task.metric_names import named_metrics
 from hypergpu_fl.task.protocol import EvalResult, Task
 from hypergpu_fl.task.trial import Trial, try_task
@@ -80,8 +80,7 @@ def check_task(
     where = resolve_device(device)
     model = fresh_model(task, training.seed)
     identity = full_identity(task, model)
-    first = task.arrays(model)
-    _same(first, task.arrays(fresh_model(task, training.seed)), "model() makes other weights the second time")
+    _check_drawn_again(task, model, training.seed)
     if partition is None:
         partition = _first_share(task, training.num_nodes)
     examples = _examples(task, partition)
@@ -94,15 +93,13 @@ def check_task(
     _check_round_trip(task, model, trial)
     _check_repeated(trial, steps())
     named_metrics(trial.trained.metrics)
+    held_out = _held_out(task, model, device=where)
     validation = check_figures(task, model, training.goal, device=where)
-    with user_code("evaluating the fresh model on the held-out data"):
-        held_out = task.evaluate(model, device=where)
-    _check_finite(held_out, "the held-out data")
     return Checked(task, model, trial, partition, examples, held_out, validation, identity)
 
 
 def try_first(training: Training, task: Task, *, device: str) -> dict[str, float]:
-    """What every start of a run tries: one step on the first share that holds a batch, and the evaluation.
+    """What every start of a run tries: one step on the first share that holds a batch, and both evaluations.
 
     Returns
     -------
@@ -119,10 +116,12 @@ def try_first(training: Training, task: Task, *, device: str) -> dict[str, float
     where = resolve_device(device)
     model = fresh_model(task, training.seed)
     full_identity(task, model)
+    _check_drawn_again(task, model, training.seed)
     partition = _first_share(task, training.num_nodes)
     tried = try_task(task, model, partition, device=where, batch_size=training.batch_size)
     named_metrics(tried.trained.metrics)
     found = check_figures(task, model, training.goal, device=where)
+    _held_out(task, model, device=where)
     return {"examples": _examples(task, partition), **found.named}
 
 
@@ -187,10 +186,25 @@ def check_figures(task: Task, model: torch.nn.Module, goal: Target | None, *, de
             "name one of these, or return it from metrics() or summary()",
         )
     named_metrics(found.metrics, "validate()")
+    check_finite(found, "the validation data")
     return found
 
 
-def _check_finite(found: EvalResult, what: str) -> None:
+def _held_out(task: Task, model: torch.nn.Module, *, device: torch.device) -> EvalResult:
+    with user_code("evaluating the fresh model on the held-out data"):
+        found = task.evaluate(model, device=device)
+    check_finite(found, "the held-out data")
+    return found
+
+
+def check_finite(found: EvalResult, what: str) -> None:
+    """Refuse data on which the fresh model has no finite loss: no round's model could be judged by them.
+
+    Raises
+    ------
+    TaskError
+        If there are none, or one of them is NaN or infinite.
+    """
     if not found.count:
         raise TaskError(f"{what} hold nothing to evaluate on", "let data(None) return at least two examples")
     if not math.isfinite(found.loss):
@@ -198,6 +212,15 @@ def _check_finite(found: EvalResult, what: str) -> None:
             f"the loss of the fresh model on {what} is {found.loss}",
             "look for NaN or infinity in the data, and scale inputs to about -1..1",
         )
+
+
+def _check_drawn_again(task: Task, model: torch.nn.Module, seed: int) -> None:
+    cause, again = "model() makes other weights the second time", fresh_model(task, seed)
+    _same(task.arrays(model), task.arrays(again), cause)
+    one, other = full_identity(task, model), full_identity(task, again)
+    for name in (FROZEN, CONSTANTS):
+        if one.get(name) != other.get(name):
+            raise TaskError(f"model() makes other {name} the second time", _REMEDY[cause])
 
 
 def _check_change(model: torch.nn.Module, trial: Trial) -> None:

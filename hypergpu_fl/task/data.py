@@ -10,20 +10,21 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from loguru import logger
 
 from hypergpu_fl.errors import TaskError
-from hypergpu_fl.task.folder import LAYOUTS, survey
+from hypergpu_fl.task.folder import LAYOUTS, OPTION, survey
 from hypergpu_fl.task.names import unknown
 from hypergpu_fl.task.sources import SOURCES, Images, Source, deal_by_class
 
 PARTS = ("train", "validation", "test")
 VALIDATION_SHARE, VALIDATION_LIMIT = 0.1, 1000
-READER = 3
+READER = 4
 """Version of the readers; raise it whenever their result for the same files changes."""
 
 
@@ -31,7 +32,8 @@ READER = 3
 class ImageSet:
     """A data set in three parts that share no image, with the scale of its pixels (see `Source`).
 
-    ``class_names`` are in the order of the labels. ``notes`` say what the reader skipped or assumed.
+    ``class_names`` are in the order of the labels. ``notes`` say what the reader skipped or assumed, ``whites`` by
+    which white it scaled grey images of more than 8 bits.
     """
 
     train: Images
@@ -42,6 +44,7 @@ class ImageSet:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     notes: tuple[str, ...] = ()
+    whites: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def classes(self) -> int:
@@ -52,7 +55,8 @@ class ImageSet:
     def normalization(self) -> str:
         """How a file becomes a model's input, as a text that is equal wherever inputs are comparable."""
         size = "x".join(map(str, self.shape))
-        return f"{size}, (p / {self.white} - {self.mean}) / {self.std}, reader {READER}"
+        whites = "".join(f", white of {kind} images {white:g} ({OPTION})" for kind, white in self.whites.items())
+        return f"{size}, (p / {self.white} - {self.mean}) / {self.std}, reader {READER}{whites}"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -61,12 +65,12 @@ class ImageSet:
         return channels, height, width
 
 
-def load_images(name: str, data_root: str, cache: Path) -> ImageSet:
+def load_images(name: str, data_root: str, cache: Path, *, white: float | None = None) -> ImageSet:
     """Open a data set; the first time, read it and keep it under ``cache``.
 
     The validation part is a stratified tenth, at most 1,000 images, of the training set. For ``folder`` it is what
     lies in its own folder, else a tenth of the test set, so that a node trains on all it has and a server needs no
-    training images.
+    training images. ``white``: of grey images of more than 8 bits in a folder, see `hypergpu_fl.task.pixels`.
 
     Raises
     ------
@@ -77,9 +81,9 @@ def load_images(name: str, data_root: str, cache: Path) -> ImageSet:
         raise unknown("training.dataset", name, SOURCES)
     source = SOURCES[name]
     root = _locate(name, source, data_root, cache)
-    folder = cache / f"{name}-{_fingerprint(name, source, root)}"
+    folder = cache / f"{name}-{_fingerprint(name, source, root, white)}"
     if (images := _open(folder, source)) is None:
-        images = _prepare(name, source, root)
+        images = _prepare(name, source, root, white)
         _keep(folder, images)
     for note in images.notes:
         logger.warning("{}: {}", root, note)
@@ -111,8 +115,12 @@ def _locate(name: str, source: Source, data_root: str, cache: Path) -> Path:
     return root
 
 
-def _fingerprint(name: str, source: Source, root: Path) -> str:
-    """Hash of all that a reading depends on: the reader, the classes, and every file's place, size and time."""
+def _fingerprint(name: str, source: Source, root: Path, white: float | None) -> str:
+    """Hash of all that a reading depends on: the reader, the classes, and every file's place, size and times.
+
+    Whoever copies or unpacks files can give others the same names, sizes and times of modification, but no one sets the
+    time at which the file system last noted a change.
+    """
     digest = hashlib.sha256(f"{READER}\n".encode())
 
     def add(*parts: object) -> None:
@@ -121,19 +129,19 @@ def _fingerprint(name: str, source: Source, root: Path) -> str:
 
     if name == "folder":
         found = survey(root)
-        add(found.class_names, found.notes)
+        add(os.path.realpath(root), found.class_names, found.notes, white)
         for part, files in found.parts.items():
             for file in files:
-                add(part, file.label, file.name, file.size_bytes, file.mtime_ns)
+                add(part, file.label, file.name, file.size_bytes, file.mtime_ns, file.ctime_ns)
     for place in source.files:
         status = (root / place).stat()
-        add(place, status.st_size, status.st_mtime_ns)
+        add(place, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     return digest.hexdigest()[:16]
 
 
-def _prepare(name: str, source: Source, root: Path) -> ImageSet:
+def _prepare(name: str, source: Source, root: Path, white: float | None) -> ImageSet:
     try:
-        reading = source.read(root)
+        reading = source.read(root, white=white) if name == "folder" else source.read(root)
     except TaskError:
         raise
     except Exception as error:  # the readers' errors are as many as the ways in which a file can be broken
@@ -165,6 +173,7 @@ def _prepare(name: str, source: Source, root: Path) -> ImageSet:
         mean=source.mean,
         std=source.std,
         notes=reading.notes,
+        whites=reading.whites,
     )
 
 
@@ -182,12 +191,20 @@ def _open(folder: Path, source: Source) -> ImageSet | None:
         if any(len(part.pixels_NCHW) != len(part) for part in parts.values()):
             raise ValueError("pixels and labels differ in number")
         meta = json.loads((folder / "meta.json").read_text())
-        names, notes = tuple(meta["class_names"]), tuple(meta["notes"])
+        names, notes, whites = tuple(meta["class_names"]), tuple(meta["notes"]), dict(meta["whites"])
     except Exception as error:  # damaged files fail in many ways; all mean: prepare again
         logger.warning("prepared data in {} is unreadable and will be prepared again: {}", folder, error)
         shutil.rmtree(folder, ignore_errors=True)
         return None
-    return ImageSet(**parts, class_names=names, white=source.white, mean=source.mean, std=source.std, notes=notes)
+    return ImageSet(
+        **parts,
+        class_names=names,
+        white=source.white,
+        mean=source.mean,
+        std=source.std,
+        notes=notes,
+        whites=whites,
+    )
 
 
 def _keep(folder: Path, images: ImageSet) -> None:
@@ -199,7 +216,8 @@ def _keep(folder: Path, images: ImageSet) -> None:
             content: Images = getattr(images, part)
             np.save(draft / f"{part}-pixels.npy", content.pixels_NCHW)
             np.save(draft / f"{part}-labels.npy", content.labels_N)
-        (draft / "meta.json").write_text(json.dumps({"class_names": images.class_names, "notes": images.notes}))
+        meta = {"class_names": images.class_names, "notes": images.notes, "whites": images.whites}
+        (draft / "meta.json").write_text(json.dumps(meta))
         try:
             os.rename(draft, folder)
         except OSError:

@@ -24,12 +24,20 @@ PARTS: Final = {
     "test": ("test", "testing"),
 }
 _PART_OF: Final = {name: part for part, names in PARTS.items() for name in names}
-# "training_set", "Test data", "val-images"; what is called otherwise is a class.
-_PART_NAME: Final = re.compile(rf"({'|'.join(_PART_OF)})([ _-]?(set|data|dataset|split|images|imgs))?")
+# "training_set", "Test data", "images_train", "val2017", "test_v2"; what is called otherwise is a class.
+_BESIDE_PART: Final = r"(dataset|data|set|split|images?|imgs?|v?[0-9]++)"
+_PART_NAME: Final = re.compile(rf"({_BESIDE_PART}[ ._-]?)*(?P<part>{'|'.join(_PART_OF)})([ ._-]?{_BESIDE_PART})*")
+_NAMES_PART: Final = re.compile(rf"(?<![a-z])({'|'.join(_PART_OF)})(?![a-z])")
+# "site-a", "client_3", "fold2": if they hold folders, these are probably the classes.
+_SITE: Final = re.compile(
+    r"(site|client|node|hospital|clinic|center|centre|silo|party|participant|user|device|worker|fold|split|shard"
+    r"|partition|batch)s?[ ._-]?([0-9]{1,6}|[a-z])"
+)
 # Folders that a set for detection or segmentation has side by side.
 _NO_CLASS: Final = ("images", "imgs", "jpegimages", "labels", "masks", "annotations", "bboxes", "depth")
 # Files that file managers and archivers leave behind, besides those that begin with a dot.
 _DEBRIS: Final = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information")
+OPTION: Final = "training.options.white"  # of grey images of more than 8 bits
 _HIDDEN: Final = "hidden"
 LAYOUTS: Final = "use train/<class>/* and test/<class>/* (and val/<class>/* if you like), or <class>/* alone"
 _NAMED: Final = 3  # names in a message; the others are counted
@@ -37,12 +45,13 @@ _NAMED: Final = 3  # names in a message; the others are counted
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """One image: its path below the root, its class's number, and the size and time of what a link leads to."""
+    """One image: its path below the root, its class's number, and the size and times of what a link leads to."""
 
     name: str
     label: int
     size_bytes: int
     mtime_ns: int
+    ctime_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +102,7 @@ def survey(root: Path) -> Survey:
 def part_of(folder: str) -> str | None:
     """The part of a set that a folder of this name holds; None if it is a class's."""
     match = _PART_NAME.fullmatch(folder.casefold())
-    return _PART_OF[match[1]] if match else None
+    return _PART_OF[match["part"]] if match else None
 
 
 def listed(names: list[str] | tuple[str, ...]) -> str:
@@ -115,6 +124,12 @@ def _layout(root: Path, folders: list[str]) -> tuple[dict[str, str], list[str]]:
             )
         parts[part] = folder
     if not parts:
+        mentioned = {folder: found[1] for folder in others if (found := _NAMES_PART.search(folder.casefold()))}
+        if len({_PART_OF[word] for word in mentioned.values()}) > 1:
+            raise TaskError(
+                f"{root} has {listed(list(mentioned))}: are these classes, or parts of a set?",
+                f"rename or move them; {LAYOUTS}",
+            )
         return {"whole": ""}, []
     if others:
         raise TaskError(
@@ -164,12 +179,20 @@ def _check_classes(walk: _Walk, part: str, classes: dict[str, str]) -> None:
             f"{walk.root} has the folders {listed(odd)}: images and what belongs to them, not classes",
             "built-in models tell classes apart; for detection or segmentation write a task, docs/your-own-task.md",
         )
-    below = [walk.only_folders(folder) for folder in classes.values()]
-    if len(below) > 1 and len(below[0]) > 1 and all(names == below[0] for names in below):
+    below = [set(walk.only_folders(folder)) for folder in classes.values()]
+    if len(below) < 2 or not all(below):
+        return
+    common = sorted(set.intersection(*below))
+    if 2 * len(common) >= min(map(len, below)) and max(map(len, below)) > 1:
         raise TaskError(
-            f"{walk.root} has the same folders, {listed(below[0])}, in each of {listed(sorted(classes))}: which of the "
+            f"{walk.root} has the same folders, {listed(common)}, in each of {listed(sorted(classes))}: which of the "
             "two are the classes?",
             f"of sites or parts name one as training.data_root, or {LAYOUTS}; of classes move the images up",
+        )
+    if all(_SITE.fullmatch(name.casefold()) for name in classes):
+        raise TaskError(
+            f"{walk.root} has {listed(sorted(classes))}, which hold folders and no images: sites or parts, not classes",
+            f"name one as training.data_root, or {LAYOUTS}; if they are classes move the images up",
         )
 
 
@@ -221,10 +244,14 @@ class _Walk:
         return found
 
     def only_folders(self, folder: str) -> list[str]:
-        """Names of the folders in ``folder`` if nothing else lies there, and none is a part's; else none."""
-        entries = [(name, stat.S_ISDIR(status.st_mode)) for name, _, status in self._entries(folder)]
-        alone = all(is_folder and part_of(name) is None for name, is_folder in entries)
-        return [name for name, _ in entries] if alone else []
+        """Names of the folders in ``folder`` if no image lies beside them, and none is a part's; else none."""
+        found = []
+        for name, _, status in self._entries(folder):
+            if stat.S_ISDIR(status.st_mode) and part_of(name) is None:
+                found.append(name)
+            elif stat.S_ISDIR(status.st_mode) or not _unfit(name, status):
+                return []
+        return found
 
     def images(self, part: str, label: int, folder: str) -> list[ImageFile]:
         """Images of one class, those in folders below it too.
@@ -253,7 +280,7 @@ class _Walk:
                     lost.append(where)
                 else:
                     self._claim(where, part, label, status)
-                    found.append(ImageFile(where, label, status.st_size, status.st_mtime_ns))
+                    found.append(ImageFile(where, label, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
         if lost and not found:
             raise TaskError(
                 f"no file of the class {printable(folder)} in {self.root} can be used, {listed(lost)} among them",

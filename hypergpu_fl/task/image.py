@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from hypergpu_fl.config import Training
 from hypergpu_fl.errors import TaskError
 from hypergpu_fl.task.data import load_images
+from hypergpu_fl.task.folder import OPTION
 from hypergpu_fl.task.models import build_model
 from hypergpu_fl.task.partition import dealt_out
 from hypergpu_fl.task.protocol import TrainContext, TrainResult
@@ -40,7 +42,8 @@ class ImageTask(TorchTask):
     """
 
     def __init__(self, training: Training, cache: Path, *, simulated: bool = True) -> None:
-        self.images = load_images(training.dataset, training.data_root, cache)
+        white = _white(training.options.get("white"))
+        self.images = load_images(training.dataset, training.data_root, cache, white=white)
         self._partition = dealt_out(training, self.images.train.labels_N, cache, simulated=simulated)
 
     def model(self) -> nn.Module:
@@ -57,7 +60,7 @@ class ImageTask(TorchTask):
         """See `Task.identity`."""
         return {
             "data set": self.training.dataset,
-            "classes": ", ".join(self.images.class_names),
+            "classes": ", ".join(map(_unmistakable, self.images.class_names)),
             "normalisation": self.images.normalization,
         }
 
@@ -141,6 +144,20 @@ class ImageTask(TorchTask):
         if channels_last:
             inputs = inputs.permute(0, 2, 3, 1).contiguous()
         return Share(inputs, torch.from_numpy(np.array(images.labels_N)).to(device), channels_last)
+
+
+def _unmistakable(name: str) -> str:
+    """The name of a class in a list of several, in quotes if it could be taken for two."""
+    return json.dumps(name, ensure_ascii=False) if "," in name or '"' in name else name
+
+
+def _white(given: object) -> float | None:
+    """``training.options.white``: how bright white is in grey images of more than 8 bits."""
+    if given is None:
+        return None
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < 2**32:
+        raise TaskError(f"{OPTION} = {given!r} is no brightness", "give the value of white, such as 4095")
+    return float(given)
 
 
 def place(model: nn.Module, device: torch.device) -> bool:

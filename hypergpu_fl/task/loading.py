@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 FROZEN = "frozen weights"  # their hash, in an identity
+CONSTANTS = "constant buffers"
 METHODS = ("unit", "identity", "model", "arrays", "load", "examples", "train", "evaluate", "validate")
 
 
@@ -83,8 +82,8 @@ def fresh_model(task: Task, seed: int) -> torch.nn.Module:
 
 
 def full_identity(task: Task, model: torch.nn.Module) -> dict[str, str]:
-    """All that must be the same at server and nodes: what the task names, the model's layout, its frozen weights."""
-    from hypergpu_fl.task.state import arrays_text, frozen_hash, layout_text
+    """All that must be the same at server and nodes: what the task names, the model's layout, what never travels."""
+    from hypergpu_fl.task.state import arrays_text, constants_text, frozen_hash, layout_text
 
     with user_code("asking the task for its identity"):
         identity = task.identity()
@@ -98,13 +97,6 @@ def full_identity(task: Task, model: torch.nn.Module) -> dict[str, str]:
     found = {**named, "model": layout_text(arrays), "arrays": arrays_text(arrays)}
     if frozen := frozen_hash(model):
         found[FROZEN] = frozen
+    if constants := constants_text(model):
+        found[CONSTANTS] = constants
     return found
-
-
-def source_digest(task: Task) -> str:
-    """The first 16 digits of the SHA-256 of the user's file that holds the task's class; empty where none does."""
-    try:
-        file = None if type(task).__module__.startswith("hypergpu_fl.") else inspect.getsourcefile(type(task))
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else ""
-    except (TypeError, OSError):
-        return ""

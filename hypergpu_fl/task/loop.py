@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from hypergpu_fl.config.faults import shown
 from hypergpu_fl.errors import TaskError
-from hypergpu_fl.task.batches import Rows, leading, narrowed
+from hypergpu_fl.task.batch_form import examples_in
+from hypergpu_fl.task.batches import Batch, Rows
 from hypergpu_fl.task.generators import seeded
 from hypergpu_fl.task.protocol import TrainResult
 
@@ -28,7 +29,7 @@ from hypergpu_fl.task.protocol import TrainResult
 BFLOAT16_PARAMETERS = 1_000_000
 
 Loss = Callable[[nn.Module, Any], Tensor]
-Count = Callable[[Any], int]
+Count = Callable[[Any], int] | None  # None: a batch's examples are its units
 Figures = Callable[[nn.Module, Any], dict[str, Tensor]]
 Precision = Callable[[], contextlib.AbstractContextManager[object]]
 
@@ -170,7 +171,7 @@ def fit(
 
 def train_steps(
     model: nn.Module,
-    groups: Iterable[Iterable[Any]],
+    groups: Iterable[Iterable[Batch]],
     step: Callable[[], object],
     *,
     loss: Loss,
@@ -189,8 +190,8 @@ def train_steps(
         Moves the trainable parameters along their gradients.
     loss : callable
         Mean loss of a batch as a scalar, or one loss a sample, whose mean is minimised.
-    count : callable
-        Units of a batch.
+    count : callable, optional
+        Units of a batch; by default its examples.
     micro : MicroBatch, optional
         How many examples go through the model at once.
     clip_norm : float, optional
@@ -220,7 +221,7 @@ def train_steps(
 
 def descend(
     model: nn.Module,
-    batch: Any,
+    batch: Batch,
     parameters: Sequence[nn.Parameter],
     loss: Loss,
     count: Count,
@@ -232,32 +233,34 @@ def descend(
     Mean losses of micro-batches weigh by their units, losses of examples alike: together they are the batch's mean. One
     without units has no mean, and moves nothing.
     """
-    units, size = units_of(count, batch), leading(batch)
     while True:
         for parameter in parameters:
             parameter.grad = None
         try:
-            done = []
-            for piece in _pieces(batch, micro):
-                held = units_of(count, piece) if piece is not batch else units
-                done.append(
-                    (_backward(model, piece, held / max(1, units), leading(piece) / size, loss, precision), held)
-                )
-            if all(losses.ndim for losses, _ in done):
-                return [(torch.cat([losses for losses, _ in done]), units)]
-            return [(losses, held) for losses, held in done if held]
+            pieces = batch.pieces(micro.size)
+            units = [units_of(count, *piece) for piece in pieces]
+            everything = sum(units)
+            losses = [
+                _backward(model, piece, held / max(1, everything), size / batch.size, loss, precision)
+                for (piece, size), held in zip(pieces, units, strict=True)
+            ]
+            if all(each.ndim for each in losses):
+                return [(torch.cat(losses), everything)]
+            return [(each, held) for each, held in zip(losses, units, strict=True) if held]
         except torch.OutOfMemoryError as error:
-            micro.halve(size, error)
+            micro.halve(batch.size, error)
 
 
-def units_of(count: Count, batch: Any) -> int:
-    """What ``count`` says of a batch, whichever kind of number it returns.
+def units_of(count: Count, batch: Any, items: int) -> int:
+    """What ``count`` says of a batch that was made of ``items`` items, whichever kind of number it returns.
 
     Raises
     ------
     TaskError
-        If it is no whole number from 0 on.
+        If it is no whole number from 0 on, or there is no ``count`` and the examples cannot be told.
     """
+    if count is None:
+        return examples_in(batch, items)
     found: Any = count(batch)
     try:
         units = float(found)
@@ -284,7 +287,7 @@ def _backward(
 
 
 def mean_gradient(
-    model: nn.Module, batches: Iterator[Any], *, loss: Loss, count: Count, micro: MicroBatch
+    model: nn.Module, batches: Iterator[Batch], *, loss: Loss, count: Count, micro: MicroBatch
 ) -> dict[str, Tensor]:
     """Gradient of the mean loss over all units, by the trainable parameters' names, in the model's own precision.
 
@@ -297,8 +300,8 @@ def mean_gradient(
     with torch.backends.cudnn.flags(enabled=not any(isinstance(module, nn.RNNBase) for module in model.modules())):
         # cuDNN gives recurrent layers no gradient in evaluation
         for batch in batches:
-            units = units_of(count, batch)
-            descend(model, batch, list(named.values()), loss, count, contextlib.nullcontext, micro)
+            done = descend(model, batch, list(named.values()), loss, count, contextlib.nullcontext, micro)
+            units = sum(held for _, held in done)
             for name, parameter in named.items():
                 if parameter.grad is not None:
                     totals[name].add_(parameter.grad, alpha=units)
@@ -318,7 +321,7 @@ def precision_of(model: nn.Module, device: torch.device) -> Precision:
 
 def weighted_means(
     model: nn.Module,
-    batches: Iterator[Any],
+    batches: Iterator[Batch],
     *,
     figures: Figures,
     count: Count,
@@ -340,45 +343,46 @@ def weighted_means(
     model.eval()
     with torch.no_grad():
         for batch in batches:
-            for units, found in _measured(model, batch, figures, count, precision, micro):
-                for name, value in found.items() if units else ():
-                    totals[name] = totals.get(name, 0.0) + units * value
-                    measured[name] = measured.get(name, 0) + units
-                everything += units
+            units, found = _measured(model, batch, figures, count, precision, micro)
+            for name, held, value in found:
+                totals[name] = totals.get(name, 0.0) + held * value
+                measured[name] = measured.get(name, 0) + held
+            everything += units
     if not everything:
         raise TaskError("the data hold nothing by count()", "let count(batch) return the units of a batch")
     return everything, {name: total / measured[name] for name, total in totals.items()}
 
 
 def _measured(
-    model: nn.Module, batch: Any, figures: Figures, count: Count, precision: Precision, micro: MicroBatch
-) -> list[tuple[int, dict[str, float]]]:
-    """Units and mean figures of a batch, a micro-batch each."""
+    model: nn.Module, batch: Batch, figures: Figures, count: Count, precision: Precision, micro: MicroBatch
+) -> tuple[int, list[tuple[str, int, float]]]:
+    """Units of a batch; and its figures by name, each with the units it was measured on, and its mean over them.
+
+    As in `descend`, means of micro-batches weigh by their units, values of examples alike.
+    """
     while True:
         try:
             done = []
-            for piece in _pieces(batch, micro):
+            for piece, size in batch.pieces(micro.size):
                 with precision():
                     found = figures(model, piece)
-                done.append((units_of(count, piece), {name: _mean(name, value) for name, value in found.items()}))
-            return done
+                done.append((units_of(count, piece, size), found))
+            break
         except torch.OutOfMemoryError as error:
-            micro.halve(leading(batch), error)
+            micro.halve(batch.size, error)
+    means = []
+    for name in dict.fromkeys(name for _, found in done for name in found):
+        parts = [(units, _checked(name, found[name])) for units, found in done if name in found]
+        if all(value.ndim for _, value in parts):
+            parts = [(sum(units for units, _ in parts), torch.cat([value for _, value in parts]))]
+        means += [(name, units, float(value.double().mean())) for units, value in parts if units]
+    return sum(units for units, _ in done), means
 
 
-def _mean(name: str, value: Tensor) -> float:
+def _checked(name: str, value: Tensor) -> Tensor:
     if value.ndim > 1:
         raise TaskError(
             f"the figure {name!r} is a tensor of shape {tuple(value.shape)}",
             "return one number, or one an example; of a table, name the numbers one by one",
         )
-    return float(value.double().mean())
-
-
-def _pieces(batch: Any, micro: MicroBatch) -> Iterator[Any]:
-    size = leading(batch)
-    if not micro.size or micro.size >= size:
-        yield batch
-        return
-    for start in range(0, size, micro.size):
-        yield narrowed(batch, start, min(micro.size, size - start))
+    return value

@@ -5,8 +5,8 @@ N = images, C H W = channels, height and width. Pixels are uint8 here; their nor
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,25 +32,30 @@ class Images:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """What a source yields: its images in parts, the class names by label, and notes for the user."""
+class SourceImages:
+    """What a source yields: its images in parts, the class names by label, and notes for the user.
+
+    ``whites`` are those by which grey images of more than 8 bits were scaled, by their kind.
+    """
 
     train: Images
     test: Images
     class_names: tuple[str, ...]
     validation: Images | None = None
     notes: tuple[str, ...] = ()
+    whites: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """A data set: how to read it, and its pixels' scale.
 
+    ``read`` takes the folder, that of a folder of images ``white`` too, see `hypergpu_fl.task.pixels.read_images`.
     ``files`` must lie under the data root, and ``download`` brings them there. A pixel ``p`` of channel c becomes
     ``(p / white - mean[c]) / std[c]``.
     """
 
-    read: Callable[[Path], Reading]
+    read: Callable[..., SourceImages]
     white: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -73,16 +78,16 @@ def deal_by_class(labels_N: NDArray[np.int64], share: float, seed: int) -> tuple
     return np.setdiff1d(np.arange(len(labels_N)), picked), picked
 
 
-def _digits(root: Path) -> Reading:
+def _digits(root: Path) -> SourceImages:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
     whole = Images(bunch.images.astype(np.uint8)[:, None], bunch.target.astype(np.int64))
     train, test = deal_by_class(whole.labels_N, 0.2, seed=0)
-    return Reading(whole.take(train), whole.take(test), tuple(map(str, bunch.target_names)))
+    return SourceImages(whole.take(train), whole.take(test), tuple(map(str, bunch.target_names)))
 
 
-def _torchvision(name: str, root: Path, *, download: bool) -> Reading:
+def _torchvision(name: str, root: Path, *, download: bool) -> SourceImages:
     import torchvision.datasets
 
     parts: list[Images] = []
@@ -93,7 +98,7 @@ def _torchvision(name: str, root: Path, *, download: bool) -> Reading:
         pixels = pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2)
         parts.append(Images(pixels.astype(np.uint8), np.asarray(part.targets, dtype=np.int64)))
     train, test = parts
-    return Reading(train, test, tuple(part.classes))
+    return SourceImages(train, test, tuple(part.classes))
 
 
 def _from_torchvision(
@@ -112,13 +117,13 @@ def _from_torchvision(
     )
 
 
-def _folder(root: Path) -> Reading:
+def _folder(root: Path, *, white: float | None = None) -> SourceImages:
     from hypergpu_fl.task.pixels import read_images
 
     found = survey(root)
     files = [file for part in found.parts.values() for file in part]
-    pixels_NCHW = read_images(root, [file.name for file in files])  # all at once: the parts share one scale
-    whole = Images(pixels_NCHW, np.array([file.label for file in files], dtype=np.int64))
+    read = read_images(root, [file.name for file in files], white=white)  # all at once: the parts share one scale
+    whole = Images(read.pixels_NCHW, np.array([file.label for file in files], dtype=np.int64))
     parts: dict[str, Images] = {}
     begin = 0
     for name, part in found.parts.items():
@@ -127,8 +132,13 @@ def _folder(root: Path) -> Reading:
         kept, held_out = deal_by_class(whole.labels_N, 0.2, seed=0)
         parts = {"train": whole.take(kept), "test": whole.take(held_out)}
     nothing = whole.take(np.empty(0, dtype=np.int64))  # a server holds test images only
-    return Reading(
-        parts.get("train", nothing), parts["test"], found.class_names, parts.get("validation"), notes=found.notes
+    return SourceImages(
+        parts.get("train", nothing),
+        parts["test"],
+        found.class_names,
+        parts.get("validation"),
+        notes=found.notes,
+        whites=read.whites,
     )
 
 

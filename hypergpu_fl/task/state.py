@@ -6,6 +6,7 @@ Trainable parameters and buffers travel. Frozen parameters are loaded on each ma
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -138,3 +139,35 @@ def frozen_hash(model: nn.Module) -> str:
             values = parameter.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
             digest.update(values.numpy().data)
     return digest.hexdigest() if found else ""
+
+
+def constants_text(model: nn.Module) -> str:
+    """What the model computes with and nobody sends: its buffers registered with ``persistent=False``.
+
+    Integers are hashed. Floats are described by ``log rms``, ``mean(x) / rms``, ``mean(x i / N) / rms`` and the count
+    of values that are not finite, since processors of different makes round sines and exponentials differently; whoever
+    compares allows for that. Empty where there is no such buffer.
+    """
+    travels = model.state_dict(keep_vars=True).keys()
+    apart = {name: buffer for name, buffer in model.named_buffers() if name not in travels}
+    named = [
+        f"{name[:LONGEST_NAME]} {str(buffer.dtype).removeprefix('torch.')}{list(buffer.shape)} {_content(buffer)}"
+        for name, buffer in [*apart.items()][:MOST_NAMED]
+    ]
+    return ", ".join(named) + (f" and {len(apart) - MOST_NAMED} more" if len(apart) > MOST_NAMED else "")
+
+
+def _content(buffer: Tensor) -> str:
+    values = buffer.detach().to("cpu").contiguous()
+    if not (values.is_floating_point() or values.is_complex()):
+        return f"#{hashlib.sha256(values.reshape(-1).view(torch.uint8).numpy().data).hexdigest()[:16]}"
+    real = torch.view_as_real(values) if values.is_complex() else values
+    x_N = real.reshape(-1).double().numpy()  # N = values
+    finite_N = np.isfinite(x_N)
+    broken = int((~finite_N).sum())
+    x_N = np.where(finite_N, x_N, 0.0)
+    rms = math.sqrt(float(np.square(x_N).mean())) if x_N.size else 0.0
+    if not rms:
+        return f"0 {broken}"
+    ramp_N = np.linspace(0.0, 1.0, x_N.size)
+    return f"{math.log(rms):.6f} {x_N.mean() / rms:.6f} {(x_N * ramp_N).mean() / rms:.6f} {broken}"

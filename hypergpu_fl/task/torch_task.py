@@ -18,9 +18,10 @@ from hypergpu_fl.config import Training
 from hypergpu_fl.config.faults import shown
 from hypergpu_fl.errors import TaskError
 from hypergpu_fl.task import batches
-from hypergpu_fl.task.batches import Rows, rows_of
+from hypergpu_fl.task.batch_form import examples_in
+from hypergpu_fl.task.batches import Batch, Rows, rows_of
 from hypergpu_fl.task.generators import seeded
-from hypergpu_fl.task.loop import MicroBatch, fit, mean_gradient, precision_of, weighted_means
+from hypergpu_fl.task.loop import Count, MicroBatch, fit, mean_gradient, precision_of, weighted_means
 from hypergpu_fl.task.optimizer import Optimizer
 from hypergpu_fl.task.protocol import EvalResult, TrainContext, TrainResult
 from hypergpu_fl.task.state import arrays_of, load_arrays
@@ -154,7 +155,7 @@ class TorchTask:
 
     def count(self, batch: Any) -> int:
         """Units in a batch; by default its examples."""
-        return batches.leading(batch)
+        return examples_in(batch)
 
     def collate(self, items: list[Any]) -> Any:
         """Join items of the data to a batch, as torch's ``DataLoader`` does."""
@@ -209,9 +210,9 @@ class TorchTask:
         model.to(device)
         return self._gradient(model, self._rows("validation", device).batches(self._evaluation_size))
 
-    def _gradient(self, model: nn.Module, pieces: Iterator[Any]) -> dict[str, NDArray[Any]]:
+    def _gradient(self, model: nn.Module, pieces: Iterator[Batch]) -> dict[str, NDArray[Any]]:
         with user_code("computing the gradient on the validation data"):
-            found = mean_gradient(model, pieces, loss=self.loss, count=self.count, micro=self._micro)
+            found = mean_gradient(model, pieces, loss=self.loss, count=self._own_count, micro=self._micro)
         return {name: gradient.to("cpu", copy=True).contiguous().numpy() for name, gradient in found.items()}
 
     def _fit(self, model: nn.Module, rows: Rows, partition: int, context: TrainContext) -> TrainResult:
@@ -225,7 +226,7 @@ class TorchTask:
                 rows,
                 lambda parameters: self.optimizer(parameters, context),
                 loss=self.loss,
-                count=self.count,
+                count=self._own_count,
                 steps=context.steps,
                 batch_size=context.batch_size,
                 seed=(context.seed, partition),
@@ -247,17 +248,22 @@ class TorchTask:
         with user_code(f"evaluating on the {part} data" if isinstance(part, str) else f"evaluating on share {part}"):
             return self._measured(model, self._rows(part, device).batches(self._evaluation_size), device)
 
-    def _measured(self, model: nn.Module, pieces: Iterator[Any], device: torch.device) -> EvalResult:
+    def _measured(self, model: nn.Module, pieces: Iterator[Batch], device: torch.device) -> EvalResult:
         units, means = weighted_means(
             model,
             pieces,
             figures=self._figures,
-            count=self.count,
+            count=self._own_count,
             precision=precision_of(model, device) if self.mixed_precision else contextlib.nullcontext,
             micro=self._micro,
         )
         summary = _tensors(self.summary(means), "summary()")
         return EvalResult(units, means["loss"], {name: float(value) for name, value in summary.items()})
+
+    @property
+    def _own_count(self) -> Count:
+        """The user's `count`, or None: by its form alone, a batch cannot always be told how many items it is of."""
+        return None if type(self).count is TorchTask.count else self.count
 
     @property
     def _evaluation_size(self) -> int:

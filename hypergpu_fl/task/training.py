@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hypergpu_fl.errors import TaskError
-from hypergpu_fl.task.batches import GATHER_BYTES, Order
+from hypergpu_fl.task.batches import GATHER_BYTES, Batch, ExampleOrder
 from hypergpu_fl.task.loop import MicroBatch, fit, precision_of
 from hypergpu_fl.task.optimizer import Optimizer
 from hypergpu_fl.task.protocol import EvalResult, TrainResult
@@ -62,7 +62,7 @@ class Share:
         """Return the inputs as the model takes them."""
         return inputs.permute(0, 3, 1, 2) if self.channels_last else inputs
 
-    def groups(self, order: Order, steps: int, batch: int) -> Iterator[Iterator[ImageBatch]]:
+    def groups(self, order: ExampleOrder, steps: int, batch: int) -> Iterator[Iterator[Batch]]:
         """As many steps at a time as fit in ``GATHER_BYTES``: one copy instead of one a step."""
         step_bytes = batch * self.inputs[0].nbytes
         while steps:
@@ -70,15 +70,18 @@ class Share:
             chosen = torch.from_numpy(order.take(now * batch)).to(self.labels_N.device)
             inputs_SB, labels_SB = self.inputs.index_select(0, chosen), self.labels_N.index_select(0, chosen)
             yield (
-                (self.view(inputs_B), labels_B)
+                self._batch(inputs_B, labels_B)
                 for inputs_B, labels_B in zip(torch.split(inputs_SB, batch), torch.split(labels_SB, batch), strict=True)
             )
             steps -= now
 
-    def batches(self, batch: int) -> Iterator[ImageBatch]:
+    def batches(self, batch: int) -> Iterator[Batch]:
         """All samples as they lie."""
         for inputs, labels in zip(torch.split(self.inputs, batch), torch.split(self.labels_N, batch), strict=True):
-            yield self.view(inputs), labels
+            yield self._batch(inputs, labels)
+
+    def _batch(self, inputs_B: Tensor, labels_B: Tensor) -> Batch:
+        return Batch.of_columns((self.view(inputs_B), labels_B), len(labels_B))
 
 
 def sample_losses(model: nn.Module, batch: ImageBatch) -> Tensor:
@@ -125,7 +128,7 @@ def train(
         share,
         optimizer.start,
         loss=sample_losses,
-        count=lambda batch: len(batch[1]),
+        count=None,
         steps=steps,
         batch_size=batch_size,
         seed=seed,
@@ -143,7 +146,8 @@ def evaluate(model: nn.Module, share: Share, classes: int) -> ImageResult:
     precision = precision_of(model, share.labels_N.device)
     losses, hits = [], []
     with torch.inference_mode():
-        for inputs, labels in share.batches(EVALUATION_BATCH):
+        for batch in share.batches(EVALUATION_BATCH):
+            (((inputs, labels), _),) = batch.pieces()
             with precision():
                 logits = logits_of(model, inputs)
             if logits.shape[1] < classes:

@@ -115,10 +115,10 @@ def user_code(doing: str) -> Iterator[None]:
 def task_error(error: BaseException, doing: str) -> TaskError:
     """``error`` as whoever wrote the task needs to see it."""
     if isinstance(error, ModuleNotFoundError) and error.name:
-        return lacking(error.name, place(error))
+        return lacking(error.name, raised_at(error))
     lines = str(error).strip().splitlines() or [""]
     text = f"{type(error).__name__}: {lines[0]}".rstrip(": ")[:_LONGEST]
-    where, shadow = place(error), _shadow(error)
+    where, shadow = raised_at(error), _shadow(error)
     remedy = f"rename {shadow}: a library imports a module of this name, and finds yours" if shadow else ""
     return TaskError(
         f"{where + ': ' if where else ''}{text} (while {doing})", remedy or _noted(error) or _remedy(text, where)
@@ -134,7 +134,7 @@ def lacking(module: str, where: str = "") -> TaskError:
     )
 
 
-def place(error: BaseException) -> str:
+def raised_at(error: BaseException) -> str:
     """``file:line`` of the innermost frame in the user's own code; empty if there is none."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{_near(error.filename)}:{error.lineno}"

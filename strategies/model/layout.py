@@ -24,7 +24,7 @@ Run = tuple[int, int]  # start and stop in the vector
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ArrayEntry:
     """One array of the model: its name, shape, numpy dtype name, and offset in ``model_P`` (-1 for buffers)."""
 
     name: str
@@ -47,16 +47,16 @@ class Entry:
 class Layout:
     """Order, shapes and dtypes of a model's arrays."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[ArrayEntry, ...]
 
     @classmethod
     def of(cls, arrays: Arrays) -> Layout:
         """Layout of ``arrays`` in their own order. Floats of any width count as float32 in the vector."""
-        entries: list[Entry] = []
+        entries: list[ArrayEntry] = []
         offset = 0
         for name, array in arrays.items():
             floating = np.issubdtype(array.dtype, np.floating)
-            entries.append(Entry(name, tuple(array.shape), array.dtype.name, offset if floating else -1))
+            entries.append(ArrayEntry(name, tuple(array.shape), array.dtype.name, offset if floating else -1))
             offset += array.size if floating else 0
         return cls(tuple(entries))
 

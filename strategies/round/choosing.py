@@ -22,7 +22,7 @@ def begin(state: State, open_: OpenRound) -> list[Command]:
     rules, fleet = state.rules, state.fleet
     settings = rules.settings
     fleet.learn_priors()
-    fleet.believe(open_.number)
+    fleet.believe(open_.round)
     plan = planned(state)
     open_.plan, open_.base_model = plan, state.versions.model
     asynchronous = settings.mode == "async"
@@ -32,7 +32,7 @@ def begin(state: State, open_: OpenRound) -> list[Command]:
     deadline_s = plan.deadline_s if selection.deadline_s is None else selection.deadline_s
     deadline_s *= ASYNCHRONOUS if asynchronous else 1
     return [
-        Open(open_.number, deadline_s if math.isfinite(deadline_s) else None),
+        Open(open_.round, deadline_s if math.isfinite(deadline_s) else None),
         *_orders(state, open_, plan, selection),
     ]
 
@@ -72,12 +72,12 @@ def _choose(state: State, open_: OpenRound, plan: FleetPlan, count: int) -> Sele
     room = state.rules.most_at_work - int(fleet.at_work.sum())
     if (count := min(count, room)) <= 0:
         return Selection(np.zeros(0, dtype=np.int64))
-    rng = np.random.default_rng([state.rules.settings.seed, open_.number, open_.refills])
+    rng = np.random.default_rng([state.rules.settings.seed, open_.round, open_.refills])
     open_.refills += 1
     # a second update from the same node against the same model would repeat the first
     available = fleet.available(orders=ORDERS_PER_NODE)
     available = available[fleet.held[available] < state.versions.version]
-    selection = state.selection.select(fleet, available, plan, cohort=count, round=open_.number, rng=rng)
+    selection = state.selection.select(fleet, available, plan, cohort=count, round=open_.round, rng=rng)
     return selection.first(room)
 
 
@@ -100,7 +100,7 @@ def _order(state: State, open_: OpenRound, plan: FleetPlan, selection: Selection
     order = SendOrder(
         order=number,
         row=row,
-        round=open_.number,
+        round=open_.round,
         base=state.versions.version,
         local_steps=steps,
         batch_size=work.batch_size,
@@ -110,9 +110,9 @@ def _order(state: State, open_: OpenRound, plan: FleetPlan, selection: Selection
         ack=int(fleet.acknowledged[row]),
         ttl_s=min(LONGEST_TTL_S, max(SHORTEST_TTL_S, settings.reply_patience * deadline_s)),
     )
-    state.orders[number] = OpenOrder(row, open_.number, order.base, max(1, steps))
+    state.orders[number] = OpenOrder(row, open_.round, order.base, max(1, steps))
     fleet.orders[row] += 1
-    fleet.last_round[row] = open_.number
+    fleet.last_round[row] = open_.round
     fleet.selections[row] += 1
     open_.selected.append(row)
     return order

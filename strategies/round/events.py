@@ -10,7 +10,7 @@ from strategies.fleet.link import LinkSample
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class ReplyFault:
     """Why a reply must not count, found before the machine was asked."""
 
     reason: Reason
@@ -106,7 +106,7 @@ class Probed:
 
 @dataclass(frozen=True, slots=True)
 class RoundDue:
-    """Round ``number`` shall begin."""
+    """Round ``number`` shall begin: the name that the round has in logs."""
 
     at_s: float
     number: int
@@ -130,7 +130,7 @@ class Answered:
     at_s: float
     order: int
     reading: Reading | None = None
-    fault: Fault | None = None
+    fault: ReplyFault | None = None
     kind: Literal["answered"] = "answered"
 
 

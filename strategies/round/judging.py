@@ -23,8 +23,8 @@ def judge(state: State, open_: OpenRound, order: OpenOrder, event: Answered) -> 
     fleet, row, settings, reading = state.fleet, order.row, state.rules.settings, event.reading
     if reading is not None:
         open_.bytes_up += reading.blob_bytes
-        learn(fleet, row, reading, round=open_.number, byte_scale=settings.byte_scale)
-        if order.round < open_.number and not settings.keep_late:
+        learn(fleet, row, reading, round=open_.round, byte_scale=settings.byte_scale)
+        if order.round < open_.round and not settings.keep_late:
             raise Refused(Reason.TOO_LATE, f"ordered in round {order.round}; late updates are not kept")
         staleness = state.versions.staleness(order.base)
     if event.fault is not None:
@@ -40,7 +40,7 @@ def judge(state: State, open_: OpenRound, order: OpenOrder, event: Answered) -> 
     fleet.update_norm[row] = reading.norm
     state.replays.add(row, reading.digest, reading.sketch, order.round)
     fleet.held[row], fleet.acknowledged[row] = order.base, order.round
-    open_.late += order.round < open_.number
+    open_.late += order.round < open_.round
     open_.added.append(row)
     open_.weights.append(weighed.weight)
     steps = order.steps if settings.normalise_steps else 1

@@ -163,7 +163,7 @@ def _under(rules: Rules, state: State | None, line: int) -> State:
     if state is None:
         return fresh
     if state.open is not None:
-        raise BadLine(f"line {line}: the rules change while round {state.open.number} is open")
+        raise BadLine(f"line {line}: the rules change while round {state.open.round} is open")
     state.rules = rules
     return state
 

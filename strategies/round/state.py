@@ -44,7 +44,7 @@ class OpenRound:
     the bytes of downloads beyond what their levels predict.
     """
 
-    number: int
+    round: int
     started_s: float
     phase: Phase
     plan: FleetPlan | None = None
@@ -95,7 +95,7 @@ class State:
     def json(self) -> dict[str, Any]:
         """Everything as JSON-able values, between two rounds."""
         if self.open is not None:
-            raise ValueError(f"round {self.open.number} is open; a state is saved between two rounds")
+            raise ValueError(f"round {self.open.round} is open; a state is saved between two rounds")
         return {
             "fleet": self.fleet.state(),
             "accounts": self.accounts.state(),

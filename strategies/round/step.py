@@ -145,7 +145,7 @@ def _failed(state: State, event: Failed) -> list[Command]:
         health.left(state.fleet, [order.row])
         refusal = Refused(Reason.LEFT, event.detail)  # a node that always leaves is excluded like one that always fails
         return _refused(state, open_, event, order.row, refusal) + refill(state, open_)
-    health.silent(state.fleet, order.row, round=open_.number)
+    health.silent(state.fleet, order.row, round=open_.round)
     refusal = Refused(Reason.ERROR_REPLY, event.detail)
     return _refused(state, open_, event, order.row, refusal) + refill(state, open_)
 
@@ -177,7 +177,7 @@ def _published(state: State, event: Published) -> list[Command]:
         state.versions.published(state.versions.version, event.model, event.norm)
         return []
     if open_.phase is Phase.COLLECTING:
-        raise OutOfOrder(f"a model was published while round {open_.number} collects replies")
+        raise OutOfOrder(f"a model was published while round {open_.round} collects replies")
     state.versions.published(open_.next_version, event.model, event.norm)
     if open_.phase is Phase.STEPPING:
         return _closed(state, open_)
@@ -215,7 +215,7 @@ def _measured(state: State, event: Measured) -> list[Command]:
 
 def _resumed(state: State, event: Resumed) -> list[Command]:
     if state.open is not None:
-        raise OutOfOrder(f"a run is resumed between two rounds; round {state.open.number} is open")
+        raise OutOfOrder(f"a run is resumed between two rounds; round {state.open.round} is open")
     health.unseen(state.fleet)
     if not event.in_flight:
         state.orders.clear()
@@ -306,14 +306,14 @@ def _rolled_back(state: State, open_: OpenRound) -> list[Command]:
 
 def _closed(state: State, open_: OpenRound) -> list[Command]:
     state.selection.closed(
-        state.fleet, round=open_.number, selected=_distinct(open_.selected), arrived=_distinct(open_.added)
+        state.fleet, round=open_.round, selected=_distinct(open_.selected), arrived=_distinct(open_.added)
     )
     if open_.selected:
         state.common_bytes = max(0.0, open_.bytes_common / len(open_.selected))
     state.open, state.suspects = None, list(open_.added) if open_.stepped else []
     return [
         CloseRound(
-            round=open_.number,
+            round=open_.round,
             started_s=open_.started_s,
             ended_s=open_.ended_s,
             selected=tuple(open_.selected),

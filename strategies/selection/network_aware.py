@@ -45,7 +45,7 @@ class NetworkAwareSelection(Memoryless):
 
 
 def passed_over(fleet: Fleet, row: int, *, round: int, urgency: Floats, chosen: Ints) -> str:
-    """Why round ``round`` began without node ``row``, which was free; ``urgency`` is the ``priority`` of all nodes."""
+    """Why ``round`` began without node ``row``, which was free; ``urgency`` is the ``priority`` of all nodes."""
     rows = np.array([row])
     if not rested(fleet, rows, round=round).all():
         return f"silent {fleet.misses[row]} times in a row, so it waits {backoff(fleet.misses[row])} rounds"

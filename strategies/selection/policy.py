@@ -72,7 +72,7 @@ class SelectionPolicy(Protocol):
         ...
 
     def closed(self, fleet: Fleet, *, round: int, selected: Ints, arrived: Ints) -> None:
-        """Learn from round ``round``: the rows that were sent work, and those whose update counted."""
+        """Learn from ``round``: the rows that were sent work, and those whose update counted."""
         ...
 
     def state(self) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class Domain:
         raise Refused(self.reason, f"{name} is {value:.6g}, no {kind} of {self.unit} in {self.least:g}..{self.most:g}")
 
 
-def checked(numbers: Mapping[str, float], domains: Mapping[str, Domain]) -> None:
+def check_domains(numbers: Mapping[str, float], domains: Mapping[str, Domain]) -> None:
     """Raise ``Refused`` for the first number outside its domain; numbers without a domain may have any value."""
     for name, domain in domains.items():
         if name in numbers:
@@ -87,7 +87,7 @@ def device(record: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
         if len(name) > LONGEST_NAME:
             continue
         if isinstance(value, str):
-            kept[name] = printable(value[:LONGEST_TEXT])
+            kept[name] = encodable(value[:LONGEST_TEXT])
         elif isinstance(value, int | float) and math.isfinite(value):
             kept[name] = value
     return kept
@@ -102,11 +102,11 @@ def identity(record: Mapping[str, Any]) -> dict[str, str]:
     return texts
 
 
-def printable(text: str) -> str:
+def encodable(text: str) -> str:
     """``text`` without lone surrogates, which can neither be written to a log or a database nor sent."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def malformed(what: str, error: Exception) -> Refused:
     """The refusal for whatever hostile bytes made a reader raise."""
-    return Refused(Reason.MALFORMED, printable(f"{what}: {type(error).__name__}: {error}"[:LARGEST_REASON]))
+    return Refused(Reason.MALFORMED, encodable(f"{what}: {type(error).__name__}: {error}"[:LARGEST_REASON]))

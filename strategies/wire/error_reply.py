@@ -7,7 +7,7 @@ from typing import Final
 from flwr.app import Message
 
 from strategies.failure import told
-from strategies.wire.domains import LARGEST_REASON, printable
+from strategies.wire.domains import LARGEST_REASON, encodable
 
 # Error code with which a leaving node hands its work back; Flower's own codes are far smaller.
 LEAVING: Final = 1005
@@ -15,4 +15,4 @@ LEAVING: Final = 1005
 
 def failure_reason(reply: Message) -> str:
     """What an error reply says, short."""
-    return printable(told(reply.error.reason or f"code {reply.error.code}", LARGEST_REASON))
+    return encodable(told(reply.error.reason or f"code {reply.error.code}", LARGEST_REASON))

@@ -71,7 +71,7 @@ class Hello:
             texts = [unfit.get(key) for key in (CAUSE, REMEDY)] if unfit else []
             excuse = "; ".join(text for text in texts if isinstance(text, str) and text)[:LONGEST_EXCUSE]
             raise Refused(Reason.MALFORMED, excuse or "it does not say which share is its own")
-        domains.checked(said, DOMAINS)
+        domains.check_domains(said, DOMAINS)
         device, identity = (content.config_records.get(name) for name in (DEVICE, IDENTITY))
         return cls(
             partition=int(said[PARTITION]),

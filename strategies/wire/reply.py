@@ -14,7 +14,7 @@ from strategies.errors import Reason, Refused
 from strategies.fleet.link import LinkSample
 from strategies.wire.blob import BLOB, row_of_bytes
 from strategies.wire.claim import Claim
-from strategies.wire.domains import Domain, checked, malformed, numbers
+from strategies.wire.domains import Domain, check_domains, malformed, numbers
 from strategies.wire.link import link_sample
 from strategies.wire.timing import COMPUTE_S, Timing
 
@@ -96,7 +96,7 @@ class Reply:
         except Exception as error:  # whatever hostile bytes make numpy's format raise
             raise malformed(f"array {BLOB!r}", error) from error
         metrics = numbers(content, METRICS)
-        checked(metrics, DOMAINS)
+        check_domains(metrics, DOMAINS)
         return cls(
             blob=blob,
             digest=hashlib.sha256(blob).digest(),

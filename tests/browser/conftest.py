@@ -49,8 +49,8 @@ def axe() -> str:
 def going_on(tmp_path: Path) -> Iterator[SeenRun]:
     """Six nodes, some with names that want to be more than text; twelve of twenty rounds are over."""
     run = SeenRun(tmp_path / "runs" / "demo", HOSTILE, failing=5)
-    for number in range(1, 13):
-        run.round(loss=2.1 / number**0.8, accuracy=1 - 0.7 / number**0.8)
+    for round in range(1, 13):
+        run.round(loss=2.1 / round**0.8, accuracy=1 - 0.7 / round**0.8)
     yield run
     run.close()
 

@@ -9,7 +9,7 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hypergpu_fl.cli.superlink import free_port
+from hypergpu_fl.children import free_port
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

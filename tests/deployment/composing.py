@@ -25,7 +25,8 @@ def read(file: Path, variables: Mapping[str, str]) -> Document:
 def env_file(file: Path) -> dict[str, str]:
     """Variables of an env file."""
     lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))  # type: ignore[misc]
+    pairs = (line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    return {name: value for name, value in pairs}
 
 
 def containers(

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -202,9 +202,9 @@ def _script(container: Container, root: Path, programs: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def until(condition: object, what: str, limit_s: float) -> None:
+def until(condition: Callable[[], bool], what: str, limit_s: float) -> None:
     """Wait until ``condition()`` holds; AssertionError after ``limit_s``."""
     until_s = time.monotonic() + limit_s
-    while not condition():  # type: ignore[operator]
+    while not condition():
         assert time.monotonic() < until_s, f"waited {limit_s:.0f} s in vain for {what}"
         time.sleep(0.3)

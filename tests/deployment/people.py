@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from hypergpu_fl.cli.superlink import free_port
+from hypergpu_fl.children import free_port
 from tests.deployment.stack import PASSWORD, PROGRAMS, REPOSITORY, below
 
 README = REPOSITORY / "deploy" / "README.md"

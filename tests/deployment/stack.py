@@ -24,8 +24,9 @@ from typing import Any
 
 import psutil
 
+from hypergpu_fl.children import free_port
 from hypergpu_fl.cli.submission import Submission, submit
-from hypergpu_fl.cli.superlink import flower_environment, free_port
+from hypergpu_fl.cli.superlink import flower_environment
 from hypergpu_fl.config import Config
 from hypergpu_fl.network.certificates import write_certificates, write_node_key
 from hypergpu_fl.task import load_task

@@ -47,9 +47,9 @@ def rounds_done(stack: Stack, run: str) -> int:
     return len(re.findall(r"round +\d+/\d+", log.read_text())) if log.is_file() else 0
 
 
-def wait_for_round(stack: Stack, run: str, number: int) -> None:
-    """Until round ``number`` is closed."""
-    stack.wait_for(lambda: rounds_done(stack, run) >= number, f"round {number} of {run}", LIMIT_S)
+def wait_for_round(stack: Stack, run: str, round: int) -> None:
+    """Until ``round`` is closed."""
+    stack.wait_for(lambda: rounds_done(stack, run) >= round, f"round {round} of {run}", LIMIT_S)
 
 
 def concluded(stack: Stack, run: str, submission: Submission, rounds: int) -> dict[str, Any]:
@@ -76,8 +76,8 @@ def registry(stack: Stack, run: str, capsys: pytest.CaptureFixture[str]) -> dict
 def test_a_fifth_of_the_nodes_killed_every_round(make_stack: MakeStack, configure: Configure) -> None:
     stack = started(make_stack, 5)
     submission = stack.submit(configure(stack, "killed", training__rounds=5, network__quota=0.6))
-    for number, index in zip(range(1, 5), itertools.cycle(range(5)), strict=False):
-        wait_for_round(stack, "killed", number)
+    for round, index in zip(range(1, 5), itertools.cycle(range(5)), strict=False):
+        wait_for_round(stack, "killed", round)
         process = stack.nodes[index].process
         assert process is not None
         stack.kill(process)

@@ -76,7 +76,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[Any], object], str]] = {
         "compose",
         "server",
         lambda f: f["services"]["superexec"]["environment"].update(HYPERGPU_RUNS="/home/operator/runs"),
-        "/home",
+        "/home/operator",
     ),
     "files that belong to root": ("compose", "archive", only_roots, "Permission denied"),
     "the name of another host": (
@@ -97,7 +97,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[Any], object], str]] = {
         "chart",
         "manifests",
         lambda d: of(d, "node-node-1")["volumes"][1]["secret"].update(secretName="node-node-0"),
-        "2004",
+        r"\[code: 2004\]",
     ),
 }
 

@@ -21,6 +21,7 @@ from tests.deployment.stack import Stack, below
 pytestmark = [pytest.mark.deployment, pytest.mark.slow]
 
 HONEST, ROUNDS, LIMIT_S = 2, 4, 900.0
+NOTES = "hostile.notes"
 MACHINE = Path(__file__).with_name("hostile_machine")
 Configure = Callable[..., Config]
 
@@ -34,7 +35,8 @@ def started(make_stack: MakeStack, part: str = "") -> Stack:
         stack.start_node(index)
     if part:
         path = f"{MACHINE}:{stack.environ.get('PYTHONPATH', '')}"
-        stack.start_node(HONEST, environ={"PYTHONPATH": path, "HOSTILE": part})
+        environ = {"PYTHONPATH": path, "HOSTILE": part, "HOSTILE_NOTES": str(stack.folder / NOTES)}
+        stack.start_node(HONEST, environ=environ)
     return stack
 
 
@@ -43,6 +45,7 @@ def completed(stack: Stack, config: Config, name: str) -> Path:
     submission = stack.submit(config)
     status, details = stack.wait(submission, LIMIT_S)
     assert status == "finished:completed", f"{status}: {details}\n{submission.log()[-3000:]}"
+    assert len(stack.nodes) == HONEST or (stack.folder / NOTES).exists(), "the hostile node did nothing hostile"
     log = stack.runs / name / FILE
     assert overtime_s(log) <= OVERTIME_S and len(list(rounds_of(log))) == ROUNDS
     return stack.runs / name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -91,6 +92,15 @@ def test_the_submitting_command_is_killed_and_finds_its_run_again(make_stack: Ma
         command += ["--set", setting]
     first = stack.start("operator", command)
     wait_for_round(stack, "mine", 2)
+    stack.wait_for(lambda: "-> where the SuperLink 'deployed' runs" in stack.log("operator"), "the start line", 60.0)
+    assert "2 nodes, 12 rounds -> where" in stack.log("operator")
+    for words in (["watch", "mine", "--once"], ["watch", str(mine / "mine"), "--once"]):
+        code, said = asked(stack, *words, "--runs", str(mine))
+        assert code == 0 and "was sent to the SuperLink 'deployed'" in said and "or `hypergpu attach mine`" in said
+    for words in (["report", "mine"], ["nodes", "mine"], ["export", "mine"], ["ledger", "show", "mine"]):
+        code, said = asked(stack, *words, "--runs", str(mine))
+        assert code == 2 and f"its books do not lie in {mine / 'mine'}" in said and "HYPERGPU_RUNS" in said
+        assert asked(stack, words[0], *words[1:-1], "mine", "--runs", str(stack.runs))[0] == 0, "where they do lie"
     stack.kill(first)
     assert stack.superlink is not None
     stack.kill(stack.superlink)
@@ -101,6 +111,19 @@ def test_the_submitting_command_is_killed_and_finds_its_run_again(make_stack: Ma
     said = stack.log("attached")
     assert "answers again" in said
     assert len([line for line in said.splitlines() if "round  12/12" in line]) == 1
+    assert "files" in said and "where the SuperLink runs" in said
+    code, told = asked(stack, "run", "--resume", "mine", "--runs", str(mine))
+    assert code == 2 and "hypergpu run --superlink deployed --resume mine" in told
+    code, told = asked(stack, "attach", "12345", "--runs", str(mine))
+    assert code == 2 and "of which SuperLink?" in told and "--superlink" in told
+
+
+def asked(stack: Stack, *words: str) -> tuple[int, str]:
+    """Exit code of a command, and all that it said."""
+    done = subprocess.run(
+        [PROGRAMS / "hypergpu", *words], env=stack.environ, capture_output=True, text=True, timeout=120, check=False
+    )
+    return done.returncode, done.stdout + done.stderr
 
 
 def test_no_other_user_of_the_machine_gets_a_task_of_a_node_or_of_the_server(tmp_path: Path) -> None:

@@ -46,20 +46,20 @@ def test_a_registered_key_is_let_in_and_a_second_node_with_it_is_not(stack: Stac
     assert first.process is not None
     try:
         stack.wait_for(lambda: "SuperNode ID" in stack.log("node-0"), "the node to be let in", LIMIT_S)
-        refused(stack, 1, "2004", key="node-0")
+        refused(stack, 1, "[code: 2004]", key="node-0")
     finally:
         stack.kill(first.process)
 
 
 def test_a_key_that_was_never_registered_is_refused(stack: Stack) -> None:
-    refused(stack, 1, "2004")
+    refused(stack, 1, "[code: 2004]")
 
 
 def test_a_stolen_public_key_is_worth_nothing_without_its_private_half(stack: Stack) -> None:
     keys = stack.folder / "keys"
     write_node_key(keys, "thief")
     shutil.copy(keys / "node-0.pub", keys / "thief.pub")
-    refused(stack, 1, "2004", key="thief")
+    refused(stack, 1, "[code: 2004]", key="thief")
 
 
 def test_an_expired_certificate_keeps_nodes_away(tmp_path: Path) -> None:

@@ -27,9 +27,17 @@ CHOICES: Final[dict[str, tuple[Any, ...]]] = {
     "network.downlink_codec": ("auto", *CODEC_LEVELS, "gzip"),
     "blockchain.rpc_url": ("http://127.0.0.1:1", "https://[::1]:8545/x,http://a.example", "ws://a.example", "http://"),
     "blockchain.contract": ("0x" + "ab" * 20, "0x" + "ab" * 19, "0x" + "0" * 40),
-    "blockchain.budget_wei": (2**127 - 1,),
+    "blockchain.budget_wei": (2**95 - 1, 2**127 - 1),
     "blockchain.allow_list": ("0x" + "ab" * 20, f"0x{'ab' * 20},0x{'cd' * 20}", "0x1"),
-    "system.log_file": ("x.log", "\u00fc \U0001f98a.log", "a/b", "..", "x" * 200, "x" * 201),
+    "system.log_file": (
+        "x.log",
+        "\u00fc \U0001f98a.log",
+        "a/b",
+        "..",
+        "x" * 196 + ".log",
+        "x" * 197 + ".log",
+        "run.db",
+    ),
     "system.run_name": ("a", "a" * 64, "a" * 65, "latest", ".a", "a b"),
 }
 

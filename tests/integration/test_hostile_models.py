@@ -12,6 +12,7 @@ import pytest
 from flwr.app import Message, RecordDict
 
 from hypergpu_fl.bench.attacks import ATTACKS, Attack, HostileNode, twisted
+from hypergpu_fl.bench.hostile import rounds_of
 from hypergpu_fl.bench.in_process import InProcessGrid
 from hypergpu_fl.bench.race import one_thread
 from hypergpu_fl.config import Config, Training, to_run_config

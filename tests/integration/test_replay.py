@@ -88,15 +88,31 @@ def test_every_command_of_a_run_follows_from_its_events(runs: Path, capsys: pyte
     assert '"rounds": 2' in capsys.readouterr().out
 
 
+def forged(runs: Path, root: Path, forge: Callable[[list[bytes]], list[bytes]]) -> list[bytes]:
+    """Lay the whole run with a forged log into ``root``; the forged lines."""
+    shutil.copytree(runs / "whole", root / "forged")
+    log = root / "forged" / "events.jsonl"
+    lines = forge(log.read_bytes().splitlines(keepends=True))
+    log.write_bytes(b"".join(lines))
+    return lines
+
+
+def more_examples(lines: list[bytes]) -> list[bytes]:
+    """The log with a node that joined with another number of examples."""
+    where = next(i for i, line in enumerate(lines) if b'"kind":"joined"' in line)
+    return [*lines[:where], lines[where].replace(b'"examples":', b'"examples":9'), *lines[where + 1 :]]
+
+
+def ended_later(lines: list[bytes]) -> list[bytes]:
+    """The log with its last event at another time, from which nothing follows."""
+    assert b'"kind":"evaluated"' in lines[-1]
+    return [*lines[:-1], lines[-1].replace(b'"at_s":', b'"at_s":1')]
+
+
 def test_a_number_altered_by_hand_names_the_first_command_that_differs(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(runs / "whole", tmp_path / "forged")
-    log = tmp_path / "forged" / "events.jsonl"
-    lines = log.read_text().splitlines(keepends=True)
-    where = next(i for i, line in enumerate(lines) if '"kind":"joined"' in line)
-    lines[where] = lines[where].replace('"examples":', '"examples":9')
-    log.write_text("".join(lines))
+    forged(runs, tmp_path, more_examples)
     assert replayed(tmp_path, "forged") == 1
     assert "is recorded as" in capsys.readouterr().err
 
@@ -104,12 +120,7 @@ def test_a_number_altered_by_hand_names_the_first_command_that_differs(
 def test_an_alteration_that_changes_no_command_is_found_by_its_hash(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(runs / "whole", tmp_path / "forged")
-    log = tmp_path / "forged" / "events.jsonl"
-    lines = log.read_text().splitlines(keepends=True)
-    assert '"kind":"evaluated"' in lines[-1]
-    lines[-1] = lines[-1].replace('"at_s":', '"at_s":1')
-    log.write_text("".join(lines))
+    lines = forged(runs, tmp_path, ended_later)
     assert replayed(tmp_path, "forged") == 1
     assert f"line {len(lines) - 1}: its hash does not fit" in capsys.readouterr().err
 
@@ -139,12 +150,8 @@ def at_another_time(lines: list[bytes]) -> list[bytes]:
 def test_a_log_that_folds_but_is_not_what_the_books_seal_is_refused(
     forge: Callable[[list[bytes]], list[bytes]], runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(runs / "whole", tmp_path / "forged")
-    log = tmp_path / "forged" / "events.jsonl"
-    forged = forge(log.read_bytes().splitlines(keepends=True))
-    found = fold(forged)
+    found = fold(forged(runs, tmp_path, forge))
     assert (found.difference, found.broken) == (None, None)
-    log.write_bytes(b"".join(forged))
     assert replayed(tmp_path, "forged") == 1
     assert re.search(r"round \d: the hash that it seals is no line's of the log", capsys.readouterr().err)
     (tmp_path / "forged" / "run.db").unlink()  # a folder that was sent holds the exported books alone

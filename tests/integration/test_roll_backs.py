@@ -23,20 +23,18 @@ pytestmark = pytest.mark.slow
 
 NODES, ROUNDS = 10, 20
 LATE_FROM, TOO_FAST_FROM = 8, 10
+LEARNING_RATE = 0.1
 SCENARIOS = {"independent": "", "correlated": CORRELATED_TASK}
 
 
 class LateGrid(InProcessGrid):
     """The slowest fifth comes in round ``LATE_FROM``; that is when a correlated run meets two of its classes."""
 
-    asked = 0
+    round = 1
 
     def get_node_ids(self) -> Iterable[int]:
-        self.asked += 1
         here = self.round >= LATE_FROM
         return [i for i in super().get_node_ids() if here or i - 1 not in slow_nodes(NODES)]
-
-    round = 1
 
     def _answer(self, message: Message) -> Message:
         if wire.ORDER in message.content.config_records:
@@ -49,12 +47,9 @@ class HastyGrid(InProcessGrid):
 
     def _answer(self, message: Message) -> Message:
         if wire.ORDER in message.content.config_records and wire.Order.read(message.content).round >= TOO_FAST_FROM:
-            rate = self.rate
             for context in self._contexts.values():
-                context.run_config["training.learning_rate"] = 100 * rate
+                context.run_config["training.learning_rate"] = 100 * LEARNING_RATE
         return super()._answer(message)
-
-    rate = 0.1
 
 
 def config_of(seed: int, dataset: str, data_root: Path | str = "", **training: Any) -> Config:
@@ -63,6 +58,7 @@ def config_of(seed: int, dataset: str, data_root: Path | str = "", **training: A
             "training": {
                 "num_nodes": NODES,
                 "rounds": ROUNDS,
+                "learning_rate": LEARNING_RATE,
                 "seed": seed,
                 "dataset": dataset,
                 "data_root": str(data_root),

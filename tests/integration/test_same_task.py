@@ -96,15 +96,18 @@ def test_the_same_task_does(root: Path) -> None:
     assert json.loads((root / "adapted" / "report.json").read_text())["rounds"] == 3
 
 
+@pytest.mark.parametrize("beside", [False, True])
 def test_a_changed_file_of_the_task_is_told_and_begins_a_stretch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool
 ) -> None:
     text = Path(__file__).read_text()
     file = tmp_path / "changing_task.py"
+    changed = tmp_path / "net_of_changing_task.py" if beside else file
+    file.write_text(f"{text}\n\ndef later():\n    import {changed.stem}\n" if beside else text)
     monkeypatch.syspath_prepend(tmp_path)
 
     def train_with(source: str, rounds: int) -> list[bool]:
-        file.write_text(source)
+        changed.write_text(source)
         sys.modules.pop(file.stem, None)
         importlib.invalidate_caches()
         train(configured(tmp_path, rounds=rounds, resume=rounds > 1, task=f"{file.stem}:Adapted"))
@@ -113,7 +116,7 @@ def test_a_changed_file_of_the_task_is_told_and_begins_a_stretch(
 
     said: list[str] = []
     sink = logger.add(lambda message: said.append(message.record["message"]), level="WARNING")
-    told = f"the file of {file.stem}:Adapted has changed: from round 3 on it trains as it is now"
+    told = f"the code of {file.stem}:Adapted has changed: from round 3 on it trains as it is now"
     assert train_with(text, 1) == [True]
     assert train_with(text, 2) == [True, False]
     assert told not in said

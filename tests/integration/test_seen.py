@@ -64,10 +64,10 @@ def test_what_each_node_did_is_shown_as_the_table_of_nodes_has_it(folder: Path, 
     with (folder / "nodes.csv").open() as file:
         told = list(csv.DictReader(file))
     assert len({row["verdict"] for row in told}) > 1
-    for number in range(1, 6):
-        seen = view.round(number)
+    for round in range(1, 6):
+        seen = view.round(round)
         assert seen is not None
-        of_round = [row for row in told if row["round"] == str(number)]
+        of_round = [row for row in told if row["round"] == str(round)]
         assert Counter((work.node, work.verdict) for work in seen.works) == Counter(
             (row["node"], row["verdict"]) for row in of_round
         )

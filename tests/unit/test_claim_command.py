@@ -39,8 +39,8 @@ def test_a_node_claims_with_its_old_file_what_its_coordinator_would_like_back(
     settings = Blockchain(kind="rpc", chain_id=31337, rpc_url=url)
     (tmp_path / "run").mkdir()
     settlement = Settlement.open(tmp_path / "run", settings, secrets, salt=b"\6" * 32, rounds=9, simulated_keys=True)
-    for number in range(1, 4):
-        settlement.seal(a_round(settlement.session, number))
+    for round in range(1, 4):
+        settlement.seal(a_round(settlement.session, round))
     assert settlement.drain(60)
     bundle = settlement.export_bundle()
     receipts = tmp_path / "receipts"
@@ -54,8 +54,8 @@ def test_a_node_claims_with_its_old_file_what_its_coordinator_would_like_back(
 
     contract, session = LedgerContract(client, settlement.record.contract), settlement.session
     owed = contract.session(session).owed
-    for number, loot in ((4, bytes(32)), (5, reward_leaf(session, coordinator.address, owed))):
-        data = abi.encode_call("commitRound", session, number, bytes(32), bytes(32), loot, owed)
+    for round, loot in ((4, bytes(32)), (5, reward_leaf(session, coordinator.address, owed))):
+        data = abi.encode_call("commitRound", session, round, bytes(32), bytes(32), loot, owed)
         send_and_wait(client, coordinator, to=contract.address, data=data, chain_id=31337, max_fee=500 * 10**9)
 
     keystore, accounts = tmp_path / "payer.json", [node_key(index).address for index in range(3)]

@@ -111,7 +111,7 @@ NUMBERS = {
     "training.num_nodes": st.integers(min_value=1, max_value=100_000),
     "training.seed": st.integers(min_value=0, max_value=2**63 - 1),
     "training.target_accuracy": st.floats(min_value=0, max_value=1, exclude_max=True),
-    "blockchain.budget_wei": st.integers(min_value=0, max_value=2**123),
+    "blockchain.budget_wei": st.integers(min_value=0, max_value=2**91),
     "network.quota": st.floats(min_value=0, max_value=1, exclude_min=True),
     "network.enable_simulation": st.booleans(),
     "system.run_name": st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,30}", fullmatch=True).filter(

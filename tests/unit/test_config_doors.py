@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
-from hypergpu_fl.config import Blockchain, Config, Network, Training, environment, from_run_config, load, to_run_config
+from hypergpu_fl.cli.options import root_of
+from hypergpu_fl.config import (
+    Blockchain,
+    Config,
+    Network,
+    System,
+    Training,
+    environment,
+    from_run_config,
+    load,
+    read_secrets,
+    runs_root,
+    to_run_config,
+)
 from hypergpu_fl.config.models import CODEC_LEVELS, DATASETS, EMBEDDED_GWEI, MODELS
 from hypergpu_fl.errors import ConfigError, UsageError
 from hypergpu_fl.network.traces import configured_links
@@ -23,18 +37,25 @@ REFUSED = [
     ("blockchain.contract", f"{LOWER},{OTHER}", "empty or one address, not several"),
     ("blockchain.rpc_url", "ws://127.0.0.1:8546", "http[(]s[)]:// addresses"),
     ("training.seed", 2**64, "below 9223372036854775808"),
-    ("blockchain.budget_wei", 10**80, "at most 340282366920938463463374607431768211455"),
+    ("blockchain.budget_wei", 10**80, "at most 79228162514264337593543950335"),
     ("network.codec", "gzip", "one of auto, raw, fp32"),
     ("network.downlink_codec", "top31", "one of auto"),
     ("training.rounds", "9" * 5000, "a whole number"),
     # of the same kind
-    ("blockchain.budget_wei", 2**127, "more than the books'"),  # times 20 rounds
+    ("blockchain.budget_wei", 2**95, "more than the contract's"),  # times 20 rounds
     ("blockchain.allow_list", f"{OTHER},{CHECKSUMMED.replace('aA', 'AA')}", "written in the capitals of its checksum"),
     ("blockchain.rpc_url", "http://host:99999", "http[(]s[)]:// addresses"),
     ("blockchain.rpc_url", "http://:8545", "http[(]s[)]:// addresses"),
+    ("blockchain.rpc_url", "http://a..b", "http[(]s[)]:// addresses"),
+    ("blockchain.rpc_url", "https://.a/v2", "http[(]s[)]:// addresses"),
+    ("blockchain.rpc_url", f"http://{64 * 'a'}.example", "http[(]s[)]:// addresses"),
+    ("blockchain.rpc_url", "http://10.0.0.300:8545", "http[(]s[)]:// addresses"),
     ("blockchain.max_fee_gwei", 1e-12, "at least 1e-09"),  # would be a cap of 0 wei
     ("blockchain.chain_id", 2**63, "at most 9223372036854775771"),
     ("system.log_file", "../../etc/passwd", "the name of a file, without folders"),
+    ("system.log_file", "events.jsonl", "a name that ends with .log"),
+    ("system.log_file", "run.db", "a name that ends with .log"),
+    ("system.log_file", "SuperLink.log", "none of flower.log"),
     ("training.data_root", "a\nb", "text of one line"),
     ("training.data_root", "\udcff", "text of one line"),
     ("network.uplink_mbps", 1e-300, "at least 0.001"),
@@ -57,6 +78,7 @@ def test_what_no_run_could_use_is_refused_at_the_door(path: str, value: Any, req
         ("blockchain.contract", f" 0x{LOWER[2:].upper()} ", CHECKSUMMED),
         ("blockchain.allow_list", f"{LOWER}, {OTHER},{CHECKSUMMED},", f"{CHECKSUMMED},{OTHER}"),
         ("blockchain.rpc_url", "http://a:1 , https://b/c,", "http://a:1,https://b/c"),
+        ("blockchain.rpc_url", *2 * ("http://a_b.example.:1/x,http://10.0.0.3,http://[::1]:8",)),
         ("training.seed", 2**63 - 1, 2**63 - 1),
     ],
 )
@@ -140,6 +162,35 @@ def test_so_is_a_dotenv_file(text: str, tmp_path: Path) -> None:
     assert load(environ=environment({}, tmp_path / ".env")).config.training.rounds == 3
 
 
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        ("HYPERGPU_TRAINING__ROUNDS=3\n".encode("utf-16"), "not UTF-8 text"),
+        ("HYPERGPU_TRAINING__ROUNDS=3\n".encode("utf-16-le"), "not UTF-8 text"),
+        ("HYPERGPU_TRAINING__DATA_ROOT=/caf\u00e9\n".encode("latin-1"), "not UTF-8 text"),
+        (b"A=1\nHYPERGPU_NODE_KEY='secretsecret\n", "line 2 of .* cannot be read"),
+        (b"HYPERGPU_TRAINING__ROUNDS 3\n", "line 1 of .* cannot be read"),
+        (b"HYPERGPU_TRAINING__ROUNDS\n", "line 1 of .* cannot be read"),
+        (b"A=1\n" * 300_000, "larger than 1 MiB"),
+        (b"hypergpu_training__rounds=3\n", "hypergpu_training__rounds is no variable"),
+    ],
+)
+def test_a_dotenv_file_that_sets_nothing_though_it_means_to_is_refused(
+    content: bytes, cause: str, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_bytes(content)
+    with pytest.raises(ConfigError, match=cause) as caught:
+        load(environ=environment({}, tmp_path / ".env"))
+    assert caught.value.remedy and "secretsecret" not in caught.value.cause
+
+
+def test_lines_of_other_programs_in_a_dotenv_file_are_their_own_business(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(
+        "if x; then\nA='1\n# HYPERGPU_NODE_KEY is set elsewhere\nHYPERGPU_TRAINING__ROUNDS=3\n"
+    )
+    assert load(environ=environment({}, tmp_path / ".env")).config.training.rounds == 3
+
+
 TRACE = "client,compute_ms_per_sample,bandwidth_kbps\n1,10,1000\n2,20,2000\n"
 
 
@@ -194,6 +245,8 @@ def test_a_file_that_says_two_things_or_too_much_is_refused(name: str, text: str
         ("HYPERGPU_RUN", "is no variable", "did you mean HYPERGPU_RUNS?"),
         ("HYPERGPU_LOG_LEVEL", "is no variable", "did you mean HYPERGPU_SYSTEM__LOG_LEVEL?"),
         ("HYPERGPU_FAVOURITE", "is no variable", "remove it, or name it otherwise"),
+        ("hypergpu_training__rounds", "is no variable", "did you mean HYPERGPU_TRAINING__ROUNDS?"),
+        ("HyperGPU_Node_Key", "is no variable", "did you mean HYPERGPU_NODE_KEY?"),
         ("HYPERGPU_TRAINING__ROUND", "training.round is not a setting", "did you mean training.rounds?"),
     ],
 )
@@ -229,11 +282,50 @@ def test_an_empty_variable_does_not_hide_the_one_of_the_dotenv_file(tmp_path: Pa
     assert load(environ=environ).config.training.rounds == 3
 
 
+@pytest.mark.parametrize("blank", ["", " ", "\t"])
+def test_blank_variables_are_none_for_whoever_asks(blank: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    environ = {"HYPERGPU_RUNS": blank, "HYPERGPU_NODE_KEY": blank}
+    assert runs_root(System(), environ) == tmp_path / "runs"
+    assert environment(environ, None) == {} and read_secrets(environ, None).node_key is None
+
+
+def test_the_runs_of_the_dotenv_file_are_those_of_every_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYPERGPU_RUNS", raising=False)
+    (tmp_path / ".env").write_text(f"HYPERGPU_RUNS={tmp_path / 'theirs'}\n")
+    assert root_of(None) == tmp_path / "theirs"
+
+
+ROOT = Path(__file__).parents[2]
+NAMING = ("README.md", ".env.example", "docs", "deploy", "configs", "hypergpu_fl")
+VARIABLE = re.compile(r"HYPERGPU_[A-Za-z0-9_]*[A-Za-z0-9]\b(?!_)")
+
+
+def named_variables() -> dict[str, str]:
+    """Every variable that documents, deployments or code name, with a file that does."""
+    files = [file for place in NAMING for file in [ROOT / place, *(ROOT / place).rglob("*")] if file.is_file()]
+    texts = {file: file.read_bytes().decode(errors="ignore") for file in files if file.suffix not in (".pyc", ".png")}
+    return {name: str(file) for file, text in texts.items() for name in VARIABLE.findall(text)}
+
+
+def test_every_variable_that_documents_deployments_or_code_name_is_read() -> None:
+    names = named_variables()
+    assert {"HYPERGPU_DASHBOARD_TOKEN", "HYPERGPU_RUNS", "HYPERGPU_TRAINING__DATA_ROOT"} <= names.keys()
+    for name, file in names.items():
+        try:
+            load(environ={name: "x"})
+        except ConfigError as error:
+            assert "is no variable" not in error.cause and "is not a setting" not in error.cause, (name, file)
+
+
 def test_the_schema_can_still_be_printed() -> None:
     assert json.dumps(Config.model_json_schema())
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_a_budget_that_the_books_cannot_hold_is_refused_with_and_without_a_chain(enabled: bool) -> None:
-    with pytest.raises(ConfigError, match="more than the books' 2\\*\\*128 - 1 wei in 3 rounds"):
-        load(overrides={"blockchain.enabled": enabled, "blockchain.budget_wei": 2**127, "training.rounds": 3})
+def test_a_budget_that_the_contract_cannot_hold_is_refused_with_and_without_a_chain(enabled: bool) -> None:
+    with pytest.raises(ConfigError, match="more than the contract's 2\\*\\*96 - 1 wei in 3 rounds"):
+        load(overrides={"blockchain.enabled": enabled, "blockchain.budget_wei": 2**95, "training.rounds": 3})

@@ -44,6 +44,7 @@ USED = {
     "flwr.proto.runtime_pb2.SendTaskHeartbeatRequest": "",
     "flwr.proto.runtime_pb2.SendTaskHeartbeatResponse": "",
     "flwr.serverapp.strategy.strategy_utils.aggregate_arrayrecords": "records, weighting_metric_name",
+    "flwr.simulation.ray_transport.ray_actor.BasicActorPool": "",
     "flwr.supercore.auth.load_superexec_auth_secret": "secret_file",
     "flwr.supercore.constant.TaskType": "",
     "flwr.supercore.inflatable.inflatable_object.get_object_body": "object_content, cls",

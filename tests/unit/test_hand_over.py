@@ -32,8 +32,8 @@ def sealed_upto(folder: Path, url: str, signer: KeySigner, last: int) -> None:
     settings = Blockchain(kind="rpc", chain_id=31337, rpc_url=url)
     secrets = Secrets(coordinator_key=SecretStr(signer._account.key.hex()))
     settlement = Settlement.open(folder, settings, secrets, salt=b"\5" * 32, rounds=4, simulated_keys=True)
-    for number in range(settlement.last_round + 1, last + 1):
-        settlement.seal(a_round(settlement.session, number))
+    for round in range(settlement.last_round + 1, last + 1):
+        settlement.seal(a_round(settlement.session, round))
     assert settlement.drain(60), settlement.status().problem
     settlement.export_bundle()
     settlement.close()

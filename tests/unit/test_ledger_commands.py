@@ -18,8 +18,9 @@ from pydantic import SecretStr
 from rounds import a_round, node_key
 from rpc import ask, funded_signer
 
-from hypergpu_fl.chain.anvil import FUNDED_SECRET, Anvil, free_port
+from hypergpu_fl.chain.anvil import FUNDED_SECRET, Anvil
 from hypergpu_fl.chain.http import HttpChain
+from hypergpu_fl.children import free_port
 from hypergpu_fl.cli import invoke
 from hypergpu_fl.config import Blockchain, Secrets
 from hypergpu_fl.redaction import forget
@@ -33,8 +34,8 @@ ROUNDS = 3
 def finished_run(folder: Path, blockchain: Blockchain, secrets: Secrets) -> Settlement:
     folder.mkdir(parents=True)
     settlement = Settlement.open(folder, blockchain, secrets, salt=b"\5" * 32, rounds=ROUNDS, simulated_keys=True)
-    for number in range(1, ROUNDS + 1):
-        settlement.seal(a_round(settlement.session, number))
+    for round in range(1, ROUNDS + 1):
+        settlement.seal(a_round(settlement.session, round))
     assert settlement.drain(60)
     settlement.export_bundle()
     settlement.close()
@@ -72,7 +73,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str, code: int = 1) -> s
 def test_rounds_are_listed_with_their_transactions(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = answer(capsys, "ledger", "list", "demo")
     assert [(row["round"], row["contributions"], row["refused"], row["status"]) for row in rows] == [
-        (number, 3, 1, "FINALIZED") for number in (1, 2, 3)
+        (round, 3, 1, "FINALIZED") for round in (1, 2, 3)
     ]
 
 
@@ -178,6 +179,7 @@ def test_keystores_are_made_once_and_never_show_their_key(
     wrong = refusal(capsys, "keys", "show", str(file), "--check")
     assert "does not open" in wrong and "another-password" not in wrong
     assert "no keystore" in refusal(capsys, "keys", "show", str(demo / "ledger.json"), code=2)
+    assert "Is a directory" in refusal(capsys, "keys", "show", str(tmp_path))
 
 
 @pytest.mark.chain

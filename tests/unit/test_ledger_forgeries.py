@@ -25,8 +25,8 @@ def a_run(folder: Path, *, enabled: bool = True, nodes: int = 3) -> Bundle:
     folder.mkdir(parents=True, exist_ok=True)
     off_or_on = Blockchain(enabled=enabled)
     settlement = Settlement.open(folder, off_or_on, Secrets(), salt=b"\5" * 32, rounds=ROUNDS, simulated_keys=True)
-    for number in range(1, ROUNDS + 1):
-        settlement.seal(a_round(settlement.session, number, nodes=nodes))
+    for round in range(1, ROUNDS + 1):
+        settlement.seal(a_round(settlement.session, round, nodes=nodes))
     assert settlement.drain(60)
     settlement.export_bundle()
     settlement.close()
@@ -50,9 +50,9 @@ def chainless(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rewritten(bundle: Bundle, **changes: Any) -> Bundle:
     """Every round of a session made up anew with nodes' keys that anyone can derive, and no commit."""
     head, rewards, rounds = bundle.session.id, RewardDistribution(bundle.session.id, {}), []
-    for number in range(1, ROUNDS + 1):
+    for round in range(1, ROUNDS + 1):
         sealed = seal_round(
-            a_round(bundle.session.id, number, nodes=2), before=head, rewards=rewards, pay=bundle.session.pay
+            a_round(bundle.session.id, round, nodes=2), before=head, rewards=rewards, pay=bundle.session.pay
         )
         head, rewards = sealed.head, sealed.rewards
         rounds.append(round_record(sealed, None))

@@ -36,9 +36,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The ledger of a run that ended, and the one that anybody could read from it while it was under way."""
     folder = tmp_path_factory.mktemp("run")
     settlement = Settlement.open(folder, Blockchain(), Secrets(), salt=b"\5" * 32, rounds=2, simulated_keys=True)
-    for number in (1, 2):
-        head = hash_blob(b"log %d" % number)
-        settlement.seal(a_round(settlement.session, number, nodes=2, log_head=head, pricing=a_pricing(2)))
+    for round in (1, 2):
+        head = hash_blob(b"log %d" % round)
+        settlement.seal(a_round(settlement.session, round, nodes=2, log_head=head, pricing=a_pricing(2)))
     assert settlement.drain(60)
     write_bundle(folder / "open.json", load_books(folder))
     settlement.export_bundle()

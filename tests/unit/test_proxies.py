@@ -7,59 +7,33 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from rpc import ScriptedNode, scripted
 
 from hypergpu_fl.chain.errors import Misconfigured
 from hypergpu_fl.chain.http import HttpChain
+from hypergpu_fl.children import free_port
 from hypergpu_fl.cli.submission import visible_gpus
-from hypergpu_fl.cli.superlink import LocalSuperLink, flower_environment, free_port
+from hypergpu_fl.cli.superlink import LocalSuperLink, flower_environment
 from hypergpu_fl.proxies import LOOPBACK, beside_loopback, proxy_of
 
 VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "no_grpc_proxy")
 
 
-class Node:
-    """Answers every JSON-RPC call with 7, as a node or as the proxy before one, and notes what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, str]] = []
-        node = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                node.asked.append((self.path, self.headers.get("Proxy-Authorization", "")))
-                number = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["id"]
-                body = json.dumps({"jsonrpc": "2.0", "id": number, "result": "0x7"}).encode()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                """Quiet."""
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.port = self.server.server_port
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-
-
 @pytest.fixture
-def node(monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
+def node(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedNode]:
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    started = Node()
-    yield started
-    started.server.shutdown()
-    started.server.server_close()
+    with scripted() as node:
+        node.answers["eth_chainId"] = {"result": "0x7"}
+        yield node
 
 
-def test_an_endpoint_elsewhere_is_asked_through_the_proxy(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_elsewhere_is_asked_through_the_proxy(node: ScriptedNode, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", f"http://al%69ce:p%40ss@127.0.0.1:{node.port}")
     assert HttpChain(["http://chain.example/v1"]).chain_id() == 7
     ((asked, authorization),) = node.asked
@@ -69,7 +43,7 @@ def test_an_endpoint_elsewhere_is_asked_through_the_proxy(node: Node, monkeypatc
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.9.9.9"])
 @pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
-def test_loopback_knows_no_proxy(host: str, variable: str, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loopback_knows_no_proxy(host: str, variable: str, node: ScriptedNode, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, "http://127.0.0.1:9")
     if host == "127.9.9.9" and sys.platform != "linux":
         host = "127.0.0.1"
@@ -90,6 +64,12 @@ def test_loopback_knows_no_proxy(host: str, variable: str, node: Node, monkeypat
         ("https://chain.example/", {"https_proxy": "http://proxy:3128", "no_proxy": "*"}, None),
         ("http://[::1]:8545/", {"http_proxy": "http://proxy:3128"}, None),
         ("http://anvil.localhost./", {"http_proxy": "http://proxy:3128"}, None),
+        *(
+            (f"http://{host}:8545/", {"all_proxy": "http://proxy:3128"}, None)
+            for host in ("0.0.0.0", "[::]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "127.1", "2130706433", "0x7f.1")
+        ),
+        ("http://[::ffff:10.0.0.1]/", {"http_proxy": "http://proxy:3128"}, "http://proxy:3128"),
+        ("http://10.0.0.1/", {"http_proxy": "http://proxy:3128"}, "http://proxy:3128"),
         ("http://notlocalhost/", {"http_proxy": "http://proxy:3128"}, "http://proxy:3128"),
     ],
 )

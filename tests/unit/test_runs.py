@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hypergpu_fl.cli.place import place_of
 from hypergpu_fl.codec.feedback.disk import NodeFolder
 from hypergpu_fl.errors import ConfigError, RunNotFound
 from hypergpu_fl.files import private_folder
-from hypergpu_fl.runs import SUBMITTED, find_books, find_run, open_run_folder, resume_command, run_names
+from hypergpu_fl.runs import SUBMITTED, find_run, open_run_folder, resume_command, run_names
 
 
 def test_latest_is_the_run_opened_last_and_survives_moving_the_root(tmp_path: Path) -> None:
@@ -70,6 +71,7 @@ def test_names_that_are_chosen_at_once_are_never_the_same(tmp_path: Path) -> Non
     code = """
 import sys
 from pathlib import Path
+from hypergpu_fl.cli.place import place_of
 from hypergpu_fl.runs import open_run_folder
 sys.stdin.readline()
 print(*(open_run_folder(Path(sys.argv[1]), "", stem="demo").name for _ in range(20)))
@@ -87,14 +89,14 @@ print(*(open_run_folder(Path(sys.argv[1]), "", stem="demo").name for _ in range(
 
 def test_a_run_that_was_sent_to_a_superlink_is_not_said_to_have_no_rounds(tmp_path: Path) -> None:
     folder = open_run_folder(tmp_path, "far")
-    assert find_books(tmp_path, "far") == folder  # one of here that has just begun
+    assert place_of("far", tmp_path) == folder  # one of here that has just begun
     assert resume_command(folder) == "hypergpu run --resume far"
     (folder / SUBMITTED).write_text('{"run_id": "12", "connection": "deployed"}')
     with pytest.raises(RunNotFound, match="was sent to the SuperLink 'deployed'") as refused:
-        find_books(tmp_path)
+        place_of("latest", tmp_path)
     assert "--runs" in refused.value.remedy
     assert resume_command(folder) == "hypergpu run --superlink deployed --resume far"
     (folder / "run.db").touch()  # the SuperLink keeps its runs in the same place
-    assert find_books(tmp_path, "far") == folder
+    assert place_of("far", tmp_path) == folder
     (folder / SUBMITTED).write_text("torn")
     assert resume_command(folder) == "hypergpu run --resume far"

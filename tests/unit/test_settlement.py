@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rounds import a_round
 
+from hypergpu_fl.chain.errors import Misconfigured
 from hypergpu_fl.config import Blockchain, Secrets
 from hypergpu_fl.errors import LedgerError, VerificationError
 from hypergpu_fl.ledger.bundle import read_bundle
@@ -25,8 +26,8 @@ def opened(folder: Path, **blockchain: object) -> Settlement:
 
 def run(folder: Path, *, until: int = ROUNDS, drain: bool = True, **blockchain: object) -> Settlement:
     settlement = opened(folder, **blockchain)
-    for number in range(settlement.last_round + 1, until + 1):
-        settlement.seal(a_round(settlement.session, number))
+    for round in range(settlement.last_round + 1, until + 1):
+        settlement.seal(a_round(settlement.session, round))
     if drain:
         assert settlement.drain(60)
         settlement.export_bundle()
@@ -55,6 +56,12 @@ def test_a_run_killed_between_sealing_and_sending_ends_with_the_very_same_bundle
     assert (tmp_path / "ledger.json").read_bytes() == (finished.run_dir / "ledger.json").read_bytes()
 
 
+def test_a_key_that_cannot_be_read_is_not_said_to_be_none(tmp_path: Path) -> None:
+    (tmp_path / KEY_FILE).mkdir()
+    with pytest.raises(Misconfigured, match="coordinator.key cannot be read: Is a directory"):
+        opened(tmp_path)
+
+
 def test_a_run_without_a_chain_still_keeps_books_that_verify(tmp_path: Path) -> None:
     settlement = run(tmp_path, enabled=False)
     assert settlement.status().commits == 0
@@ -78,7 +85,7 @@ def flipped(text: str) -> str:
     return text[:-1] + ("0" if text[-1] != "0" else "1")
 
 
-@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize("round", [1, 3])
 @pytest.mark.parametrize(
     "path",
     [
@@ -88,10 +95,10 @@ def flipped(text: str) -> str:
     ],
 )  # fmt: skip
 def test_one_changed_byte_is_found_and_the_round_named(
-    finished: Settlement, tmp_path: Path, number: int, path: str
+    finished: Settlement, tmp_path: Path, round: int, path: str
 ) -> None:
     bundle = json.loads((finished.run_dir / "ledger.json").read_text())
-    place = bundle["rounds"][number - 1]
+    place = bundle["rounds"][round - 1]
     if not path.startswith("/"):
         place = place["contributions"][1]
     *parents, last = path.removeprefix("/").split(".")
@@ -101,7 +108,7 @@ def test_one_changed_byte_is_found_and_the_round_named(
     place[key] = place[key] + 1 if isinstance(place[key], int) else flipped(place[key])
     altered = tmp_path / "ledger.json"
     altered.write_text(json.dumps(bundle))
-    with pytest.raises(VerificationError, match=f"^round {number}: "):
+    with pytest.raises(VerificationError, match=f"^round {round}: "):
         verify(read_bundle(altered))
 
 

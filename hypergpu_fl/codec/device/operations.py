@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hypergpu_fl.codec.backend import unfit
-from hypergpu_fl.codec.format.words import Kept, Word
+from hypergpu_fl.codec.format.words import KeptValues, Word
 
 _HALF_MAX = 65504.0
 _TOO_LARGE = (127 + 120) << 23
@@ -72,10 +72,10 @@ def topk(delta_P: Tensor, old_P: Tensor | None, out_P: Tensor, chunk: int, k: in
     return _gap_bytes(gaps), _packed(signs), _packed(marks), low.view(torch.int16), high.view(torch.int16)
 
 
-def kept(contents: Sequence[NDArray[Any]], size: int, chunk: int, k: int) -> Kept:
+def kept(contents: Sequence[NDArray[Any]], size: int, chunk: int, k: int) -> KeptValues:
     """What `topk` returned for ``size`` values, once it is on the host."""
     gaps, signs, marks, low, high = contents
-    return Kept(gaps, signs, marks, low.view(np.uint16), high.view(np.uint16))
+    return KeptValues(gaps, signs, marks, low.view(np.uint16), high.view(np.uint16))
 
 
 def _input(delta_P: Tensor, old_P: Tensor | None, out_P: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from hypergpu_fl.codec.encoder import assemble
 from hypergpu_fl.codec.format.blob import FRAME_WORDS
 from hypergpu_fl.codec.format.bodies import Blocks, Dense, Sparse
 from hypergpu_fl.codec.format.runs import runs_of
-from hypergpu_fl.codec.format.words import BlockCodes, Kept, Word
+from hypergpu_fl.codec.format.words import BlockCodes, KeptValues, Word
 from hypergpu_fl.codec.levels import level
 from strategies.errors import LayoutError
 from strategies.model.layout import Arrays, Layout, Run
@@ -51,7 +51,7 @@ class Kernels(Protocol):
         """Gaps, bits and magnitudes of all chunks, as `kept` takes them."""
         ...
 
-    def kept(self, contents: Sequence[NDArray[Any]], size: int, chunk: int, k: int) -> Kept:
+    def kept(self, contents: Sequence[NDArray[Any]], size: int, chunk: int, k: int) -> KeptValues:
         """What `topk` returned for ``size`` values, once it is on the host."""
         ...
 
@@ -177,11 +177,11 @@ class DeviceBackend:
         scales = scales.view(np.uint16)
         return lambda start, stop: (codes[start:stop], scales[start // block : -(-stop // block)])
 
-    def topk(self, chunk: int, k: int) -> Kept:
+    def topk(self, chunk: int, k: int) -> KeptValues:
         """See `Backend.topk`."""
         if not self.size:
             empty = np.empty(0, dtype=np.uint8)
-            return Kept(empty, empty, empty, empty.astype(np.uint16), empty.astype(np.uint16))
+            return KeptValues(empty, empty, empty, empty.astype(np.uint16), empty.astype(np.uint16))
         contents = _fetched(*self._kernels.topk(*self._tensors, chunk, k))
         return self._kernels.kept(contents, self.size, chunk, k)
 

@@ -28,7 +28,7 @@ from hypergpu_fl.codec.device.pieces import (
     store_part,
     to_bf16,
 )
-from hypergpu_fl.codec.format.words import Kept, kept_in
+from hypergpu_fl.codec.format.words import KeptValues, kept_in
 
 _SUM_BITS = tl.constexpr(40)
 _HUGE = tl.constexpr(1 << 50)
@@ -347,7 +347,7 @@ def topk(delta_P: Tensor, old_P: Tensor | None, out_P: Tensor, chunk: int, k: in
     return (records,)
 
 
-def kept(contents: Sequence[NDArray[Any]], size: int, chunk: int, k: int) -> Kept:
+def kept(contents: Sequence[NDArray[Any]], size: int, chunk: int, k: int) -> KeptValues:
     """See `operations.kept`."""
     from hypergpu_fl.codec.kernels import byte_kernels
 
@@ -362,4 +362,4 @@ def kept(contents: Sequence[NDArray[Any]], size: int, chunk: int, k: int) -> Kep
     n_bytes = -(-kept_in(size, chunk, k) // 8)
     signs, marks = (records[bits].reshape(-1)[:n_bytes] for bits in ("signs", "marks"))
     low, high = (np.ascontiguousarray(records[scales]) for scales in ("low", "high"))
-    return Kept(gaps, signs, marks, low, high)
+    return KeptValues(gaps, signs, marks, low, high)

@@ -72,7 +72,7 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class ReceivedModel:
     """What a message brought: the model to train from, and the view to keep (None: keep what is held)."""
 
     version: int
@@ -114,7 +114,7 @@ def pack(parts: list[bytes], flags: int, chain: bytes, version: int, view_checks
     return b"".join([header, check, *(piece for pair in zip(lengths, parts, strict=True) for piece in pair)])
 
 
-def apply(blob: Buffer, layout: Layout, held: View | None) -> Received:
+def apply(blob: Buffer, layout: Layout, held: View | None) -> ReceivedModel:
     """Model and view that a message brings to a node holding ``held``, which is left as it is.
 
     Steps that the node has already made are skipped: a reply may have been lost after the node moved on.
@@ -129,7 +129,7 @@ def apply(blob: Buffer, layout: Layout, held: View | None) -> Received:
     flags, chain, version, view_checksum, parts = _unpack(blob)
     if flags & MODEL_ONLY:
         model = decode(parts[0], layout)
-        return Received(version, model.dense(), model.buffers, None)
+        return ReceivedModel(version, model.dense(), model.buffers, None)
     if flags & WHOLE_VIEW:
         whole = decode(parts.pop(0), layout)
         view_P, buffers = whole.dense(), whole.buffers
@@ -154,10 +154,10 @@ def apply(blob: Buffer, layout: Layout, held: View | None) -> Received:
         raise ViewMissing(f"the view held here does not lead to the server's version {version}", _RESYNC)
     view = View(chain, version, view_P)
     if extra_part is None:
-        return Received(version, view_P, buffers, view)
+        return ReceivedModel(version, view_P, buffers, view)
     extra, model_P = decode(extra_part, layout), view_P.copy()
     extra.add_to(model_P, 1.0)
-    return Received(extra.base, model_P, extra.buffers, view)
+    return ReceivedModel(extra.base, model_P, extra.buffers, view)
 
 
 def _unpack(blob: Buffer) -> tuple[int, bytes, int, int, list[memoryview]]:

@@ -26,7 +26,7 @@ class Word(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class KeptValues:
     """Top-k values of all chunks: see `hypergpu_fl.codec.format.blob` for the meaning of the fields."""
 
     gaps: NDArray[np.uint8]

@@ -30,8 +30,8 @@ function follow(name) {
   stream = new EventSource(`api/runs/${encodeURIComponent(name)}/stream`);
   linked("", "connecting");
   stream.addEventListener("open", () => linked("live", "live"));
-  stream.addEventListener("error", () => linked("lost", "reconnecting"));
-  stream.addEventListener("gone", () => { stream.close(); linked("lost", "this run is gone"); });
+  stream.addEventListener("error", () => (stream.readyState === EventSource.CLOSED ? linked("lost", "refused: reload the page") : linked("lost", "reconnecting")));
+  stream.addEventListener("gone", (event) => { stream.close(); linked("lost", JSON.parse(event.data).cause ?? "this run is gone"); });
   stream.addEventListener("rounds", (event) => {
     const { all, rows } = JSON.parse(event.data);
     if (all) byRound = new Map();

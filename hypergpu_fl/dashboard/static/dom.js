@@ -32,7 +32,7 @@ export function empty(title, text, code) {
   return h("p", { class: "empty" }, h("b", {}, title), text, code ? [" ", h("code", {}, code)] : null);
 }
 
-const KINDS = { running: "info", completed: "good", failed: "bad", silent: "warn", waiting: "", sound: "good", joining: "info", suspect: "warn", excluded: "bad", offline: "bad", counted: "good", late: "info", working: "", dropped: "warn", refused: "bad", joined: "info", returned: "good", left: "warn", "rolled back": "bad", diverged: "bad", deserted: "bad", readmitted: "info", resumed: "info", FINALIZED: "good", INCLUDED: "good", SENT: "info", SIGNED: "info", PREPARED: "", sealed: "good", unsealed: "" };
+const KINDS = { running: "info", completed: "good", failed: "bad", silent: "warn", unreadable: "bad", waiting: "", sound: "good", joining: "info", suspect: "warn", excluded: "bad", offline: "bad", counted: "good", late: "info", working: "", dropped: "warn", refused: "bad", joined: "info", returned: "good", left: "warn", "rolled back": "bad", diverged: "bad", deserted: "bad", readmitted: "info", resumed: "info", FINALIZED: "good", INCLUDED: "good", SENT: "info", SIGNED: "info", PREPARED: "", sealed: "good", unsealed: "" };
 
 export function kind(state) {
   return KINDS[state] ?? "";
@@ -46,7 +46,8 @@ export function name(text) {
   return h("bdi", { class: "name", title: text }, text);
 }
 
-// A table whose rows keep their elements from one drawing to the next: reading and the focus stay where they are.
+// A table whose cells stay from one drawing to the next unless they change: reading and the focus stay where they are.
+// So what a cell's buttons do may rest on the row's key alone.
 export function table(columns, { tall = false, label, sort = null } = {}) {
   let order = sort, shown = [];
   const body = h("tbody");
@@ -75,9 +76,9 @@ export function table(columns, { tall = false, label, sort = null } = {}) {
       kept.add(key);
       let entry = known.get(key);
       if (!entry || entry.text !== text) {
-        const tr = h("tr", { class: drawn && !entry ? "fresh" : null }, columns.map((one, i) => h(i ? "td" : "th", { class: [one.n ? "n" : "", one.wrap ? "wrap" : "", one.mono ? "mono" : ""].join(" ").trim() || null, scope: i ? null : "row" }, one.cell(row))));
-        entry?.tr.replaceWith(tr);
-        known.set(key, (entry = { tr, text }));
+        const cells = columns.map((one, i) => h(i ? "td" : "th", { class: [one.n ? "n" : "", one.wrap ? "wrap" : "", one.mono ? "mono" : ""].join(" ").trim() || null, scope: i ? null : "row" }, one.cell(row)));
+        if (entry) cells.forEach((cell, i) => { if (!cell.isEqualNode(entry.tr.cells[i])) entry.tr.cells[i].replaceWith(cell); });
+        known.set(key, (entry = { tr: entry?.tr ?? h("tr", { class: drawn ? "fresh" : null }, cells), text }));
       }
       if (body.children[place] !== entry.tr) body.insertBefore(entry.tr, body.children[place] ?? null);
     });

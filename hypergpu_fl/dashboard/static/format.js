@@ -35,7 +35,8 @@ export function seconds(value) {
 }
 
 export function money(wei, currency = "MON") {
-  const coins = Number(BigInt(wei ?? 0)) / 1e18;
+  if (!known(wei)) return "–";
+  const coins = Number(BigInt(wei)) / 1e18;
   if (coins === 0) return `0 ${currency}`;
   const digits = Math.max(0, Math.min(18, 2 - Math.floor(Math.log10(coins))));
   return `${coins >= 100 ? Math.round(coins).toLocaleString("en") : Number(coins.toFixed(digits)).toLocaleString("en", { maximumFractionDigits: 18 })} ${currency}`;

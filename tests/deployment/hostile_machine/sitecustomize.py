@@ -1,6 +1,7 @@
 """What the owner of a hostile machine does to the node on it. Python imports it at its start, where PYTHONPATH says so.
 
-The environment's ``HOSTILE`` names the part: ``numbers``, ``inflated``, ``hold-query`` or ``hold-train``.
+The environment's ``HOSTILE`` names the part: ``numbers``, ``inflated``, ``hold-query`` or ``hold-train``. Each time the
+part is played, the file that ``HOSTILE_NOTES`` names grows by a line, so that a test knows that it was.
 """
 
 import json
@@ -10,6 +11,12 @@ PART = os.environ.get("HOSTILE", "")
 PIECE_BYTES = 3 * 2**20
 TIMES = 500  # that an array names its one piece
 RATES_BPS = (1e6, 5e-324)
+
+
+def note():
+    """Say that the part was played."""
+    with open(os.environ["HOSTILE_NOTES"], "a") as notes:
+        notes.write(f"{PART}\n")
 
 
 def twist_replies(twist):
@@ -22,6 +29,7 @@ def twist_replies(twist):
         reply = answer(self, message, context)
         if reply.has_content():
             twist(reply.content, context)
+            note()
         return reply
 
     ClientApp.__call__ = hostile
@@ -84,6 +92,8 @@ def hold_back(kind):
         def upload(*pieces):
             if kinds[-1] != kind:
                 push_object(*pieces)
+            else:
+                note()
 
         push(send=announce, push_object=upload, **rest)
 

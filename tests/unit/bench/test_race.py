@@ -59,18 +59,18 @@ def test_a_run_ends_when_it_has_had_its_updates_and_its_samples_or_at_the_horizo
     """Two updates of ten samples each in every round of a second."""
     recorder = Recorder(lambda arrays: (0.5, 0.5), limits, byte_scale=1.0)
     with pytest.raises(Finished):
-        for number in range(1, 100):
-            recorder.closed(outcome(number, samples=10))
-            recorder.evaluate(number, ArrayRecord())
-    assert number == rounds
+        for round in range(1, 100):
+            recorder.closed(outcome(round, samples=10))
+            recorder.evaluate(round, ArrayRecord())
+    assert round == rounds
 
 
-def outcome(number: int, samples: int) -> RoundOutcome:
+def outcome(round: int, samples: int) -> RoundOutcome:
     update = Accepted(
         row=0,
         node="node-0",
         node_id=1,
-        round=number,
+        round=round,
         base=0,
         staleness=0,
         steps=1,
@@ -80,9 +80,9 @@ def outcome(number: int, samples: int) -> RoundOutcome:
         metrics={"samples": float(samples)},
     )
     return RoundOutcome(
-        round=number,
-        started_s=number - 1.0,
-        ended_s=float(number),
+        round=round,
+        started_s=round - 1.0,
+        ended_s=float(round),
         selected=[0],
         accepted=[update, update],
         refused=[],

@@ -15,7 +15,7 @@ from hypergpu_fl.chain.anvil import Anvil, find_anvil
 from hypergpu_fl.chain.contract import LedgerContract
 from hypergpu_fl.chain.direct import send_and_wait
 from hypergpu_fl.chain.http import HttpChain
-from hypergpu_fl.chain.outbox import Entry, Intent, Outbox, State
+from hypergpu_fl.chain.outbox import EntryState, Intent, Outbox, OutboxEntry
 from hypergpu_fl.chain.sender import Pace, Sender
 from hypergpu_fl.chain.signer import KeySigner, created_address
 from hypergpu_fl.ledger import database
@@ -63,14 +63,14 @@ class Desk:
 
     def train(self) -> None:
         """One more round is sealed."""
-        number, before = len(self.heads), self.heads[-1]
-        word = bytes([number]) * 32
-        after = next_head(before, round=number, root=word, model=word, rewards_root=word, owed=number)
-        data = commit_calldata(self.session, number, word, word, word, number)
-        self.put(Intent("commit", self.contract, self.session, data, round=number, before=before, after=after))
+        round, before = len(self.heads), self.heads[-1]
+        word = bytes([round]) * 32
+        after = next_head(before, round=round, root=word, model=word, rewards_root=word, owed=round)
+        data = commit_calldata(self.session, round, word, word, word, round)
+        self.put(Intent("commit", self.contract, self.session, data, round=round, before=before, after=after))
         self.heads.append(after)
 
-    def steps(self, count: int = 500, *, seconds: float = 0.0, until_last: State | None = None) -> None:
+    def steps(self, count: int = 500, *, seconds: float = 0.0, until_last: EntryState | None = None) -> None:
         """Step until all is final, or the last entry has come to a state, letting `seconds` pass on the fake clock."""
         for _ in range(count):
             pause = self.sender.step()
@@ -79,10 +79,10 @@ class Desk:
             self.clock.now += seconds or pause
             self.tick(min(pause, 0.02))
 
-    def drained(self) -> list[Entry]:
+    def drained(self) -> list[OutboxEntry]:
         self.steps()
         entries = self.outbox.entries()
-        assert [entry.state for entry in entries] == [State.FINALIZED] * len(entries)
+        assert [entry.state for entry in entries] == [EntryState.FINALIZED] * len(entries)
         state = LedgerContract(self.client, self.contract).session(self.session)
         assert (state.next, state.head) == (len(self.heads), self.heads[-1])
         blocks = [entry.block for entry in entries if entry.block is not None]

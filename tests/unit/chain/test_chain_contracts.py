@@ -16,12 +16,13 @@ from rpc import ask, funded_signer
 from hypergpu_fl.chain import abi
 from hypergpu_fl.chain.anvil import Anvil, find_anvil
 from hypergpu_fl.chain.client import Client
-from hypergpu_fl.chain.contract import LedgerContract, Status
+from hypergpu_fl.chain.contract import LedgerContract, SessionStatus
 from hypergpu_fl.chain.embedded import EmbeddedChain
 from hypergpu_fl.chain.errors import Reverted
 from hypergpu_fl.chain.fees import gas_limit
 from hypergpu_fl.chain.http import HttpChain
 from hypergpu_fl.chain.signer import KeySigner, Transaction, created_address
+from hypergpu_fl.config.models import MOST_WEI
 from hypergpu_fl.ledger.bundle import session_id
 from hypergpu_fl.ledger.contribution import SealedContribution
 from hypergpu_fl.ledger.merkle import MerkleTree
@@ -100,6 +101,15 @@ def chain(request: pytest.FixtureRequest) -> Iterator[tuple[Caller, Caller, Warp
         yield coordinator, other, warp
 
 
+def test_the_door_of_the_configuration_has_the_bound_of_the_contract() -> None:
+    coordinator = Caller(EmbeddedChain(KeySigner(COORDINATOR_SECRET).address), KeySigner(COORDINATOR_SECRET))
+    address = created_address(coordinator.address, 0)
+    coordinator.send(None, abi.bytecode())
+    coordinator.send(address, abi.encode_call("open", b"\1" * 32), MOST_WEI)
+    with pytest.raises(Reverted, match="LedgerAmountTooLarge"):
+        coordinator.send(address, abi.encode_call("open", b"\2" * 32), MOST_WEI + 1)
+
+
 def test_every_function_of_the_contract_answers_python(chain: tuple[Caller, Caller, Warp]) -> None:
     from rounds import a_round, node_key
 
@@ -111,22 +121,22 @@ def test_every_function_of_the_contract_answers_python(chain: tuple[Caller, Call
     contract, salt = LedgerContract(client, address), b"\x07" * 32
     session = session_id(client.chain_id(), address, coordinator.address, salt)
     assert contract.session_id(coordinator.address, salt) == session
-    assert contract.session(session).status is Status.NONE
+    assert contract.session(session).status is SessionStatus.NONE
 
     coordinator.send(address, abi.encode_call("open", salt), 10**15)
     state = contract.session(session)
     assert (state.coordinator, state.next, state.pool, state.head) == (coordinator.address, 1, 10**15, session)
 
     head, rewards, rounds, gas = session, RewardDistribution(session, {}), [], []
-    for number in (1, 2, 3):
-        sealed = seal_round(a_round(session, number), before=head, rewards=rewards, pay=Pay(10**14))
+    for round in (1, 2, 3):
+        sealed = seal_round(a_round(session, round), before=head, rewards=rewards, pay=Pay(10**14))
         head, rewards = sealed.head, sealed.rewards
         rounds.append(sealed)
-        commitment = (number, sealed.root, sealed.seal.model, sealed.rewards_root, sealed.owed)
+        commitment = (round, sealed.root, sealed.seal.model, sealed.rewards_root, sealed.owed)
         gas.append(coordinator.send(address, abi.encode_call("commitRound", session, *commitment)))
         assert gas[-1] <= coordinator.limit <= 1.1 * gas[-1]
         assert contract.session(session).head == sealed.head == next_head(
-            sealed.before, round=number, root=sealed.root, model=sealed.seal.model,
+            sealed.before, round=round, root=sealed.root, model=sealed.seal.model,
             rewards_root=sealed.rewards_root, owed=sealed.owed,
         )  # fmt: skip
     assert max(gas) <= 62_000
@@ -143,17 +153,17 @@ def test_every_function_of_the_contract_answers_python(chain: tuple[Caller, Call
 
     account = node_key(1).address
     cumulative, grants = rewards.cumulative[account], []
-    for number, sealed in enumerate(rounds, start=1):
+    for round, sealed in enumerate(rounds, start=1):
         earned = summed((c.credited.node, c.reward) for c in sealed.contributions)
-        grants.append((number, earned[account], RewardTree(session, earned).proof(account)))
+        grants.append((round, earned[account], RewardTree(session, earned).proof(account)))
     claim = abi.encode_call("claim", session, account, session, history, grants)
-    (number, amount, proof), *rest = grants
+    (round, amount, proof), *rest = grants
     with pytest.raises(Reverted, match="LedgerInvalidProof"):
-        more = [(number, amount + 1, proof), *rest]
+        more = [(round, amount + 1, proof), *rest]
         other.send(address, abi.encode_call("claim", session, account, session, history, more))
     with pytest.raises(Reverted, match="LedgerUnknownHistory"):
         other.send(address, abi.encode_call("claim", session, account, session, history[1:], rest))
-    assert [contract.head_after(session, number) for number in range(5)] == [
+    assert [contract.head_after(session, round) for round in range(5)] == [
         session, *(sealed.head for sealed in rounds), bytes(32),
     ]  # fmt: skip
     coordinator.send(address, abi.encode_call("setPaused", session, True))
@@ -184,7 +194,12 @@ def test_every_function_of_the_contract_answers_python(chain: tuple[Caller, Call
     other.send(address, abi.encode_call("refund", session))
     assert before == 10**15 + 8 - cumulative and client.balance(address) == rewards.owed - cumulative
     state = contract.session(session)
-    assert (state.status, state.pool, state.owed, state.paid) == (Status.CLOSED, rewards.owed, rewards.owed, cumulative)
+    assert (state.status, state.pool, state.owed, state.paid) == (
+        SessionStatus.CLOSED,
+        rewards.owed,
+        rewards.owed,
+        cumulative,
+    )
 
 
 def leaf_fields(sealed: SealedContribution) -> tuple[object, ...]:
@@ -208,9 +223,9 @@ def test_a_commit_costs_the_same_for_any_number_of_nodes(nodes: int) -> None:
     coordinator.send(address, abi.encode_call("open", salt), 10**18)
     head, rewards, used = session, RewardDistribution(session, {}), 0
     seal = a_round(session, 1, nodes=nodes)
-    for number in (1, 2):
+    for round in (1, 2):
         sealed = seal_round(seal, before=head, rewards=rewards, pay=Pay(10**14))
         head, rewards = sealed.head, sealed.rewards
-        commitment = (number, sealed.root, sealed.seal.model, sealed.rewards_root, sealed.owed)
+        commitment = (round, sealed.root, sealed.seal.model, sealed.rewards_root, sealed.owed)
         used = coordinator.send(address, abi.encode_call("commitRound", session, *commitment))
     assert abs(used - 60_050) <= 60  # zero bytes in calldata are cheaper, and hashes hold a few

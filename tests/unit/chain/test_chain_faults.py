@@ -19,7 +19,7 @@ from hypergpu_fl.chain.contract import LedgerContract
 from hypergpu_fl.chain.direct import send_and_wait
 from hypergpu_fl.chain.errors import ForkAlarm, Misconfigured, Reverted
 from hypergpu_fl.chain.http import HttpChain
-from hypergpu_fl.chain.outbox import Attempt, Intent, State
+from hypergpu_fl.chain.outbox import Attempt, EntryState, Intent
 from hypergpu_fl.chain.signer import KeySigner, Transaction
 from hypergpu_fl.config import Blockchain, Secrets
 from hypergpu_fl.errors import ChainError
@@ -49,7 +49,7 @@ def test_a_day_of_trouble_loses_and_doubles_nothing(desk: Desk, mode: str) -> No
 def test_signed_bytes_are_the_ones_that_are_sent_after_a_restart(desk: Desk) -> None:
     desk.sender.step()  # signs
     (entry,) = desk.outbox.entries()
-    assert entry.state is State.SIGNED and not desk.proxy.broadcasts
+    assert entry.state is EntryState.SIGNED and not desk.proxy.broadcasts
     desk.sender = desk.make_sender()
     desk.drained()
     assert desk.proxy.broadcasts == ["0x" + entry.attempts[0].raw.hex()]
@@ -90,7 +90,7 @@ def test_another_history_raises_the_alarm_and_stops_commits_only(desk: Desk) -> 
     desk.steps(20)
     assert isinstance(desk.sender.problem, ForkAlarm)
     desk.train()  # training goes on
-    assert [entry.state for entry in desk.outbox.entries()[1:]] == [State.PREPARED] * 2
+    assert [entry.state for entry in desk.outbox.entries()[1:]] == [EntryState.PREPARED] * 2
 
 
 def test_a_commit_that_someone_sent_already_is_not_sent_again(desk: Desk) -> None:
@@ -156,7 +156,7 @@ def test_an_inclusion_that_a_reorganisation_undoes_is_sent_again(mining_desk: De
     desk = mining_desk
     desk.drained()
     desk.train()
-    desk.steps(until_last=State.INCLUDED)
+    desk.steps(until_last=EntryState.INCLUDED)
     (attempt,) = desk.outbox.entries()[-1].attempts
     ask(desk.url, "anvil_rollback", 1)
     assert desk.client.receipt(attempt.hash) is None
@@ -168,7 +168,7 @@ def test_gas_above_the_cap_stops_signing_and_says_so(desk: Desk) -> None:
     desk.sender._max_fee = 1
     desk.steps(2)
     assert isinstance(desk.sender.problem, Misconfigured) and "cap" in str(desk.sender.problem)
-    assert desk.outbox.entries()[0].state is State.PREPARED
+    assert desk.outbox.entries()[0].state is EntryState.PREPARED
     desk.sender._max_fee = 500 * GWEI
     desk.drained()
 

@@ -17,7 +17,7 @@ from hypergpu_fl.chain.contract import LedgerContract
 from hypergpu_fl.chain.direct import send_and_wait
 from hypergpu_fl.chain.errors import Misconfigured, Reverted, Unavailable
 from hypergpu_fl.chain.http import HttpChain
-from hypergpu_fl.chain.outbox import Intent, State
+from hypergpu_fl.chain.outbox import EntryState, Intent
 from hypergpu_fl.chain.sender import Sender
 from hypergpu_fl.chain.transaction import decode_transaction
 from hypergpu_fl.cli import invoke
@@ -35,7 +35,7 @@ def test_a_top_up_is_not_paid_twice_by_an_endpoint_that_lies_about_its_nonce(des
     desk.steps(2)
     nonce = desk.outbox.entries()[-1].attempts[0].nonce
     desk.proxy.lies["eth_getTransactionCount"] = lambda answer: answer.update(result=hex(nonce + 1))
-    desk.steps(20, seconds=1.0, until_last=State.PREPARED)
+    desk.steps(20, seconds=1.0, until_last=EntryState.PREPARED)
     desk.steps(2)
     attempts = desk.outbox.entries()[-1].attempts
     assert [attempt.nonce for attempt in attempts] == [nonce, nonce + 1]
@@ -66,7 +66,7 @@ def test_a_block_that_an_endpoint_made_up_does_not_keep_a_commit_from_becoming_f
     desk.proxy.lies["eth_getTransactionReceipt"] = lambda answer: (
         answer["result"] and answer["result"].update(blockNumber=hex(10**9))
     )
-    desk.steps(until_last=State.INCLUDED)
+    desk.steps(until_last=EntryState.INCLUDED)
     assert desk.outbox.entries()[-1].block == 10**9
     desk.proxy.lies.clear()
     desk.train()

@@ -13,8 +13,8 @@ from rpc import ask, funded_signer
 from hypergpu_fl.chain import abi
 from hypergpu_fl.chain.anvil import Anvil, find_anvil
 from hypergpu_fl.chain.client import Client
-from hypergpu_fl.chain.contract import LedgerContract, Status
-from hypergpu_fl.chain.direct import Sent, send_and_wait
+from hypergpu_fl.chain.contract import LedgerContract, SessionStatus
+from hypergpu_fl.chain.direct import FinalTransaction, send_and_wait
 from hypergpu_fl.chain.embedded import EmbeddedChain
 from hypergpu_fl.chain.errors import Reverted
 from hypergpu_fl.chain.fees import MOST_CALL_GAS
@@ -35,7 +35,7 @@ from hypergpu_fl.settlement.grants import ROUNDS_A_CLAIM
 GWEI, BUDGET, POOL, SALT = 10**9, 10**12, 10**16, b"\3" * 32
 
 
-def sent(client: Client, signer: KeySigner, to: str | None, data: bytes, value: int = 0) -> Sent:
+def sent(client: Client, signer: KeySigner, to: str | None, data: bytes, value: int = 0) -> FinalTransaction:
     chain_id = client.chain_id()
     return send_and_wait(client, signer, to=to, data=data, value=value, chain_id=chain_id, max_fee=500 * GWEI)
 
@@ -155,10 +155,10 @@ def test_a_node_whose_coordinator_hides_the_ledger_claims_with_proofs_of_single_
     for _ in range(6):
         run.train()
     account = node_key(0).address
-    proofs = [proof_from_bundle(run.bundle, node=account, number=number) for number in (1, 2, 5)]
+    proofs = [proof_from_bundle(run.bundle, node=account, round=round) for round in (1, 2, 5)]
     receipts = [
-        proof.model_copy(update={"commitments": proof.commitments[:1], "head": run.rounds[number - 1].head})
-        for number, proof in zip((1, 2, 5), proofs, strict=True)
+        proof.model_copy(update={"commitments": proof.commitments[:1], "head": run.rounds[round - 1].head})
+        for round, proof in zip((1, 2, 5), proofs, strict=True)
     ]
     before = run.client.balance(account)
     done = claim_with_receipts(receipts, run.client, run.payer, max_fee=500 * GWEI)
@@ -190,14 +190,14 @@ def test_claims_go_on_after_a_hand_over_and_a_refund_that_returns_only_what_no_r
     if isinstance(run.client, EmbeddedChain):
         run.client.advance(90 * 24 * 3600)
         run.call("refund", run.session)
-        assert (run.state.status, run.client.balance(run.contract)) == (Status.CLOSED, run.rewards.owed)
+        assert (run.state.status, run.client.balance(run.contract)) == (SessionStatus.CLOSED, run.rewards.owed)
     assert sum(run.claimed(index) for index in range(3)) == run.rewards.owed
 
 
 def test_a_long_absence_is_paid_in_more_than_one_transaction(run: Run) -> None:
     rounds = ROUNDS_A_CLAIM + 2
-    for number in range(1, rounds + 1):
-        run.train(idle=number not in (1, 2, rounds - 1, rounds))
+    for round in range(1, rounds + 1):
+        run.train(idle=round not in (1, 2, rounds - 1, rounds))
     account = node_key(1).address
     done = claim(run.bundle, run.client, run.payer, account, max_fee=500 * GWEI)
     assert done.rounds == (1, 2, rounds - 1, rounds) and len(done.sent) == 2
@@ -210,10 +210,10 @@ def test_a_claim_shows_no_more_rounds_than_its_gas_allows_among_thousands_of_acc
     tree = RewardTree(run.session, crowd)
     account = max(crowd, key=lambda account: len(tree.proof(account)))
     before, history, grants = run.session, [], []
-    for number in range(1, ROUNDS_A_CLAIM + 1):
-        history.append((number, b"\1" * 32, b"\2" * 32, tree.root, number * tree.top.amount))
+    for round in range(1, ROUNDS_A_CLAIM + 1):
+        history.append((round, b"\1" * 32, b"\2" * 32, tree.root, round * tree.top.amount))
         run.call("commitRound", run.session, *history[-1])
-        grants.append((number, GWEI, tree.proof(account)))
+        grants.append((round, GWEI, tree.proof(account)))
     used = run.call("claim", run.session, account, before, history, grants)
     assert used < MOST_CALL_GAS and run.client.balance(account) == ROUNDS_A_CLAIM * GWEI
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from rpc import ScriptedNode, scripted
 
 from hypergpu_fl.chain.client import Fees
 from hypergpu_fl.chain.dialects import Meaning, meaning
@@ -37,6 +35,11 @@ SAID = [
     (-32010, "ReplacementNotAllowed", U),
     (-32010, "InsufficientFunds, Account balance: 0, cumulative cost: 21000", F),
     (-32015, "VM execution error.", R),
+    (-32000, "transaction underpriced", U),
+    (-32000, "NonceGap, Future nonce. Expected nonce: 5", X),
+    (-32000, "Syncing", B),
+    (-32016, "eth_call request was canceled due to enabled timeout.", B),
+    (-32017, "", B),
     # Besu
     (-32000, "Known transaction", K),
     (-32001, "Nonce too low", K),
@@ -46,6 +49,17 @@ SAID = [
     (-32004, "Upfront cost exceeds account balance", F),
     (-32000, "Execution reverted", R),
     (-32601, "Method not found", M),
+    (-32604, "Method not enabled", M),
+    (-32604, "", M),
+    (-32604, "The method eth_sendTransaction is not supported. Use eth_sendRawTransaction to send a signed one.", M),
+    (-32602, "Invalid transaction type", N),
+    (-32008, "Initial sync is still in progress", B),
+    (-32002, "Transaction pool not enabled. (Either txpool explicitly disabled, or node not yet in sync).", B),
+    (-32603, "Timeout expired", B),
+    (-32005, "Transaction gas limit exceeds block gas limit", X),
+    (-32007, "Sender account not authorized to send transactions", X),
+    (-32002, "Invalid signature", X),
+    (-32006, "Nonce too high", X),
     # Erigon
     (-32000, "INTERNAL_ERROR: existing tx with same hash", K),
     (-32000, "could not replace existing tx", U),
@@ -63,7 +77,19 @@ SAID = [
     (-32003, "transaction feeCap 7 below chain minimum", U),
     (-32010, "Transaction nonce is too low. Try incrementing the nonce.", K),
     (-32010, "Transaction with the same hash was already imported.", K),
+    # QuickNode, Alchemy, Infura and others that lease nodes out
+    (-32007, "50/second request limit reached - reduce calls per second or upgrade your account", B),
+    (-32012, "credits limited to 6000/sec", B),
+    (429, "The requests per second (RPS) of your requests are higher than your plan allows.", B),
+    (-32000, "Your app has exceeded its compute units per second capacity.", B),
+    (-32000, "Monthly capacity limit exceeded. Visit the billing settings to upgrade.", B),
+    (-32001, "You've reached the usage limit for your current plan.", B),
+    (-32005, "project ID request rate exceeded", B),
+    (-32016, "over rate limit", B),
+    (-32000, "Sender doesn't have enough funds to send tx.", F),
+    (-32000, "tx already in mempool", K),
     # not what they resemble
+    (3, "execution reverted: too many requests", R),
     (-32000, "unknown transaction", X),
     (-32005, "daily request count exceeded, request rate limited", B),
     (429, "", B),
@@ -83,38 +109,10 @@ def test_an_error_of_any_shape_has_a_meaning(error: dict[str, Any]) -> None:
     assert isinstance(meaning(error), Meaning)
 
 
-class Node:
-    """A node that answers each method with what it is told to."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, dict[str, Any]] = {}
-        node = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                absent = {"error": {"code": -32601, "message": "Method not found"}}
-                answer = node.answers.get(request["method"], absent)
-                body = json.dumps({"jsonrpc": "2.0", "id": request["id"], **answer}).encode()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                """Quiet."""
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-
-
 @pytest.fixture
-def node() -> Iterator[Node]:
-    started = Node()
-    yield started
-    started.server.shutdown()
-    started.server.server_close()
+def node() -> Iterator[ScriptedNode]:
+    with scripted() as node:
+        yield node
 
 
 @pytest.mark.parametrize(
@@ -130,7 +128,7 @@ def node() -> Iterator[Node]:
     ],
 )
 def test_fees_are_had_from_whatever_a_node_offers(
-    block: dict[str, Any], tip: str | None, price: str | None, fees: Fees, node: Node
+    block: dict[str, Any], tip: str | None, price: str | None, fees: Fees, node: ScriptedNode
 ) -> None:
     node.answers["eth_getBlockByNumber"] = {"result": {"number": "0x1", **block}}
     if tip is not None:
@@ -140,7 +138,7 @@ def test_fees_are_had_from_whatever_a_node_offers(
     assert HttpChain([node.url]).fees() == fees
 
 
-def test_a_node_that_names_no_price_at_all_is_unavailable(node: Node) -> None:
+def test_a_node_that_names_no_price_at_all_is_unavailable(node: ScriptedNode) -> None:
     node.answers["eth_getBlockByNumber"] = {"result": {"number": "0x1"}}
     with pytest.raises(Unavailable, match="refuses eth_gasPrice"):
         HttpChain([node.url]).fees()
@@ -159,7 +157,7 @@ def test_a_node_that_names_no_price_at_all_is_unavailable(node: Node) -> None:
         ("Unsupported transaction type", Misconfigured),
     ],
 )
-def test_a_broadcast_ends_alike_at_every_node(message: str, raised: type[Exception] | None, node: Node) -> None:
+def test_a_broadcast_ends_alike_at_every_node(message: str, raised: type[Exception] | None, node: ScriptedNode) -> None:
     node.answers["eth_sendRawTransaction"] = {"error": {"code": -32000, "message": message}}
     if raised is None:
         HttpChain([node.url]).send_raw(b"\1")
@@ -178,7 +176,7 @@ def test_a_broadcast_ends_alike_at_every_node(message: str, raised: type[Excepti
         {"code": 3, "message": "execution reverted"},
     ],
 )
-def test_a_revert_is_one_whatever_it_is_called(error: dict[str, Any], node: Node) -> None:
+def test_a_revert_is_one_whatever_it_is_called(error: dict[str, Any], node: ScriptedNode) -> None:
     node.answers["eth_call"] = {"error": error}
     with pytest.raises(Reverted):
         HttpChain([node.url]).call("0x" + "1" * 40, b"")

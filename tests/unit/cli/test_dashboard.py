@@ -77,6 +77,15 @@ def test_a_token_that_can_be_guessed_is_refused(
     assert "short" not in capsys.readouterr().err.replace("HYPERGPU_DASHBOARD_TOKEN", "")
 
 
+def test_a_token_of_the_dotenv_file_is_read_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("HYPERGPU_DASHBOARD_TOKEN=brief\n")
+    assert cli.invoke(["dashboard", "--port", "0"]) == 2
+    assert "has 5 letters" in capsys.readouterr().err
+
+
 def test_a_page_beside_a_run_shows_it_and_ends_with_it(run: Path) -> None:
     with beside(run) as address:
         base, _, place = address.partition("#")

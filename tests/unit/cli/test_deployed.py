@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hypergpu_fl.cli import deployed, invoke, submission
-from hypergpu_fl.cli.deployed import LOST, MOST_LOSSES, find, follow
+from hypergpu_fl.cli.deployed import LOST, MOST_LOSSES, find, follow_log
 from hypergpu_fl.cli.submission import Submission
 from hypergpu_fl.config import load
 from hypergpu_fl.errors import RunFailed, SuperLinkSilent, UsageError
@@ -50,7 +50,7 @@ def flwr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Submi
 
 def test_a_superlink_that_is_away_is_waited_for_and_its_log_is_said_once(flwr: Callable[..., Submission]) -> None:
     said: list[str] = []
-    _, state, _ = follow(flwr(RUNNING, AWAY, AWAY, RUNNING, DONE), None, said.append)
+    _, state, _ = follow_log(flwr(RUNNING, AWAY, AWAY, RUNNING, DONE), None, said.append)
     assert state == "finished:completed"
     assert [line for line in said if line in ("one", "two")] == ["one", "two"]
     assert sum("goes on asking" in line for line in said) == sum("answers again" in line for line in said) == 1
@@ -77,12 +77,12 @@ def test_a_superlink_that_stays_away_is_an_error_at_last(
 ) -> None:
     monkeypatch.setattr(deployed, "PATIENCE_S", 0.05)
     with pytest.raises(SuperLinkSilent, match="unavailable"):
-        follow(flwr(*[AWAY] * 200), None, lambda text: None)
+        follow_log(flwr(*[AWAY] * 200), None, lambda text: None)
 
 
 def test_a_run_that_the_superlink_does_not_know_is_not_waited_for(flwr: Callable[..., Submission]) -> None:
     with pytest.raises(RunFailed, match="not found") as refusal:
-        follow(flwr(UNKNOWN), None, lambda text: None)
+        follow_log(flwr(UNKNOWN), None, lambda text: None)
     assert not isinstance(refusal.value, SuperLinkSilent)
 
 
@@ -95,17 +95,17 @@ def test_a_run_whose_server_app_died_is_submitted_again_but_not_for_ever(flwr: C
         again.append(run)
         return run
 
-    assert follow(run, submitted, lambda text: None)[1] == "finished:completed" and len(again) == 2
+    assert follow_log(run, submitted, lambda text: None)[1] == "finished:completed" and len(again) == 2
     (Path(submission._program("flwr")).parent / "n").unlink()
     again.clear()
-    assert follow(flwr(*[died] * 20), submitted, lambda text: None)[1] == "finished:failed"
+    assert follow_log(flwr(*[died] * 20), submitted, lambda text: None)[1] == "finished:failed"
     assert len(again) == MOST_LOSSES
 
 
 def test_a_run_that_failed_by_its_own_fault_is_not_submitted_again(flwr: Callable[..., Submission]) -> None:
     raised = status("finished:failed", "ServerApp failed with exception: no node is connected")
     run = flwr(raised)
-    assert follow(run, lambda: pytest.fail("submitted again"), lambda text: None)[1] == "finished:failed"
+    assert follow_log(run, lambda: pytest.fail("submitted again"), lambda text: None)[1] == "finished:failed"
 
 
 def test_only_a_run_that_was_submitted_from_here_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from hypergpu_fl.cli.server import note_connection
 from hypergpu_fl.errors import UsageError
 from hypergpu_fl.ledger.database import connect
 from hypergpu_fl.network import registry
-from hypergpu_fl.network.registry import NodeRecord, Status
+from hypergpu_fl.network.registry import NodeRecord, NodeStatus
 
 
 def test_one_command_makes_certificates_that_openssl_accepts(
@@ -67,7 +67,7 @@ def test_the_registry_is_shown_in_the_units_that_people_read(
         "1",
         0.0,
         device={"gpu": "H100"},
-        status=Status.ONLINE,
+        status=NodeStatus.ONLINE,
         last_seen_s=1e9,
         tries=4,
         successes=3,

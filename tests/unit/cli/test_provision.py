@@ -32,6 +32,10 @@ PARIS = '\n[sites.paris]\nnodes = ["paris-0"]\n'
 FLOWER_USER = 49999
 
 
+def test_a_project_is_read_as_any_editor_writes_it(tmp_path: Path) -> None:
+    provisioned(tmp_path, "\ufeff" + PROJECT.replace("\n", "\r\n"))
+
+
 def provisioned(folder: Path, text: str = PROJECT) -> Path:
     (folder / "project.toml").write_text(text)
     assert invoke(["node", "provision", str(folder / "project.toml"), "--format", "json"]) == 0

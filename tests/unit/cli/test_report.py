@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sqlite3
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,8 +23,8 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     for name, nodes in (("demo", NAMES), ("other", ["node-0"])):
         run = SeenRun(tmp_path / "runs" / name, nodes, failing=3 if name == "demo" else None)
-        for number in range(1, 6):
-            run.round(loss=1 / number, accuracy=1 - 0.5 / number)
+        for round in range(1, 6):
+            run.round(loss=1 / round, accuracy=1 - 0.5 / round)
         run.finish(failure="the disk was full" if name == "other" else None)
         run.close()
     yield tmp_path
@@ -108,3 +110,33 @@ def test_a_chart_holds_every_point_within_its_frame() -> None:
     assert all(64 <= float(x) <= 550 and 10 <= float(y) <= 184 for x, y in places)
     assert line_chart("none", [("a", [(1.0, None)])], x_words=str, y_words=str) == ""
     assert "polyline" in line_chart("one", [("a", [(1.0, 0.0)])], x_words=str, y_words=str)
+
+
+def test_runs_are_named_by_their_folders_too_and_told_apart_by_what_was_typed(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    away = runs / "elsewhere" / "demo"
+    shutil.copytree(runs / "runs" / "demo", away)
+    assert cli.invoke(["compare", "demo", "elsewhere/demo", "--out", "both.html"]) == 0
+    assert ["demo", "elsewhere/demo"] in [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert "elsewhere/demo" in Tags(Path("both.html").read_text()).texts
+    for command in (["report"], ["nodes"], ["replay"], ["ledger", "show"], ["ledger", "list"], ["watch", "--once"]):
+        found = cli.invoke([*command, "elsewhere/demo"])
+        assert found == (command == ["replay"]), capsys.readouterr().err  # its rules are of no release
+        assert cli.invoke([*command, "./nowhere"]) == 2
+        assert "./nowhere is no folder" in capsys.readouterr().err
+        assert cli.invoke([*command, str(runs)]) == 2
+        assert f"{runs} holds no run" in capsys.readouterr().err
+    assert cli.invoke(["compare", "demo", "runs/demo"]) == 2
+    assert "the same run was named twice" in capsys.readouterr().err
+
+
+def test_where_no_chain_pays_no_coin_is_shown(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.invoke(["report", "demo"]) == 0
+    assert "MON" in capsys.readouterr().out
+    with sqlite3.connect(runs / "runs" / "demo" / "run.db") as connection:
+        connection.execute("UPDATE sessions SET chain_id = 0")
+    assert cli.invoke(["report", "demo"]) == 0
+    assert cli.invoke(["watch", "demo", "--once"]) == 0
+    shown = capsys.readouterr().out + Path("demo-report.html").read_text()
+    assert "MON" not in shown and "earned by nodes" not in shown and "refused" in shown

@@ -13,9 +13,10 @@ import pytest
 from pydantic import SecretStr
 from rounds import a_round
 
-from hypergpu_fl.cli import run
+from hypergpu_fl.cli import run, submission
 from hypergpu_fl.cli.render import Format
 from hypergpu_fl.cli.resuming import keep, layers_of
+from hypergpu_fl.cli.submission import Submission
 from hypergpu_fl.config import Blockchain, Config, Network, Secrets, Training, load
 from hypergpu_fl.dashboard.run_view import RunView
 from hypergpu_fl.errors import RunFailed, UsageError
@@ -24,6 +25,23 @@ from hypergpu_fl.server.resumption import keep_settings
 from hypergpu_fl.settlement import Settlement
 
 Command = Callable[..., tuple[int, str, str]]
+Logged = Callable[[str], Submission]
+
+
+@pytest.fixture
+def logged(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Logged:
+    """A submission of which ``flwr log`` prints what is given."""
+
+    def made(log: str) -> Submission:
+        folder = tmp_path_factory.mktemp("flower")
+        (folder / "log").write_text(log)
+        program = folder / "flwr"
+        program.write_text(f"#!/bin/sh\nexec cat {folder}/log\n")
+        program.chmod(0o755)
+        monkeypatch.setattr(submission, "_program", lambda name: str(program))
+        return Submission("1", "deployed", os.environ)
+
+    return made
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -207,21 +225,23 @@ REPORT = {
 
 def test_the_last_table_tells_what_was_learnt_and_sealed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "report.json").write_text(json.dumps(REPORT))
-    run.conclude(tmp_path, "demo", Format.DEFAULT)
+    run.show_result(tmp_path, "demo", Format.DEFAULT)
     out = capsys.readouterr().out
     for text in ("0.9312", "virtual", "431.2", "1.5, 2", "20, 20", "0xabc", str(tmp_path)):
         assert text in out
     assert "warning" not in out
-    run.conclude(tmp_path, "demo", Format.JSON)
+    run.show_result(tmp_path, "demo", Format.JSON)
     assert json.loads(capsys.readouterr().out)["report"] == REPORT
     (tmp_path / "report.json").write_text(json.dumps(REPORT | {"warning": "no better than the untrained one"}))
-    run.conclude(tmp_path, "demo", Format.DEFAULT)
+    run.show_result(tmp_path, "demo", Format.DEFAULT)
     assert "no better than the untrained one" in capsys.readouterr().out
-    run.conclude(tmp_path / "elsewhere", "demo", Format.DEFAULT)
+    run.show_result(tmp_path / "elsewhere", "demo", Format.DEFAULT)
     assert "where the SuperLink runs" in capsys.readouterr().out
 
 
-def test_a_run_on_a_superlink_is_taken_up_there_and_nowhere_else(hypergpu: Command, tmp_path: Path) -> None:
+def test_a_run_on_a_superlink_is_taken_up_there_and_nowhere_else(
+    hypergpu: Command, logged: Logged, tmp_path: Path
+) -> None:
     folder = begun(tmp_path / "runs")
     (folder / SUBMITTED).write_text('{"run_id": "12", "connection": "deployed"}')
     code, _, err = hypergpu("run", "--resume", "a", "--runs", str(tmp_path / "runs"))
@@ -229,7 +249,7 @@ def test_a_run_on_a_superlink_is_taken_up_there_and_nowhere_else(hypergpu: Comma
     assert "run 'a' was sent to the SuperLink 'deployed'" in err
     assert "remedy: `hypergpu run --superlink deployed --resume a`" in err
     with pytest.raises(RunFailed, match="run a was stopped") as stopped:
-        run.check_status(Logged(""), "finished:stopped", "N/A", folder)  # type: ignore[arg-type]
+        run.check_status(logged(""), "finished:stopped", "N/A", folder)
     assert stopped.value.remedy == "go on with `hypergpu run --superlink deployed --resume a`"
 
 
@@ -244,22 +264,12 @@ def test_the_server_keeps_what_a_run_began_with_unless_the_command_did(tmp_path:
     assert load(layers_of(tmp_path, None)).config.training.rounds == 7
 
 
-class Logged:
-    """A submission that ended with this log."""
-
-    def __init__(self, log: str) -> None:
-        self._log = log
-
-    def log(self) -> str:
-        return self._log
-
-
-def test_a_full_disk_is_told_as_such_even_where_the_log_finds_no_room_either(tmp_path: Path) -> None:
+def test_a_full_disk_is_told_as_such_even_where_the_log_finds_no_room_either(logged: Logged, tmp_path: Path) -> None:
     log = "Traceback (most recent call last):\n  File x\nOSError: [Errno 28] No space left on device\n"
     for folder in (tmp_path, tmp_path / "gone"):
         with pytest.raises(RunFailed, match="No space left on device") as caught:
-            run.check_status(Logged(log), "finished:failed", "", folder)  # type: ignore[arg-type]
+            run.check_status(logged(log), "finished:failed", "", folder)
         assert caught.value.remedy.startswith("make room where the run's folder lies; then `hypergpu run --resume")
     with pytest.raises(RunFailed) as caught:
-        run.check_status(Logged("nothing"), "finished:failed", "it died", tmp_path / "gone")  # type: ignore[arg-type]
+        run.check_status(logged("nothing"), "finished:failed", "it died", tmp_path / "gone")
     assert "it died" in caught.value.cause and "could not be written either" in caught.value.remedy

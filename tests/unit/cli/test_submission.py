@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hypergpu_fl.children import free_port
 from hypergpu_fl.cli import submission
 from hypergpu_fl.cli.submission import Submission, app_folder, as_toml, simulation_resources
-from hypergpu_fl.cli.superlink import _RAY_PREFIX_LIMIT, _short_path, flower_environment, free_port, require_free
+from hypergpu_fl.cli.superlink import _RAY_PREFIX_LIMIT, _short_path, flower_environment, require_free
 from hypergpu_fl.config import Config, flatten, to_run_config
 from hypergpu_fl.errors import RunFailed, UsageError
 
@@ -42,11 +43,9 @@ def test_the_defaults_as_toml_are_the_defaults() -> None:
     ],
 )
 def test_gpus_are_shared_by_the_nodes_at_work_and_claimed_only_where_there_are_any(
-    monkeypatch: pytest.MonkeyPatch, gpus: int, nodes: int, device: str, resources: str
+    gpus: int, nodes: int, device: str, resources: str
 ) -> None:
-    monkeypatch.setattr(submission, "gpu_count", lambda: gpus)
-    monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    assert simulation_resources(nodes, device) == resources
+    assert simulation_resources(nodes, device, gpus=gpus, cores=64) == resources
 
 
 def test_hidden_gpus_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:

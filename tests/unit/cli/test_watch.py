@@ -30,8 +30,8 @@ NAMES = ["node-0", "\x1b[2Jnode-1", "x" * 300, *(f"node-{number}" for number in 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[SeenRun]:
     run = SeenRun(tmp_path / "runs" / "demo", NAMES, wanted=4, failing=2)
-    for number in (1, 2, 3):
-        run.round(loss=1 / number, accuracy=0.5 + number / 10)
+    for round in (1, 2, 3):
+        run.round(loss=1 / round, accuracy=0.5 + round / 10)
     yield run
     run.close()
 

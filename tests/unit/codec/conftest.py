@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 from codec_models import MIXED
 
-from hypergpu_fl.codec import LEVELS, encode
+from hypergpu_fl.codec import LEVELS, encode, threads
 from strategies.model.layout import Layout
 
 
@@ -27,3 +29,18 @@ def triton() -> None:
     """Triton, which torch's CPU builds do without."""
     if find_spec("triton") is None:
         pytest.skip("no Triton beside this build of torch")
+
+
+@pytest.fixture
+def to_one_core() -> Iterator[Callable[[], None]]:
+    """Takes all cores but one away from this thread, until the test ends."""
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("only Linux takes cores away from a thread")
+    before = os.sched_getaffinity(0)
+
+    def have(cores: set[int]) -> None:
+        os.sched_setaffinity(0, cores)
+        threads._pool.cache_clear()  # it was made for the cores that there were
+
+    yield lambda: have({min(before)})
+    have(before)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import codec_reference as reference
 import numpy as np
 import pytest
@@ -126,14 +128,12 @@ def test_the_residual_may_be_updated_in_place() -> None:
     np.testing.assert_array_equal(old, residual)
 
 
-def test_bytes_do_not_depend_on_how_the_work_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hypergpu_fl.codec import threads
-
+def test_bytes_do_not_depend_on_how_the_work_is_cut(to_one_core: Callable[[], None]) -> None:
     arrays = arrays_of([("weight", 8192 * 150 + 77)])
     layout = Layout.of(arrays)
     vector = np.random.default_rng(5).standard_normal(layout.size).astype(np.float32)
     parallel = [encode(name, vector, layout, {}, base=0) for name in LEVEL_NAMES]
-    monkeypatch.setattr(threads, "_pool", lambda process: None)
+    to_one_core()
     assert [encode(name, vector, layout, {}, base=0) for name in LEVEL_NAMES] == parallel
 
 

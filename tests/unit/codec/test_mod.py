@@ -66,7 +66,7 @@ def app(folder: Path) -> ClientApp:
 class InProcessGrid(Grid):
     """Grid whose nodes are ClientApps of this process; ``lose(round, node)`` drops a reply."""
 
-    def __init__(self, folder: Path, nodes: int, lose=lambda round_, node: False) -> None:
+    def __init__(self, folder: Path, nodes: int, lose=lambda round, node: False) -> None:
         self.apps = {node: app(folder / str(node)) for node in range(1, nodes + 1)}
         self.lose, self.folder = lose, folder
         self.errors: list[str] = []
@@ -95,18 +95,18 @@ class InProcessGrid(Grid):
         for message in messages:
             node = message.metadata.dst_node_id
             context = Context(run_id=7, node_id=node, node_config={}, state=RecordDict(), run_config={})
-            round_ = message.content.config_records["codec"][wire.ROUND]
+            round = message.content.config_records["codec"][wire.ROUND]
             try:
                 reply = self.apps[node](message, context)
             except Exception as error:
                 self.errors.append(str(error))
                 reply = Message(Error(code=2, reason=str(error)), reply_to=message)
-            if not self.lose(round_, node):
+            if not self.lose(round, node):
                 replies.append(reply)
         return replies
 
 
-def run(folder: Path, rounds: int, lose=lambda round_, node: False, evaluate: float = 0.0, **codec):
+def run(folder: Path, rounds: int, lose=lambda round, node: False, evaluate: float = 0.0, **codec):
     strategy = Compressed(FedAvg(min_available_nodes=2, fraction_evaluate=evaluate), **codec)
     grid = InProcessGrid(folder, 2, lose)
     result = strategy.start(grid, to_record(initial()), num_rounds=rounds, timeout=1)
@@ -137,7 +137,7 @@ def test_lossless_is_fedavg_without_a_codec(tmp_path: Path) -> None:
 
 
 def test_lost_replies_do_not_spoil_what_is_learned(tmp_path: Path) -> None:
-    _, grid, result = run(tmp_path, 50, lambda round_, node: (round_ + node) % 4 == 0, level="top16", chain="top16")
+    _, grid, result = run(tmp_path, 50, lambda round, node: (round + node) % 4 == 0, level="top16", chain="top16")
     assert distance(result) < 0.35
     assert not grid.errors
 
@@ -145,8 +145,8 @@ def test_lost_replies_do_not_spoil_what_is_learned(tmp_path: Path) -> None:
 def test_a_node_that_lost_its_disk_is_sent_a_whole_view(tmp_path: Path) -> None:
     wiped = []
 
-    def lose(round_: int, node: int) -> bool:
-        if round_ == 3 and node == 2 and not wiped:
+    def lose(round: int, node: int) -> bool:
+        if round == 3 and node == 2 and not wiped:
             wiped.append(node)
             for path in (tmp_path / "2").glob("*/*"):
                 path.unlink()

@@ -37,16 +37,16 @@ def test_a_lost_reply_loses_no_update_mass(
     rng = np.random.default_rng(seed)
     meant, counted = np.zeros(LAYOUT.size), np.zeros(LAYOUT.size)
     ack = -1
-    for round_, arrives in enumerate(used):
+    for round, arrives in enumerate(used):
         residuals = store(folder)  # each message is a process of its own
         delta = rng.standard_normal(LAYOUT.size).astype(np.float32)
-        blob, left = encode_with_feedback(level, delta, residuals.load(ack), LAYOUT, {}, base=round_)
-        residuals.stage(round_, left)
+        blob, left = encode_with_feedback(level, delta, residuals.load(ack), LAYOUT, {}, base=round)
+        residuals.stage(round, left)
         ack = -1
         if arrives:
             meant += delta
             counted += decode(blob, LAYOUT).dense()
-            ack = round_
+            ack = round
     kept = store(folder).load(ack)
     total = counted + (0 if kept is None else kept)
     assert np.abs(total - meant).max() <= 1e-6 * np.abs(meant).max(initial=1)  # one float32 addition a round

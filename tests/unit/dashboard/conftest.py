@@ -16,8 +16,8 @@ HOSTILE = ["node-0", "<script>alert(1)</script>", "\u202eelddim \U0001f600", "no
 def going_on(tmp_path: Path) -> Iterator[SeenRun]:
     """Five nodes, two of them with names that want to be more than text; three rounds are over."""
     run = SeenRun(tmp_path / "runs" / "demo", HOSTILE, failing=4)
-    for number in range(1, 4):
-        run.round(loss=1 / number, accuracy=1 - 0.5 / number)
+    for round in range(1, 4):
+        run.round(loss=1 / round, accuracy=1 - 0.5 / round)
     yield run
     run.close()
 

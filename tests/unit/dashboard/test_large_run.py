@@ -31,8 +31,8 @@ def large_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for row in range(NODES):
             event = {"at_s": 0.0, "name": f"node-{row}", "examples": 100, "kind": "joined"}
             log.write('{"n":0,"event":' + json.dumps(event, separators=(",", ":")) + ',"commands":[]' + end)
-        for number in range(1, ROUNDS + 1):
-            log.write(a_round(number, end))
+        for round in range(1, ROUNDS + 1):
+            log.write(a_round(round, end))
     write_books(folder / "run.db")
     return folder
 
@@ -47,7 +47,7 @@ def write_books(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path)) as books, books:
         books.executemany(
             "INSERT INTO rewards VALUES (x'00', ?, ?, '2000000000000', '0')",
-            ((number, accounts[(number * 7 + i) % NODES]) for number in range(1, ROUNDS + 1) for i in range(COHORT)),
+            ((round, accounts[(round * 7 + i) % NODES]) for round in range(1, ROUNDS + 1) for i in range(COHORT)),
         )
         books.executemany(
             "INSERT INTO nodes VALUES (?, '1', ?, '{}', 'online', 0, 0, 0, 9, 9, 0, 0, NULL, '', "
@@ -56,17 +56,17 @@ def write_books(path: Path) -> None:
         )
 
 
-def a_round(number: int, end: str) -> str:
-    first, rows = number * COHORT, [(number * 7 + i) % NODES for i in range(COHORT)]
-    at_s = float(number)
+def a_round(round: int, end: str) -> str:
+    first, rows = round * COHORT, [(round * 7 + i) % NODES for i in range(COHORT)]
+    at_s = float(round)
     sends = ",".join(
-        f'{{"order":{first + i},"row":{row},"round":{number},"base":{number - 1},"local_steps":12,"batch_size":32,'
+        f'{{"order":{first + i},"row":{row},"round":{round},"base":{round - 1},"local_steps":12,"batch_size":32,'
         '"codec":"int8","downlink":"int8","held":-1,"ack":-1,"ttl_s":60.0,"kind":"send"}'
         for i, row in enumerate(rows)
     )
     parts = [
-        f'{{"n":1,"event":{{"at_s":{at_s},"number":{number},"kind":"round due"}},"commands":['
-        f'{{"round":{number},"deadline_s":9.0,"kind":"open"}},{sends}]{end}'
+        f'{{"n":1,"event":{{"at_s":{at_s},"number":{round},"kind":"round due"}},"commands":['
+        f'{{"round":{round},"deadline_s":9.0,"kind":"open"}},{sends}]{end}'
     ]
     for i, row in enumerate(rows):
         parts.append(
@@ -79,11 +79,11 @@ def a_round(number: int, end: str) -> str:
     weights = ",".join([str(1 / COHORT)] * COHORT)
     parts.append(
         f'{{"n":1,"event":{{"at_s":{at_s + 0.6},"model":"{"cd" * 32}","norm":3.5,"kind":"published"}},"commands":['
-        f'{{"round":{number},"started_s":{at_s},"ended_s":{at_s + 0.6},"selected":{json.dumps(rows)},'
+        f'{{"round":{round},"started_s":{at_s},"ended_s":{at_s + 0.6},"selected":{json.dumps(rows)},'
         f'"weights":[{weights}],"late":0,"bytes_down":4776500,"bytes_up":4076000,"base_model":"{"ab" * 32}",'
         f'"model":"{"cd" * 32}","kind":"close"}}]{end}'
     )
-    parts.append(f'{{"n":1,"event":{{"at_s":{at_s + 0.6},"loss":{1 / number},"kind":"evaluated"}},"commands":[]{end}')
+    parts.append(f'{{"n":1,"event":{{"at_s":{at_s + 0.6},"loss":{1 / round},"kind":"evaluated"}},"commands":[]{end}')
     return "".join(parts)
 
 
@@ -112,7 +112,7 @@ print(json.dumps([usable, rounds, len(view.rounds), wei, sorted(updates)[len(upd
 @pytest.mark.slow
 def test_it_is_usable_at_once_and_an_update_costs_next_to_nothing(large_log: Path) -> None:
     end = ',"hash":"' + "0" * 64 + '"}\n'
-    more = "\0".join(a_round(number, end) for number in range(ROUNDS + 1, ROUNDS + 6))
+    more = "\0".join(a_round(round, end) for round in range(ROUNDS + 1, ROUNDS + 6))
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, str(large_log)], input=more, capture_output=True, text=True, check=True
     )

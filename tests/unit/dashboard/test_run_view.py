@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from seen_runs import NOW_S, SeenRun
 
 from hypergpu_fl.dashboard.run_view import SILENT_S, RunView
 from hypergpu_fl.dashboard.segments import Segments
+from hypergpu_fl.errors import LedgerError
 
 
 def view_of(run: SeenRun) -> RunView:
@@ -124,6 +128,45 @@ def test_a_folder_without_a_log_is_a_run_that_waits(tmp_path: Path) -> None:
     view = RunView(tmp_path)
     assert not view.poll()
     assert view.summary()["state"] == "waiting" and view.nodes() == [] and view.happenings() == []
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def lie_about_pay(file: Path) -> None:
+    with contextlib.closing(sqlite3.connect(file)) as books, books:
+        books.execute("UPDATE rewards SET reward = 'much'")
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        ("run.db", lambda file: file.write_bytes(b"no database" * 1000)),
+        ("run.db", cut),
+        ("run.db", lie_about_pay),
+        ("events.jsonl", lambda file: file.write_bytes(b"no event\n")),
+        ("events.jsonl", lambda file: file.write_bytes(file.read_bytes().replace(b'"order":', b'"other":'))),
+    ],
+)
+def test_a_run_whose_files_hold_what_no_run_writes_is_refused_each_time(
+    going_on: SeenRun, name: str, spoil: Callable[[Path], object]
+) -> None:
+    going_on.close()
+    spoil(going_on.folder / name)
+    view = RunView(going_on.folder)
+    for _ in range(2):
+        with pytest.raises(LedgerError, match="demo cannot be shown: ") as caught:
+            view.poll()
+    assert "back from a copy" in caught.value.remedy and view.rounds == []
+
+
+@pytest.mark.parametrize("text", ["5", "[]", '{"training": 5}', '{"training": [1]}', '{"training": null}'])
+def test_settings_and_versions_of_another_form_are_none(going_on: SeenRun, text: str) -> None:
+    (going_on.folder / "config.json").write_text(text)
+    (going_on.folder / "report.json").write_text('{\n "versions": [1]}')
+    view = view_of(going_on)
+    assert view.summary()["rounds"] == 3 and view.versions() == {}
 
 
 def test_a_node_cannot_begin_a_round_by_what_it_says(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import csv
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -88,15 +89,27 @@ def test_the_token_leaves_the_link_for_a_cookie_that_no_script_reads(guarded: Cl
     assert guarded.get(f"//evil.example/?token={TOKEN}").headers["location"].startswith("/evil.example")
 
 
+def test_one_torn_run_is_named_as_such_and_hides_no_other(client: Client, going_on: SeenRun, tmp_path: Path) -> None:
+    torn = tmp_path / "runs" / "torn"
+    torn.mkdir()
+    (torn / "run.db").write_bytes(b"no database" * 1000)
+    shown = {row["run"]: row for row in client.get("/api/runs").json()}
+    assert shown["demo"]["rounds"] == 3 and shown["torn"]["state"] == "unreadable"
+    assert "file is not a database" in shown["torn"]["failure"]
+    assert 'run="demo"' in client.get("/metrics").text
+    answer = client.get("/api/runs/torn")
+    assert answer.status_code == 409 and "back from a copy" in answer.json()["remedy"]
+
+
 @pytest.mark.parametrize("name", ["..", "%2e%2e", "..%2f..%2fetc", ".nodes", "demo%00", "a" * 5000])
 def test_no_path_leads_out_of_the_runs(client: Client, name: str) -> None:
     for rest in ("", "/nodes.json", "/sealed/1", "/stream"):
         assert client.get(f"/api/runs/{name}{rest}").status_code in (404, 409)
 
 
-@pytest.mark.parametrize("number", ["0", "-1", "99", "9" * 30, "x"])
-def test_a_round_that_is_not_there_is_told_as_such(client: Client, number: str) -> None:
-    for path in (f"/api/runs/demo/rounds/{number}", f"/api/runs/demo/sealed/{number}"):
+@pytest.mark.parametrize("round", ["0", "-1", "99", "9" * 30, "x"])
+def test_a_round_that_is_not_there_is_told_as_such(client: Client, round: str) -> None:
+    for path in (f"/api/runs/demo/rounds/{round}", f"/api/runs/demo/sealed/{round}"):
         answer = client.get(path)
         assert answer.status_code in (404, 409, 422), path
         assert "Traceback" not in answer.text

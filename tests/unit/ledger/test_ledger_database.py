@@ -31,8 +31,8 @@ def engine(tmp_path: Path) -> database.Engine:
 
 def history(engine: database.Engine, count: int) -> list[SealedRound]:
     books, head, rewards, sealed_rounds = Books(SESSION), SESSION, RewardDistribution(SESSION, {}), []
-    for number in range(1, count + 1):
-        sealed = seal_round(a_round(SESSION, number), before=head, rewards=rewards, pay=Pay(2**200))
+    for round in range(1, count + 1):
+        sealed = seal_round(a_round(SESSION, round), before=head, rewards=rewards, pay=Pay(2**200))
         head, rewards = sealed.head, sealed.rewards
         with engine.begin() as connection:
             books.record(connection, sealed)

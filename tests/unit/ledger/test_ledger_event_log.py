@@ -34,10 +34,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settlement = Settlement.open(
         folder, Blockchain(enabled=False), Secrets(), salt=b"\5" * 32, rounds=ROUNDS, simulated_keys=True
     )
-    for number in range(1, ROUNDS + 1):
+    for round in range(1, ROUNDS + 1):
         for row in range(3):
-            log.append(Left(number, (row,)), [Readmit(row)])
-        settlement.seal(a_round(settlement.session, number, log_head=bytes.fromhex(log.sync().head)))
+            log.append(Left(round, (row,)), [Readmit(row)])
+        settlement.seal(a_round(settlement.session, round, log_head=bytes.fromhex(log.sync().head)))
     log.append(Left(4.0, (0,)), [])
     log.close()
     settlement.export_bundle()

@@ -55,7 +55,7 @@ def test_the_npm_library_accepts_an_exported_proof_and_no_altered_one(contracts:
     seal = a_round(session.id, 1, nodes=7)
     sealed = seal_round(seal, before=session.id, rewards=RewardDistribution(session.id, {}), pay=Pay(10**9))
     bundle = Bundle(format=FORMAT, session=session, transactions=[], rounds=[round_record(sealed, None)], seal=None)
-    proof = json.loads(proof_from_bundle(bundle, node=seal.contributions[3].node, number=1).model_dump_json())
+    proof = json.loads(proof_from_bundle(bundle, node=seal.contributions[3].node, round=1).model_dump_json())
     altered = [*proof["value"][:-1], str(int(proof["value"][-1]) + 1)]
     question = {
         "types": proof["leaf_encoding"], "values": [proof["value"], altered],

@@ -19,7 +19,7 @@ def test_sketches_are_as_alike_as_the_updates_to_the_accuracy_that_is_claimed(co
         folded = [sketch(None, update, signs) for update in (first, second)]
         assert {update.shape for update in folded} == {(SKETCH,)}
         errors.append(alike(*folded) - alike(first, second))
-    assert np.std(errors) <= 1.5 * (1 - cosine**2) / 23 + 1e-6
+    assert np.std(errors) <= 1.5 * (1 - cosine**2) / SKETCH**0.5 + 1e-6
 
 
 def alike(a: np.ndarray, b: np.ndarray) -> float:

@@ -83,12 +83,12 @@ def test_a_receipt_that_a_coordinator_invents_later_does_not_replace_the_one_kep
     assert [file.name for file in kept.parent.iterdir()] == ["1.json"]
 
 
-@pytest.mark.parametrize("round_", [-1, 2**64, 1.0, "1", True])
+@pytest.mark.parametrize("round", [-1, 2**64, 1.0, "1", True])
 def test_a_round_that_is_no_round_is_refused_and_no_exception_of_another_kind(
-    receipt: str, tmp_path: Path, round_: object
+    receipt: str, tmp_path: Path, round: object
 ) -> None:
     changed = json.loads(receipt)
-    changed["commitments"][0]["round"] = round_
+    changed["commitments"][0]["round"] = round
     with pytest.raises(VerificationError, match="commitments.0.round"):
         keep_receipt(json.dumps(changed), node=node_key(1).address, folder=tmp_path)
 

@@ -8,47 +8,47 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hypergpu_fl.ledger.rewards import SHARES, Entry, Pay, RewardDistribution
+from hypergpu_fl.ledger.rewards import SHARES, Pay, RewardDistribution, Scored
 
 ACCOUNTS = {letter: "0x" + str(i) * 40 for i, letter in enumerate("abcd")}
 entries = st.lists(
-    st.builds(Entry, st.sampled_from(list(ACCOUNTS.values())), st.integers(-(2**80), 2**80), st.integers(0, 2**40)),
+    st.builds(Scored, st.sampled_from(list(ACCOUNTS.values())), st.integers(-(2**80), 2**80), st.integers(0, 2**40)),
     max_size=8,
 )
 pays = st.builds(Pay, st.integers(0, 2**100), st.integers(0, SHARES))
 
 
-def run(rounds: Sequence[Sequence[Entry]], pay: Pay) -> list[RewardDistribution]:
+def run(rounds: Sequence[Sequence[Scored]], pay: Pay) -> list[RewardDistribution]:
     history = [RewardDistribution(bytes(32), {})]
-    for round_ in rounds:
+    for entries in rounds:
         before = history[-1]
-        history.append(before.after(round_, before.rewards(round_, pay), pay))
+        history.append(before.after(entries, before.rewards(entries, pay), pay))
     return history
 
 
-def scored(**scores: int) -> list[Entry]:
-    return [Entry(ACCOUNTS[letter], score) for letter, score in scores.items()]
+def scored(**scores: int) -> list[Scored]:
+    return [Scored(ACCOUNTS[letter], score) for letter, score in scores.items()]
 
 
 @given(st.lists(entries, max_size=6), pays)
 def test_what_was_paid_and_what_is_left_are_the_budgets_so_far_and_nobody_loses(
-    rounds: list[list[Entry]], pay: Pay
+    rounds: list[list[Scored]], pay: Pay
 ) -> None:
     history = run(rounds, pay)
-    for number, (before, after) in enumerate(zip(history, history[1:], strict=False), start=1):
-        assert after.owed + after.unspent == number * pay.budget and after.unspent >= 0
+    for round, (before, after) in enumerate(zip(history, history[1:], strict=False), start=1):
+        assert after.owed + after.unspent == round * pay.budget and after.unspent >= 0
         assert all(after.cumulative.get(account, 0) >= earned for account, earned in before.cumulative.items())
 
 
 @given(entries.filter(len), st.integers(0, 2**100))
-def test_a_first_round_is_shared_by_what_each_brought(round_: list[Entry], budget: int) -> None:
+def test_a_first_round_is_shared_by_what_each_brought(entries: list[Scored], budget: int) -> None:
     nobody = RewardDistribution(bytes(32), {})
-    rewards = nobody.rewards(round_, Pay(budget))
+    rewards = nobody.rewards(entries, Pay(budget))
     brought: dict[str, int] = {}
-    for entry in round_:
+    for entry in entries:
         brought[entry.account] = brought.get(entry.account, 0) + entry.score
     total = sum(value for value in brought.values() if value > 0)
-    earned = nobody.after(round_, rewards, Pay(budget)).cumulative
+    earned = nobody.after(entries, rewards, Pay(budget)).cumulative
     for account, value in brought.items():
         assert earned.get(account, 0) == (budget * max(0, value) // total if total else 0)
 
@@ -79,14 +79,14 @@ def test_work_long_ago_is_not_paid_for_ever() -> None:
 
 @given(st.integers(1, SHARES), st.integers(1, 2**60))
 def test_base_pay_goes_by_work_whatever_it_brought(base: int, budget: int) -> None:
-    round_ = [Entry(ACCOUNTS["a"], -5, work=3), Entry(ACCOUNTS["b"], -7, work=1)]
-    rewards = RewardDistribution(bytes(32), {}).rewards(round_, Pay(budget, base))
+    entries = [Scored(ACCOUNTS["a"], -5, work=3), Scored(ACCOUNTS["b"], -7, work=1)]
+    rewards = RewardDistribution(bytes(32), {}).rewards(entries, Pay(budget, base))
     assert rewards == [budget * base // SHARES * work // 4 for work in (3, 1)]
 
 
 @pytest.mark.parametrize("account", ["a", "b"])
 def test_an_account_with_two_contributions_is_paid_once_on_its_first(account: str) -> None:
-    round_ = [Entry(ACCOUNTS["a"], 5), Entry(ACCOUNTS["b"], 5), Entry(ACCOUNTS[account], 10)]
-    rewards = RewardDistribution(bytes(32), {}).rewards(round_, Pay(1000))
+    entries = [Scored(ACCOUNTS["a"], 5), Scored(ACCOUNTS["b"], 5), Scored(ACCOUNTS[account], 10)]
+    rewards = RewardDistribution(bytes(32), {}).rewards(entries, Pay(1000))
     assert rewards[2] == 0 and sum(rewards) == 1000
     assert rewards["ab".index(account)] == 750

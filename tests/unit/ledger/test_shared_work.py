@@ -50,8 +50,8 @@ def test_over_rounds_each_ends_up_with_an_even_part_whoever_came_first(first: st
         ([nodes[1], "other"], sketches(noisy(one, 0.05), work(3)), [100, 30]),
         ([nodes[0], "other"], sketches(work(4), work(5)), [80, 30]),
     ]
-    for number, (names, found, scores) in enumerate(rounds, start=1):
-        for name, score in zip(names, shared.shared(number, names, found, scores)[0], strict=True):
+    for round, (names, found, scores) in enumerate(rounds, start=1):
+        for name, score in zip(names, shared.shared(round, names, found, scores)[0], strict=True):
             total[name] += score
     assert total == {nodes[0]: 50 + 80, nodes[1]: 50, "other": 90}
 
@@ -59,8 +59,8 @@ def test_over_rounds_each_ends_up_with_an_even_part_whoever_came_first(first: st
 def test_the_same_update_with_fresh_noise_again_and_again_brings_nothing_more() -> None:
     shared, one, total = SharedWork(), work(1), 0
     shared.shared(1, ["victim"], sketches(one), [100])
-    for number in range(2, 7):
-        total += shared.shared(number, ["copy"], sketches(noisy(one, 0.05, seed=number)), [100])[0][0]
+    for round in range(2, 7):
+        total += shared.shared(round, ["copy"], sketches(noisy(one, 0.05, seed=round)), [100])[0][0]
     assert total == 50
 
 

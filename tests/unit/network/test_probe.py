@@ -18,7 +18,7 @@ from flwr.app import RecordDict
 from hypergpu_fl.errors import NetworkError
 from hypergpu_fl.network import link_report
 from hypergpu_fl.network.link_report import direction_of, report_link, target_of
-from hypergpu_fl.network.probe import Budget, Findings, Target, probe
+from hypergpu_fl.network.probe import Budget, LinkFindings, ProbeTarget, probe
 from hypergpu_fl.network.tcp_info import parse, tcp_info
 from strategies import wire
 from tests.deployment.relay import Shape, TcpRelay
@@ -53,7 +53,7 @@ def through(superlink: int, shape: Shape) -> TcpRelay:
 @pytest.mark.timed
 def test_a_slow_uplink_and_a_long_round_trip_are_found_behind_a_proxy(superlink: int) -> None:
     with through(superlink, Shape(uplink_bps=4e6, delay_s=0.06)) as relay:
-        found = probe(Target("127.0.0.1", relay.port), budget=Budget(2.0, 1_000_000))
+        found = probe(ProbeTarget("127.0.0.1", relay.port), budget=Budget(2.0, 1_000_000))
     assert found.rtt_s == pytest.approx(0.06, rel=0.3)
     assert found.uplink_bps == pytest.approx(4e6, rel=0.3)
     assert found.loss_rate is None  # the kernel's figures end at the proxy
@@ -63,14 +63,14 @@ def test_a_slow_uplink_and_a_long_round_trip_are_found_behind_a_proxy(superlink:
 @pytest.mark.timed
 def test_a_slow_downlink_is_found(superlink: int) -> None:
     with through(superlink, Shape(downlink_bps=4e6, delay_s=0.06)) as relay:
-        found = probe(Target("127.0.0.1", relay.port), direction="down", budget=Budget(2.0, 1_000_000))
+        found = probe(ProbeTarget("127.0.0.1", relay.port), direction="down", budget=Budget(2.0, 1_000_000))
     assert found.downlink_bps == pytest.approx(4e6, rel=0.3)
     assert found.uplink_bps is None
 
 
 @pytest.mark.timed
 def test_without_a_proxy_the_kernel_tells_the_round_trip(superlink: int) -> None:
-    found = min((probe(Target("127.0.0.1", superlink), direction="none") for _ in range(3)), key=lambda f: f.rtt_s)
+    found = min((probe(ProbeTarget("127.0.0.1", superlink), direction="none") for _ in range(3)), key=lambda f: f.rtt_s)
     assert 0 < found.rtt_s < 0.01  # of one probe alone, a busy scheduler may have a part
     assert 0 <= found.jitter_s < 0.1
     assert (found.uplink_bps, found.downlink_bps) == (None, None)
@@ -78,7 +78,7 @@ def test_without_a_proxy_the_kernel_tells_the_round_trip(superlink: int) -> None
 
 def test_a_probe_sends_no_more_than_its_budget(superlink: int) -> None:
     with through(superlink, Shape(uplink_bps=50e6, delay_s=0.02)) as relay:
-        probe(Target("127.0.0.1", relay.port), budget=Budget(5.0, 300_000))
+        probe(ProbeTarget("127.0.0.1", relay.port), budget=Budget(5.0, 300_000))
         assert 250_000 < relay.bytes_up < 400_000  # the budget, requests, and what was under way
 
 
@@ -86,14 +86,14 @@ def test_a_dead_line_ends_the_probe_with_a_cause(superlink: int) -> None:
     with through(superlink, Shape()) as relay:
         relay.cut()
         with pytest.raises(NetworkError, match="does not answer the probe"):
-            probe(Target("127.0.0.1", relay.port), budget=Budget(0.3, 1000))
+            probe(ProbeTarget("127.0.0.1", relay.port), budget=Budget(0.3, 1000))
 
 
 def test_a_closed_port_ends_the_probe_with_a_cause() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(NetworkError, match="refused"):
-        probe(Target("127.0.0.1", port))
+        probe(ProbeTarget("127.0.0.1", port))
 
 
 def test_a_server_that_speaks_no_http_is_told() -> None:
@@ -108,22 +108,22 @@ def test_a_server_that_speaks_no_http_is_told() -> None:
         thread = threading.Thread(target=babble)
         thread.start()
         with pytest.raises(NetworkError):
-            probe(Target("127.0.0.1", listener.getsockname()[1]))
+            probe(ProbeTarget("127.0.0.1", listener.getsockname()[1]))
         thread.join()
 
 
 @pytest.mark.parametrize("address", ["", "host", "host:", ":80", "host:0", "host:70000", "host:http", "[::1]"])
 def test_an_address_without_host_or_port_is_refused(address: str) -> None:
     with pytest.raises(NetworkError, match="HOST:PORT"):
-        Target.parse(address)
+        ProbeTarget.parse(address)
 
 
 def test_addresses_are_verified_by_tls_unless_told_otherwise() -> None:
-    assert Target.parse("[::1]:8000").host == "::1"
-    assert Target.parse("host:1").tls is not None
-    assert Target.parse("host:1", insecure=True).tls is None
+    assert ProbeTarget.parse("[::1]:8000").host == "::1"
+    assert ProbeTarget.parse("host:1").tls is not None
+    assert ProbeTarget.parse("host:1", insecure=True).tls is None
     with pytest.raises(NetworkError, match="cannot read"):
-        Target.parse("host:1", "/nowhere/ca.crt")
+        ProbeTarget.parse("host:1", "/nowhere/ca.crt")
 
 
 def connected() -> tuple[socket.socket, socket.socket]:
@@ -173,7 +173,7 @@ def test_a_failing_probe_costs_only_its_record() -> None:
 
 
 def test_the_record_leaves_out_what_was_not_found() -> None:
-    record = link_report.record_of(Findings(0.1, 0.01, uplink_bps=1e6))
+    record = link_report.record_of(LinkFindings(0.1, 0.01, uplink_bps=1e6))
     assert dict(record) == {wire.RTT_S: 0.1, wire.JITTER_S: 0.01, wire.UPLINK_BPS: 1e6}
 
 

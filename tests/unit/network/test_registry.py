@@ -14,8 +14,8 @@ from hypergpu_fl.ledger.database import connect
 from hypergpu_fl.network import registry
 from hypergpu_fl.network.registry import (
     NodeRecord,
+    NodeStatus,
     Registry,
-    Status,
     read_nodes,
     status_of,
 )
@@ -37,15 +37,17 @@ NODE = NodeRecord("node-0", "1", 0.0)
 @pytest.mark.parametrize(
     ("record", "online", "at_work", "status"),
     [
-        (NODE, True, False, Status.JOINING),
-        (replace(NODE, successes=1), True, False, Status.ONLINE),
-        (replace(NODE, successes=1), True, True, Status.TRAINING),
-        (replace(NODE, successes=1, failures_in_a_row=1), True, True, Status.SUSPECT),
-        (replace(NODE, successes=1, failures_in_a_row=1), False, True, Status.OFFLINE),
-        (replace(NODE, excluded_until_s=9.0), True, False, Status.EXCLUDED),
+        (NODE, True, False, NodeStatus.JOINING),
+        (replace(NODE, successes=1), True, False, NodeStatus.ONLINE),
+        (replace(NODE, successes=1), True, True, NodeStatus.TRAINING),
+        (replace(NODE, successes=1, failures_in_a_row=1), True, True, NodeStatus.SUSPECT),
+        (replace(NODE, successes=1, failures_in_a_row=1), False, True, NodeStatus.OFFLINE),
+        (replace(NODE, excluded_until_s=9.0), True, False, NodeStatus.EXCLUDED),
     ],
 )
-def test_status_tells_the_most_serious_fact(record: NodeRecord, online: bool, at_work: bool, status: Status) -> None:
+def test_status_tells_the_most_serious_fact(
+    record: NodeRecord, online: bool, at_work: bool, status: NodeStatus
+) -> None:
     assert status_of(record, online=online, at_work=at_work) is status
 
 
@@ -72,16 +74,16 @@ def strategy_with(nodes: int) -> Strategy:
 
 
 def outcome(
-    round_: int, refused: list[RefusedReply] | None = None, accepted: list[Accepted] | None = None
+    round: int, refused: list[RefusedReply] | None = None, accepted: list[Accepted] | None = None
 ) -> RoundOutcome:
     none = np.zeros(2, dtype=np.float32)
-    return RoundOutcome(round_, 0.0, 1.0, [0], accepted or [], refused or [], 0, 0, 0, b"", b"", none, {})
+    return RoundOutcome(round, 0.0, 1.0, [0], accepted or [], refused or [], 0, 0, 0, b"", b"", none, {})
 
 
 def test_leaving_is_no_failure_however_often(engine: Engine) -> None:
     book = Registry(engine, strategy_with(1), clock=lambda: 1.0)
-    for number in range(1, 6):
-        book.closed(outcome(number, [RefusedReply(0, "node-0", number, Reason.LEFT, "the node leaves")]))
+    for round in range(1, 6):
+        book.closed(outcome(round, [RefusedReply(0, "node-0", round, Reason.LEFT, "the node leaves")]))
     with engine.connect() as connection:
         (record,) = read_nodes(connection)
     assert (record.tries, record.failures_in_a_row, record.excluded_until_s) == (0, 0, None)
@@ -100,7 +102,7 @@ def test_the_table_holds_identity_and_success_and_the_estimates_that_the_planner
     book.closed(outcome(1, [RefusedReply(1, "node-1", 1, Reason.ERROR_REPLY, "gone")], [accepted(0)]))
     with engine.connect() as connection:
         first, second = read_nodes(connection)
-    assert (first.address, first.flower_id, first.status) == ("0x" + "ab" * 20, "100", Status.ONLINE)
+    assert (first.address, first.flower_id, first.status) == ("0x" + "ab" * 20, "100", NodeStatus.ONLINE)
     assert len(first.device["gpu"]) == registry.LARGEST_TEXT
     link = strategy.state.fleet.links[0]
     assert (first.rtt_s, first.jitter_s, first.loss_rate) == (link.rtt_s, link.jitter_s, link.loss)
@@ -126,7 +128,7 @@ def test_a_node_in_quarantine_is_shown_with_the_time_that_is_left(engine: Engine
     Registry(engine, strategy, clock=lambda: 5000.0).closed(outcome(1))  # it ended at 1.0 on the run's clock
     with engine.connect() as connection:
         first, second = read_nodes(connection)
-    assert first.status == Status.EXCLUDED and first.excluded_until_s == 5000.0 + EXCLUSION_S
+    assert first.status == NodeStatus.EXCLUDED and first.excluded_until_s == 5000.0 + EXCLUSION_S
     assert (first.failures_in_a_row, first.quarantines) == (3, 1) and second.excluded_until_s is None
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hypergpu_fl.network.wan import MSS_BYTES, PROFILES, SimulatedLink, SimulatedWan, draw, tcp_bps
+from hypergpu_fl.network.wan import MSS_BYTES, PROFILES, SimulatedLink, SimulatedWan, draw_links, tcp_bps
 
 CLEAN = SimulatedLink(rtt_s=0.1, jitter_s=0.0, loss=0.0, uplink_bps=8e6, downlink_bps=16e6, sample_s=0.01)
 
@@ -31,7 +31,7 @@ def test_goodput_never_exceeds_the_bandwidth_nor_what_mathis_allows(bandwidth_bp
 
 @given(st.permutations(list(range(12))))
 def test_a_message_takes_as_long_whatever_order_nodes_are_asked_in(order):
-    links = draw(PROFILES["flaky"], 3, seed=5)
+    links = draw_links(PROFILES["flaky"], 3, seed=5)
 
     def run(nodes):
         wan = SimulatedWan(links, lambda node: node, seed=1)
@@ -45,11 +45,11 @@ def test_a_message_takes_as_long_whatever_order_nodes_are_asked_in(order):
 
 @pytest.mark.parametrize("name", PROFILES)
 def test_links_of_a_profile_have_its_medians(name):
-    profile, links = PROFILES[name], draw(PROFILES[name], 2001, seed=3)
+    profile, links = PROFILES[name], draw_links(PROFILES[name], 2001, seed=3)
     for wanted, field in ((profile.uplink_bps, "uplink_bps"), (profile.rtt_s, "rtt_s"), (profile.sample_s, "sample_s")):
         median = sorted(getattr(link, field) for link in links)[1000]
         assert median == pytest.approx(wanted, rel=0.12)
-    assert links == draw(profile, 2001, seed=3) != draw(profile, 2001, seed=4)
+    assert links == draw_links(profile, 2001, seed=3) != draw_links(profile, 2001, seed=4)
 
 
 def test_a_reply_is_lost_as_often_as_the_drop_rate_says():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -12,7 +12,7 @@ from flwr.app import Message, MessageType, Metadata, RecordDict
 from flwr.app.message.message import make_message
 from flwr.supernode import start_client_internal
 
-from hypergpu_fl.node.draining import TAKEN_WITHIN_S, Draining
+from hypergpu_fl.node.draining import SIGNALS, TAKEN_WITHIN_S, Draining
 from strategies import wire
 
 
@@ -23,7 +23,7 @@ class Ended(Exception):
 class Loop:
     """Flower's main loop on a clock that the test moves, with one node's message and its reply."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, work_s: float, within_s: float) -> None:
+    def __init__(self, *, work_s: float, within_s: float) -> None:
         self.now_s, self.replies, self.slept_s = 0.0, list[Message](), 0.0
         self.module: Any = ModuleType("loop")
         self.work_s = work_s
@@ -32,14 +32,12 @@ class Loop:
         self.module._pull_and_store_message = lambda receive: 1 if receive() else None
         self.module._push_messages = self._push
         self.module._insert_message = lambda reply, state, store: self.replies.append(reply)
-        monkeypatch.setattr(signal, "signal", lambda number, handler: None)
-        monkeypatch.setattr(signal, "getsignal", lambda number: self._end)
         self.draining.join(self.module)
         self.module.register_signal_handlers()
         self.at_s: dict[float, Callable[[], None]] = {}
 
     def _register(self) -> None:
-        pass
+        signal.signal(signal.SIGTERM, self._end)
 
     def _end(self, number: int, frame: object) -> None:
         raise Ended
@@ -64,16 +62,24 @@ class Loop:
         self.module._push_messages(state=None, object_store=None)
 
     def told(self) -> None:
-        self.draining.told(signal.SIGTERM, None)
+        signal.raise_signal(signal.SIGTERM)
 
 
-def test_an_idle_node_leaves_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def _handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_an_idle_node_leaves_at_once() -> None:
     with pytest.raises(Ended):
-        Loop(monkeypatch, work_s=1, within_s=9).told()
+        Loop(work_s=1, within_s=9).told()
 
 
-def test_a_node_at_work_answers_and_stays_until_the_answer_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    loop = Loop(monkeypatch, work_s=5, within_s=9)
+def test_a_node_at_work_answers_and_stays_until_the_answer_is_taken() -> None:
+    loop = Loop(work_s=5, within_s=9)
     loop.at_s[2.0] = loop.told
     loop.work()
     assert not loop.replies  # its own reply is Flower's matter
@@ -82,8 +88,8 @@ def test_a_node_at_work_answers_and_stays_until_the_answer_is_taken(monkeypatch:
     assert loop.slept_s == pytest.approx(TAKEN_WITHIN_S)
 
 
-def test_work_that_takes_too_long_is_handed_back_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    loop = Loop(monkeypatch, work_s=500, within_s=9)
+def test_work_that_takes_too_long_is_handed_back_once() -> None:
+    loop = Loop(work_s=500, within_s=9)
     loop.at_s[2.0] = loop.told
     loop.work()
     (reply,) = loop.replies
@@ -91,8 +97,8 @@ def test_work_that_takes_too_long_is_handed_back_once(monkeypatch: pytest.Monkey
     assert loop.now_s == pytest.approx(2.0 + 9.0)
 
 
-def test_told_twice_it_leaves_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    loop = Loop(monkeypatch, work_s=500, within_s=100)
+def test_told_twice_it_leaves_at_once() -> None:
+    loop = Loop(work_s=500, within_s=100)
     loop.at_s |= {2.0: loop.told, 4.0: loop.told}
     with pytest.raises(Ended):
         loop.work()

@@ -67,18 +67,18 @@ class Rounds:
         self.folder = folder
         self.task = task or Sloped()
         self.pricer = self.opened("aumann_shapley")
-        self.number = 0
+        self.round = 0
 
     def opened(self, scoring: Scoring) -> Pricer:
         return Pricer(
             self.task, torch.nn.Identity(), LAYOUT, device=torch.device("cpu"), scoring=scoring, max_examples=10**6,
             seed=0, blobs=Blobs(self.folder / "blobs"), decode=self.payload.decode,
-            rounds=PricedRounds(self.folder / "priced", last_round=getattr(self, "number", 0)),
+            rounds=PricedRounds(self.folder / "priced", last_round=getattr(self, "round", 0)),
         )  # fmt: skip
 
     def play(self, updates: list[tuple[str, np.ndarray]], *, level: str = "fp32", base: int = -1) -> tuple[Any, Any]:
         """One round; returns its prices and the improvement of its plain step."""
-        self.number += 1
+        self.round += 1
         mean, accepted = aggregator(self.rule, P), []
         statistics = Statistics(LAYOUT)
         for index, (node, delta_P) in enumerate(updates):
@@ -86,17 +86,17 @@ class Rounds:
             update = self.payload.decode(blob)
             mean.add(update, weight=0.5 + index, steps=1 + index)
             statistics.add(update, steps=1)
-            claim = Contribution(bytes(32), self.number, self.hashes[base], hash_blob(blob), 100, bytes(32))
+            claim = Contribution(bytes(32), self.round, self.hashes[base], hash_blob(blob), 100, bytes(32))
             held_out = self.pricer.measure(update, self.model.vector_P)
             self.pricer.added(node, claim, blob, update, self.model.vector_P, held_out)
             accepted.append(Accepted(index, node, index, 1, 0, 0, 1 + index, 100, 0, 1 / len(updates), {}))
         before_P, before = self.model.vector_P, self.model.hash
-        assert self.model.step(mean, statistics, version=self.number)
+        assert self.model.step(mean, statistics, version=self.round)
         self.hashes.append(self.model.hash)
         step = self.model.take_step()
         assert step is not None
         outcome = RoundOutcome(
-            self.number, 0, 1, [], accepted, [], 0, 0, 0, before, self.model.hash, self.model.average_P, {}, step=step
+            self.round, 0, 1, [], accepted, [], 0, 0, 0, before, self.model.hash, self.model.average_P, {}, step=step
         )
         moved_P = before_P.astype(np.float64) + step.moved_P
         return self.pricer.priced(outcome), self.task.loss(before_P.astype(np.float64)) - self.task.loss(moved_P)
@@ -107,10 +107,10 @@ def honest(seed: int, count: int = 4) -> list[tuple[str, np.ndarray]]:
     return [(f"node {i}", 0.1 * rng.random(P) + 0.05 * rng.standard_normal(P)) for i in range(count)]
 
 
-def learning(number: int, count: int = 4) -> list[tuple[str, np.ndarray]]:
+def learning(round: int, count: int = 4) -> list[tuple[str, np.ndarray]]:
     """What nodes find out in a round: something new in every round, each in places of its own besides."""
-    rng = np.random.default_rng(number)
-    new_P = (np.arange(P) // 50 == number).astype(float)
+    rng = np.random.default_rng(round)
+    new_P = (np.arange(P) // 50 == round).astype(float)
     return [(f"node {i}", 0.3 * new_P * rng.random(P) + 0.01 * rng.standard_normal(P)) for i in range(count)]
 
 
@@ -132,9 +132,9 @@ def test_values_sum_to_what_the_rounds_plain_step_improved(
 
 def test_who_sends_back_the_models_movement_is_paid_nothing_and_others_are(tmp_path: Path) -> None:
     rounds = Rounds(tmp_path)
-    for number in range(9):
+    for round in range(9):
         before_P = rounds.model.vector_P
-        rounds.play(learning(number))
+        rounds.play(learning(round))
         movement_P = rounds.model.vector_P - before_P
     prices, _ = rounds.play([*learning(9), ("copier", movement_P)])
     *others, copier = prices.scores
@@ -168,7 +168,6 @@ def test_a_round_that_was_lost_leaves_nothing_behind(tmp_path: Path) -> None:
     rounds = Rounds(tmp_path)
     for seed in range(2):
         rounds.play(honest(seed))
-    rounds.number = 1
     again = PricedRounds(tmp_path / "priced", last_round=1)
     assert len(again.path(2, np.ones(P, dtype=np.float32), bytes(32)).movements) == 1
     assert {entry.round for entry in again.shared_work.known} == {1}

@@ -75,21 +75,21 @@ class Server:
     def enrol(self, node_id: int, key: NodeKey) -> None:
         self.accounting.joined(node_id, Hello(node_id, 100, {ADDRESS: key.address}))
 
-    def receive(self, node_id: int, key: NodeKey, round_: int, *, examples: float = 100, says: str = "") -> None:
-        blob = b"update %d %d" % (round_, node_id)
+    def receive(self, node_id: int, key: NodeKey, round: int, *, examples: float = 100, says: str = "") -> None:
+        blob = b"update %d %d" % (round, node_id)
         metrics = {EXAMPLES: float(examples)}
-        claim = Contribution(self.session, round_, BASE, hash_blob(blob), int(examples), hash_metrics(metrics))
+        claim = Contribution(self.session, round, BASE, hash_blob(blob), int(examples), hash_metrics(metrics))
         signed = Claim(says or key.address, sign_contribution(key, claim))
         reply = Reply(blob, hash_blob(blob), metrics, LinkSample(), signed, Timing(0.0, 1.0, 0.0, 0.0))
-        order = Order(round_, 0, BASE, 1, 1, "raw", 0, self.session, -1)
-        admitted = self.accounting.admit(Flight(node_id, "train", 0.0, 60.0, 0, round_, order), reply)
+        order = Order(round, 0, BASE, 1, 1, "raw", 0, self.session, -1)
+        admitted = self.accounting.admit(Flight(node_id, "train", 0.0, 60.0, 0, round, order), reply)
         update = DenseUpdate(np.full(8, node_id, dtype=np.float32))
         self.accounting.added(admitted, update, MODEL_P, self.accounting.measure(update, MODEL_P))
         self.counted.append(1.0)
 
-    def close(self, round_: int) -> None:
+    def close(self, round: int) -> None:
         accepted = [Accepted(0, "", 0, 0, 0, 0, 1, 1, 0, 1 / len(self.counted), {}) for _ in self.counted]
-        outcome = RoundOutcome(round_, 0, 1, [], accepted, [], 0, 0, 0, BASE, BASE, MODEL_P, {})
+        outcome = RoundOutcome(round, 0, 1, [], accepted, [], 0, 0, 0, BASE, BASE, MODEL_P, {})
         self._settlement.seal(self.accounting.priced(outcome)[0])
         self.counted = []
 
@@ -149,9 +149,9 @@ def test_a_key_that_the_node_did_not_enrol_with_is_refused(server: Server) -> No
 def test_receipts_come_in_order_and_again_until_the_node_has_answered(server: Server) -> None:
     server.enrol(1, node_key(0))
     rounds = RECEIPTS_AT_ONCE + 3
-    for number in range(1, rounds + 1):
-        server.receive(1, node_key(0), number)
-        server.close(number)
+    for round in range(1, rounds + 1):
+        server.receive(1, node_key(0), round)
+        server.close(round)
     assert enclosed(server) == list(range(1, RECEIPTS_AT_ONCE + 1)) == enclosed(server)
     server.receive(1, node_key(0), rounds + 1)
     assert enclosed(server) == list(range(RECEIPTS_AT_ONCE + 1, rounds + 1))

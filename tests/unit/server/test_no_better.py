@@ -12,7 +12,7 @@ from hypergpu_fl.server.report import _left
 
 
 def history(*losses: float | None) -> list[dict[str, Any]]:
-    return [{"round": number, "loss": loss} for number, loss in enumerate(losses, 1)]
+    return [{"round": round, "loss": loss} for round, loss in enumerate(losses, 1)]
 
 
 @pytest.mark.parametrize("loss", [None, math.nan, math.inf])

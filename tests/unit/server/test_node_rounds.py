@@ -7,7 +7,7 @@ import io
 
 import numpy as np
 
-from hypergpu_fl.server.node_rounds import MOST_COLUMNS, as_csv, rows_of
+from hypergpu_fl.server.node_rounds import MOST_COLUMNS, as_csv, node_rows
 from strategies import wire
 from strategies.errors import Reason
 from strategies.outcome import Accepted, Journey, Ordered, RefusedReply, RoundOutcome
@@ -46,7 +46,7 @@ def refused(row: int, ordered_in: int, detail: str = "") -> RefusedReply:
 
 
 def test_each_order_and_each_late_reply_has_one_row_with_its_verdict_by_the_nodes_names() -> None:
-    made = rows_of(
+    made = node_rows(
         outcome(accepted(10, 4), accepted(2, 3), refused(3, 4, "no\nmemory"), orders=(10, 3, 2, 3, 1), dropped=(1,))
     )
     assert [(row["node"], row["verdict"], row["bytes_down"]) for row in made] == [
@@ -91,15 +91,15 @@ def test_each_order_and_each_late_reply_has_one_row_with_its_verdict_by_the_node
 def test_metrics_of_the_tasks_own_are_kept_by_name_and_bounded() -> None:
     flood = {f"m{i:03}": float(i) for i in range(100)}
     odd = {"=cmd()": 1.0, "a\nb": 1.0, "": 1.0, "x" * 65: 1.0}
-    (row,) = rows_of(outcome(accepted(0, 4, **flood, **odd), orders=(0,)))
+    (row,) = node_rows(outcome(accepted(0, 4, **flood, **odd), orders=(0,)))
     assert row["metrics"] == {f"m{i:03}": float(i) for i in range(wire.MOST_METRICS)}
-    (row,) = rows_of(outcome(accepted(0, 4, r2=0.5, perplexity=7.5), orders=(0,)))
+    (row,) = node_rows(outcome(accepted(0, 4, r2=0.5, perplexity=7.5), orders=(0,)))
     assert row["metrics"] == {"r2": 0.5, "perplexity": 7.5}
 
 
 def test_the_table_has_a_column_for_each_of_the_commonest_metrics_and_no_control_characters() -> None:
     replies = [accepted(i, 4, r2=i / 10, **{f"own{i}": 1.0, f"more{i}": 2.0}) for i in range(50)]
-    rows = rows_of(outcome(*replies, refused(60, 3, "\x1b[31m red"), orders=tuple(range(50))))
+    rows = node_rows(outcome(*replies, refused(60, 3, "\x1b[31m red"), orders=tuple(range(50))))
     table = list(csv.DictReader(io.StringIO(as_csv(rows))))
     names = [name for name in table[0] if name.startswith("metrics.")]
     assert len(names) == MOST_COLUMNS and "metrics.r2" in names

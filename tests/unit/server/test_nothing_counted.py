@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Any
 
 import pytest
@@ -37,3 +39,27 @@ def test_the_commonest_reason_and_its_remedy_are_named(rows: list[Any], cause: s
 @pytest.mark.parametrize("verdict", ["counted", "late"])
 def test_a_run_in_which_one_reply_counted_did_not_fail(verdict: str) -> None:
     assert failure_of([*refused("left", "left"), {"verdict": verdict, "refusal": ""}]) is None
+
+
+def rounds(*entries: tuple[bool, int, float | None]) -> list[dict[str, Any]]:
+    return [{"kept": kept, "arrived": arrived, "loss": loss} for kept, arrived, loss in entries]
+
+
+COUNTED = [{"verdict": "counted", "refusal": ""}]
+
+
+@pytest.mark.parametrize(
+    ("history", "reason"),
+    [
+        (rounds((False, 3, None), (False, 2, 1e9), (False, 3, math.nan)), "in 3 of 3 rounds .* was not finite"),
+        (rounds((False, 3, 1e9), (False, 0, 2.3)), "in 1 of 2 rounds .* far above the untrained model's"),
+    ],
+)
+def test_a_run_that_kept_no_round_s_model_failed_for_the_commonest_reason(history: list[Any], reason: str) -> None:
+    failure = failure_of(COUNTED, history)
+    assert failure is not None and re.search(reason, failure.cause) and "learning_rate" in failure.remedy
+
+
+@pytest.mark.parametrize("history", [[], rounds((False, 3, None), (True, 3, 2.0)), [{"arrived": 1, "loss": None}]])
+def test_a_run_that_kept_one_model_did_not_fail(history: list[Any]) -> None:
+    assert failure_of(COUNTED, history) is None

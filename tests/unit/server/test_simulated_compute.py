@@ -16,14 +16,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hypergpu_fl.config import Config, Network, Training
 from hypergpu_fl.errors import UsageError
-from hypergpu_fl.network.wan import PROFILES, draw
+from hypergpu_fl.network.wan import PROFILES, draw_links
 from hypergpu_fl.server.simulated_compute import REFERENCE_FLOPS, computing, flops_per_sample, simulated_links
 from hypergpu_fl.task import TorchTask, fresh_model
 from hypergpu_fl.task.image import ImageTask
 from hypergpu_fl.task.models import build_model
 
 PROFILE = PROFILES["broadband"]
-LINKS = draw(PROFILE, 9, seed=3)
+LINKS = draw_links(PROFILE, 9, seed=3)
 
 
 def test_the_reference_is_what_resnet_18_takes_for_one_image() -> None:

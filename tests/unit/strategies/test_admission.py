@@ -37,7 +37,7 @@ class Signing(Trainer):
 def run(nodes: dict[int, Trainer], rounds: int, act: Any = None, **chosen: Any) -> tuple[Engine, Diary, NodeGrid]:
     grid = NodeGrid(nodes)
     engine, diary = build(**{"cohort": 10, "mode": "sync", "quota": 1.0, "deadline_s": 100.0, **chosen})
-    play(engine, VirtualArrivals(grid, ALIKE), rounds, act and (lambda number, arrays: act(number, grid, engine)))
+    play(engine, VirtualArrivals(grid, ALIKE), rounds, act and (lambda round, arrays: act(round, grid, engine)))
     return engine, diary, grid
 
 
@@ -127,8 +127,8 @@ def test_an_honest_node_of_ten_times_the_data_counts_for_all_of_it_where_claims_
 def test_a_second_node_that_claims_a_share_in_use_is_turned_away_by_name_and_the_first_goes_on() -> None:
     nodes: dict[int, Trainer] = {node: Signing(node, f"0x{node}") for node in range(6)}
 
-    def intrude(number: int, grid: NodeGrid, engine: Engine) -> None:
-        if number == 2:
+    def intrude(round: int, grid: NodeGrid, engine: Engine) -> None:
+        if round == 2:
             grid.nodes[900], grid.nodes[901] = Signing(3, "0x3"), Signing(3, "0xbad")
             grid.online |= {900, 901}
 
@@ -148,16 +148,16 @@ def test_two_claimants_that_come_at_once_do_not_both_get_the_share() -> None:
 def test_a_share_whose_node_is_away_is_given_to_its_own_key_alone() -> None:
     nodes: dict[int, Trainer] = {node: Signing(node, f"0x{node}") for node in range(4)}
 
-    def act(number: int, grid: NodeGrid, engine: Engine) -> ArrayRecord | None:
-        if number == 2:
+    def act(round: int, grid: NodeGrid, engine: Engine) -> ArrayRecord | None:
+        if round == 2:
             grid.online.discard(3)
             grid.nodes[900] = Signing(3, "0xbad")
             grid.online.add(900)
-        if number == 5:
+        if round == 5:
             assert engine.roster.unfit[900] == "node-3 was enrolled by 0x3, and 0xbad is another"
             grid.nodes[901] = Signing(3, "0x3")
             grid.online.add(901)
-        if number == 7:
+        if round == 7:
             grid.online.add(3)  # the old connection is back beside the new one
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping
 from typing import Any
@@ -51,6 +52,23 @@ def test_a_sound_task_passes_and_keeps_its_first_weights() -> None:
     assert checked.held_out.named.keys() == {"loss", "mae"}
 
 
+@pytest.mark.parametrize("odd", [math.nan, math.inf])
+@pytest.mark.parametrize("place", [0, 1], ids=["inputs", "targets"])
+def test_held_out_data_with_a_value_that_is_no_number_are_refused_before_every_run(odd: float, place: int) -> None:
+    class Broken(Line):
+        def data(self, partition: int | None) -> Any:
+            found = super().data(partition)
+            if partition is None:
+                found[place][17, 0] = odd
+            return found
+
+    training = Training(num_nodes=2)
+    for tried in (lambda task: try_first(training, task, device="cpu"), lambda task: check_task(training, task)):
+        with pytest.raises(TaskError, match="loss of the fresh model on the (held-out|validation) data is") as caught:
+            tried(Broken(training))
+        assert "look for NaN or infinity in the data" in caught.value.remedy
+
+
 def test_a_target_that_is_not_measured_is_refused_with_what_is() -> None:
     found = refused(Line, target="f1 >= 0.9")
     assert "the task measures loss, mae" in found.cause
@@ -87,6 +105,24 @@ class Drawn(Line):
         return net
 
 
+class Tabled(Line):
+    own = random.Random(1)
+
+    def model(self) -> nn.Module:
+        net = nn.Linear(3, 1)
+        net.register_buffer("table", torch.tensor([self.own.random()]), persistent=False)
+        return net
+
+
+class Frozen(Line):
+    own = random.Random(1)
+
+    def model(self) -> nn.Module:
+        net = nn.Linear(3, 1)
+        net.bias.requires_grad_(False).fill_(self.own.random())
+        return net
+
+
 class Noisy(Line):
     own = random.Random(1)
 
@@ -111,6 +147,8 @@ class Holey(Line):
         (Still, "2 steps change no weight"),
         (Forgetful, "load() does not restore what arrays() gave: 'bias' differs"),
         (Drawn, "model() makes other weights the second time: 'bias' differs"),
+        (Tabled, "model() makes other constant buffers the second time"),
+        (Frozen, "model() makes other frozen weights the second time"),
         (Noisy, "the same steps with the same seed end in other weights"),
         (Odd, "'mean|error' cannot travel"),
         (Holey, "the loss of the fresh model on the held-out data is inf"),
@@ -203,3 +241,11 @@ def test_a_full_device_is_no_fault_of_the_line_where_it_shows() -> None:
 def test_no_line_is_to_be_corrected_where_none_is_known() -> None:
     found = refused(type("Amiss", (Line,), {"clip_norm": "long"}))
     assert "could not convert string to float: 'long'" in found.cause and "that line" not in found.remedy
+
+
+@pytest.mark.parametrize("task", [Drawn, Tabled, Frozen])
+def test_a_model_that_is_another_each_time_is_refused_at_every_start(task: type[TorchTask]) -> None:
+    training = Training(num_nodes=2)
+    with pytest.raises(TaskError, match="model[(][)] makes other .* the second time") as caught:
+        try_first(training, task(training), device="cpu")
+    assert "seeded" in caught.value.remedy

@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 
 from hypergpu_fl.errors import TaskError
 from hypergpu_fl.task.data import load_images
-from hypergpu_fl.task.sources import SOURCES, Images, Reading, deal_by_class
+from hypergpu_fl.task.sources import SOURCES, Images, SourceImages, deal_by_class
 
 CLASSES = ("cat", "dog")
 
@@ -149,7 +149,7 @@ def test_of_two_processes_that_prepare_a_set_at_once_either_may_win(
 ) -> None:
     real = SOURCES["digits"]
 
-    def overtaken(root: Path) -> Reading:
+    def overtaken(root: Path) -> SourceImages:
         monkeypatch.setitem(SOURCES, "digits", real)
         load_images("digits", "", tmp_path)
         return real.read(root)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from hypergpu_fl.config import Training
 from hypergpu_fl.errors import TaskError
+from hypergpu_fl.server.enrolment import differences
 from hypergpu_fl.task import load_task
 from hypergpu_fl.task.data import ImageSet, load_images
 from hypergpu_fl.task.folder import survey
@@ -88,9 +90,16 @@ READ: dict[str, tuple[Make, tuple[str, ...], tuple[int, int, int]]] = {
             ("cat", "dog"),
             (8, 2, 6),
         )
-        for train, test in (("training_set", "test_set"), ("Train Data", "Test Data"), ("trainset", "valset"))
+        for train, test in (
+            *(("training_set", "test_set"), ("Train Data", "Test Data"), ("trainset", "valset")),
+            *(("train2017", "val2017"), ("images_train", "images_test"), ("training_v2", "testing.v2")),
+            *(("2024-train", "2024-test"), ("imgs train 01", "imgs val 01"), ("dataset_train", "dataset_valid")),
+        )
     },
     "a class like a part": (tree("trainer", "tests"), ("tests", "trainer"), (6, 0, 2)),
+    "a class named after a part": (tree("train station", "bus stop"), ("bus stop", "train station"), (6, 0, 2)),
+    "patients below classes": (tree("ill/p1", "ill/p2", "well/p3", "well/p4"), ("ill", "well"), (12, 2, 2)),
+    "classes of people": (tree("user1", "user2"), ("user1", "user2"), (6, 0, 2)),
     "capital letters": (tree("Training/A", "Training/a", "Testing/A", "Testing/a"), ("A", "a"), (8, 2, 6)),
     "folders below classes": (tree("cat/2023", "cat/2024", "dog"), ("cat", "dog"), (9, 1, 2)),
 }
@@ -153,6 +162,20 @@ REFUSED: dict[str, tuple[Make, str]] = {
         tree("train/fold1/cat", "train/fold1/dog", "train/fold2/cat", "train/fold2/dog"),
         "same folders, cat, dog, in each of fold1, fold2",
     ),
+    "sites with a class of their own": (
+        tree("site-a/cat", "site-a/dog", "site-b/cat", "site-b/fox"),
+        "same folders, cat, in each of site-a, site-b",
+    ),
+    "sites with notes": (
+        tree("site-a/cat", "site-a/dog", "site-b/cat", "site-b/dog", **{"site-a/readme.md": b"ours"}),
+        "same folders, cat, dog, in each of site-a, site-b",
+    ),
+    "sites of one class each": (tree("Client 1/cat", "Client 2/dog"), "Client 1, Client 2, .* not classes"),
+    "parts named after classes": (
+        tree("cats_train", "cats_test", "dogs_train", "dogs_test"),
+        "cats_test, cats_train, dogs_test and 1 more: are these classes, or parts of a set",
+    ),
+    "years of one part": (tree("train2014/cat", "train2017/cat"), "both train2014/ and train2017/"),
     "a cycle": (and_then(tree("cat", "dog"), linked("cat/again", "cat")), "cat and cat/again .* same folder"),
     "one folder as two classes": (and_then(tree("cat", "dog"), linked("fox", "cat")), "cat and fox .* same folder"),
     "one image in two parts": (
@@ -232,12 +255,23 @@ def test_prepared_data_never_answers_for_other_data(change: Make, tmp_path: Path
     assert len(list((tmp_path / "cache").glob("folder-*"))) == 2
 
 
-def test_a_folder_that_only_moved_is_not_read_again(tmp_path: Path) -> None:
+def test_prepared_data_never_answers_for_another_folder_of_equal_names_sizes_and_times(tmp_path: Path) -> None:
+    for root, grey in (("one", 10), ("other", 200)):
+        for pet in ("cat", "dog"):
+            fill(tmp_path / root / pet, grey=grey)
+        for file in (tmp_path / root).rglob("*.png"):
+            os.utime(file, ns=(10**18, 10**18))
+    assert {load(tmp_path / root).test.pixels_NCHW.max() for root in ("one", "other")} == {10, 200}
+
+
+def test_prepared_data_never_answers_for_other_content_that_was_given_the_old_time(tmp_path: Path) -> None:
+    file = tmp_path / "own" / "cat" / "0.bmp"
     tree("cat", "dog")(tmp_path / "own")
-    load(tmp_path / "own")
-    shutil.move(tmp_path / "own", tmp_path / "moved")
-    load(tmp_path / "moved")
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    for grey in (10, 200):
+        Image.new("RGB", (8, 8), (grey, grey, grey)).save(file)
+        os.utime(file, ns=(10**18, 10**18))
+        images = load(tmp_path / "own")
+        assert grey in {int(pixels.max()) for part in (images.train, images.test) for pixels in part.pixels_NCHW}
 
 
 RAMP = np.linspace(0, 1, SIDE)[None, :].repeat(SIDE, axis=0)
@@ -267,6 +301,37 @@ def sideways(root: Path) -> None:
     Image.fromarray(EIGHT.astype(np.uint8)).rotate(90).save(root / "a.png", exif=exif)
 
 
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(grey_HW: np.ndarray, *, colours: int, alpha: int | None = None, name: str = "a.png") -> Make:
+    """A PNG of 16 bits a channel, which Pillow reads but cannot write."""
+    planes = [grey_HW] * colours + ([] if alpha is None else [np.full_like(grey_HW, alpha)])
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in np.dstack(planes))
+    kind = {(3, False): 2, (1, True): 4, (3, True): 6}[colours, alpha is not None]
+    header = struct.pack(">IIBBBBB", *grey_HW.shape[::-1], 16, kind, 0, 0, 0)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return lambda root: (root / name).write_bytes(b"\x89PNG\r\n\x1a\n" + parts) and None
+
+
+def tiff(grey_HW: np.ndarray, *, photometric: int) -> Make:
+    """A TIFF of one strip with a given meaning of 0, which Pillow does not write."""
+    data, bits, kind = grey_HW.tobytes(), 8 * grey_HW.itemsize, 3 if grey_HW.dtype.kind == "f" else 1
+    height, width = grey_HW.shape
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 0, 277: 1, 278: height, 279: len(data)}
+    tags |= {339: kind, 273: 8 + 2 + 12 * 10 + 4}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0)
+    return lambda root: (root / "a.tif").write_bytes(head + data) and None
+
+
+def broken_pixel(grey_HW: np.ndarray) -> np.ndarray:
+    values = np.rint(grey_HW).astype(np.uint16)
+    values[0, -1] = 65535  # where the image is white anyway
+    return values
+
+
 CONVERTED: dict[str, tuple[Make, np.ndarray]] = {
     "16-bit PNG": (save((RAMP * 65535).astype(np.uint16), "a.png"), EIGHT),
     "16-bit PNG of 12 bits": (save((RAMP * 4095).astype(np.uint16), "a.png"), EIGHT),
@@ -274,6 +339,13 @@ CONVERTED: dict[str, tuple[Make, np.ndarray]] = {
     "32-bit TIFF of 16 bits": (save((RAMP * 65535).astype(np.int32)), EIGHT),
     "float TIFF up to 1": (save(RAMP.astype(np.float32)), EIGHT),
     "float TIFF up to 255": (save((RAMP * 255).astype(np.float32)), EIGHT),
+    "16-bit TIFF whose 0 is white": (tiff(np.rint((1 - RAMP) * 65535).astype("<u2"), photometric=0), EIGHT),
+    "8-bit TIFF whose 0 is white": (tiff(np.rint((1 - RAMP) * 255).astype(np.uint8), photometric=0), EIGHT),
+    "float TIFF whose 0 is white": (tiff((1 - RAMP).astype("<f4"), photometric=0), EIGHT),
+    "16-bit colour PNG": (png((RAMP * 65535).astype(np.uint16), colours=3), EIGHT),
+    "16-bit grey PNG with alpha": (png((RAMP * 65535).astype(np.uint16), colours=1, alpha=65535), EIGHT),
+    "grey PNG with alpha": (save(np.dstack([EIGHT, EIGHT * 0 + 255]).astype(np.uint8), "a.png"), EIGHT),
+    "16-bit PNG with a broken pixel": (save(broken_pixel(RAMP * 4095), "a.png"), EIGHT),
     "black on transparent": (with_alpha(0), np.where(SHAPE, 0, 128)),
     "white on transparent": (with_alpha(255), np.where(SHAPE, 255, 128)),
     "grey and alpha": (save(np.dstack([SHAPE * 0, SHAPE]), "a.png"), np.where(SHAPE, 0, 128)),
@@ -288,14 +360,64 @@ CONVERTED: dict[str, tuple[Make, np.ndarray]] = {
 @pytest.mark.parametrize(("make", "expected"), CONVERTED.values(), ids=CONVERTED)
 def test_an_image_of_any_mode_shows_what_it_showed(make: Make, expected: np.ndarray, tmp_path: Path) -> None:
     make(tmp_path)
-    (pixels_CHW,) = read_images(tmp_path, [file.name for file in tmp_path.iterdir()])
+    (pixels_CHW,) = read_images(tmp_path, [file.name for file in tmp_path.iterdir()]).pixels_NCHW
     assert np.abs(pixels_CHW - expected.astype(float)).max() <= 1
 
 
 def test_dark_images_of_sixteen_bits_stay_dark_beside_a_bright_one(tmp_path: Path) -> None:
     save((RAMP * 65535).astype(np.uint16), "a.png")(tmp_path)
     save(np.full((8, 8), 257, np.uint16), "b.png")(tmp_path)
-    assert (read_images(tmp_path, ["a.png", "b.png"])[1] == 1).all()
+    assert (read_images(tmp_path, ["a.png", "b.png"]).pixels_NCHW[1] == 1).all()
+
+
+def test_one_broken_pixel_does_not_darken_a_folder(tmp_path: Path) -> None:
+    save((RAMP * 4095).astype(np.uint16), "a.png")(tmp_path)
+    hot = np.full((64, 64), 2048, np.uint16)
+    hot[9, 9] = 65535
+    save(hot, "b.png")(tmp_path)
+    read = read_images(tmp_path, ["a.png", "b.png"])
+    assert np.abs(read.pixels_NCHW[0] - EIGHT).max() <= 1 and read.whites == {"integer": 4095}
+    assert np.median(read.pixels_NCHW[1]) == 128
+
+
+def test_white_can_be_said_and_is_then_the_same_everywhere(tmp_path: Path) -> None:
+    save((RAMP * 1000).astype(np.uint16), "a.png")(tmp_path)
+    assert read_images(tmp_path, ["a.png"], white=2000).pixels_NCHW.max() == 128
+    with pytest.raises(TaskError, match="pixels of .* above training.options.white = 500"):
+        read_images(tmp_path, ["a.png"], white=500)
+    save((RAMP * 1.5).astype(np.float32), "b.tif")(tmp_path)
+    assert read_images(tmp_path, ["b.tif"], white=1.5).pixels_NCHW.max() == 255
+
+
+def site(root: Path, largest: int) -> Training:
+    for pet in ("cat", "dog"):
+        (root / pet).mkdir(parents=True)
+        for number in range(3):
+            save((RAMP * largest).astype(np.uint16), f"{number}.png")(root / pet)
+    return Training(dataset="folder", data_root=str(root), num_nodes=1)
+
+
+def test_sites_whose_images_were_scaled_by_another_white_are_told_apart(tmp_path: Path) -> None:
+    trainings = [site(tmp_path / name, largest) for name, largest in (("a", 4000), ("b", 60000), ("c", 3000))]
+    a, b, c = (load_task(training, cache=tmp_path / "cache").identity() for training in trainings)
+    assert a == c and "white of integer images 4095 (training.options.white)" in differences(a, b)
+    said = [training.model_copy(update={"options": {"white": 65535}}) for training in trainings]
+    a, b, c = (load_task(training, cache=tmp_path / "cache").identity() for training in said)
+    assert a == b == c
+    with pytest.raises(TaskError, match="training.options.white = 'bright' is no brightness"):
+        load_task(trainings[0].model_copy(update={"options": {"white": "bright"}}), cache=tmp_path / "cache")
+
+
+def test_class_names_that_look_alike_when_joined_are_told_apart(tmp_path: Path) -> None:
+    tree("a", "b, c")(tmp_path / "one")
+    tree("a, b", "c")(tmp_path / "other")
+    one, other = (
+        load_task(
+            Training(dataset="folder", data_root=str(tmp_path / root), num_nodes=1), cache=tmp_path / "cache"
+        ).identity()
+        for root in ("one", "other")
+    )
+    assert "classes" in differences(one, other)
 
 
 def pages(root: Path) -> None:
@@ -304,12 +426,6 @@ def pages(root: Path) -> None:
 
 
 def bomb(root: Path) -> None:
-    import struct
-    import zlib
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     header = struct.pack(">IIBBBBB", 10_000, 10_000, 8, 0, 0, 0, 0)
     (root / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")))
 
@@ -334,6 +450,17 @@ BROKEN: dict[str, tuple[Make, str]] = {
     "several pages": (pages, "a.tif .* 3 pages"),
     "LAB": (lambda root: Image.new("LAB", (8, 8)).save(root / "a.tif"), "a.tif .* mode LAB"),
     "grey shape on grey": (with_alpha(128), "a.png .* the grey"),
+    "nearly grey shape on grey": (with_alpha(135), "a.png .* the grey"),
+    "grey shape of LA": (save(np.dstack([SHAPE * 0 + 124, SHAPE]), "a.png"), "a.png .* the grey"),
+    "float above 1": (save((RAMP * 1.5).astype(np.float32)), "a.tif .* pixel of 1.5 and none beside .* what is white"),
+    "float far below 1": (save((RAMP * 0.01).astype(np.float32)), "a.tif .* what is white"),
+    "colours of 12 bits in 16": (
+        png((RAMP * 4095).astype(np.uint16), colours=3),
+        "a.png .* 16 bits a colour and uses 12",
+    ),
+    "grey of 12 bits with alpha": (png((RAMP * 4095).astype(np.uint16), colours=1, alpha=65535), "a.png .* uses 12"),
+    "alpha of 12 bits": (png((RAMP * 4095).astype(np.uint16), colours=3, alpha=4095), "a.png .* transparency uses 12"),
+    "a shape that is transparent": (save(np.dstack([SHAPE] * 3 + [SHAPE * 0]), "a.png"), "a.png .*alpha 0.* nothing"),
 }
 
 

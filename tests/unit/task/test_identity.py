@@ -55,6 +55,23 @@ def model(make: Callable[[], nn.Module]) -> Callable[[Path], Identity]:
     return own(model=lambda self: make())
 
 
+class Table(nn.Linear):
+    """A layer with a buffer that is made on each machine and never sent."""
+
+    def __init__(self, table: torch.Tensor) -> None:
+        super().__init__(3, 2)
+        self.register_buffer("table", table, persistent=False)
+
+
+def test_constant_buffers_may_differ_by_how_a_processor_rounds(tmp_path: Path) -> None:
+    angles = torch.linspace(0, 3, 4096, dtype=torch.float64)
+    exact, rounded = (
+        model(lambda table=table: Table(table))(tmp_path)
+        for table in (torch.sin(angles).float(), torch.sin(angles.half()).float())
+    )
+    assert exact != rounded and differences(exact, rounded) == ""
+
+
 def images(*classes: str, **settings: Any) -> Callable[[Path], Identity]:
     """Identity of the built-in task over a folder of these classes."""
 
@@ -94,6 +111,36 @@ OTHER: dict[str, tuple[Callable[[Path], Identity], Callable[[Path], Identity], t
         digits(model_architecture="mlp"),
         digits(model_architecture="simple_cnn"),
         ("model: '", "arrays: '", "float32[128, 64]"),
+    ),
+    "a constant buffer": (
+        model(lambda: Table(torch.arange(6.0))),
+        model(lambda: Table(torch.arange(6.0) * 1.01)),
+        ("constant buffers: 'table float32[6] ",),
+    ),
+    "a constant buffer in another order": (
+        model(lambda: Table(torch.arange(6.0))),
+        model(lambda: Table(torch.arange(6.0).flip(0))),
+        ("constant buffers: ",),
+    ),
+    "a table of indices": (
+        model(lambda: Table(torch.arange(6))),
+        model(lambda: Table(torch.arange(6).flip(0))),
+        ("constant buffers: 'table int64[6] ",),
+    ),
+    "a mask": (
+        model(lambda: Table(torch.tensor([0.0, -torch.inf]))),
+        model(lambda: Table(torch.tensor([0.0, 0.0]))),
+        ("constant buffers: ",),
+    ),
+    "a complex table": (
+        model(lambda: Table(torch.tensor([1 + 1j]))),
+        model(lambda: Table(torch.tensor([1 - 1j]))),
+        ("constant buffers: 'table complex64[1] ",),
+    ),
+    "no constant buffer": (
+        model(lambda: Table(torch.zeros(0))),
+        model(lambda: nn.Linear(3, 2)),
+        ("constant buffers: nothing there",),
     ),
     # of the same kind
     "one more class": (images("cat", "dog"), images("cat", "dog", "emu"), ("'cat, dog, emu' there", "float32[3, ")),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from hypergpu_fl.errors import TaskError
 from hypergpu_fl.task import TorchTask, fresh_model
-from hypergpu_fl.task.batches import leading
+from hypergpu_fl.task.batch_form import examples_in
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(holds: int, batch: i
             return losses if per_sample else (tokens * losses).sum() / tokens.sum()
 
     task, plain = Weighted(TRAINING), Weighted(TRAINING)
-    task.holds, plain.holds = holds, 12
+    task.holds, plain.holds = holds, 48
     models = [fresh_model(each, 0) for each in (task, plain)]
     with tempfile.TemporaryDirectory() as folder:
         results = [
@@ -91,6 +91,10 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(holds: int, batch: i
     assert torch.allclose(weights(models[0]), weights(models[1]), atol=1e-5)
     assert results[0].count == results[1].count
     assert results[0].loss == pytest.approx(results[1].loss, rel=1e-4)
+    task._micro.size, plain._micro.size = 0, 0
+    found, whole = (each.evaluate(models[0], device=CPU) for each in (task, plain))
+    assert found.count == whole.count
+    assert found.loss == pytest.approx(whole.loss, rel=1e-6), "losses of examples weigh alike, cut or not"
 
 
 def test_evaluation_goes_on_with_less_memory_too() -> None:
@@ -115,10 +119,86 @@ def test_texts_beside_the_tensors_stay_with_their_examples(tmp_path: Path) -> No
 
 
 @given(st.integers(1, 40))
-def test_a_batch_has_as_many_examples_as_its_first_tensor_that_has_any(size: int) -> None:
+def test_a_batch_has_as_many_examples_as_its_tensors_have_rows(size: int) -> None:
     names, lone, inputs = ["text"] * size, torch.tensor(3.0), torch.zeros(size, 2)
     for batch in (inputs, [names, inputs], {"name": names, "x": inputs}, (lone, [names, {"x": inputs}])):
-        assert leading(batch) == size
+        assert examples_in(batch) == size
+
+
+@pytest.mark.parametrize("holds", [1, 3, 8])
+def test_images_of_different_sizes_in_lists_are_counted_and_cut_by_image(tmp_path: Path, holds: int) -> None:
+    limit = holds
+
+    class Detection(TorchTask):
+        """Tells a picture's size, from three channels and as many boxes a picture as a seed gives."""
+
+        def model(self) -> nn.Module:
+            return nn.Linear(3, 1)
+
+        def data(self, partition: int | None) -> Any:
+            generator = torch.Generator().manual_seed(partition or 7)
+            sizes = torch.randint(4, 9, (25, 2), generator=generator).tolist()
+            return [
+                (torch.rand((3, *size), generator=generator), {"boxes": torch.rand((size[0] % 4, 4)), "id": number})
+                for number, size in enumerate(sizes)
+            ]
+
+        def collate(self, items: list[Any]) -> Any:
+            return tuple(zip(*items, strict=True))
+
+        def loss(self, model: nn.Module, batch: Any) -> Tensor:
+            images, targets = batch
+            assert len(images) == len(targets) and all(len(image) == 3 for image in images)
+            if len(images) > limit:
+                raise torch.OutOfMemoryError("out of memory")
+            found = torch.cat([model(image.mean((1, 2))) for image in images])
+            return F.mse_loss(found, torch.tensor([float(target["id"]) for target in targets]))
+
+    task = Detection(TRAINING)
+    model = fresh_model(task, 0)
+    result = task.train(model, 0, order(tmp_path, steps=5, batch_size=8))
+    assert result.count == 5 * 8
+    found = task.evaluate(model, device=CPU, partition=1)
+    assert found.count == 25
+    limit = 100
+    plain = Detection(TRAINING)
+    assert found.loss == pytest.approx(plain.evaluate(model, device=CPU, partition=1).loss, rel=1e-4)
+    assert torch.allclose(weights(model), trained(plain, tmp_path / "other"), atol=1e-5)
+
+
+def picture(height: int = 8) -> Tensor:
+    return torch.zeros(3, height, 8)
+
+
+@pytest.mark.parametrize(
+    ("batch", "items", "examples"),
+    [
+        ([picture() for _ in range(4)], 4, 4),
+        ({"pictures": [picture() for _ in range(4)]}, 4, 4),
+        ({"pair": [torch.zeros(8, 2), torch.zeros(8, 2)]}, 8, 8),
+        ([(picture(), torch.tensor(1)) for _ in range(5)], 5, 5),
+        (([picture(4), picture(5)], [{"boxes": torch.zeros(1, 4)}, {"boxes": torch.zeros(0, 4)}]), None, 2),
+        ((torch.zeros(2, 40, dtype=torch.long), torch.zeros(17, 5)), 17, 17),  # a graph's edges, then its nodes
+        ([torch.zeros(7, 3, 8, 8), torch.zeros(7)], 8, 7),  # collate left a broken item out
+        ([picture() for _ in range(3)], 3, 3),
+    ],
+)
+def test_a_batch_is_as_many_examples_as_it_was_made_of(batch: Any, items: int | None, examples: int) -> None:
+    assert examples_in(batch, items) == examples
+
+
+@pytest.mark.parametrize(
+    ("batch", "items"),
+    [
+        ((torch.zeros(2, 40), torch.zeros(17, 5)), None),
+        ((torch.zeros(2, 40), torch.zeros(431, 5)), 17),  # a packed graph: no part tells its number
+        ({"pictures": [picture()] * 4}, 5),
+    ],
+)
+def test_a_batch_that_may_be_read_in_two_ways_asks_for_count(batch: Any, items: int | None) -> None:
+    with pytest.raises(TaskError) as caught:
+        examples_in(batch, items)
+    assert "write count(batch)" in caught.value.remedy
 
 
 def test_a_micro_batch_that_holds_nothing_moves_nothing(tmp_path: Path) -> None:

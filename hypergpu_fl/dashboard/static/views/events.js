@@ -7,7 +7,7 @@ export function events(run) {
   const PAGE = 50;
   let older = [], oldest = null, kinds = new Set(), only = "", newest = [];
   const select = h("select", { "aria-label": "Kind of event", onchange: () => { only = select.value; draw(); } }, h("option", { value: "" }, "Everything"));
-  const more = h("button", { type: "button", onclick: async () => { const found = await get(of(run, `events.json?before=${oldest}&rounds=${PAGE}`)); older = [...older, ...found]; oldest = Math.max(1, oldest - PAGE); draw(); } }, "Older");
+  const more = h("button", { type: "button", onclick: () => back() }, "Older");
   const list = table([
     { title: "At", n: true, cell: (row) => format.seconds(row.at_s) },
     { title: "Round", n: true, cell: (row) => (row.round ? h("a", { href: `#/run/${encodeURIComponent(run)}/travel?round=${row.round}` }, row.round) : "–") },
@@ -29,6 +29,18 @@ export function events(run) {
     list.draw(shown.map((row) => { const key = `${row.round} ${row.at_s} ${row.kind} ${row.node} ${row.text}`, times = (seen.get(key) ?? 0) + 1; seen.set(key, times); return { ...row, key: `${key} ${times}` }; }));
     more.hidden = !oldest || oldest <= 1;
   }
+
+  async function back() {
+    more.disabled = true; // a second click meanwhile would fetch the same page again
+    try {
+      const found = await get(of(run, `events.json?before=${oldest}&rounds=${PAGE}`));
+      older = [...older, ...found];
+      oldest = Math.max(1, oldest - PAGE);
+      draw();
+    } catch { /* the server is away: what was shown stays */ }
+    more.disabled = false;
+  }
+
   let state = null;
   const look = paced(async () => {
     if (!state) return;

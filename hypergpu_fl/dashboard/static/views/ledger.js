@@ -40,9 +40,14 @@ export function ledger(run) {
     all.disabled = true;
     let head = null;
     for (const row of latest.rounds.filter((one) => one.root)) {
-      const { sealed, faults } = await verify(row.round);
-      if (head && head !== sealed.before) verdicts.set(row.round, [...faults, "its head does not follow the round before"].join("; "));
-      head = sealed.head;
+      try {
+        const { sealed, faults } = await verify(row.round);
+        if (head && head !== sealed.before) verdicts.set(row.round, [...faults, "its head does not follow the round before"].join("; "));
+        head = sealed.head;
+      } catch (error) {
+        verdicts.set(row.round, `cannot be verified: ${error.message}`);
+        head = null;
+      }
       draw();
     }
     all.disabled = false;
@@ -50,8 +55,10 @@ export function ledger(run) {
 
   async function open(number) {
     opened = number;
-    const { sealed, faults } = await verify(number);
+    let found;
+    try { found = await verify(number); } catch (error) { if (opened === number) detail.replaceChildren(card(`Leaves of round ${number}`, null, null, empty("They cannot be shown", error.message))); return; }
     if (opened !== number) return;
+    const { sealed, faults } = found;
     draw();
     const leaves = table([
       { title: "Leaf", n: true, cell: (row) => row.index }, { title: "Node", cell: (row) => name(names.get(row.node) ?? row.node) }, { title: "Worked in", n: true, cell: (row) => format.count(row.round) },

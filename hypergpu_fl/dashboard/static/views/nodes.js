@@ -38,7 +38,7 @@ export function nodes(run) {
     if (text === shown) return;
     shown = text;
     const count = (state) => rows.filter((row) => row.state === state).length;
-    figures.replaceChildren(stats([["Nodes", format.count(rows.length)], ["Sound", format.count(count("sound"))], ["Suspect", format.count(count("suspect"))], ["Excluded", format.count(count("excluded"))], ["Offline", format.count(count("offline"))], ["Earned", format.money(rows.reduce((sum, row) => sum + BigInt(row.wei), 0n))]]));
+    figures.replaceChildren(stats([["Nodes", format.count(rows.length)], ["Sound", format.count(count("sound"))], ["Suspect", format.count(count("suspect"))], ["Excluded", format.count(count("excluded"))], ["Offline", format.count(count("offline"))], ["Earned", format.money(rows.some((row) => row.wei === null) ? null : rows.reduce((sum, row) => sum + BigInt(row.wei), 0n))]]));
     none.replaceChildren(rows.length ? "" : empty("No node yet", "A node appears as soon as it says who it is."));
     found.element.hidden = !rows.length;
     mapCard.hidden = !rows.some((row) => row.rtt_s && row.uplink_bps);
@@ -89,7 +89,7 @@ export function node(run, which) {
     const xs = [...new Set(history.map((one) => one.round))], by = new Map(history.map((one) => [one.round, one])), pick = (key) => xs.map((r) => by.get(r)[key] ?? null);
     parts.draw([xs, pick("download_s"), pick("compute_s"), pick("upload_s"), pick("total_s")]);
     weight.draw([xs, pick("weight")]);
-    rounds.draw([...history].reverse().map((one, i) => ({ ...one, key: `${one.round} ${history.length - i}` })));
+    rounds.draw([...history].reverse().map((one) => ({ ...one, key: `${one.round} ${one.attempt}` })));
   });
   return { element, entered: look.now, update: look.now, leave: look.stop };
 }

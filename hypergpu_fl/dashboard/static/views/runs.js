@@ -3,13 +3,15 @@ import { ACROSS, chart } from "../charts.js";
 import { badge, card, empty, h, name, table } from "../dom.js";
 import * as format from "../format.js";
 
+const MOST = 6; // runs on one chart: as many as there are colours
+
 export function runs() {
   const chosen = new Set();
   const go = h("button", { type: "button", disabled: true, onclick: () => { location.hash = `#/compare?runs=${[...chosen].map(encodeURIComponent).join(",")}`; } }, "Compare");
   const rows = table([
-    { title: "", cell: (row) => h("input", { type: "checkbox", "aria-label": `choose ${row.run} to compare`, checked: chosen.has(row.run), onchange: (event) => { event.target.checked ? chosen.add(row.run) : chosen.delete(row.run); go.disabled = chosen.size < 2; go.textContent = chosen.size > 1 ? `Compare ${chosen.size}` : "Compare"; } }) },
+    { title: "", cell: (row) => choice(row.run) },
     { title: "Run", key: "run", sort: (row) => row.run, cell: (row) => h("a", { href: `#/run/${encodeURIComponent(row.run)}/training` }, name(row.run)) },
-    { title: "State", key: "state", sort: (row) => row.state, cell: (row) => badge(row.state) },
+    { title: "State", key: "state", sort: (row) => row.state, cell: (row) => h("span", { title: row.failure }, badge(row.state)) },
     { title: "Task", cell: (row) => name(row.task || "–") },
     { title: "Rounds", key: "rounds", n: true, sort: (row) => row.rounds, cell: (row) => `${format.count(row.rounds)}${row.rounds_wanted ? ` / ${format.count(row.rounds_wanted)}` : ""}` },
     { title: "Metric", n: true, cell: (row) => { const [first] = Object.entries(row.metrics ?? {}); return first ? [h("span", { class: "dim" }, `${first[0]} `), format.number(first[1])] : "–"; } },
@@ -18,6 +20,17 @@ export function runs() {
     { title: "Sent up", key: "up", n: true, sort: (row) => row.bytes_up, cell: (row) => format.bytes(row.bytes_up) },
     { title: "Last event", key: "last", n: true, sort: (row) => row.changed_s, cell: (row) => h("span", { class: "dim" }, row.seen) },
   ], { label: "runs", sort: { key: "last", down: true } });
+  // `checked` is set as a property: as an attribute it would differ from the box that is shown, and lose its focus.
+  function choice(run) {
+    const box = h("input", { type: "checkbox", "aria-label": `choose ${run} to compare`, onchange: () => {
+      box.checked ? chosen.add(run) : chosen.delete(run);
+      go.disabled = chosen.size < 2 || chosen.size > MOST;
+      go.textContent = chosen.size > MOST ? `Compare at most ${MOST}` : chosen.size > 1 ? `Compare ${chosen.size}` : "Compare";
+    } });
+    box.checked = chosen.has(run);
+    return box;
+  }
+
   const body = h("div", {}, empty("Loading", ""));
   const element = h("div", {}, h("div", { class: "head" }, h("h2", { class: "title" }, "Runs"), h("div", { class: "acts" }, go)), h("section", { class: "card" }, body));
   let timer = 0, left = false;
@@ -39,7 +52,7 @@ export function runs() {
 }
 
 export function compare(query) {
-  const names = (query.get("runs") ?? "").split(",").filter(Boolean).slice(0, 6);
+  const names = (query.get("runs") ?? "").split(",").filter(Boolean).slice(0, MOST);
   const plots = h("div", { class: "grid" }), list = h("div");
   let across = "rounds", histories = [];
   const buttons = Object.keys(ACROSS).map((key) => h("button", { type: "button", "aria-pressed": String(key === across), onclick: () => { across = key; buttons.forEach((b) => b.setAttribute("aria-pressed", String(b.textContent === `over ${key}`))); draw(); } }, `over ${key}`));

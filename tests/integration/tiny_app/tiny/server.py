@@ -22,9 +22,9 @@ def main(grid: Grid, context: Context) -> None:
     log = logger.patch(lambda record: record.update(name="hypergpu_fl.server.server_app"))
     while len(nodes := list(grid.get_node_ids())) < config.training.num_nodes:
         time.sleep(0.1)
-    for round_ in range(1, config.training.rounds + 1):
-        asked = [Message(RecordDict({"ask": ConfigRecord({"round": round_})}), node, "query") for node in nodes]
-        log.info("round {}: {} arrived", round_, sum(not reply.has_error() for reply in grid.send_and_receive(asked)))
+    for round in range(1, config.training.rounds + 1):
+        asked = [Message(RecordDict({"ask": ConfigRecord({"round": round})}), node, "query") for node in nodes]
+        log.info("round {}: {} arrived", round, sum(not reply.has_error() for reply in grid.send_and_receive(asked)))
         if "fail" in config.system.run_name:
             raise ValueError("the tiny app was told to fail")
         if "linger" in config.system.run_name:

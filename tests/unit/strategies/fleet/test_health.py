@@ -64,15 +64,13 @@ def test_a_node_that_fails_again_and_again_is_given_nothing_until_it_has_said_wh
 
     tell(Published(0.0, "00" * 32, 1.0))
     tell(Joined(0.0, "node-0", 10))
-    for number in range(1, EXCLUDED_AFTER + 1):
-        (order,) = [
-            command.order for command in tell(RoundDue(10.0 * number, number)) if isinstance(command, SendOrder)
-        ]
-        tell(Failed(10.0 * number + 5, order, "gone"))
-        tell(Ended(10.0 * number + 5))
+    for round in range(1, EXCLUDED_AFTER + 1):
+        (order,) = [command.order for command in tell(RoundDue(10.0 * round, round)) if isinstance(command, SendOrder)]
+        tell(Failed(10.0 * round + 5, order, "gone"))
+        tell(Ended(10.0 * round + 5))
     assert [command for command in told if isinstance(command, Exclude)] == [Exclude(0, 35.0 + EXCLUSION_S)]
-    for number, at_s in ((4, 40.0), (5, 35.0 + EXCLUSION_S)):
-        assert not any(isinstance(command, SendOrder) for command in tell(RoundDue(at_s, number)))
+    for round, at_s in ((4, 40.0), (5, 35.0 + EXCLUSION_S)):
+        assert not any(isinstance(command, SendOrder) for command in tell(RoundDue(at_s, round)))
         assert not any(isinstance(command, Readmit) for command in told)
         tell(Ended(at_s))
     assert told[-1] == Readmit(0) and not state.fleet.present.any()

@@ -73,17 +73,17 @@ def played(policy: str = "network_aware", *, nodes: int = 8, rounds: int = 6, **
     for index in range(nodes):
         run.tell(Joined(0.0, f"node-{index}", 100 + index))
     now_s = 0.0
-    for number in range(1, rounds + 1):
-        due = run.tell(RoundDue(now_s, number))
+    for round in range(1, rounds + 1):
+        due = run.tell(RoundDue(now_s, round))
         sent = tuple(command.order for command in due if isinstance(command, SendOrder))
         run.tell(Sent(now_s, sent, (4000,) * len(sent)))
         while run.state.open is not None and run.state.open.wanted and run.state.orders:
             order = min(run.state.orders)
             took_s = 1.0 + run.state.orders[order].row % 5
             now_s += took_s / 4
-            run.tell(Answered(now_s, order, reading(order, elapsed_s=took_s, loss=1.0 / number)))
+            run.tell(Answered(now_s, order, reading(order, elapsed_s=took_s, loss=1.0 / round)))
         run.tell(Ended(now_s, () if run.state.rules.settings.keep_late else tuple(run.state.orders)))
         if run.state.open is not None:
-            run.tell(Published(now_s, f"{number:064x}", 1.0))
-        run.tell(Evaluated(now_s, 1.0 / number))
+            run.tell(Published(now_s, f"{round:064x}", 1.0))
+        run.tell(Evaluated(now_s, 1.0 / round))
     return run

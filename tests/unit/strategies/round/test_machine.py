@@ -34,12 +34,12 @@ from strategies.round.events import (
     Evaluated,
     Event,
     Failed,
-    Fault,
     Joined,
     Left,
     Measured,
     Probed,
     Published,
+    ReplyFault,
     Resumed,
     Returned,
     RoundDue,
@@ -58,7 +58,7 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now_s = 0.0
-        self.number = 0
+        self.round = 0
         self.version = 0
         self.opened: dict[int, int] = {}  # order -> row
         self.counted: list[int] = []
@@ -177,8 +177,8 @@ class Machine(RuleBasedStateMachine):
     @rule()
     @precondition(lambda self: self.in_phase(None) and self.state.fleet.present.any())
     def round_is_due(self) -> None:
-        self.number += 1
-        self.tell(RoundDue(self.now_s, self.number))
+        self.round += 1
+        self.tell(RoundDue(self.now_s, self.round))
 
     @rule(
         data=st.data(),
@@ -192,7 +192,7 @@ class Machine(RuleBasedStateMachine):
         self.now_s += elapsed_s
         order = data.draw(st.sampled_from(sorted(self.state.orders)))
         said = reading(order, norm=norm, loss=loss, elapsed_s=elapsed_s)
-        self.tell(Answered(self.now_s, order, said, fault and Fault(fault, "so it is said")))
+        self.tell(Answered(self.now_s, order, said, fault and ReplyFault(fault, "so it is said")))
 
     @rule(data=st.data())
     @precondition(lambda self: self.in_phase(Phase.COLLECTING) and self.opened)
@@ -224,12 +224,12 @@ class Machine(RuleBasedStateMachine):
             self.tell(Published(self.now_s, f"{self.version:064x}", norm))
 
     @rule(loss=st.one_of(st.none(), st.floats(0.0, 1e9)))
-    @precondition(lambda self: self.in_phase(None) and self.number)
+    @precondition(lambda self: self.in_phase(None) and self.round)
     def is_evaluated(self, loss: float | None) -> None:
         self.tell(Evaluated(self.now_s, loss))
 
     @rule(in_flight=st.booleans(), model_lost=st.booleans())
-    @precondition(lambda self: self.in_phase(None) and self.number)
+    @precondition(lambda self: self.in_phase(None) and self.round)
     def server_starts_again(self, in_flight: bool, model_lost: bool) -> None:
         self.run.state = State.restored(self.state.rules, json.loads(json.dumps(self.state.json())))
         self.twin = None

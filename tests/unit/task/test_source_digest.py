@@ -1,0 +1,45 @@
+"""The digest of a task's code covers what the task imports of its own project, and nothing else."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from hypergpu_fl.task.source import modules_from
+
+FILES = {
+    "shapes/__init__.py": "",
+    "shapes/task.py": "import json\nfrom . import nets\nfrom .parts.heads import Head\nimport hypergpu_fl.task\n",
+    "shapes/nets.py": "def build():\n    import beside\n",
+    "shapes/parts/__init__.py": "",
+    "shapes/parts/heads.py": "import missing_library\n",
+    "shapes/unused.py": "",
+    "beside.py": "from shapes import nets\n",
+    "hypergpu_fl/__init__.py": "",
+    "hypergpu_fl/task.py": "",
+}
+
+
+def test_modules_of_the_project_that_a_task_imports_are_found_however_they_are_imported(tmp_path: Path) -> None:
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    before = set(sys.modules)
+    found = modules_from("shapes.task", tmp_path / "shapes" / "task.py")
+    assert {name: path.relative_to(tmp_path).as_posix() for name, path in found.items()} == {
+        "shapes": "shapes/__init__.py",
+        "shapes.task": "shapes/task.py",
+        "shapes.nets": "shapes/nets.py",
+        "shapes.parts": "shapes/parts/__init__.py",
+        "shapes.parts.heads": "shapes/parts/heads.py",
+        "beside": "beside.py",
+    }
+    assert set(sys.modules) == before, "nothing is imported to find that"
+
+
+def test_an_installed_task_is_known_by_its_own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path / "site-packages"))
+    file = tmp_path / "site-packages" / "shapes.py"
+    assert modules_from("shapes", file) == {"shapes": file}

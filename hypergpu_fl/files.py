@@ -6,28 +6,40 @@ import contextlib
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
+
+_LOOK_S: Final = 0.2  # between two looks at a lock
 
 
 @contextlib.contextmanager
-def exclusive(file: Path, refusal: Exception) -> Iterator[None]:
+def exclusive(file: Path, refusal: Exception, *, within_s: float = 0.0) -> Iterator[None]:
     """Hold an exclusive lock on ``file``, created if missing; the kernel releases it when the process dies.
 
     Raises
     ------
     Exception
-        ``refusal``, if another process holds it.
+        ``refusal``, if another process still holds it after ``within_s``.
     """
     descriptor = os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise refusal from None
+        until_s = time.monotonic() + within_s
+        while not _locked(descriptor):
+            if time.monotonic() >= until_s:
+                raise refusal
+            time.sleep(min(_LOOK_S, within_s))
         yield
     finally:
         os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
 
 
 def write_whole(file: Path, content: str | bytes | memoryview, *, mode: int = 0o666, synced: bool = True) -> None:

@@ -29,6 +29,10 @@ SUPERLINK_SECRET: Final = Place("flwr.superlink.cli.flower_superlink", "load_sup
 SUPEREXEC_SECRET: Final = Place("flwr.supercore.cli.flower_superexec", "load_superexec_auth_secret")
 # Starts a ServerApp.
 SUPEREXEC_EXECUTOR: Final = Place("flwr.supercore.superexec.run_superexec", "get_executor")
+# Make what decides whether a connection is tried again: a SuperNode's, a SuperExec's and a ServerApp's.
+SUPERNODE_RETRY: Final = Place("flwr.supernode.fleet_http_connection", "make_simple_http_retry_invoker")
+SUPEREXEC_RETRY: Final = Place("flwr.supercore.superexec.run_superexec", "make_simple_http_retry_invoker")
+SERVERAPP_RETRY: Final = Place("flwr.superlink.grid.http_grid", "make_simple_http_retry_invoker")
 # Heartbeats that a task may miss. This module has no other patience; the one with nodes is in another module.
 TASK_PATIENCE: Final = Place("flwr.supercore.corestate.sql_corestate", "HEARTBEAT_PATIENCE")
 # Seconds that a ServerApp has to report how it ended.
@@ -39,6 +43,9 @@ REPLACED: Final = (
     SUPERLINK_SECRET,
     SUPEREXEC_SECRET,
     SUPEREXEC_EXECUTOR,
+    SUPERNODE_RETRY,
+    SUPEREXEC_RETRY,
+    SERVERAPP_RETRY,
     TASK_PATIENCE,
     EXIT_TIMEOUT,
 )

@@ -125,7 +125,10 @@ class Engine(Strategy):
         if not self.state.versions.model:
             self._published()
         attendant = self.attendant
-        if not self.roster.gather(grid, self.state.fleet, tell=self._tell, vet=attendant.vet, joined=attendant.joined):
+        session = self.state.rules.settings.session
+        if not self.roster.gather(
+            grid, self.state.fleet, session=session, tell=self._tell, vet=attendant.vet, joined=attendant.joined
+        ):
             raise NoNodes(self.roster.why_nobody())
         self._tell(RoundDue(grid.now_s, self.first_round + server_round - 1))
         if self._folding is None:

@@ -134,8 +134,8 @@ T = TypeVar("T")
 class Attendant(ABC, Generic[T]):
     """Checks claims, prices updates and books rounds. ``T`` is what ``admit`` returns for ``added`` to use."""
 
-    def vet(self, hello: Hello) -> None:
-        """Raise ``Refused`` to keep the node that sent this hello from taking part."""
+    def vet(self, node_id: int, hello: Hello) -> None:
+        """Raise ``Refused`` to keep Flower's node ``node_id``, which sent this hello, from taking part."""
 
     def joined(self, row: int, node_id: int, hello: Hello) -> None:
         """Take notice of a node that said who it is: a new one, one that is back, or one on probation."""

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from flwr.app import Message, MessageType, RecordDict
+from flwr.app import Message, MessageType
 
 from strategies.arrivals import Arrivals
 from strategies.errors import Refused
 from strategies.fleet import Bools, Fleet
 from strategies.fleet.link import LinkSample
 from strategies.round.events import Deserted, Event, Joined, Left, Probed, Returned
-from strategies.wire import Hello, malformed, name_of
+from strategies.wire import Hello, invitation, malformed, name_of
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ OUTAGE_S = 600.0  # if all nodes vanish at once, the server's own link is probab
 
 Tell = Callable[[Event], None]
 Welcome = Callable[[int, int, Hello], None]
-Vet = Callable[[Hello], None]
+Vet = Callable[[int, Hello], None]
 
 
 @dataclass
@@ -52,20 +52,21 @@ class Roster:
     unfit_names: dict[int, str] = field(default_factory=dict)
     node_ids: dict[int, int] = field(default_factory=dict)
     owners: dict[str, str] = field(default_factory=dict)
+    _shares: dict[str, str] = field(default_factory=dict, init=False)  # name of the share that each address enrolled
 
-    def gather(self, grid: Arrivals, fleet: Fleet, *, tell: Tell, vet: Vet, joined: Welcome) -> bool:
+    def gather(self, grid: Arrivals, fleet: Fleet, *, session: bytes, tell: Tell, vet: Vet, joined: Welcome) -> bool:
         """Enrol the nodes that are connected. If none can work, wait for one of those known before.
 
         Returns whether a node can work. ``tell`` receives an event for every node that came or went,
-        ``joined(row, node_id, hello)`` is called for every node that said who it is, and ``vet(hello)`` raises
-        ``Refused`` to keep a node from taking part.
+        ``joined(row, node_id, hello)`` is called for every node that said who it is, and ``vet(node_id, hello)`` raises
+        ``Refused`` to keep a node from taking part. ``session`` is what nodes sign their hellos for.
         """
 
         def anybody() -> bool:
-            self._enrol(grid, fleet, tell, vet, joined)
+            self._enrol(grid, fleet, session, tell, vet, joined)
             if not fleet.present.any() and fleet.excluded.any():
                 tell(Deserted(grid.now_s))
-                self._enrol(grid, fleet, tell, vet, joined)
+                self._enrol(grid, fleet, session, tell, vet, joined)
             return bool(fleet.present.any())
 
         if anybody():
@@ -89,9 +90,10 @@ class Roster:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Inverse of ``state``: recognise the nodes of an earlier process."""
         self.rows.update((int(node_id), row) for node_id, row in state["rows"].items())
-        self.owners.update(state["owners"])
+        for name, address in state["owners"].items():
+            self._own(name, address)
 
-    def _enrol(self, grid: Arrivals, fleet: Fleet, tell: Tell, vet: Vet, joined: Welcome) -> None:
+    def _enrol(self, grid: Arrivals, fleet: Fleet, session: bytes, tell: Tell, vet: Vet, joined: Welcome) -> None:
         """Ask every node not seen before who it is: its data, device, link and address.
 
         The first round of a process waits for the answers. A node that connects later joins once it has answered, and
@@ -102,13 +104,14 @@ class Roster:
         connected = set(grid.get_node_ids()) - excluded
         strangers = sorted(connected - (self.rows.keys() - on_probation) - grid.asked())
         queries = [
-            Message(RecordDict(), dst_node_id=i, message_type=MessageType.QUERY, ttl=INVITATION_S) for i in strangers
+            Message(invitation(session), dst_node_id=i, message_type=MessageType.QUERY, ttl=INVITATION_S)
+            for i in strangers
         ]
         hellos: list[tuple[int, int, Hello]] = []
         for node_id, answer in grid.ask(queries, timeout_s=0.0 if self.node_ids else ENROL_WITHIN_S):
             try:
                 hello = Hello.read(answer)
-                vet(hello)
+                vet(node_id, hello)
             except Refused as refusal:
                 self._turn_away(node_id, name_of(answer, node_id), refusal.detail)
             except Exception as error:  # a hostile hello may make a reader raise anything; it must not end a round
@@ -117,14 +120,19 @@ class Roster:
                 hellos.append((hello.partition, node_id, hello))
         holders = self._holders(set(grid.get_node_ids()))
         for _, node_id, hello in sorted(hellos, key=lambda each: each[:2]):
-            if why := self._belongs_to_another(hello, node_id, holders.get(fleet.row_of.get(hello.name, -1))):
+            known = fleet.row_of.get(hello.name, -1)
+            if self._abandoned(hello, known, fleet):
+                self._vacate(hello.name, known)
+                holders.pop(known, None)
+            if why := self._belongs_to_another(hello, node_id, holders.get(known)):
                 self._turn_away(node_id, f"node {node_id}", why)
                 continue
             self.unfit.pop(node_id, None)
             tell(Joined(grid.now_s, hello.name, hello.examples))
             row = self.rows[node_id] = fleet.row_of[hello.name]
             holders[row] = self.node_ids[row] = node_id
-            self.owners.setdefault(hello.name, hello.address)
+            if hello.name not in self.owners:
+                self._own(hello.name, hello.address)
             if hello.link != LinkSample():
                 tell(Probed(grid.now_s, row, hello.link))
             joined(row, node_id, hello)
@@ -148,14 +156,36 @@ class Roster:
     def _belongs_to_another(self, hello: Hello, node_id: int, holder: int | None) -> str:
         """Why the share of data in ``hello`` belongs to another node; empty if it does not.
 
-        A share belongs to the address that enrolled it, and to one connected node at a time.
+        A share belongs to the address that enrolled it, and to one connected node at a time. An address enrols one
+        share only: health is kept by share, and whoever is excluded must not go on under another.
         """
         if holder is not None and holder != node_id:
             return f"{hello.name} is connected already; partition-id={hello.partition} can be one node's only"
         owner = self.owners.get(hello.name, hello.address)
         if owner != hello.address:
             return f"{hello.name} was enrolled by {owner or 'nobody'}, and {hello.address or 'nobody'} is another"
+        if (enrolled := self._shares.get(hello.address, hello.name)) != hello.name:
+            return f"{hello.address} enrolled {enrolled}; one address can have one share only"
         return ""
+
+    def _abandoned(self, hello: Hello, row: int, fleet: Fleet) -> bool:
+        """Whether another address holds this share, but no update of it ever counted and it cannot be reached.
+
+        Otherwise whoever claimed a share first could keep it for ever without ever working.
+        """
+        other = self.owners.get(hello.name, hello.address) != hello.address
+        return other and fleet.acknowledged[row] < 0 and not fleet.reachable[row]
+
+    def _own(self, name: str, address: str) -> None:
+        self.owners[name] = address
+        if address:
+            self._shares[address] = name
+
+    def _vacate(self, name: str, row: int) -> None:
+        self._shares.pop(self.owners.pop(name), None)
+        for node_id in [node_id for node_id, held in self.rows.items() if held == row]:
+            del self.rows[node_id]
+        self.node_ids.pop(row, None)
 
     def _turn_away(self, node_id: int, name: str, why: str) -> None:
         if self.unfit.get(node_id) != why:  # log it once

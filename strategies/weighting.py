@@ -1,6 +1,6 @@
 """How much each update counts: good links may count more now, but in the long run every node gets its due weight.
 
-Names used here: N = known nodes.
+Names used here: N = known nodes, U = updates of a round.
 
 In every round that closes with at least one update, each reachable node is *due* its share of the data of all nodes
 reachable in that round. A node that joined late or was away is due nothing for the rounds it missed: it could not have
@@ -10,6 +10,7 @@ round.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,9 +24,10 @@ from strategies.quantiles import median
 # and 2 made no difference where 100 nodes take turns; where four nodes answer every round, 2 took a round or two
 # longer.
 STRONGEST_TILT = 1.25
-SMALLEST_ARREARS = 0.1  # of its data share, given even to a node in credit
-SMALLEST_SHARE = 0.05  # of an even share of the round, likewise
-LARGEST_WEIGHT = 2.0  # rounds that one update may make up for, so that a node too slow for its data still counts
+SMALLEST_WEIGHT = 1e-3
+LARGEST_WEIGHT = 2.0  # rounds that one update may make up for, however large its node's share of the data
+MOST_OF_FAIR = 3.0  # times its fair part of a round: what one update may weigh; the rest of its debt waits
+LEAST_OF_FAIR = 1 / 3  # of its fair part: what even a node in credit weighs, so that the others' debts own no round
 COUNT_GAIN = 0.2  # gain with which the expected number of updates follows the last round's
 
 
@@ -45,10 +47,11 @@ def tilt(quality: float, typical_quality: float, staleness: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Weighed:
-    """An update's unnormalised weight, positive, and the arrears that it makes up for."""
+    """An update's unnormalised weight, positive, its node's arrears, and the most that it may weigh."""
 
     weight: float
     arrears: float
+    most: float
 
 
 class Accounts:
@@ -60,6 +63,12 @@ class Accounts:
     arrears alone, a round of nodes that are nearly even would overpay the one that is least even. At the end of the
     round, the weights are normalised to sum to 1 and booked.
 
+    No update makes up for more than ``MOST_OF_FAIR`` times its fair part of a round: its even part, or its data's part
+    if that is more. A debt beyond that is paid over several rounds, so a node that withholds its updates to gather debt
+    cannot own a round. What is cut off goes to the round's other updates, and each of these weighs a third of its fair
+    part at least. A node that answers in fewer than one in
+    ``MOST_OF_FAIR`` of the rounds in which it is expected therefore stays behind its data share.
+
     Both sides of a round's books sum to 1, so the debts of the reachable nodes stay balanced, and paying them out
     pulls each node's mean weight to its data share, however often it is chosen or arrives.
     """
@@ -70,6 +79,7 @@ class Accounts:
         self.rounds: Floats = np.zeros(0)  # in which the node was reachable
         self._count = 0.0  # updates expected in a round
         self._arrears: list[float] = []  # of this round's updates so far
+        self._most: list[float] = []  # that they might weigh
 
     def weigh(self, fleet: Fleet, row: int, *, staleness: int) -> Weighed:
         """What an update of node ``row`` arriving now weighs, unnormalised; changes nothing."""
@@ -81,17 +91,23 @@ class Accounts:
         arrears = float(fleet.owed[row]) + share
         known = len(self._arrears) + 1 + int(working.sum())
         even = 1 / (self._count or known)
-        others = fleet.owed[working] + fleet.examples[working] / examples
-        level = max(0.0, even - (sum([*self._arrears, arrears]) + float(others.sum())) / known)
-        least = max(SMALLEST_ARREARS * share, SMALLEST_SHARE * even)
+        shares = fleet.examples[working] / examples
+        nodes = int(reachable.sum())
+        fair = even * share * nodes  # what a node of this share is due whenever it is one of a round's updates
+        most = min(LARGEST_WEIGHT, MOST_OF_FAIR * max(even, fair))
+        arrears_U = np.concatenate([self._arrears, [arrears], fleet.owed[working] + shares])
+        most_U = np.concatenate([self._most, [most], MOST_OF_FAIR * even * np.maximum(1.0, shares * nodes)])
+        level = _level(arrears_U, most_U, even * known)
+        least = max(LEAST_OF_FAIR * min(even, fair), SMALLEST_WEIGHT)
         typical = median(fleet.quality[reachable]) if reachable.any() else float(fleet.quality[row])
         weight = max(arrears + level, least) * tilt(float(fleet.quality[row]), typical, staleness)
-        return Weighed(min(weight, LARGEST_WEIGHT), arrears)
+        return Weighed(min(weight, most), arrears, most)
 
     def settle(self, fleet: Fleet, row: int, weighed: Weighed) -> None:
         """Treat an update's arrears as paid until the round is booked, so that no debt is paid twice."""
         fleet.owed[row] -= weighed.arrears
         self._arrears.append(weighed.arrears)
+        self._most.append(weighed.most)
 
     def book(self, fleet: Fleet, rows: Sequence[int], weights: Sequence[float]) -> list[float]:
         """Close a round: credit every reachable node its share, debit the normalised weights, and return the weights.
@@ -101,6 +117,7 @@ class Accounts:
         self._grow(len(fleet))
         total = sum(weights)
         self._arrears.clear()
+        self._most.clear()
         if not rows:
             return []
         self._count += (COUNT_GAIN if self._count else 1.0) * (len(rows) - self._count)
@@ -147,7 +164,22 @@ class ExampleAccounts(Accounts):
 
     def weigh(self, fleet: Fleet, row: int, *, staleness: int) -> Weighed:
         """See ``Accounts.weigh``."""
-        return Weighed(max(1, int(fleet.examples[row])) * staleness_discount(staleness), 0.0)
+        return Weighed(max(1, int(fleet.examples[row])) * staleness_discount(staleness), 0.0, math.inf)
+
+
+def _level(arrears_U: Floats, most_U: Floats, total: float) -> float:
+    """What each update lacks until ``sum(min(arrears + level, most)) = total``, at least 0.
+
+    An update cut at its most leaves the others more to share. The level only rises from step to step, so an update once
+    cut stays cut.
+    """
+    cut_U = np.zeros(arrears_U.size, np.bool_)
+    while True:
+        level = (total - float(most_U[cut_U].sum()) - float(arrears_U[~cut_U].sum())) / max(1, int((~cut_U).sum()))
+        found_U = cut_U | (arrears_U + level > most_U)
+        if (found_U == cut_U).all() or found_U.all():
+            return max(0.0, level)
+        cut_U = found_U
 
 
 BOOKS: Final[dict[str, Callable[[], Accounts]]] = {"debts": Accounts, "examples": ExampleAccounts}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 USER = 49999
 Document = dict[str, Any]
@@ -36,6 +38,8 @@ def kubernetes_faults(documents: list[Document], given: Mapping[str, Collection[
                 found.append(f"{name}: its selector is not its pods'")
         if one["kind"] == "Service":
             found += _service(one, documents)
+        if one["kind"] == "Job":
+            found += _job(one)
         if one["kind"] == "PodDisruptionBudget" and not _selected(spec["selector"]["matchLabels"], documents):
             found.append(f"PodDisruptionBudget {name} selects nothing")
         if _SECRET_TEXT.search(str(one)):
@@ -67,6 +71,15 @@ def _service(service: Document, documents: list[Document]) -> Iterator[str]:
         for pod in pods:
             if port["targetPort"] not in {p["name"] for c in pod["containers"] for p in c.get("ports", [])}:
                 yield f"Service {name}: no port {port['targetPort']} in what it selects"
+
+
+def _job(job: Document) -> Iterator[str]:
+    """A Job does not start twice under one name: it bears its run's, or the number of the release."""
+    name = job["metadata"]["name"]
+    runs = [word[7:] for c in pod_of(job)["containers"] for word in c.get("args", []) if word.startswith("--name=")]  # type: ignore[index]
+    mine = name.partition("-")[2]
+    if not (mine.isdecimal() or mine in runs) or any(run != mine for run in runs):
+        yield f"Job {name} would not start for another run"
 
 
 def _pod(workload: Document, pod: Document, documents: list[Document], held: Mapping[str, set[str]]) -> Iterator[str]:
@@ -198,10 +211,35 @@ def _network(documents: list[Document]) -> Iterator[str]:
                 open_ = _passes(policies, sent, received, port)
                 if open_ != ((sender, receiver, port) in FLOWS):
                     yield f"{sender} {'reaches' if open_ else 'does not reach'} {receiver}:{port}"
+    for url in chains(documents):
+        if not reaches(documents, "superexec", port_of(url)):
+            yield f"superexec does not reach the chain at {url}"
     if "proxy" in pods and not _allows(policies, pods["proxy"], None, 8443, "ingress"):
         yield "nobody outside reaches the proxy"
     if "superlink" in pods and _allows(policies, pods["superlink"], None, 8000, "ingress"):
         yield "everybody reaches the SuperLink"
+
+
+def chains(documents: list[Document]) -> list[str]:
+    """Where runs that are submitted look for their chain."""
+    settings = [
+        json.loads(one["data"]["run.json"])
+        for one in documents
+        if one["kind"] == "ConfigMap" and "run.json" in one["data"]
+    ]
+    return [url for one in settings if (url := one.get("blockchain", {}).get("rpc_url"))]
+
+
+def port_of(url: str) -> int:
+    """Port of a URL."""
+    parts = urlsplit(url)
+    return parts.port or {"http": 80, "ws": 80, "https": 443, "wss": 443}[parts.scheme]
+
+
+def reaches(documents: list[Document], app: str, port: int) -> bool:
+    """Whether the policies let a pod out to this port of any host."""
+    policies = [one["spec"] for one in documents if one["kind"] == "NetworkPolicy"]
+    return _allows(policies, {"app": app}, None, port, "egress")
 
 
 def _passes(policies: list[Document], sent: Document, received: Document, port: int) -> bool:
@@ -267,6 +305,10 @@ def compose_faults(file: Document, files: Collection[str], known: Collection[str
         for path in {path for word in words for path in _PATH.findall(str(word))}:
             if not any(path == target or path.startswith(f"{target}/") for target in targets):
                 found.append(f"{name}: {path} lies on no volume")
+        asked = service.get("healthcheck", {})
+        served = any(str(word).startswith("--health-server-address=") for word in words)
+        if "hypergpu-server" in service["image"] and not (served or asked.get("disable") or "test" in asked):
+            found.append(f"{name}: its image's health check asks what it does not serve")
         for other, how in service.get("depends_on", {}).items():
             if other not in services:
                 found.append(f"{name}: waits for {other}, which is not there")

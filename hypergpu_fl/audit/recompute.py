@@ -23,7 +23,7 @@ from hypergpu_fl.ledger.contribution import hash_blob
 from hypergpu_fl.ledger.event_log import heads_of, verify_log
 from hypergpu_fl.pricing import PricedRounds, Pricer, Scoring
 from hypergpu_fl.pricing.kept_updates import FIRST, MANIFEST, STATE, model_after, round_folder
-from hypergpu_fl.task import Task, fresh_model
+from hypergpu_fl.task import Task, fresh_model, layout_of
 from strategies.errors import BadLine
 from strategies.event_log import FILE
 from strategies.model.layout import Layout, Vector
@@ -106,7 +106,7 @@ def audit(
     kept = kept_model(blobs, rounds=len(records))
     model = fresh_model(task, config.training.seed)
     arrays = task.arrays(model)
-    layout = Layout.of(arrays)
+    layout = layout_of(arrays, model)
     first_P = first_model(blobs, layout)
     check_first(first_P, records)
     training = config.training

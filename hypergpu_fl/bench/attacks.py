@@ -6,24 +6,24 @@ attacks that belong to no single point.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from torch import nn
 
 from hypergpu_fl.codec import blob_record, decode, encode
-from hypergpu_fl.ledger.contribution import Contribution, hash_blob, hash_metrics
+from hypergpu_fl.ledger.contribution import Contribution, enrolment_digest, hash_blob, hash_metrics
 from hypergpu_fl.ledger.identity import NodeKey, sign_contribution
 from strategies import wire
 from strategies.arrivals import Passage, VirtualLinks
 from strategies.errors import Refused
 from strategies.model.layout import Arrays, Layout, Vector
-
-if TYPE_CHECKING:
-    from torch import nn
 
 HONEST_ROUNDS: Final = 6  # before a node turns
 LARGE_BYTES: Final = 32 * 2**20  # size of an update that is too large
@@ -53,6 +53,13 @@ class HostileNode:
         """Put another update into a reply, encoded at the level that was ordered."""
         blob = encode(order.codec, vector_P, self.layout, buffers, base=order.base)
         content[wire.UPDATE] = blob_record(blob)
+
+    def sign_hello(self, content: RecordDict, session: bytes, node_id: int) -> None:
+        """Sign a changed hello; one that names no share keeps the honest signature."""
+        share = content.metric_records[wire.HELLO][wire.PARTITION]
+        if isinstance(share, int):
+            proof = self.key.sign(enrolment_digest(session, node_id, share))
+            content[wire.ENROLMENT] = ConfigRecord({wire.SIGNATURE: proof})
 
     def sign(self, content: RecordDict, order: wire.Order) -> None:
         """Sign the changed reply; a reply that is out of all bounds keeps the honest signature."""
@@ -84,7 +91,8 @@ class Attack:
     """An attack by name, and its point of the threat list.
 
     ``hello`` and ``reply`` change what is sent. ``passage`` changes how long a message takes, given its number among
-    the node's messages. ``architecture`` is the model that the attack makes sense for.
+    the node's messages. ``architecture`` is the model that the attack makes sense for, ``network`` what it needs of the
+    network's settings. ``more_ids`` are the further node ids that each hostile node connects under.
     """
 
     name: str
@@ -93,6 +101,8 @@ class Attack:
     reply: Reply = _as_it_is
     passage: Callable[[int, Passage], Passage] = lambda number, passage: passage
     architecture: str = "mlp"
+    network: Mapping[str, Any] = field(default_factory=dict)
+    more_ids: int = 0
 
 
 def twisted(node: HostileNode, attack: Attack, asked: Message, answer: Message) -> Message:
@@ -102,6 +112,7 @@ def twisted(node: HostileNode, attack: Attack, asked: Message, answer: Message) 
     content = answer.content
     if wire.ORDER not in asked.content.config_records:
         attack.hello(node, content)
+        node.sign_hello(content, wire.invited_to(asked.content), asked.metadata.dst_node_id)
         node.hellos += 1
         return answer
     order = wire.Order.read(asked.content)
@@ -143,8 +154,30 @@ def _slow_processor(node: HostileNode, content: RecordDict, order: wire.Order) -
     _numbers(content, wire.METRICS, samples=1.0, compute_s=1e5)
 
 
+def _impossible_numbers(node: HostileNode, content: RecordDict) -> None:
+    _impossible_link(node, content)
+    _overflowing_examples(node, content)
+
+
 def _overflowing_examples(node: HostileNode, content: RecordDict) -> None:
     _numbers(content, wire.HELLO, num_examples=(1e308, 1e19, 2**62)[node.number % 3])
+
+
+def _slow_passage(number: int, passage: Passage) -> Passage:
+    return replace(passage, compute_s=100 * passage.total_s)
+
+
+def _slowest_claims(node: HostileNode, content: RecordDict) -> None:
+    """The slowest link that can be; the claim holds until the server has measured something."""
+    _numbers(content, wire.LINK, uplink_bps=1e3, downlink_bps=1e3, rtt_s=60.0)
+
+
+def _never(number: int, passage: Passage) -> Passage:
+    return replace(passage, upload_s=AGES_S)
+
+
+def _hoarded_passage(number: int, passage: Passage) -> Passage:
+    return replace(passage, upload_s=10 * passage.total_s) if number % 2 else passage
 
 
 def _exploding_loss(node: HostileNode, content: RecordDict, order: wire.Order) -> None:
@@ -160,13 +193,6 @@ def _negative_variance(node: HostileNode, content: RecordDict, order: wire.Order
     node.put(content, order, vector_P, counted if node.orders % 2 else buffers)
 
 
-def _moved_tables(node: HostileNode, content: RecordDict, order: wire.Order) -> None:
-    vector_P, buffers = node.decoded(content)
-    node.put(
-        content, order, vector_P, {name: array + np.asarray(10**6, array.dtype) for name, array in buffers.items()}
-    )
-
-
 def _forged_statistics(node: HostileNode, content: RecordDict, order: wire.Order) -> None:
     vector_P, buffers = node.decoded(content)
     for start, stop in node.layout.runs(("running_mean",)):
@@ -177,10 +203,22 @@ def _forged_statistics(node: HostileNode, content: RecordDict, order: wire.Order
 
 
 def _exploding(node: HostileNode, content: RecordDict, order: wire.Order) -> None:
-    """The opposite of the honest update, as long as the last layers let pass: its norm is not out of the ordinary."""
+    """Four times the opposite of the honest update: its norm is not out of the ordinary."""
     vector_P, buffers = node.decoded(content)
     if node.orders >= HONEST_ROUNDS:
         node.put(content, order, np.float32(-4.0) * vector_P, buffers)
+
+
+def _hostile_statistics(node: HostileNode, content: RecordDict, order: wire.Order) -> None:
+    vector_P, buffers = node.decoded(content)
+    for start, stop in node.layout.runs(("running_mean", "running_var")):
+        vector_P[start:stop] = 1e4
+    node.put(content, order, vector_P, buffers)
+
+
+def _moved_places(node: HostileNode, content: RecordDict, order: wire.Order) -> None:
+    vector_P, buffers = node.decoded(content)
+    node.put(content, order, vector_P, {name: array - 1000 for name, array in buffers.items()})
 
 
 def _large_hello(node: HostileNode, content: RecordDict) -> None:
@@ -205,6 +243,15 @@ def _metered_examples(node: HostileNode, content: RecordDict, order: wire.Order)
 
 def _anothers_share(node: HostileNode, content: RecordDict) -> None:
     _numbers(content, wire.HELLO, partition_id=node.number)
+
+
+def _further_share(node: HostileNode, content: RecordDict) -> None:
+    if node.hellos:
+        _numbers(content, wire.HELLO, partition_id=1000 + 100 * node.number + node.hellos)
+
+
+def _empty(node: HostileNode, content: RecordDict, order: wire.Order) -> None:
+    content[wire.UPDATE] = ArrayRecord({wire.BLOB: Array(np.zeros(0, np.uint8))})
 
 
 def _large_first_update(node: HostileNode, content: RecordDict, order: wire.Order) -> None:
@@ -263,8 +310,6 @@ def _any_passage(number: int, passage: Passage) -> Passage:
 
 def batch_norm(shape: tuple[int, int, int], classes: int) -> nn.Module:
     """The smallest model with statistics to forge, for ``training.model_architecture``."""
-    from torch import nn
-
     channels, height, width = shape
     return nn.Sequential(
         nn.Flatten(), nn.Linear(channels * height * width, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128, classes)
@@ -282,37 +327,38 @@ def deep_batch_norm(shape: tuple[int, int, int], classes: int) -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(32, classes))
 
 
-def tabled(shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """A model that looks numbers up by a table of indices, as Swin's position bias does."""
-    import torch
-    from torch import nn
+class Places(nn.Module):
+    """A model that looks its inputs up by a buffer of whole numbers, as windowed attention does."""
 
-    class Looked(nn.Module):
-        relative_position_index: torch.Tensor
+    place: torch.Tensor
 
-        def __init__(self, features: int) -> None:
-            super().__init__()
-            self.bias = nn.Parameter(torch.zeros(features))
-            self.register_buffer("relative_position_index", torch.arange(features))
+    def __init__(self, values: int, classes: int) -> None:
+        super().__init__()
+        self.register_buffer("place", torch.arange(values))
+        self.layers = nn.Sequential(nn.Linear(values, 128), nn.ReLU(), nn.Linear(128, classes))
 
-        def forward(self, features: torch.Tensor) -> torch.Tensor:
-            return features + self.bias[self.relative_position_index]
-
-    channels, height, width = shape
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(channels * height * width, 64), Looked(64), nn.ReLU(), nn.Linear(64, classes)
-    )
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Logits of images."""
+        logits: torch.Tensor = self.layers(inputs.flatten(1)[:, self.place])
+        return logits
 
 
+def places(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """A model with a buffer of whole numbers to forge, for ``training.model_architecture``."""
+    return Places(math.prod(shape), classes)
+
+
+PLACES: Final = f"{__name__}:places"
 BATCH_NORM: Final = f"{__name__}:batch_norm"
 DEEP: Final = f"{__name__}:deep_batch_norm"
-TABLED: Final = f"{__name__}:tabled"
+ALL_AT_WORK: Final = {"cohort": 10}  # so that a round's quota cannot be filled without a hostile node
 REPLIES: Final[tuple[Reply, ...]] = (
     _large_first_update,
     _impossible_link,
     _slow_processor,
     _exploding_loss,
     _negative_variance,
+    _hostile_statistics,
     _large_reply,
     _metered_examples,
     _sent_again,
@@ -320,22 +366,23 @@ REPLIES: Final[tuple[Reply, ...]] = (
 ALL: Final = Attack("all", 0, _any_hello, _one_after_another, _any_passage, BATCH_NORM)
 SIGN_FLIP: Final = Attack("sign_flip", 8, reply=_flipped)
 ATTACKS: Final[tuple[Attack, ...]] = (
-    Attack("impossible_link", 1, hello=_impossible_link, reply=_impossible_link),
-    Attack("overflowing_examples", 1, hello=_overflowing_examples),
-    Attack("slow_processor", 1, reply=_slow_processor),
+    Attack("impossible_numbers", 1, hello=_impossible_numbers, reply=_impossible_link),
+    Attack("slow_processor", 1, reply=_slow_processor, passage=_slow_passage, network=ALL_AT_WORK),
+    Attack("claimed_speeds", 1, hello=_slowest_claims, passage=_never, network=ALL_AT_WORK),
     Attack("exploding_loss", 2, reply=_exploding_loss),
     Attack("negative_variance", 2, reply=_negative_variance, architecture=BATCH_NORM),
-    Attack("moved_tables", 2, reply=_moved_tables, architecture=TABLED),
+    Attack("hostile_statistics", 2, reply=_hostile_statistics, architecture=BATCH_NORM),
+    Attack("moved_places", 2, reply=_moved_places, architecture=PLACES),
     Attack("forged_statistics", 2, reply=_forged_statistics, architecture=DEEP),
     Attack("exploding_updates", 2, reply=_exploding),
     Attack("too_much", 4, hello=_large_hello, reply=_large_reply),
     Attack("withheld", 5, passage=lambda number, passage: replace(passage, delivered=False)),
-    Attack("trickled", 5, passage=lambda number, passage: replace(passage, upload_s=AGES_S)),
-    Attack("claimed_examples", 6, hello=_claimed_examples),
-    Attack("metered_examples", 6, reply=_metered_examples),
+    Attack("trickled", 5, passage=_never),
+    Attack("hoarded", 6, passage=_hoarded_passage),
+    Attack("claimed_examples", 6, hello=_claimed_examples, reply=_metered_examples),
     Attack("anothers_share", 7, hello=_anothers_share),
-    Attack("cold_start_99", 8, reply=_large_first_update),
-    Attack("cold_start_60", 8, reply=_long_first_updates),
+    Attack("more_ids", 7, hello=_further_share, reply=_empty, more_ids=4),
+    Attack("cold_start", 8, reply=_long_first_updates),
     Attack("sent_again", 9, reply=_sent_again),
     Attack("nearly_sent_again", 0, reply=_nearly_sent_again),
     Attack("next_to_nothing", 0, reply=_next_to_nothing),

@@ -48,9 +48,9 @@ class ExactValues(Attendant[Admitted]):
         self._layout = layout
         self._open: list[tuple[str, Update]] = []
 
-    def vet(self, hello: Hello) -> None:
+    def vet(self, node_id: int, hello: Hello) -> None:
         """See ``Attendant.vet``."""
-        self._own.vet(hello)
+        self._own.vet(node_id, hello)
 
     def joined(self, row: int, node_id: int, hello: Hello) -> None:
         """See ``Attendant.joined``."""

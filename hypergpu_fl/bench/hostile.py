@@ -14,7 +14,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Final
@@ -58,15 +58,18 @@ Row = dict[str, Any]
 class HostileResult:
     """Result of a run.
 
-    ``weights`` are each node's mean weight in a round. ``growth_mib`` is how much the process grew at its peak; None if
-    the system does not say. ``overtime_s`` is the longest time that a round closed after its deadline.
+    ``weights`` are each node's mean weight in a round, ``largest`` the largest that it had in one. ``growth_mib`` is
+    how much the process grew at its peak; None if the system does not say. ``longest_s`` is the longest round,
+    ``deadline_s`` the longest that a round was allowed.
     """
 
     completed: bool
     accuracy: float
     weights: Mapping[str, float]
+    largest: Mapping[str, float]
     growth_mib: float | None
-    overtime_s: float
+    longest_s: float
+    deadline_s: float
 
 
 class MixedGrid(InProcessGrid):
@@ -80,6 +83,11 @@ class MixedGrid(InProcessGrid):
             share + 1: HostileNode(number, derive_simulated_key(config.training.seed, share), layout)
             for number, share in enumerate(HOSTILE)
         }
+        for number in range(attack.more_ids if attack else 0):
+            for node_id in [share + 1 for share in HOSTILE]:
+                further = node_id + NODES * (number + 1)
+                self._contexts[further] = replace(self._contexts[node_id], node_id=further)
+                self.hostile[further] = self.hostile[node_id]
 
     def get_node_ids(self) -> Iterable[int]:
         """Ids of the nodes that are there."""
@@ -111,15 +119,16 @@ def run_hostile(
     progress : callable
         Called with a line for each run.
     """
-    honest: dict[tuple[str, str, str, int], HostileResult] = {}
+    honest: dict[tuple[Any, ...], HostileResult] = {}
     rows: list[Row] = []
-    play(_config("mlp", "mean", "auto", 0, {"rounds": 1}), None)  # imports here, so that they count as nobody's growth
+    first = _config(ATTACKS[0], "mean", "auto", 0, {"rounds": 1})
+    play(first, None)  # imports here, so that they count as nobody's growth
     for attack in attacks:
         for rule, codec in FLIPPED_UNDER.items() if attack is SIGN_FLIP else [("mean", "auto")]:
             found = []
             for seed in seeds:
-                config = _config(attack.architecture, rule, codec, seed, changes or {})
-                key = attack.architecture, rule, codec, seed
+                config = _config(attack, rule, codec, seed, changes or {})
+                key = attack.architecture, *attack.network.items(), rule, codec, seed
                 if key not in honest:
                     honest[key] = play(config, None)
                     progress(f"honest seven, {rule}, seed {seed}: accuracy {honest[key].accuracy:.3f}")
@@ -160,17 +169,17 @@ def fair_shares(config: Config) -> dict[str, float]:
     return {f"node-{share}": max(1 / NODES, count / sum(examples)) for share, count in enumerate(examples)}
 
 
-def _config(architecture: str, rule: str, codec: str, seed: int, changes: Mapping[str, Any]) -> Config:
+def _config(attack: Attack, rule: str, codec: str, seed: int, changes: Mapping[str, Any]) -> Config:
     return Config.model_validate(
         {
             "training": {
                 "num_nodes": NODES,
                 "seed": seed,
-                "model_architecture": architecture,
+                "model_architecture": attack.architecture,
                 "aggregation": rule,
                 **changes,
             },
-            "network": {"codec": codec},
+            "network": {"codec": codec, **attack.network},
             "system": {"run_name": "hostile", "device": "cpu"},
         }
     )
@@ -178,22 +187,32 @@ def _config(architecture: str, rule: str, codec: str, seed: int, changes: Mappin
 
 def _course(folder: Path, rounds: int, growth_mib: float | None) -> HostileResult:
     report = folder / "report.json"
-    overtime = max(0.0, overtime_s(folder / FILE))
+    closed = list(rounds_of(folder / FILE))
+    longest_s = max((each["ended_s"] - each["started_s"] for each in closed), default=0.0)
+    deadline_s = max((each["deadline_s"] for each in closed), default=0.0)
     if not report.is_file():
-        return HostileResult(False, 0.0, {}, growth_mib, overtime)
+        return HostileResult(False, 0.0, {}, {}, growth_mib, longest_s, deadline_s)
     document = json.loads(report.read_text())
     history = document["history"]
     weights: dict[str, float] = {}
-    for row in (row for entry in history for row in entry["nodes"]):
-        weights[row["node"]] = weights.get(row["node"], 0.0) + (row["weight"] or 0.0)
+    largest: dict[str, float] = {}
+    for entry in history:
+        here: dict[str, float] = {}
+        for row in entry["nodes"]:
+            here[row["node"]] = here.get(row["node"], 0.0) + (row["weight"] or 0.0)
+        for node, weight in here.items():
+            weights[node] = weights.get(node, 0.0) + weight
+            largest[node] = max(largest.get(node, 0.0), weight)
     counted = max(1, sum(entry["arrived"] > 0 for entry in history))
     last = history[-max(1, round(LAST * len(history))) :]
     return HostileResult(
         document["status"] == "completed" and len(history) == rounds,
         fmean(entry["accuracy"] for entry in last),
         {node: weight / counted for node, weight in weights.items()},
+        largest,
         growth_mib,
-        overtime,
+        longest_s,
+        deadline_s,
     )
 
 
@@ -216,7 +235,7 @@ def overtime_s(log: Path) -> float:
 def _row(
     attack: Attack, config: Config, course: HostileResult, honest: HostileResult, fair: Mapping[str, float]
 ) -> Row:
-    hostile = {f"node-{share}" for share in HOSTILE}
+    hostile = [f"node-{share}" for share in HOSTILE]
     worst = max(hostile, key=lambda node: course.weights.get(node, 0.0) / fair[node])
     growth = None if course.growth_mib is None or honest.growth_mib is None else course.growth_mib - honest.growth_mib
     return {
@@ -229,8 +248,13 @@ def _row(
         "honest7_accuracy": honest.accuracy,
         "weight_share": course.weights.get(worst, 0.0),
         "fair_share": fair[worst],
+        "largest_in_a_round": max(course.largest.get(node, 0.0) for node in hostile),
+        "hostile_weight": sum(course.weights.get(node, 0.0) for node in hostile),
         "growth_mib": growth,
-        "overtime_s": course.overtime_s,
+        # hostile nodes may have a say in their own run's deadline, but not in this one
+        "overtime_s": max(0.0, course.longest_s - honest.deadline_s),
+        "longest_round_s": course.longest_s,
+        "honest7_longest_s": honest.longest_s,
         "changed": changed(config),
     }
 
@@ -248,7 +272,10 @@ def _median(rows: Sequence[Row]) -> Row:
         "weight_share": worst["weight_share"],
         "fair_share": worst["fair_share"],
         "growth_mib": max(growths, default=None),
-        "overtime_s": max(row["overtime_s"] for row in rows),
+        **{
+            name: max(row[name] for row in rows)
+            for name in ("largest_in_a_round", "hostile_weight", "overtime_s", "longest_round_s", "honest7_longest_s")
+        },
     }
     return merged | {"missed": ", ".join(missed(merged))}
 

@@ -156,7 +156,7 @@ def hostile(
     A row an attack and seed, then one with the seeds' medians, whose `missed` names the bounds that were not kept:
     accuracy within 1 point, no hostile node above 1.5 times its fair share of weight, 256 MiB, 5 s after a deadline.
 
-    Example: hypergpu bench hostile --attacks claimed_examples,cold_start_99 --seeds 0,1,2 --json hostile.json
+    Example: hypergpu bench hostile --attacks claimed_examples,cold_start --seeds 0,1,2 --json hostile.json
     """
     from hypergpu_fl.bench.attacks import ATTACKS, SIGN_FLIP
     from hypergpu_fl.bench.hostile import run_hostile

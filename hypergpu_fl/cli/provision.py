@@ -19,15 +19,19 @@ from hypergpu_fl.files import private_folder, write_whole
 _RENEW: Final = datetime.timedelta(days=30)  # before the end of the server's certificate
 
 
-def shares(nodes: list[str], before: Mapping[str, int]) -> dict[str, int]:
+def shares(nodes: list[str], before: Mapping[str, int], *, close_gaps: bool = False) -> dict[str, int]:
     """Partition id of each node: the one it had before, else the lowest free one.
+
+    With ``close_gaps`` those that had one beyond the number of nodes take the free ones, too.
 
     Examples
     --------
     >>> shares(["a", "c", "d"], {"a": 0, "b": 1, "c": 2})
     {'a': 0, 'c': 2, 'd': 1}
+    >>> shares(["a", "c", "d"], {"a": 0, "b": 1, "c": 2, "d": 3}, close_gaps=True)
+    {'a': 0, 'c': 2, 'd': 1}
     """
-    kept = {node: before[node] for node in nodes if node in before}
+    kept = {node: before[node] for node in nodes if node in before and not (close_gaps and before[node] >= len(nodes))}
     free = iter(sorted(set(range(len(nodes) + len(kept))) - set(kept.values())))
     return kept | {node: next(free) for node in nodes if node not in kept}
 
@@ -37,14 +41,18 @@ def provision(
     out: Annotated[
         Path | None, typer.Option("--out", help="the operator's folder; default: `provisioned` beside the file")
     ] = None,
+    close_gaps: Annotated[
+        bool, typer.Option("--close-gaps", help="nodes with the highest partitions take those of nodes that have left")
+    ] = False,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
     """Make one archive for the server and one for each site, with everything they need and nothing of the others.
 
     The file has a table [server] with `address` (host:port) and optionally `names`, `images` and `tag`. It has a table
     [sites.NAME] for each site with `nodes` (a list of names) and optionally `gpu`. To add or remove sites, change the
-    file and give the command again: the keys and partitions of the others stay. The authority's key stays in the
-    operator's folder.
+    file and give the command again: the keys and partitions of the others stay. Nodes that leave leave gaps in the
+    partitions; before the next run, --close-gaps gives those to the nodes with the highest ones, whose archives change.
+    The authority's key stays in the operator's folder.
 
     Example: hypergpu node provision project.toml
     """
@@ -54,7 +62,8 @@ def provision(
     wanted = read_project(project)
     folder, deploy = private_folder(out or project.resolve().with_name("provisioned")), app_folder() / "deploy"
     noted = folder / "partitions.json"
-    partitions = shares([node for site in wanted.sites.values() for node in site.nodes], _noted(noted))
+    nodes = [node for site in wanted.sites.values() for node in site.nodes]
+    partitions = shares(nodes, _noted(noted), close_gaps=close_gaps)
     _authority(folder / "authority", wanted.server)
     for node in partitions:
         _node(folder / "nodes" / node, node)
@@ -69,6 +78,13 @@ def provision(
         if stale.name.removesuffix(".tar.gz") not in {"server", *wanted.sites}:
             stale.unlink()
     render(rows, format)
+    if missing := sorted(set(range(max(partitions.values()))) - set(partitions.values())):
+        typer.echo(
+            f"warning: nobody has partition {', '.join(map(str, missing[:10]))}{', ...' if missing[10:] else ''}; "
+            f"a run with training.num_nodes = {len(nodes)} refuses those above {len(nodes) - 1}; "
+            "give the command again with --close-gaps before the next run",
+            err=True,
+        )
 
 
 def _noted(file: Path) -> dict[str, int]:

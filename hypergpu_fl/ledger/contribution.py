@@ -24,6 +24,7 @@ _CONTRIBUTION_TYPE: Final = (
     b"bytes32 metricsHash)"
 )
 _CONTRIBUTION_TYPEHASH: Final = keccak(_CONTRIBUTION_TYPE)
+_ENROLMENT_TYPEHASH: Final = keccak(b"Enrolment(bytes32 session,uint64 node,uint64 share)")
 # No chainId and verifyingContract here: the session id is a hash over chain, contract and coordinator already,
 # and a node that is handed only a session id has nothing else to check them against.
 _DOMAIN_SEPARATOR: Final = keccak(keccak(_DOMAIN_TYPE) + keccak(b"HyperGPU") + keccak(b"1"))
@@ -32,6 +33,15 @@ _DOMAIN_SEPARATOR: Final = keccak(keccak(_DOMAIN_TYPE) + keccak(b"HyperGPU") + k
 def typed_digest(struct: bytes) -> bytes:
     """EIP-712 digest of an encoded struct: ``keccak(0x1901 || domainSeparator || keccak(struct))``."""
     return keccak(b"\x19\x01" + _DOMAIN_SEPARATOR + keccak(struct))
+
+
+def enrolment_digest(session: bytes, node_id: int, share: int) -> bytes:
+    """EIP-712 digest that a node signs to enrol with its key's address in a run.
+
+    It is bound to the run by ``session`` (32 bytes) and to the connection by Flower's ``node_id``. So nobody can send
+    it again from another connection, or for another share of the data.
+    """
+    return typed_digest(_ENROLMENT_TYPEHASH + session + word(node_id) + word(share))
 
 
 def word(value: int) -> bytes:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Final
+
+from pydantic_core import from_json
 
 from hypergpu_fl.errors import LedgerError, VerificationError
 from hypergpu_fl.files import private_folder, write_whole
@@ -11,6 +15,7 @@ from hypergpu_fl.ledger.fields import parse
 from hypergpu_fl.ledger.proof import RECEIPT, ContributionProof, verify_proof
 
 _MAX_BYTES = 1 << 20
+MOST_RECEIPTS: Final = 64  # in one list; a server sends 8
 
 
 def read_receipts(place: Path) -> list[ContributionProof]:
@@ -40,6 +45,35 @@ def read_receipts(place: Path) -> list[ContributionProof]:
             raise VerificationError(f"{file}: {error.cause}", "take the file out of the folder") from None
         receipts.append(receipt)
     return receipts
+
+
+def keep_receipts(text: str, *, node: str, folder: Path) -> list[VerificationError]:
+    """Keep each receipt of a JSON list as `keep_receipt` does; why those that were refused were.
+
+    Each is judged by itself, so a refused one costs the others nothing. Receipts beyond ``MOST_RECEIPTS`` are refused
+    unread.
+    """
+    remedy = "the server sent no list of receipts; ask its operator for the ledger"
+    if len(text) > MOST_RECEIPTS * _MAX_BYTES:
+        return [VerificationError(f"a list of {len(text)} bytes is none of receipts", remedy)]
+    try:
+        listed = from_json(text)  # unlike json's, this reader bounds the nesting
+    except ValueError as error:
+        return [VerificationError(f"the receipts are no JSON: {error}", remedy)]
+    if not isinstance(listed, list):
+        return [VerificationError("the receipts are no list", remedy)]
+    refused = []
+    for receipt in listed[:MOST_RECEIPTS]:
+        try:
+            keep_receipt(json.dumps(receipt), node=node, folder=folder)
+        except VerificationError as error:
+            refused.append(error)
+        except ValueError as error:  # a number or a text that JSON can hold and nothing can write
+            refused.append(VerificationError(f"the receipt cannot be read: {error}", remedy))
+    if len(listed) > MOST_RECEIPTS:
+        cause = f"{len(listed)} receipts at once, at most {MOST_RECEIPTS} are read"
+        refused.append(VerificationError(cause, remedy))
+    return refused
 
 
 def keep_receipt(text: str | bytes, *, node: str, folder: Path) -> Path:

@@ -42,12 +42,13 @@ def verify_bundle(bundle: Bundle) -> bytes:
     head = session.id
     rewards = RewardDistribution(session.id, {})
     counted: set[tuple[int, str]] = set()
+    seen: set[str] = set()  # nodes of contributions so far
     models = SealedModels()
     for position, record in enumerate(bundle.rounds, start=1):
         try:
             if record.round != position:
                 raise _Differs(f"found round {record.round} in its place")
-            rewards = _verify_round(record, session.id, session.pay, rewards, counted)
+            rewards = _verify_round(record, session.id, session.pay, rewards, counted, seen)
             models.check(record)
             head = next_head(
                 head,
@@ -91,7 +92,12 @@ class SealedModels:
 
 
 def _verify_round(
-    record: RoundRecord, session: bytes, pay: Pay, before: RewardDistribution, counted: set[tuple[int, str]]
+    record: RoundRecord,
+    session: bytes,
+    pay: Pay,
+    before: RewardDistribution,
+    counted: set[tuple[int, str]],
+    seen: set[str],
 ) -> RewardDistribution:
     for index, entry in enumerate(record.contributions):
         _verify_contribution(entry, index, session, record.root)
@@ -100,7 +106,8 @@ def _verify_round(
                 f"contribution {index} of {entry.node} for round {entry.round} is counted twice or too early"
             )
         counted.add((entry.round, entry.node))
-        if entry.duplicate_of and entry.duplicate_of not in {node for _, node in counted} - {entry.node}:
+        seen.add(entry.node)
+        if entry.duplicate_of and (entry.duplicate_of == entry.node or entry.duplicate_of not in seen):
             raise _Differs(f"contribution {index} nearly equals that of {entry.duplicate_of}, who sent nothing by then")
     leaves, pricing = [entry.leaf for entry in record.contributions], record.pricing
     if pricing is not None and len(pricing.contributions) != len(leaves):

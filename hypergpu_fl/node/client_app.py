@@ -6,7 +6,6 @@ On real machines Flower starts a process per message, so nothing heavy is import
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import time
@@ -55,6 +54,7 @@ def hello(message: Message, context: Context) -> Message:
 
 def _introduced(message: Message, context: Context) -> Message:
     from hypergpu_fl.codec.kernels import compile_ahead
+    from hypergpu_fl.ledger.contribution import enrolment_digest
     from hypergpu_fl.network.hardware import describe_hardware
     from hypergpu_fl.node.local_task import local_task
     from hypergpu_fl.task.trial import try_task
@@ -76,6 +76,9 @@ def _introduced(message: Message, context: Context) -> Message:
             **link,
         }
     )
+    if session := wire.invited_to(message.content):
+        proof = _key(config, context).sign(enrolment_digest(session, context.node_id, partition))
+        content[wire.ENROLMENT] = ConfigRecord({wire.SIGNATURE: proof})
     compile_ahead()  # only after the probe, which measures milliseconds
     return Message(content, reply_to=message)
 
@@ -182,14 +185,10 @@ def _sign(key: NodeKey, order: wire.Order, blob: bytes, metrics: dict[str, float
 
 def _keep_receipts(text: str, address: str, folder: Path) -> None:
     """Store the receipts that came with an order. A receipt that proves nothing is only logged."""
-    from hypergpu_fl.errors import VerificationError
-    from hypergpu_fl.ledger.receipts import keep_receipt
+    from hypergpu_fl.ledger.receipts import keep_receipts
 
-    try:
-        for receipt in json.loads(text):
-            keep_receipt(json.dumps(receipt), node=address, folder=folder)
-    except (VerificationError, ValueError, TypeError) as error:
-        log.warning("a receipt was refused: %s", error)
+    for error in keep_receipts(text, node=address, folder=folder):
+        log.warning("a receipt was refused: %s", error.cause)
 
 
 def _config(context: Context) -> Config:

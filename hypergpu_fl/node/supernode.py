@@ -11,6 +11,7 @@ first (`hypergpu_fl.node.draining`).
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import time
@@ -19,10 +20,12 @@ from importlib import import_module
 from types import SimpleNamespace
 from typing import Final
 
+from flwr.supercore.exit import ExitCode, flwr_exit
 from flwr.supernode import start_client_internal
 
 from hypergpu_fl.children import keep_running
-from hypergpu_fl.flower_internals import SUPERNODE_SECRET, SUPERNODE_TIME, replace
+from hypergpu_fl.flower_internals import SUPERNODE_RETRY, SUPERNODE_SECRET, SUPERNODE_TIME, replace
+from hypergpu_fl.handshakes import try_broken_ones_again
 from hypergpu_fl.node.draining import DRAIN_S, Draining
 from hypergpu_fl.superexec_secret import shared_secret
 
@@ -31,6 +34,8 @@ DECIDED: Final = ("--help", "--version", "--host", "--port", "--isolation", "--s
 _COMMAND: Final = "flwr.supernode.cli.flower_supernode"
 LEAST_S: Final = 0.3
 SHARE: Final = 0.1
+
+log = logging.getLogger(__name__)
 
 
 class GrowingWait:
@@ -79,6 +84,7 @@ def run(arguments: Sequence[str], *, host: str, port: int, drain_s: float = DRAI
         draining.hand_back_if_late()
 
     replace(SUPERNODE_TIME, SimpleNamespace(sleep=sleep))
+    try_broken_ones_again(SUPERNODE_RETRY)
     draining.join(start_client_internal)
     sys.argv = ["flower-supernode", *arguments, "--host", host, "--port", str(port)]
     if (
@@ -90,4 +96,9 @@ def run(arguments: Sequence[str], *, host: str, port: int, drain_s: float = DRAI
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         program = [sys.executable, "-P", "-m", "hypergpu_fl.node.superexec", address, str(os.getpid())]
         keep_running(program, given=secret, name="SuperExec")
-    command.flower_supernode()
+    try:
+        command.flower_supernode()
+    except Exception:
+        log.exception("the SuperNode failed")
+    # Flower returns when it gives a connection up. Its Runtime API would go on, and look healthy.
+    flwr_exit(ExitCode.SUPERNODE_CONNECTION_ERROR, "The connection to the SuperLink is given up; see above for why.")

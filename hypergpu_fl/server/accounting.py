@@ -7,8 +7,14 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from hypergpu_fl.errors import LedgerError
-from hypergpu_fl.ledger.contribution import WEIGHT_UNIT, Contribution, CreditedContribution, hash_metrics
-from hypergpu_fl.ledger.identity import recover
+from hypergpu_fl.ledger.contribution import (
+    WEIGHT_UNIT,
+    Contribution,
+    CreditedContribution,
+    enrolment_digest,
+    hash_metrics,
+)
+from hypergpu_fl.ledger.identity import recover, recover_signer
 from hypergpu_fl.ledger.sealing import Refusal, RoundSeal
 from hypergpu_fl.pricing import Pricer
 from hypergpu_fl.settlement import Settlement
@@ -56,6 +62,21 @@ class Accounting:
         self._final: int | None = None  # last final round; looked up once per round
         self._counted: dict[str, int] = {}  # address -> last round for which its work counted
         self._admitted: list[Admitted] = []  # of the open round, in the order in which they were added
+
+    def vet(self, node_id: int, hello: Hello) -> None:
+        """Raise ``Refused`` for a node that does not prove its address: another's could be claimed while it is away."""
+        if not hello.address:
+            raise Refused(Reason.BAD_SIGNATURE, "it names no address that its updates are signed with")
+        try:
+            signer = recover_signer(
+                enrolment_digest(self._settlement.session, node_id, hello.partition), hello.signature
+            )
+        except LedgerError as error:
+            raise Refused(
+                Reason.BAD_SIGNATURE, f"it does not prove that {hello.address} is its own: {error}"
+            ) from error
+        if signer != hello.address:
+            raise Refused(Reason.BAD_SIGNATURE, f"it claims {hello.address}, and signs with another key")
 
     def joined(self, node_id: int, hello: Hello) -> None:
         """Remember the address that a node says it signs with."""

@@ -14,13 +14,22 @@ SHOWN: Final = 120  # characters of a value; of a long one, those around the fir
 
 
 class SameTask:
-    """Refuses nodes whose task has another identity than the server's; see `hypergpu_fl.task.full_identity`."""
+    """Refuses nodes whose task has another identity than the server's, or whose share is none of its ``shares``.
 
-    def __init__(self, identity: Mapping[str, str]) -> None:
-        self._identity = identity
+    See `hypergpu_fl.task.full_identity`.
+    """
+
+    def __init__(self, identity: Mapping[str, str], *, shares: int) -> None:
+        self._identity, self._shares = identity, shares
 
     def vet(self, hello: Hello) -> None:
-        """Raise ``Refused`` for a node whose task is another."""
+        """Raise ``Refused`` for a node whose task is another, or that has a share of other data."""
+        if hello.partition >= self._shares:
+            raise Refused(
+                Reason.OTHER_TASK,
+                f"there is no share {hello.partition}: training.num_nodes = {self._shares}; where nodes have left, "
+                "`hypergpu node provision --close-gaps` gives theirs to others",
+            )
         if found := differences(self._identity, hello.identity):
             raise Refused(Reason.OTHER_TASK, found)
 

@@ -53,9 +53,10 @@ class Pipeline(Attendant[Admitted]):
     kept: KeptUpdates
     settlement: Settlement
 
-    def vet(self, hello: Hello) -> None:
+    def vet(self, node_id: int, hello: Hello) -> None:
         """See ``Attendant.vet``."""
         self.same_task.vet(hello)
+        self.accounting.vet(node_id, hello)
 
     def joined(self, row: int, node_id: int, hello: Hello) -> None:
         """See ``Attendant.joined``."""

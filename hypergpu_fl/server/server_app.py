@@ -49,8 +49,8 @@ from hypergpu_fl.server.resumption import Checkpointing, check_same_task, check_
 from hypergpu_fl.server.round_tables import RoundTables
 from hypergpu_fl.server.simulated_compute import SimulatedCompute, flops_per_sample, simulated_links
 from hypergpu_fl.settlement import Settlement
-from hypergpu_fl.task import Task, fresh_model, full_identity, load_task
-from hypergpu_fl.task.check import check_figures, check_finite
+from hypergpu_fl.task import Task, fresh_model, full_identity, layout_of, load_task
+from hypergpu_fl.task.check import check_figures, check_held_out
 from hypergpu_fl.task.device import resolve_device
 from hypergpu_fl.task.source import source_digest
 from strategies import lineup
@@ -65,6 +65,7 @@ from strategies.settings import Settings
 
 BLOBS, PRICED = "blobs", "priced"  # folders of a run
 NODES_WAIT_S = 120.0
+PREDECESSOR_S = 120.0  # a ServerApp that Flower has given up hears of it when it next reaches the SuperLink
 SIMULATION_SETTLED_S = 5.0
 DRAIN_S = 60.0
 FLOWER_S = 15.0  # assumed cost of a node's first message: up to 3 s until Flower polls, then Python and torch start
@@ -124,6 +125,7 @@ def run(
     identity = full_identity(task, model)
     check_same_task(folder, identity)
     check_figures(task, model, config.training.goal, device=device)
+    untrained = check_held_out(task, model, device=device)  # before a session is opened, and paid for
     report = Report(config, clock="virtual" if config.network.enable_simulation else "wall")
     settlement = Settlement.open(
         folder,
@@ -132,6 +134,7 @@ def run(
         salt=run_salt(config),
         rounds=config.training.rounds,
         simulated_keys=config.network.enable_simulation,
+        within_s=PREDECESSOR_S if config.system.resume else 0.0,
     )
     books = database.connect(folder / "run.db")
     with ExitStack() as exits:
@@ -142,7 +145,7 @@ def run(
                 f"run {folder.name} has no finished round to go on from",
                 f"start it again with `hypergpu run --name {folder.name} --replace`",
             )
-        strategy = build_strategy(config, Layout.of(first), session=settlement.session)
+        strategy = build_strategy(config, layout_of(first, model), session=settlement.session)
         began_s, event_log, best = resume(
             folder, strategy, report, settings=settings, task_file=source_digest(task), last_round=settlement.last_round
         )
@@ -162,7 +165,7 @@ def run(
         pipeline = Pipeline(
             strategy,
             event_log,
-            SameTask(identity),
+            SameTask(identity, shares=config.training.num_nodes),
             report,
             round_tables,
             local_work,
@@ -179,9 +182,7 @@ def run(
         local_work.tell_who()
         with long_lived():
             if strategy.first_round == 1:  # the loss of chance, by which an explosion is recognised
-                fresh = evaluation.of(strategy.layout.flatten(first), strategy.layout.buffers(first))
-                check_finite(fresh, "the held-out data")
-                strategy.evaluated(fresh.loss)
+                strategy.evaluated(untrained.loss)
             train(config, first, strategy, arrivals, report)
         if not settlement.drain(DRAIN_S):
             logger.warning("not every round is final on chain yet; a later run sends the rest")

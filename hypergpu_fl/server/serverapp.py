@@ -32,6 +32,8 @@ from flwr.superlink.runtime import run_serverapp
 
 from hypergpu_fl.children import end_with, forget_own_modules
 from hypergpu_fl.files import write_whole
+from hypergpu_fl.flower_internals import SERVERAPP_RETRY
+from hypergpu_fl.handshakes import try_broken_ones_again
 from hypergpu_fl.server.superexec import KeptStart, input_of, remove_files
 
 ENDED_FROM_OUTSIDE: Final = (
@@ -92,6 +94,7 @@ def main(arguments: list[str]) -> None:
     lines: Queue[str | None] = Queue()
     mirror_output_to_queue(lines)
     take_the_place(file)
+    try_broken_ones_again(SERVERAPP_RETRY)
     forget_own_modules()
     run_serverapp(
         runtime_api_address=kept.address,

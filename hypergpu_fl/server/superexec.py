@@ -29,7 +29,8 @@ from hypergpu_fl.children import end_with
 from hypergpu_fl.codec.kernels import ready
 from hypergpu_fl.config import System, runs_root
 from hypergpu_fl.files import private_folder, write_whole
-from hypergpu_fl.flower_internals import SUPEREXEC_EXECUTOR, SUPEREXEC_SECRET, replace
+from hypergpu_fl.flower_internals import SUPEREXEC_EXECUTOR, SUPEREXEC_RETRY, SUPEREXEC_SECRET, replace
+from hypergpu_fl.handshakes import try_broken_ones_again
 
 FOLDER: Final = ".serverapps"
 MOST_STARTS: Final = 6  # of one ServerApp; after that, Flower declares the run failed
@@ -159,6 +160,7 @@ def main(arguments: list[str]) -> None:
 
     replace(SUPEREXEC_EXECUTOR, keeper_or)
     replace(SUPEREXEC_SECRET, load)
+    try_broken_ones_again(SUPEREXEC_RETRY)
     sys.argv = ["flower-superexec", *arguments]
     if (parent := command._parse_args().parse_args(arguments).parent_pid) is not None:
         end_with(parent)

@@ -96,6 +96,7 @@ class Settlement:
         salt: bytes,
         rounds: int,
         simulated_keys: bool,
+        within_s: float = 0.0,
     ) -> Settlement:
         """Open the books in ``run_dir/run.db`` and start sending. An existing run continues where it stopped.
 
@@ -113,11 +114,13 @@ class Settlement:
             Planned rounds; the session is opened with their budget.
         simulated_keys : bool
             Whether the nodes' keys derive from a public seed.
+        within_s : float
+            How long another process may still take to close the books.
 
         Raises
         ------
         LedgerError
-            If another process has the run's books open.
+            If another process still has the run's books open then.
         ChainError
             If key, chain or contract is not what it must be. An RPC that does not answer is no error.
         """
@@ -126,7 +129,7 @@ class Settlement:
                 f"the books in {run_dir} are open in another process",
                 "wait until it ends, or name another run",
             )
-            held.enter_context(exclusive(run_dir / BOOKS_LOCK, busy))
+            held.enter_context(exclusive(run_dir / BOOKS_LOCK, busy, within_s=within_s))
             engine = database.connect(run_dir / DATABASE)
             held.callback(engine.dispose)
             database.metadata.create_all(engine)

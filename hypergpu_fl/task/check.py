@@ -93,7 +93,7 @@ def check_task(
     _check_round_trip(task, model, trial)
     _check_repeated(trial, steps())
     named_metrics(trial.trained.metrics)
-    held_out = _held_out(task, model, device=where)
+    held_out = check_held_out(task, model, device=where)
     validation = check_figures(task, model, training.goal, device=where)
     return Checked(task, model, trial, partition, examples, held_out, validation, identity)
 
@@ -121,7 +121,7 @@ def try_first(training: Training, task: Task, *, device: str) -> dict[str, float
     tried = try_task(task, model, partition, device=where, batch_size=training.batch_size)
     named_metrics(tried.trained.metrics)
     found = check_figures(task, model, training.goal, device=where)
-    _held_out(task, model, device=where)
+    check_held_out(task, model, device=where)
     return {"examples": _examples(task, partition), **found.named}
 
 
@@ -186,25 +186,25 @@ def check_figures(task: Task, model: torch.nn.Module, goal: Target | None, *, de
             "name one of these, or return it from metrics() or summary()",
         )
     named_metrics(found.metrics, "validate()")
-    check_finite(found, "the validation data")
+    _check_finite(found, "the validation data")
     return found
 
 
-def _held_out(task: Task, model: torch.nn.Module, *, device: torch.device) -> EvalResult:
-    with user_code("evaluating the fresh model on the held-out data"):
-        found = task.evaluate(model, device=device)
-    check_finite(found, "the held-out data")
-    return found
-
-
-def check_finite(found: EvalResult, what: str) -> None:
-    """Refuse data on which the fresh model has no finite loss: no round's model could be judged by them.
+def check_held_out(task: Task, model: torch.nn.Module, *, device: torch.device) -> EvalResult:
+    """The fresh model's figures on the data by which every round's model is judged.
 
     Raises
     ------
     TaskError
-        If there are none, or one of them is NaN or infinite.
+        If there are no such data, or the loss on them is not finite.
     """
+    with user_code("evaluating the fresh model on the held-out data"):
+        found = task.evaluate(model, device=device)
+    _check_finite(found, "the held-out data")
+    return found
+
+
+def _check_finite(found: EvalResult, what: str) -> None:
     if not found.count:
         raise TaskError(f"{what} hold nothing to evaluate on", "let data(None) return at least two examples")
     if not math.isfinite(found.loss):

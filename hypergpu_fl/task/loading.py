@@ -12,6 +12,7 @@ from hypergpu_fl.errors import TaskError
 from hypergpu_fl.task.names import import_object
 from hypergpu_fl.task.protocol import Task
 from hypergpu_fl.task.user_code import user_code
+from strategies.model.layout import Arrays, Layout
 
 if TYPE_CHECKING:
     import torch
@@ -100,3 +101,10 @@ def full_identity(task: Task, model: torch.nn.Module) -> dict[str, str]:
     if constants := constants_text(model):
         found[CONSTANTS] = constants
     return found
+
+
+def layout_of(arrays: Arrays, model: torch.nn.Module) -> Layout:
+    """Layout of what travels of a model, which knows what in it is measured and not trained."""
+    from hypergpu_fl.task.state import measured_names
+
+    return Layout.of(arrays, measured=measured_names(model))

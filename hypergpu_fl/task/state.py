@@ -18,6 +18,7 @@ from torch.nn.parameter import is_lazy
 
 from hypergpu_fl.errors import TaskError
 from strategies.model.layout import Layout
+from strategies.model.statistics import NAMES as STATISTICS
 
 MOST_NAMED: Final = 400  # arrays of a model that a node lists when it says hello; all of them are in the hash
 LONGEST_NAME: Final = 100
@@ -46,6 +47,17 @@ def arrays_of(model: nn.Module) -> dict[str, NDArray[Any]]:
         )
         for name, tensor in travelling(model).items()
     }
+
+
+def measured_names(model: nn.Module) -> frozenset[str]:
+    """Names of what travels, is a floating-point number and no parameter, BatchNorm's statistics apart."""
+    return frozenset(
+        name
+        for name, tensor in travelling(model).items()
+        if tensor.is_floating_point()
+        and not isinstance(tensor, nn.Parameter)
+        and name.rpartition(".")[2] not in STATISTICS
+    )
 
 
 def load_arrays(model: nn.Module, arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -11,11 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from strategies.quantiles import median
+
 Floats = NDArray[np.float64]
 
 HALF_LIFE = 50.0  # rounds after which what was seen of a node counts half
 PESSIMISM = 1.0  # standard deviations: five links in six are better than their pessimistic estimate
-DOUBT = 4.0  # the starting guess weighs as much as this many observed nodes
+DOUBT = 4  # the starting guess weighs as much as this many observed nodes
+WIDEST = 2.5  # deviations from the median; a node further off tells nothing more about the others
+MAD = 1.4826  # deviations of a normal distribution in one median absolute deviation
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +30,17 @@ class Spread:
     deviation: float
 
     def learn(self, logs: Floats) -> Spread:
-        """Posterior after the values of the nodes seen so far; the guess itself counts as ``DOUBT`` nodes."""
+        """Posterior after the values of the nodes seen so far; the guess itself counts as ``DOUBT`` nodes.
+
+        Values are cut at ``WIDEST`` robust deviations: a few nodes that claim absurd links must not decide what is
+        believed of those not seen yet.
+        """
         if not logs.size:
             return self
+        known = np.append(logs, [self.mean] * DOUBT)
+        middle = median(known)
+        reach = WIDEST * max(self.deviation, MAD * median(np.abs(known - middle)))
+        logs = np.clip(logs, middle - reach, middle + reach)
         share = logs.size / (logs.size + DOUBT)
         mean = share * float(logs.mean()) + (1 - share) * self.mean
         variance = share * float(((logs - mean) ** 2).mean()) + (1 - share) * self.deviation**2

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from strategies.model.aggregation import Aggregator, Update
 from strategies.model.axpy import add_scaled
-from strategies.model.layout import Arrays, Layout, Run, Vector
+from strategies.model.layout import Arrays, Layout, Run, Vector, put, take
 from strategies.model.payload import Payload
 from strategies.model.robust import aggregator
 from strategies.model.server_optimizer import ServerOptimizer
@@ -121,6 +121,9 @@ class GlobalModel:
     def step(self, mean: Aggregator, statistics: Statistics, *, version: int) -> bool:
         """Move by the mean of a round's updates and take over their statistics, which makes ``version``.
 
+        What a model measures of its data is no gradient: the mean of it counts as it is, whatever the server optimiser
+        makes of the rest. A momentum would throw a variance below 0.
+
         Returns False if the result is not finite; then only the model for a roll-back has changed.
         """
         self.good = self._kept()
@@ -129,8 +132,10 @@ class GlobalModel:
             mean_P = mean.mean()
             for start, stop in statistics.runs:
                 mean_P[start:stop] = 0
-            moved_P = mean_P.copy()
+            moved_P, measured = mean_P.copy(), self.layout.measured_runs
+            put(mean_P, measured, np.zeros_like(take(mean_P, measured)))
             stepped_P = self._optimizer.step(self.vector_P, mean_P)
+            put(stepped_P, measured, take(self.vector_P, measured) + take(moved_P, measured))
             statistics.replace(stepped_P, self.vector_P)
             if not math.isfinite(float(stepped_P @ stepped_P)):
                 return False

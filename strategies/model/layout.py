@@ -8,8 +8,8 @@ buffers travel beside it, unchanged.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -45,12 +45,17 @@ class ArrayEntry:
 
 @dataclass(frozen=True)
 class Layout:
-    """Order, shapes and dtypes of a model's arrays."""
+    """Order, shapes and dtypes of a model's arrays.
+
+    ``measured`` names the floating-point arrays that are no parameters, BatchNorm's statistics apart: a moving average,
+    a scale. They are not part of the model's identity.
+    """
 
     entries: tuple[ArrayEntry, ...]
+    measured: frozenset[str] = field(default=frozenset(), compare=False)
 
     @classmethod
-    def of(cls, arrays: Arrays) -> Layout:
+    def of(cls, arrays: Arrays, *, measured: Collection[str] = ()) -> Layout:
         """Layout of ``arrays`` in their own order. Floats of any width count as float32 in the vector."""
         entries: list[ArrayEntry] = []
         offset = 0
@@ -58,7 +63,7 @@ class Layout:
             floating = np.issubdtype(array.dtype, np.floating)
             entries.append(ArrayEntry(name, tuple(array.shape), array.dtype.name, offset if floating else -1))
             offset += array.size if floating else 0
-        return cls(tuple(entries))
+        return cls(tuple(entries), frozenset(measured))
 
     def as_json(self) -> list[list[Any]]:
         """``[name, shape, dtype]`` of every array, in order."""
@@ -82,9 +87,17 @@ class Layout:
 
     def runs(self, names: Collection[str]) -> tuple[Run, ...]:
         """The runs of the floating-point arrays whose last name is one of ``names``; neighbours are joined."""
+        return self._runs(lambda name: name.rpartition(".")[2] in names)
+
+    @cached_property
+    def measured_runs(self) -> tuple[Run, ...]:
+        """The runs of the arrays in ``measured``."""
+        return self._runs(self.measured.__contains__)
+
+    def _runs(self, wanted: Callable[[str], bool]) -> tuple[Run, ...]:
         runs: list[Run] = []
         for entry in self.entries:
-            if entry.is_float and entry.size and entry.name.rpartition(".")[2] in names:
+            if entry.is_float and entry.size and wanted(entry.name):
                 start = runs.pop()[0] if runs and runs[-1][1] == entry.offset else entry.offset
                 runs.append((start, entry.offset + entry.size))
         return tuple(runs)

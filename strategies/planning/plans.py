@@ -5,6 +5,7 @@ Names used here: N = known nodes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -56,7 +57,10 @@ class Workload:
 
 @dataclass(frozen=True)
 class FleetPlan:
-    """Plans of all N nodes, as columns. ``compute_s`` and ``upload_s`` are parts of ``predicted_s``."""
+    """Plans of all N nodes, as columns. ``compute_s`` and ``upload_s`` are parts of ``predicted_s``.
+
+    ``longest_s``: the longest time that any one node is given, however long it is predicted to need.
+    """
 
     local_steps: Ints
     level: Ints
@@ -66,11 +70,12 @@ class FleetPlan:
     deadline_s: float
     batch_size: int
     levels: Sequence[Compression]
+    longest_s: float = math.inf
 
     def of(self, row: int) -> WorkPlan:
-        """The plan of one node; its deadline is never shorter than its predicted time."""
+        """The plan of one node; its deadline is no shorter than its predicted time, up to ``longest_s``."""
         level = self.levels[int(self.level[row])].name
-        deadline_s = max(self.deadline_s, float(self.predicted_s[row]))
+        deadline_s = max(self.deadline_s, min(float(self.predicted_s[row]), self.longest_s))
         return WorkPlan(int(self.local_steps[row]), self.batch_size, level, deadline_s)
 
     def ratio(self, row: int) -> float:

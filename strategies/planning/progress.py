@@ -22,7 +22,11 @@ the same number, from the medians of T and t over the fleet, since updates of un
 to pull the model apart.
 
 *Deadline.* Unless given, the 80th percentile of the nodes' rounds under this plan. Where rounds have no barrier it cuts
-nobody off: a slower node's order states the time that the node is predicted to need.
+nobody off: a slower node's order states the time that the node is predicted to need. Predictions follow from what nodes
+claim of themselves, so both are bounded by multiples of the median prediction, which less than half of the nodes cannot
+move beyond the others': the deadline by ``FURTHEST_DEADLINE``, one node's own time by ``FURTHEST_NODE``. An honest node
+that is slower than the deadline counts in a later round; one a hundred times slower than the median is still given all
+the time that it needs.
 """
 
 from __future__ import annotations
@@ -38,6 +42,8 @@ from strategies.planning.timing import DEADLINE_QUANTILE, ROUND_TRIPS, overhead_
 from strategies.quantiles import median, quantile
 
 FIDELITY_EXPONENT = 2.5
+FURTHEST_DEADLINE = 5.0  # times the median node's round; 3.2 where links spread a hundredfold, log-normally
+FURTHEST_NODE = 100.0  # likewise: how much slower than the median a node may be and still be waited for
 LONGEST_ROUND = 1.4  # times the thinnest level's round, up to which a fatter level is taken in any case
 BLOCK = 8192  # nodes whose columns stay in a core's cache while all levels are compared
 
@@ -77,8 +83,10 @@ def plan(
         level = best_levels(levels, sent_bytes, byte_s, rest_s, message_s, deadline_s or math.inf)
     compute_s = step_s * steps
     predicted_s = fixed_s + sent_bytes[level] * byte_s + compute_s
+    typical_s = median(predicted_s[counted]) if len(fleet) else math.inf
     if not deadline_s:
-        deadline_s = quantile(predicted_s[counted], DEADLINE_QUANTILE) if len(fleet) else math.inf
+        within_s = quantile(predicted_s[counted], DEADLINE_QUANTILE) if len(fleet) else math.inf
+        deadline_s = min(within_s, FURTHEST_DEADLINE * typical_s)
     return FleetPlan(
         local_steps=steps,
         level=level,
@@ -86,6 +94,7 @@ def plan(
         compute_s=compute_s,
         upload_s=sent_bytes[level] * up_s,
         deadline_s=deadline_s,
+        longest_s=FURTHEST_NODE * typical_s,
         batch_size=workload.batch_size,
         levels=levels,
     )

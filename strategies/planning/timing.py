@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from strategies.fleet import Bools, Fleet, Floats
-from strategies.quantiles import quantile
+from strategies.quantiles import median, quantile
 
 DEADLINE_QUANTILE = 0.8  # four nodes in five make the deadline
+FURTHEST_OVERHEAD = 2.0  # times the median
 ROUND_TRIPS = 3.0  # connection, request, acknowledgement of the last byte
 
 
@@ -32,5 +33,12 @@ def round_s(
 
 
 def overhead_s(fleet: Fleet, counted: Bools) -> float:
-    """Seconds of a message besides work and transfer: one value for all nodes, which differ mostly by chance."""
-    return quantile(fleet.overhead_s[counted], DEADLINE_QUANTILE) if counted.any() else 0.0
+    """Seconds of a message besides work and transfer: one value for all nodes, which differ mostly by chance.
+
+    It is in every node's prediction, and a node makes its own as long as it likes by answering late. So it is bounded
+    by twice the median.
+    """
+    if not counted.any():
+        return 0.0
+    observed_s = fleet.overhead_s[counted]
+    return min(quantile(observed_s, DEADLINE_QUANTILE), FURTHEST_OVERHEAD * median(observed_s))

@@ -74,9 +74,11 @@ def _choose(state: State, open_: OpenRound, plan: FleetPlan, count: int) -> Sele
         return Selection(np.zeros(0, dtype=np.int64))
     rng = np.random.default_rng([state.rules.settings.seed, open_.round, open_.refills])
     open_.refills += 1
-    # a second update from the same node against the same model would repeat the first
+    # A second update from the same node against the same model would repeat the first. A node that failed in this round
+    # is tried again in a later one, so no node fails a round more than once.
     available = fleet.available(orders=ORDERS_PER_NODE)
     available = available[fleet.held[available] < state.versions.version]
+    available = available[~np.isin(available, list(open_.failed))]
     selection = state.selection.select(fleet, available, plan, cohort=count, round=open_.round, rng=rng)
     return selection.first(room)
 

@@ -62,6 +62,8 @@ class Replays:
 
     A blob's bytes can change without its values, such as the base in its header, so sketches are compared where there
     are any, see `model.sketch`. A scaled copy is not recognised, since an honest update may be a multiple of the last.
+    Nor is a copy with noise beyond ``SAME_WITHIN``: a node whose every step is on all of its data honestly sends nearly
+    the same update twice, so no tolerance separates the two.
     """
 
     def __init__(self) -> None:

@@ -51,7 +51,7 @@ class OpenRound:
     base_model: str = ""
     quota: int = 0
     replies: int = 0
-    failures: int = 0
+    failed: set[int] = field(default_factory=set)  # rows
     selected: list[int] = field(default_factory=list)
     added: list[int] = field(default_factory=list)  # rows
     weights: list[float] = field(default_factory=list)
@@ -68,8 +68,8 @@ class OpenRound:
 
     @property
     def wanted(self) -> bool:
-        """Whether the round wants more replies. Failures do not fill the quota, but more failures than that end it."""
-        return self.replies < self.quota and self.failures <= self.quota
+        """Whether the round wants more replies. Failures do not fill the quota, but more nodes that fail end it."""
+        return self.replies < self.quota and len(self.failed) <= self.quota
 
 
 class State:

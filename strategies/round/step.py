@@ -130,7 +130,7 @@ def _answered(state: State, event: Answered) -> list[Command]:
     except (ArithmeticError, ValueError) as error:  # one reply's numbers must not end a run
         why = Refused(Reason.MALFORMED, f"what it says cannot be computed with: {type(error).__name__}: {error}"[:500])
     if why is not None:
-        open_.failures += 1  # a refused reply does not fill the quota
+        open_.failed.add(order.row)  # a refused reply does not fill the quota
         commands = _refused(state, open_, event, order.row, why)
     return commands + refill(state, open_)
 
@@ -139,7 +139,7 @@ def _failed(state: State, event: Failed) -> list[Command]:
     open_, order = _open(state, event, Phase.COLLECTING), _taken(state, event.order)
     if order is None:
         return [_unknown(event.order)]
-    open_.failures += 1
+    open_.failed.add(order.row)
     state.fleet.held[order.row] = -1  # it may have lost the version that it held
     if event.left:  # it may work again once it is seen connected at the next round's start
         health.left(state.fleet, [order.row])

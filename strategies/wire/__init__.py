@@ -5,7 +5,7 @@ of its change since the version the node holds) and an ``Order``. A reply carrie
 ``ArrayRecord[UPDATE]`` with one ``BLOB``, ``MetricRecord[METRICS]``, ``MetricRecord[LINK]`` (what the node
 measured) and ``ConfigRecord[CONTRIBUTION]`` (its signed ``Claim``): a ``Reply``. ``strategies.arrivals`` adds a
 ``Timing`` to each reply it hands over: what the server measured. A node cannot set it, since the server overwrites it.
-A node's answer to a query is a ``Hello``.
+A query is an ``invitation``, and a node's answer to it a ``Hello``.
 """
 
 from strategies.wire.blob import BLOB, row_of_bytes
@@ -15,6 +15,7 @@ from strategies.wire.error_reply import LEAVING, failure_reason
 from strategies.wire.hello import (
     CAUSE,
     DEVICE,
+    ENROLMENT,
     HELLO,
     IDENTITY,
     LONGEST_EXCUSE,
@@ -22,6 +23,8 @@ from strategies.wire.hello import (
     REMEDY,
     UNFIT,
     Hello,
+    invitation,
+    invited_to,
     name_of,
 )
 from strategies.wire.link import DOWNLINK_BPS, JITTER_S, LINK, LOSS_RATE, RTT_S, UPLINK_BPS
@@ -56,6 +59,7 @@ __all__ = [
     "Claim",
     "DEVICE",
     "DOWNLINK_BPS",
+    "ENROLMENT",
     "EXAMPLES",
     "HELLO",
     "Hello",
@@ -90,6 +94,8 @@ __all__ = [
     "UPLOAD_S",
     "custom_metrics",
     "failure_reason",
+    "invitation",
+    "invited_to",
     "malformed",
     "name_of",
     "numbers",

@@ -66,7 +66,8 @@ def _container(name: str, service: Document, folder: Path, image: Image, volumes
     entrypoint = tuple(service.get("entrypoint", image.entrypoint))
     command = service.get("command", () if "entrypoint" in service else image.command)
     user, _, group = service["user"].partition(":")
-    test = service.get("healthcheck", {}).get("test", ["CMD", *image.health])
+    asked = service.get("healthcheck", {})
+    test = ["NONE"] if asked.get("disable") else asked.get("test", ["CMD", *image.health])
     return Container(
         name=name,
         image=image,

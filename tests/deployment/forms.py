@@ -21,6 +21,7 @@ from tests.deployment.containers import Container, Running
 from tests.deployment.machine import Machine
 from tests.deployment.people import README
 from tests.deployment.stack import REPOSITORY
+from tests.manifests import port_of, reaches
 
 DEPLOY = REPOSITORY / "deploy"
 PROJECT = """
@@ -225,16 +226,18 @@ def cluster(machine: Machine, form: str, change: Change = unchanged) -> Trained:
     change("manifests", documents)
     if form == "monad-testnet":
         _chain(machine, given)
+        assert reaches(documents, "superexec", port_of(given["coordinator"]["rpc-url"].decode()))
     applied = Cluster(machine, documents, given)
     (register,) = (w.name for w in applied.workloads if w.name.startswith("register"))
     machine.until(lambda: applied.done(register), "the Job that registers", machine.ready_s)
     machine.until(lambda: all(map(machine.healthy, applied.steady())), "the probes", machine.ready_s)
     nodes = [name for name in applied.steady() if name.startswith("node-")]
     machine.let_in(nodes)
-    machine.until(lambda: applied.done("submit"), "the Job that submits", machine.run_s)
+    (submit,) = (w.name for w in applied.workloads if w.name.startswith("submit"))
+    machine.until(lambda: applied.done(submit), "the Job that submits", machine.run_s)
     verified = _exec(machine, documented("kubectl exec deploy/superexec --"))
     report = _exec(machine, documented("kubectl exec deploy/superexec -- cat"), "cat")
-    return Trained(json.loads(report), verified, machine.running["submit"].log)
+    return Trained(json.loads(report), verified, machine.running[submit].log)
 
 
 def _exec(machine: Machine, words: list[str], *before: str) -> str:
@@ -245,7 +248,7 @@ def _exec(machine: Machine, words: list[str], *before: str) -> str:
 
 def _three_rounds(documents: list[kubelet.Document]) -> None:
     for one in documents:
-        if (one["kind"], one["metadata"]["name"]) == ("ConfigMap", "submit"):
+        if one["kind"] == "ConfigMap" and "run.json" in one["data"]:
             config = json.loads(one["data"]["run.json"])
             config.setdefault("training", {})["rounds"] = 3
             one["data"]["run.json"] = json.dumps(config)
@@ -263,9 +266,11 @@ def _chain(machine: Machine, given: kubelet.Held) -> None:
         {"services": {"chain": service}}, DEPLOY, machine.images, machine.folder
     ).values()
     machine.start(container, Cluster.scope)
-    machine.wires.names[Cluster.scope]["chain"] = machine.addresses["chain"]
+    machine.wires.names.setdefault(Cluster.scope, {})["chain"] = machine.wires.serve(
+        443, lambda: [(machine.addresses["chain"], 8545)]
+    )
     given["coordinator"] = {
         "keystore.json": json.dumps(Account.encrypt(FUNDED_SECRET, "monad", kdf="pbkdf2", iterations=1000)).encode(),
         "password": b"monad",
-        "rpc-url": b"http://chain:8545",
+        "rpc-url": b"http://chain:443",
     }

@@ -58,7 +58,7 @@ def ours(role: str) -> Image:
     command: tuple[str, ...] = ()
     health: tuple[str, ...] = ()
     workdir, user = "/app", USER
-    for word, rest in _instructions(DOCKER / f"{role}.Dockerfile"):
+    for word, rest in instructions(DOCKER / f"{role}.Dockerfile"):
         if word == "WORKDIR":
             workdir = rest
         elif word == "USER":
@@ -83,7 +83,8 @@ def ours(role: str) -> Image:
     return Image(entrypoint, command, environ, workdir, user, files, tuple(folders), health=health)
 
 
-def _instructions(file: Path) -> Iterator[tuple[str, str]]:
+def instructions(file: Path) -> Iterator[tuple[str, str]]:
+    """Words of a Dockerfile with what follows them."""
     text = re.sub(r"^#.*\n", "", file.read_text(encoding="utf-8"), flags=re.M)
     for line in text.replace("\\\n", " ").splitlines():
         word, _, rest = line.partition(" ")

@@ -8,11 +8,12 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 
+from tests.deployment.attendance import Attendance, attendance
 from tests.deployment.forms import Compose, brought_up, documented
 from tests.deployment.machine import Machine
 
@@ -23,12 +24,21 @@ SERVED = ("superlink", "superexec", "proxy")
 LIMIT_S = 600.0
 OFF_S = 3.0
 SHUT_OUT_S = 60.0  # until Flower lets in again a node that has vanished without leaving
+BACK_AFTER_SIGKILL_S = 150.0  # noticed within a minute, let in a minute later
 
 
 @pytest.fixture(scope="module")
 def up(machine_of_module: Machine) -> Compose:
     """A server and two sites, up for all tests here."""
     return brought_up(machine_of_module)
+
+
+@pytest.fixture(autouse=True)
+def without_what_has_ended(up: Compose) -> Iterator[None]:
+    """Forget the operators' containers of this test, so that a failure is its own."""
+    yield
+    for name in ended(up.machine):
+        up.machine.running.pop(name)
 
 
 class Run:
@@ -55,15 +65,20 @@ class Run:
         self.operator.kill()
         self.machine.running.pop(self.operator.container.name)
 
-    def concluded(self) -> list[dict[str, Any]]:
-        """Each round of the report, once the run is complete, with books in order and no node left out."""
+    def concluded(self) -> tuple[list[dict[str, Any]], Attendance]:
+        """Each round of the report and who was there, once the run is complete with its books in order."""
         report = self.folder / "report.json"
         self.machine.until(lambda: report.exists() and self.done() == self.rounds, "the report", LIMIT_S)
         assert f"verified: {self.rounds} rounds" in self.up.run(["operator", "ledger", "verify", self.name])
         history: list[dict[str, Any]] = json.loads(report.read_text())["history"]
         assert [entry["round"] for entry in history] == list(range(1, self.rounds + 1))
-        assert history[-1]["arrived"] == 3  # all are back
-        return history
+        there = attendance((self.folder / "events.jsonl").read_text().splitlines())
+        lost, away_s = ({key: kept[key] for key in sorted(kept)} for kept in (there.lost, there.away_s))
+        arrived = [entry["arrived"] for entry in history]
+        print(f"{self.name}: {history[-1]['seconds']:.0f} s, arrived {arrived}, lost {lost}, away {away_s} s")
+        assert len(there.asked[self.rounds]) == history[-1]["arrived"] == 3  # all are back
+        assert not any(there.passed_over.values()), there.passed_over  # nobody is left out who is there
+        return history, there
 
     def nodes(self) -> dict[str, dict[str, Any]]:
         """What the run knows of each node."""
@@ -87,9 +102,10 @@ def test_the_run_completes_when_a_container_of_the_server_restarts(up: Compose, 
     run = Run(up, f"{what}-{how.name.lower()}", 8)
     run.reach(2)
     restart(up.machine, what, how=how)
-    history = run.concluded()
+    history, there = run.concluded()
     up.machine.until(lambda: run.operator.code == 0, "the command that submitted to end well", LIMIT_S)
-    assert sum(entry["arrived"] < 3 for entry in history) <= 2
+    assert not there.lost
+    assert all(entry["arrived"] == 3 for entry in history)
     assert all(node["success_rate"] == 1.0 for node in run.nodes().values())
 
 
@@ -106,22 +122,27 @@ def test_the_run_completes_when_the_serverapp_is_killed(up: Compose) -> None:
 
 
 def test_a_node_that_is_told_to_end_loses_nothing_and_is_back_soon(up: Compose) -> None:
-    run = Run(up, "node-sigterm", 30)
+    run = Run(up, "node-sigterm", 20)
     run.reach(2)
     restart(up.machine, NODE, how=signal.SIGTERM)
-    history = run.concluded()
+    history, there = run.concluded()
     node = run.nodes()["node-1"]
     assert node["success_rate"] == 1.0 and not node["last_failure"]
-    ends_s = [0.0, *(entry["seconds"] for entry in history)]
-    lengths_s = np.diff(ends_s)
-    assert sum(length for entry, length in zip(history, lengths_s, strict=True) if entry["arrived"] < 3) < SHUT_OUT_S
+    assert not there.lost
+    (away_s,) = there.away_s["node-1"]
+    assert away_s < SHUT_OUT_S
+    missed = [number for number, asked in there.asked.items() if "node-1" not in asked]
+    assert [entry["round"] for entry in history if entry["arrived"] < 3] == missed  # who is asked, arrives
 
 
 def test_a_node_that_is_killed_is_used_again(up: Compose) -> None:
-    run = Run(up, "node-sigkill", 120)  # which last longer than SHUT_OUT_S
+    run = Run(up, "node-sigkill", 60)  # Flower lets its key in again after a minute
     run.reach(2)
     restart(up.machine, NODE, how=signal.SIGKILL)
-    run.concluded()
+    _, there = run.concluded()
+    assert there.lost.keys() <= {"node-1"} and len(there.lost.get("node-1", ())) <= 1  # what it had in hand
+    (away_s,) = there.away_s["node-1"]
+    assert away_s < BACK_AFTER_SIGKILL_S
 
 
 def test_the_run_completes_without_the_command_that_submitted_it_and_another_finds_it(up: Compose) -> None:
@@ -134,7 +155,7 @@ def test_the_run_completes_without_the_command_that_submitted_it_and_another_fin
 
 
 def test_the_run_completes_when_everything_is_killed_at_once(up: Compose) -> None:
-    run = Run(up, "everything", 8)
+    run = Run(up, "everything", 40)  # nodes are let in again after up to two minutes, each at its own time
     run.reach(2)
     run.left_alone()
     restart(up.machine, *up.machine.running.keys() - ended(up.machine), how=signal.SIGKILL)
@@ -160,4 +181,4 @@ def test_a_server_that_is_restored_from_its_backup_goes_on_with_the_run(up: Comp
 
 def ended(machine: Machine) -> set[str]:
     """Containers that had but one thing to do."""
-    return {name for name, one in machine.running.items() if one.code is not None}
+    return {name for name, one in machine.running.items() if one.code is not None and not one.container.restarts}

@@ -6,12 +6,13 @@ import contextlib
 import datetime
 import http.client
 import os
+import socket
 import ssl
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from tests.deployment.images import PATH, USER
 PROXY = Path(__file__).resolve().parents[2] / "deploy" / "proxy"
 CHUNK = os.urandom(5 * 2**20)  # as Flower sends arrays
 START_LIMIT_S = 20.0
+LIMIT_S = 30.0
 HIDDEN = [
     "/",
     "/docs",
@@ -64,6 +66,8 @@ class Upstream(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Answer)
         self.paths: list[str] = []
         self.received = 0  # bytes of the largest body
+        self.open = threading.Event()  # while it is not set, nothing is answered
+        self.open.set()
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(keys / "server.pem", keys / "server.key")
         self.socket = context.wrap_socket(self.socket, server_side=True)
@@ -84,6 +88,7 @@ class Answer(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.server.paths.append(self.path)
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.open.wait(LIMIT_S)
         self.server.received = max(self.server.received, len(body))
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -166,7 +171,7 @@ def ask(
 ) -> tuple[int, bytes]:
     """Status and body of the answer; the path is sent as it stands."""
     trust = ssl.create_default_context(cafile=str(keys / "ca.crt"))
-    with contextlib.closing(http.client.HTTPConnection(host, port, timeout=10)) as connection:
+    with contextlib.closing(http.client.HTTPConnection(host, port, timeout=LIMIT_S)) as connection:
         connection.connect()
         connection.sock = trust.wrap_socket(connection.sock, server_hostname="localhost")
         connection.request(method, path, body)
@@ -197,7 +202,7 @@ def test_a_body_beyond_what_nodes_send_is_refused(keys: Path, upstream: Upstream
     assert ask(keys, proxy, "POST", "/v1/fleet/push-object", CHUNK) == (200, CHUNK)
 
 
-@pytest.mark.parametrize("proxy_program", ["nginx"], indirect=True)  # Caddy has no such bound, as its file says
+@pytest.mark.parametrize("proxy_program", ["nginx"], indirect=True)
 def test_requests_beyond_the_rate_wait_and_those_far_beyond_are_refused(
     keys: Path, start_proxy: Callable[..., int], upstream: Upstream
 ) -> None:
@@ -208,6 +213,68 @@ def test_requests_beyond_the_rate_wait_and_those_far_beyond_are_refused(
         answers = list(threads.map(lambda _: ask(keys, port, "POST", "/v1/fleet/pull-messages")[0], range(20)))
     assert set(answers) == {200, 429} and answers.count(200) == len(upstream.paths) < 15
     assert time.monotonic() - began_s > 0.8  # five of them waited for their turn
+
+
+@pytest.mark.parametrize("proxy_program", ["caddy"], indirect=True)
+def test_caddy_has_no_module_that_bounds_a_rate_as_its_file_says(proxy_program: tuple[str, Path]) -> None:
+    listed = subprocess.run([proxy_program[1], "list-modules"], capture_output=True, text=True, check=True).stdout
+    assert "http.handlers.request_body" in listed and "rate_limit" not in listed
+    text = (PROXY / "Caddyfile").read_text().replace("\n# ", " ")
+    assert "Requests a second and connections of an address are not" in text
+
+
+# What bounds requests at a time, fitted to three, and what the others are answered.
+AT_A_TIME = {
+    "nginx": ({"limit_conn connections 1024": "limit_conn connections 3"}, 429),
+    "caddy": ({"unhealthy_request_count 2048": "unhealthy_request_count 3"}, 503),
+}
+
+
+def test_more_requests_at_a_time_than_the_bound_are_refused(
+    keys: Path, proxy_program: tuple[str, Path], start_proxy: Callable[..., int], upstream: Upstream
+) -> None:
+    fitting, refused = AT_A_TIME[proxy_program[0]]
+    port = start_proxy(**fitting)
+    upstream.open.clear()
+    with ThreadPoolExecutor(10) as threads:
+        asked = [threads.submit(ask, keys, port, "POST", "/v1/fleet/pull-messages") for _ in range(10)]
+        done, _ = wait(asked, timeout=5.0, return_when=FIRST_COMPLETED)
+        time.sleep(1.0)
+        assert {one.result()[0] for one in asked if one.done()} == {refused} and done
+        assert len(upstream.paths) <= 3
+        upstream.open.set()
+    assert sum(one.result()[0] == 200 for one in asked) == len(upstream.paths) == 3
+    assert ask(keys, port, "GET", "/health")[0] == 200
+
+
+SLOW = {
+    "nginx": {
+        "client_header_timeout 30s": "client_header_timeout 1s",
+        "client_body_timeout 60s": "client_body_timeout 1s",
+    },
+    "caddy": {"read_header 30s": "read_header 1s", "read_body 5m": "read_body 1s"},
+}
+BEGUN = {
+    "a header": b"POST /v1/fleet/push-object HTTP/1.1\r\nHost: localhost\r\nX-A: ",
+    "a body": b"POST /v1/fleet/push-object HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nbegun",
+}
+
+
+@pytest.mark.parametrize("part", BEGUN)
+def test_who_never_ends_what_he_began_is_cut_off(
+    part: str, keys: Path, proxy_program: tuple[str, Path], start_proxy: Callable[..., int]
+) -> None:
+    port = start_proxy(**SLOW[proxy_program[0]])
+    trust = ssl.create_default_context(cafile=str(keys / "ca.crt"))
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=15) as plain,
+        trust.wrap_socket(plain, server_hostname="localhost") as connection,
+    ):
+        connection.sendall(BEGUN[part])
+        began_s = time.monotonic()
+        while connection.recv(4096):  # an answer that tells, or none
+            pass
+    assert time.monotonic() - began_s < 10.0
 
 
 def test_a_superlink_that_comes_back_under_another_address_is_found(

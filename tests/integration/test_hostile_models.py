@@ -74,10 +74,10 @@ def played(
 
 @pytest.mark.parametrize(("nodes", "hostile"), [(3, 1), (10, 3)])
 def test_a_table_of_indices_is_not_the_nodes_to_change(nodes: int, hostile: int, tmp_path: Path) -> None:
-    report = played(tmp_path, NAMED["moved_tables"], nodes=nodes, hostile=hostile, rounds=4)
+    report = played(tmp_path, NAMED["moved_places"], nodes=nodes, hostile=hostile, rounds=4)
     assert report["accuracy"] > 0.3
     saved = checkpoint.load_model(tmp_path / "run" / "checkpoints")
-    np.testing.assert_array_equal(saved.vectors["buffer/2.relative_position_index"], np.arange(64))
+    np.testing.assert_array_equal(saved.vectors["buffer/place"], np.arange(64))
 
 
 @pytest.mark.parametrize("scoring", ["aumann_shapley", "shapley", "leave_one_out", "improvement", "weight"])

@@ -183,7 +183,7 @@ SEEDED: dict[str, Callable[[list[Document]], object]] = {
     ),
     "does not run as": lambda d: pod(d, "proxy")["securityContext"].update(runAsUser=0),
     "has no seccomp profile": lambda d: pod(d, "register-1").pop("automountServiceAccountToken"),
-    "may gain privileges": lambda d: container(d, "submit")["securityContext"].update(capabilities={}),
+    "may gain privileges": lambda d: container(d, "submit-first")["securityContext"].update(capabilities={}),
     "may write its root": lambda d: container(d, "superlink")["securityContext"].pop("readOnlyRootFilesystem"),
     "has no fixed tag": lambda d: container(d, "node-node-0").update(image="hypergpu-node:latest"),
     "has no memory limit": lambda d: container(d, "proxy")["resources"].pop("limits"),
@@ -201,6 +201,15 @@ SEEDED: dict[str, Callable[[list[Document]], object]] = {
     "nobody outside reaches the proxy": lambda d: d.remove(named(d, "NetworkPolicy", "proxy")),
     "is there twice": lambda d: d.append(named(d, "Service", "superlink")),
     "is not for its group alone": lambda d: pod(d, "superlink")["volumes"][1]["secret"].update(defaultMode=0o444),
+    "Job submit would not start for another run": lambda d: workload(d, "submit-first")["metadata"].update(
+        name="submit"
+    ),
+    "Job submit-first would not start for another run": lambda d: rename(
+        container(d, "submit-first")["args"], "--name=first", "--name=second"
+    ),
+    "superexec does not reach the chain at http://10.0.0.7:8545": lambda d: named(d, "ConfigMap", "submit-first")[
+        "data"
+    ].update({"run.json": '{"blockchain": {"rpc_url": "http://10.0.0.7:8545"}}'}),
     "a GPU goes with": lambda d: container(d, "node-node-0")["resources"]["limits"].update({"nvidia.com/gpu": 1}),
 }
 
@@ -225,6 +234,8 @@ COMPOSE_SEEDED: dict[str, Callable[[Document], object]] = {
     "there is no secrets.env": lambda s: s["superexec"].update(env_file=["secrets.env"]),
     "waits for superlinks": lambda s: s["proxy"].update(depends_on={"superlinks": {"condition": "service_started"}}),
     "waits for the health of superlink": lambda s: s["superlink"].pop("healthcheck"),
+    "superexec: its image's health check asks what it does not serve": lambda s: s["superexec"]["command"].pop(3),
+    "operator: its image's health check asks": lambda s: s["operator"].pop("healthcheck"),
     "superlnk:8000 is no service": lambda s: rename(s["superexec"]["command"], "superlink:", "superlnk:"),
     "is open to the outside": lambda s: s["superlink"].update(ports=["8000:8000"]),
 }
@@ -265,7 +276,7 @@ def test_what_was_rendered_is_what_the_values_say() -> None:
         assert (spec["runtimeClassName"], spec["nodeSelector"]) == (gpu["runtimeClassName"], gpu["nodeSelector"])
         assert spec["tolerations"] == gpu["tolerations"]
         assert spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == gpu["count"]
-    assert json.loads(named(found, "ConfigMap", "submit")["data"]["run.json"]) == values["submit"]["config"]
+    assert json.loads(named(found, "ConfigMap", "submit-first")["data"]["run.json"]) == values["submit"]["config"]
     proxied = named(found, "ConfigMap", "proxy")["data"]["nginx.conf"]
     assert proxied.split() == (DEPLOY / "proxy" / "nginx.conf").read_text().split()
     assert (CHART / "files" / "nginx.conf").read_bytes() == (DEPLOY / "proxy" / "nginx.conf").read_bytes()
@@ -352,7 +363,8 @@ def test_an_images_dependencies_are_the_projects_without_ray() -> None:
 def test_systemds_units_start_what_exists() -> None:
     for name, command in (("hypergpu-node@", "node start"), ("hypergpu-server", "server start")):
         text = (DEPLOY / "systemd" / f"{name}.service").read_text()
-        assert f"/hypergpu {command} " in text and "DynamicUser=yes" in text and "ca.key" not in text
+        assert f"/hypergpu {command} " in text and "ca.key" not in text and "DATA_ROOT=" in text
+        assert re.search(r"^(DynamicUser=yes|User=hypergpu)$", text, re.M)
         for credential in re.findall(r"%d/([\w.]+)", text):
             assert f"LoadCredential={credential}:" in text
 

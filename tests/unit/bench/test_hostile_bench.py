@@ -57,6 +57,16 @@ def test_overtime_is_what_the_longest_round_took_beyond_its_deadline(tmp_path: P
     assert overtime_s(tmp_path / "log") == 2.5 and overtime_s(tmp_path / "none") == 0.0
 
 
+@pytest.mark.parametrize("name", ["hoarded", "more_ids"])
+def test_hostile_nodes_that_hoard_or_multiply_own_no_round(name: str) -> None:
+    (attack,) = [attack for attack in ATTACKS if attack.name == name]
+    row, _ = run_hostile(seeds=[0], attacks=[attack], changes={"rounds": 12})
+    assert row["completed"] and row["overtime_s"] == 0 and row["longest_round_s"] > 0 < row["honest7_longest_s"]
+    assert row["weight_share"] <= row["largest_in_a_round"] and row["weight_share"] <= row["hostile_weight"] <= 1
+    if name == "more_ids":
+        assert row["hostile_weight"] == 0
+
+
 def test_every_attack_has_a_name_of_its_own_and_a_point_of_the_threat_list() -> None:
     names = [attack.name for attack in (*ATTACKS, SIGN_FLIP)]
     assert len(set(names)) == len(names) and {attack.point for attack in ATTACKS} >= {1, 2, 4, 5, 6, 7, 8, 9}

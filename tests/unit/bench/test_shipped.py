@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from hypergpu_fl.bench.attacks import SIGN_FLIP
 from hypergpu_fl.bench.hostile import FLIPPED_UNDER
 from hypergpu_fl.bench.hostile import _config as hostile_config
 from hypergpu_fl.bench.shipped import changed, changed_rounds
@@ -35,4 +36,4 @@ def test_each_changed_setting_is_told_but_for_the_seed_and_where_the_run_lies() 
 @pytest.mark.parametrize(("rule", "codec"), FLIPPED_UNDER.items())
 def test_a_row_of_the_hostile_benchmark_says_which_rule_and_codec_it_ran_with(rule: str, codec: str) -> None:
     said = [f"training.aggregation={rule}"] * (rule != "mean") + [f"network.codec={codec}"] * (codec != "auto")
-    assert changed(hostile_config("mlp", rule, codec, 0, {})) == ", ".join(said)
+    assert changed(hostile_config(SIGN_FLIP, rule, codec, 0, {})) == ", ".join(said)

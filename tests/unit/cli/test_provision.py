@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hypergpu_fl.chain.signer import KeySigner
 from hypergpu_fl.cli import invoke
@@ -166,6 +168,36 @@ def test_a_removed_site_leaves_its_partition_and_the_next_one_takes_it(tmp_path:
     }
     assert "server/nodes/tokyo-0.pub" not in entries(folder / "archives" / "server.tar.gz")
     assert shares(["a", "b", "c"], {"b": 0}) == {"b": 0, "a": 1, "c": 2}
+
+
+def test_the_gap_that_a_site_leaves_is_told_and_can_be_closed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    four = PROJECT + '\n[sites.lima]\nnodes = ["lima-0", "lima-1"]\n'
+    folder = provisioned(tmp_path, four)
+    assert "warning" not in capsys.readouterr().err
+    without_tokyo = four.partition("[sites.tokyo]")[0] + "[sites.berlin]" + four.partition("[sites.berlin]")[2]
+    provisioned(tmp_path, without_tokyo)
+    told = capsys.readouterr().err
+    assert "nobody has partition 0, 1;" in told and "num_nodes = 3 refuses those above 2" in told
+    before = {path.name: path.read_bytes() for path in (folder / "archives").iterdir()}
+    assert invoke(["node", "provision", str(tmp_path / "project.toml"), "--close-gaps"]) == 0
+    assert "warning" not in capsys.readouterr().err
+    assert json.loads((folder / "partitions.json").read_text()) == {"berlin-0": 2, "lima-0": 0, "lima-1": 1}
+    after = {path.name: path.read_bytes() for path in (folder / "archives").iterdir()}
+    assert {name for name in after if after[name] != before[name]} == {"lima.tar.gz"}
+    lima = entries(folder / "archives" / "lima.tar.gz")
+    assert b"PARTITION=1\n" in lima["lima/lima-1/.env"][0]
+    assert [node["partition"] for node in json.loads(lima["lima/values.json"][0])["nodes"]] == [0, 1]
+
+
+@given(st.sets(st.integers(0, 30)), st.sets(st.integers(0, 30), min_size=1))
+def test_closed_shares_are_all_from_zero_and_only_those_beyond_have_moved(before: set[int], nodes: set[int]) -> None:
+    had = {f"n{node}": share for share, node in enumerate(sorted(before))}
+    names = [f"n{node}" for node in sorted(nodes)]
+    found = shares(names, had, close_gaps=True)
+    assert found.keys() == set(names) and sorted(found.values()) == list(range(len(names)))
+    assert all(found[name] == had[name] for name in names if had.get(name, len(names)) < len(names))
 
 
 @pytest.mark.parametrize(

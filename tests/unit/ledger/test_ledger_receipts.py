@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from rounds import a_round, node_key
 from hypergpu_fl.cli import invoke
 from hypergpu_fl.config import Blockchain, Secrets
 from hypergpu_fl.errors import VerificationError
-from hypergpu_fl.ledger.receipts import keep_receipt
+from hypergpu_fl.ledger.fields import _without_repeats
+from hypergpu_fl.ledger.receipts import MOST_RECEIPTS, keep_receipt, keep_receipts
 from hypergpu_fl.settlement import Settlement
 from hypergpu_fl.settlement.run_key import KEY_FILE
 
@@ -114,3 +116,40 @@ def test_verify_tells_a_receipt_from_a_proof_and_says_what_each_proves(
     changed = tmp_path / "changed.json"
     changed.write_text(json.dumps(found | {"head": found["before"]}))
     assert invoke(["ledger", "verify", str(changed)]) == 1
+
+
+@pytest.mark.parametrize("bad", ["{}", "7", "[" * 150 + "]" * 150, '{"a": 1e999}', '"' + "9" * 5000 + '"'])
+def test_a_refused_receipt_costs_the_others_of_its_list_nothing(receipt: str, tmp_path: Path, bad: str) -> None:
+    refused = keep_receipts(f"[{bad}, {receipt}, {bad}]", node=node_key(1).address, folder=tmp_path)
+    assert len(refused) == 2 and [file.name for file in tmp_path.rglob("*.json")] == ["1.json"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        "[" * 100_000,
+        "[" * 100_000 + "]" * 100_000,
+        '[{"a":' * 50_000,
+        '["\\ud800"]',
+        "[NaN]",
+        f"[{'9' * 5000}]",
+    ],
+)
+def test_what_is_no_list_of_receipts_is_refused_however_deeply_it_is_nested(text: str, tmp_path: Path) -> None:
+    assert len(keep_receipts(text, node=node_key(1).address, folder=tmp_path)) == 1
+
+
+def test_receipts_beyond_the_most_that_a_list_may_hold_are_not_read(receipt: str, tmp_path: Path) -> None:
+    text = f"[{'0, ' * MOST_RECEIPTS}{receipt}]"
+    assert len(keep_receipts(text, node=node_key(1).address, folder=tmp_path)) == MOST_RECEIPTS + 1
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_record_with_many_keys_one_of_them_twice_is_refused_in_linear_time(tmp_path: Path) -> None:
+    began_s = time.process_time()
+    text = "{" + ", ".join(f'"k{index}": 0' for index in range(40_000)) + ', "k39999": 0}'
+    with pytest.raises(ValueError, match="'k39999' stands twice"):
+        json.loads(text, object_pairs_hook=_without_repeats)
+    assert time.process_time() - began_s < 2

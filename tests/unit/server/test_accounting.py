@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from eth_account import Account
+from eth_account.messages import encode_typed_data
 from flwr.supercore.task_identity import TaskIdentity
 from rounds import node_key
 
 from hypergpu_fl.config import Blockchain, Secrets
 from hypergpu_fl.ledger.blobs import Blobs
-from hypergpu_fl.ledger.contribution import Contribution, hash_blob, hash_metrics
+from hypergpu_fl.ledger.contribution import Contribution, enrolment_digest, hash_blob, hash_metrics
 from hypergpu_fl.ledger.identity import NodeKey, sign_contribution
 from hypergpu_fl.pricing import Pricer
 from hypergpu_fl.pricing.rounds import PricedRounds
@@ -144,6 +147,48 @@ def test_a_key_that_the_node_did_not_enrol_with_is_refused(server: Server) -> No
     assert refused(lambda: server.receive(1, node_key(1), 1)) is Reason.BAD_SIGNATURE
     assert refused(lambda: server.receive(1, node_key(1), 1, says=node_key(0).address)) is Reason.BAD_SIGNATURE
     server.receive(1, node_key(0), 1)
+
+
+def hello_of(server: Server, key: NodeKey, *, node_id: int = 1, share: int = 4, says: str | None = None) -> Hello:
+    proof = key.sign(enrolment_digest(server.session, node_id, share))
+    return Hello(share, 100, {ADDRESS: key.address if says is None else says}, signature=proof)
+
+
+def test_an_address_counts_only_if_its_key_signed_this_run_this_connection_and_this_share(server: Server) -> None:
+    vet, key = server.accounting.vet, node_key(0)
+    own = hello_of(server, key)
+    vet(1, own)
+    other_run = hello_of(server, key)
+    other_run = replace(other_run, signature=key.sign(enrolment_digest(bytes(32), 1, 4)))
+    for node_id, hello in (
+        (2, own),  # sent again from another connection
+        (1, replace(own, partition=5)),
+        (1, other_run),
+        (1, hello_of(server, node_key(1), says=key.address)),
+        (1, replace(own, signature=b"")),
+        (1, replace(own, signature=own.signature[:-1] + b"\0")),
+        (1, replace(own, device={})),
+        (1, replace(own, device={ADDRESS: key.address.lower()})),
+    ):
+        assert refused(lambda node_id=node_id, hello=hello: vet(node_id, hello)) is Reason.BAD_SIGNATURE
+
+
+def test_a_nodes_own_hello_proves_its_address_and_an_independent_library_agrees() -> None:
+    typed = {
+        "types": {
+            "EIP712Domain": [{"name": "name", "type": "string"}, {"name": "version", "type": "string"}],
+            "Enrolment": [
+                {"name": "session", "type": "bytes32"},
+                {"name": "node", "type": "uint64"},
+                {"name": "share", "type": "uint64"},
+            ],
+        },
+        "primaryType": "Enrolment",
+        "domain": {"name": "HyperGPU", "version": "1"},
+        "message": {"session": bytes(range(32)), "node": 2**63 + 5, "share": 4},
+    }
+    proof = node_key(0).sign(enrolment_digest(bytes(range(32)), 2**63 + 5, 4))
+    assert Account.recover_message(encode_typed_data(full_message=typed), signature=proof) == node_key(0).address
 
 
 def test_receipts_come_in_order_and_again_until_the_node_has_answered(server: Server) -> None:

@@ -33,8 +33,15 @@ def test_of_long_values_the_first_difference_is_shown() -> None:
 
 
 def test_a_node_without_an_identity_is_refused() -> None:
-    same = SameTask({"classes": "cat, dog"})
+    same = SameTask({"classes": "cat, dog"}, shares=4)
     same.vet(Hello(0, 1, identity={"classes": "cat, dog"}))
     with pytest.raises(Refused) as caught:
         same.vet(Hello(0, 1))
     assert caught.value.reason is Reason.OTHER_TASK
+
+
+def test_a_node_whose_share_the_run_has_not_is_refused_with_what_to_do() -> None:
+    same = SameTask({}, shares=4)
+    same.vet(Hello(3, 1))
+    with pytest.raises(Refused, match="no share 4: training.num_nodes = 4.*provision --close-gaps"):
+        same.vet(Hello(4, 1))

@@ -168,6 +168,55 @@ def test_a_share_whose_node_is_away_is_given_to_its_own_key_alone() -> None:
     assert saved["owners"] == {f"node-{i}": f"0x{i}" for i in range(4)} and saved["rows"]["901"] == 3
 
 
+def test_an_address_that_is_excluded_gets_no_second_share_under_a_new_id() -> None:
+    nodes: dict[int, Trainer] = {node: Signing(node, f"0x{node}") for node in range(6)}
+
+    def act(number: int, grid: NodeGrid, engine: Engine) -> None:
+        if number == 2:
+            engine.state.fleet.excluded_until_s[3] = 1e9
+            grid.online.discard(3)
+            grid.nodes[900], grid.nodes[901] = Signing(7, "0x3"), Signing(3, "0x3")
+            grid.online |= {900, 901}
+
+    engine, _, grid = run(nodes, 8, act, cohort=6)
+    assert engine.roster.unfit[900] == "0x3 enrolled node-3; one address can have one share only"
+    assert len(engine.state.fleet) == 6 and engine.state.fleet.excluded[3]  # 901 is node-3 still, and excluded
+    assert not grid.nodes[900].orders and not grid.nodes[901].orders  # type: ignore[attr-defined]
+
+
+class Mute(Signing):
+    """A node that answers no order."""
+
+    def __call__(self, message: Message) -> RecordDict:
+        if message.metadata.message_type == "train":
+            raise RuntimeError("no")
+        return super().__call__(message)
+
+
+def test_a_share_whose_first_claimant_never_worked_goes_to_the_next_and_then_stays() -> None:
+    nodes: dict[int, Trainer] = {node: Signing(node, f"0x{node}") for node in range(5)}
+    nodes[5] = Mute(5, "0xbad")
+    nodes[6] = honest = Signing(5, "0x5")
+    seen = []
+
+    def act(number: int, grid: NodeGrid, engine: Engine) -> None:
+        seen.append(engine.roster.owners.get("node-5"))
+        if honest.orders and 6 in grid.online and number > 60:
+            grid.online.discard(6)  # the mute one claims the share again while its new owner is away
+
+    engine, _, _ = run(nodes, 70, act, cohort=6)
+    assert seen[1] == "0xbad" and seen[-1] == "0x5" and honest.orders
+    assert engine.roster.unfit[5] == "node-5 was enrolled by 0x5, and 0xbad is another"
+
+
+def test_a_node_that_fails_again_and_again_counts_once_toward_the_end_of_a_round() -> None:
+    """Three of ten fail at once in asynchronous rounds of three replies; before, they ended each round empty."""
+    nodes: dict[int, Trainer] = {node: (Mute if node > 6 else Signing)(node, f"0x{node}") for node in range(10)}
+    engine, diary, _ = run(nodes, 12, cohort=4, mode="async", quota=0.75)
+    assert all(len(outcome.accepted) >= 3 for outcome in diary.rounds)
+    assert all(len({r.node for r in o.refused}) == len(o.refused) for o in diary.rounds)
+
+
 def test_a_later_claim_of_more_examples_changes_nothing() -> None:
     class Grows(Trainer):
         def __call__(self, message: Message) -> RecordDict:

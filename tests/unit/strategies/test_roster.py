@@ -139,7 +139,7 @@ def test_a_run_whose_nodes_are_all_unfit_ends_with_their_reason() -> None:
 
 
 def test_a_node_that_the_attendant_refuses_gets_no_work() -> None:
-    def choosy(hello: Hello) -> None:
+    def choosy(node_id: int, hello: Hello) -> None:
         if hello.partition == 2:
             raise Refused(Reason.OTHER_TASK, "classes: 'bee' there, 'cat' at the server")
 

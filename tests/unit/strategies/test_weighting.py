@@ -12,7 +12,7 @@ from strategy_grid import fleet_of, plan_of
 from strategies.fleet import Fleet, Ints, health
 from strategies.fleet.link import Goodput, LinkEstimate
 from strategies.selection.network_aware import NetworkAwareSelection
-from strategies.weighting import Accounts, ExampleAccounts, data_share, staleness_discount, tilt
+from strategies.weighting import MOST_OF_FAIR, Accounts, ExampleAccounts, data_share, staleness_discount, tilt
 
 ROUNDS = 300
 Pattern = Callable[[int, np.random.Generator, Fleet], Ints]
@@ -206,6 +206,58 @@ def test_weights_are_positive_even_far_in_credit_and_never_more_than_two_rounds(
     fleet.owed[:] = [-50.0, 50.0]
     assert weigh(accounts, fleet, 0, staleness=0) > 0
     assert weigh(accounts, fleet, 1, staleness=0) <= 2.0
+
+
+def withheld(rounds: int, late: range, *, hostile: tuple[int, ...]) -> tuple[list[list[float]], Accounts, Fleet]:
+    """Normalised weights (R, 10) of ten equal nodes, of which the hostile ones answer in the ``late`` rounds only."""
+    fleet, accounts, rows_R = fleet_of([64] * 10), Accounts(), []
+    for number in range(rounds):
+        answering = [row for row in range(10) if row not in hostile or number in late]
+        fleet.orders[:] = 1
+        weights = []
+        for row in [*hostile, *range(10)] if number in late else answering:
+            if fleet.orders[row]:
+                fleet.orders[row] = 0
+                weights.append(weigh(accounts, fleet, row, staleness=0))
+        order = [*hostile, *(row for row in range(10) if row not in hostile)] if number in late else answering
+        normalised = accounts.book(fleet, order, weights)
+        found = [0.0] * 10
+        for row, weight in zip(order, normalised, strict=True):
+            found[row] = weight
+        rows_R.append(found)
+    return rows_R, accounts, fleet
+
+
+def test_a_debt_gathered_by_withholding_is_paid_over_several_rounds_and_no_node_owns_one() -> None:
+    weights_RN, accounts, fleet = withheld(120, range(60, 120), hostile=(9,))
+    largest = max(row[9] for row in weights_RN)
+    assert largest <= 1.1 * MOST_OF_FAIR / 10  # before: 0.9
+    assert sum(row[9] for row in weights_RN) == pytest.approx(12.0, rel=0.05)  # its fair sum, and no more
+    assert fleet.owed.sum() == pytest.approx(0, abs=1e-9) and abs(fleet.owed[9]) < 0.2
+    assert all(sum(row) == pytest.approx(1) for row in weights_RN)
+
+
+def test_a_hoarder_in_a_round_of_four_weighs_no_more_than_three_quarters() -> None:
+    fleet, accounts = fleet_of([10] * 10), Accounts()
+    for _ in range(30):
+        accounts.book(fleet, [0, 1, 2, 3], [weigh(accounts, fleet, row, staleness=0) for row in range(4)])
+    fleet.orders[4:9] = 1  # others at work are owed as much as the hoarder, and do not answer in this round
+    normalised = accounts.book(fleet, [9, 0, 1, 2], [weigh(accounts, fleet, row, staleness=0) for row in (9, 0, 1, 2)])
+    assert normalised[0] == pytest.approx(0.75, abs=0.01)  # before: 0.98
+
+
+def test_a_node_that_is_expected_in_every_round_and_answers_in_every_third_gets_its_share() -> None:
+    weights_RN, _, _ = withheld(300, range(2, 300, 3), hostile=(9,))
+    assert sum(row[9] for row in weights_RN) == pytest.approx(30.0, rel=0.1)
+
+
+def test_a_node_with_a_third_of_the_data_weighs_a_third_though_it_answers_every_other_time() -> None:
+    fleet, accounts = fleet_of([45, *[10] * 9]), Accounts()
+    for number in range(200):
+        rows = list(range(10)) if number % 2 else list(range(1, 10))
+        fleet.orders[:] = 0
+        accounts.book(fleet, rows, [weigh(accounts, fleet, row, staleness=0) for row in rows])
+    assert accounts.paid[0] / 200 == pytest.approx(1 / 3, rel=0.1)
 
 
 def test_asking_what_an_update_weighs_changes_nothing() -> None:

@@ -173,7 +173,7 @@ def test_a_node_that_would_train_something_else_is_refused_with_both_sides(
 ) -> None:
     server, node = ours(tmp_path / "server"), theirs(tmp_path / "node")
     with pytest.raises(Refused) as caught:
-        SameTask(server).vet(Hello(0, 6, identity=node))
+        SameTask(server, shares=1).vet(Hello(0, 6, identity=node))
     assert all(text in caught.value.detail for text in named), caught.value.detail
     assert differences(server, ours(tmp_path / "again")) == ""
 

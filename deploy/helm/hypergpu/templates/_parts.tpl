@@ -31,3 +31,10 @@ storageClassName: {{ . }}
 {{- end }}
 resources: { requests: { storage: {{ .size }} } }
 {{- end }}
+
+{{- /* Port at which a chain's endpoint answers: the one that is given, else that of the URL in the run's settings. */}}
+{{- define "hypergpu.chainPort" -}}
+{{- $url := dig "blockchain" "rpc_url" "" .Values.submit.config | urlParse }}
+{{- $port := regexFind "[0-9]+$" (regexFind ":[0-9]+$" $url.host) }}
+{{- .Values.coordinator.rpcPort | default $port | default (ternary 80 443 (has $url.scheme (list "http" "ws"))) | int }}
+{{- end }}

@@ -11,8 +11,15 @@ from hypothesis import strategies as st
 from strategy_grid import fleet_of
 
 from strategies.fleet import Fleet
-from strategies.planning import FEWEST_STEPS, MOST_STEPS, Compression, Workload, plan, plan_alike, thinned
-from strategies.planning.progress import FIDELITY_EXPONENT, LONGEST_ROUND, balanced_steps
+from strategies.planning import FEWEST_STEPS, MOST_STEPS, Compression, FleetPlan, Workload, plan, plan_alike, thinned
+from strategies.planning.progress import (
+    FIDELITY_EXPONENT,
+    FURTHEST_DEADLINE,
+    FURTHEST_NODE,
+    LONGEST_ROUND,
+    balanced_steps,
+)
+from strategies.planning.timing import FURTHEST_OVERHEAD
 from strategies.settings import Settings
 
 LEVELS = [Compression("fat", 1.0, 1.0), Compression("half", 2.0, 0.9), Compression("thin", 20.0, 0.6)]
@@ -170,3 +177,35 @@ def test_where_nothing_is_asked_for_the_baseline_is_one_pass() -> None:
     assert Settings(1).base_steps(examples).tolist() == [1, 2, 3]
     assert Settings(1, baseline_epochs=5).base_steps(examples).tolist() == [5, 10, 15]
     assert Settings(1, local_steps=7).base_steps(examples).tolist() == [7, 7, 7]
+
+
+def claimed_by_three_of_ten(**columns: float) -> tuple[FleetPlan, FleetPlan]:
+    """The plan of ten nodes, and the plan when three of them claim these values."""
+    work = Workload(np.full(10, 10), 10, 1_000_000)
+    fleet = known([100] * 10, np.geomspace(1e6, 1e7, 10).tolist())
+    fleet.overhead_s[:] = np.linspace(4.0, 6.0, 10)
+    honest = plan(fleet, work, LEVELS)
+    for name, value in columns.items():
+        getattr(fleet, name)[7:] = value
+    return honest, plan(fleet, work, LEVELS)
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [{"sample_s": 1e4}, {"uplink_bps": 1e3, "downlink_bps": 1e3}, {"rtt_s": 1e5}, {"overhead_s": 1e6}],
+    ids=lambda claim: next(iter(claim)),
+)
+def test_what_three_of_ten_claim_makes_a_round_longer_by_a_stated_factor_at_most(claim: dict[str, float]) -> None:
+    honest, made = claimed_by_three_of_ten(**claim)
+    slowest_s = float(honest.predicted_s.max()) * (FURTHEST_OVERHEAD if "overhead_s" in claim else 1)
+    assert made.deadline_s <= FURTHEST_DEADLINE * slowest_s
+    assert all(made.of(row).deadline_s <= FURTHEST_NODE * slowest_s for row in range(10))
+
+
+def test_a_node_a_hundred_times_slower_than_the_median_is_given_all_the_time_it_needs() -> None:
+    fleet = known([100] * 10, [1e5] * 3 + [1e7] * 7)
+    made = plan(fleet, Workload(np.full(10, 10), 10, 100_000_000, fixed=True), LEVELS[-1:])
+    slowness = made.predicted_s[0] / made.predicted_s[9]
+    assert 50 < slowness <= FURTHEST_NODE
+    assert made.of(0).deadline_s == pytest.approx(made.predicted_s[0])
+    assert made.deadline_s == pytest.approx(FURTHEST_DEADLINE * made.predicted_s[9])

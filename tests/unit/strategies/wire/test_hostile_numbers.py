@@ -108,7 +108,7 @@ def test_a_hello_that_breaks_its_reader_is_turned_away_and_the_others_train() ->
     grid.nodes[1000] = Breaks()
     engine, diary = build(cohort=6, mode="sync", quota=1.0, deadline_s=100.0)
 
-    def vet(hello: wire.Hello) -> None:
+    def vet(node_id: int, hello: wire.Hello) -> None:
         if hello.device:
             raise OverflowError("int too large to convert to float")
 

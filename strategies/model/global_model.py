@@ -121,9 +121,6 @@ class GlobalModel:
     def step(self, mean: Aggregator, statistics: Statistics, *, version: int) -> bool:
         """Move by the mean of a round's updates and take over their statistics, which makes ``version``.
 
-        What a model measures of its data is no gradient: the mean of it counts as it is, whatever the server optimiser
-        makes of the rest. A momentum would throw a variance below 0.
-
         Returns False if the result is not finite; then only the model for a roll-back has changed.
         """
         self.good = self._kept()
@@ -132,10 +129,8 @@ class GlobalModel:
             mean_P = mean.mean()
             for start, stop in statistics.runs:
                 mean_P[start:stop] = 0
-            moved_P, measured = mean_P.copy(), self.layout.measured_runs
-            put(mean_P, measured, np.zeros_like(take(mean_P, measured)))
-            stepped_P = self._optimizer.step(self.vector_P, mean_P)
-            put(stepped_P, measured, take(self.vector_P, measured) + take(moved_P, measured))
+            moved_P = mean_P.copy()
+            stepped_P = self._stepped(self._optimizer, self.vector_P, mean_P)
             statistics.replace(stepped_P, self.vector_P)
             if not math.isfinite(float(stepped_P @ stepped_P)):
                 return False
@@ -161,10 +156,23 @@ class GlobalModel:
             mean_P = mean.mean()
             for start, stop in statistics.runs:
                 mean_P[start:stop] = 0
-            stepped_P = self._optimizer.fresh().step(before.vector_P, mean_P)
+            stepped_P = self._stepped(self._optimizer.fresh(), before.vector_P, mean_P)
             statistics.replace(stepped_P, before.vector_P)
             buffers = {**before.buffers, **statistics.counted(before.buffers)}
             return KeptVersion(before.version + 1, stepped_P, self._averaged(stepped_P, before), buffers)
+
+    def _stepped(self, optimizer: ServerOptimizer, before_P: Vector, mean_P: Vector) -> Vector:
+        """``before_P`` after the server optimiser's step; of ``mean_P``, what is measured becomes 0.
+
+        What a model measures of its data is no gradient: its mean counts as it is, whatever the optimiser makes of the
+        rest. A momentum would throw a variance below 0.
+        """
+        measured = self.layout.measured_runs
+        found = take(before_P, measured) + take(mean_P, measured)
+        put(mean_P, measured, np.zeros_like(found))
+        stepped_P = optimizer.step(before_P, mean_P)
+        put(stepped_P, measured, found)
+        return stepped_P
 
     def take_step(self) -> ModelStep | None:
         """The step that made the latest version, once; None if it was not made by a step."""

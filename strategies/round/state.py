@@ -11,7 +11,7 @@ from typing import Any
 from strategies.errors import Reason
 from strategies.fleet import Fleet
 from strategies.planning import FleetPlan
-from strategies.round.explosion import HeldOutLoss, Suspect
+from strategies.round.explosion import HeldOutLoss
 from strategies.round.histories import NormHistory, Replays
 from strategies.round.rules import Rules
 from strategies.round.versions import Versions
@@ -56,7 +56,7 @@ class OpenRound:
     selected: list[int] = field(default_factory=list)
     added: list[int] = field(default_factory=list)  # rows
     weights: list[float] = field(default_factory=list)
-    suspects: list[Suspect] = field(default_factory=list)  # one for each update in ``added``
+    stepped: bool = True  # whether the model takes over what ``added`` holds
     refused: list[Reason] = field(default_factory=list)
     late: int = 0
     bytes_down: int = 0
@@ -85,7 +85,7 @@ class State:
         self.norms = NormHistory()
         self.replays = Replays()
         self.held_out = HeldOutLoss()
-        self.suspects: list[Suspect] = []  # updates that made the latest version, until its loss is measured
+        self.suspects: list[int] = []  # rows of the updates in the latest version, until its loss is measured
         self.exploded = False
         self.common_bytes = 0.0  # of a download in the last round, beyond what its level predicts
         self.round = 0  # the newest that began
@@ -112,7 +112,7 @@ class State:
             "norms": self.norms.state(),
             "replays": self.replays.state(),
             "held_out": self.held_out.state(),
-            "suspects": [asdict(suspect) for suspect in self.suspects],
+            "suspects": list(self.suspects),
             "exploded": self.exploded,
             "common_bytes": self.common_bytes,
             "round": self.round,
@@ -131,6 +131,6 @@ class State:
             getattr(restored, name).restore(state[name])
         for name in ("exploded", "common_bytes", "round", "round_s", "next_order"):
             setattr(restored, name, state[name])
-        restored.suspects = [Suspect(**suspect) for suspect in state["suspects"]]
+        restored.suspects = list(state["suspects"])
         restored.orders = {int(number): OpenOrder(**order) for number, order in state["orders"].items()}
         return restored

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from strategies import wire
 from strategies.arrivals import Arrivals, Flight, Terms
 from strategies.arrivals.flight import has_left
-from strategies.errors import NoNodes
+from strategies.errors import NoNodes, Reason
 from strategies.event_log import EventLog
 from strategies.folding import Folding
 from strategies.model.global_model import GlobalModel
@@ -282,7 +282,10 @@ class Engine(Strategy):
         if received is None or self._folding is None:
             return
         node = self.state.fleet.names[command.row] if command.row >= 0 else "nobody"
-        log.warning("round %d refused %s: %s: %s", self.state.round, node, command.reason, command.detail)
+        if command.reason is Reason.LEFT:
+            log.warning("round %d: %s left before it answered: %s", self.state.round, node, command.detail)
+        else:
+            log.warning("round %d refused %s: %s: %s", self.state.round, node, command.reason, command.detail)
         self._folding.refuse(command, received, node, round=self.state.round, now_s=self._now_s)
 
     def _step(self, version: int) -> None:

@@ -147,7 +147,7 @@ def run(
             place = f"where the SuperLink {superlink!r} runs" if superlink else folder
             say(f"run {chosen}: {training.title}, {training.num_nodes} nodes, {training.rounds} rounds -> {place}")
             if address:
-                say(f"see it at {address}")
+                typer.echo(f"see it at {address}", err=format is Format.JSON)  # whole, with its token
             try:
                 if superlink:
                     for place in (p for p in PLACES if not loaded.origins.get(p, PREFIX).startswith(PREFIX)):
@@ -252,7 +252,8 @@ def show_result(folder: Path, name: str, format: Format) -> None:
         counts = (sum(entry.get(name) or 0 for entry in history) for name in ("arrived", "late", "rejected"))
         table["updates counted, late, refused"] = ", ".join(map(str, counts))
     if steps := (report.get("local_work") or {}).get("steps"):
-        table["local steps a node"] = "{fewest} to {most}, median {median:g}".format(**steps)
+        said = "{fewest}" if steps["fewest"] == steps["most"] else "{fewest} to {most}, median {median:g}"
+        table["local steps a node"] = said.format(**steps)
     if chain.get("kind") == "none":
         table["sealed on"] = "no chain (blockchain.enabled = false); the books are in ledger.json"
     elif chain:

@@ -90,7 +90,7 @@ def _due(state: State, event: RoundDue) -> list[Command]:
     if exploded and (back := _rolled_back(state, state.open)):
         state.open.phase = Phase.RESTORING
         return back
-    return begin(state, state.open)
+    return begin(state, state.open, event.at_s)
 
 
 def _sent(state: State, event: Sent) -> list[Command]:
@@ -118,7 +118,7 @@ def _answered(state: State, event: Answered) -> list[Command]:
     if why is not None:
         open_.failed.add(order.row)  # a refused reply does not fill the quota
         commands = _refused(state, open_, event, order.row, why)
-    return commands + refill(state, open_)
+    return commands + refill(state, open_, event.at_s)
 
 
 def _failed(state: State, event: Failed) -> list[Command]:
@@ -130,10 +130,10 @@ def _failed(state: State, event: Failed) -> list[Command]:
     if event.left:  # it may work again once it is seen connected at the next round's start
         health.left(state.fleet, [order.row])
         refusal = Refused(Reason.LEFT, event.detail)  # a node that always leaves is excluded like one that always fails
-        return _refused(state, open_, event, order.row, refusal) + refill(state, open_)
-    health.silent(state.fleet, order.row, round=open_.round)
+        return _refused(state, open_, event, order.row, refusal) + refill(state, open_, event.at_s)
+    health.silent(state.fleet, order.row, at_s=event.at_s, round=open_.round, round_s=state.usual_round_s)
     refusal = Refused(Reason.ERROR_REPLY, event.detail)
-    return _refused(state, open_, event, order.row, refusal) + refill(state, open_)
+    return _refused(state, open_, event, order.row, refusal) + refill(state, open_, event.at_s)
 
 
 def _ended(state: State, event: Ended) -> list[Command]:
@@ -169,7 +169,7 @@ def _published(state: State, event: Published) -> list[Command]:
     if open_.phase is Phase.STEPPING:
         return _closed(state, open_)
     open_.phase = Phase.COLLECTING
-    return begin(state, open_)
+    return begin(state, open_, event.at_s)
 
 
 def _evaluated(state: State, event: Evaluated) -> list[Command]:
@@ -270,6 +270,8 @@ def _closed(state: State, open_: OpenRound) -> list[Command]:
     )
     if open_.selected:
         state.common_bytes = max(0.0, open_.bytes_common / len(open_.selected))
+    if open_.added:
+        state.round_s = max(0.0, open_.ended_s - open_.started_s)
     state.open, state.suspects = None, open_.suspects
     return [
         CloseRound(

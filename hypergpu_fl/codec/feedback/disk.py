@@ -23,7 +23,8 @@ import numpy as np
 
 from hypergpu_fl.codec.errors import ResidualRefused
 from hypergpu_fl.codec.format.checksum import checksum
-from hypergpu_fl.files import private_folder, replacing, sync
+from hypergpu_fl.files import private_folder, replacing
+from strategies.durable import sync
 from strategies.model.layout import Vector
 
 _LOG = logging.getLogger(__name__)

@@ -74,7 +74,7 @@ def test_the_screen_fits_the_terminal_and_shows_no_control_character(run: SeenRu
     view = RunView(run.folder, clock=lambda: NOW_S)
     view.poll()
     console = Console(width=columns, height=lines, force_terminal=True, color_system=None)
-    shown = screen(view.summary(), view.rounds, view.nodes(), width=columns - 2, height=lines, now_s=NOW_S)
+    shown = screen(view.summary(), view.rounds, view.nodes(), width=columns - 2, height=lines)
     with console.capture() as capture:
         console.print(shown)
     text = capture.get().rstrip("\n").split("\n")

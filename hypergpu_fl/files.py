@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from strategies.durable import sync
+
 _LOOKED_S: Final = 0.05  # `is_held` has a lock for less than this time
 _LOOK_S: Final = 0.2  # between two looks at a lock
-
-from strategies.durable import sync
 
 
 @contextlib.contextmanager

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from strategies.durable import sync
+
 _LOOKED_S: Final = 0.05  # `is_held` has a lock for less than this time
 _LOOK_S: Final = 0.2  # between two looks at a lock
 
@@ -88,15 +90,6 @@ def replacing(file: Path, *, draft: Path | None = None, synced: bool = False) ->
             sync(file.parent)
     finally:
         draft.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Let a file's content, or the names in a folder, reach the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def private_folder(path: Path) -> Path:

@@ -147,7 +147,7 @@ def run(
             place = f"where the SuperLink {superlink!r} runs" if superlink else folder
             say(f"run {chosen}: {training.title}, {training.num_nodes} nodes, {training.rounds} rounds -> {place}")
             if address:
-                say(f"see it at {address}")
+                typer.echo(f"see it at {address}", err=format is Format.JSON)  # whole, with its token
             try:
                 if superlink:
                     for place in (p for p in PLACES if not loaded.origins.get(p, PREFIX).startswith(PREFIX)):

@@ -124,7 +124,7 @@ def _others(state: State, row: int, sent: Sequence[int], known: _Before) -> str:
         return f"{int(state.fleet.at_work.sum())} nodes are at work already, as many as may be"
     if state.rules.selection != "network_aware" or known.urgency is None:
         return f"policy {state.rules.selection!r} chose others"
-    return passed_over(state.fleet, row, round=state.round, urgency=known.urgency, chosen=np.asarray(sent))
+    return passed_over(state.fleet, row, urgency=known.urgency, chosen=np.asarray(sent))
 
 
 def _owed(state: State, row: int, when: str = "") -> str:

@@ -173,3 +173,20 @@ def test_hadolint_and_yamllint_find_nothing(tools: Path) -> None:
     chart = DEPLOY / "helm" / "hypergpu"
     places = [DEPLOY / name for name in ("kubernetes", "compose", "grafana", "helm/values")]
     said([tools / "yamllint", "--strict", "-d", rules, *places, chart / "values.yaml", REPOSITORY / ".github"])
+
+
+@pytest.mark.parametrize(
+    ("schema", "files"),
+    [
+        ("vendor.compose-spec", [DEPLOY / "compose" / f"{name}.yaml" for name in ("demo", "server", "node", "gpu")]),
+        ("vendor.github-workflows", sorted((REPOSITORY / ".github" / "workflows").iterdir())),
+    ],
+)
+def test_compose_files_and_workflows_are_of_their_schemas(
+    tools: Path, schema: str, files: list[Path], tmp_path: Path
+) -> None:
+    check = [tools / "check-jsonschema", "--builtin-schema", schema]
+    said([*check, *files])
+    (tmp_path / "wrong.yaml").write_text("services: []\njobs: []\n")
+    with pytest.raises(AssertionError):
+        said([*check, tmp_path / "wrong.yaml"])

@@ -111,7 +111,8 @@ def test_ctrl_c_leaves_the_terminal_as_it_was(run: SeenRun, after_s: float) -> N
     )
     said, deadline = "", time.monotonic() + 30
     while OTHER_PAGE not in said and time.monotonic() < deadline:
-        said += os.read(us, 65536).decode(errors="replace")
+        if select.select([us], [], [], 0.1)[0]:
+            said += os.read(us, 65536).decode(errors="replace")
     time.sleep(after_s)
     watching.send_signal(signal.SIGINT)
     while watching.poll() is None or select.select([us], [], [], 0.1)[0]:

@@ -83,7 +83,7 @@ def left(run: Recorded, row: int) -> None:
 
 def silent(run: Recorded, row: int) -> None:
     run.state.fleet.misses[row] = 2  # as two unanswered orders leave it
-    run.state.fleet.last_round[row] = run.state.round
+    run.state.fleet.rests_until_s[row] = 1234.5
 
 
 def excluded(run: Recorded, row: int) -> None:
@@ -106,7 +106,7 @@ def trained(run: Recorded, row: int) -> None:
     ("cause", "said"),
     [
         (left, "not connected"),
-        (silent, "silent 2 times in a row, so it waits 4 rounds"),
+        (silent, "silent 2 times in a row, so it rests until 1,234.5 s"),
         (excluded, "excluded until 1,234.5 s"),
         (unknown, "it has not said again who it is"),
         (ahead, "more than 20 shares ahead of its data"),

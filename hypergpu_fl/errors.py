@@ -38,6 +38,11 @@ class Fault:
     remedy: str
 
 
+def first_line(error: BaseException) -> str:
+    """First line of what an error says, or its kind if it says nothing, as a ``TimeoutError`` may."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 class HyperGPUError(Exception):
     """Base of all errors shown to a user.
 

@@ -128,6 +128,8 @@ def run(
         say(f"run {chosen} is complete; a larger training.rounds goes on with it")
         show_result(resumed, chosen, format)
         return
+    if not resumed and not replace:
+        _check_free(root, chosen)  # before the trial, which takes seconds
     if not resumed and (warning := unread(config)):
         typer.echo(warning, err=True)
     if not superlink:
@@ -293,7 +295,7 @@ def _run_folder(root: Path, name: str, *, replace: bool, resume: bool, stem: str
     """Folder of the run, locked while the run is at work; without a name, the first free name of ``stem``."""
     if name in run_names(root) and not resume:
         if not replace:
-            raise UsageError(f"there is a run {name!r} under {root}", "give --replace, --resume or another --name")
+            _check_free(root, name)
         with locked(root / name):
             _check_server_ended(root / name)
             _check_settled(root / name)
@@ -302,6 +304,11 @@ def _run_folder(root: Path, name: str, *, replace: bool, resume: bool, stem: str
     with locked(folder):
         _check_server_ended(folder)
         yield folder
+
+
+def _check_free(root: Path, name: str) -> None:
+    if name in run_names(root):
+        raise UsageError(f"there is a run {name!r} under {root}", "give --replace, --resume or another --name")
 
 
 def _check_server_ended(folder: Path) -> None:

@@ -20,7 +20,7 @@ from tests.deployment.stack import REPOSITORY
 pytestmark = [pytest.mark.deployment, pytest.mark.slow]
 
 REPLACED = {"https://download.pytorch.org/whl/cpu": "https://pypi.org/simple"}
-LIMIT_S = "1800"
+LIMIT_S = 1800.0
 WITHOUT_RAY = "import importlib.util as u; assert not u.find_spec('ray')"
 LEAVES = {
     "server": f"{WITHOUT_RAY}; import torch, hypergpu_fl.server.server_app, hypergpu_fl.cli, strategies",

@@ -142,8 +142,3 @@ class Interrupted(HyperGPUError):
     """The user stopped it; nothing is left running."""
 
     exit_code = 130
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says; its type if it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -38,6 +38,11 @@ class Fault:
     remedy: str
 
 
+def first_line(error: BaseException) -> str:
+    """First line of what an error says, or its kind if it says nothing, as a ``TimeoutError`` may."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 class HyperGPUError(Exception):
     """Base of all errors shown to a user.
 
@@ -137,3 +142,8 @@ class Interrupted(HyperGPUError):
     """The user stopped it; nothing is left running."""
 
     exit_code = 130
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; its type if it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

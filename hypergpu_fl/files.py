@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from strategies.durable import sync
+
+_LOOKED_S: Final = 0.05  # `is_held` has a lock for less than this time
 _LOOK_S: Final = 0.2  # between two looks at a lock
 
 
@@ -25,6 +28,7 @@ def exclusive(file: Path, refusal: Exception, *, within_s: float = 0.0) -> Itera
     """
     descriptor = os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
     try:
+        within_s = max(within_s, _LOOKED_S)
         until_s = time.monotonic() + within_s
         while not _locked(descriptor):
             if time.monotonic() >= until_s:
@@ -39,6 +43,21 @@ def _locked(descriptor: int) -> bool:
     with contextlib.suppress(BlockingIOError):
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
+    return False
+
+
+def is_held(file: Path) -> bool:
+    """Whether a process holds `exclusive` on ``file``."""
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return isinstance(error, BlockingIOError)  # else a file system without locks
+    finally:
+        os.close(descriptor)
     return False
 
 
@@ -71,15 +90,6 @@ def replacing(file: Path, *, draft: Path | None = None, synced: bool = False) ->
             sync(file.parent)
     finally:
         draft.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Let a file's content, or the names in a folder, reach the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def private_folder(path: Path) -> Path:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from strategies import wire
 from strategies.arrivals import Arrivals, Flight, Terms
 from strategies.arrivals.flight import has_left
-from strategies.errors import NoNodes
+from strategies.errors import NoNodes, Reason
 from strategies.event_log import EventLog
 from strategies.folding import Folding
-from strategies.model.global_model import GlobalModel
+from strategies.model.global_model import GlobalModel, Part
 from strategies.model.layout import Arrays, Layout
 from strategies.model.payload import Payload
 from strategies.model.robust import aggregator
@@ -26,7 +26,18 @@ from strategies.model.statistics import Statistics
 from strategies.outcome import Attendant, Bystander
 from strategies.reception import Received, receive
 from strategies.roster import Roster
-from strategies.round.commands import AddUpdate, CloseRound, Command, Open, Refuse, RollBack, SendOrder, StepModel
+from strategies.round.commands import (
+    AddUpdate,
+    CloseRound,
+    Command,
+    KeepBest,
+    MeasureSuspects,
+    Open,
+    Refuse,
+    RollBack,
+    SendOrder,
+    StepModel,
+)
 from strategies.round.events import (
     Answered,
     Diverged,
@@ -34,6 +45,7 @@ from strategies.round.events import (
     Evaluated,
     Event,
     Failed,
+    Measured,
     Published,
     Resumed,
     RoundDue,
@@ -42,6 +54,7 @@ from strategies.round.events import (
 from strategies.round.rules import Rules
 from strategies.round.state import State
 from strategies.round.step import finite, step
+from strategies.suspicion import suspected
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +105,7 @@ class Engine(Strategy):
         self.first_round = 1
         self._grid: Arrivals | None = None
         self._folding: Folding | None = None
+        self._parts: list[Part] = []  # of the updates that the newest round added
         self._to_send: list[Message] = []
         self._cut_claims = 0  # nodes that count for fewer examples than they claim, as last logged
 
@@ -151,7 +165,8 @@ class Engine(Strategy):
     def evaluated(self, loss: float) -> None:
         """Report the current model's held-out loss; an exploded model is rolled back before the next round.
 
-        Before the first round, report the fresh model's loss, which is what chance gives.
+        NaN stands for a model that could not be measured. Before the first round, report the fresh model's loss, which
+        is what chance gives.
         """
         self._tell(Evaluated(self._now_s, finite(loss)))
 
@@ -222,6 +237,7 @@ class Engine(Strategy):
         match command:
             case Open(deadline_s=deadline_s):
                 mean = aggregator(self.state.rules.settings.aggregation, self.layout.size)
+                self._parts = []
                 self._folding = Folding(
                     mean, Statistics(self.layout), float("inf") if deadline_s is None else deadline_s
                 )
@@ -231,11 +247,17 @@ class Engine(Strategy):
                 self._refuse(command, received)
             case StepModel(version=version):
                 self._step(version)
+            case MeasureSuspects():
+                rule, most = self.state.rules.settings.aggregation, self.state.held_out.most
+                alone, without = suspected(self.model, self.attendant, self._parts, rule=rule, most=most)
+                self._tell(Measured(self._now_s, alone, without))
+            case KeepBest():
+                self.model.keep_best()
             case RollBack(to=to, version=version):
                 log.warning(
                     "version %d is put back, %d is given up: its loss exploded, or it cannot be read", to, version - 1
                 )
-                self.model.roll_back(version=version)
+                self.model.roll_back(to=to, version=version)
                 self._published()
             case CloseRound():
                 self._close(command)
@@ -276,13 +298,17 @@ class Engine(Strategy):
         if received is None or received.update is None or self._folding is None:
             raise RuntimeError(f"there is no update to add for order {command.order}")
         self._folding.add(command, received, self.state, now_s=self._now_s)
+        self._parts.append(Part(command.weight, command.steps, self._folding.accepted[-1].steps))
         self.attendant.added(received.admitted, received.update, self.model.vector_P, received.held_out_loss)
 
     def _refuse(self, command: Refuse, received: Received | None) -> None:
         if received is None or self._folding is None:
             return
         node = self.state.fleet.names[command.row] if command.row >= 0 else "nobody"
-        log.warning("round %d refused %s: %s: %s", self.state.round, node, command.reason, command.detail)
+        if command.reason is Reason.LEFT:
+            log.warning("round %d: %s left before it answered: %s", self.state.round, node, command.detail)
+        else:
+            log.warning("round %d refused %s: %s: %s", self.state.round, node, command.reason, command.detail)
         self._folding.refuse(command, received, node, round=self.state.round, now_s=self._now_s)
 
     def _step(self, version: int) -> None:

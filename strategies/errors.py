@@ -7,7 +7,8 @@ StrategyError
 ├── UnknownPolicy      no selection policy or aggregation rule of that name
 ├── NoNodes            nothing to train on
 ├── OutOfOrder         an event that cannot happen now
-└── BadLine            no line of an event log
+├── BadLine            no line of an event log
+└── NotWritten         the disk does not take the event log
 ```
 """
 
@@ -30,6 +31,10 @@ class NoNodes(StrategyError):
 
 class BadLine(StrategyError):
     """Something is no line of an event log."""
+
+
+class NotWritten(StrategyError):
+    """The disk does not take the event log: it is full, or gone. What was synced is still there."""
 
 
 class OutOfOrder(StrategyError):

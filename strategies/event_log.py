@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
-from strategies.errors import BadLine
+from strategies.durable import sync
+from strategies.errors import BadLine, NotWritten
 from strategies.round.commands import Command
 from strategies.round.events import Event
 from strategies.round.lines import LONGEST_LINE, event_line, read_line, rules_line
 from strategies.round.rules import Rules
 
 FILE: Final = "events.jsonl"
+_REMEDY: Final = "remedy: make room there, or give this user the right to write; then resume the run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,7 @@ BEGINNING: Final = Mark()
 
 
 class EventLog:
-    """Appends to ``path``.
+    """Appends to ``path``. If the disk refuses, that is ``NotWritten``, and the run may be resumed from its last mark.
 
     Parameters
     ----------
@@ -45,21 +49,26 @@ class EventLog:
     ------
     BadLine
         If the file is shorter than the mark, or holds something else there.
+    NotWritten
+        If the disk refuses.
     """
 
     def __init__(self, path: Path, rules: Rules, *, after: Mark = BEGINNING) -> None:
-        self._mark = after
-        self._file: BinaryIO = path.open("r+b" if path.exists() else "w+b")
+        self._path, self._mark = path, after
+        with self._written():
+            # Without a buffer, whoever watches the run sees each line at once, and closing writes nothing any more.
+            self._file = FileIO(path, "r+" if path.exists() else "w+")
         try:
             if after.lines:
                 self._check(path)
-        except BadLine:
+            with self._written():
+                self._file.truncate(after.bytes)
+                self._file.seek(after.bytes)
+                sync(path.parent)  # a power cut takes the name of a new file unless its folder is on the disk, too
+            self._append(*rules_line(after.lines, rules, after.head))
+        except BaseException:
             self._file.close()
             raise
-        self._file.truncate(after.bytes)
-        self._file.seek(after.bytes)
-        self._append(*rules_line(after.lines, rules, after.head))
-        _sync_folder(path.parent)
 
     def append(self, event: Event, commands: Sequence[Command]) -> None:
         """Add an event and the commands that answered it."""
@@ -67,8 +76,8 @@ class EventLog:
 
     def sync(self) -> Mark:
         """Sync the file to disk, and return the position reached."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with self._written():
+            os.fsync(self._file.fileno())
         return self._mark
 
     def close(self) -> None:
@@ -76,8 +85,10 @@ class EventLog:
         self._file.close()
 
     def _append(self, line: bytes, head: str) -> None:
-        self._file.write(line)
-        self._file.flush()  # so that whoever watches the run sees each line at once
+        rest = memoryview(line)
+        with self._written():
+            while rest:
+                rest = rest[self._file.write(rest) :]
         self._mark = Mark(self._mark.lines + 1, self._mark.bytes + len(line), head)
 
     def _check(self, path: Path) -> None:
@@ -89,11 +100,11 @@ class EventLog:
         if not last or read_line(last.rstrip(b"\n"), "").hash != self._mark.head:
             raise BadLine(f"{path} does not hold the {self._mark.lines} lines that the checkpoint speaks of")
 
-
-def _sync_folder(folder: Path) -> None:
-    """A power cut takes the name of a new file, however much of it is on the disk, unless its folder is there too."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            refused = NotWritten(f"the event log cannot be written: {error.strerror}: {self._path}")
+            refused.add_note(_REMEDY)
+            raise refused from error

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from strategies.arrivals.flight import Flight
 from strategies.errors import Reason
 from strategies.model.aggregation import Update
-from strategies.model.global_model import ModelStep
+from strategies.model.global_model import KeptVersion, ModelStep
 from strategies.model.layout import Arrays, Vector
 from strategies.wire import COMPUTE_S, Hello, Reply
 
@@ -150,6 +150,21 @@ class Attendant(ABC, Generic[T]):
 
     def added(self, admitted: T, update: Update, model_P: Vector, held_out_loss: float | None) -> None:
         """Take notice of an update that counts, with the model it is added to and what ``measure`` returned."""
+
+    def counted(self, number: int) -> Update:
+        """The update that was added as number ``number``, from 0, in the round that was stepped last.
+
+        Raises ``NotImplementedError`` if updates are not kept, and nobody is blamed for an explosion.
+        """
+        raise NotImplementedError
+
+    def held_out(self, made: KeptVersion, *, alone: bool) -> float:
+        """Held-out loss of a model that some updates made; NaN if it cannot be measured.
+
+        It is the loss that `strategies.engine.Engine.evaluated` is told, or for a single update ``alone``, which is
+        only compared with others, a cheaper one.
+        """
+        raise NotImplementedError
 
     def closed(self, outcome: RoundOutcome) -> None:
         """Take notice of a closed round, after the model's step."""

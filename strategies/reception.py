@@ -52,7 +52,6 @@ class Received:
             samples=said.get(wire.SAMPLES),
             loss=said.get(wire.LOSS),
             squared_loss=said.get(wire.SQUARED_LOSS),
-            held_out_loss=self.held_out_loss,
             sketch=self.sketch,
         )
 

@@ -26,7 +26,7 @@ from strategies.quantiles import median
 STRONGEST_TILT = 1.25
 SMALLEST_WEIGHT = 1e-3
 LARGEST_WEIGHT = 2.0  # rounds that one update may make up for, however large its node's share of the data
-MOST_OF_FAIR = 3.0  # times its fair part of a round: what one update may weigh; the rest of its debt waits
+MOST_OF_FAIR = 5.0  # times its fair part of a round: what one update may weigh; the rest of its debt waits
 LEAST_OF_FAIR = 1 / 3  # of its fair part: what even a node in credit weighs, so that the others' debts own no round
 COUNT_GAIN = 0.2  # gain with which the expected number of updates follows the last round's
 
@@ -66,8 +66,9 @@ class Accounts:
     No update makes up for more than ``MOST_OF_FAIR`` times its fair part of a round: its even part, or its data's part
     if that is more. A debt beyond that is paid over several rounds, so a node that withholds its updates to gather debt
     cannot own a round. What is cut off goes to the round's other updates, and each of these weighs a third of its fair
-    part at least. A node that answers in fewer than one in
-    ``MOST_OF_FAIR`` of the rounds in which it is expected therefore stays behind its data share.
+    part at least. A node that answers in fewer than one in ``MOST_OF_FAIR`` of the rounds in which it is expected
+    therefore stays behind its data share: a lower cap would cost slow links more, a higher one would let one update
+    decide a round.
 
     Both sides of a round's books sum to 1, so the debts of the reachable nodes stay balanced, and paying them out
     pulls each node's mean weight to its data share, however often it is chosen or arrives.

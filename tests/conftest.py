@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,15 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("no ../shared/data beside the checkout")
     return SHARED_DATA
+
+
+@pytest.fixture
+def kubectl() -> Path:
+    """This machine's kubectl, which renders kustomizations without a cluster."""
+    found = shutil.which("kubectl")
+    if found is None:
+        pytest.skip("kubectl is not installed")
+    return Path(found)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -34,10 +34,19 @@ NOW_S = 1_800_000_000.0
 
 
 class SeenRun:
-    """Writes a run round by round. The node of row ``failing`` delivers a malformed update in every round."""
+    """Writes a run round by round. In every round the node of row ``failing`` brings nothing, for ``reason``."""
 
-    def __init__(self, folder: Path, names: Sequence[str], *, wanted: int = 20, failing: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        *,
+        wanted: int = 20,
+        failing: int | None = None,
+        reason: Reason = Reason.MALFORMED,
+    ) -> None:
         folder.mkdir(parents=True)
+        self.reason = reason
         self.folder, self.names, self.failing = folder, names, failing
         self.rounds, self.at_s, self.orders = 0, 0.0, 0
         training = {"dataset": "digits", "model_architecture": "mlp", "rounds": wanted, "num_nodes": len(names)}
@@ -93,7 +102,7 @@ class SeenRun:
             )
             answer: list[Command] = [AddUpdate(self._first + row, row, 1.0, 12, 0)]
             if row == self.failing:
-                answer = [Refuse(self._first + row, row, Reason.MALFORMED, "<img src=x onerror=alert(1)>")]
+                answer = [Refuse(self._first + row, row, self.reason, "<img src=x onerror=alert(1)>")]
                 answer += [Exclude(row, self.at_s + 120.0)] if self.rounds == 3 else []
             self._say(Answered(self._started_s + took_s, self._first + row, reading), *answer)
         self.at_s = self._started_s + 1.0
@@ -145,7 +154,7 @@ class SeenRun:
             credited.append(
                 CreditedContribution(signed, node_key(row).address, signature, weight, 100 + row if row else -50)
             )
-        refused = [Refusal(self.names[self.failing], "malformed", "x")] if self.failing is not None else []
+        refused = [Refusal(self.names[self.failing], str(self.reason), "x")] if self.failing is not None else []
         seal = RoundSeal(self.rounds, base, model, credited, refused, {}, log_head, a_pricing(len(counted)))
         sealed = seal_round(seal, before=self.head, rewards=self.rewards, pay=Pay(BUDGET))
         self.head, self.rewards = sealed.head, sealed.rewards

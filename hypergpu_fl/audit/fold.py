@@ -94,6 +94,7 @@ def fold(
     rules: Rules | None = None
     open_: _Open | None = None
     passed = kept.after_round if kept else 0
+    asked: dict[int, int] = {}  # local steps by order
     remaining = iter(records[passed:])
     for command in _commands(lines):
         if isinstance(command, Rules):
@@ -107,11 +108,15 @@ def fold(
         if model is None or rules is None:
             raise VerificationError("the event log begins without its rules", REMEDY)
         kind = command["kind"]
+        if kind == "send":
+            asked[command["order"]] = command["local_steps"]
         if passed:
             passed = 0 if kind == "close" and command["round"] == passed else passed
             continue
         if kind == "roll back":
-            model.roll_back(version=command["version"])
+            model.roll_back(to=command["to"], version=command["version"])
+        elif kind == "keep":
+            model.keep_best()
         elif kind == "open":
             record = next(remaining, None)
             if record is None:
@@ -123,7 +128,7 @@ def fold(
         elif open_ is None:
             continue
         elif kind == "add":
-            open_.add(command, blobs(open_.record.round), codec)
+            open_.add(command, blobs(open_.record.round), codec, asked=asked.pop(command["order"], 1))
         elif kind == "step":
             model.step(open_.mean, open_.statistics, version=command["version"])
         elif kind == "close":
@@ -152,7 +157,7 @@ class _Open:
     base_P: Vector
     base_hash: bytes
 
-    def add(self, command: dict[str, Any], blobs: Blobs, codec: Decoding) -> None:
+    def add(self, command: dict[str, Any], blobs: Blobs, codec: Decoding, *, asked: int) -> None:
         round, place = self.record.round, len(self.updates)
         if place >= len(self.record.contributions):
             raise VerificationError(f"round {round}: the log added an update that the books leave out", REMEDY)
@@ -163,7 +168,7 @@ class _Open:
         except (LedgerError, Refused) as error:
             raise VerificationError(f"round {round}: the update of {entry.node}: {error}", REMEDY) from None
         self.mean.add(update, weight=command["weight"], steps=command["steps"])
-        self.statistics.add(update)
+        self.statistics.add(update, steps=asked)
         self.steps.append(command["steps"])
         self.updates.append((entry, blob, update))
 

@@ -193,6 +193,22 @@ def _negative_variance(node: HostileNode, content: RecordDict, order: wire.Order
     node.put(content, order, vector_P, counted if node.orders % 2 else buffers)
 
 
+def _forged_statistics(node: HostileNode, content: RecordDict, order: wire.Order) -> None:
+    vector_P, buffers = node.decoded(content)
+    for start, stop in node.layout.runs(("running_mean",)):
+        vector_P[start:stop] = 1e12
+    for start, stop in node.layout.runs(("running_var",)):
+        vector_P[start:stop] = -1e12
+    node.put(content, order, vector_P, buffers)
+
+
+def _exploding(node: HostileNode, content: RecordDict, order: wire.Order) -> None:
+    """Four times the opposite of the honest update: its norm is not out of the ordinary."""
+    vector_P, buffers = node.decoded(content)
+    if node.orders >= HONEST_ROUNDS:
+        node.put(content, order, np.float32(-4.0) * vector_P, buffers)
+
+
 def _hostile_statistics(node: HostileNode, content: RecordDict, order: wire.Order) -> None:
     vector_P, buffers = node.decoded(content)
     for start, stop in node.layout.runs(("running_mean", "running_var")):
@@ -300,6 +316,17 @@ def batch_norm(shape: tuple[int, int, int], classes: int) -> nn.Module:
     )
 
 
+def deep_batch_norm(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """Fourteen layers with statistics, whose forgeries multiply, for ``training.model_architecture``."""
+    from torch import nn
+
+    channels, height, width = shape
+    layers: list[nn.Module] = [nn.Flatten(), nn.Linear(channels * height * width, 32)]
+    for _ in range(14):
+        layers += [nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 32)]
+    return nn.Sequential(*layers, nn.Linear(32, classes))
+
+
 class Places(nn.Module):
     """A model that looks its inputs up by a buffer of whole numbers, as windowed attention does."""
 
@@ -323,6 +350,7 @@ def places(shape: tuple[int, int, int], classes: int) -> nn.Module:
 
 PLACES: Final = f"{__name__}:places"
 BATCH_NORM: Final = f"{__name__}:batch_norm"
+DEEP: Final = f"{__name__}:deep_batch_norm"
 ALL_AT_WORK: Final = {"cohort": 10}  # so that a round's quota cannot be filled without a hostile node
 REPLIES: Final[tuple[Reply, ...]] = (
     _large_first_update,
@@ -345,6 +373,8 @@ ATTACKS: Final[tuple[Attack, ...]] = (
     Attack("negative_variance", 2, reply=_negative_variance, architecture=BATCH_NORM),
     Attack("hostile_statistics", 2, reply=_hostile_statistics, architecture=BATCH_NORM),
     Attack("moved_places", 2, reply=_moved_places, architecture=PLACES),
+    Attack("forged_statistics", 2, reply=_forged_statistics, architecture=DEEP),
+    Attack("exploding_updates", 2, reply=_exploding),
     Attack("too_much", 4, hello=_large_hello, reply=_large_reply),
     Attack("withheld", 5, passage=lambda number, passage: replace(passage, delivered=False)),
     Attack("trickled", 5, passage=_never),

@@ -12,6 +12,7 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Final
@@ -60,17 +61,7 @@ class Commands(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """Import the command's module and turn its Typer app into a Click command."""
-        if name not in self.list_commands(ctx):
-            return None
-        from typer.main import get_command
-
-        _keep_help_of_arguments()
-        target, help_ = COMMANDS[name]
-        app = getattr(import_module(_module(target)), target.partition(":")[2])
-        command = get_command(app)
-        command.name = name
-        command.help = command.help or help_
-        return command
+        return _command(name) if name in self.list_commands(ctx) else None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -86,6 +77,18 @@ class Commands(click.Group):
         """List commands from the table, without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
+
+
+@cache  # building it takes five times as long as `ledger verify`, which tests call thousands of times
+def _command(name: str) -> click.Command:
+    from typer.main import get_command
+
+    _keep_help_of_arguments()
+    target, help_ = COMMANDS[name]
+    command = get_command(getattr(import_module(_module(target)), target.partition(":")[2]))
+    command.name = name
+    command.help = command.help or help_
+    return command
 
 
 def _keep_help_of_arguments() -> None:
@@ -129,8 +132,10 @@ def invoke(arguments: Sequence[str]) -> int:
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "hypergpu"
         cause, near, guess = error.format_message().partition("id you mean ")
+        if cause.endswith("(D"):  # several guesses stand in brackets
+            guess = guess.removesuffix(")")
         remedy = f"d{near}{guess}" if near else _option_meant(error, cause) or f"see `{path} --help`"
-        return _fail([Fault(cause.rstrip("D;d. "), remedy)], 2, debug)
+        return _fail([Fault(cause.rstrip("D;d. ("), remedy)], 2, debug)
     except click.ClickException as error:
         return _fail([Fault(error.format_message(), "see `hypergpu --help`")], error.exit_code, debug)
     except (click.Abort, KeyboardInterrupt):

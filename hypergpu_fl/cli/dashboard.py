@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
+from urllib.parse import quote
 
 import typer
 
@@ -48,10 +49,7 @@ def dashboard(
     from hypergpu_fl.dashboard.access import local_only
     from hypergpu_fl.dashboard.server import create_app
 
-    given = read_secrets().dashboard_token
-    token = given.get_secret_value() if given else ""
-    if token and len(token) < _SHORTEST:
-        raise UsageError(f"{TOKEN} has {len(token)} letters, which can be guessed", f"give it {_SHORTEST} or more")
+    token = _given_token()
     if not token and not local_only(host):
         token = secrets.token_urlsafe(24)
     if port:
@@ -59,7 +57,7 @@ def dashboard(
     port = port or free_port()
     root = root_of(runs)
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-    typer.echo(f"runs under {root}: {address}{f'?token={token}' if token else ''}")
+    typer.echo(f"runs under {root}: {address}{_query(token)}")
     settings = uvicorn.Config(
         create_app(root, token=token),
         host=host,
@@ -71,13 +69,26 @@ def dashboard(
     uvicorn.Server(settings).run()
 
 
+def _given_token() -> str:
+    """The token that the user chose, if any: the page asks for it on a loopback address, too."""
+    given = read_secrets().dashboard_token
+    token = given.get_secret_value() if given else ""
+    if token and len(token) < _SHORTEST:
+        raise UsageError(f"{TOKEN} has {len(token)} letters, which can be guessed", f"give it {_SHORTEST} or more")
+    return token
+
+
+def _query(token: str) -> str:
+    return f"?token={quote(token)}" if token else ""
+
+
 @contextlib.contextmanager
 def beside(folder: Path) -> Iterator[str]:
     """Show a run, and those beside it, on a page while the run goes on; yields the page's address.
 
     The page is a process of its own, so that viewers cost the run only processor time.
     """
-    port = free_port()
+    port, token = free_port(), _given_token()
     words = ["dashboard", "--port", str(port), "--runs", str(folder.parent)]
     code = "from hypergpu_fl.cli import main; main()"
     with (folder / LOG).open("ab") as sink:
@@ -89,7 +100,7 @@ def beside(folder: Path) -> Iterator[str]:
             preexec_fn=partial(end_with, os.getpid(), signal.SIGTERM),  # in case we are killed
         )
     try:
-        yield f"http://127.0.0.1:{port}/#/run/{folder.name}/training"
+        yield f"http://127.0.0.1:{port}/{_query(token)}#/run/{folder.name}/training"
     finally:
         page.terminate()
         page.wait()

@@ -134,7 +134,7 @@ def _round_row(record: RoundRecord, session: SessionRecord) -> dict[str, Any]:
         "contributions": len(record.contributions),
         "refused": len(record.refused),
         "root": "0x" + record.root.hex(),
-        "owed (wei)": record.owed,
+        "owed so far (wei)": record.owed,
         "tx": "0x" + commit.hash.hex() if commit else None,
         "block": commit.block if commit else None,
         "status": commit.state if commit else "PREPARED" if session.chain_id else "no chain",

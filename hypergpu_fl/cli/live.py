@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,7 +54,6 @@ class Screen:
             view.nodes(),
             width=size.width - 2,
             height=size.height,
-            now_s=time.time(),
             messages=tuple(self.messages),
         )
         self._live.update(shown, refresh=True)

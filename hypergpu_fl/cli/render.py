@@ -94,4 +94,6 @@ def cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(cell, value)) or "none"
     return printable(redact(str(value)))

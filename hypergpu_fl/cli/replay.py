@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -11,6 +12,7 @@ from hypergpu_fl.cli.options import Run, Runs
 from hypergpu_fl.cli.place import books_folder
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.errors import RunNotFound, UsageError, VerificationError
+from hypergpu_fl.output import printable
 from strategies.spelling import did_you_mean
 
 if TYPE_CHECKING:
@@ -36,7 +38,8 @@ def replay(
 ) -> None:
     """Decide a run again from its log; if a command differs, show the first one and exit with an error.
 
-    The run's books must seal this log, too.
+    The run's books must seal this log, too. Rules that changed on the way, as when a run is resumed with other
+    settings, are told.
 
     Example: hypergpu replay latest --upto 10
     """
@@ -69,12 +72,17 @@ def replay(
         "cut_off_bytes": found.left_over,
         "head": found.head,
     }
+    if format is Format.JSON:
+        row["changed_rules"] = [asdict(change) for change in found.changes]
     if story is not None and format is Format.JSON:
         row["node"] = [asdict(moment) for moment in story.moments]
     books = (
         "there are no books to compare its log with" if heads is None else f"its books seal {len(sealed)} rounds of it"
     )
     render([row], format, title=f"{folder.name}: every command is what the rules make of the events; {books}")
+    if format is Format.DEFAULT:
+        for start, changes in groupby(found.changes, lambda change: change.from_round):
+            typer.echo(printable(f"from round {start} on other rules: {', '.join(map(str, changes))}"))
     if story is not None and format is Format.DEFAULT:
         render([asdict(moment) for moment in story.moments], title=f"{node}, seconds on the run's clock")
 

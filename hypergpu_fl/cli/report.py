@@ -55,7 +55,7 @@ def compare(
 def _write(
     names: Sequence[str], runs: Path | None, out: Path | None, format: Format, *, compared: bool = False
 ) -> None:
-    from hypergpu_fl.dashboard.report_page import Told, figures, report_page
+    from hypergpu_fl.dashboard.report_page import Told, differs, figures, report_page, settings
     from hypergpu_fl.dashboard.run_view import RunView
 
     folders = [books_folder(name, runs) for name in names]
@@ -79,6 +79,10 @@ def _write(
         columns = {one.run["run"]: figures(one) for one in told}
         keys = list(dict.fromkeys(key for column in columns.values() for key in column))
         render([{"": key, **{run: column.get(key) for run, column in columns.items()}} for key in keys], format)
+        if differing := [row for row in settings(told) if differs(row)]:
+            render([dict(zip(("setting", *columns), row, strict=True)) for row in differing], format)
+        else:
+            typer.echo("no setting differs")
         if out is not None:
             typer.echo(f"written: {out}")
     else:

@@ -68,8 +68,12 @@ def rewards(
     if format is Format.DEFAULT:
         whole = session.budget * len(bundle.rounds)
         typer.echo(
-            f"{whole - earned.unspent} of {whole} wei earned; {earned.unspent} rolled on to the next round, and are "
-            "the coordinator's again when the run ends"
+            f"{whole - earned.unspent} of {whole} wei earned; {earned.unspent} "
+            + (
+                "are the coordinator's again"
+                if bundle.seal is not None and bundle.seal.ended
+                else "rolled on to the next round, and are the coordinator's again when the run ends"
+            )
         )
         typer.echo("scores are the coordinator's word; signatures rule out forged contributions, not unfair scores")
 
@@ -78,9 +82,10 @@ def in_words(entries: Sequence[ContributionRecord], names: dict[str, str], *, ba
     """Why a node earned what it did, from its contributions."""
     good = sum(entry.score > 0 for entry in entries)
     harm = sum(entry.score < 0 for entry in entries)
-    said = [f"{len(entries)} contributions counted: {good} brought something"]
-    if harm:
-        said.append(f"{harm} took something away, which was set off against that")
+    found = {"brought something": good, "changed nothing": len(entries) - good - harm, "took something away": harm}
+    said = [f"{len(entries)} contributions counted: " + ", ".join(f"{n} {what}" for what, n in found.items() if n)]
+    if good and harm:
+        said.append("the harm was set off against the rest")
     twins = {entry.duplicate_of for entry in entries if entry.duplicate_of}
     if twins:
         copies = sum(bool(entry.duplicate_of) for entry in entries)

@@ -128,6 +128,8 @@ def run(
         say(f"run {chosen} is complete; a larger training.rounds goes on with it")
         show_result(resumed, chosen, format)
         return
+    if not resumed and not replace:
+        _check_free(root, chosen)  # before the trial, which takes seconds
     if not resumed and (warning := unread(config)):
         typer.echo(warning, err=True)
     if not superlink:
@@ -147,7 +149,7 @@ def run(
             place = f"where the SuperLink {superlink!r} runs" if superlink else folder
             say(f"run {chosen}: {training.title}, {training.num_nodes} nodes, {training.rounds} rounds -> {place}")
             if address:
-                say(f"see it at {address}")
+                typer.echo(f"see it at {address}", err=format is Format.JSON)  # whole, with its token
             try:
                 if superlink:
                     for place in (p for p in PLACES if not loaded.origins.get(p, PREFIX).startswith(PREFIX)):
@@ -252,7 +254,8 @@ def show_result(folder: Path, name: str, format: Format) -> None:
         counts = (sum(entry.get(name) or 0 for entry in history) for name in ("arrived", "late", "rejected"))
         table["updates counted, late, refused"] = ", ".join(map(str, counts))
     if steps := (report.get("local_work") or {}).get("steps"):
-        table["local steps a node"] = "{fewest} to {most}, median {median:g}".format(**steps)
+        said = "{fewest}" if steps["fewest"] == steps["most"] else "{fewest} to {most}, median {median:g}"
+        table["local steps a node"] = said.format(**steps)
     if chain.get("kind") == "none":
         table["sealed on"] = "no chain (blockchain.enabled = false); the books are in ledger.json"
     elif chain:
@@ -292,7 +295,7 @@ def _run_folder(root: Path, name: str, *, replace: bool, resume: bool, stem: str
     """Folder of the run, locked while the run is at work; without a name, the first free name of ``stem``."""
     if name in run_names(root) and not resume:
         if not replace:
-            raise UsageError(f"there is a run {name!r} under {root}", "give --replace, --resume or another --name")
+            _check_free(root, name)
         with locked(root / name):
             _check_server_ended(root / name)
             _check_settled(root / name)
@@ -301,6 +304,11 @@ def _run_folder(root: Path, name: str, *, replace: bool, resume: bool, stem: str
     with locked(folder):
         _check_server_ended(folder)
         yield folder
+
+
+def _check_free(root: Path, name: str) -> None:
+    if name in run_names(root):
+        raise UsageError(f"there is a run {name!r} under {root}", "give --replace, --resume or another --name")
 
 
 def _check_server_ended(folder: Path) -> None:

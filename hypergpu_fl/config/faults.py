@@ -83,7 +83,8 @@ def faults(error: ValidationError, origins: Mapping[str, str], known: Iterable[s
         requirement, _, hint = requirement.partition("; ")
         if kind == "literal_error" and isinstance(value, str):
             hint = did_you_mean(value, re.findall(r"'([^']*)'", context["expected"])).removeprefix("; ")
-        remedy = hint or f"give {path} a value that is {requirement.removeprefix('be ')}"
+        wanted = "one of these" if kind == "literal_error" else f"a value that is {requirement.removeprefix('be ')}"
+        remedy = hint or f"give {path} {wanted}"
         found.append(Fault(f"{path} is {shown(value)}{origin}, but must {requirement}", remedy))
     return found
 

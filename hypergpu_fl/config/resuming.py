@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from hypergpu_fl.config.faults import shown
 from hypergpu_fl.config.flat import Scalar
 from hypergpu_fl.config.layers import MACHINE, to_run_config
 from hypergpu_fl.config.models import Config
+from hypergpu_fl.config.task_options import unpacked
 from hypergpu_fl.errors import Fault
 
 # How long a run goes on, what a transaction may cost, and what differs by machine. Not changeable: what is learned,
@@ -46,13 +47,26 @@ def refused_changes(before: Settings, after: Settings, origins: Mapping[str, str
     """
     return [
         Fault(
-            f"{path} was {shown(old)} and is now {shown(after[path])}"
+            f"{path} was {_shown(old)} and is now {_shown(new)}"
             f"{f' (in {origins[path]})' if origins and path in origins else ''}, but a resumed run cannot change it",
             f"leave it out, or start a run of another name; --resume may change {', '.join(CHANGEABLE)}",
         )
-        for path, old in before.items()
-        if path in after and after[path] != old and path not in CHANGEABLE
+        for path, old, new in _differences(before, after)
+        if path not in CHANGEABLE
     ]
+
+
+def _differences(before: Settings, after: Settings) -> Iterator[tuple[str, Any, Any]]:
+    """Path, old and new value of each setting in both that differs; of the task's options, each by itself."""
+    for path in (path for path, old in before.items() if path in after and after[path] != old):
+        was, now = (unpacked({path: settings[path]}) for settings in (before, after))
+        for name in sorted(was.keys() | now.keys()):
+            if was.get(name) != now.get(name):
+                yield name, was.get(name), now.get(name)
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else shown(value)
 
 
 def stretches_with(

@@ -66,7 +66,7 @@ class BooksView:
     commits : dict
         Round -> `Commit`.
     refused : dict
-        Round -> replies that did not count.
+        Round -> replies that did not count; nodes that left gave none.
     metrics : dict
         Round -> what the server measured of its model, by name.
     session : Session, optional
@@ -197,9 +197,9 @@ class BooksView:
                 self._final_upto = round
 
     def _read_refusals(self, connection: sqlite3.Connection) -> None:
-        query = "SELECT id, round FROM refusals WHERE id > ? ORDER BY id"
-        for id_, round in connection.execute(query, (self._refused_upto,)):
-            self.refused[round] = self.refused.get(round, 0) + 1
+        query = "SELECT id, round, reason != 'left' FROM refusals WHERE id > ? ORDER BY id"
+        for id_, round, refused in connection.execute(query, (self._refused_upto,)):
+            self.refused[round] = self.refused.get(round, 0) + refused
             self._refused_upto = id_
 
     def _read_metrics(self, connection: sqlite3.Connection) -> None:

@@ -19,8 +19,8 @@ Line = dict[str, Any]
 class Work:
     """An order of the round, or a reply in this round to an order of an earlier one.
 
-    ``verdict`` is "working", "counted", "late", "refused" or "dropped", as in ``nodes.csv``; ``reason`` says why a
-    reply did not count. Values that were not measured are None.
+    ``verdict`` is "working", "counted", "late", "refused", "left" or "dropped", as in ``nodes.csv``; ``reason`` says
+    why a reply did not count. Values that were not measured are None.
     """
 
     order: int
@@ -214,9 +214,9 @@ class _Fold:
             work.steps, work.staleness, work.weight = verdict["steps"], verdict["staleness"], verdict["weight"]
             self._added.append(work)
         else:
-            work.verdict = "refused"
+            work.verdict = "left" if verdict["reason"] == "left" else "refused"
             work.reason = ": ".join(filter(None, [verdict["reason"], verdict["detail"]]))
-            self._tell(event["at_s"], "refused", work.node, work.reason)
+            self._tell(event["at_s"], work.verdict, work.node, work.reason)
 
     def _close(self, command: dict[str, Any]) -> None:
         self.round.started_s, self.round.ended_s = command["started_s"], command["ended_s"]

@@ -9,6 +9,8 @@ from html import escape
 from pathlib import Path
 from typing import Any, Final
 
+from hypergpu_fl.config.flat import flatten
+from hypergpu_fl.config.task_options import unpacked
 from hypergpu_fl.dashboard import words
 from hypergpu_fl.dashboard.line_chart import Point, line_chart
 from hypergpu_fl.dashboard.run_view import RunView
@@ -165,16 +167,24 @@ def _nodes(told: Told) -> str:
     return _table(heads, rows) if rows else "<p>No node said who it is.</p>"
 
 
-def _settings(runs: Sequence[Told]) -> str:
-    """A table of all settings; with several runs, those that differ come first."""
+def settings(runs: Sequence[Told]) -> list[list[str]]:
+    """Every setting and version: its name, then its value in each run."""
     trees = [
-        {f"{section}.{key}": value for section, values in told.settings.items() for key, value in values.items()}
-        | {f"version of {name}": value for name, value in told.versions.items()}
+        unpacked(flatten(told.settings)) | {f"version of {name}": value for name, value in told.versions.items()}
         for told in runs
     ]
     names = list(dict.fromkeys(name for tree in trees for name in tree))
-    rows = [[name, *(redact(str(tree.get(name, "-"))) for tree in trees)] for name in names]
-    rows.sort(key=lambda row: len(set(row[1:])) == 1)
+    return [[name, *(redact(str(tree.get(name, "-"))) for tree in trees)] for name in names]
+
+
+def differs(row: Sequence[str]) -> bool:
+    """Whether the runs differ in this row of `settings`."""
+    return len(set(row[1:])) > 1
+
+
+def _settings(runs: Sequence[Told]) -> str:
+    """A table of all settings; with several runs, those that differ come first."""
+    rows = sorted(settings(runs), key=differs, reverse=True)
     return (
         _table(["", *(told.run["run"] for told in runs)], rows) if rows else "<p>They are not in the run's folder.</p>"
     )

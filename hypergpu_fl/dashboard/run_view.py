@@ -18,10 +18,13 @@ from hypergpu_fl.dashboard.fold import Closed, Happening, Round, Work, closed, f
 from hypergpu_fl.dashboard.segments import LogGone, Segments
 from hypergpu_fl.dashboard.words import health
 from hypergpu_fl.errors import LedgerError
+from hypergpu_fl.files import is_held
 from hypergpu_fl.output import by_number
+from hypergpu_fl.runs import BOOKS_LOCK
 
 RECENT: Final = 20  # rounds over which utilisation and shares are computed
 SILENT_S: Final = 300.0  # without a new line in the log, a run is no longer called running after this time
+_LOOKED_S: Final = 5.0  # without a new line for this time, it is looked whether anybody writes the books
 _HEAD: Final = 1 << 16  # bytes read of the report's head and tail: a row for each node and round may make it huge
 
 Row = dict[str, Any]
@@ -110,7 +113,7 @@ class RunView:
                 **state,
                 "task": training.get("task")
                 or " ".join(str(training[key]) for key in ("dataset", "model_architecture") if training.get(key)),
-                "clock": "virtual" if settings.get("network", {}).get("enable_simulation", True) else "wall",
+                "clock": "virtual" if self._simulated() else "wall",
                 "rounds": len(self.rounds),
                 "rounds_wanted": total,
                 "eta_s": self._eta_s(total) if state["state"] == "running" else None,
@@ -160,10 +163,10 @@ class RunView:
     def nodes(self) -> list[Row]:
         """One row for each node: link, work, health with its reason in words, and pay."""
         with self._lock:
-            now_s = self._clock()
-            clock_s = self._run_clock_s(now_s)
-            latest = self._latest_works()
             known = {node["name"]: node for node in self._books.nodes}
+            clock_s = self._run_clock_s(self._clock())
+            now_s = self._registry_now_s()
+            latest = self._latest_works()
             span_s = (self._recent[-1].ended_s or 0.0) - self._recent[0].started_s if self._recent else 0.0
             names = sorted({*known, *self._log.names}, key=by_number)
             return [self._node(name, known.get(name), latest.get(name, []), span_s, now_s, clock_s) for name in names]
@@ -271,7 +274,7 @@ class RunView:
             "reason": reason,
             **{key: known and known[key] for key in _FROM_REGISTRY},
             "device": str(device.get("gpu") or device.get("device") or device.get("cpu") or ""),
-            "seen_s": known and known["last_seen_s"],
+            "seen_ago_s": max(0.0, now_s - known["last_seen_s"]) if known and known["last_seen_s"] else None,
             "success_rate": known["successes"] / tries if known and tries else None,
             "utilisation": min(1.0, busy_s / span_s) if span_s > 0 and works else None,
             "steps": next((work.steps for work in reversed(works) if work.steps is not None), None),
@@ -293,25 +296,39 @@ class RunView:
     def _run_clock_s(self, now_s: float) -> float:
         """Seconds on the run's clock: the time of its newest line and, on the wall clock, the time since then."""
         last_s = self._log.last_s
-        if self.settings().get("network", {}).get("enable_simulation", True):
+        if self._simulated():
             return last_s
         return last_s + max(0.0, now_s - (_changed_s(self.folder / "events.jsonl") or now_s))
+
+    def _registry_now_s(self) -> float:
+        """Now, as the registry counts: in simulation its seconds follow virtual time, up to its newest entry."""
+        newest_s = max((node["heartbeat_s"] or 0.0 for node in self._books.nodes), default=0.0)
+        return newest_s if self._simulated() and newest_s else self._clock()
+
+    def _simulated(self) -> bool:
+        return bool(self.settings().get("network", {}).get("enable_simulation", True))
 
     def _state(self) -> Row:
         """The run's state in a word, when it began and last changed, and why it failed."""
         log_s, report_s = _changed_s(self.folder / "events.jsonl"), _changed_s(self.folder / "report.json")
-        now_s = self._clock()
         row: Row = {"began_s": _changed_s(self.folder / "config.json"), "changed_s": log_s, "failure": None}
-        if report_s is not None and (log_s is None or report_s >= log_s):
+        quiet_s, lock = self._clock() - (log_s or 0.0), self.folder / BOOKS_LOCK
+        deserted = quiet_s > _LOOKED_S and lock.is_file() and not is_held(lock)
+        if report_s is not None:
             with (self.folder / "report.json").open("rb") as file:
                 head = file.read(_HEAD)
-            failure = re.search(rb'^ "failure": (".*"),?$', head, re.MULTILINE)
-            status = re.search(rb'^ "status": "(\w+)"', head, re.MULTILINE)
-            said = json.loads(failure[1]) if failure else None
-            return row | {"state": status[1].decode() if status else "completed", "failure": said}
+            told = re.search(rb'^ "rounds": (\d+)', head, re.MULTILINE)
+            copied = deserted and told is not None and int(told[1]) >= len(self.rounds)  # in any order of the files
+            if log_s is None or report_s >= log_s or copied:
+                failure = re.search(rb'^ "failure": (".*"),?$', head, re.MULTILINE)
+                status = re.search(rb'^ "status": "(\w+)"', head, re.MULTILINE)
+                said = json.loads(failure[1]) if failure else None
+                return row | {"state": status[1].decode() if status else "completed", "failure": said}
         if log_s is None:
             return row | {"state": "waiting"}
-        return row | {"state": "running" if now_s - log_s < SILENT_S else "silent"}
+        if deserted:
+            return row | {"state": "broken off"}
+        return row | {"state": "running" if quiet_s < SILENT_S else "silent"}
 
     def _eta_s(self, total: int | None) -> float | None:
         """Estimate of the wall seconds that are left, from the mean length of the rounds so far."""

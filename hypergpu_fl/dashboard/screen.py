@@ -22,6 +22,7 @@ _COLOURS: Final = {
     "completed": "green",
     "failed": "red",
     "silent": "yellow",
+    "broken off": "red",
     "sound": "green",
     "suspect": "yellow",
     "excluded": "red",
@@ -39,7 +40,6 @@ def screen(
     *,
     width: int,
     height: int,
-    now_s: float,
     messages: Sequence[str] = (),
 ) -> RenderableType:
     """Everything about a run, in ``width`` columns and ``height`` lines.
@@ -48,15 +48,13 @@ def screen(
     ----------
     run, rounds, nodes
         See `hypergpu_fl.dashboard.run_view.RunView`.
-    now_s : float
-        Seconds since the epoch.
     messages : Sequence[str]
         What the run said last, shown under the nodes.
     """
     said = [Text(printable(text), style="yellow", overflow="ellipsis", no_wrap=True) for text in messages[-3:]]
     room = max(1, height - _LINES_ABOVE - len(said) - (1 if said else 0))
     parts: list[RenderableType] = [_title(run), _progress(run, width), Text(""), *_curves(run, rounds, width)]
-    parts += [Text(""), _nodes(nodes, room, width, now_s)]
+    parts += [Text(""), _nodes(nodes, room, width)]
     return Padding(Group(*parts, *([Text(""), *said] if said else [])), (0, 1))
 
 
@@ -128,7 +126,7 @@ def _curves(run: Row, rounds: Sequence[Row], width: int) -> list[RenderableType]
     return [grid, Text(counts, style="dim", no_wrap=True, overflow="ellipsis")]
 
 
-def _nodes(nodes: Sequence[Row], room: int, width: int, now_s: float) -> RenderableType:
+def _nodes(nodes: Sequence[Row], room: int, width: int) -> RenderableType:
     if not nodes:
         return Text("no node has said who it is yet", style="dim")
     wide = width >= _WIDE
@@ -143,9 +141,8 @@ def _nodes(nodes: Sequence[Row], room: int, width: int, now_s: float) -> Rendera
     table.add_column("health", no_wrap=True, overflow="ellipsis", min_width=8)
     shown = nodes if len(nodes) < room else nodes[: max(1, room - 2)]
     for node in shown:
-        seen_s = node["seen_s"]
         up, rtt = words.rate(node["uplink_bps"]), words.seconds(node["rtt_s"])
-        seen = f"{words.seconds(max(0.0, now_s - seen_s))} ago" if seen_s else "-"
+        seen = f"{words.seconds(node['seen_ago_s'])} ago" if node["seen_ago_s"] is not None else "-"
         pay = words.money(node["wei"] and int(node["wei"]), "").rstrip()
         health = Text(node["state"], style=_COLOURS.get(node["state"], ""))
         if wide and node["state"] not in ("sound", "joining"):

@@ -20,6 +20,7 @@ from hypergpu_fl.ledger.pricing import Pricing
 from hypergpu_fl.ledger.rewards import SHARES, Pay, summed
 from hypergpu_fl.ledger.sealing import SealedRound
 
+BUNDLE: Final = "ledger.json"  # in a run's folder
 FORMAT: Final = "hypergpu-ledger-4"
 
 
@@ -198,6 +199,7 @@ def read_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise LedgerError(f"there is no {path}", "write it with `ledger export`") from None
+        run = f"write it with `hypergpu ledger export {path.resolve().parent.name}`"
+        raise LedgerError(f"there is no {path}", run if path.name == BUNDLE else "name a file that is there") from None
     except OSError as error:
         raise LedgerError(f"{path} cannot be read: {error.strerror}", "let this user read it") from None

@@ -31,22 +31,24 @@ def sketch(index_S: NDArray[np.uint32] | None, value_S: Vector, signs_P: NDArray
 
     The update holds ``value_S`` in the places ``index_S``; None means in all P places.
     """
-    if index_S is not None:
-        signed_S = value_S * signs_P[index_S]
-        sums: Vector = np.bincount(index_S % SKETCH, weights=signed_S, minlength=SKETCH).astype(np.float32)
-        return sums
-    signed_P = value_S * signs_P
-    whole = signed_P.size - signed_P.size % SKETCH
-    folded: Vector = signed_P[:whole].reshape(-1, SKETCH).sum(axis=0)
-    folded[: signed_P.size - whole] += signed_P[whole:]
-    return folded
+    with np.errstate(over="ignore", invalid="ignore"):  # an overflow shows in the sketch
+        if index_S is not None:
+            signed_S = value_S * signs_P[index_S]
+            sums: Vector = np.bincount(index_S % SKETCH, weights=signed_S, minlength=SKETCH).astype(np.float32)
+            return sums
+        signed_P = value_S * signs_P
+        whole = signed_P.size - signed_P.size % SKETCH
+        folded: Vector = signed_P[:whole].reshape(-1, SKETCH).sum(axis=0)
+        folded[: signed_P.size - whole] += signed_P[whole:]
+        return folded
 
 
 def unit(sketches_NS: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows scaled to length 1; rows of zeros stay zero, so that they are like no other."""
-    norms = np.linalg.norm(sketches_NS, axis=1, keepdims=True)
-    units: NDArray[np.float32] = np.divide(sketches_NS, norms, out=np.zeros_like(sketches_NS), where=norms > 0)
-    return units
+    """Rows scaled to length 1; rows of zeros, and rows that overflowed, become zero, so that they are like no other."""
+    wide_NS = np.where(np.isfinite(sketches_NS).all(axis=1, keepdims=True), sketches_NS, 0).astype(np.float64)
+    norms = np.linalg.norm(wide_NS, axis=1, keepdims=True)
+    units_NS: NDArray[np.float64] = np.divide(wide_NS, norms, out=np.zeros_like(wide_NS), where=norms > 0)
+    return units_NS.astype(np.float32)
 
 
 def cosines(one_NS: NDArray[np.float32], other_MS: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -22,6 +22,7 @@ from numpy.random import Generator
 
 SCORE_UNIT: Final = 10**6
 VALUE_UNIT: Final = 10**9
+LARGEST: Final = 1e18
 CYCLED_NODES: Final = 32  # with more nodes, a single cycle takes longer than a round can wait
 LONGEST_CYCLES: Final = 4
 
@@ -119,5 +120,8 @@ def gtg_shapley(
 
 
 def to_scores(values: Sequence[float]) -> list[int]:
-    """Integer scores from values in the unit of the loss, which may be negative; what is not finite scores 0."""
-    return [round(VALUE_UNIT * value) if np.isfinite(value) else 0 for value in values]
+    """Integer scores from values in the unit of the loss, which may be negative; what is not finite scores 0.
+
+    No value counts for more than `LARGEST` of the loss, so that a loss of 1e300 fits into the books.
+    """
+    return [round(VALUE_UNIT * min(LARGEST, max(-LARGEST, value))) if np.isfinite(value) else 0 for value in values]

@@ -5,6 +5,7 @@ Names used here: P = values of the model, i = a contribution of the round.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from loguru import logger
 
+from hypergpu_fl.errors import RunFailed, TaskError
 from hypergpu_fl.ledger import aumann_shapley
 from hypergpu_fl.ledger.blobs import Blobs
 from hypergpu_fl.ledger.contribution import Contribution
@@ -19,7 +21,6 @@ from hypergpu_fl.ledger.near_copies import signs, sketch
 from hypergpu_fl.ledger.pricing import PricedContribution, Pricing
 from hypergpu_fl.ledger.public_movements import Span
 from hypergpu_fl.ledger.scoring import (
-    VALUE_UNIT,
     Coalition,
     gtg_shapley,
     improvement_score,
@@ -46,11 +47,15 @@ BLIND: Scoring = "shapley"  # instead of aumann_shapley for a task without gradi
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """A round's scores, the node that each update copies (``""`` if none), and how the scores came about."""
+    """A round's scores, the node that each update copies (``""`` if none), and how the scores came about.
+
+    ``sound`` is whether the round's model could be priced; if not, it has exploded, and nobody scores.
+    """
 
     scores: Sequence[int]
     copies: Sequence[str]
     pricing: Pricing
+    sound: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,7 @@ class _Found:
     values: list[int] | None = None
     losses: tuple[float, float] | None = None
     movements: int = 0
+    sound: bool = True
 
 
 class Pricer:
@@ -135,6 +141,7 @@ class Pricer:
         self._decode = decode
         self._buffers = layout.buffers(task.arrays(model))
         self._entries: list[_Entry] = []
+        self._digests: list[bytes] = []  # of the updates in the round that is open, or was closed last
         self._base_P: Vector | None = None
 
     def measure(self, update: Update, model_P: Vector) -> float | None:
@@ -157,20 +164,47 @@ class Pricer:
         held_out_loss: float | None,
     ) -> None:
         """Enter an update that counts, with its bytes and the loss that ``measure`` returned."""
+        if not self._entries:
+            self._digests = []
         self._base_P = model_P
         digest = contribution.update_hash
         self._blobs.put(digest, blob)
         sketched = sketch(*update.kept(), signs(self._layout.size))
+        self._digests.append(digest)
         loss = np.nan if held_out_loss is None else held_out_loss
         self._entries.append(_Entry(node, digest, contribution.base_model, sketched, loss))
 
+    def counted(self, number: int) -> Update:
+        """The update that was entered as number ``number`` in the round that is open, or was closed last."""
+        return self._decode(self._blobs.get(self._digests[number]))
+
+    def held_out(self, model_P: Vector, buffers: Arrays) -> float:
+        """Validation loss of this model; NaN if it cannot be measured."""
+        try:
+            return self._loss(model_P, buffers)
+        except TaskError:
+            return math.nan
+
     def priced(self, outcome: RoundOutcome) -> Prices:
-        """Price the closed round."""
+        """Price the closed round. A model that cannot be priced has exploded: that is in the result, not raised.
+
+        Raises
+        ------
+        RunFailed
+            If the model before the round cannot be priced either, so that no roll-back can help.
+        """
         entries, self._entries = self._entries, []
-        found = self._found(entries, outcome)
+        try:
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # what is not finite scores nothing
+                found = self._found(entries, outcome)
+        except (TaskError, ArithmeticError, LookupError, ValueError) as error:
+            logger.warning("round {} cannot be priced, and nobody scores: {}", outcome.round, error)
+            found = _Found([0] * len(entries), sound=False)
+        if not found.sound:
+            self._check_base(outcome)
         scores, copies = self._shared(entries, outcome.round, found.scores)
         self._rounds.save(outcome.round)
-        before, after = (round(VALUE_UNIT * loss) for loss in found.losses) if found.losses else (None, None)
+        before, after = to_scores(found.losses) if found.losses else (None, None)
         work = credited_ms(
             [accepted.steps for accepted in outcome.accepted],
             [accepted.journey.total_s for accepted in outcome.accepted],
@@ -185,7 +219,7 @@ class Pricer:
                 PricedContribution(value=value, work=done) for value, done in zip(values, work, strict=True)
             ],
         )
-        return Prices(scores, copies, pricing)
+        return Prices(scores, copies, pricing, found.sound)
 
     def passed(self, outcome: RoundOutcome, scores: Sequence[int]) -> None:
         """Take a closed round as priced with these scores, and keep what later rounds need of it."""
@@ -202,6 +236,25 @@ class Pricer:
         nodes, sketches = [entry.node for entry in entries], np.stack([entry.sketch for entry in entries])
         return self._rounds.shared_work.shared(round, nodes, sketches, scores)
 
+    def _check_base(self, outcome: RoundOutcome) -> None:
+        """Raise if the model before the round has no loss, or no gradient, either."""
+        if self._base_P is None:
+            return
+        try:
+            loss = self._loss(self._base_P, outcome.buffers)
+            if self._scoring == "aumann_shapley":
+                self._gradient(self._base_P, outcome.buffers)
+            cause = "" if math.isfinite(loss) else f"its validation loss is {loss}"
+        except TaskError as error:
+            cause, remedy = error.cause, error.remedy
+        else:
+            remedy = "look for NaN in the validation data, and lower training.learning_rate"
+        if cause:
+            raise RunFailed(
+                f"round {outcome.round} cannot be priced, nor can the model before it, so no roll-back helps: {cause}",
+                remedy,
+            )
+
     def _found(self, entries: Sequence[_Entry], outcome: RoundOutcome) -> _Found:
         if not entries or self._base_P is None:
             return _Found([])
@@ -215,11 +268,14 @@ class Pricer:
             return _Found([weight_score(count, weight, max_examples=most) for count, weight in pairs])
         if self._scoring == "improvement":
             return _Found(self._improvements(entries, examples, self._loss(self._base_P, self._buffers)))
-        return _Found(self._among_coalitions(entries, weights, outcome.round))
+        return self._among_coalitions(entries, weights, outcome.round)
 
     def _along(self, step: ModelStep, entries: Sequence[_Entry], outcome: RoundOutcome) -> _Found:
         """Values along the round's step, see `hypergpu_fl.ledger.aumann_shapley`, without what was public."""
         losses = tuple(self._loss(model_P, outcome.buffers) for model_P in (step.base_P, step.base_P + step.moved_P))
+        if not all(map(math.isfinite, losses)):
+            logger.warning("round {} scores nobody: the validation loss went from {} to {}", outcome.round, *losses)
+            return _Found([0] * len(entries), sound=False)
         gradients = aumann_shapley.path_gradients(
             lambda model_P: self._gradient(model_P, outcome.buffers), step.base_P, step.moved_P
         )
@@ -248,7 +304,7 @@ class Pricer:
             for entry, count in zip(entries, examples, strict=True)
         ]
 
-    def _among_coalitions(self, entries: Sequence[_Entry], weights: Sequence[float], round: int) -> list[int]:
+    def _among_coalitions(self, entries: Sequence[_Entry], weights: Sequence[float], round: int) -> _Found:
         updates = [self._decode(self._blobs.get(entry.digest)) for entry in entries]
 
         def loss(members: Coalition) -> float:
@@ -258,10 +314,12 @@ class Pricer:
                 updates[i].add_to(moved_P, weights[i] / total)
             return self._loss_when_moved(moved_P)
 
+        if not math.isfinite(loss(tuple(range(len(entries))))):
+            return _Found([0] * len(entries), sound=False)
         if self._scoring == "leave_one_out":
-            return to_scores(leave_one_out(len(entries), loss))
+            return _Found(to_scores(leave_one_out(len(entries), loss)))
         rng = np.random.default_rng([self._seed, round])
-        return to_scores(gtg_shapley(len(entries), loss, rng=rng))
+        return _Found(to_scores(gtg_shapley(len(entries), loss, rng=rng)))
 
     def _loss_when_moved(self, moved_P: Vector) -> float:
         """Loss of a model that only some updates moved: a late or sparse update alone may make a variance negative."""

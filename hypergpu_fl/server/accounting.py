@@ -21,7 +21,7 @@ from hypergpu_fl.settlement import Settlement
 from strategies.arrivals import Flight
 from strategies.errors import Reason, Refused
 from strategies.model.aggregation import Update
-from strategies.model.layout import Vector
+from strategies.model.layout import Arrays, Vector
 from strategies.outcome import RoundOutcome
 from strategies.wire import ADDRESS, EXAMPLES, Hello, Reply
 
@@ -126,11 +126,19 @@ class Accounting:
         self._pricer.added(admitted.node, admitted.contribution, admitted.blob, update, model_P, held_out_loss)
         self._admitted.append(replace(admitted, blob=b""))
 
-    def priced(self, outcome: RoundOutcome) -> RoundSeal:
-        """The round as it goes into the books, every contribution with its score."""
+    def counted(self, number: int) -> Update:
+        """See `Pricer.counted`."""
+        return self._pricer.counted(number)
+
+    def held_out(self, model_P: Vector, buffers: Arrays) -> float:
+        """See `Pricer.held_out`."""
+        return self._pricer.held_out(model_P, buffers)
+
+    def priced(self, outcome: RoundOutcome) -> tuple[RoundSeal, bool]:
+        """The round as it goes into the books, every contribution with its score; and whether it could be priced."""
         entries, self._admitted, self._final = self._admitted, [], None
         prices = self._pricer.priced(outcome)
-        return RoundSeal(
+        seal = RoundSeal(
             round=outcome.round,
             base_model=outcome.base_hash,
             model=outcome.model_hash,
@@ -151,6 +159,7 @@ class Accounting:
             stats={"seconds": outcome.ended_s, "bytes_up": outcome.bytes_up, "bytes_down": outcome.bytes_down},
             pricing=prices.pricing,
         )
+        return seal, prices.sound
 
     def receipt(self, node_id: int) -> str:
         """Receipts for the node's final contributions that it has not acknowledged by a later reply, as JSON."""

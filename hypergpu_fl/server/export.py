@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -123,6 +124,8 @@ def _as_tensors(arrays: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def _write(file: Path, state: Mapping[str, Tensor], format: Format) -> None:
     with replacing(file) as draft:
+        draft.touch()
+        mode = stat.S_IMODE(draft.stat().st_mode)  # as the umask wants it: safetensors would write for its owner alone
         if format == "pt":
             import torch
 
@@ -132,6 +135,7 @@ def _write(file: Path, state: Mapping[str, Tensor], format: Format) -> None:
 
             # A tensor under two names is written twice: plain load_state_dict asks for every name.
             save_file({name: tensor.clone() for name, tensor in state.items()}, draft, metadata={"format": "pt"})
+        draft.chmod(mode)
 
 
 def _metrics(entry: Mapping[str, Any]) -> dict[str, Any]:

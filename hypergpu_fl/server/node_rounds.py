@@ -7,6 +7,7 @@ the round in which the work was given. The verdict is one of:
 counted   the update counted in the round it was ordered in
 late      the update counted, but was ordered in an earlier round
 refused   the reply did not count; ``refusal`` says why
+left      no reply: the node or its machine went; ``refusal`` says how that was seen
 working   no reply yet; a later round has a row for its outcome
 dropped   no reply, and the policy gave up on it at the end of the round
 
@@ -24,6 +25,7 @@ from typing import Any, Final
 
 from hypergpu_fl.output import by_number, printable
 from strategies import wire
+from strategies.errors import Reason
 from strategies.outcome import Accepted, Journey, Ordered, RefusedReply, RoundOutcome
 
 Row = dict[str, Any]
@@ -109,7 +111,8 @@ def _answered(round: int, reply: Accepted | RefusedReply, *, bytes_down: int) ->
     )
     if isinstance(reply, RefusedReply):
         text = f"{reply.reason}: {reply.detail}" if reply.detail else str(reply.reason)
-        return row | {"verdict": "refused", "refusal": " ".join(text.split())}
+        verdict = "left" if reply.reason is Reason.LEFT else "refused"
+        return row | {"verdict": verdict, "refusal": " ".join(text.split())}
     verdict = "counted" if journey.round == round else "late"
     return row | {"verdict": verdict, "weight": reply.weight, "staleness": reply.staleness, "bytes_up": reply.bytes_up}
 

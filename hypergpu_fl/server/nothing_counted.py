@@ -38,7 +38,7 @@ def failure_of(rows: Sequence[Row], history: Sequence[Mapping[str, Any]] = ()) -
     """
     if any(row["verdict"] in ("counted", "late") for row in rows):
         return _never_kept(history)
-    refusals = [row["refusal"] for row in rows if row["verdict"] == "refused"]
+    refusals = [row["refusal"] for row in rows if row["verdict"] in ("refused", "left")]
     if not refusals:
         return RunFailed(
             f"nothing was trained: none of {len(rows)} orders was answered in time",

@@ -19,6 +19,7 @@ from hypergpu_fl.output import to_json
 from hypergpu_fl.server.local_work import summary
 from hypergpu_fl.server.node_rounds import Row, by_round
 from hypergpu_fl.server.simulated_compute import SimulatedCompute
+from strategies.errors import Reason
 from strategies.outcome import RoundOutcome
 
 MENTIONED_FROM_S = 5.0  # of time left
@@ -52,7 +53,7 @@ class Report:
                 "selected": len(outcome.selected),
                 "arrived": len(outcome.accepted),
                 "late": outcome.late,
-                "rejected": len(outcome.refused),
+                "rejected": sum(reply.reason is not Reason.LEFT for reply in outcome.refused),
                 "kept": kept,
                 "bytes_up": outcome.bytes_up,
                 "bytes_down": outcome.bytes_down,

@@ -4,11 +4,12 @@ The server calls `Settlement.seal` once a round. One database transaction writes
 outbox entry that commits it. A background thread does the rest, and no round waits for it.
 """
 
+from hypergpu_fl.ledger.bundle import BUNDLE
 from hypergpu_fl.settlement.claiming import Payout, claim, claim_with_receipts, distribution, shared_rounds
 from hypergpu_fl.settlement.evidence import UNSEALED, Findings, verify, verify_on_chain, verify_proof_on_chain
 from hypergpu_fl.settlement.exporting import export_books
 from hypergpu_fl.settlement.grants import held_in_bundle
-from hypergpu_fl.settlement.reading import BUNDLE, load_books, load_bundle, unsettled
+from hypergpu_fl.settlement.reading import load_books, load_bundle, unsettled
 from hypergpu_fl.settlement.session import RoundStatus, Settlement, SettlementStatus
 
 __all__ = [

@@ -14,6 +14,7 @@ from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.ledger import database
 from hypergpu_fl.ledger.books import Books, read_session
 from hypergpu_fl.ledger.bundle import (
+    BUNDLE,
     FORMAT,
     BooksSeal,
     Bundle,
@@ -24,7 +25,6 @@ from hypergpu_fl.ledger.bundle import (
 )
 
 DATABASE: Final = "run.db"
-BUNDLE: Final = "ledger.json"
 
 _STATES: Final[dict[EntryState, Literal["SIGNED", "SENT", "INCLUDED", "FINALIZED"]]] = {
     EntryState.SIGNED: "SIGNED",

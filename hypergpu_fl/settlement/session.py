@@ -18,7 +18,7 @@ from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.files import exclusive
 from hypergpu_fl.ledger import database
 from hypergpu_fl.ledger.books import Books
-from hypergpu_fl.ledger.bundle import RoundRecord, SessionRecord, round_record, write_bundle
+from hypergpu_fl.ledger.bundle import BUNDLE, RoundRecord, SessionRecord, round_record, write_bundle
 from hypergpu_fl.ledger.proof import GrantedRound, contribution_proof
 from hypergpu_fl.ledger.sealing import RoundSeal, SealedRound, seal_round
 from hypergpu_fl.ledger.statement import round_digest
@@ -26,7 +26,7 @@ from hypergpu_fl.runs import BOOKS_LOCK
 from hypergpu_fl.settlement.books_seal import sign_books
 from hypergpu_fl.settlement.evidence import commit_calldata
 from hypergpu_fl.settlement.opening import Route, embedded_route, rpc_route, session_without_chain
-from hypergpu_fl.settlement.reading import BUNDLE, DATABASE, books_as_bundle
+from hypergpu_fl.settlement.reading import DATABASE, books_as_bundle
 
 _RECEIPT_ROUNDS: Final = 8  # rounds kept in memory for receipts; others are read again when asked for
 

@@ -162,6 +162,14 @@ def _refuse_tables(data: Any) -> None:
             f"data() returned a {type(data).__name__} of {len(parts)} lists: are they columns, or examples?",
             "of columns make arrays or tensors, of examples a list, such as list(zip(inputs, targets))",
         )
+    arrays = [isinstance(part, Tensor | np.ndarray) for part in parts]
+    by_name = isinstance(data, Mapping) and set(data) != set(range(len(data)))
+    if parts and (by_name or any(arrays) and not all(arrays)):
+        found = ", ".join(type(part).__name__ for part in parts[:9])
+        raise TaskError(
+            f"data() returned a {type(data).__name__} of {found}, which is neither columns nor examples",
+            "make every part an array or tensor with the examples first, none in another, or return a list of examples",
+        )
 
 
 def _rows(columns: Any) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from loguru import logger
 
-from hypergpu_fl.errors import TaskError
+from hypergpu_fl.errors import TaskError, first_line
 from hypergpu_fl.task.folder import LAYOUTS, OPTION, survey
 from hypergpu_fl.task.names import unknown
 from hypergpu_fl.task.sources import SOURCES, Images, Source, deal_by_class
@@ -109,7 +109,7 @@ def _locate(name: str, source: Source, data_root: str, cache: Path) -> Path:
         missing = [file for file in source.files if not (root / file).is_file()]
         raise TaskError(
             f"data set {name!r} is not in {root} (missing: {', '.join(missing)}) and cannot be downloaded: "
-            f"{str(error).splitlines()[0]}",
+            f"{first_line(error)}",
             f"set training.data_root to the folder that holds {source.files[0].split('/')[0]}/, or go online",
         ) from error
     return root

@@ -25,8 +25,8 @@ PARTS: Final = {
 }
 _PART_OF: Final = {name: part for part, names in PARTS.items() for name in names}
 # "training_set", "Test data", "images_train", "val2017", "test_v2"; what is called otherwise is a class.
-_BESIDE_PART: Final = r"(dataset|data|set|split|images?|imgs?|v?[0-9]++)"
-_PART_NAME: Final = re.compile(rf"({_BESIDE_PART}[ ._-]?)*(?P<part>{'|'.join(_PART_OF)})([ ._-]?{_BESIDE_PART})*")
+_BESIDE_PART: Final = r"(?>dataset|data|set|split|images?|imgs?|v?[0-9]++)"  # tried once: a name may be long
+_PART_NAME: Final = re.compile(rf"(?:{_BESIDE_PART}[ ._-]?)*+(?P<part>{'|'.join(_PART_OF)})(?:[ ._-]?{_BESIDE_PART})*+")
 _NAMES_PART: Final = re.compile(rf"(?<![a-z])({'|'.join(_PART_OF)})(?![a-z])")
 # "site-a", "client_3", "fold2": if they hold folders, these are probably the classes.
 _SITE: Final = re.compile(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hypergpu_fl.config.faults import shown
-from hypergpu_fl.errors import TaskError
+from hypergpu_fl.errors import TaskError, first_line
 from hypergpu_fl.task.batch_form import examples_in
 from hypergpu_fl.task.batches import Batch, Rows
 from hypergpu_fl.task.generators import seeded
@@ -69,7 +69,7 @@ class MicroBatch:
         tried = min(self.size or batch, batch)
         if tried < 2:
             raise TaskError(
-                f"the device's memory does not hold one example: {str(error).splitlines()[0][:200]}",
+                f"the device's memory does not hold one example: {first_line(error)[:200]}",
                 "use a smaller model or shorter examples, or a device with more memory",
             ) from error
         self.size = tried // 2

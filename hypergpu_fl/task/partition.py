@@ -21,7 +21,7 @@ from loguru import logger
 from numpy.typing import NDArray
 
 from hypergpu_fl.config import Training
-from hypergpu_fl.errors import TaskError
+from hypergpu_fl.errors import TaskError, first_line
 from hypergpu_fl.files import replacing
 from hypergpu_fl.task.names import unknown
 
@@ -162,7 +162,7 @@ def _deal(labels_N: Labels, split: Split, cache: Path) -> Partition:
             reason = f"there are {len(labels_N)} samples for {split.num_nodes} x {split.classes_per_node} shards"
             continue
         except ValueError as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             continue
         break
     if shares is None:

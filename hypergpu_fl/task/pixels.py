@@ -164,9 +164,10 @@ def _read(file: Path) -> NDArray[np.uint8] | _Deep | _Cut:
         if upright.has_transparency_data:
             raise ValueError(f"mode {mode} with transparency has no faithful conversion to 8 bits")
         return _deep(upright, inverted=inverted)
-    brightest = [high for _, high in _extrema(upright)]
+    brightest = [high for _, high in _extrema(upright)] if cut else []
+    alpha = brightest.pop() if cut and mode in _ALPHA else 0
     if mode in _ALPHA or (mode in _PLAIN and upright.has_transparency_data):
-        if cut and mode in _ALPHA and 0 < brightest.pop() < _DARKEST * 255:
+        if 0 < alpha < _DARKEST * 255:
             raise ValueError("its transparency uses 12 of 16 bits or fewer, of which the upper 8 are kept")
         upright = _on_grey(upright.convert("RGBA"))
     elif mode not in _PLAIN:

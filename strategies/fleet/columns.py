@@ -66,7 +66,8 @@ class Fleet:
     that update, -1 for none; ``selections``; ``arrivals``; ``misses`` in a row; ``orders`` sent and not yet answered.
 
     Health, see ``fleet.health``: ``failures`` in a row, ``exclusions`` in a row, ``excluded_until_s`` on the run's
-    clock (NaN: not excluded), and whether it is ``on_probation``, that is until it says again who it is.
+    clock (NaN: not excluded), ``rests_until_s`` likewise, and whether it is ``on_probation``, that is until it says
+    again who it is.
 
     ``owed``: the weight by which it lies behind its data share, see ``weighting.Accounts``.
     """
@@ -98,6 +99,7 @@ class Fleet:
     failures: Ints = _column(0, np.int64)
     exclusions: Ints = _column(0, np.int64)
     excluded_until_s: Floats = _column(np.nan)
+    rests_until_s: Floats = _column(np.nan)
     online: Bools = _column(True, np.bool_)
     on_probation: Bools = _column(False, np.bool_)
     orders: Ints = _column(0, np.int64)
@@ -205,6 +207,11 @@ class Fleet:
         return ~np.isnan(self.excluded_until_s)
 
     @property
+    def resting(self) -> Bools:
+        """Shape (N,): silent when it was last asked, and not yet to be asked again."""
+        return ~np.isnan(self.rests_until_s)
+
+    @property
     def present(self) -> Bools:
         """Shape (N,): connected, not excluded, and not on probation."""
         return self.online & ~self.excluded & ~self.on_probation
@@ -250,7 +257,7 @@ class Fleet:
 
     @classmethod
     def restored(cls, state: dict[str, Any]) -> Fleet:
-        """Inverse of ``state``."""
+        """Inverse of ``state``; a ``KeyError`` names a column that another release did not have."""
         fleet, columns = cls(), state["columns"]
         links = [
             LinkEstimate(**{**link, **{way: Goodput(**link[way]) for way in ("uplink", "downlink")}})
@@ -258,9 +265,9 @@ class Fleet:
         ]
         if links:
             fleet.enrol_all(state["names"], examples=columns["examples"], sample_s=columns["sample_s"], links=links)
-        for name, values in columns.items():
+        for name in COLUMNS:
             column = getattr(fleet, name)
-            column[:] = [np.nan if value is None else value for value in values]
+            column[:] = [np.nan if value is None else value for value in columns[name]]
         fleet.priors = {name: Spread(**prior) for name, prior in state["priors"].items()}
         return fleet
 

@@ -9,9 +9,10 @@ A suspect is given work like any other node. An excluded node is given nothing a
 ``120 s * 2^(n-1)`` at its n-th exclusion in a row, at most an hour. A node that comes back from exclusion is excluded
 again at its next failure.
 
-Silence has two more effects. Our own policy waits ever more rounds before it tries a silent node again, see
-``backoff``. After three silences in a row a node counts as unreachable, see ``Fleet.reachable``. Both count rounds, not
-seconds, because a silent node wastes a place in a round, however long the round takes.
+Silence has two more effects. A silent node rests: our own policy does not try it again for ``2^(n-1)`` times a round's
+length after its n-th silence in a row, at most 32 times. A round's length is the unit because a silent node wastes a
+place in a round, and rounds take milliseconds or hours; see ``State.usual_round_s``. After three silences in a row a
+node counts as unreachable until it answers, see ``Fleet.reachable``.
 
 No other module writes these columns, nor ``online`` and ``misses``.
 """
@@ -23,13 +24,12 @@ from typing import Final
 
 import numpy as np
 
-from strategies.fleet.columns import Bools, Fleet, Ints
+from strategies.fleet.columns import Fleet, Ints
 
 EXCLUDED_AFTER: Final = 3  # failures in a row
 EXCLUSION_S: Final = 120.0  # the first time; twice as long each further time
 LONGEST_EXCLUSION_S: Final = 3600.0
 DOUBLINGS: Final = 5  # lead to the longest; a run may fail so often that the power overflows
-LONGEST_BACKOFF: Final = 32  # rounds
 
 
 def came(fleet: Fleet, row: int) -> None:
@@ -53,8 +53,9 @@ def unseen(fleet: Fleet) -> None:
     fleet.on_probation[:] = True
 
 
-def silent(fleet: Fleet, row: int, *, round: int) -> None:
-    """A node did not answer."""
+def silent(fleet: Fleet, row: int, *, at_s: float, round: int, round_s: float) -> None:
+    """A node did not answer in ``round``, and rests; rounds usually last ``round_s``."""
+    fleet.rests_until_s[row] = at_s + round_s * 2.0 ** min(int(fleet.misses[row]), DOUBLINGS)
     fleet.misses[row] += 1
     fleet.miss(row, round=round)
 
@@ -62,6 +63,12 @@ def silent(fleet: Fleet, row: int, *, round: int) -> None:
 def answered(fleet: Fleet, row: int) -> None:
     """A node answered, whatever its answer is worth."""
     fleet.misses[row] = 0
+    fleet.rests_until_s[row] = np.nan
+
+
+def rested(fleet: Fleet, *, at_s: float) -> None:
+    """Let those that have rested for long enough be tried again."""
+    fleet.rests_until_s[fleet.rests_until_s <= at_s] = np.nan
 
 
 def succeeded(fleet: Fleet, row: int) -> None:
@@ -88,13 +95,3 @@ def let_out(fleet: Fleet, *, at_s: float) -> Ints:
     fleet.failures[rows] = EXCLUDED_AFTER - 1
     fleet.on_probation[rows] = True
     return rows
-
-
-def rested(fleet: Fleet, rows: Ints, *, round: int) -> Bools:
-    """Which of these rows have been left alone for long enough in ``round``, see ``backoff``."""
-    return np.asarray(round - fleet.last_round[rows] >= backoff(fleet.misses[rows]))
-
-
-def backoff(misses: Ints) -> Ints:
-    """Rounds until a node is tried again: 0, then 2, 4, 8, ... after misses in a row, at most 32."""
-    return np.where(misses > 0, np.minimum(LONGEST_BACKOFF, 2 ** np.minimum(misses, 5)), 0).astype(np.int64)

@@ -5,13 +5,17 @@ a few nodes whose data differ, and pulls the model a little to their side:
 
 ``a_t = (1 - r) a_(t-1) + r w_t`` with ``r = (8 + 1) / (8 + t)``, the polynomial-decay average of Shamir and Zhang
 (arXiv 1212.1824, section 4). Whenever training ends, it averages roughly the last ninth of all versions.
+
+Two earlier versions are kept to go back to. The one before the last step costs nothing if that step alone was bad. The
+one with the least held-out loss is for a model that went bad in several steps, none of which was an explosion.
+``strategies.round.versions`` chooses between them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,15 +23,16 @@ import numpy as np
 from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
-from strategies.model.aggregation import Aggregator
+from strategies.model.aggregation import Aggregator, Update
 from strategies.model.axpy import add_scaled
 from strategies.model.layout import Arrays, Layout, Run, Vector, put, take
 from strategies.model.payload import Payload
+from strategies.model.robust import aggregator
 from strategies.model.server_optimizer import ServerOptimizer
 from strategies.model.statistics import Statistics
 
 DECAY = 8
-GOOD: Final = ("good", "good_average", "good_buffer")  # the groups to which a roll-back returns
+GOOD: Final = ("good", "good_average", "good_buffer")  # the groups of the version before the last step
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +49,27 @@ class ModelStep:
     still: tuple[Run, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class KeptVersion:
+    """A version to go back to: its model, average and buffers."""
+
+    version: int
+    vector_P: Vector
+    average_P: Vector
+    buffers: Arrays
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What an update entered a round with: its weight, the steps that normalise it, and the steps that were asked."""
+
+    weight: float
+    steps: int
+    asked: int
+
+
 class GlobalModel:
-    """The current version, published through the payload, and the last one known to be good.
+    """The current version, published through the payload, and the versions that are kept to go back to.
 
     Parameters
     ----------
@@ -60,6 +84,8 @@ class GlobalModel:
         The latest version.
     average_P : Vector
         The average.
+    good, best : KeptVersion, optional
+        The version before the last step, and the one with the least held-out loss.
     """
 
     def __init__(self, layout: Layout, payload: Payload, optimizer: ServerOptimizer, *, averaging: bool) -> None:
@@ -74,7 +100,8 @@ class GlobalModel:
         self.hash = b""
         self.norm = 0.0
         self._last_step: ModelStep | None = None
-        self._good: tuple[Vector, Vector, Arrays] | None = None  # model, average and buffers before the last step
+        self.good: KeptVersion | None = None
+        self.best: KeptVersion | None = None
 
     def start(self, vector_P: Vector, buffers: Arrays) -> None:
         """Begin from this model, at the current version."""
@@ -99,7 +126,7 @@ class GlobalModel:
 
         Returns False if the result is not finite; then only the model for a roll-back has changed.
         """
-        self._good = self.vector_P, self.average_P, self.buffers
+        self.good = self._kept()
         self._last_step = None
         with np.errstate(over="ignore", invalid="ignore"):  # an overflow shows in the norm
             mean_P = mean.mean()
@@ -116,50 +143,85 @@ class GlobalModel:
             moved_P[start:stop] = stepped_P[start:stop] - self.vector_P[start:stop]
         self._last_step = ModelStep(self.vector_P, moved_P, mean, statistics.runs)
         self.version = version
-        self._publish(stepped_P, {**self.buffers, **statistics.counted}, self._averaged(stepped_P))
+        self._publish(
+            stepped_P, {**self.buffers, **statistics.counted(self.buffers)}, self._averaged(stepped_P, self.good)
+        )
         return True
+
+    def remade(self, updates: Iterable[tuple[Update, Part]], rule: str) -> KeptVersion:
+        """What the last step would have made of some of its updates alone, with a fresh optimiser."""
+        before = self.good or self._kept()
+        mean, statistics = aggregator(rule, self.layout.size), Statistics(self.layout)
+        for update, part in updates:
+            mean.add(update, weight=part.weight, steps=part.steps)
+            statistics.add(update, steps=part.asked)
+        if not mean.count:
+            return before
+        with np.errstate(all="ignore"):
+            mean_P = mean.mean()
+            for start, stop in statistics.runs:
+                mean_P[start:stop] = 0
+            stepped_P = self._optimizer.fresh().step(before.vector_P, mean_P)
+            statistics.replace(stepped_P, before.vector_P)
+            buffers = {**before.buffers, **statistics.counted(before.buffers)}
+            return KeptVersion(before.version + 1, stepped_P, self._averaged(stepped_P, before), buffers)
 
     def take_step(self) -> ModelStep | None:
         """The step that made the latest version, once; None if it was not made by a step."""
         taken, self._last_step = self._last_step, None
         return taken
 
-    def roll_back(self, *, version: int) -> None:
-        """Put the model before the last step back as ``version``, with a fresh optimiser."""
-        if self._good is None:
-            raise LookupError(f"there is no earlier model to put back as version {version}")
+    def keep_best(self) -> None:
+        """Keep the latest version as the best one."""
+        self.best = self._kept()
+
+    def roll_back(self, *, to: int, version: int) -> None:
+        """Put one of the kept versions back as ``version``, with a fresh optimiser."""
+        kept = next((kept for kept in (self.good, self.best) if kept is not None and kept.version == to), None)
+        if kept is None:
+            raise LookupError(f"version {to} is not kept, so it cannot be put back as version {version}")
         self.version = version
         self._last_step = None
         self._optimizer.reset()
-        good_P, average_P, buffers = self._good
-        self._publish(good_P, buffers, average_P)
+        self._publish(kept.vector_P, kept.buffers, kept.average_P)
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """JSON-able values, and vectors by name."""
         vectors: dict[str, NDArray[Any]] = {"model": self.vector_P, "average": self.average_P}
         vectors.update({f"buffer/{name}": array for name, array in self.buffers.items()})
         vectors.update({f"optimizer/{name}": vector for name, vector in self._optimizer.vectors.items()})
-        if self._good is not None:
-            vectors["good"], vectors["good_average"], good_buffers = self._good
-            vectors.update({f"good_buffer/{name}": array for name, array in good_buffers.items()})
-        return {"version": self.version, "optimizer_steps": self._optimizer.steps}, vectors
+        state: dict[str, Any] = {"version": self.version, "optimizer_steps": self._optimizer.steps}
+        for name, kept in (("good", self.good), ("best", self.best)):
+            if kept is not None:
+                state[name] = kept.version
+                vectors[name], vectors[f"{name}_average"] = kept.vector_P, kept.average_P
+                vectors.update({f"{name}_buffer/{buffer}": array for buffer, array in kept.buffers.items()})
+        return state, vectors
 
     def restore(self, state: Mapping[str, Any], vectors: Mapping[str, NDArray[Any]]) -> None:
         """Inverse of ``state``; publishes the model again: with ``GOOD`` alone, the one before the last step."""
         self.version = state["version"]
-        if "good" in vectors:
-            self._good = vectors["good"], vectors["good_average"], _under("good_buffer/", vectors)
+        self.good, self.best = (
+            KeptVersion(state[name], vectors[name], vectors[f"{name}_average"], _under(f"{name}_buffer/", vectors))
+            if name in vectors
+            else None
+            for name in ("good", "best")
+        )
         if "model" not in vectors:
-            return self.roll_back(version=self.version)
+            return self.roll_back(to=state["good"], version=self.version)
         self._optimizer.steps = state["optimizer_steps"]
         self._optimizer.vectors = {name: vector.copy() for name, vector in _under("optimizer/", vectors).items()}
         self._publish(vectors["model"], _under("buffer/", vectors), vectors["average"])
 
-    def _averaged(self, vector_P: Vector) -> Vector:
+    def _kept(self) -> KeptVersion:
+        return KeptVersion(self.version, self.vector_P, self.average_P, self.buffers)
+
+    def _averaged(self, vector_P: Vector, before: KeptVersion) -> Vector:
+        """The average after the step from ``before`` to ``vector_P``."""
         if not self._averaging:
             return vector_P
-        share = (DECAY + 1) / (DECAY + self.version)
-        average_P = self.average_P * np.float32(1 - share)
+        share = (DECAY + 1) / (DECAY + before.version + 1)
+        average_P = before.average_P * np.float32(1 - share)
         add_scaled(average_P, vector_P, share)
         return average_P
 

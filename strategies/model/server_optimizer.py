@@ -5,7 +5,7 @@ The formulas, defaults included, are those of Flower's strategies of the same na
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -58,6 +58,10 @@ class ServerOptimizer:
             second_P -= np.float32(1 - self.beta_2) * square_P * np.sign(second_P - square_P)
         step_P = np.float32(rate) * first_P / (np.sqrt(second_P) + np.float32(self.tau))
         return np.asarray(model_P + step_P, dtype=np.float32)
+
+    def fresh(self) -> ServerOptimizer:
+        """One like this that has made no step."""
+        return replace(self, steps=0, vectors={})
 
     def reset(self) -> None:
         """Forget momentum and moments, as after a roll-back."""

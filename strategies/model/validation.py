@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from strategies.errors import Reason, Refused
 from strategies.model.aggregation import Update
 from strategies.model.layout import Arrays
-
-LARGEST_LEAP: Final = 10**6  # batches that a counter may be ahead of, or behind, the model's
 
 
 def check_update(update: Update, *, size: int, buffers: Arrays) -> float:
@@ -38,7 +35,7 @@ def check_base(update: Update, base: int) -> None:
 
 
 def check_buffers(found: Mapping[str, NDArray[Any]], expected: Arrays) -> None:
-    """Refuse buffers that the model lacks, of another shape or dtype, or with leaps that no counter makes."""
+    """Refuse buffers that the model lacks, or of another shape or dtype; ``Statistics`` says which values count."""
     for name, array in found.items():
         if name not in expected:
             raise Refused(Reason.WRONG_MODEL, f"buffer {name!r} is none of {list(expected)}")
@@ -48,11 +45,3 @@ def check_buffers(found: Mapping[str, NDArray[Any]], expected: Arrays) -> None:
                 Reason.WRONG_MODEL,
                 f"buffer {name!r} is {array.dtype}{list(array.shape)}, expected {wanted.dtype}{list(wanted.shape)}",
             )
-        if array.dtype.kind in "iu" and _leaps(array, wanted):
-            raise Refused(Reason.NON_FINITE, f"buffer {name!r} differs by more than {LARGEST_LEAP} from the model's")
-
-
-def _leaps(found: NDArray[Any], known: NDArray[Any]) -> bool:
-    """Whether an element differs by more than ``LARGEST_LEAP``; in floats, since integers would overflow."""
-    with np.errstate(over="ignore"):
-        return bool((np.abs(found.astype(np.float64) - known.astype(np.float64)) > LARGEST_LEAP).any())

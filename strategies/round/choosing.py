@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from strategies.fleet import health
 from strategies.planning import PLANNERS, FleetPlan, Workload, thinned
 from strategies.round.commands import Command, Open, SendOrder
 from strategies.round.rules import ORDERS_PER_NODE
@@ -17,7 +18,7 @@ SHORTEST_TTL_S = 60.0
 ASYNCHRONOUS = 4  # factor on the deadline: a round without a barrier cuts nobody off
 
 
-def begin(state: State, open_: OpenRound) -> list[Command]:
+def begin(state: State, open_: OpenRound, at_s: float) -> list[Command]:
     """Plan the round, choose who works, and set the terms on which it ends."""
     rules, fleet = state.rules, state.fleet
     settings = rules.settings
@@ -26,7 +27,7 @@ def begin(state: State, open_: OpenRound) -> list[Command]:
     plan = planned(state)
     open_.plan, open_.base_model = plan, state.versions.model
     asynchronous = settings.mode == "async"
-    selection = _choose(state, open_, plan, rules.most_at_work if asynchronous else settings.cohort)
+    selection = _choose(state, open_, plan, rules.most_at_work if asynchronous else settings.cohort, at_s)
     quota = max(1, math.ceil(settings.quota * min(settings.cohort, len(fleet)) - 1e-9))
     open_.quota = quota if asynchronous or selection.quota is None else selection.quota
     deadline_s = plan.deadline_s if selection.deadline_s is None else selection.deadline_s
@@ -37,11 +38,11 @@ def begin(state: State, open_: OpenRound) -> list[Command]:
     ]
 
 
-def refill(state: State, open_: OpenRound) -> list[Command]:
+def refill(state: State, open_: OpenRound, at_s: float) -> list[Command]:
     """Where rounds have no barrier, give free nodes work at once while this round wants replies."""
     if state.rules.settings.mode != "async" or not open_.wanted or open_.plan is None:
         return []
-    return _orders(state, open_, open_.plan, _choose(state, open_, open_.plan, state.rules.most_at_work))
+    return _orders(state, open_, open_.plan, _choose(state, open_, open_.plan, state.rules.most_at_work, at_s))
 
 
 def planned(state: State) -> FleetPlan:
@@ -66,7 +67,7 @@ def planned(state: State) -> FleetPlan:
     )
 
 
-def _choose(state: State, open_: OpenRound, plan: FleetPlan, count: int) -> Selection:
+def _choose(state: State, open_: OpenRound, plan: FleetPlan, count: int, at_s: float) -> Selection:
     """Ask the policy for ``count`` nodes, and keep as many of its choice as may still be given work."""
     fleet = state.fleet
     room = state.rules.most_at_work - int(fleet.at_work.sum())
@@ -74,6 +75,7 @@ def _choose(state: State, open_: OpenRound, plan: FleetPlan, count: int) -> Sele
         return Selection(np.zeros(0, dtype=np.int64))
     rng = np.random.default_rng([state.rules.settings.seed, open_.round, open_.refills])
     open_.refills += 1
+    health.rested(fleet, at_s=at_s)
     # A second update from the same node against the same model would repeat the first. A node that failed in this round
     # is tried again in a later one, so no node fails a round more than once.
     available = fleet.available(orders=ORDERS_PER_NODE)

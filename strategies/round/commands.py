@@ -84,8 +84,23 @@ class StepModel:
 
 
 @dataclass(frozen=True, slots=True)
+class MeasureSuspects:
+    """Find out, by the held-out loss, which of the updates in the last step exploded the model."""
+
+    kind: Literal["measure"] = "measure"
+
+
+@dataclass(frozen=True, slots=True)
+class KeepBest:
+    """Keep the latest version, which has the least held-out loss so far, to go back to."""
+
+    version: int
+    kind: Literal["keep"] = "keep"
+
+
+@dataclass(frozen=True, slots=True)
 class RollBack:
-    """Restore version ``to`` as the new ``version``."""
+    """Restore version ``to``, which is kept, as the new ``version``."""
 
     to: int
     version: int
@@ -110,4 +125,16 @@ class CloseRound:
     kind: Literal["close"] = "close"
 
 
-Command = Open | SendOrder | AddUpdate | Refuse | Exclude | Readmit | StepModel | RollBack | CloseRound
+Command = (
+    Open
+    | SendOrder
+    | AddUpdate
+    | Refuse
+    | Exclude
+    | Readmit
+    | StepModel
+    | MeasureSuspects
+    | KeepBest
+    | RollBack
+    | CloseRound
+)

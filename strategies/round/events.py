@@ -39,8 +39,6 @@ class Reading:
         What the node says of its work.
     sketch : tuple of float
         A few numbers that identify the update's values, see ``strategies.model.sketch``.
-    held_out_loss : float, optional
-        Of the model with this update alone, where the server measured it.
     """
 
     blob_bytes: int
@@ -57,7 +55,6 @@ class Reading:
     samples: float | None = None
     loss: float | None = None
     squared_loss: float | None = None
-    held_out_loss: float | None = None
     sketch: tuple[float, ...] = ()
 
 
@@ -177,7 +174,7 @@ class Diverged:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """The server measured the model; ``None`` for a loss that is not finite.
+    """The server measured the model; ``None`` for a loss that is not finite, or a model that cannot be measured.
 
     Before the first round it is the fresh model's loss, which is what chance gives.
     """
@@ -185,6 +182,20 @@ class Evaluated:
     at_s: float
     loss: float | None = None
     kind: Literal["evaluated"] = "evaluated"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The server measured the updates of an exploded step; ``None`` for a loss that is not finite.
+
+    ``alone`` are the losses with each update alone, in the order in which they were added. ``without`` are pairs: how
+    many of the worst updates were left out, and the loss that the others make. Both are empty if nobody can measure.
+    """
+
+    at_s: float
+    alone: tuple[float | None, ...] = ()
+    without: tuple[tuple[int, float | None], ...] = ()
+    kind: Literal["measured"] = "measured"
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,5 +225,6 @@ Event = (
     | Published
     | Diverged
     | Evaluated
+    | Measured
     | Resumed
 )

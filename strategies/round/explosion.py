@@ -1,26 +1,17 @@
-"""Whether a model has exploded, and whose update did it, judged by the server's own measurements alone."""
+"""Whether a model has exploded, and whose updates did it, judged by the server's own measurements alone."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-from strategies.fleet.outliers import LARGEST_Z, robust_z
 
 LEARNED = 0.5  # of chance: a model must have gained this much before it can forget
 FORGOTTEN = 0.9  # of its gain: losing this much counts as forgetting
-FEWEST_TO_COMPARE = 3  # updates in a round before one of them can stand out
+SPOILED = 0.25  # of its gain: a version that has lost this much is no longer one to go back to
 
-
-@dataclass(frozen=True, slots=True)
-class Suspect:
-    """An update that went into the model: its row, its norm, and the held-out loss with it alone, if measured."""
-
-    row: int
-    norm: float
-    held_out_loss: float | None = None
+Without = Sequence[tuple[int, float | None]]
+"""Pairs: how many of the round's worst updates were left out, and the held-out loss of what the others make."""
 
 
 class HeldOutLoss:
@@ -47,15 +38,24 @@ class HeldOutLoss:
             return self.best + FORGOTTEN * gained
         return max(self.chance, self.chance if self.before is None else self.before) + abs(self.chance)
 
+    @property
+    def spoiled(self) -> bool:
+        """Whether the last sound version had lost a quarter of what the best one had gained."""
+        if self.chance is None or self.best is None or self.before is None:
+            return False
+        return self.before > self.best + SPOILED * max(0.0, self.chance - self.best)
+
     def exploded(self, loss: float | None) -> bool:
         """Whether ``loss``, None for one that is not finite, is an explosion."""
         return loss is None or not math.isfinite(loss) or loss > self.most
 
-    def sound(self, loss: float | None) -> None:
-        """Remember a loss that was no explosion."""
+    def sound(self, loss: float | None) -> bool:
+        """Remember a loss that was no explosion; whether it is the least so far."""
         self.before = loss
-        if loss is not None:
-            self.best = loss if self.best is None else min(self.best, loss)
+        if loss is None or (self.best is not None and loss >= self.best):
+            return False
+        self.best = loss
+        return True
 
     def state(self) -> dict[str, float | None]:
         """JSON-able."""
@@ -66,16 +66,56 @@ class HeldOutLoss:
         self.chance, self.before, self.best = state["chance"], state["before"], state["best"]
 
 
-def culprits(suspects: Sequence[Suspect], most: float) -> list[int]:
-    """Rows whose update alone explodes the model, or has a norm out of proportion to the round's others.
+def worst_first(alone: Sequence[float | None]) -> list[int]:
+    """Numbers of a round's updates by the held-out loss with each alone: first what is not finite, then the largest."""
 
-    Empty if that is half of the rows or more: then the cause is a common one, such as the learning rate.
+    def loss(number: int) -> float:
+        found = alone[number]
+        return math.inf if found is None or not math.isfinite(found) else found
+
+    return sorted(range(len(alone)), key=loss, reverse=True)
+
+
+def most_culprits(updates: int) -> int:
+    """How many of a round's updates may be blamed: half of them; of a single one, that one.
+
+    If the model still explodes without the worse half, the cause is a common one, such as the learning rate.
     """
-    logs = [math.log(max(suspect.norm, 1e-30)) for suspect in suspects]
-    found = {
-        suspect.row
-        for suspect, log in zip(suspects, logs, strict=True)
-        if (suspect.held_out_loss is not None and suspect.held_out_loss > most)
-        or (len(logs) >= FEWEST_TO_COMPARE and robust_z(log, logs) > LARGEST_Z)
-    }
-    return sorted(found) if 2 * len(found) < len({suspect.row for suspect in suspects}) else []
+    return max(updates // 2, min(updates, 1))
+
+
+def left_out(updates: int, loss: Callable[[int], float | None], most: float) -> Without:
+    """Find the fewest of the worst updates without which the model is sound, with ``2 + log2(updates)`` measurements.
+
+    ``loss(count)`` is the held-out loss without the ``count`` worst, and ``most`` the largest that is no explosion.
+    """
+    found = [(0, loss(0))]
+    if _sound(found[0][1], most) or not updates:
+        return found
+    explodes, sound = 0, most_culprits(updates)
+    found.append((sound, loss(sound)))
+    if not _sound(found[-1][1], most):
+        return found
+    while sound - explodes > 1:
+        middle = (explodes + sound) // 2
+        found.append((middle, loss(middle)))
+        if _sound(found[-1][1], most):
+            sound = middle
+        else:
+            explodes = middle
+    return found
+
+
+def culprits(rows: Sequence[int], alone: Sequence[float | None], without: Without, most: float) -> list[int]:
+    """Rows of the fewest updates without which the model is sound, see ``left_out``; empty if there are none such.
+
+    ``rows`` are those of the round's updates, ``alone`` the losses with each alone; empty if nobody measured.
+    """
+    sound = [count for count, loss in without if _sound(loss, most)]
+    if not sound or len(alone) != len(rows) or min(sound) > most_culprits(len(rows)):
+        return []
+    return sorted({rows[number] for number in worst_first(alone)[: min(sound)]})
+
+
+def _sound(loss: float | None, most: float) -> bool:
+    return loss is not None and math.isfinite(loss) and loss <= most

@@ -6,12 +6,11 @@ import math
 
 from strategies.errors import Reason, Refused
 from strategies.fleet import Fleet
-from strategies.fleet.health import answered, succeeded
+from strategies.fleet.health import answered
 from strategies.fleet.link import LinkSample
 from strategies.planning.timing import ROUND_TRIPS
 from strategies.round.commands import AddUpdate
 from strategies.round.events import Answered, Reading
-from strategies.round.explosion import Suspect
 from strategies.round.state import OpenOrder, OpenRound, State
 
 LARGEST_SAMPLE_S = 1e4
@@ -38,14 +37,12 @@ def judge(state: State, open_: OpenRound, order: OpenOrder, event: Answered) -> 
     state.replays.check(row, reading.digest, reading.sketch, reading.norm)
     weighed = state.accounts.weigh(fleet, row, staleness=staleness)
     state.accounts.settle(fleet, row, weighed)
-    succeeded(fleet, row)
     fleet.update_norm[row] = reading.norm
     state.replays.add(row, reading.digest, reading.sketch, order.round)
     fleet.held[row], fleet.acknowledged[row] = order.base, order.round
     open_.late += order.round < open_.round
     open_.added.append(row)
     open_.weights.append(weighed.weight)
-    open_.suspects.append(Suspect(row, reading.norm, reading.held_out_loss))
     steps = order.steps if settings.normalise_steps else 1
     return AddUpdate(event.order, row, weighed.weight, steps, staleness)
 

@@ -19,7 +19,9 @@ from strategies.round.commands import Command
 from strategies.round.events import Event
 from strategies.round.rules import Rules
 
-LONGEST_LINE: Final = 4_000_000  # bytes; an order to each of 10,000 nodes takes 2 MB
+LONGEST_LINE: Final = 40_000_000  # bytes; orders to 130,000 nodes at once, the most that a run may have, take 33 MB
+_LONG: Final = 1_000_000
+_LEAST_VALUE: Final = 20  # bytes of an object or list in a long line; it takes 3, but 70 in memory
 
 _EVENT: Final[TypeAdapter[Event]] = TypeAdapter(
     Annotated[Event, Field(discriminator="kind")], config=ConfigDict(allow_inf_nan=False)
@@ -69,6 +71,8 @@ def read_line(text: bytes, before: str) -> Line:
     BadLine
         If it is no line of a log.
     """
+    if len(text) > _LONG and text.count(b"{") + text.count(b"[") > len(text) // _LEAST_VALUE:
+        raise BadLine(f"it has {len(text):,} bytes and next to nothing in them")
     try:
         entry = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from typing import Any, Final
 
@@ -54,12 +54,26 @@ class Difference:
         return f"{where} is recorded as {_shown(self.recorded)}, the rules give {_shown(self.folded)}"
 
 
+@dataclass(frozen=True, slots=True)
+class RuleChange:
+    """A rule that another one took the place of between two rounds, as when a run is resumed with other settings."""
+
+    from_round: int
+    rule: str
+    before: Any
+    after: Any
+
+    def __str__(self) -> str:
+        return f"{self.rule} {_shown(self.before)} -> {_shown(self.after)}"
+
+
 @dataclass
 class Replay:
     """The result of replaying a log.
 
     ``broken`` is the first line whose hash does not fit, ``difference`` the first command that differs. ``left_over``
-    are the bytes of a last line that was cut off in writing. ``state`` is the state at the end.
+    are the bytes of a last line that was cut off in writing. ``changes`` are the rules that changed on the way: each
+    round is decided again by the rules of its time. ``state`` is the state at the end.
     """
 
     lines: int = 0
@@ -70,6 +84,7 @@ class Replay:
     left_over: int = 0
     broken: int | None = None
     difference: Difference | None = None
+    changes: list[RuleChange] = field(default_factory=list)
     state: State | None = None
 
 
@@ -102,7 +117,7 @@ def _folded(lines: Iterator[bytes], upto: int | None, story: Story | None) -> Re
             done.broken = line.number
         done.lines, done.head = done.lines + 1, line.hash
         if isinstance(line.content, Rules):
-            done.state = _under(line.content, done.state, line.number)
+            done.state = _under(line.content, done, line.number)
             continue
         if done.state is None:
             raise BadLine(f"line {line.number}: an event comes before the rules")
@@ -154,8 +169,9 @@ def _numbered(text: bytes, done: Replay) -> Any:
     return line
 
 
-def _under(rules: Rules, state: State | None, line: int) -> State:
+def _under(rules: Rules, done: Replay, line: int) -> State:
     """A new state under these rules, or the one there is, which goes on under them."""
+    state = done.state
     try:
         fresh = State(rules)
     except NO_VALUES as error:
@@ -164,8 +180,19 @@ def _under(rules: Rules, state: State | None, line: int) -> State:
         return fresh
     if state.open is not None:
         raise BadLine(f"line {line}: the rules change while round {state.open.round} is open")
+    before, after = _named(state.rules), _named(rules)
+    done.changes += [
+        RuleChange(state.round + 1, name, before[name], after[name]) for name in after if before[name] != after[name]
+    ]
     state.rules = rules
     return state
+
+
+def _named(rules: Rules) -> dict[str, Any]:
+    """Every rule by its name, the settings among them, as JSON-able values."""
+    named = asdict(rules)
+    settings: dict[str, Any] = named.pop("settings")
+    return named | settings | {"session": rules.settings.session.hex()}
 
 
 def _shown(value: Any) -> str:

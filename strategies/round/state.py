@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -10,7 +11,7 @@ from typing import Any
 from strategies.errors import Reason
 from strategies.fleet import Fleet
 from strategies.planning import FleetPlan
-from strategies.round.explosion import HeldOutLoss, Suspect
+from strategies.round.explosion import HeldOutLoss
 from strategies.round.histories import NormHistory, Replays
 from strategies.round.rules import Rules
 from strategies.round.versions import Versions
@@ -55,7 +56,7 @@ class OpenRound:
     selected: list[int] = field(default_factory=list)
     added: list[int] = field(default_factory=list)  # rows
     weights: list[float] = field(default_factory=list)
-    suspects: list[Suspect] = field(default_factory=list)  # one for each update in ``added``
+    stepped: bool = True  # whether the model takes over what ``added`` holds
     refused: list[Reason] = field(default_factory=list)
     late: int = 0
     bytes_down: int = 0
@@ -84,13 +85,20 @@ class State:
         self.norms = NormHistory()
         self.replays = Replays()
         self.held_out = HeldOutLoss()
-        self.suspects: list[Suspect] = []  # updates that made the latest version, until its loss is measured
+        self.suspects: list[int] = []  # rows of the updates in the latest version, until its loss is measured
         self.exploded = False
         self.common_bytes = 0.0  # of a download in the last round, beyond what its level predicts
         self.round = 0  # the newest that began
+        self.round_s = 0.0  # how long the last round lasted in which an update counted
         self.next_order = 0
         self.orders: dict[int, OpenOrder] = {}
         self.open: OpenRound | None = None
+
+    @property
+    def usual_round_s(self) -> float:
+        """Seconds that a round takes: as the last one in which an update counted, or else as planned."""
+        planned_s = self.open.plan.deadline_s if self.open is not None and self.open.plan is not None else 0.0
+        return self.round_s or (planned_s if math.isfinite(planned_s) else 0.0)
 
     def json(self) -> dict[str, Any]:
         """Everything as JSON-able values, between two rounds."""
@@ -104,10 +112,11 @@ class State:
             "norms": self.norms.state(),
             "replays": self.replays.state(),
             "held_out": self.held_out.state(),
-            "suspects": [asdict(suspect) for suspect in self.suspects],
+            "suspects": list(self.suspects),
             "exploded": self.exploded,
             "common_bytes": self.common_bytes,
             "round": self.round,
+            "round_s": self.round_s,
             "next_order": self.next_order,
             "orders": {str(number): asdict(order) for number, order in self.orders.items()},
         }
@@ -120,8 +129,8 @@ class State:
         restored.versions = Versions.restored(state["versions"])
         for name in ("accounts", "selection", "norms", "replays", "held_out"):
             getattr(restored, name).restore(state[name])
-        for name in ("exploded", "common_bytes", "round", "next_order"):
+        for name in ("exploded", "common_bytes", "round", "round_s", "next_order"):
             setattr(restored, name, state[name])
-        restored.suspects = [Suspect(**suspect) for suspect in state["suspects"]]
+        restored.suspects = list(state["suspects"])
         restored.orders = {int(number): OpenOrder(**order) for number, order in state["orders"].items()}
         return restored

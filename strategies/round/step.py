@@ -14,7 +14,17 @@ import numpy as np
 from strategies.errors import OutOfOrder, Reason, Refused
 from strategies.fleet import health
 from strategies.round.choosing import begin, planned, refill
-from strategies.round.commands import CloseRound, Command, Exclude, Readmit, Refuse, RollBack, StepModel
+from strategies.round.commands import (
+    CloseRound,
+    Command,
+    Exclude,
+    KeepBest,
+    MeasureSuspects,
+    Readmit,
+    Refuse,
+    RollBack,
+    StepModel,
+)
 from strategies.round.events import (
     Answered,
     Deserted,
@@ -25,6 +35,7 @@ from strategies.round.events import (
     Failed,
     Joined,
     Left,
+    Measured,
     Probed,
     Published,
     Resumed,
@@ -84,13 +95,16 @@ def _probed(state: State, event: Probed) -> list[Command]:
 def _due(state: State, event: RoundDue) -> list[Command]:
     if state.open is not None or not state.versions.model:
         raise OutOfOrder(f"round {event.number} is due, but {'another is open' if state.open else 'no model is there'}")
+    if not state.exploded:
+        _sound(state)  # nobody measured the last version, so nothing speaks against its updates
+    state.suspects = []
     state.round = event.number
     state.open = OpenRound(event.number, event.at_s, Phase.COLLECTING)
     exploded, state.exploded = state.exploded, False
     if exploded and (back := _rolled_back(state, state.open)):
         state.open.phase = Phase.RESTORING
         return back
-    return begin(state, state.open)
+    return begin(state, state.open, event.at_s)
 
 
 def _sent(state: State, event: Sent) -> list[Command]:
@@ -118,7 +132,7 @@ def _answered(state: State, event: Answered) -> list[Command]:
     if why is not None:
         open_.failed.add(order.row)  # a refused reply does not fill the quota
         commands = _refused(state, open_, event, order.row, why)
-    return commands + refill(state, open_)
+    return commands + refill(state, open_, event.at_s)
 
 
 def _failed(state: State, event: Failed) -> list[Command]:
@@ -130,10 +144,10 @@ def _failed(state: State, event: Failed) -> list[Command]:
     if event.left:  # it may work again once it is seen connected at the next round's start
         health.left(state.fleet, [order.row])
         refusal = Refused(Reason.LEFT, event.detail)  # a node that always leaves is excluded like one that always fails
-        return _refused(state, open_, event, order.row, refusal) + refill(state, open_)
-    health.silent(state.fleet, order.row, round=open_.round)
+        return _refused(state, open_, event, order.row, refusal) + refill(state, open_, event.at_s)
+    health.silent(state.fleet, order.row, at_s=event.at_s, round=open_.round, round_s=state.usual_round_s)
     refusal = Refused(Reason.ERROR_REPLY, event.detail)
-    return _refused(state, open_, event, order.row, refusal) + refill(state, open_)
+    return _refused(state, open_, event, order.row, refusal) + refill(state, open_, event.at_s)
 
 
 def _ended(state: State, event: Ended) -> list[Command]:
@@ -153,9 +167,8 @@ def _ended(state: State, event: Ended) -> list[Command]:
 
 def _diverged(state: State, event: Diverged) -> list[Command]:
     open_ = _open(state, event, Phase.STEPPING)
-    blamed = _blamed(state, culprits(open_.suspects, state.held_out.most), event.at_s)
-    open_.suspects = []
-    return blamed + (_rolled_back(state, open_) or _closed(state, open_))
+    state.suspects = list(open_.added)
+    return [MeasureSuspects()]
 
 
 def _published(state: State, event: Published) -> list[Command]:
@@ -169,20 +182,35 @@ def _published(state: State, event: Published) -> list[Command]:
     if open_.phase is Phase.STEPPING:
         return _closed(state, open_)
     open_.phase = Phase.COLLECTING
-    return begin(state, open_)
+    return begin(state, open_, event.at_s)
 
 
 def _evaluated(state: State, event: Evaluated) -> list[Command]:
-    held_out, suspects = state.held_out, state.suspects
-    state.suspects = []
+    held_out, versions = state.held_out, state.versions
     if not state.round:
         held_out.chance = event.loss
         return []
     if held_out.exploded(event.loss):
         state.exploded = True
-        return _blamed(state, culprits(suspects, held_out.most), event.at_s)
-    held_out.sound(event.loss)
+        return [MeasureSuspects()] if state.suspects else []
+    _sound(state)
+    versions.back = False
+    if held_out.sound(event.loss) or versions.best is None:
+        versions.best = versions.version
+        return [KeepBest(versions.version)]
     return []
+
+
+def _measured(state: State, event: Measured) -> list[Command]:
+    if not state.suspects:
+        raise OutOfOrder("updates were measured, but no model has exploded")
+    found = culprits(state.suspects, event.alone, event.without, state.held_out.most)
+    state.suspects = []
+    blamed = _blamed(state, found, event.at_s)
+    if state.open is None:
+        return blamed  # the next round begins with the roll-back
+    state.open.stepped = False
+    return blamed + (_rolled_back(state, state.open) or _closed(state, state.open))
 
 
 def _resumed(state: State, event: Resumed) -> list[Command]:
@@ -194,6 +222,7 @@ def _resumed(state: State, event: Resumed) -> list[Command]:
         state.fleet.orders[:] = 0
     if event.model_lost:
         state.exploded = True
+        state.versions.best = None  # its model may be the one that is lost
         state.fleet.held[:] = -1
     return []
 
@@ -212,6 +241,7 @@ _HANDLERS: dict[type, Callable[[State, Any], list[Command]]] = {
     Diverged: _diverged,
     Published: _published,
     Evaluated: _evaluated,
+    Measured: _measured,
     Resumed: _resumed,
 }
 
@@ -252,16 +282,26 @@ def _readmitted(state: State, at_s: float) -> list[Command]:
     return [Readmit(row) for row in health.let_out(state.fleet, at_s=at_s).tolist()]
 
 
+def _sound(state: State) -> None:
+    """The updates in the latest version have counted, and did no harm."""
+    for row in state.suspects:
+        health.succeeded(state.fleet, row)
+    state.suspects = []
+
+
 def _rolled_back(state: State, open_: OpenRound) -> list[Command]:
-    """Go back to the last good version, if there is one. Updates against later versions are refused from now on."""
+    """Go back to a good version, if there is one. Updates against later versions are refused from now on."""
     state.exploded = False
-    good = state.versions.disown()
+    versions = state.versions
+    open_.rolled_back = to = versions.way_back(spoiled=state.held_out.spoiled)
     state.replays.forget()  # training from a restored model may honestly repeat an update
-    open_.rolled_back = good
-    if good is None:
+    if to is None:
         return []
-    open_.next_version = state.versions.version + 1
-    return [RollBack(good, open_.next_version)]
+    versions.disown(to)
+    if to == versions.best:
+        state.held_out.before = state.held_out.best
+    open_.next_version = versions.version + 1
+    return [RollBack(to, open_.next_version)]
 
 
 def _closed(state: State, open_: OpenRound) -> list[Command]:
@@ -270,7 +310,9 @@ def _closed(state: State, open_: OpenRound) -> list[Command]:
     )
     if open_.selected:
         state.common_bytes = max(0.0, open_.bytes_common / len(open_.selected))
-    state.open, state.suspects = None, open_.suspects
+    if open_.added:
+        state.round_s = max(0.0, open_.ended_s - open_.started_s)
+    state.open, state.suspects = None, list(open_.added) if open_.stepped else []
     return [
         CloseRound(
             round=open_.round,

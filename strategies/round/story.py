@@ -84,7 +84,7 @@ class Story:
     def _said(self, state: State, row: int, command: Command, known: _Before) -> str:
         if isinstance(command, SendOrder) and command.row == row:
             work = f"{command.local_steps} steps of {command.batch_size} at {command.codec}"
-            return f"given order {command.order}: {work}; owed {state.fleet.owed[row]:.4f}"
+            return f"given order {command.order}: {work}{_owed(state, row)}"
         if isinstance(command, AddUpdate) and command.row == row:
             return f"order {command.order} weighs {command.weight:.4f}: {_weighed(state, row, command, known.owed)}"
         if isinstance(command, Refuse) and command.row == row:
@@ -97,7 +97,7 @@ class Story:
         if isinstance(command, CloseRound) and known.open is not None and row in known.open.added:
             pairs = zip(known.open.added, command.weights, strict=True)
             share = sum(weight for added, weight in pairs if added == row)
-            return f"makes up {share:.4f} of the round's mean; owed {state.fleet.owed[row]:.4f} now"
+            return f"makes up {share:.4f} of the round's mean{_owed(state, row, ' now')}"
         return ""
 
 
@@ -124,7 +124,12 @@ def _others(state: State, row: int, sent: Sequence[int], known: _Before) -> str:
         return f"{int(state.fleet.at_work.sum())} nodes are at work already, as many as may be"
     if state.rules.selection != "network_aware" or known.urgency is None:
         return f"policy {state.rules.selection!r} chose others"
-    return passed_over(state.fleet, row, round=state.round, urgency=known.urgency, chosen=np.asarray(sent))
+    return passed_over(state.fleet, row, urgency=known.urgency, chosen=np.asarray(sent))
+
+
+def _owed(state: State, row: int, when: str = "") -> str:
+    """What a node is owed, for the policy that decides by it."""
+    return f"; owed {state.fleet.owed[row]:.4f}{when}" if state.rules.books == "debts" else ""
 
 
 def _weighed(state: State, row: int, command: AddUpdate, owed: float) -> str:

@@ -1,4 +1,4 @@
-"""The versions of the model, and from which of them an update may still start."""
+"""The versions of the model, from which of them an update may still start, and to which of them a roll-back returns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ class Versions:
     version : int
         The latest; every step and every roll-back adds one.
     good : int, optional
-        The version before the last step, to which a roll-back returns.
+        The version before the last step.
+    best : int, optional
+        The version with the least held-out loss.
+    back : bool
+        Whether no version has been sound since the last roll-back.
     disowned : list of (int, int)
         Versions after the first, up to the second, were rolled back; as far back as an update may start from.
     model, norm : str, float
@@ -28,6 +32,8 @@ class Versions:
 
     version: int = 0
     good: int | None = None
+    best: int | None = None
+    back: bool = False
     disowned: list[tuple[int, int]] = field(default_factory=list)
     model: str = ""
     norm: float = 0.0
@@ -36,12 +42,21 @@ class Versions:
         """Make ``version`` the latest."""
         self.version, self.model, self.norm = version, model, norm
 
-    def disown(self) -> int | None:
-        """Disown the versions after the last good one, and return that; None if there is none."""
-        if self.good is not None:
-            oldest = self.version - KEPT_VERSIONS
-            self.disowned = [span for span in self.disowned if span[1] >= oldest] + [(self.good, self.version)]
-        return self.good
+    def way_back(self, *, spoiled: bool) -> int | None:
+        """The version to go back to; None if there is none.
+
+        It is the one before the last step, which costs least. If that one is ``spoiled`` already, or the model exploded
+        again from where the last roll-back left it, it is the best version: slow poisoning makes each version a little
+        worse than the one before, and going back by one would undo only the last step.
+        """
+        first, second = (self.best, self.good) if spoiled or self.back else (self.good, self.best)
+        return second if first is None else first
+
+    def disown(self, to: int) -> None:
+        """Disown the versions after ``to``, to which the model returns."""
+        oldest = self.version - KEPT_VERSIONS
+        self.disowned = [span for span in self.disowned if span[1] >= oldest] + [(to, self.version)]
+        self.back = True
 
     def staleness(self, base: int) -> int:
         """Versions since ``base``. Raises ``Refused`` for a base that is unknown, too old or rolled back."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import numpy as np
 
 from strategies.fleet import Bools, Fleet, Floats, Ints
-from strategies.fleet.health import backoff, rested
 from strategies.planning import FleetPlan
 from strategies.quantiles import median
 from strategies.selection.policy import Memoryless, Selection
@@ -31,7 +30,7 @@ class NetworkAwareSelection(Memoryless):
         self, fleet: Fleet, available: Ints, plan: FleetPlan, *, cohort: int, round: int, rng: np.random.Generator
     ) -> Selection:
         """See ``SelectionPolicy.select``."""
-        willing = available[rested(fleet, available, round=round) & ~_ahead(fleet, available)]
+        willing = available[~fleet.resting[available] & ~_ahead(fleet, available)]
         if not willing.size and not fleet.at_work.any():
             willing = available  # better a node in credit or at rest than none
         count = min(cohort, willing.size)
@@ -44,12 +43,11 @@ class NetworkAwareSelection(Memoryless):
         return Selection(willing[top[np.argsort(-(urgency + jitter)[top], kind="stable")]])
 
 
-def passed_over(fleet: Fleet, row: int, *, round: int, urgency: Floats, chosen: Ints) -> str:
-    """Why ``round`` began without node ``row``, which was free; ``urgency`` is the ``priority`` of all nodes."""
-    rows = np.array([row])
-    if not rested(fleet, rows, round=round).all():
-        return f"silent {fleet.misses[row]} times in a row, so it waits {backoff(fleet.misses[row])} rounds"
-    if _ahead(fleet, rows).any():
+def passed_over(fleet: Fleet, row: int, *, urgency: Floats, chosen: Ints) -> str:
+    """Why a round began without node ``row``, which was free; ``urgency`` is the ``priority`` of all nodes."""
+    if fleet.resting[row]:
+        return f"silent {fleet.misses[row]} times in a row, so it rests until {fleet.rests_until_s[row]:,.1f} s"
+    if _ahead(fleet, np.array([row])).any():
         return f"more than {MOST_AHEAD:.0f} shares ahead of its data"
     return f"others came first: its priority is {urgency[row]:.4f}, theirs {urgency[chosen].min():.4f} and more"
 

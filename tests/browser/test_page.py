@@ -100,6 +100,17 @@ def test_the_slider_shows_a_past_round_as_it_was(watched: Watched, server: Serve
     assert page.url.endswith("round=3")
 
 
+def test_an_open_round_that_was_chosen_is_followed_to_its_end(
+    watched: Watched, server: Server, going_on: SeenRun
+) -> None:
+    going_on.begin()
+    page = watched.page
+    page.goto(server.url + "#/run/demo/travel?round=13")
+    page.locator(".stat", has_text="State").get_by_text("open").wait_for()
+    going_on.end(loss=0.1, accuracy=0.95)
+    page.locator(".stat", has_text="State").get_by_text("closed").wait_for()
+
+
 def test_what_a_node_calls_itself_is_text(watched: Watched, server: Server) -> None:
     page = watched.page
     for view in ("nodes", "events", "travel", "ledger"):

@@ -92,12 +92,6 @@ def machine_of_module(namespaces: bool, contracts: Path) -> Iterator[Machine]:
 
 
 @pytest.fixture
-def kubectl() -> Path:
-    """This machine's kubectl, which renders kustomizations without a cluster."""
-    return installed("kubectl")
-
-
-@pytest.fixture
 def nginx() -> Path:
     """This machine's nginx."""
     return installed("nginx")

@@ -121,7 +121,13 @@ def test_the_submitting_command_is_killed_and_finds_its_run_again(make_stack: Ma
 def asked(stack: Stack, *words: str) -> tuple[int, str]:
     """Exit code of a command, and all that it said."""
     done = subprocess.run(
-        [PROGRAMS / "hypergpu", *words], env=stack.environ, capture_output=True, text=True, timeout=120, check=False
+        [PROGRAMS / "hypergpu", *words],
+        env=stack.environ,
+        cwd=stack.folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     return done.returncode, done.stdout + done.stderr
 

@@ -34,6 +34,7 @@ ENDS = {
     "training.num_nodes": "more than the 1295 samples",
     "training.learning_rate": "nothing was trained",
     "training.weight_decay": "nothing was trained",
+    "training.server_optimizer": "nothing was trained",
     "training.server_learning_rate": "nothing was trained",
     "training.target": "but the task measures",
     "network.enable_simulation": "no key to sign with",

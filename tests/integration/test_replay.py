@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from hypergpu_fl.cli import invoke
+from strategies.failure import root_cause
 from strategies.round.replay import replay as fold
 
 TRAIN = """
@@ -206,6 +207,35 @@ def test_a_run_that_was_killed_and_resumed_is_one_story(tmp_path: Path, capsys: 
     out = capsys.readouterr().out
     assert '"cut_off_bytes": 0' in out
     assert b'"kind":"resumed"' in (tmp_path / "killed" / "events.jsonl").read_bytes()
+
+
+SMALL_DISK = """
+mount -t tmpfs -o size="$1" tmpfs "$2" && shift 2 || exit 77
+"$@"; ended=$?
+cp "$4/events.jsonl" "$4/kept.jsonl"; exit $ended
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system takes root")
+def test_a_run_whose_log_finds_its_disk_full_says_so_and_goes_on_once_there_is_room(tmp_path: Path) -> None:
+    small, folder = tmp_path / "small", tmp_path / "full"
+    small.mkdir()
+    folder.mkdir()
+    (folder / "events.jsonl").symlink_to(small / "events.jsonl")
+    run = [sys.executable, "-c", TRAIN, str(folder), "30", "fresh", *map(str, FLAKY)]
+    command = ["unshare", "-m", "sh", "-c", SMALL_DISK, "sh", "32k", str(small), *run]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert said.returncode == 1, said.stderr
+    cause, remedy = root_cause(said.stderr) or ("", "")
+    assert cause.startswith("the event log cannot be written: No space left on device") and "events.jsonl" in cause
+    assert remedy.startswith("make room there")
+    (folder / "kept.jsonl").replace(folder / "events.jsonl")
+    rounds = fold((folder / "events.jsonl").read_bytes().splitlines(keepends=True)).rounds
+    assert rounds >= 1
+    train(folder, rounds + 2, resume=True)
+    assert replayed(tmp_path, "full") == 0
+    assert invoke(["ledger", "verify", str(folder), "--format", "json"]) == 0
 
 
 @pytest.mark.slow

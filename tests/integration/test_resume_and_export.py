@@ -128,6 +128,8 @@ def test_an_exported_model_loads_in_plain_pytorch_with_the_reported_loss(
     assert (about["round"], about["metrics"]["loss"]) == (wanted["round"], wanted["loss"])
     config = configured(root, "own")
     task = load_task(config.training, config.system)
+    written = (tmp_path / about["file"], tmp_path / "model.json")
+    assert len({file.stat().st_mode for file in written}) == 1  # whoever may read the one may read the other
     model = tied((1, 8, 8), 10)
     model.load_state_dict(read(tmp_path / about["file"]))
     assert set(model.state_dict()) == set(read(tmp_path / about["file"]))

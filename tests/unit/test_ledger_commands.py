@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -139,7 +140,17 @@ def test_a_proof_is_printed_for_who_contributed_and_verifies(
 def test_rewards_add_up_to_what_is_owed(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = answer(capsys, "rewards", "demo")
     listed = answer(capsys, "ledger", "list", "demo")
-    assert sum(int(row["earned_wei"]) for row in rows) == listed[-1]["owed (wei)"]
+    assert sum(int(row["earned_wei"]) for row in rows) == listed[-1]["owed so far (wei)"]
+
+
+def test_why_a_node_earned_what_it_did_leaves_no_contribution_out_and_no_end_to_come(
+    demo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for row in answer(capsys, "rewards", "demo"):
+        counted, *parts = re.findall(r"\d+", row["why"].partition(";")[0])
+        assert int(counted) == sum(map(int, parts)) == row["rounds"]
+    assert invoke(["rewards", "demo"]) == 0
+    assert "when the run ends" not in capsys.readouterr().out
 
 
 def test_an_embedded_runs_rewards_cannot_be_claimed(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,7 +168,8 @@ def test_bad_usage_is_refused_in_two_lines(demo: Path, tmp_path: Path, capsys: p
     assert "no run 'demi'" in refusal(capsys, "ledger", "list", "demi", code=2)
     (demo.parent / "empty").mkdir(exist_ok=True)
     assert "holds no ledger" in refusal(capsys, "ledger", "export", "empty")
-    assert "no " in refusal(capsys, "ledger", "verify", "empty")
+    assert invoke(["ledger", "verify", "empty"]) == 1
+    assert "remedy: write it with `hypergpu ledger export empty`" in capsys.readouterr().err
     (demo.parent / "empty").rmdir()
     assert "port 99999" in refusal(capsys, "chain", "dev", "--port", "99999", code=2)
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hypergpu_fl import logs
+from hypergpu_fl.errors import first_line
 from hypergpu_fl.output import printable, printable_lines, to_json
 
 FORGED = "2026-01-01 00:00:00.000 | INFO     | hypergpu_fl.server:1 | round 1 verified"
@@ -63,3 +64,8 @@ def without_nan(content: Any) -> Any:
 @given(JSON_LIKE)
 def test_json_never_fails_and_reads_back_with_null_for_what_is_no_number(content: Any) -> None:
     assert json.loads(to_json(content), parse_constant=pytest.fail) == without_nan(content)
+
+
+@pytest.mark.parametrize(("error", "line"), [(TimeoutError(), "TimeoutError"), (ValueError("\n a\nb"), "a")])
+def test_an_error_without_words_is_told_by_its_type(error: Exception, line: str) -> None:
+    assert first_line(error) == line

@@ -31,6 +31,18 @@ def test_whatever_is_not_listed_is_refused_with_both_values(path: str) -> None:
     assert "training.rounds" in fault.remedy
 
 
+def test_an_option_of_the_task_that_may_not_change_is_named_by_itself() -> None:
+    before, after = (
+        settings(options={"width": 16, "depth": 2}),
+        settings(options={"width": 8, "depth": 2, "bias": True}),
+    )
+    said = [fault.cause for fault in refused_changes(before, after, {"training.options.width": "--set"})]
+    assert said == [
+        "training.options.bias was not set and is now true, but a resumed run cannot change it",
+        "training.options.width was 16 and is now 8 (in --set), but a resumed run cannot change it",
+    ]
+
+
 def test_what_is_listed_may_change() -> None:
     assert not refused_changes(dict.fromkeys(CHANGEABLE, 1), dict.fromkeys(CHANGEABLE, 2))
 

@@ -23,7 +23,8 @@ import numpy as np
 
 from hypergpu_fl.codec.errors import ResidualRefused
 from hypergpu_fl.codec.format.checksum import checksum
-from hypergpu_fl.files import private_folder, replacing, sync
+from hypergpu_fl.files import private_folder, replacing
+from strategies.durable import sync
 from strategies.model.layout import Vector
 
 _LOG = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ class NodeFolder:
         while wanted > free and others:
             folder = others.pop(0)
             shutil.rmtree(folder, ignore_errors=True)
-            free += sizes[folder]
+            free += sizes[folder] - _size(folder)  # nothing, if it could not be removed
         if wanted > free:
             raise ResidualRefused(
                 f"{wanted} bytes do not fit into {self._max_bytes} that the node may keep", "raise the bound"
@@ -119,7 +120,8 @@ def _size(folder: Path) -> int:
     total = 0
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
-            total += path.stat().st_size
+            with contextlib.suppress(FileNotFoundError):  # another process of the node has just renamed it
+                total += path.stat().st_size
     return total
 
 

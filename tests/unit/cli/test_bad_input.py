@@ -81,7 +81,9 @@ def test_a_port_in_use_is_refused(hypergpu: Command) -> None:
 
 def test_an_existing_run_is_not_overwritten(hypergpu: Command, tmp_path: Path) -> None:
     (tmp_path / "runs" / "mine").mkdir(parents=True)
-    assert_one_fault(hypergpu("run", "--name", "mine"), "there is a run 'mine'", "--replace")
+    (tmp_path / "mine.py").write_text("raise AssertionError('a trial that takes seconds')\nclass Task: ...\n")
+    answer = hypergpu("run", "--name", "mine", "--set", "training.task=mine:Task")
+    assert_one_fault(answer, "there is a run 'mine'", "--replace")
     assert (tmp_path / "runs" / "mine").is_dir()
 
 

@@ -10,13 +10,15 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from seen_runs import SeenRun
 
-from hypergpu_fl import cli
+from hypergpu_fl import cli, redaction
 from hypergpu_fl.cli.dashboard import beside
+from hypergpu_fl.errors import UsageError
 
 
 def answered(url: str, *, within_s: float = 30.0) -> str:
@@ -31,6 +33,12 @@ def answered(url: str, *, within_s: float = 30.0) -> str:
             if time.monotonic() > give_up_s:
                 raise
             time.sleep(0.1)
+
+
+@pytest.fixture(autouse=True)
+def _no_token_stays_known() -> Iterator[None]:
+    yield
+    redaction.forget()
 
 
 @pytest.fixture
@@ -93,3 +101,18 @@ def test_a_page_beside_a_run_shows_it_and_ends_with_it(run: Path) -> None:
         assert '"run": "demo"' in answered(f"{base}api/runs")
     with pytest.raises(OSError):
         answered(f"{base}api/runs", within_s=0.0)
+
+
+def test_a_page_beside_a_run_is_announced_with_the_token_that_it_asks_for(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYPERGPU_DASHBOARD_TOKEN", "correct horse & battery")
+    with beside(run) as address:
+        base, _, place = address.partition("#")
+        assert place == "/run/demo/training"
+        assert answered(base)
+        site, _, query = base.partition("?")
+        assert '"run": "demo"' in answered(f"{site}api/runs?{query}")
+    monkeypatch.setenv("HYPERGPU_DASHBOARD_TOKEN", "short")
+    with pytest.raises(UsageError, match="can be guessed"), beside(run):
+        pass

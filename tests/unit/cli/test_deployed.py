@@ -116,3 +116,25 @@ def test_only_a_run_that_was_submitted_from_here_is_found(tmp_path: Path, capsys
     assert find(tmp_path / "mine", {}, connection="tunnel").connection == "tunnel"
     assert invoke(["attach", "12345", "--runs", str(tmp_path)]) == 2
     assert "--superlink" in capsys.readouterr().err
+
+
+def test_every_command_tells_of_a_run_whose_books_lie_elsewhere_and_watch_names_attach(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / SUBMITTED).write_text('{"run_id": "7", "connection": "deployed"}')
+    runs = ["--runs", str(tmp_path)]
+    for run in ("mine", str(folder)):
+        assert invoke(["watch", run, "--once", *runs]) == 0
+        said = capsys.readouterr().err
+        assert "was sent to the SuperLink 'deployed'" in said and "or `hypergpu attach mine`" in said
+        for words in (["report"], ["nodes"], ["export"], ["replay"], ["ledger", "show"], ["ledger", "verify"]):
+            assert invoke([*words, run, *runs]) == 2
+            said = capsys.readouterr().err
+            assert f"its books do not lie in {folder}" in said and "HYPERGPU_RUNS" in said
+    assert invoke(["run", "--resume", "mine", *runs]) == 2
+    assert "`hypergpu run --superlink deployed --resume mine`" in capsys.readouterr().err
+    assert invoke(["attach", "12345", *runs]) == 2
+    assert "of which SuperLink?" in capsys.readouterr().err

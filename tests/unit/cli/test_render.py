@@ -45,7 +45,10 @@ def test_markup_and_credentials_in_values_are_harmless(capsys: pytest.CaptureFix
     assert "secret9" not in out
 
 
-@pytest.mark.parametrize(("value", "text"), [(None, "-"), (False, "no"), (0.5, "0.5"), (10**20, "1" + "0" * 20)])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "-"), (False, "no"), (0.5, "0.5"), (10**20, f"1{0:020}"), ([], "none"), ([1], "1")],
+)
 def test_cells(value: object, text: str) -> None:
     assert cell(value) == text
 

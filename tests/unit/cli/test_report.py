@@ -90,6 +90,15 @@ def test_runs_are_compared_side_by_side(runs: Path, capsys: pytest.CaptureFixtur
     assert document.tags.count("polyline") == 12
 
 
+def test_a_comparison_names_the_settings_that_differ_and_no_others(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.invoke(["compare", "demo", "other"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["training.num_nodes", "4", "1"] in rows
+    assert not any(row[:1] == ["training.rounds"] for row in rows)
+
+
 @pytest.mark.parametrize("words", [["demo"], ["demo", "demo"], [f"run-{number}" for number in range(7)]])
 def test_what_cannot_be_compared_is_bad_usage(runs: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.invoke(["compare", *words]) == 2

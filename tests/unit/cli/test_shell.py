@@ -119,6 +119,10 @@ def test_a_traceback_appears_only_with_debug_and_without_secrets(
         (["dotcor"], "error: No such command 'dotcor'\nremedy: did you mean 'doctor'?\n"),
         (["xyzzy"], "error: No such command 'xyzzy'\nremedy: see `hypergpu --help`\n"),
         (["doctor", "--runz"], "error: No such option '--runz'\nremedy: did you mean '--runs'?\n"),
+        (
+            ["export", "--round", "3"],
+            "error: No such option '--round'\nremedy: did you mean one of: '--json', '--out', '--runs'?\n",
+        ),
         (["doctor", "--zzz"], "error: No such option '--zzz'\nremedy: see `hypergpu doctor --help`\n"),
         (["config", "check"], "error: Missing argument 'FILE'\nremedy: see `hypergpu config check --help`\n"),
         (

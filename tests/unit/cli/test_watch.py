@@ -74,7 +74,7 @@ def test_the_screen_fits_the_terminal_and_shows_no_control_character(run: SeenRu
     view = RunView(run.folder, clock=lambda: NOW_S)
     view.poll()
     console = Console(width=columns, height=lines, force_terminal=True, color_system=None)
-    shown = screen(view.summary(), view.rounds, view.nodes(), width=columns - 2, height=lines, now_s=NOW_S)
+    shown = screen(view.summary(), view.rounds, view.nodes(), width=columns - 2, height=lines)
     with console.capture() as capture:
         console.print(shown)
     text = capture.get().rstrip("\n").split("\n")
@@ -111,7 +111,8 @@ def test_ctrl_c_leaves_the_terminal_as_it_was(run: SeenRun, after_s: float) -> N
     )
     said, deadline = "", time.monotonic() + 30
     while OTHER_PAGE not in said and time.monotonic() < deadline:
-        said += os.read(us, 65536).decode(errors="replace")
+        if select.select([us], [], [], 0.1)[0]:
+            said += os.read(us, 65536).decode(errors="replace")
     time.sleep(after_s)
     watching.send_signal(signal.SIGINT)
     while watching.poll() is None or select.select([us], [], [], 0.1)[0]:

@@ -113,6 +113,16 @@ def test_old_runs_give_way_to_the_bound(tmp_path: Path) -> None:
     assert store(tmp_path, run="run 0", bound=2 * one).load(1) is None
 
 
+def test_files_that_vanish_while_they_are_counted_hide_no_others_from_the_bound(tmp_path: Path) -> None:
+    one = LAYOUT.size * 4 + 100
+    store(tmp_path, run="old", bound=2 * one).stage(1, vector(1))
+    (old,) = tmp_path.iterdir()
+    for i in range(20):
+        (old / f"vanished-{i}").symlink_to("nowhere")
+    store(tmp_path, run="new", bound=one).stage(1, vector(2))
+    assert sum(p.stat().st_size for p in tmp_path.glob("*/*")) <= one
+
+
 def test_what_cannot_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ResidualRefused, match="do not fit"):
         store(tmp_path, bound=1000).stage(1, vector(1))

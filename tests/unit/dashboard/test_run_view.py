@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -18,6 +20,9 @@ from seen_runs import NOW_S, SeenRun
 from hypergpu_fl.dashboard.run_view import SILENT_S, RunView
 from hypergpu_fl.dashboard.segments import Segments
 from hypergpu_fl.errors import LedgerError
+from hypergpu_fl.files import exclusive
+from hypergpu_fl.runs import BOOKS_LOCK
+from strategies.errors import Reason
 
 
 def view_of(run: SeenRun) -> RunView:
@@ -102,6 +107,16 @@ def test_a_log_that_was_cut_back_is_read_anew(going_on: SeenRun) -> None:
     assert len(view.rounds) == 2
 
 
+def test_a_node_that_left_is_not_counted_among_the_refused(tmp_path: Path) -> None:
+    run = SeenRun(tmp_path / "run", ["node-0", "node-1", "node-2"], failing=1, reason=Reason.LEFT)
+    run.round(loss=1.0, accuracy=0.5)
+    view = view_of(run)
+    assert view.rounds[0]["refused"] == view.summary()["refused"] == 0
+    assert view.nodes()[1]["verdict"] == "left"
+    assert view.happenings()[0].kind == "left"
+    run.close()
+
+
 def test_what_happened_is_told_newest_first(going_on: SeenRun) -> None:
     happenings = view_of(going_on).happenings()
     assert [h.kind for h in happenings] == ["excluded", "refused", "refused", "refused", *["joined"] * 5]
@@ -122,6 +137,33 @@ def test_a_run_without_a_line_for_long_is_not_called_running(going_on: SeenRun) 
         view = RunView(going_on.folder, clock=partial(float, now_s + passed_s))
         view.poll()
         assert view.summary()["state"] == state
+
+
+def test_a_run_whose_books_nobody_writes_any_more_is_said_to_be_broken_off(going_on: SeenRun) -> None:
+    lock = going_on.folder / BOOKS_LOCK
+    view = RunView(going_on.folder, clock=partial(float, time.time() + 60))
+    with exclusive(lock, AssertionError("free")):
+        assert view.summary()["state"] == "running"
+    assert view.summary()["state"] == "broken off"
+    with exclusive(lock, AssertionError("whoever looks does not keep it")):
+        assert view.summary()["state"] == "running"
+
+
+def test_a_run_that_ended_is_not_broken_off_because_its_files_were_copied_in_another_order(going_on: SeenRun) -> None:
+    (going_on.folder / BOOKS_LOCK).touch()
+    report = going_on.folder / "report.json"
+    for rounds, state in ((3, "completed"), (2, "broken off")):  # the latter's report is of an earlier stretch
+        report.write_text(json.dumps({"status": "completed", "failure": None, "rounds": rounds}, indent=1))
+        os.utime(report, (0, 0))
+        view = RunView(going_on.folder, clock=partial(float, time.time() + 60))
+        view.poll()
+        assert view.summary()["state"] == state
+
+
+def test_a_simulated_node_was_seen_by_the_runs_clock_and_not_by_that_on_the_wall(going_on: SeenRun) -> None:
+    view = RunView(going_on.folder, clock=partial(float, time.time() + 3600))
+    view.poll()
+    assert {node["seen_ago_s"] for node in view.nodes()} == {0.0}
 
 
 def test_a_folder_without_a_log_is_a_run_that_waits(tmp_path: Path) -> None:

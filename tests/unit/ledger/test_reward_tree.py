@@ -29,12 +29,10 @@ def test_the_root_does_not_depend_on_the_order_of_accounts(earned: dict[str, int
     assert RewardTree(SESSION, dict(reversed(earned.items()))).root == RewardTree(SESSION, earned).root
 
 
-@given(earnings, st.data())
+@given(earnings.filter(lambda earned: len(earned) > 1), st.data())
 def test_a_sum_that_hides_a_part_of_the_tree_leads_to_another_root(earned: dict[str, int], data: st.DataObject) -> None:
     tree, account = RewardTree(SESSION, earned), data.draw(st.sampled_from(sorted(earned)))
     proof = tree.proof(account)
-    if not proof:
-        return
     at, hidden = data.draw(st.integers(0, len(proof) - 1)), data.draw(wei)
     lying = [sibling._replace(amount=sibling.amount + hidden * (i == at)) for i, sibling in enumerate(proof)]
     assert proven_total(SESSION, account, earned[account], lying).hash != tree.root

@@ -93,7 +93,7 @@ class Server:
     def close(self, round: int) -> None:
         accepted = [Accepted(0, "", 0, 0, 0, 0, 1, 1, 0, 1 / len(self.counted), {}) for _ in self.counted]
         outcome = RoundOutcome(round, 0, 1, [], accepted, [], 0, 0, 0, BASE, BASE, MODEL_P, {})
-        self._settlement.seal(self.accounting.priced(outcome))
+        self._settlement.seal(self.accounting.priced(outcome)[0])
         self.counted = []
 
 

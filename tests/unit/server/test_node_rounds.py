@@ -45,6 +45,11 @@ def refused(row: int, ordered_in: int, detail: str = "") -> RefusedReply:
     return RefusedReply(row, f"node-{row}", 4, Reason.ERROR_REPLY, detail, Journey(ordered_in, 2, "int8", 9))
 
 
+def test_a_node_that_left_is_not_said_to_be_refused() -> None:
+    (row,) = node_rows(outcome(RefusedReply(1, "node-1", 4, Reason.LEFT, "node unavailable"), orders=()))
+    assert (row["verdict"], row["refusal"]) == ("left", "left: node unavailable")
+
+
 def test_each_order_and_each_late_reply_has_one_row_with_its_verdict_by_the_nodes_names() -> None:
     made = node_rows(
         outcome(accepted(10, 4), accepted(2, 3), refused(3, 4, "no\nmemory"), orders=(10, 3, 2, 3, 1), dropped=(1,))

@@ -28,6 +28,7 @@ def refused(*refusals: str) -> list[Any]:
         ),
         (refused("something new"), "something new", "see `hypergpu nodes`"),
         ([{"verdict": "working", "refusal": ""}] * 4, "none of 4 orders", "run more rounds, raise network.deadline_s"),
+        ([{"verdict": "left", "refusal": "left: gone"}], "left: gone", "see in the nodes' own logs"),
         ([], "none of 0 orders", "run more rounds"),
     ],
 )

@@ -24,7 +24,10 @@ class Diary(Attendant[int]):
     def __init__(self) -> None:
         self.rounds: list[RoundOutcome] = []
         self.refuse: Callable[[int], bool] = lambda node_id: False
-        self.held_out: Callable[[Any, Any], float | None] = lambda update, model_P: None
+        self.alone: Callable[[Any, Any], float | None] = lambda update, model_P: None
+        self.loss_of: Callable[[Any], float] | None = None  # of a model's values; None: updates are not kept
+        self.updates: list[Any] = []  # of the newest round
+        self._open = False
 
     def admit(self, flight: Any, reply: Any) -> int:
         if self.refuse(flight.node_id):
@@ -32,13 +35,23 @@ class Diary(Attendant[int]):
         return int(flight.node_id)
 
     def measure(self, update: Any, model_P: Any) -> float | None:
-        return self.held_out(update, model_P)
+        return self.alone(update, model_P)
 
     def added(self, admitted: int, update: Any, model_P: Any, held_out_loss: float | None) -> None:
         assert admitted >= 0 and update.size == model_P.size == LAYOUT.size
+        self.updates = [*(self.updates if self._open else []), update]
+        self._open = True
+
+    def counted(self, number: int) -> Any:
+        return self.updates[number] if self.loss_of else super().counted(number)
+
+    def held_out(self, made: Any, *, alone: bool) -> float:
+        assert self.loss_of is not None
+        return self.loss_of(made.vector_P if alone else made.average_P)
 
     def closed(self, outcome: RoundOutcome) -> None:
         self.rounds.append(outcome)
+        self._open = False
 
     @property
     def reasons(self) -> list[Reason]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from hypergpu_fl.errors import TaskError
 from hypergpu_fl.server.enrolment import differences
 from hypergpu_fl.task import load_task
 from hypergpu_fl.task.data import ImageSet, load_images
-from hypergpu_fl.task.folder import survey
+from hypergpu_fl.task.folder import part_of, survey
 from hypergpu_fl.task.image import ImageTask
 from hypergpu_fl.task.pixels import SIDE, read_images
 
@@ -124,6 +125,15 @@ def test_a_known_layout_is_read(
         for pixels_CHW, label in zip(part.pixels_NCHW, part.labels_N, strict=True)
     )
     assert read == wanted
+
+
+def test_long_names_of_folders_are_told_from_parts_at_once() -> None:
+    began_s = time.monotonic()
+    for word in ("dataset", "data_", "1", "v1", "images-", "set "):
+        assert (
+            part_of(60 * word + "x") is None and part_of(60 * word + "train" + 60 * f"-{word.strip('-_ ')}") == "train"
+        )
+    assert time.monotonic() - began_s < 1
 
 
 REFUSED: dict[str, tuple[Make, str]] = {

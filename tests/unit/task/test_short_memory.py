@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from hypergpu_fl.errors import TaskError
 from hypergpu_fl.task import TorchTask, fresh_model
 from hypergpu_fl.task.batch_form import examples_in
+from hypergpu_fl.task.loop import MicroBatch
 
 
 @pytest.fixture
@@ -95,6 +96,11 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(holds: int, batch: i
     found, whole = (each.evaluate(models[0], device=CPU) for each in (task, plain))
     assert found.count == whole.count
     assert found.loss == pytest.approx(whole.loss, rel=1e-6), "losses of examples weigh alike, cut or not"
+
+
+def test_an_error_without_a_text_is_told_by_its_kind() -> None:
+    with pytest.raises(TaskError, match="does not hold one example: OutOfMemoryError"):
+        MicroBatch().halve(1, torch.OutOfMemoryError())
 
 
 def test_evaluation_goes_on_with_less_memory_too() -> None:

@@ -169,6 +169,16 @@ FORMS: dict[str, tuple[Any, str, str]] = {
         "a tuple of 2 lists: are they columns",
         "list(zip(inputs, targets))",
     ),
+    "pairs in a dict": (
+        {"pair": (torch.ones(6, 4), torch.ones(6, 4)), "same": LABELS},
+        "a dict of tuple, Tensor, which is neither columns nor examples",
+        "none in another",
+    ),
+    "pairs beside labels": (
+        ((torch.ones(6, 4), torch.ones(6, 4)), LABELS),
+        "a tuple of tuple, Tensor, which is neither",
+        "a list of examples",
+    ),
     "objects": (np.array([["a", 1.0]] * 6, dtype=object), "numpy.object_", "one type of number"),
     "doubles": ((np.ones((6, 4)), LABELS.numpy()), "same dtype", ".astype('float32')"),
     "labels as floats": ((torch.ones(6, 4), LABELS.float()), "Float", "labels of classes int64"),

@@ -6,7 +6,7 @@ import { faultsOf } from "../verify.js";
 export function ledger(run) {
   const verdicts = new Map();
   let names = new Map(), latest = null, chain = { explorer: null }, opened = 0;
-  const all = h("button", { type: "button", onclick: () => verifyAll() }, "Verify all");
+  const all = h("button", { type: "button", hidden: true, onclick: () => verifyAll() }, "Verify all");
   const figures = h("div"), detail = h("div");
   const rounds = table([
     { title: "Round", key: "round", n: true, sort: (row) => row.round, cell: (row) => format.count(row.round) },

@@ -4,7 +4,7 @@ import * as format from "../format.js";
 import { bar, legend, nodeLink, span } from "./timeline.js";
 
 export function travel(run, query) {
-  let wanted = Number(query.get("round")) || 0, shown = 0, last = 0, asked = 0;
+  let wanted = Number(query.get("round")) || 0, shown = 0, last = 0, asked = 0, closed = false;
   const input = h("input", { type: "range", min: 1, max: 1, step: 1, "aria-label": "Round", id: "round" });
   const output = h("output", { for: "round" }, "");
   const step = (by, text, label) => h("button", { type: "button", "aria-label": label, onclick: () => go(Math.min(last, Math.max(1, (shown || last) + by))) }, text);
@@ -27,6 +27,7 @@ export function travel(run, query) {
   async function go(number, stay = false) {
     if (!number) return;
     if (!stay) { wanted = number; history.replaceState(null, "", `#/run/${encodeURIComponent(run)}/travel?round=${number}`); }
+    closed = closed && shown === number;
     shown = number;
     input.value = number;
     input.setAttribute("aria-valuetext", `round ${number} of ${last}`);
@@ -35,6 +36,7 @@ export function travel(run, query) {
     let round;
     try { round = await get(of(run, `rounds/${number}`)); } catch (error) { if (mine === asked) body.replaceChildren(h("section", { class: "card" }, empty("This round cannot be shown", error.message))); return; }
     if (mine !== asked) return;
+    closed = round.ended_s !== null;
     const row = round.row, [from_s, to_s] = span(round);
     const metrics = Object.entries(row?.metrics ?? {}).slice(0, 2).map(([key, value]) => [key[0].toUpperCase() + key.slice(1), format.number(value)]);
     const count = (verdict) => round.works.filter((work) => work.verdict === verdict).length;
@@ -50,7 +52,7 @@ export function travel(run, query) {
     input.disabled = !last;
     if (!last) { body.replaceChildren(h("section", { class: "card" }, empty("No round has begun yet", "The slider goes over every round as soon as there is one."))); return; }
     if (!wanted) go(last, true);
-    else if (wanted !== shown) go(wanted);
+    else if (wanted !== shown || !closed) go(wanted);
   }
   return { element, update };
 }

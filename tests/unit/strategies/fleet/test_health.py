@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from played_rounds import reading
 from strategy_grid import fleet_of
 
-from strategies.fleet.health import EXCLUDED_AFTER, EXCLUSION_S, LONGEST_EXCLUSION_S, failed, let_out, succeeded
+from strategies.fleet.health import (
+    EXCLUDED_AFTER,
+    EXCLUSION_S,
+    LONGEST_EXCLUSION_S,
+    answered,
+    failed,
+    let_out,
+    rested,
+    silent,
+    succeeded,
+)
 from strategies.lineup import rules
 from strategies.planning import Compression
 from strategies.round.commands import Command, Exclude, Readmit, SendOrder
-from strategies.round.events import Ended, Event, Failed, Joined, Published, RoundDue
+from strategies.round.events import Answered, Ended, Event, Failed, Joined, Published, RoundDue
 from strategies.round.state import State
 from strategies.round.step import step
 from strategies.settings import Settings
@@ -51,6 +63,58 @@ def test_however_often_a_node_was_excluded_it_is_for_an_hour_at_most() -> None:
         assert fleet.excluded_until_s[0] <= LONGEST_EXCLUSION_S
         let_out(fleet, at_s=LONGEST_EXCLUSION_S)
     assert fleet.exclusions[0] == 1100
+
+
+@pytest.mark.parametrize("round_s", [0.003, 7200.0])
+def test_after_each_silence_in_a_row_a_node_rests_twice_as_long_up_to_32_rounds_until_it_answers(
+    round_s: float,
+) -> None:
+    fleet, lengths = fleet_of([10]), []
+    for _ in range(1100):  # 2.0 ** 1024 overflows
+        silent(fleet, 0, at_s=100.0, round=1, round_s=round_s)
+        until_s = float(fleet.rests_until_s[0])
+        rested(fleet, at_s=until_s - 0.1 * round_s)
+        assert fleet.resting[0]
+        rested(fleet, at_s=until_s)
+        assert not fleet.resting[0]
+        lengths.append((until_s - 100.0) / round_s)
+    assert lengths == pytest.approx([1, 2, 4, 8, 16] + [32] * 1095)
+    silent(fleet, 0, at_s=100.0, round=1, round_s=round_s)
+    answered(fleet, 0)
+    assert not fleet.resting[0]
+    silent(fleet, 0, at_s=100.0, round=1, round_s=round_s)
+    assert fleet.rests_until_s[0] == pytest.approx(100.0 + round_s)
+
+
+def test_a_silent_node_rests_by_the_last_rounds_length_and_before_that_by_the_planned_one() -> None:
+    levels = [Compression("raw", 1.0)]
+    chosen = Settings(1, mode="sync", deadline_s=40.0, exclude_failing=False)
+    state = State(rules("network_aware", chosen, model_values=10, levels=levels))
+    step(state, Published(0.0, "00" * 32, 1.0))
+    for name in ("node-0", "node-1"):
+        step(state, Joined(0.0, name, 10))
+
+    def begun(at_s: float, round: int) -> SendOrder:
+        (order,) = [said for said in step(state, RoundDue(at_s, round))[1] if isinstance(said, SendOrder)]
+        return order
+
+    order = begun(10.0, 1)
+    step(state, Failed(15.0, order.order, "gone"))
+    assert state.fleet.rests_until_s[order.row] == 15.0 + 40.0
+    step(state, Ended(16.0))  # nothing counted, so it says nothing of how long rounds last
+    assert state.usual_round_s == 0.0
+    other = begun(20.0, 2)
+    assert other.row != order.row
+    step(state, Answered(26.0, other.order, reading(other.order)))
+    step(state, Ended(26.0))
+    step(state, Published(26.5, "01" * 32, 1.0))
+    assert state.usual_round_s == 6.0
+    third = begun(30.0, 3)
+    assert third.row == other.row
+    step(state, Failed(31.0, third.order, "gone"))
+    assert state.fleet.rests_until_s[third.row] == 31.0 + 6.0
+    step(state, Ended(31.0))
+    assert begun(37.0, 4).row == third.row  # the other rests for longer still
 
 
 def test_a_node_that_fails_again_and_again_is_given_nothing_until_it_has_said_who_it_is() -> None:

@@ -17,7 +17,7 @@ def stepped(versions: Versions, *, explodes: bool) -> int:
     versions.good, made = versions.version, versions.version + 1
     versions.published(made, "", 1.0)
     if explodes:
-        versions.disown()
+        versions.disown(versions.good)
         versions.published(made + 1, "", 1.0)
     return made
 
@@ -47,3 +47,17 @@ def test_an_update_counts_from_every_version_but_those_that_exploded_or_are_too_
         else:
             assert versions.staleness(base) == versions.version - base
     assert len(versions.disowned) <= KEPT_VERSIONS
+
+
+def test_one_goes_back_by_one_step_first_then_to_the_best_version() -> None:
+    versions = Versions(version=9, good=8, best=5)
+    assert versions.way_back(spoiled=False) == 8
+    versions.disown(8)
+    assert versions.way_back(spoiled=False) == 5  # it exploded again from there
+    versions.back = False
+    assert versions.way_back(spoiled=False) == 8 and versions.way_back(spoiled=True) == 5
+
+
+def test_one_goes_back_to_the_only_version_there_is() -> None:
+    assert Versions(good=3).way_back(spoiled=True) == 3 and Versions(best=3).way_back(spoiled=False) == 3
+    assert Versions().way_back(spoiled=True) is None

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from hypothesis import given
+from hypothesis import strategies as st
 from strategy_grid import LAYOUT, Links, Trainer, reply_with
 from strategy_runs import Diary, build, play, trainers
 
@@ -16,7 +18,7 @@ from strategies import wire
 from strategies.arrivals import VirtualArrivals
 from strategies.engine import Engine
 from strategies.errors import Reason
-from strategies.round.explosion import HeldOutLoss, Suspect, culprits
+from strategies.round.explosion import HeldOutLoss, culprits, left_out, most_culprits, worst_first
 
 ALIKE = Links(lambda node, sent_s: 1.0)
 CHANCE = math.log(10)
@@ -35,7 +37,7 @@ def run(grid: Any, losses: dict[int, float], rounds: int, **chosen: Any) -> tupl
     settings = {"cohort": 6, "mode": "sync", "quota": 1.0, "deadline_s": 100.0, **chosen}
     held_out = settings.pop("held_out", lambda update, model_P: None)
     engine, diary = build(**settings)
-    diary.held_out = held_out
+    diary.alone = held_out
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         engine.evaluated(losses.get(server_round, 1.0) if server_round else CHANCE)
@@ -137,17 +139,92 @@ def test_a_real_explosion_is_rolled_back_once_and_the_run_goes_on() -> None:
     assert before[11].base_hash == before[9].model_hash and engine.model.version == 15
 
 
-def test_the_update_that_exploded_the_model_is_counted_against_its_node_alone() -> None:
-    grid = trainers(6)
-    grid.nodes[1000] = Actor(0, lambda reply: reply_with(np.full(LAYOUT.size, 4.0, np.float32)), honest=5)
+def spread(model_P: np.ndarray) -> float:
+    """A held-out loss: 1, and how far the values lie from 0 beyond what honest nodes make of them."""
+    with np.errstate(over="ignore"):
+        return 1.0 + float(np.maximum(0.0, np.abs(model_P) - 3.0).mean())
 
-    def held_out(update: Any, model_P: Any) -> float:
-        return 500.0 if np.allclose(update.vector_P, 4.0) else 1.5
 
-    engine, diary = run(grid, {6: 300.0}, 6, held_out=held_out, refuse_outliers=False)
-    assert engine.state.fleet.failures.tolist() == [1, 0, 0, 0, 0, 0]
-    assert engine.state.exploded and not engine.state.suspects
+def measured_run(grid: Any, rounds: int, **chosen: Any) -> tuple[Engine, Diary]:
+    """A run whose server measures the models that it makes, and refuses no update for its norm."""
+    settings = {"cohort": 6, "mode": "sync", "quota": 1.0, "deadline_s": 100.0, "refuse_outliers": False, **chosen}
+    engine, diary = build(**settings)
+    diary.loss_of = spread
+    play(
+        engine,
+        VirtualArrivals(grid, ALIKE),
+        rounds,
+        lambda number, arrays: engine.evaluated(spread(engine.model.average_P) if number else CHANCE),
+    )
     json.dumps(engine.saved()[0], allow_nan=False)
+    return engine, diary
+
+
+def exploding(value: float = 1e4) -> Any:
+    return lambda reply: reply_with(np.full(LAYOUT.size, value, np.float32)) if wire.UPDATE in reply else reply
+
+
+@pytest.mark.parametrize("value", [1e4, 3e38])  # with the latter the step itself overflows, and is undone at once
+def test_the_update_that_exploded_the_model_is_counted_against_its_node_alone(value: float) -> None:
+    grid = trainers(6)
+    grid.nodes[1000] = Actor(0, exploding(value), honest=5)
+    engine, diary = measured_run(grid, 6)
+    assert engine.state.fleet.failures.tolist() == [1, 0, 0, 0, 0, 0]
+    assert engine.state.exploded == (value == 1e4) and rolled_back(diary) == ([] if value == 1e4 else [6])
+    assert not engine.state.suspects
+
+
+@pytest.mark.parametrize("nodes", [2, 3, 6])
+@pytest.mark.parametrize("aggregation", ["mean", "norm_clipping"])
+def test_a_node_that_explodes_every_model_is_excluded_and_the_others_train(nodes: int, aggregation: str) -> None:
+    grid = trainers(nodes)
+    grid.nodes[1000] = Actor(0, exploding(), honest=2)
+    engine, diary = measured_run(grid, 12, aggregation=aggregation)
+    if aggregation == "norm_clipping" and nodes > 2:
+        assert not rolled_back(diary)  # its norm is that of the others
+        return
+    assert rolled_back(diary) == [4, 5, 6]
+    assert engine.state.fleet.excluded.tolist() == [True] + [False] * (nodes - 1)
+    assert {accepted.node for outcome in diary.rounds[6:] for accepted in outcome.accepted} == {
+        f"node-{i}" for i in range(1, nodes)
+    }
+
+
+def test_failures_are_forgotten_once_the_version_with_the_update_has_proved_sound() -> None:
+    grid = trainers(6)
+    spoilt = [4, 6, 8]  # it fails every second time
+    actor = Actor(0, lambda reply: exploding()(reply) if len(actor.orders) in spoilt else reply)
+    grid.nodes[1000] = actor
+    engine, diary = measured_run(grid, 10)
+    assert len(rolled_back(diary)) == 3 and not engine.state.fleet.failures.any()
+    assert not engine.state.fleet.excluded.any()
+
+
+def test_a_slowly_poisoned_model_goes_back_to_its_best_version_and_not_by_one_step() -> None:
+    # the loss rises a little in each round, which is no explosion, until it is one
+    losses = {number: 0.2 for number in range(1, 5)} | {5: 0.1, 6: 0.5, 7: 0.9, 8: 1.4, 9: 1.9, 10: 2.2}
+    engine, diary = run(trainers(6), losses, 11)
+    by_round = {outcome.round: outcome for outcome in diary.rounds}
+    assert rolled_back(diary) == [11] and by_round[11].rolled_back == 5
+    assert by_round[11].base_hash == by_round[5].model_hash
+
+
+def test_a_model_that_explodes_again_from_where_it_went_back_to_goes_back_to_its_best_version() -> None:
+    engine, diary = run(trainers(6), {3: 0.9, 5: 300.0, 6: 300.0}, 8)
+    by_round = {outcome.round: outcome for outcome in diary.rounds}
+    assert [(number, by_round[number].rolled_back) for number in rolled_back(diary)] == [(6, 4), (7, 3)]
+    assert by_round[7].base_hash == by_round[3].model_hash
+
+
+def test_the_best_version_is_kept_in_a_checkpoint() -> None:
+    engine, diary = run(trainers(6), {3: 0.2}, 6)
+    document, vectors = engine.saved()
+    again, _ = build(cohort=6)
+    again.restore(json.loads(json.dumps(document)), vectors, now_s=0.0, in_flight=False)
+    assert again.state.versions.best == 3 and again.model.best is not None and engine.model.best is not None
+    np.testing.assert_array_equal(again.model.best.vector_P, engine.model.best.vector_P)
+    again.model.roll_back(to=3, version=9)
+    assert again.model.hash == next(outcome.model_hash for outcome in diary.rounds if outcome.round == 3)
 
 
 def test_an_update_with_which_the_model_measures_nothing_is_refused() -> None:
@@ -160,8 +237,41 @@ def test_an_update_with_which_the_model_measures_nothing_is_refused() -> None:
     assert {refused.node for outcome in diary.rounds for refused in outcome.refused} == {"node-0"}
 
 
+def blamed(harm: list[float], most: float = 5.0) -> tuple[list[int], int]:
+    """Who is blamed where update i raises the loss by ``harm[i]``, shared by all that count; and the measurements."""
+    alone = [1.0 + each for each in harm]
+    ranked, taken = worst_first(alone), []
+
+    def loss(count: int) -> float:
+        taken.append(count)
+        rest = [harm[number] for number in ranked[count:]]
+        return 1.0 + sum(rest) / max(1, len(rest))
+
+    without = left_out(len(harm), loss, most)
+    return culprits([10 + number for number in range(len(harm))], alone, without, most), len(taken)
+
+
 def test_nobody_is_blamed_for_what_all_have_in_common() -> None:
-    assert culprits([Suspect(row, 1.0, 90.0) for row in range(4)], 5.0) == []
-    assert culprits([Suspect(row, 1.0 + row / 10) for row in range(4)], 5.0) == []
-    assert culprits([Suspect(0, 1e4), *(Suspect(row, 1.0) for row in range(1, 6))], 5.0) == [0]
-    assert culprits([], 5.0) == []
+    assert blamed([90.0] * 4)[0] == blamed([90.0, 80.0, 70.0])[0] == []
+    assert culprits([], [], [(0, None)], 5.0) == []
+    assert culprits([7, 8], [], [], 5.0) == []  # nobody could measure
+
+
+def test_nobody_is_blamed_where_all_updates_together_are_sound() -> None:
+    assert blamed([10.0, 0.0, 0.0, 0.0])[0] == []  # alone it would explode the model, but it is one of four
+
+
+@given(st.lists(st.sampled_from([0.0, 0.5, 30.0, 1e3, 1e9]), min_size=1, max_size=40))
+def test_the_fewest_worst_are_blamed_without_which_the_model_is_sound(harm: list[float]) -> None:
+    found, measured = blamed(harm)
+    ordered = sorted(harm, reverse=True)
+    sound = [count for count in range(len(harm) + 1) if sum(ordered[count:]) / max(1, len(ordered[count:])) <= 4.0]
+    fewest = min(sound)
+    assert len(found) == (fewest if fewest <= most_culprits(len(harm)) else 0)
+    assert all(harm[row - 10] >= ordered[len(found)] for row in found if len(found) < len(harm))
+    assert measured <= 2 + math.ceil(math.log2(len(harm) + 1))
+
+
+def test_what_is_not_finite_is_worse_than_all_that_is() -> None:
+    assert worst_first([1.0, None, 1e300, math.nan]) == [1, 3, 2, 0]
+    assert culprits([4, 5, 6], [1.0, None, 1.0], [(0, None), (1, 1.0)], 5.0) == [5]

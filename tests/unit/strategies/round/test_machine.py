@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,16 @@ from played_rounds import Recorded, reading, rules_of
 
 from strategies.errors import Reason
 from strategies.fleet.link import LinkSample
-from strategies.round.commands import AddUpdate, CloseRound, Refuse, RollBack, SendOrder, StepModel
+from strategies.round.commands import (
+    AddUpdate,
+    CloseRound,
+    KeepBest,
+    MeasureSuspects,
+    Refuse,
+    RollBack,
+    SendOrder,
+    StepModel,
+)
 from strategies.round.events import (
     Answered,
     Deserted,
@@ -26,6 +36,7 @@ from strategies.round.events import (
     Failed,
     Joined,
     Left,
+    Measured,
     Probed,
     Published,
     ReplyFault,
@@ -33,6 +44,7 @@ from strategies.round.events import (
     Returned,
     RoundDue,
 )
+from strategies.round.explosion import most_culprits
 from strategies.round.replay import replay
 from strategies.round.rules import ORDERS_PER_NODE
 from strategies.round.state import Phase, State
@@ -50,6 +62,8 @@ class Machine(RuleBasedStateMachine):
         self.version = 0
         self.opened: dict[int, int] = {}  # order -> row
         self.counted: list[int] = []
+        self.best = 0  # the version that is kept as the best
+        self.before = 0  # the version before the last step
         self.run: Recorded | None = None
         self.twin: State | None = None  # what the state was at the end of a round, read back from JSON
 
@@ -70,7 +84,7 @@ class Machine(RuleBasedStateMachine):
 
     def tell(self, event: Event) -> None:
         assert self.run is not None
-        closed = False
+        closed = measures = False
         commands = self.run.tell(event)
         if self.twin is not None:
             assert step(self.twin, event)[1] == commands
@@ -81,13 +95,32 @@ class Machine(RuleBasedStateMachine):
                     assert self.run.state.fleet.present[command.row]
                 case AddUpdate():
                     self.counted.append(command.order)
-                case RollBack(version=version) | StepModel(version=version):
+                case StepModel(version=version):
+                    self.before, self.version = version - 1, version
+                case RollBack(to=to, version=version):
+                    assert to in (self.best, self.before) and version > self.version - (to == self.before)
                     self.version = version
+                case KeepBest(version=version):
+                    assert version == self.state.versions.version
+                    self.best = version
+                case MeasureSuspects():
+                    measures = True
                 case CloseRound(weights=weights):
                     closed = True
                     assert not weights or sum(weights) == pytest.approx(1.0)
         if closed:
             self.check_round()
+        if measures:
+            self.measured()
+
+    def measured(self) -> None:
+        """What nobody can measure, or some losses by which some may be blamed."""
+        rows = self.state.suspects
+        assert rows
+        rng = random.Random(self.version)
+        alone = tuple(rng.choice([None, 0.0, 1.0, 1e12]) for _ in rows)
+        without = ((0, None), *[(most_culprits(len(rows)), rng.choice([None, 0.0, 1e12]))])
+        self.tell(rng.choice([Measured(self.now_s), Measured(self.now_s, alone, without)]))
 
     def check_round(self) -> None:
         """What holds whenever a round is closed: balanced books, and a state that survives JSON."""

@@ -5,16 +5,23 @@ from __future__ import annotations
 import json
 import math
 import os
+import traceback
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from full_disk import full_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from played_rounds import played, reading
+from played_rounds import played, reading, rules_of
 
-from strategies.errors import BadLine, OutOfOrder
+from hypergpu_fl.config.models import CODEC_LEVELS, MOST_NODES, MOST_ROUNDS
+from strategies.errors import BadLine, NotWritten, OutOfOrder
 from strategies.event_log import EventLog, Mark
+from strategies.failure import root_cause
+from strategies.round.commands import SendOrder
 from strategies.round.events import (
     Answered,
     Diverged,
@@ -22,9 +29,10 @@ from strategies.round.events import (
     Failed,
     Joined,
     Published,
+    RoundDue,
     Sent,
 )
-from strategies.round.lines import as_json
+from strategies.round.lines import LONGEST_LINE, as_json, event_line, read_line, rules_line
 from strategies.round.replay import first_gap, replay
 from strategies.round.step import step
 from strategies.round.story import Story
@@ -39,6 +47,21 @@ def test_folding_the_log_of_a_run_gives_every_command_and_the_state_again(policy
     assert again.difference is None and again.broken is None and again.rounds == 6
     assert again.state is not None and again.state.json() == run.state.json()
     assert again.commands == len(run.commands)
+
+
+def test_rules_that_change_between_two_rounds_are_named_and_the_same_again_are_not() -> None:
+    run = played(rounds=3, quota=0.8)
+    before = run.state.rules
+    after = replace(before, settings=replace(before.settings, quota=0.5, session=bytes(31) + b"\1"))
+    for rules in (before, after):
+        line, head = rules_line(len(run.lines), rules, json.loads(run.lines[-1])["hash"])
+        run.lines.append(line)
+    found = replay(run.lines)
+    assert found.difference is None and found.state is not None and found.state.rules == after
+    assert [(change.from_round, change.rule) for change in found.changes] == [(4, "quota"), (4, "session")]
+    assert str(found.changes[0]) == "quota 0.8 -> 0.5"
+    assert (found.changes[1].before, found.changes[1].after) == ("00" * 32, "00" * 31 + "01")
+    assert replay(run.lines[:-1]).changes == []
 
 
 def test_a_replay_stops_where_it_is_told_to() -> None:
@@ -135,6 +158,34 @@ def test_a_line_beyond_the_longest_is_refused_and_not_taken_for_the_logs_end() -
     lines = played(rounds=2).lines
     with pytest.raises(BadLine, match=r"line 3 is longer than 1,000 bytes"):
         replay([*lines[:3], b"x" * 1000, b"y\n", *lines[3:]])
+
+
+def test_the_most_orders_that_a_run_can_give_at_once_are_a_line_that_can_be_read() -> None:
+    rules = rules_of("network_aware", cohort=MOST_NODES)
+    name, long = max(CODEC_LEVELS, key=len), 10**9 - 1
+    orders = [
+        SendOrder(
+            order=MOST_ROUNDS * rules.most_at_work, row=MOST_NODES, round=MOST_ROUNDS, base=MOST_ROUNDS,
+            local_steps=long, batch_size=long, codec=name, downlink=name, held=MOST_ROUNDS, ack=MOST_ROUNDS,
+            ttl_s=43200.0 / 3,
+        )
+    ] * (rules.most_at_work // 10)  # fmt: skip
+    text, _ = event_line(MOST_ROUNDS * MOST_NODES, RoundDue(1e9 / 3, MOST_ROUNDS), orders, "")
+    assert 10 * len(text) < LONGEST_LINE
+    line = read_line(text.rstrip(b"\n"), "")
+    assert line.whole and len(line.commands) == len(orders)
+
+
+@pytest.mark.parametrize("filling", [b"{},", b"[],", b'{"a":1},'])
+def test_a_long_line_that_would_take_many_times_its_size_in_memory_is_refused(filling: bytes) -> None:
+    text = b'{"n":0,"event":{},"commands":[' + filling * (LONGEST_LINE // len(filling) - 20) + b'{}],"hash":""}'
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadLine, match="next to nothing"):
+            read_line(text, "")
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_command_that_only_one_side_has_is_named_alone() -> None:
@@ -275,6 +326,37 @@ def test_a_logs_name_is_on_the_disk_as_well_as_its_lines(tmp_path: Path, monkeyp
     log.sync()
     log.close()
     assert {tmp_path.stat().st_ino, (tmp_path / "events.jsonl").stat().st_ino} <= set(synced)
+
+
+def test_a_full_disk_is_told_with_a_remedy_and_the_run_goes_on_from_its_mark_once_there_is_room(tmp_path: Path) -> None:
+    path, run = tmp_path / "events.jsonl", played(rounds=4)
+    log = EventLog(path, run.state.rules)
+    log.append(Published(0.0, "00" * 32, 1.0), [])
+    mark = log.sync()
+    with (
+        full_disk(largest_bytes=mark.bytes + 150),
+        pytest.raises(NotWritten, match="File too large.*events.jsonl") as no,
+    ):
+        for index in range(10):
+            log.append(Joined(0.0, f"node-{index}", 1), [])
+    assert root_cause("".join(traceback.format_exception(no.value)))[1].startswith("make room there")
+    log.close()
+    assert path.stat().st_size == mark.bytes + 150  # half a line, which closing did not make a whole one
+    again = EventLog(path, run.state.rules, after=mark)
+    again.append(Joined(0.0, "node-0", 1), [])
+    again.close()
+    found = replay(path.read_bytes().splitlines(keepends=True))
+    assert found.broken is None and found.difference is None and found.state.fleet.names == ["node-0"]
+
+
+@pytest.mark.parametrize("largest_bytes", [0, 100])
+def test_a_disk_that_is_full_at_the_start_is_told_with_the_same_remedy(tmp_path: Path, largest_bytes: int) -> None:
+    rules = rules_of()
+    with full_disk(largest_bytes=largest_bytes), pytest.raises(NotWritten):
+        EventLog(tmp_path / "events.jsonl", rules)
+    with pytest.raises(NotWritten, match="No such file or directory"):
+        EventLog(tmp_path / "gone" / "events.jsonl", rules)
+    EventLog(tmp_path / "events.jsonl", rules).close()
 
 
 def test_a_log_of_another_run_is_not_gone_on_with(tmp_path: Path) -> None:

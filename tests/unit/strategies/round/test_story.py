@@ -36,6 +36,13 @@ def test_a_node_worked_in_a_round_or_is_told_why_it_did_not(policy: str, mode: s
         assert [int(found[1]) for m in moments if (found := re.match(r"given order (\d+)", m.what))] == sent
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_what_is_owed_is_told_where_the_policy_decides_by_it_alone(policy: str) -> None:
+    run = played(policy, mode="async")
+    said = [moment.what for name in run.state.fleet.names for moment in told(run, name)]
+    assert any("owed" in what for what in said) is (run.state.rules.books == "debts")
+
+
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_what_all_nodes_are_said_to_make_up_of_a_round_is_the_whole(mode: str) -> None:
     run = played(mode=mode)
@@ -76,7 +83,7 @@ def left(run: Recorded, row: int) -> None:
 
 def silent(run: Recorded, row: int) -> None:
     run.state.fleet.misses[row] = 2  # as two unanswered orders leave it
-    run.state.fleet.last_round[row] = run.state.round
+    run.state.fleet.rests_until_s[row] = 1234.5
 
 
 def excluded(run: Recorded, row: int) -> None:
@@ -99,7 +106,7 @@ def trained(run: Recorded, row: int) -> None:
     ("cause", "said"),
     [
         (left, "not connected"),
-        (silent, "silent 2 times in a row, so it waits 4 rounds"),
+        (silent, "silent 2 times in a row, so it rests until 1,234.5 s"),
         (excluded, "excluded until 1,234.5 s"),
         (unknown, "it has not said again who it is"),
         (ahead, "more than 20 shares ahead of its data"),

@@ -14,7 +14,6 @@ from strategy_grid import fleet_of, plan_of
 
 from strategies.errors import UnknownPolicy
 from strategies.fleet import Fleet
-from strategies.fleet.health import backoff
 from strategies.selection import POLICIES, SelectionPolicy, policy
 from strategies.selection.fedcs import FedCSSelection
 from strategies.selection.latency import LatencySelection
@@ -219,11 +218,13 @@ def test_a_loss_twice_the_median_is_worth_ln_two_shares_and_no_loss_more() -> No
     assert priority(fleet, np.arange(4)) == pytest.approx(expected)
 
 
-def test_who_was_silent_is_left_alone_ever_longer() -> None:
-    assert backoff(np.array([0, 1, 2, 3, 4, 5, 9])).tolist() == [0, 2, 4, 8, 16, 32, 32]
-    fleet = fleet_of([10, 10], misses=[2, 0], last_round=[10, 10], selections=[1, 1], owed=[0.4, 0.0])
-    assert ask(NetworkAwareSelection(), fleet, [1.0, 1.0], cohort=1, round=13).rows.tolist() == [1]
-    assert ask(NetworkAwareSelection(), fleet, [1.0, 1.0], cohort=1, round=14).rows.tolist() == [0]
+def test_who_was_silent_is_left_alone_while_it_rests_unless_nobody_else_is_there() -> None:
+    fleet = fleet_of([10, 10], rests_until_s=[50.0, np.nan], selections=[1, 1], owed=[0.4, 0.0])
+    assert ask(NetworkAwareSelection(), fleet, [1.0, 1.0], cohort=1).rows.tolist() == [1]
+    fleet.online[1] = False
+    assert ask(NetworkAwareSelection(), fleet, [1.0, 1.0], cohort=1).rows.tolist() == [0]
+    fleet.online[1], fleet.rests_until_s[0] = True, np.nan
+    assert ask(NetworkAwareSelection(), fleet, [1.0, 1.0], cohort=1).rows.tolist() == [0]
 
 
 def test_who_ran_far_ahead_waits_unless_nobody_else_is_there() -> None:

@@ -68,7 +68,7 @@ def nothing_gets_out(answers: list[RecordDict | Error], mode: str, aggregation: 
     grid.nodes[1000] = grid.nodes[1] = hostile
     grid.online.add(1)
     engine, diary = build(cohort=6, mode=mode, aggregation=aggregation)
-    diary.held_out = lambda update, model_P: float(np.abs(update.vector_P + model_P).mean(dtype=np.float64))
+    diary.alone = lambda update, model_P: float(np.abs(update.vector_P + model_P).mean(dtype=np.float64))
     with np.errstate(over="ignore"):
         engine.evaluated(2.0)
         play(

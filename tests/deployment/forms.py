@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shlex
@@ -79,6 +80,7 @@ class Compose:
         self.file = composing.read(file, variables)
         change(name, self.file)
         self.machine, self.scope, self.folder = machine, scope, folder
+        self._runs = itertools.count(1)
         prefix = "" if scope in ("server", "demo") else f"{scope}-"
         made = composing.containers(self.file, folder, machine.images, machine.folder / "volumes", prefix)
         self.containers = made
@@ -124,7 +126,7 @@ class Compose:
         container = self.containers[service]
         head = [entrypoint] if entrypoint else self.file["services"][service]["entrypoint"]
         self._meet(container)
-        name = f"{service}-{len(self.machine.running)}"
+        name = f"{service}-run-{next(self._runs)}"
         return self._start(replace(container, name=name, command=(*head, *command), restarts=False), name)
 
 

@@ -16,6 +16,7 @@ from hypergpu_fl.files import private_folder
 from strategies.spelling import did_you_mean
 
 LATEST: Final = "latest"
+COMMAND_LOCK: Final = ".lock"  # in a run's folder; held by the command that submits or follows it
 BOOKS_LOCK: Final = ".books.lock"  # in a run's folder; held by the server that writes the books
 SUBMITTED: Final = "submission.json"  # of a run sent to a SuperLink: Flower's id of it, and the connection
 

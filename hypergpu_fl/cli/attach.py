@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from hypergpu_fl.cli.bundle import app_with_task
-from hypergpu_fl.cli.deployed import find, follow_log, hand_in
+from hypergpu_fl.cli.deployed import NewestRound, find, follow_log, hand_in
 from hypergpu_fl.cli.options import Runs, root_of
 from hypergpu_fl.cli.place import folder_of
 from hypergpu_fl.cli.render import Format, FormatOption
@@ -18,7 +18,7 @@ from hypergpu_fl.cli.run import check_status, interrupted, locked, show_result, 
 from hypergpu_fl.cli.submission import Submission, app_folder
 from hypergpu_fl.cli.superlink import flower_environment
 from hypergpu_fl.config import environment, load, read_secrets
-from hypergpu_fl.errors import UsageError
+from hypergpu_fl.errors import Interrupted, UsageError
 from hypergpu_fl.output import printable
 from hypergpu_fl.redaction import redact
 from hypergpu_fl.runs import open_run_folder, run_names
@@ -42,6 +42,8 @@ def attach(
 ) -> None:
     """Find a run on a SuperLink again, after `hypergpu run --superlink` or its machine has ended, and follow it.
 
+    RUN is looked for below this folder, as it was submitted from it; --runs names another place.
+
     A run whose ServerApp died is submitted again and goes on. Ctrl-C ends this command; the run goes on.
 
     Example: hypergpu attach digits-mlp-1
@@ -52,6 +54,8 @@ def attach(
 
     def say(text: str) -> None:
         typer.echo(printable(redact(text)), err=format is Format.JSON)
+
+    newest = NewestRound(say)
 
     if run.isdigit() and run not in run_names(root):
         if not superlink:
@@ -72,7 +76,10 @@ def attach(
     say(f"run {folder.name}: Flower's {submission.run_id} on {submission.connection!r}")
     with stoppable(), locked(folder):
         try:
-            check_status(*follow_log(submission, again, say), folder)
+            check_status(*follow_log(submission, again, newest), folder)
         except KeyboardInterrupt as stop:
-            raise interrupted(folder, KeyboardInterrupt(*(stop.args or ("detached",))), goes_on=True) from None
-    show_result(folder, folder.name, format)
+            if stop.args:
+                raise interrupted(folder, stop, goes_on=True) from None
+            typer.echo(f"no longer following {folder.name}; the run goes on", err=True)
+            raise typer.Exit(Interrupted.exit_code) from None
+    show_result(folder, folder.name, format, newest=newest.line)

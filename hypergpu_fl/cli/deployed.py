@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,6 +27,7 @@ PATIENCE_S: Final = 1800.0  # with a SuperLink that does not answer: enough to s
 # What Flower says when a ServerApp died instead of raising: nothing is wrong with the run itself.
 LOST: Final = ("No heartbeat received from the task", "Task failed with unknown error")
 MOST_LOSSES: Final = 5
+_ROUND: Final = re.compile(r"\bround +\d+/\d+  [^\x1b]*")  # as `hypergpu_fl.server.report` logs it
 
 Say = Callable[[str], None]
 T = TypeVar("T")
@@ -171,6 +173,20 @@ class Shown:
             if number > self._said:
                 self._said = number
                 self._say(line.rstrip("\n"))
+
+
+class NewestRound:
+    """Says what it is given, and keeps the newest round's line: all that is known here of a deployed run's figures."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self.line = ""
+
+    def __call__(self, text: str) -> None:
+        """Say one line of the log."""
+        if found := _ROUND.search(text):
+            self.line = found[0].rstrip()
+        self._say(text)
 
 
 @contextlib.contextmanager

@@ -19,11 +19,23 @@ from hypergpu_fl.output import printable
 from hypergpu_fl.redaction import redact
 
 if TYPE_CHECKING:
+    from hypergpu_fl.dashboard.run_view import RunView
     from hypergpu_fl.network.registry import NodeRecord
 
 # Left out where a line has no room for them, in this order.
 _SPARE: Final = (
-    *("address", "last_seen", "jitter_ms", "packet_loss", "bytes_up", "train_loss", "last_failure", "device", "codec"),
+    *(
+        "address",
+        "last_seen",
+        "seen_s_ago",
+        "jitter_ms",
+        "packet_loss",
+        "bytes_up",
+        "train_loss",
+        "last_failure",
+        "device",
+        "codec",
+    ),
 )
 
 app = typer.Typer(add_completion=False, help="The nodes of a run: links, quality, success rate.")
@@ -41,13 +53,18 @@ def nodes(run: Run = "latest", runs: Runs = None, format: FormatOption = Format.
             f"{folder.name} has no database yet",
             "wait for its first round; of a run that has ended, see what its folder still has",
         )
+    from hypergpu_fl.dashboard.run_view import RunView
     from hypergpu_fl.server.round_tables import last_rows
 
-    records, last = registered(folder), last_rows(folder)
+    view, now_s = RunView(folder), None
+    records, last = registered(folder) or _joined(view), last_rows(folder)
+    if simulated := view.simulated():  # its seconds are virtual: no clock but its own newest entry tells how old one is
+        now_s = max((record.heartbeat_s or 0.0 for record in records), default=0.0)
+    view.close()
     render(
-        [_row(record, last.get(record.name, {})) for record in records],
+        [_row(record, last.get(record.name, {}), now_s) for record in records],
         format,
-        title=f"{len(records)} nodes of {folder.name}",
+        title=f"{len(records)} nodes of {folder.name}" + (", on its virtual clock" if simulated else ""),
         spare=_SPARE,
     )
     if format is Format.DEFAULT:
@@ -64,7 +81,15 @@ def _turned_away(folder: Path) -> list[str]:
     return [str(reason) for reason in (report.get("unfit") or {}).values()]
 
 
-def _row(record: NodeRecord, last: Mapping[str, Any]) -> dict[str, Any]:
+def _joined(view: RunView) -> list[NodeRecord]:
+    """Nodes that the log knows, of a run whose first round is not in its books yet."""
+    from hypergpu_fl.network.registry import NodeRecord
+
+    view.poll()
+    return [NodeRecord(node["name"], "", 0.0) for node in view.nodes()]
+
+
+def _row(record: NodeRecord, last: Mapping[str, Any], now_s: float | None) -> dict[str, Any]:
     device = record.device
     return {
         "node": record.name,
@@ -82,13 +107,20 @@ def _row(record: NodeRecord, last: Mapping[str, Any]) -> dict[str, Any]:
         "codec": record.codec or None,
         "bytes_up": record.bytes_up,
         "success_rate": record.success_rate,
-        "last_seen": _moment(record.last_seen_s),
+        **_seen(record.last_seen_s, now_s),
         "last_failure": record.last_failure or None,
     }
 
 
 def _scaled(value: float | None, factor: float) -> float | None:
     return None if value is None else value * factor
+
+
+def _seen(seen_s: float | None, now_s: float | None) -> dict[str, Any]:
+    """When a node answered last: a moment, or on a virtual clock the seconds since then."""
+    if now_s is None:
+        return {"last_seen": _moment(seen_s)}
+    return {"seen_s_ago": None if seen_s is None else max(0.0, now_s - seen_s)}
 
 
 def _moment(seconds: float | None) -> str | None:

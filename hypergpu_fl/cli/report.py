@@ -25,11 +25,15 @@ MOST_RUNS = 6  # that a chart can tell apart
 @app.command()
 def report(
     run: Run = "latest",
-    out: Annotated[Path | None, typer.Option(help="file to write; default: RUN-report.html here")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="file to write; default: RUN-report.html in the current folder")
+    ] = None,
     runs: Runs = None,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
     """Write one HTML file that needs nothing else: curves, nodes, pay, bytes, settings, versions.
+
+    It is written to the current folder, or where --out says, and its path is shown below the run's figures.
 
     Example: hypergpu report demo --out demo.html
     """
@@ -69,7 +73,7 @@ def _write(
         if sum(other.name == folder.name for other in folders) > 1:
             told[-1] = replace(told[-1], run={**told[-1].run, "run": name})
     if out is None and not compared:
-        out = Path(f"{told[0].run['run']}-report.html")
+        out = Path.cwd() / f"{told[0].run['run']}-report.html"
     if out is not None:
         write_whole(out, report_page(told, written_s=time.time()))
     written = {"written": str(out)} if out is not None else {}

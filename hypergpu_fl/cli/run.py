@@ -22,7 +22,7 @@ import typer
 from hypergpu_fl.children import free_port
 from hypergpu_fl.cli.bundle import app_with_task
 from hypergpu_fl.cli.dashboard import beside
-from hypergpu_fl.cli.deployed import deploy
+from hypergpu_fl.cli.deployed import NewestRound, deploy
 from hypergpu_fl.cli.follow import Tail, worth_showing
 from hypergpu_fl.cli.live import on_screen
 from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides, unread
@@ -58,6 +58,7 @@ from hypergpu_fl.output import printable
 from hypergpu_fl.redaction import redact
 from hypergpu_fl.runs import (
     BOOKS_LOCK,
+    COMMAND_LOCK,
     checked_name,
     open_run_folder,
     resume_command,
@@ -124,6 +125,7 @@ def run(
     def say(text: str) -> None:
         typer.echo(printable(redact(text)), err=format is Format.JSON)
 
+    newest = NewestRound(say)
     if resumed and not superlink and is_complete(resumed, effective.training):
         say(f"run {chosen} is complete; a larger training.rounds goes on with it")
         show_result(resumed, chosen, format)
@@ -155,7 +157,7 @@ def run(
                     for place in (p for p in PLACES if not loaded.origins.get(p, PREFIX).startswith(PREFIX)):
                         variable = PREFIX + place.upper().replace(".", "__")
                         say(f"warning: {place} is a place on this machine; the other machines look in their {variable}")
-                    ended = deploy(effective, bundled, superlink, folder, environ, say, wait_s=wait_s)
+                    ended = deploy(effective, bundled, superlink, folder, environ, newest, wait_s=wait_s)
                     check_status(*ended, folder)
                 else:
                     live = format is Format.DEFAULT and sys.stdout.isatty()
@@ -163,7 +165,7 @@ def run(
                         _simulate(effective, bundled, folder, port or free_port(), environ, note, draw)
             except KeyboardInterrupt as stop:
                 raise interrupted(folder, stop, goes_on=bool(superlink)) from None
-    show_result(folder, chosen, format)
+    show_result(folder, chosen, format, newest=newest.line)
 
 
 def _simulate(
@@ -233,8 +235,8 @@ def check_status(submission: Submission, status: str, details: str, folder: Path
     raise RunFailed(f"run {folder.name} ended as {status}: {cause}", remedy or f"see {kept}")
 
 
-def show_result(folder: Path, name: str, format: Format) -> None:
-    """Print the final table from ``report.json``."""
+def show_result(folder: Path, name: str, format: Format, *, newest: str = "") -> None:
+    """Print the final table from ``report.json``; where it is not here, ``newest``, the last round's line."""
     try:
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -263,7 +265,9 @@ def show_result(folder: Path, name: str, format: Format) -> None:
         table["commits, finalized"] = f"{chain.get('commits')}, {chain.get('finalized')}"
     if report.get("warning"):
         table["warning"] = report["warning"]
-    render(table | {"files": str(folder)} if report else {"status": "completed", "files": "where the SuperLink runs"})
+    if not report:
+        table = {"status": "completed"} | ({"last round": " ".join(newest.split())} if newest else {})
+    render(table | {"files": str(folder) if report else "where the SuperLink runs"})
 
 
 def _stem(training: Training) -> str:
@@ -338,7 +342,7 @@ def _check_settled(folder: Path) -> None:
 def locked(folder: Path) -> contextlib.AbstractContextManager[None]:
     """Lock a run's folder against other commands; UsageError if another one is at work on it."""
     busy = UsageError(f"run {folder.name!r} is at work in another process", "wait for it, or give --name")
-    return exclusive(folder / ".lock", busy)
+    return exclusive(folder / COMMAND_LOCK, busy)
 
 
 def _how_to_go_on(folder: Path) -> str:

@@ -64,6 +64,10 @@ def check(
         return
     render({name: _words(value) if isinstance(value, Mapping) else value for name, value in told.items()})
     render([{_COLUMNS[name]: row[name] for name in _COLUMNS} for row in rows])
+    typer.echo(
+        f"nodes at this level: for how many of the {effective.training.num_nodes} nodes (training.num_nodes) "
+        "the planner would choose it, over links drawn for each"
+    )
 
 
 def try_and_price(
@@ -96,7 +100,7 @@ _COLUMNS = {
     "steps": "steps",
     "median_s": "s a round, median node",
     "slow_s": "slowest fifth",
-    "nodes": "nodes planned so",
+    "nodes": "nodes at this level",
 }
 
 

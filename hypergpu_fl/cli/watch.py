@@ -14,12 +14,13 @@ from hypergpu_fl.cli.place import folder_of
 from hypergpu_fl.cli.render import Format
 from hypergpu_fl.errors import Interrupted, RunFailed
 from hypergpu_fl.output import to_json
-from hypergpu_fl.runs import elsewhere
+from hypergpu_fl.runs import elsewhere, resume_command
 
 if TYPE_CHECKING:
     from hypergpu_fl.dashboard.run_view import RunView
 
 LOOK_S: Final = 0.5
+_OVER: Final = ("completed", "failed", "broken off")
 
 app = typer.Typer(add_completion=False, help="Follow a run in the terminal.")
 
@@ -34,7 +35,7 @@ def watch(
     ] = Format.DEFAULT,
     runs: Runs = None,
 ) -> None:
-    """Follow a run until it ends: one live screen on a terminal, elsewhere one line a round.
+    """Follow a run until it ends or breaks off: one live screen on a terminal, elsewhere one line a round.
 
     Ctrl-C ends this command, not the run.
 
@@ -46,7 +47,8 @@ def watch(
     try:
         follow(folder, once=once, format=format, live=sys.stdout.isatty() and format is Format.DEFAULT and not once)
     except KeyboardInterrupt:
-        raise Interrupted(f"no longer watching {folder.name}; the run is left alone", "watch it again") from None
+        typer.echo(f"no longer watching {folder.name}; the run is left alone", err=True)
+        raise typer.Exit(Interrupted.exit_code) from None
 
 
 def follow(folder: Path, *, once: bool, format: Format, live: bool) -> None:
@@ -55,7 +57,7 @@ def follow(folder: Path, *, once: bool, format: Format, live: bool) -> None:
     Raises
     ------
     RunFailed
-        If the run has failed.
+        If the run has failed, or was broken off.
     """
     from hypergpu_fl.dashboard.run_view import RunView
 
@@ -65,7 +67,7 @@ def follow(folder: Path, *, once: bool, format: Format, live: bool) -> None:
             from hypergpu_fl.cli.live import Screen
 
             with Screen(view) as screen:
-                while view.summary()["state"] not in ("completed", "failed"):
+                while view.summary()["state"] not in _OVER:
                     screen.draw()
                     time.sleep(LOOK_S)
         told = 0
@@ -73,13 +75,16 @@ def follow(folder: Path, *, once: bool, format: Format, live: bool) -> None:
             view.poll()
             told = _tell(view, told, format)
             summary = view.summary()
-            if once or summary["state"] in ("completed", "failed"):
+            if once or summary["state"] in _OVER:
                 break
             time.sleep(LOOK_S)
     finally:
         view.close()
     if summary["state"] == "failed":
         raise RunFailed(f"run {folder.name} failed: {summary['failure']}", f"see {folder / 'run.log'}")
+    if summary["state"] == "broken off":
+        cause = f"run {folder.name} broke off after {summary['rounds']} rounds: nothing is at work on it"
+        raise RunFailed(cause, f"go on with `{resume_command(folder)}`")
 
 
 def _tell(view: RunView, told: int, format: Format) -> int:

@@ -20,7 +20,7 @@ from hypergpu_fl.dashboard.words import health
 from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.files import is_held
 from hypergpu_fl.output import by_number
-from hypergpu_fl.runs import BOOKS_LOCK
+from hypergpu_fl.runs import BOOKS_LOCK, COMMAND_LOCK
 
 RECENT: Final = 20  # rounds over which utilisation and shares are computed
 SILENT_S: Final = 300.0  # without a new line in the log, a run is no longer called running after this time
@@ -113,7 +113,7 @@ class RunView:
                 **state,
                 "task": training.get("task")
                 or " ".join(str(training[key]) for key in ("dataset", "model_architecture") if training.get(key)),
-                "clock": "virtual" if self._simulated() else "wall",
+                "clock": "virtual" if self.simulated() else "wall",
                 "rounds": len(self.rounds),
                 "rounds_wanted": total,
                 "eta_s": self._eta_s(total) if state["state"] == "running" else None,
@@ -296,16 +296,17 @@ class RunView:
     def _run_clock_s(self, now_s: float) -> float:
         """Seconds on the run's clock: the time of its newest line and, on the wall clock, the time since then."""
         last_s = self._log.last_s
-        if self._simulated():
+        if self.simulated():
             return last_s
         return last_s + max(0.0, now_s - (_changed_s(self.folder / "events.jsonl") or now_s))
 
     def _registry_now_s(self) -> float:
         """Now, as the registry counts: in simulation its seconds follow virtual time, up to its newest entry."""
         newest_s = max((node["heartbeat_s"] or 0.0 for node in self._books.nodes), default=0.0)
-        return newest_s if self._simulated() and newest_s else self._clock()
+        return newest_s if self.simulated() and newest_s else self._clock()
 
-    def _simulated(self) -> bool:
+    def simulated(self) -> bool:
+        """Whether the run's seconds are virtual."""
         return bool(self.settings().get("network", {}).get("enable_simulation", True))
 
     def _state(self) -> Row:
@@ -326,7 +327,7 @@ class RunView:
                 return row | {"state": status[1].decode() if status else "completed", "failure": said}
         if log_s is None:
             return row | {"state": "waiting"}
-        if deserted:
+        if deserted and not is_held(self.folder / COMMAND_LOCK):  # else it is about to be taken up again
             return row | {"state": "broken off"}
         return row | {"state": "running" if quiet_s < SILENT_S else "silent"}
 

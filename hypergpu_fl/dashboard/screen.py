@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -51,11 +52,23 @@ def screen(
     messages : Sequence[str]
         What the run said last, shown under the nodes.
     """
-    said = [Text(printable(text), style="yellow", overflow="ellipsis", no_wrap=True) for text in messages[-3:]]
+    noted = _notes(messages, width, max(1, (height - _LINES_ABOVE) // 2))
+    said = [Text(text, style="yellow", overflow="ellipsis", no_wrap=True) for text in noted]
     room = max(1, height - _LINES_ABOVE - len(said) - (1 if said else 0))
     parts: list[RenderableType] = [_title(run), _progress(run, width), Text(""), *_curves(run, rounds, width)]
     parts += [Text(""), _nodes(nodes, room, width)]
     return Padding(Group(*parts, *([Text(""), *said] if said else [])), (0, 1))
+
+
+def _notes(messages: Sequence[str], width: int, most: int) -> list[str]:
+    """The last messages, wrapped, in at most ``most`` lines; an older one is left out rather than cut."""
+    lines: list[str] = []
+    for text in reversed(messages[-3:]):
+        wrapped = textwrap.wrap(printable(text), max(2, width), max_lines=most, placeholder="…")
+        if len(wrapped) + len(lines) > most:
+            break
+        lines = wrapped + lines
+    return lines
 
 
 def line(row: Row, *, wanted: int | None) -> str:
@@ -102,7 +115,7 @@ def _progress(run: Row, width: int) -> RenderableType:
     done, wanted, open_ = run["rounds"], run["rounds_wanted"], run["open"]
     right = f"round {done}" + (f"/{wanted}" if wanted else "")
     if run["eta_s"]:
-        right += f"  about {words.seconds(run['eta_s'])} left"
+        right += f"  about {words.left(run['eta_s'])} left"
     if open_:
         right += f"  {open_['answered']}/{open_['sent']} answered"
     grid = Table.grid(padding=(0, 2))

@@ -25,6 +25,14 @@ def seconds(value: float | None) -> str:
     return f"{value * 1e6:.3g} µs" if value > 0 else "0 s"
 
 
+def left(value: float) -> str:
+    """An estimate of the time that is left, in whole units: ``7 min``."""
+    for length, unit in _STEPS:
+        if value >= 2 * length:
+            return f"{value / length:.0f} {unit}"
+    return f"{value:.0f} s"
+
+
 def size(value: float | None) -> str:
     """Bytes in decimal units."""
     return "-" if value is None else _scaled(value, "B")
@@ -36,8 +44,10 @@ def rate(value: float | None) -> str:
 
 
 def share(value: float | None) -> str:
-    """A part of 1 in per cent."""
-    return "-" if value is None else f"{100 * value:.3g} %"
+    """A part of 1 in per cent; one too small to matter is not written with an exponent."""
+    if value is None:
+        return "-"
+    return f"{100 * value:.3g} %" if value <= 0 or value >= 1e-5 else "<0.001 %"
 
 
 def number(value: float | None) -> str:

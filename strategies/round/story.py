@@ -14,7 +14,7 @@ from strategies.errors import Reason
 from strategies.fleet import Fleet, Floats
 from strategies.quantiles import median
 from strategies.round.commands import AddUpdate, CloseRound, Command, Exclude, Open, Readmit, Refuse, SendOrder
-from strategies.round.events import Event, Published, RoundDue
+from strategies.round.events import Answered, Event, Failed, Published, RoundDue
 from strategies.round.state import OpenRound, State
 from strategies.selection.network_aware import passed_over, priority
 from strategies.weighting import tilt
@@ -72,6 +72,8 @@ class Story:
         row = state.fleet.row_of[self.name]
         for command in commands:
             said = self._said(state, row, command, known)
+            if said and isinstance(command, SendOrder) and isinstance(event, Answered | Failed):
+                said += f"; in mid-round: order {event.order} had ended, and the round waited for more updates"
             if said:
                 self._tell(state, event, said)
         sent = [command.row for command in commands if isinstance(command, SendOrder)]

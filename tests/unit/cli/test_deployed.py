@@ -138,3 +138,35 @@ def test_every_command_tells_of_a_run_whose_books_lie_elsewhere_and_watch_names_
     assert "`hypergpu run --superlink deployed --resume mine`" in capsys.readouterr().err
     assert invoke(["attach", "12345", *runs]) == 2
     assert "of which SuperLink?" in capsys.readouterr().err
+
+
+@pytest.fixture
+def sent(tmp_path: Path) -> list[str]:
+    """Words of a command about a run that was submitted from here."""
+    folder = tmp_path / "runs" / "mine"
+    folder.mkdir(parents=True)
+    (folder / SUBMITTED).write_text('{"run_id": "1", "connection": "deployed"}')
+    return ["attach", "mine", "--runs", str(folder.parent)]
+
+
+def test_the_end_of_a_run_whose_books_lie_elsewhere_shows_the_last_rounds_figures(
+    flwr: Callable[..., Submission], sent: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flwr(RUNNING, DONE)
+    program = tmp_path / "flwr"
+    lines = [f"round {n:>3}/2  accuracy 0.{n}00  loss 0.5000     12.4 s  3/3 arrived\\033[0m" for n in (1, 2)]
+    program.write_text(program.read_text().replace("echo one; echo two", f"printf '{lines[0]}\\n{lines[1]}\\nover\\n'"))
+    assert invoke(sent) == 0
+    table = capsys.readouterr().out.partition("over")[2]
+    assert "round 2/2 accuracy 0.200 loss 0.5000 12.4 s 3/3 arrived" in table and "[0m" not in table
+
+
+def test_ctrl_c_while_a_run_is_followed_is_no_error(
+    sent: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hypergpu_fl.cli.attach.follow_log", stopped)
+    assert invoke(sent) == 130
+    assert capsys.readouterr().err == "no longer following mine; the run goes on\n"

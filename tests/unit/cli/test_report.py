@@ -76,7 +76,8 @@ def test_a_report_without_a_name_is_written_beside_one(runs: Path, capsys: pytes
     assert cli.invoke(["report", "--format", "json"]) == 2, "there is no latest run"
     assert cli.invoke(["report", "demo", "--format", "json"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert said["written"] == "demo-report.html" and said["rounds"] == 5 and Path("demo-report.html").is_file()
+    assert said["written"] == str(Path.cwd() / "demo-report.html"), "it says in which folder"
+    assert said["rounds"] == 5 and Path("demo-report.html").is_file()
 
 
 def test_runs_are_compared_side_by_side(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,8 +20,11 @@ from rich.console import Console
 from seen_runs import NOW_S, SeenRun
 
 from hypergpu_fl import cli
+from hypergpu_fl.dashboard import words
 from hypergpu_fl.dashboard.run_view import RunView
 from hypergpu_fl.dashboard.screen import screen, sparkline
+from hypergpu_fl.files import exclusive
+from hypergpu_fl.runs import BOOKS_LOCK, COMMAND_LOCK
 
 OTHER_PAGE, SAME_PAGE = "\x1b[?1049h", "\x1b[?1049l"
 NAMES = ["node-0", "\x1b[2Jnode-1", "x" * 300, *(f"node-{number}" for number in range(3, 40))]
@@ -61,6 +64,43 @@ def test_a_run_that_failed_is_told_as_such(run: SeenRun, capsys: pytest.CaptureF
     run.finish(failure="no update counted")
     assert cli.invoke(["watch", "demo"]) == 1
     assert "no update counted" in capsys.readouterr().err
+
+
+def test_a_run_that_broke_off_is_not_watched_for_ever(run: SeenRun, capsys: pytest.CaptureFixture[str]) -> None:
+    (run.folder / BOOKS_LOCK).touch()
+    log, long_ago_s = run.folder / "events.jsonl", time.time() - 60
+    os.utime(log, (long_ago_s, long_ago_s))
+    assert cli.invoke(["watch", "demo"]) == 1
+    said = capsys.readouterr().err
+    assert "broke off after 3 rounds" in said and "`hypergpu run --resume demo`" in said
+
+
+def test_a_run_whose_command_is_taking_it_up_again_is_watched_on(run: SeenRun) -> None:
+    (run.folder / BOOKS_LOCK).touch()
+    view = RunView(run.folder, clock=lambda: time.time() + 60)
+    assert view.summary()["state"] == "broken off"
+    with exclusive(run.folder / COMMAND_LOCK, AssertionError("free")):
+        assert view.summary()["state"] == "running"
+
+
+def test_long_notes_are_wrapped_and_leave_room_for_the_nodes(run: SeenRun) -> None:
+    view = RunView(run.folder, clock=lambda: NOW_S)
+    view.poll()
+    note = "4 of 8 nodes are asked in a round; in its first round every node says who it is, and at the end it rests"
+    for lines, whole in ((40, True), (12, False)):
+        console = Console(width=60, height=lines, force_terminal=True, color_system=None)
+        shown = screen(view.summary(), view.rounds, view.nodes(), width=58, height=lines, messages=["old " * 40, note])
+        with console.capture() as capture:
+            console.print(shown)
+        said = " ".join(capture.get().split())
+        assert (note in said) is whole
+        assert "4 of 8 nodes are asked" in said and "sound" in said, "at least one node has room"
+        assert len(capture.get().rstrip().split("\n")) <= lines
+
+
+def test_what_is_left_is_told_in_whole_units_and_a_tiny_share_without_an_exponent() -> None:
+    assert [words.left(value) for value in (415.2, 45.4, 7400.0, 119.0)] == ["7 min", "45 s", "2 h", "119 s"]
+    assert [words.share(value) for value in (0.12345, 3.86e-8, 0.0)] == ["12.3 %", "<0.001 %", "0 %"]
 
 
 def test_a_run_that_is_not_there_is_bad_usage(run: SeenRun, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,6 +162,7 @@ def test_ctrl_c_leaves_the_terminal_as_it_was(run: SeenRun, after_s: float) -> N
     assert said.count(OTHER_PAGE) == said.count(SAME_PAGE) == 1
     assert said.rindex("\x1b[?25h") > said.rindex("\x1b[?25l"), "the cursor is shown again"
     assert "the run is left alone" in said[said.rindex(SAME_PAGE) :]
+    assert "error:" not in said and "remedy:" not in said, "nothing failed"
     assert settings_of(theirs) == before
     assert re.search(r"round 3/4", said)
     os.close(us)

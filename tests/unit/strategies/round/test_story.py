@@ -37,6 +37,16 @@ def test_a_node_worked_in_a_round_or_is_told_why_it_did_not(policy: str, mode: s
 
 
 @pytest.mark.parametrize("policy", POLICIES)
+def test_work_given_in_mid_round_is_told_with_its_cause(policy: str) -> None:
+    causes = {}
+    for mode in ("sync", "async"):
+        run = played(policy, mode=mode)
+        given = [m.what for name in run.state.fleet.names for m in told(run, name) if m.what.startswith("given order")]
+        causes[mode] = [found for what in given if (found := re.search(r"; in mid-round: order (\d+) had ended", what))]
+    assert causes["async"] and not causes["sync"]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
 def test_what_is_owed_is_told_where_the_policy_decides_by_it_alone(policy: str) -> None:
     run = played(policy, mode="async")
     said = [moment.what for name in run.state.fleet.names for moment in told(run, name)]

@@ -14,7 +14,7 @@ from hypergpu_fl.cli.place import folder_of
 from hypergpu_fl.cli.render import Format
 from hypergpu_fl.errors import Interrupted, RunFailed
 from hypergpu_fl.output import to_json
-from hypergpu_fl.runs import elsewhere, resume_command
+from hypergpu_fl.runs import elsewhere, resume_command, submitted_to
 
 if TYPE_CHECKING:
     from hypergpu_fl.dashboard.run_view import RunView
@@ -84,7 +84,9 @@ def follow(folder: Path, *, once: bool, format: Format, live: bool) -> None:
         raise RunFailed(f"run {folder.name} failed: {summary['failure']}", f"see {folder / 'run.log'}")
     if summary["state"] == "broken off":
         cause = f"run {folder.name} broke off after {summary['rounds']} rounds: nothing is at work on it"
-        raise RunFailed(cause, f"go on with `{resume_command(folder)}`")
+        here = view.simulated() or submitted_to(folder)
+        there = f"where it was submitted, `hypergpu attach {folder.name}` goes on with it"
+        raise RunFailed(cause, f"go on with `{resume_command(folder)}`" if here else there)
 
 
 def _tell(view: RunView, told: int, format: Format) -> int:

@@ -169,4 +169,7 @@ def test_ctrl_c_while_a_run_is_followed_is_no_error(
 
     monkeypatch.setattr("hypergpu_fl.cli.attach.follow_log", stopped)
     assert invoke(sent) == 130
-    assert capsys.readouterr().err == "no longer following mine; the run goes on\n"
+    assert (
+        capsys.readouterr().err
+        == "no longer following mine; the run goes on, and `hypergpu attach mine` finds it again\n"
+    )

@@ -73,6 +73,9 @@ def test_a_run_that_broke_off_is_not_watched_for_ever(run: SeenRun, capsys: pyte
     assert cli.invoke(["watch", "demo"]) == 1
     said = capsys.readouterr().err
     assert "broke off after 3 rounds" in said and "`hypergpu run --resume demo`" in said
+    (run.folder / "config.json").write_text(json.dumps({"network": {"enable_simulation": False}}))
+    assert cli.invoke(["watch", "demo"]) == 1
+    assert "where it was submitted, `hypergpu attach demo` goes on with it" in capsys.readouterr().err
 
 
 def test_a_run_whose_command_is_taking_it_up_again_is_watched_on(run: SeenRun) -> None:

@@ -80,9 +80,7 @@ def attach(
         except KeyboardInterrupt as stop:
             if stop.args:
                 raise interrupted(folder, stop, goes_on=True) from None
-            typer.echo(
-                f"no longer following {folder.name}; the run goes on, and `hypergpu attach {folder.name}` finds it again",
-                err=True,
-            )
+            found = f"`hypergpu attach {folder.name}` finds it again"
+            typer.echo(f"no longer following {folder.name}; the run goes on, and {found}", err=True)
             raise typer.Exit(Interrupted.exit_code) from None
     show_result(folder, folder.name, format, newest=newest.line)

@@ -55,7 +55,7 @@ def render(
     wanted = console.width if sys.stdout.isatty() else _READABLE_COLUMNS
     left_out: list[str] = []
     table = _table(content, title, left_out)
-    for name in spare:
+    for name in (name for name in spare if name in {column.header for column in table.columns}):
         if console.measure(table).maximum <= wanted:
             break
         left_out.append(name)

@@ -26,9 +26,17 @@ export function number(value) {
   return Number(value.toPrecision(4)).toString();
 }
 
+const STEPS = [[86400, "d"], [3600, "h"], [60, "min"]];
+
+// An estimate, in whole units: 7 min.
+export function left(value) {
+  for (const [length, unit] of STEPS) if (value >= 2 * length) return `${Math.round(value / length)} ${unit}`;
+  return `${Math.round(value)} s`;
+}
+
 export function seconds(value) {
   if (!known(value)) return "–";
-  for (const [length, unit] of [[86400, "d"], [3600, "h"], [60, "min"]]) if (value >= 2 * length) return `${short(value / length)} ${unit}`;
+  for (const [length, unit] of STEPS) if (value >= 2 * length) return `${short(value / length)} ${unit}`;
   if (value >= 1) return `${short(value)} s`;
   if (value >= 1e-3) return `${short(value * 1e3)} ms`;
   return value > 0 ? `${short(value * 1e6)} µs` : "0 s";

@@ -66,11 +66,12 @@ def test_a_nodes_own_words_cannot_colour_a_table_or_an_error(capsys: pytest.Capt
 
 def test_columns_that_can_be_spared_are_left_out_of_long_lines_and_named(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"node": "n0", "address": "0x" + "a" * 40, "device": "d" * 60, "up_mbps": 3.5, "said": "s" * 30}]
-    render(rows, spare=("address", "device"))
+    render(rows, spare=("not a column", "address", "device"))
     out, err = capsys.readouterr()
     assert "0xaaa" not in out and "d" * 60 in out and "s" * 30 in out
     assert max(map(len, out.splitlines())) <= 120
     assert "address" in err and "device" not in err and "--format json" in err
+    assert "not a column" not in err
     render(rows, Format.JSON, spare=("address", "device"))
     assert json.loads(capsys.readouterr().out) == rows
     render([{"node": "n0", "address": "0x1"}], spare=("address",))

@@ -50,7 +50,7 @@ export function training(run) {
       facts.failure ? h("p", { class: "note" }, facts.failure) : "",
       stats([
         ["Round", format.count(facts.rounds), facts.rounds_wanted ? `of ${format.count(facts.rounds_wanted)}` : open], ...best, ["Loss", format.number(facts.loss)],
-        ["Time on its clock", format.seconds(facts.seconds)], facts.eta_s ? ["Left, about", format.seconds(facts.eta_s)] : ["Nodes", format.count(facts.nodes)],
+        ["Time on its clock", format.seconds(facts.seconds)], facts.eta_s ? ["Left, about", format.left(facts.eta_s)] : ["Nodes", format.count(facts.nodes)],
         ["Counted", format.count(facts.counted), `${format.count(facts.late)} late`], ["Refused", format.count(facts.refused)], ["Sent up", format.bytes(facts.bytes_up)],
       ]),
     );

@@ -48,7 +48,8 @@ def nodes(run: Run = "latest", runs: Runs = None, format: FormatOption = Format.
 
     view, now_s = RunView(folder), None
     records, last = registered(folder) or _joined(view), last_rows(folder)
-    if simulated := view.simulated():  # its seconds are virtual: no clock but its own newest entry tells how old one is
+    simulated = view.settings().get("network", {}).get("enable_simulation", False)
+    if simulated:  # its seconds are virtual: no clock but its own newest entry tells how old one is
         now_s = max((record.heartbeat_s or 0.0 for record in records), default=0.0)
     view.close()
     render(

@@ -84,7 +84,7 @@ def follow(folder: Path, *, once: bool, format: Format, live: bool) -> None:
         raise RunFailed(f"run {folder.name} failed: {summary['failure']}", f"see {folder / 'run.log'}")
     if summary["state"] == "broken off":
         cause = f"run {folder.name} broke off after {summary['rounds']} rounds: nothing is at work on it"
-        here = view.simulated() or submitted_to(folder)
+        here = summary["clock"] == "virtual" or submitted_to(folder)
         there = f"where it was submitted, `hypergpu attach {folder.name}` goes on with it"
         raise RunFailed(cause, f"go on with `{resume_command(folder)}`" if here else there)
 

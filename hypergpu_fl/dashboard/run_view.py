@@ -113,7 +113,7 @@ class RunView:
                 **state,
                 "task": training.get("task")
                 or " ".join(str(training[key]) for key in ("dataset", "model_architecture") if training.get(key)),
-                "clock": "virtual" if self.simulated() else "wall",
+                "clock": "virtual" if self._simulated() else "wall",
                 "rounds": len(self.rounds),
                 "rounds_wanted": total,
                 "eta_s": self._eta_s(total) if state["state"] == "running" else None,
@@ -296,17 +296,16 @@ class RunView:
     def _run_clock_s(self, now_s: float) -> float:
         """Seconds on the run's clock: the time of its newest line and, on the wall clock, the time since then."""
         last_s = self._log.last_s
-        if self.simulated():
+        if self._simulated():
             return last_s
         return last_s + max(0.0, now_s - (_changed_s(self.folder / "events.jsonl") or now_s))
 
     def _registry_now_s(self) -> float:
         """Now, as the registry counts: in simulation its seconds follow virtual time, up to its newest entry."""
         newest_s = max((node["heartbeat_s"] or 0.0 for node in self._books.nodes), default=0.0)
-        return newest_s if self.simulated() and newest_s else self._clock()
+        return newest_s if self._simulated() and newest_s else self._clock()
 
-    def simulated(self) -> bool:
-        """Whether the run's seconds are virtual."""
+    def _simulated(self) -> bool:
         return bool(self.settings().get("network", {}).get("enable_simulation", True))
 
     def _state(self) -> Row:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -94,11 +93,12 @@ class State:
         self.orders: dict[int, OpenOrder] = {}
         self.open: OpenRound | None = None
 
-    @property
-    def usual_round_s(self) -> float:
-        """Seconds that a round takes: as the last one in which an update counted, or else as planned."""
-        planned_s = self.open.plan.deadline_s if self.open is not None and self.open.plan is not None else 0.0
-        return self.round_s or (planned_s if math.isfinite(planned_s) else 0.0)
+    def usual_round_s(self, at_s: float) -> float:
+        """Seconds that a round takes: as the last one in which an update counted, else as the open one took until now.
+
+        Not as the first round is planned: before anything is known of the nodes, that may be a hundred times too long.
+        """
+        return self.round_s or max(0.0, at_s - self.open.started_s if self.open is not None else 0.0)
 
     def json(self) -> dict[str, Any]:
         """Everything as JSON-able values, between two rounds."""

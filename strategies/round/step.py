@@ -145,7 +145,7 @@ def _failed(state: State, event: Failed) -> list[Command]:
         health.left(state.fleet, [order.row])
         refusal = Refused(Reason.LEFT, event.detail)  # a node that always leaves is excluded like one that always fails
         return _refused(state, open_, event, order.row, refusal) + refill(state, open_, event.at_s)
-    health.silent(state.fleet, order.row, at_s=event.at_s, round=open_.round, round_s=state.usual_round_s)
+    health.silent(state.fleet, order.row, at_s=event.at_s, round=open_.round, round_s=state.usual_round_s(event.at_s))
     refusal = Refused(Reason.ERROR_REPLY, event.detail)
     return _refused(state, open_, event, order.row, refusal) + refill(state, open_, event.at_s)
 

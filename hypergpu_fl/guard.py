@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,18 @@ import psutil
 from hypergpu_fl.children import hold_off_signals
 
 STOP_LIMIT_S: Final = 8.0
+_PREFIX: Final = ".tmp-"  # short, since paths of sockets are
+
+
+def fresh(run: Path) -> Path:
+    """A new scratch folder in this run's folder; those of commands that were killed go.
+
+    It has a name of its own, since the guard of a killed command may still be ending what that one started, while the
+    run goes on already.
+    """
+    for left in run.glob(f"{_PREFIX}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=run))
 
 
 def temporary_of(folder: Path) -> Path:

@@ -146,6 +146,8 @@ def _tree(file: Path) -> ast.Module:
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None)
         raise TaskError(f"{file}{f':{line}' if line else ''}: {error}", "correct that line") from None
+    except (RecursionError, MemoryError) as error:  # Python could not import it either
+        raise TaskError(f"{file}: {error or 'nested too deeply'}", "shorten its longest expressions") from None
 
 
 def _imports(place: Path) -> set[str]:

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from hypergpu_fl import guard
 from hypergpu_fl.children import free_port
 from hypergpu_fl.cli.bundle import app_with_task
 from hypergpu_fl.cli.dashboard import beside
@@ -180,7 +181,7 @@ def _simulate(
     """Run on our own SuperLink, which ends with the run; ``draw`` is called about twice a second."""
     nodes = config.training.num_nodes
     say(f"starting Flower and its simulated nodes{_while_flower_prepares(nodes)}")
-    scratch = folder / ".scratch"
+    scratch = guard.fresh(folder)
     resources = simulation_resources(nodes, config.system.device, gpus=gpu_count(), cores=os.cpu_count() or 1)
     with contextlib.closing(Tail(folder / (config.system.log_file or "run.log"))) as tail:
         tail.skip()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import inspect
+import itertools
 import sysconfig
-from modulefinder import ModuleFinder
+from collections.abc import Iterator
+from importlib.machinery import all_suffixes
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +29,7 @@ def source_digest(task: Task) -> str:
         file = None if module.startswith("hypergpu_fl.") else inspect.getsourcefile(type(task))
         files = modules_from(module, Path(file)) if file else {}
         digests = {name: hashlib.sha256(place.read_bytes()).hexdigest() for name, place in files.items()}
-    except (TypeError, OSError, SyntaxError):
+    except (TypeError, OSError, IndexError):  # a class of no file, or a file that lies nowhere near its module's name
         return ""
     if len(digests) < 2:
         return "".join(digests.values())[:_DIGITS]
@@ -35,13 +38,52 @@ def source_digest(task: Task) -> str:
 
 
 def modules_from(module: str, file: Path) -> dict[str, Path]:
-    """The module of a file, and all that it imports from below the folder that it was imported from itself: by name."""
-    is_package = file.name == "__init__.py"
-    root = file.parents[module.count(".") + is_package]
+    """The module of a file, and all that it imports from below the folder that it was imported from itself: by name.
+
+    Nothing is run. A module that cannot be parsed counts, but what it imports does not. (The standard library's
+    ``modulefinder`` fails on a package without ``__init__.py``, and on long chains of imports.)
+    """
+    root = file.parents[module.count(".") + (file.name == "__init__.py")]
     found = {module: file}
     if any(root.is_relative_to(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")):
         return found
-    finder = ModuleFinder([str(root)], excludes=list(_OURS))
-    finder.import_hook(module)
-    files = {name: getattr(each, "__file__", None) for name, each in finder.modules.items()}
-    return found | {name: Path(file) for name, file in files.items() if file}
+    waiting, looked = [module], {module}
+    while waiting:
+        name = waiting.pop()
+        wanted = {name, *_imported_by(name, found[name])} if name in found else set()
+        for part in {part for each in wanted for part in _with_packages(each)} - looked:
+            looked.add(part)
+            if part.partition(".")[0] not in _OURS and (place := _file_of(part, root)):
+                found[part] = place
+                waiting.append(part)
+    return found
+
+
+def _imported_by(name: str, file: Path) -> Iterator[str]:
+    """Names of what a module imports, anywhere in it; with ``from a import b``, b may be a module or not."""
+    if file.suffix != ".py":
+        return
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # such as a null byte, or brackets 1,000 deep
+        return
+    package = name.split(".") if file.name == "__init__.py" else name.split(".")[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (each.name for each in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level <= len(package):
+            above = package[: len(package) + 1 - node.level] if node.level else []
+            origin = ".".join([*above, *filter(None, [node.module])])
+            yield origin
+            yield from (f"{origin}.{each.name}" for each in node.names)
+
+
+def _with_packages(name: str) -> Iterator[str]:
+    """``a``, ``a.b`` and ``a.b.c`` for ``a.b.c``: to import a module is to import the packages around it."""
+    return itertools.accumulate(name.split("."), "{}.{}".format)
+
+
+def _file_of(name: str, root: Path) -> Path | None:
+    place = root.joinpath(*name.split("."))
+    candidates = [place / "__init__.py", *(place.with_name(place.name + suffix) for suffix in all_suffixes())]
+    return next((each for each in candidates if each.is_file()), None)

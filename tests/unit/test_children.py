@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from hypergpu_fl import guard
+
 KEEPING = """
 import sys, time
 from hypergpu_fl.children import keep_running
@@ -116,6 +118,28 @@ def test_a_child_ends_though_its_parent_is_killed_and_it_is_busy(tmp_path: Path,
     child = int(note.read_text())
     assert waited(lambda: not alive(child))
     assert waited(lambda: not (tmp_path / "scratch").exists())
+
+
+def test_the_guard_of_a_killed_command_spares_the_one_that_goes_on_with_its_run(tmp_path: Path) -> None:
+    def begin(scratch: Path) -> subprocess.Popen[bytes]:
+        environ = {**os.environ, "TMPDIR": str(guard.temporary_of(scratch))}
+        return subprocess.Popen([sys.executable, "-c", "input()"], env=environ, stdin=subprocess.PIPE)
+
+    old = guard.fresh(tmp_path)
+    first = begin(old)
+    watching = guard.start(old)
+    new = guard.fresh(tmp_path)
+    second = begin(new)
+    try:
+        assert waited(lambda: bool(guard.belonging_to(old) and guard.belonging_to(new)))
+        watching.communicate()  # closes its standard input, as the end of the command does
+        assert not guard.belonging_to(old)
+        assert second.poll() is None
+        assert list(tmp_path.iterdir()) == [new]
+    finally:
+        for each in (first, second):
+            each.kill()
+            each.communicate()
 
 
 def waited(until: Callable[[], bool]) -> bool:

@@ -72,6 +72,7 @@ def test_an_installed_package_does_not_travel(tmp_path: Path) -> None:
         ("absent:Mine", "", "there is no absent.py", "run in the folder that holds it"),
         ("mine:Taks", "class Task: ...\n", "mine.py defines no 'Taks'", "did you mean mine:Task"),
         ("mine:Task", "class Task\n", "mine.py:1", "correct that line"),
+        ("mine:Task", f"class Task: ...\nx = {'+'.join('1' * 20_000)}", "recursion depth", "shorten its longest"),
         ("mine.inner:Task", "class Task: ...\n", "there is no", "correct the module's name"),
         ("strategies_:Task", "", "there is no strategies_.py", "run in the folder"),
     ],

@@ -43,3 +43,21 @@ def test_an_installed_task_is_known_by_its_own_file(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path / "site-packages"))
     file = tmp_path / "site-packages" / "shapes.py"
     assert modules_from("shapes", file) == {"shapes": file}
+
+
+def test_odd_projects_have_a_digest_too(tmp_path: Path) -> None:
+    files = {
+        "task.py": "import open_folder.net\nimport images\nimport broken\nimport step0\nfrom .. import beyond\n",
+        "open_folder/net.py": "",  # without __init__.py
+        "images/cat.txt": "",  # a folder of data, and perhaps a library's name
+        "broken.py": "import unseen\nx = (",
+        "unseen.py": "",
+        **{f"step{number}.py": f"import step{number + 1}" for number in range(400)},
+        "step400.py": "x = " + "+".join("1" * 20_000),  # deeper than Python's stack
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = modules_from("task", tmp_path / "task.py")
+    steps = {f"step{number}" for number in range(401)}
+    assert found.keys() == {"task", "open_folder.net", "broken"} | steps

@@ -146,8 +146,9 @@ def run(
                 f"start it again with `hypergpu run --name {folder.name} --replace`",
             )
         strategy = build_strategy(config, layout_of(first, model), session=settlement.session)
+        task_file = source_digest(task, config.training.model_architecture)
         began_s, event_log, best = resume(
-            folder, strategy, report, settings=settings, task_file=source_digest(task), last_round=settlement.last_round
+            folder, strategy, report, settings=settings, task_file=task_file, last_round=settlement.last_round
         )
         exits.enter_context(closing(event_log))
         settlement.check_model(strategy.model.hash, rolled_back=strategy.state.exploded)

@@ -10,26 +10,34 @@ import sysconfig
 from collections.abc import Iterator
 from importlib.machinery import all_suffixes
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from hypergpu_fl.task.names import import_object
 from hypergpu_fl.task.protocol import Task
 
 _OURS: Final = ("hypergpu_fl", "strategies")  # may lie beside the user's modules, as in a bundle
 _DIGITS: Final = 16
 
 
-def source_digest(task: Task) -> str:
-    """The first digits of the SHA-256 of the user's code: the task's module, and what it imports of its own project.
+def source_digest(task: Task, architecture: str) -> str:
+    """The first digits of the SHA-256 of the user's code: the modules of the task and of ``model_architecture``.
 
-    A project is the folder that the task's module is imported from. Imports within functions count too. Of an installed
-    task only its own file counts. Empty if the code cannot be read, or the task is built in.
+    What they import of their own project counts too, within functions as well. A project is the folder that the module
+    is imported from. Of an installed module only its own file counts. Empty if the code cannot be read, or all is built
+    in.
     """
-    module = type(task).__module__
+    own: list[Any] = [
+        type(task),
+        *([import_object(architecture, "training.model_architecture")] if ":" in architecture else []),
+    ]
     try:
-        file = None if module.startswith("hypergpu_fl.") else inspect.getsourcefile(type(task))
-        files = modules_from(module, Path(file)) if file else {}
-        digests = {name: hashlib.sha256(place.read_bytes()).hexdigest() for name, place in files.items()}
-    except (TypeError, OSError, IndexError):  # a class of no file, or a file that lies nowhere near its module's name
+        digests = {
+            name: hashlib.sha256(place.read_bytes()).hexdigest()
+            for each in own
+            if not each.__module__.startswith("hypergpu_fl.") and (file := inspect.getsourcefile(each))
+            for name, place in modules_from(each.__module__, Path(file)).items()
+        }
+    except (AttributeError, TypeError, OSError, IndexError):  # no file, or one that lies nowhere near its module's name
         return ""
     if len(digests) < 2:
         return "".join(digests.values())[:_DIGITS]

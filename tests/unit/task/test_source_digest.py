@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hypergpu_fl.task.source import modules_from
+from hypergpu_fl.task.image import ImageTask
+from hypergpu_fl.task.source import modules_from, source_digest
 
 FILES = {
     "shapes/__init__.py": "",
@@ -61,3 +62,16 @@ def test_odd_projects_have_a_digest_too(tmp_path: Path) -> None:
     found = modules_from("task", tmp_path / "task.py")
     steps = {f"step{number}" for number in range(401)}
     assert found.keys() == {"task", "open_folder.net", "broken"} | steps
+
+
+def test_a_model_of_ones_own_in_the_built_in_task_counts_with_what_it_imports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_parts_5d1.py").write_text("")
+    (tmp_path / "own_model_5d1.py").write_text("import own_parts_5d1\ndef make(shape, classes): ...\n")
+    built_in = object.__new__(ImageTask)
+    assert not source_digest(built_in, "mlp")
+    before = source_digest(built_in, "own_model_5d1:make")
+    (tmp_path / "own_parts_5d1.py").write_text("width = 2\n")
+    assert before and source_digest(built_in, "own_model_5d1:make") not in ("", before)

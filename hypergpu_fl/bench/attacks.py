@@ -318,8 +318,6 @@ def batch_norm(shape: tuple[int, int, int], classes: int) -> nn.Module:
 
 def deep_batch_norm(shape: tuple[int, int, int], classes: int) -> nn.Module:
     """Fourteen layers with statistics, whose forgeries multiply, for ``training.model_architecture``."""
-    from torch import nn
-
     channels, height, width = shape
     layers: list[nn.Module] = [nn.Flatten(), nn.Linear(channels * height * width, 32)]
     for _ in range(14):

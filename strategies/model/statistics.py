@@ -116,8 +116,9 @@ class Statistics:
 
 
 def _within(said: NDArray[Any], known: NDArray[Any], steps: int) -> NDArray[Any]:
-    room = np.iinfo(known.dtype).max - np.maximum(known, 0)
-    return np.asarray(np.clip(said, known, known + np.minimum(room, steps).astype(known.dtype)))
+    largest = np.iinfo(known.dtype).max
+    room = largest - np.maximum(known, 0)
+    return np.asarray(np.clip(said, known, known + np.minimum(room, min(steps, largest)).astype(known.dtype)))
 
 
 def _lower_median(arrays: list[NDArray[Any]]) -> NDArray[Any]:

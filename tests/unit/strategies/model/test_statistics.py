@@ -121,6 +121,15 @@ def test_a_counter_that_is_nearly_full_does_not_overflow(full: int) -> None:
     assert statistics.counted({"bn.num_batches_tracked": np.array(full)})["bn.num_batches_tracked"] == 2**63 - 1
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16"])
+def test_a_small_counter_holds_fewer_batches_than_a_round_has_steps(dtype: str) -> None:
+    largest = np.iinfo(dtype).max
+    statistics = Statistics(LAYOUT)
+    said = {"bn.num_batches_tracked": np.array(largest, dtype)}
+    statistics.add(DenseUpdate(np.zeros(0, np.float32), said), steps=100_000)
+    assert statistics.counted({"bn.num_batches_tracked": np.array(5, dtype)})["bn.num_batches_tracked"] == largest
+
+
 @given(st.sampled_from(["int64", "int32", "uint8", "bool"]), st.integers(0, 100), st.integers(0, 255))
 def test_no_other_buffer_is_taken_from_nodes(dtype: str, own: int, said: int) -> None:
     known = {"attention.relative_position_index": np.full((2, 2), own % 100).astype(dtype)}

@@ -268,7 +268,7 @@ class Pricer:
             return _Found([weight_score(count, weight, max_examples=most) for count, weight in pairs])
         if self._scoring == "improvement":
             return _Found(self._improvements(entries, examples, self._loss(self._base_P, self._buffers)))
-        return self._among_coalitions(entries, weights, outcome.round)
+        return self._among_coalitions(entries, weights, outcome)
 
     def _along(self, step: ModelStep, entries: Sequence[_Entry], outcome: RoundOutcome) -> _Found:
         """Values along the round's step, see `hypergpu_fl.ledger.aumann_shapley`, without what was public."""
@@ -304,7 +304,8 @@ class Pricer:
             for entry, count in zip(entries, examples, strict=True)
         ]
 
-    def _among_coalitions(self, entries: Sequence[_Entry], weights: Sequence[float], round: int) -> _Found:
+    def _among_coalitions(self, entries: Sequence[_Entry], weights: Sequence[float], outcome: RoundOutcome) -> _Found:
+        """Values from the losses of plain means, which may break where the model, made by a robust rule, does not."""
         updates = [self._decode(self._blobs.get(entry.digest)) for entry in entries]
 
         def loss(members: Coalition) -> float:
@@ -312,14 +313,21 @@ class Pricer:
             moved_P = np.copy(self._base_P) if self._base_P is not None else np.zeros(0, dtype=np.float32)
             for i in members:
                 updates[i].add_to(moved_P, weights[i] / total)
-            return self._loss_when_moved(moved_P)
+            try:
+                return self._loss_when_moved(moved_P)
+            except TaskError:
+                return math.nan
 
         if not math.isfinite(loss(tuple(range(len(entries))))):
-            return _Found([0] * len(entries), sound=False)
+            return _Found([0] * len(entries), sound=self._sound(outcome.step, outcome.buffers))
         if self._scoring == "leave_one_out":
             return _Found(to_scores(leave_one_out(len(entries), loss)))
-        rng = np.random.default_rng([self._seed, round])
+        rng = np.random.default_rng([self._seed, outcome.round])
         return _Found(to_scores(gtg_shapley(len(entries), loss, rng=rng)))
+
+    def _sound(self, step: ModelStep | None, buffers: Arrays) -> bool:
+        """Whether a round's step leads to a finite loss; without a step, the model has been rolled back already."""
+        return step is None or math.isfinite(self._loss(step.base_P + step.moved_P, buffers))
 
     def _loss_when_moved(self, moved_P: Vector) -> float:
         """Loss of a model that only some updates moved: a late or sparse update alone may make a variance negative."""

@@ -180,6 +180,33 @@ def test_a_task_without_gradients_is_priced_by_the_shapley_value_and_the_books_s
     assert sum(prices.scores) > 0 and improvement > 0
 
 
+class Touchy(Bowl):
+    """A task that raises, or whose loss is none, where a value is far off."""
+
+    def __init__(self, *, raises: bool) -> None:
+        super().__init__()
+        self.raises = raises
+
+    def validate(self, model: torch.nn.Module, *, device: torch.device) -> EvalResult:
+        if np.abs(self.at_P).max() < 100:
+            return super().validate(model, device=device)
+        if self.raises:
+            raise IndexError("index 1000000 is out of range")
+        return EvalResult(1, float("nan"))
+
+
+@pytest.mark.parametrize("raises", [False, True])
+@pytest.mark.parametrize(("rule", "sound"), [("median", True), ("mean", False)])
+@pytest.mark.parametrize("scoring", ["shapley", "leave_one_out"])
+def test_an_update_that_a_robust_rule_left_out_does_not_have_the_model_rolled_back(
+    scoring: Scoring, rule: str, sound: bool, raises: bool, tmp_path: Path
+) -> None:
+    rounds = Rounds(tmp_path, rule=rule, task=Touchy(raises=raises))
+    rounds.pricer = rounds.opened(scoring)
+    prices, _ = rounds.play([*honest(0), ("hostile", np.full(P, 1e6))])
+    assert prices.sound is sound and not any(prices.scores)
+
+
 def test_what_a_full_disk_cut_off_does_not_keep_the_run_from_resuming(tmp_path: Path) -> None:
     with full_disk(largest_bytes=8192), pytest.raises(OSError, match="2016 written"):
         PricedRounds(tmp_path, last_round=0).path(1, np.zeros(10_000, dtype=np.float32), bytes(32))

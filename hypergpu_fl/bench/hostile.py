@@ -132,8 +132,8 @@ def run_hostile(
                 if key not in honest:
                     honest[key] = play(config, None)
                     progress(f"honest seven, {rule}, seed {seed}: accuracy {honest[key].accuracy:.3f}")
-                course = play(config, attack)
-                found.append(_row(attack, config, course, honest[key], fair_shares(config)))
+                result = play(config, attack)
+                found.append(_row(attack, config, result, honest[key], fair_shares(config)))
                 progress(f"{attack.name}, {rule}, seed {seed}: {found[-1]}")
             rows += [*found, _median(found)]
     return rows
@@ -156,7 +156,7 @@ def play(config: Config, attack: Attack | None) -> HostileResult:
                 )
             except Exception as error:  # a run that hostile nodes end is a result, too
                 logger.warning("the run ended: {}: {}", type(error).__name__, error)
-        return _course(folder, config.training.rounds, grown())
+        return _result(folder, config.training.rounds, grown())
 
 
 def fair_shares(config: Config) -> dict[str, float]:
@@ -185,7 +185,7 @@ def _config(attack: Attack, rule: str, codec: str, seed: int, changes: Mapping[s
     )
 
 
-def _course(folder: Path, rounds: int, growth_mib: float | None) -> HostileResult:
+def _result(folder: Path, rounds: int, growth_mib: float | None) -> HostileResult:
     report = folder / "report.json"
     closed = list(rounds_of(folder / FILE))
     longest_s = max((each["ended_s"] - each["started_s"] for each in closed), default=0.0)
@@ -233,27 +233,27 @@ def overtime_s(log: Path) -> float:
 
 
 def _row(
-    attack: Attack, config: Config, course: HostileResult, honest: HostileResult, fair: Mapping[str, float]
+    attack: Attack, config: Config, result: HostileResult, honest: HostileResult, fair: Mapping[str, float]
 ) -> Row:
     hostile = [f"node-{share}" for share in HOSTILE]
-    worst = max(hostile, key=lambda node: course.weights.get(node, 0.0) / fair[node])
-    growth = None if course.growth_mib is None or honest.growth_mib is None else course.growth_mib - honest.growth_mib
+    worst = max(hostile, key=lambda node: result.weights.get(node, 0.0) / fair[node])
+    growth = None if result.growth_mib is None or honest.growth_mib is None else result.growth_mib - honest.growth_mib
     return {
         "attack": attack.name,
         "point": attack.point,
         "aggregation": config.training.aggregation,
         "seed": config.training.seed,
-        "completed": course.completed,
-        "final_accuracy": course.accuracy,
+        "completed": result.completed,
+        "final_accuracy": result.accuracy,
         "honest7_accuracy": honest.accuracy,
-        "weight_share": course.weights.get(worst, 0.0),
+        "weight_share": result.weights.get(worst, 0.0),
         "fair_share": fair[worst],
-        "largest_in_a_round": max(course.largest.get(node, 0.0) for node in hostile),
-        "hostile_weight": sum(course.weights.get(node, 0.0) for node in hostile),
+        "largest_in_a_round": max(result.largest.get(node, 0.0) for node in hostile),
+        "hostile_weight": sum(result.weights.get(node, 0.0) for node in hostile),
         "growth_mib": growth,
         # hostile nodes may have a say in their own run's deadline, but not in this one
-        "overtime_s": max(0.0, course.longest_s - honest.deadline_s),
-        "longest_round_s": course.longest_s,
+        "overtime_s": max(0.0, result.longest_s - honest.deadline_s),
+        "longest_round_s": result.longest_s,
         "honest7_longest_s": honest.longest_s,
         "changed": changed(config),
     }

@@ -89,7 +89,7 @@ class PricedRounds:
         state, sketches = self.shared_work.state()
         with replacing(self._credits(round)) as draft, draft.open("wb") as stream:
             np.savez(stream, state=np.array(json.dumps(state)), sketches=sketches)
-        self._credits(round - 2).unlink(missing_ok=True)  # a checkpoint is at most one round ahead of the books
+        self._credits(round - 2).unlink(missing_ok=True)  # what is credited is at most one round ahead of the books
 
     def _restored(self, last_round: int) -> SharedWork:
         if not self._credits(last_round).is_file():

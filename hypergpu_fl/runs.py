@@ -10,7 +10,7 @@ import shlex
 from pathlib import Path
 from typing import Final
 
-from hypergpu_fl.config import run_name
+from hypergpu_fl.config import System, environment, run_name, runs_root
 from hypergpu_fl.errors import ConfigError, Fault, RunNotFound
 from hypergpu_fl.files import private_folder
 from strategies.spelling import did_you_mean
@@ -96,7 +96,13 @@ def resume_command(folder: Path) -> str:
     """How the run of this folder is taken up again: where it was at work, in a simulation or on a SuperLink."""
     connection = submitted_to(folder)
     where = f" --superlink {shlex.quote(connection)}" if connection else ""
-    return f"hypergpu run{where} --resume {folder.name}"
+    return f"hypergpu run{where} --resume {as_argument(folder)}"
+
+
+def as_argument(folder: Path) -> str:
+    """What finds the run of this folder if it is typed here: its name, or its path if it lies under another root."""
+    here = runs_root(System(), environment(os.environ))
+    return shlex.quote(folder.name if folder.parent.resolve() == here else str(folder))
 
 
 def run_names(root: Path) -> list[str]:

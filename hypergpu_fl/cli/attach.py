@@ -21,7 +21,7 @@ from hypergpu_fl.config import environment, load, read_secrets
 from hypergpu_fl.errors import Interrupted, UsageError
 from hypergpu_fl.output import printable
 from hypergpu_fl.redaction import redact
-from hypergpu_fl.runs import open_run_folder, run_names
+from hypergpu_fl.runs import as_argument, open_run_folder, run_names
 
 app = typer.Typer(add_completion=False, help="Find a run on a SuperLink again, and follow it to its end.")
 
@@ -80,7 +80,7 @@ def attach(
         except KeyboardInterrupt as stop:
             if stop.args:
                 raise interrupted(folder, stop, goes_on=True) from None
-            found = f"`hypergpu attach {folder.name}` finds it again"
+            found = f"`hypergpu attach {as_argument(folder)}` finds it again"
             typer.echo(f"no longer following {folder.name}; the run goes on, and {found}", err=True)
             raise typer.Exit(Interrupted.exit_code) from None
     show_result(folder, folder.name, format, newest=newest.line)

@@ -49,15 +49,15 @@ def dashboard(
     from hypergpu_fl.dashboard.access import local_only
     from hypergpu_fl.dashboard.server import create_app
 
-    token = _given_token()
-    if not token and not local_only(host):
-        token = secrets.token_urlsafe(24)
+    given = _given_token()
+    token = given or ("" if local_only(host) else secrets.token_urlsafe(24))
     if port:
         require_free(port)
     port = port or free_port()
     root = root_of(runs)
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-    typer.echo(f"runs under {root}: {address}{_query(token)}")
+    # Who chose the token knows it, and what is printed here may be kept in a log.
+    typer.echo(f"runs under {root}: {address}{f'?token=... as in {TOKEN}' if given else _query(token)}")
     settings = uvicorn.Config(
         create_app(root, token=token),
         host=host,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -65,7 +64,7 @@ def folder_of(run: str, runs: Path | None) -> Path:
 
 
 def _is_path(run: str) -> bool:
-    return "/" in run or os.sep in run
+    return "/" in run
 
 
 def books_of(run: str, runs: Path | None) -> Bundle:

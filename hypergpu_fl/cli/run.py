@@ -60,6 +60,7 @@ from hypergpu_fl.redaction import redact
 from hypergpu_fl.runs import (
     BOOKS_LOCK,
     COMMAND_LOCK,
+    as_argument,
     checked_name,
     open_run_folder,
     resume_command,
@@ -281,7 +282,9 @@ def _stem(training: Training) -> str:
 def interrupted(folder: Path, stop: KeyboardInterrupt, *, goes_on: bool) -> Interrupted:
     """Error of a command that was told to stop. A deployed run ``goes_on`` unless Ctrl-C was typed, see `stoppable`."""
     if goes_on and stop.args:
-        return Interrupted(f"{stop}; run {folder.name} goes on", f"find it again with `hypergpu attach {folder.name}`")
+        return Interrupted(
+            f"{stop}; run {folder.name} goes on", f"find it again with `hypergpu attach {as_argument(folder)}`"
+        )
     return Interrupted(f"run {folder.name} was stopped", _how_to_go_on(folder))
 
 

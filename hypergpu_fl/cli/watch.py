@@ -14,7 +14,7 @@ from hypergpu_fl.cli.place import folder_of
 from hypergpu_fl.cli.render import Format
 from hypergpu_fl.errors import Interrupted, RunFailed
 from hypergpu_fl.output import to_json
-from hypergpu_fl.runs import elsewhere, resume_command, submitted_to
+from hypergpu_fl.runs import as_argument, elsewhere, resume_command, submitted_to
 
 if TYPE_CHECKING:
     from hypergpu_fl.dashboard.run_view import RunView
@@ -43,7 +43,7 @@ def watch(
     """
     folder = folder_of(run, runs)
     if fault := elsewhere(folder):  # or it has just been sent, and will begin here
-        typer.echo(f"warning: {fault.cause}; {fault.remedy}; or `hypergpu attach {folder.name}`", err=True)
+        typer.echo(f"warning: {fault.cause}; {fault.remedy}; or `hypergpu attach {as_argument(folder)}`", err=True)
     try:
         follow(folder, once=once, format=format, live=sys.stdout.isatty() and format is Format.DEFAULT and not once)
     except KeyboardInterrupt:

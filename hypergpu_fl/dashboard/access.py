@@ -1,8 +1,9 @@
 """Who may see the page, and what a browser may do with it.
 
-On a loopback address, everybody on this machine may see it. A request under another host's name is refused, because it
-comes from a foreign page whose name was made to point here (DNS rebinding). On any other address a token is required:
-browsers get it from the link and keep it in a cookie that no script can read; programs send it as a bearer token.
+Without a token, everybody on this machine may see it. A request under another host's name is refused, because it comes
+from a foreign page whose name was made to point here (DNS rebinding). On an address that others reach there is always a
+token, on a loopback address if the user chose one: browsers get it from the link and keep it in a cookie that no script
+can read; programs send it as a bearer token.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class Access:
         )
         if any(hmac.compare_digest(one.encode(), self._token.encode()) for one in shown):
             return None
-        return PlainTextResponse("open the link with the token that `hypergpu dashboard` printed\n", 401)
+        return PlainTextResponse("open the link that `hypergpu dashboard` printed, with its ?token=\n", 401)
 
     def _entrance(self, scope: Scope) -> ASGIApp | None:
         """Redirect a link with the token to one without it, and keep the token in a cookie; None without a token."""

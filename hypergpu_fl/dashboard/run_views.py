@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from hypergpu_fl.dashboard.run_view import RunView
-from hypergpu_fl.errors import LedgerError
+from hypergpu_fl.errors import LedgerError, RunNotFound
 from hypergpu_fl.runs import find_run, run_names
 
 AGAIN_S: Final = 10.0  # until a run that could not be read is tried again, which takes reading all of it
@@ -68,6 +68,8 @@ class RunViews:
                 views.append(self.view(name))
             except LedgerError as error:
                 faults.append((name, error))
+            except RunNotFound:
+                continue  # removed just now
         return views, faults
 
     def _poll(self, name: str, view: RunView) -> LedgerError | None:

@@ -96,7 +96,11 @@ def test_the_submitting_command_is_killed_and_finds_its_run_again(make_stack: Ma
     assert "2 nodes, 30 rounds -> where" in stack.log("operator")
     for words in (["watch", "mine", "--once"], ["watch", str(mine / "mine"), "--once"]):
         code, said = asked(stack, *words, "--runs", str(mine))
-        assert code == 0 and "was sent to the SuperLink 'deployed'" in said and "or `hypergpu attach mine`" in said
+        assert (
+            code == 0
+            and "was sent to the SuperLink 'deployed'" in said
+            and f"or `hypergpu attach {(mine / 'mine').resolve()}`" in said
+        )
     stack.kill(first)
     assert stack.superlink is not None
     stack.kill(stack.superlink)
@@ -113,7 +117,7 @@ def test_the_submitting_command_is_killed_and_finds_its_run_again(make_stack: Ma
         assert code == 2 and f"its books do not lie in {mine / 'mine'}" in told and "HYPERGPU_RUNS" in told
         assert asked(stack, *words, "--runs", str(stack.runs))[0] == 0, "where they do lie"
     code, told = asked(stack, "run", "--resume", "mine", "--runs", str(mine))
-    assert code == 2 and "hypergpu run --superlink deployed --resume mine" in told
+    assert code == 2 and f"hypergpu run --superlink deployed --resume {(mine / 'mine').resolve()}" in told
     code, told = asked(stack, "attach", "12345", "--runs", str(mine))
     assert code == 2 and "of which SuperLink?" in told and "--superlink" in told
 

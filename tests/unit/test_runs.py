@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hypergpu_fl.cli.place import place_of
+from hypergpu_fl.cli.place import folder_of, place_of
 from hypergpu_fl.codec.feedback.disk import NodeFolder
 from hypergpu_fl.errors import ConfigError, RunNotFound
 from hypergpu_fl.files import private_folder
@@ -71,7 +72,7 @@ def test_names_that_are_chosen_at_once_are_never_the_same(tmp_path: Path) -> Non
     code = """
 import sys
 from pathlib import Path
-from hypergpu_fl.cli.place import place_of
+from hypergpu_fl.cli.place import folder_of, place_of
 from hypergpu_fl.runs import open_run_folder
 sys.stdin.readline()
 print(*(open_run_folder(Path(sys.argv[1]), "", stem="demo").name for _ in range(20)))
@@ -87,7 +88,10 @@ print(*(open_run_folder(Path(sys.argv[1]), "", stem="demo").name for _ in range(
     assert find_run(tmp_path).name in names
 
 
-def test_a_run_that_was_sent_to_a_superlink_is_not_said_to_have_no_rounds(tmp_path: Path) -> None:
+def test_a_run_that_was_sent_to_a_superlink_is_not_said_to_have_no_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYPERGPU_RUNS", str(tmp_path))
     folder = open_run_folder(tmp_path, "far")
     assert place_of("far", tmp_path) == folder  # one of here that has just begun
     assert resume_command(folder) == "hypergpu run --resume far"
@@ -100,3 +104,16 @@ def test_a_run_that_was_sent_to_a_superlink_is_not_said_to_have_no_rounds(tmp_pa
     assert place_of("far", tmp_path) == folder
     (folder / SUBMITTED).write_text("torn")
     assert resume_command(folder) == "hypergpu run --resume far"
+
+
+def test_the_way_on_can_be_typed_as_it_is_told_wherever_the_run_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYPERGPU_RUNS", raising=False)
+    for root in ("runs", "another place"):
+        folder = open_run_folder(tmp_path / root, "demo")
+        (folder / "config.json").write_text("{}")
+        run = shlex.split(resume_command(folder))[-1]
+        assert folder_of(run, None) == folder
+    assert resume_command(tmp_path / "runs" / "demo") == "hypergpu run --resume demo"

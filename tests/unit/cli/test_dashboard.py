@@ -17,7 +17,7 @@ import pytest
 from seen_runs import SeenRun
 
 from hypergpu_fl import cli, redaction
-from hypergpu_fl.cli.dashboard import beside
+from hypergpu_fl.cli.dashboard import LOG, beside
 from hypergpu_fl.errors import UsageError
 
 
@@ -113,6 +113,8 @@ def test_a_page_beside_a_run_is_announced_with_the_token_that_it_asks_for(
         assert answered(base)
         site, _, query = base.partition("?")
         assert '"run": "demo"' in answered(f"{site}api/runs?{query}")
+    log = (run / LOG).read_text()
+    assert site in log and "correct" not in log, "the log beside the run holds no secret"
     monkeypatch.setenv("HYPERGPU_DASHBOARD_TOKEN", "short")
     with pytest.raises(UsageError, match="can be guessed"), beside(run):
         pass

@@ -129,13 +129,13 @@ def test_every_command_tells_of_a_run_whose_books_lie_elsewhere_and_watch_names_
     for run in ("mine", str(folder)):
         assert invoke(["watch", run, "--once", *runs]) == 0
         said = capsys.readouterr().err
-        assert "was sent to the SuperLink 'deployed'" in said and "or `hypergpu attach mine`" in said
+        assert "was sent to the SuperLink 'deployed'" in said and f"or `hypergpu attach {folder}`" in said
         for words in (["report"], ["nodes"], ["export"], ["replay"], ["ledger", "show"], ["ledger", "verify"]):
             assert invoke([*words, run, *runs]) == 2
             said = capsys.readouterr().err
             assert f"its books do not lie in {folder}" in said and "HYPERGPU_RUNS" in said
     assert invoke(["run", "--resume", "mine", *runs]) == 2
-    assert "`hypergpu run --superlink deployed --resume mine`" in capsys.readouterr().err
+    assert f"`hypergpu run --superlink deployed --resume {folder}`" in capsys.readouterr().err
     assert invoke(["attach", "12345", *runs]) == 2
     assert "of which SuperLink?" in capsys.readouterr().err
 

@@ -203,12 +203,12 @@ def test_an_interrupted_run_names_the_way_on_that_there_is(tmp_path: Path) -> No
     (tmp_path / "checkpoints").mkdir()
     assert "--replace" in run._how_to_go_on(tmp_path)
     (tmp_path / "checkpoints" / "round-1").touch()
-    assert run._how_to_go_on(tmp_path).endswith(f"`hypergpu run --resume {tmp_path.name}`")
+    assert run._how_to_go_on(tmp_path).endswith(f"`hypergpu run --resume {tmp_path}`")
 
 
 def test_an_interrupted_run_whose_rounds_lie_elsewhere_is_not_said_to_have_none(tmp_path: Path) -> None:
     (tmp_path / SUBMITTED).write_text('{"run_id": "12", "connection": "deployed"}')
-    assert run._how_to_go_on(tmp_path) == f"go on with `hypergpu run --superlink deployed --resume {tmp_path.name}`"
+    assert run._how_to_go_on(tmp_path) == f"go on with `hypergpu run --superlink deployed --resume {tmp_path}`"
 
 
 REPORT = {

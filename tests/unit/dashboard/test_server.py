@@ -124,6 +124,18 @@ def test_a_spreadsheet_takes_nothing_for_a_formula(client: Client, going_on: See
     assert any("\\u202e" in row["node"] for row in rows), "control characters are shown, not sent"
 
 
+def test_a_run_that_is_removed_while_the_list_is_made_hides_no_other(
+    going_on: SeenRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hypergpu_fl.dashboard.run_views import RunViews
+
+    views = RunViews(going_on.folder.parent)
+    monkeypatch.setattr(views, "names", lambda: ["demo", "removed"])
+    found, faults = views.readable()
+    assert [view.folder.name for view in found] == ["demo"] and not faults
+    views.close()
+
+
 def test_a_stream_begins_with_every_round_and_the_runs_summary(going_on: SeenRun) -> None:
     from hypergpu_fl.dashboard.run_views import RunViews
     from hypergpu_fl.dashboard.stream import of_run

@@ -22,6 +22,7 @@ import psutil
 from hypergpu_fl.children import hold_off_signals
 
 STOP_LIMIT_S: Final = 8.0
+PASSES: Final = 3  # a process that is ended may have started another; one that hangs in the kernel cannot be ended
 _PREFIX: Final = ".tmp-"  # short, since paths of sockets are
 
 
@@ -74,8 +75,9 @@ def main(folder: Path) -> None:
     hold_off_signals()
     with contextlib.suppress(OSError):
         sys.stdin.buffer.read()
-    while left := [process for process in belonging_to(folder) if process.pid != os.getpid()]:
-        end(left)
+    for _ in range(PASSES):
+        if left := [process for process in belonging_to(folder) if process.pid != os.getpid()]:
+            end(left)
     shutil.rmtree(folder, ignore_errors=True)
 
 

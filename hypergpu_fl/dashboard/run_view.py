@@ -82,7 +82,7 @@ class RunView:
             except LogGone:
                 self._read_anew()
                 return True
-            except (sqlite3.Error, ValueError, LookupError, TypeError, AttributeError) as error:
+            except (OSError, sqlite3.Error, ValueError, LookupError, TypeError, AttributeError) as error:
                 self._read_anew()
                 raise LedgerError(
                     f"{self.folder} cannot be shown: {type(error).__name__}: {error}"[:300],

@@ -8,7 +8,7 @@ import inspect
 import itertools
 import sysconfig
 from collections.abc import Iterator
-from importlib.machinery import all_suffixes
+from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES, SOURCE_SUFFIXES
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from hypergpu_fl.task.names import import_object
 from hypergpu_fl.task.protocol import Task
 
 _OURS: Final = ("hypergpu_fl", "strategies")  # may lie beside the user's modules, as in a bundle
+_SUFFIXES: Final = (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES)  # in the order in which Python looks
 _DIGITS: Final = 16
 
 
@@ -93,5 +94,5 @@ def _with_packages(name: str) -> Iterator[str]:
 
 def _file_of(name: str, root: Path) -> Path | None:
     place = root.joinpath(*name.split("."))
-    candidates = [place / "__init__.py", *(place.with_name(place.name + suffix) for suffix in all_suffixes())]
+    candidates = [place / "__init__.py", *(place.with_name(place.name + suffix) for suffix in _SUFFIXES)]
     return next((each for each in candidates if each.is_file()), None)

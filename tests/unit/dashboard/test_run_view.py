@@ -188,6 +188,7 @@ def lie_about_pay(file: Path) -> None:
         ("run.db", cut),
         ("run.db", lie_about_pay),
         ("events.jsonl", lambda file: file.write_bytes(b"no event\n")),
+        ("events.jsonl", lambda file: (file.unlink(), file.mkdir())),
         ("events.jsonl", lambda file: file.write_bytes(file.read_bytes().replace(b'"order":', b'"other":'))),
     ],
 )

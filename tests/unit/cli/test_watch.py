@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,7 @@ def test_ctrl_c_leaves_the_terminal_as_it_was(run: SeenRun, after_s: float) -> N
         stdout=theirs,
         stderr=theirs,
         start_new_session=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a shell's background job would ignore it
         env=os.environ | {"TERM": "xterm-256color", "HYPERGPU_RUNS": str(run.folder.parent)},
     )
     said, deadline = "", time.monotonic() + 30
@@ -158,10 +160,12 @@ def test_ctrl_c_leaves_the_terminal_as_it_was(run: SeenRun, after_s: float) -> N
             said += os.read(us, 65536).decode(errors="replace")
     time.sleep(after_s)
     watching.send_signal(signal.SIGINT)
-    while watching.poll() is None or select.select([us], [], [], 0.1)[0]:
+    deadline = time.monotonic() + 30
+    while (watching.poll() is None and time.monotonic() < deadline) or select.select([us], [], [], 0.1)[0]:
         if select.select([us], [], [], 0.1)[0]:
             said += os.read(us, 65536).decode(errors="replace")
-    assert watching.returncode == 130
+    watching.kill()
+    assert watching.wait() == 130
     assert said.count(OTHER_PAGE) == said.count(SAME_PAGE) == 1
     assert said.rindex("\x1b[?25h") > said.rindex("\x1b[?25l"), "the cursor is shown again"
     assert "the run is left alone" in said[said.rindex(SAME_PAGE) :]

@@ -99,7 +99,7 @@ def test_a_task_of_ones_own_runs_from_its_folder_and_is_called_by_its_name(
 def test_a_run_whose_model_is_no_better_than_the_untrained_one_says_so_at_its_end(
     project: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    settings = ("learning_rate=0.3", "local_steps=5", "rounds=1", "target=mae <= 0.0001")
+    settings = ("learning_rate=0.2", "local_steps=5", "rounds=1", "target=mae <= 0.0001")
     assert invoke(["run", "--config", "run.toml", *(f"--set=training.{setting}" for setting in settings)]) == 0
     out = capfd.readouterr().out
     report = json.loads((project / "runs" / "curve-1" / "report.json").read_text())

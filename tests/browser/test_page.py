@@ -15,7 +15,7 @@ from served import HOSTILE, Server, Watched
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, Route
 
 VIEWS = {
     "runs": "#/",
@@ -182,6 +182,22 @@ def test_two_clicks_on_older_show_no_event_twice(watched: Watched, server: Serve
     page.get_by_role("button", name="Older").wait_for(state="hidden")
     happened = page.evaluate("fetch('api/runs/demo/events.json?rounds=500').then(answer => answer.json())")
     assert page.locator("[aria-label=events] tbody tr").count() == len(happened)
+
+
+def test_older_events_are_offered_only_once_the_newest_are_there(
+    watched: Watched, server: Server, going_on: SeenRun
+) -> None:
+    for _ in range(60):
+        going_on.round(loss=0.1, accuracy=0.95)
+    page = watched.page
+    held: list[Route] = []
+    page.route("**/events.json*", lambda route: route.continue_() if held else held.append(route))
+    with page.expect_request("**/events.json*"):
+        page.goto(server.url + VIEWS["events"])
+    older = page.get_by_role("button", name="Older")
+    assert older.is_hidden()
+    held[0].continue_()
+    older.wait_for()
 
 
 def test_a_round_that_cannot_be_fetched_is_named_and_the_others_are_verified(watched: Watched, server: Server) -> None:

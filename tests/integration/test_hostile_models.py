@@ -15,7 +15,8 @@ from hypergpu_fl.bench.attacks import ATTACKS, Attack, HostileNode, twisted
 from hypergpu_fl.bench.hostile import rounds_of
 from hypergpu_fl.bench.in_process import InProcessGrid
 from hypergpu_fl.bench.race import one_thread
-from hypergpu_fl.config import Config, Training, to_run_config
+from hypergpu_fl.config import Config, System, Training, to_run_config
+from hypergpu_fl.config.layers import runs_root
 from hypergpu_fl.errors import RunFailed
 from hypergpu_fl.ledger.identity import derive_simulated_key
 from hypergpu_fl.node.client_app import app
@@ -96,7 +97,7 @@ class Touchy(ImageTask):
     """A task whose evaluation raises on a model of large values, as one that indexes by what it computes does."""
 
     def __init__(self, training: Training) -> None:
-        super().__init__(training, Path())
+        super().__init__(training, runs_root(System()) / ".cache")
 
     def evaluate(self, model: Any, *, device: Any, partition: int | None = None) -> EvalResult:
         largest = max(float(p.detach().abs().max()) for p in model.parameters())

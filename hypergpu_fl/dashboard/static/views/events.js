@@ -7,7 +7,7 @@ export function events(run) {
   const PAGE = 50;
   let older = [], oldest = null, kinds = new Set(), only = "", newest = [];
   const select = h("select", { "aria-label": "Kind of event", onchange: () => { only = select.value; draw(); } }, h("option", { value: "" }, "Everything"));
-  const more = h("button", { type: "button", onclick: () => back() }, "Older");
+  const more = h("button", { type: "button", hidden: true, onclick: () => back() }, "Older"); // hidden until it is known from where
   const list = table([
     { title: "At", n: true, cell: (row) => format.seconds(row.at_s) },
     { title: "Round", n: true, cell: (row) => (row.round ? h("a", { href: `#/run/${encodeURIComponent(run)}/travel?round=${row.round}` }, row.round) : "–") },

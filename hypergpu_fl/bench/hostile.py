@@ -227,11 +227,6 @@ def rounds_of(log: Path) -> Iterator[dict[str, Any]]:
                 yield {**command, "deadline_s": deadline_s}
 
 
-def overtime_s(log: Path) -> float:
-    """Longest time by which a round of an event log closed after its deadline, in seconds."""
-    return max((each["ended_s"] - each["started_s"] - each["deadline_s"] for each in rounds_of(log)), default=0.0)
-
-
 def _row(
     attack: Attack, config: Config, result: HostileResult, honest: HostileResult, fair: Mapping[str, float]
 ) -> Row:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hypergpu_fl.bench.attacks import ALL, ATTACKS, SIGN_FLIP
-from hypergpu_fl.bench.hostile import HOSTILE, missed, overtime_s, run_hostile
+from hypergpu_fl.bench.hostile import HOSTILE, missed, rounds_of, run_hostile
 from strategies.event_log import EventLog
 from strategies.planning import Compression
 from strategies.round.commands import CloseRound, Open
@@ -46,15 +46,16 @@ def test_each_bound_that_is_missed_is_named(name: str, value: Any) -> None:
     assert missed({**KEPT, name: value}) == [name]
 
 
-def test_overtime_is_what_the_longest_round_took_beyond_its_deadline(tmp_path: Path) -> None:
+def test_each_round_of_a_log_has_the_deadline_that_it_was_opened_with(tmp_path: Path) -> None:
     log = EventLog(
         tmp_path / "log", Rules(Settings(cohort=1), 8, (Compression("raw", 1.0),), "random", "alike", "examples")
     )
-    for deadline_s, ended_s in ((10.0, 12.5), (None, 99.0), (10.0, 3.0)):
+    for deadline_s, ended_s in ((10.0, 12.5), (None, 99.0), (20.0, 3.0)):
         closed = CloseRound(1, 0.0, ended_s, (), (), 0, 0, 0, "", "")
         log.append(Ended(0.0), [Open(1, deadline_s), closed])
     log.close()
-    assert overtime_s(tmp_path / "log") == 2.5 and overtime_s(tmp_path / "none") == 0.0
+    found = [(each["ended_s"], each["deadline_s"]) for each in rounds_of(tmp_path / "log")]
+    assert found == [(12.5, 10.0), (99.0, math.inf), (3.0, 20.0)] and not list(rounds_of(tmp_path / "none"))
 
 
 @pytest.mark.parametrize("name", ["hoarded", "more_ids"])

@@ -21,6 +21,7 @@ from hypergpu_fl.ledger.blobs import Blobs
 from hypergpu_fl.ledger.bundle import Bundle, RoundRecord
 from hypergpu_fl.ledger.contribution import hash_blob
 from hypergpu_fl.ledger.event_log import heads_of, verify_log
+from hypergpu_fl.ledger.pricing import Pricing
 from hypergpu_fl.pricing import PricedRounds, Pricer, Scoring
 from hypergpu_fl.pricing.kept_updates import FIRST, MANIFEST, STATE, model_after, round_folder
 from hypergpu_fl.task import Task, fresh_model, layout_of
@@ -128,7 +129,8 @@ def audit(
         unaudited.append(f"rounds 1 to {kept.after_round}, whose updates were removed, and therefore all values")
         scoring, wanted = None, ()
     elif scoring is None:
-        unaudited.append(f"values and scores, made by {', '.join(sorted(scorings)) or 'nobody knows what'}")
+        if scorings or any(entry.score for record in records for entry in record.contributions):
+            unaudited.append(f"values and scores, made by {', '.join(sorted(scorings)) or 'nobody knows what'}")
         wanted = ()
     contributions = priced = 0
     with tempfile.TemporaryDirectory(prefix="hypergpu-audit-") as scratch:
@@ -244,18 +246,20 @@ def _price(pricer: Pricer, folded: Folded, session: bytes, *, again: bool, all_:
         pricer.passed(outcome, [entry.score for entry, _, _ in folded.updates])
         return
     prices = pricer.priced(outcome)
-    sealed = record.pricing.contributions if record.pricing else []
-    reach = SLACK + TOLERANCE * sum(abs(each.value) for each in prices.pricing.contributions)
-    _check_losses(record, prices.pricing.loss_before, prices.pricing.loss_after)
+    sealed, mine = record.pricing, prices.pricing
+    if sealed is None or mine is None:
+        raise VerificationError(f"round {record.round} is sealed without how it was priced, the others are not", REMEDY)
+    reach = SLACK + TOLERANCE * sum(abs(each.value) for each in mine.contributions)
+    _check_losses(record.round, sealed, mine)
     whole = all_ or not any([*prices.copies, *(entry.duplicate_of for entry in record.contributions)])
-    for entry, price, mine, score, copied in zip(
-        record.contributions, sealed, prices.pricing.contributions, prices.scores, prices.copies, strict=True
+    for entry, theirs, ours, score, copied in zip(
+        record.contributions, sealed.contributions, mine.contributions, prices.scores, prices.copies, strict=True
     ):
-        pairs = [("value", price.value, mine.value)] + ([("score", entry.score, score)] if whole else [])
-        for what, theirs, own in pairs:
-            if abs(theirs - own) > reach:
+        pairs = [("value", theirs.value, ours.value)] + ([("score", entry.score, score)] if whole else [])
+        for what, told, own in pairs:
+            if abs(told - own) > reach:
                 raise VerificationError(
-                    f"round {record.round}: {entry.node} is sealed with {what} {theirs}, its update comes to {own} "
+                    f"round {record.round}: {entry.node} is sealed with {what} {told}, its update comes to {own} "
                     f"(give or take {reach:.0f})",
                     REMEDY,
                 )
@@ -267,11 +271,9 @@ def _price(pricer: Pricer, folded: Folded, session: bytes, *, again: bool, all_:
             )
 
 
-def _check_losses(record: RoundRecord, before: int | None, after: int | None) -> None:
-    pricing = record.pricing
-    losses = (pricing.loss_before, pricing.loss_after) if pricing else (None, None)
-    for sealed, own in zip(losses, (before, after), strict=True):
-        if (sealed is None) != (own is None) or (
-            sealed is not None and own is not None and abs(sealed - own) > SLACK + TOLERANCE * abs(own)
+def _check_losses(round: int, sealed: Pricing, mine: Pricing) -> None:
+    for told, own in ((sealed.loss_before, mine.loss_before), (sealed.loss_after, mine.loss_after)):
+        if (told is None) != (own is None) or (
+            told is not None and own is not None and abs(told - own) > SLACK + TOLERANCE * abs(own)
         ):
-            raise VerificationError(f"round {record.round}: loss {sealed} is sealed, the model's is {own}", REMEDY)
+            raise VerificationError(f"round {round}: loss {told} is sealed, the model's is {own}", REMEDY)

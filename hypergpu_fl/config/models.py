@@ -244,8 +244,10 @@ class Blockchain(Section):
     contract: Annotated[str, AfterValidator(values.address)] = Field(
         "", description="address of the ledger contract; empty: deploy one"
     )
-    scoring: Literal["aumann_shapley", "improvement", "weight", "leave_one_out", "shapley"] = Field(
-        "aumann_shapley", description="how what a contribution brought is measured; see docs/the-books.md"
+    scoring: Literal["auto", "aumann_shapley", "improvement", "weight", "leave_one_out", "shapley"] = Field(
+        "auto",
+        description="how what a contribution brought is measured; see docs/the-books.md. 'auto': aumann_shapley, but "
+        "without a chain nothing is measured",
     )
     max_examples: Annotated[int, Field(ge=1, le=10**12)] = Field(
         10**6, description="examples beyond this give a node no more weight and no more pay"

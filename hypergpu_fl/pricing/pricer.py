@@ -42,19 +42,28 @@ if TYPE_CHECKING:
     import torch
 
 Scoring = Literal["aumann_shapley", "improvement", "weight", "leave_one_out", "shapley"]
+DEFAULT: Scoring = "aumann_shapley"
 BLIND: Scoring = "shapley"  # instead of aumann_shapley for a task without gradients: the same kind of value, sampled
+
+
+def scoring_of(named: Scoring | Literal["auto"], *, chain: bool) -> Scoring | None:
+    """What ``blockchain.scoring`` means: without a chain nobody can be paid, so ``auto`` prices nothing there."""
+    if named != "auto":
+        return named
+    return DEFAULT if chain else None
 
 
 @dataclass(frozen=True, slots=True)
 class Prices:
     """A round's scores, the node that each update copies (``""`` if none), and how the scores came about.
 
-    ``sound`` is whether the round's model could be priced; if not, it has exploded, and nobody scores.
+    ``pricing`` is None if updates are not priced: all scores are 0 then. ``sound`` is whether the round's model could
+    be priced; if not, it has exploded, and nobody scores.
     """
 
     scores: Sequence[int]
     copies: Sequence[str]
-    pricing: Pricing
+    pricing: Pricing | None
     sound: bool = True
 
 
@@ -96,8 +105,8 @@ class Pricer:
         The model's layout.
     device : torch.device
         Where contributions are priced.
-    scoring : str
-        See `hypergpu_fl.ledger.aumann_shapley` and `hypergpu_fl.ledger.scoring`.
+    scoring : str, optional
+        See `hypergpu_fl.ledger.aumann_shapley` and `hypergpu_fl.ledger.scoring`; None prices nothing.
     max_examples : int
         Examples beyond this earn nothing.
     seed : int
@@ -117,7 +126,7 @@ class Pricer:
         layout: Layout,
         *,
         device: torch.device,
-        scoring: Scoring,
+        scoring: Scoring | None,
         max_examples: int,
         seed: int,
         blobs: Blobs,
@@ -133,7 +142,7 @@ class Pricer:
         if scoring == "aumann_shapley" and self._gradients is None:
             logger.warning("the task gives no gradient(): contributions are priced by {!r} instead", BLIND)
             scoring = BLIND
-        self._scoring: Scoring = scoring
+        self._scoring = scoring
         self._max_examples = max_examples
         self._seed = seed
         self._blobs = blobs
@@ -194,6 +203,8 @@ class Pricer:
             If the model before the round cannot be priced either, so that no roll-back can help.
         """
         entries, self._entries = self._entries, []
+        if self._scoring is None:
+            return Prices([0] * len(entries), [""] * len(entries), None)
         try:
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # what is not finite scores nothing
                 found = self._found(entries, outcome)

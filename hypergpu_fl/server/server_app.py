@@ -30,7 +30,7 @@ from hypergpu_fl.heap import long_lived
 from hypergpu_fl.ledger import database
 from hypergpu_fl.network.registry import Registry
 from hypergpu_fl.network.wan import SimulatedWan
-from hypergpu_fl.pricing import PricedRounds, Pricer
+from hypergpu_fl.pricing import PricedRounds, Pricer, scoring_of
 from hypergpu_fl.pricing.kept_updates import KeptUpdates
 from hypergpu_fl.runs import node_state_folder, open_run_folder
 from hypergpu_fl.server.accounting import Accounting, Admitted
@@ -323,19 +323,20 @@ def open_accounting(
     config: Config, settlement: Settlement, strategy: Engine, kept: KeptUpdates, task: Task, model: nn.Module
 ) -> Accounting:
     """Accounting with the configured scoring; pricing overwrites ``model``."""
+    settings = config.blockchain
     pricer = Pricer(
         task,
         model,
         strategy.layout,
         device=resolve_device(config.system.device),
-        scoring=config.blockchain.scoring,
-        max_examples=config.blockchain.max_examples,
+        scoring=scoring_of(settings.scoring, chain=settings.enabled),
+        max_examples=settings.max_examples,
         seed=config.training.seed,
         blobs=kept.open,
         rounds=PricedRounds(settlement.run_dir / PRICED, last_round=settlement.last_round),
         decode=strategy.payload.decode,
     )
-    allowed = [address for address in config.blockchain.allow_list.split(",") if address]
+    allowed = [address for address in settings.allow_list.split(",") if address]
     return Accounting(settlement, pricer, allowed=allowed)
 
 

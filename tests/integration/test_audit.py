@@ -34,12 +34,12 @@ HEADER = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776,), }
 TERABYTES = b"\x93NUMPY\x01\x00v\x00" + HEADER.ljust(118)  # promised, by a file of 128 bytes
 
 
-def configured(folder: Path, *, rounds: int = ROUNDS, **training: Any) -> Config:
+def configured(folder: Path, *, rounds: int = ROUNDS, scoring: str = "aumann_shapley", **training: Any) -> Config:
     return Config.model_validate(
         {
             "training": {"num_nodes": NODES, "rounds": rounds, "learning_rate": 0.3} | training,
             "network": {"cohort": NODES, "sample_ms": 4},
-            "blockchain": {"enabled": False},
+            "blockchain": {"enabled": False, "scoring": scoring},
             "system": {"runs_dir": str(folder.parent), "run_name": folder.name, "device": "cpu"},
         }
     )
@@ -66,6 +66,13 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copied(honest: Path, tmp_path: Path) -> Iterator[Path]:
     yield Path(shutil.copytree(honest, tmp_path / "honest"))
+
+
+def test_of_a_run_without_prices_nothing_is_left_unaudited(tmp_path: Path) -> None:
+    config = configured(tmp_path / "run", rounds=2, scoring="auto")
+    train(tmp_path / "run", config)
+    found = audited(tmp_path / "run", config)
+    assert (found.rounds, found.unaudited, found.priced_contributions) == (2, (), 0) and found.contributions
 
 
 def test_a_run_with_late_updates_is_recomputed_without_a_difference(honest: Path) -> None:

@@ -86,6 +86,15 @@ def test_a_round_shares_its_budget_whatever_the_scoring(tmp_path: Path, scoring:
     assert bundle.rounds[-1].owed >= 0.95 * 3 * 10**15
 
 
+def test_without_a_chain_no_update_is_priced_and_the_books_verify(tmp_path: Path) -> None:
+    train(tmp_path / "run", enabled=False)
+    bundle = Bundle.model_validate_json((tmp_path / "run" / "ledger.json").read_text())
+    verify(bundle)
+    assert any(record.contributions for record in bundle.rounds)
+    assert {record.pricing for record in bundle.rounds} == {None} and bundle.rounds[-1].owed == 0
+    assert {c.score for record in bundle.rounds for c in record.contributions} == {0}
+
+
 def flip_signature(replies: list[Message]) -> None:
     for reply in replies[:1]:
         record = reply.content.config_records[wire.CONTRIBUTION]

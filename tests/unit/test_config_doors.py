@@ -111,7 +111,7 @@ def test_each_list_of_names_is_that_of_the_code_behind_it() -> None:
     assert choices(Network, "profile") == {*PROFILES, "custom"}, where + "network.profile"
     assert choices(Training, "partitioner") == set(PARTITIONERS), where + "training.partitioner"
     assert choices(Training, "aggregation") == set(RULES), where + "training.aggregation"
-    assert choices(Blockchain, "scoring") == set(get_args(Scoring)), where + "blockchain.scoring"
+    assert choices(Blockchain, "scoring") == {"auto", *get_args(Scoring)}, where + "blockchain.scoring"
 
 
 @pytest.mark.parametrize("path", ["training.data_root", "system.runs_dir", "blockchain.keystore", "network.rtt_file"])

@@ -6,6 +6,7 @@ are never printed.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 _COLOURS: Final = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "red"}
 
 
+_ours: list[int] = []  # our sinks, by loguru's numbers
+
+
 def configure(system: System, folder: Path | None = None) -> None:
     """Send the records of this process to standard error and, if ``folder`` is given, to a file in it.
 
@@ -38,26 +42,45 @@ def configure(system: System, folder: Path | None = None) -> None:
     """
     read_secrets()
     logger.remove()
+    _add_sinks(system, folder)
+
+
+def restore(system: System, folder: Path | None = None) -> None:
+    """`configure` again, and leave the sinks of others: the user's code may have removed ours, or silenced everything.
+
+    Many a script begins with loguru's ``logger.remove()``, or with ``logging.basicConfig(force=True)``.
+    """
+    for sink in _ours:
+        with contextlib.suppress(ValueError):  # it is gone
+            logger.remove(sink)
+    _add_sinks(system, folder)
+
+
+def _add_sinks(system: System, folder: Path | None) -> None:
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    logger.add(
-        _to_stderr,
-        level=system.log_level,
-        format=_console,
-        filter=_worth_showing if system.log_level == "INFO" else None,
-        colorize=colour,
-        backtrace=False,
-        diagnose=False,
-    )
-    if folder is not None and system.log_file:
+    _ours[:] = [
         logger.add(
-            folder / system.log_file,
+            _to_stderr,
             level=system.log_level,
-            format=_file,
-            rotation=int(system.log_rotation_mb * 1e6),
-            retention=system.log_retention,
-            encoding="utf-8",
+            format=_console,
+            filter=_worth_showing if system.log_level == "INFO" else None,
+            colorize=colour,
             backtrace=False,
             diagnose=False,
+        )
+    ]
+    if folder is not None and system.log_file:
+        _ours.append(
+            logger.add(
+                folder / system.log_file,
+                level=system.log_level,
+                format=_file,
+                rotation=int(system.log_rotation_mb * 1e6),
+                retention=system.log_retention,
+                encoding="utf-8",
+                backtrace=False,
+                diagnose=False,
+            )
         )
     _route_standard_library(system.log_level)
 
@@ -115,6 +138,7 @@ def _route_standard_library(level: str) -> None:
     # Libraries are heard from WARNING on; their finer records (numba, urllib3, web3) would bury ours. TRACE shows them,
     # except httpx's: Flower posts each log line through httpx, so each line would cause the next.
     logging.captureWarnings(True)
+    logging.disable(logging.NOTSET)
     root = logging.getLogger()
     root.handlers[:] = [_ToLoguru()]
     root.setLevel(logging.DEBUG if level == "TRACE" else logging.WARNING)

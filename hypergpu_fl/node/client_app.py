@@ -57,14 +57,12 @@ def _introduced(message: Message, context: Context) -> Message:
     from hypergpu_fl.ledger.contribution import enrolment_digest
     from hypergpu_fl.network.hardware import describe_hardware
     from hypergpu_fl.node.local_task import local_task
-    from hypergpu_fl.task.trial import try_task
-    from hypergpu_fl.task.user_code import user_code
+    from hypergpu_fl.task.trial import examples_of, try_task
 
     config, partition = _config(context), _partition(context)
     device, link = _device(config), _link(config, context)
     local = local_task(config)
-    with user_code(f"asking for the size of share {partition}"):
-        examples = local.task.examples(partition)
+    examples = examples_of(local.task, partition)
     try_task(local.task, local.model, partition, device=device, batch_size=config.training.batch_size)
     content = RecordDict(
         {
@@ -97,6 +95,7 @@ def train(message: Message, context: Context) -> Message:
     )
     from hypergpu_fl.node.local_task import local_task
     from hypergpu_fl.task.metric_names import named_metrics
+    from hypergpu_fl.task.trial import examples_of
 
     config, partition = _config(context), _partition(context)
     order = wire.Order.read(message.content)
@@ -129,7 +128,7 @@ def train(message: Message, context: Context) -> Message:
     residuals.stage(order.round, residual_P)
     if received.view is not None:
         views.save(received.view)
-    examples = task.examples(partition)
+    examples = examples_of(task, partition)
     metrics: dict[str, Any] = {
         **named_metrics(result.metrics),
         wire.EXAMPLES: examples,

@@ -50,7 +50,7 @@ from hypergpu_fl.server.round_tables import RoundTables
 from hypergpu_fl.server.simulated_compute import SimulatedCompute, flops_per_sample, simulated_links
 from hypergpu_fl.settlement import Settlement
 from hypergpu_fl.task import Task, fresh_model, full_identity, layout_of, load_task
-from hypergpu_fl.task.check import check_figures, check_held_out
+from hypergpu_fl.task.check import check_held_out, check_validation
 from hypergpu_fl.task.device import resolve_device
 from hypergpu_fl.task.source import source_digest
 from strategies import lineup
@@ -98,7 +98,7 @@ def main(grid: Grid, context: Context) -> None:
         }
     )
     keep_settings(folder, config)
-    run(config, grid, folder)
+    run(config, grid, folder, tried=lambda: logs.restore(config.system, folder))
     if simulated:
         shutil.rmtree(node_state_folder(folder.parent, context.run_id), ignore_errors=True)
 
@@ -110,11 +110,12 @@ def run(
     *,
     through: Through = lambda links: links,
     watched: Callable[[Pipeline], Attendant[Admitted]] = lambda own: own,
+    tried: Callable[[], None] = lambda: None,
 ) -> None:
     """Train on the nodes of ``grid`` and write the run's books, checkpoints and report into ``folder``.
 
-    Benchmarks use the last two parameters: ``through`` may change the simulated links, ``watched`` may wrap the
-    pipeline in an observer.
+    Benchmarks use ``through``, which may change the simulated links, and ``watched``, which may wrap the pipeline in an
+    observer. ``tried`` is called when the task has been made and tried, with all that it imports.
     """
     settings = settings_of(config)
     check_unchanged(folder, settings)
@@ -124,8 +125,9 @@ def run(
     first = task.arrays(model)
     identity = full_identity(task, model)
     check_same_task(folder, identity)
-    check_figures(task, model, config.training.goal, device=device)
-    untrained = check_held_out(task, model, device=device)  # before a session is opened, and paid for
+    check_validation(task, model, device=device)
+    untrained = check_held_out(task, model, config.training.goal, device=device)  # before a session is paid for
+    tried()
     report = Report(config, clock="virtual" if config.network.enable_simulation else "wall")
     settlement = Settlement.open(
         folder,

@@ -20,7 +20,7 @@ from hypergpu_fl.errors import TaskError
 from hypergpu_fl.task.loading import CONSTANTS, FROZEN, fresh_model, full_identity, load_task
 from hypergpu_fl.task.metric_names import named_metrics
 from hypergpu_fl.task.protocol import EvalResult, Task
-from hypergpu_fl.task.trial import Trial, try_task
+from hypergpu_fl.task.trial import Trial, examples_of, expect, try_task
 from hypergpu_fl.task.user_code import user_code
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def check_task(
     _check_drawn_again(task, model, training.seed)
     if partition is None:
         partition = _first_share(task, training.num_nodes)
-    examples = _examples(task, partition)
+    examples = examples_of(task, partition)
 
     def steps() -> Trial:
         return try_task(task, model, partition, device=where, batch_size=training.batch_size, steps=STEPS)
@@ -93,8 +93,8 @@ def check_task(
     _check_round_trip(task, model, trial)
     _check_repeated(trial, steps())
     named_metrics(trial.trained.metrics)
-    held_out = check_held_out(task, model, device=where)
-    validation = check_figures(task, model, training.goal, device=where)
+    held_out = check_held_out(task, model, training.goal, device=where)
+    validation = check_validation(task, model, device=where)
     return Checked(task, model, trial, partition, examples, held_out, validation, identity)
 
 
@@ -119,10 +119,11 @@ def try_first(training: Training, task: Task, *, device: str) -> dict[str, float
     _check_drawn_again(task, model, training.seed)
     partition = _first_share(task, training.num_nodes)
     tried = try_task(task, model, partition, device=where, batch_size=training.batch_size)
+    _check_round_trip(task, model, tried)
     named_metrics(tried.trained.metrics)
-    found = check_figures(task, model, training.goal, device=where)
-    check_held_out(task, model, device=where)
-    return {"examples": _examples(task, partition), **found.named}
+    check_validation(task, model, device=where)
+    found = check_held_out(task, model, training.goal, device=where)
+    return {"examples": examples_of(task, partition), **found.named}
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,7 @@ def try_others(
     for share in shares:
         if now_s() >= until_s:
             break
-        if _examples(checked.task, share) < FEWEST_EXAMPLES:
+        if examples_of(checked.task, share) < FEWEST_EXAMPLES:
             small.append(share)
             continue
         try_task(checked.task, checked.model, share, device=where, batch_size=training.batch_size)
@@ -162,44 +163,42 @@ def try_others(
 
 def _first_share(task: Task, num_nodes: int) -> int:
     """The first share that can be trained on, or the first of all."""
-    return next((node for node in range(num_nodes) if _examples(task, node) >= FEWEST_EXAMPLES), 0)
+    return next((node for node in range(num_nodes) if examples_of(task, node) >= FEWEST_EXAMPLES), 0)
 
 
-def _examples(task: Task, share: int) -> int:
-    with user_code(f"asking for the size of share {share}"):
-        return task.examples(share)
-
-
-def check_figures(task: Task, model: torch.nn.Module, goal: Target | None, *, device: torch.device) -> EvalResult:
-    """Try the evaluation before anything depends on it, and whether it measures what the target names.
+def check_validation(task: Task, model: torch.nn.Module, *, device: torch.device) -> EvalResult:
+    """The fresh model's figures on the data by which contributions are priced, before anything depends on them.
 
     Raises
     ------
     TaskError
-        If it fails, is not finite, or lacks the target's figure.
+        If they cannot be had, or the loss is not finite.
     """
     with user_code("evaluating the fresh model"):
         found = task.validate(model, device=device)
-    if goal is not None and goal.metric not in found.named:
-        raise TaskError(
-            f"training.target = {str(goal)!r}, but the task measures {', '.join(sorted(found.named))}",
-            "name one of these, or return it from metrics() or summary()",
-        )
+        expect(found, EvalResult, "validate()")
     named_metrics(found.metrics, "validate()")
     _check_finite(found, "the validation data")
     return found
 
 
-def check_held_out(task: Task, model: torch.nn.Module, *, device: torch.device) -> EvalResult:
+def check_held_out(task: Task, model: torch.nn.Module, goal: Target | None, *, device: torch.device) -> EvalResult:
     """The fresh model's figures on the data by which every round's model is judged.
 
     Raises
     ------
     TaskError
-        If there are no such data, or the loss on them is not finite.
+        If there are no such data, the loss on them is not finite, or they lack the figure that the target names.
     """
     with user_code("evaluating the fresh model on the held-out data"):
         found = task.evaluate(model, device=device)
+        expect(found, EvalResult, "evaluate()")
+    if goal is not None and goal.metric not in found.named:
+        raise TaskError(
+            f"training.target = {str(goal)!r}, but the task measures {', '.join(sorted(found.named))}",
+            "name one of these, or return it from metrics() or summary()",
+        )
+    named_metrics(found.metrics, "evaluate()")
     _check_finite(found, "the held-out data")
     return found
 

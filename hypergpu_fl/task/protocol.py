@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -64,6 +64,9 @@ class TrainResult:
     compute_s: float
     metrics: Mapping[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        _make_plain(self, whole=("count", "steps"), real=("loss", "squared_loss", "compute_s"))
+
 
 @dataclass(frozen=True, slots=True)
 class EvalResult:
@@ -72,6 +75,9 @@ class EvalResult:
     count: int
     loss: float
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _make_plain(self, whole=("count",), real=("loss",))
 
     @property
     def accuracy(self) -> float | None:
@@ -82,6 +88,17 @@ class EvalResult:
     def named(self) -> dict[str, float]:
         """Every figure by name, the loss included: what ``training.target`` may name."""
         return {**self.metrics, "loss": self.loss}
+
+
+def _make_plain(result: TrainResult | EvalResult, *, whole: Sequence[str], real: Sequence[str]) -> None:
+    """Turn the numbers of a result into Python's own: a task may well count in numpy's, or in tensors of one value.
+
+    Neither the event log nor the books' JSON takes any other.
+    """
+    plain = {name: int(getattr(result, name)) for name in whole} | {name: float(getattr(result, name)) for name in real}
+    metrics = {str(name): float(value) for name, value in result.metrics.items()}
+    for name, value in (*plain.items(), ("metrics", metrics)):
+        object.__setattr__(result, name, value)  # it is frozen for everybody else
 
 
 @runtime_checkable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +31,26 @@ class Trial:
     after: Mapping[str, NDArray[Any]]
 
 
+def examples_of(task: Task, share: int) -> int:
+    """Size of a node's share, in Python's own number.
+
+    Raises
+    ------
+    TaskError
+        If the task cannot tell, or by no whole number.
+    """
+    with user_code(f"asking for the size of share {share}"):
+        return operator.index(task.examples(share))
+
+
+def expect(found: object, kind: type, method: str) -> None:
+    """Refuse what a method of the task returned if it is of another kind."""
+    if not isinstance(found, kind):
+        raise TaskError(
+            f"{method} returned an object of type {type(found).__name__}", f"return a hypergpu_fl.task.{kind.__name__}"
+        )
+
+
 def try_task(
     task: Task, model: torch.nn.Module, partition: int, *, device: torch.device, batch_size: int, steps: int = 1
 ) -> Trial:
@@ -51,6 +72,7 @@ def try_task(
             steps=steps, batch_size=batch_size, seed=0, device=device, folder=Path(folder), progress=HALFWAY
         )
         result = task.train(model, partition, context)
+        expect(result, TrainResult, "train()")
         after = task.arrays(model)
         task.load(model, before)
     if not math.isfinite(result.loss):

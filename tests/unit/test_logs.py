@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -53,7 +53,7 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def written(folder: Path) -> str:
     logs.shutdown()
-    return "\n".join(path.read_text() for path in sorted(folder.iterdir()))
+    return "\n".join(path.read_text() for path in sorted(folder.iterdir()) if path.is_file())
 
 
 def test_no_secret_reaches_any_log_file_or_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,6 +130,30 @@ def test_colour_is_for_terminals_only_and_can_be_refused(
     err = capsys.readouterr().err
     assert ("\x1b[" in err) is coloured
     assert "red <bold> {braces} \\<blue>" in err
+
+
+@pytest.mark.parametrize(
+    "silence",
+    [
+        logger.remove,
+        lambda: logging.disable(logging.CRITICAL),
+        lambda: logging.basicConfig(force=True),
+        lambda: logging.getLogger("flwr").setLevel(logging.CRITICAL),
+        lambda: None,
+    ],
+)
+def test_a_log_that_the_users_code_silenced_goes_on_and_their_own_stays(
+    silence: Callable[[], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure(System(), tmp_path)
+    silence()
+    logger.add(tmp_path / "own" / "own.txt", format="{message}")
+    logs.restore(System(), tmp_path)
+    logger.info("round 1/3")
+    logging.getLogger("flwr").warning("a node is gone")
+    shown, kept, own = capsys.readouterr().err, written(tmp_path), (tmp_path / "own" / "own.txt").read_text()
+    for said in ("round 1/3", "a node is gone"):
+        assert [text.count(said) for text in (shown, kept, own)] == [1, 1, 1]
 
 
 def test_an_empty_log_file_name_means_console_only(tmp_path: Path) -> None:

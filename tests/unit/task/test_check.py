@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from hypergpu_fl.config import Training
 from hypergpu_fl.errors import TaskError
-from hypergpu_fl.task import TorchTask, TrainContext, load_task
+from hypergpu_fl.task import EvalResult, TorchTask, TrainContext, load_task
 from hypergpu_fl.task.check import OtherShares, check_task, try_first, try_others
+from hypergpu_fl.task.trial import examples_of
 
 
 class Line(TorchTask):
@@ -249,3 +250,54 @@ def test_a_model_that_is_another_each_time_is_refused_at_every_start(task: type[
     with pytest.raises(TaskError, match="model[(][)] makes other .* the second time") as caught:
         try_first(training, task(training), device="cpu")
     assert "seeded" in caught.value.remedy
+
+
+@pytest.mark.parametrize("method", ["train", "validate", "evaluate"])
+def test_a_method_that_returns_no_result_is_named_before_every_run(method: str) -> None:
+    training = Training(num_nodes=2)
+    task = type("Odd", (Line,), {method: lambda self, *args, **named: {"loss": 1.0}})(training)
+    with pytest.raises(TaskError, match=rf"^{method}\(\) returned an object of type dict\nremedy: return a hyp"):
+        try_first(training, task, device="cpu")
+
+
+def test_arrays_that_do_not_come_back_as_they_went_are_refused_before_every_run() -> None:
+    class Forgetful(Line):
+        def load(self, model: nn.Module, arrays: Mapping[str, Any]) -> None:
+            """Loads nothing."""
+
+    training = Training(num_nodes=2)
+    with pytest.raises(TaskError, match=r"load\(\) does not restore what arrays\(\) gave: 'weight' differs"):
+        try_first(training, Forgetful(training), device="cpu")
+
+
+def test_names_of_figures_that_cannot_travel_are_refused_wherever_they_are_measured() -> None:
+    class Naming(Line):
+        def evaluate(self, *args: Any, **named: Any) -> EvalResult:
+            return EvalResult(1, 0.5, {"two\nlines": 1.0})
+
+    training = Training(num_nodes=2)
+    with pytest.raises(TaskError, match=r"evaluate\(\) returned 1 metrics, of which 'two\\nlines' cannot travel"):
+        try_first(training, Naming(training), device="cpu")
+
+
+def test_a_share_that_is_counted_in_numpys_numbers_or_in_none_at_all() -> None:
+    counted = {np.int64(40): 40, torch.tensor(40): 40}
+    for given, size in counted.items():
+        task = type("Counted", (Line,), {"examples": lambda self, share, given=given: given})(Training())
+        assert type(examples_of(task, 0)) is int and examples_of(task, 0) == size
+    with pytest.raises(TaskError, match="asking for the size of share 0"):
+        examples_of(type("Uncounted", (Line,), {"examples": lambda self, share: None})(Training()), 0)
+
+
+@pytest.mark.parametrize(("measured_by", "refused"), [("evaluate", False), ("validate", True)])
+def test_the_target_is_looked_for_where_every_rounds_model_is_measured(measured_by: str, refused: bool) -> None:
+    def measured(self: Any, *args: Any, **named: Any) -> EvalResult:
+        return EvalResult(1, 0.5, {"f1": 0.25})
+
+    training = Training(num_nodes=2, target="f1 >= 0.9")
+    task = type("Scored", (Line,), {measured_by: measured})(training)
+    if refused:
+        with pytest.raises(TaskError, match="but the task measures loss, mae"):
+            try_first(training, task, device="cpu")
+    else:
+        assert try_first(training, task, device="cpu")["f1"] == 0.25

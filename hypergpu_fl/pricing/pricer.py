@@ -139,8 +139,9 @@ class Pricer:
         self._variances = layout.runs((VARIANCE,))
         self._device = device
         self._gradients = differentiable(task)
-        if scoring == "aumann_shapley" and self._gradients is None:
-            logger.warning("the task gives no gradient(): contributions are priced by {!r} instead", BLIND)
+        self._buffers = layout.buffers(task.arrays(model))
+        if scoring == "aumann_shapley" and (lacking := self._lacks_gradients()):
+            logger.warning("{}: contributions are priced by {!r} instead", lacking, BLIND)
             scoring = BLIND
         self._scoring = scoring
         self._max_examples = max_examples
@@ -148,10 +149,19 @@ class Pricer:
         self._blobs = blobs
         self._rounds = rounds
         self._decode = decode
-        self._buffers = layout.buffers(task.arrays(model))
         self._entries: list[_Entry] = []
         self._digests: list[bytes] = []  # of the updates in the round that is open, or was closed last
         self._base_P: Vector | None = None
+
+    def _lacks_gradients(self) -> str:
+        """Why the first model has no gradient; empty if it has one. Later this would end the run."""
+        if self._gradients is None:
+            return "the task gives no gradient()"
+        try:
+            self._gradient(self._layout.flatten(self._task.arrays(self._model)), self._buffers)
+        except TaskError as error:
+            return f"the task gives no gradient(): {error.cause}"
+        return ""
 
     def measure(self, update: Update, model_P: Vector) -> float | None:
         """Validation loss of the model with this update alone; None if the scoring does not need it."""
@@ -355,9 +365,10 @@ class Pricer:
         if self._gradients is None:
             raise RuntimeError("the task gives no gradients")
         self._task.load(self._model, self._layout.restore(model_P, buffers))
-        found = self._gradients.gradient(self._model, device=self._device)
         gradient_P = np.zeros(self._layout.size, dtype=np.float32)
-        for entry in self._layout.entries:
-            if entry.is_float and entry.name in found:
-                gradient_P[entry.offset : entry.offset + entry.size] = found[entry.name].reshape(-1)
+        with user_code("computing the gradient on the validation data"):
+            found = self._gradients.gradient(self._model, device=self._device)
+            for entry in self._layout.entries:
+                if entry.is_float and entry.name in found:
+                    gradient_P[entry.offset : entry.offset + entry.size] = found[entry.name].reshape(-1)
         return gradient_P

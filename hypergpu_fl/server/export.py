@@ -73,6 +73,11 @@ def export(
         {name.removeprefix("buffer/"): array for name, array in checkpoint.vectors.items() if name != "average"},
     )
     state = _as_tensors(trained) if trained_only else _state_dict(config, trained, checkpoint.state.get("identity"))
+    if format == "safetensors" and (odd := [name for name, value in state.items() if not hasattr(value, "detach")]):
+        raise CheckpointError(
+            f"{odd[0]!r} in the model's state dict is no tensor, and safetensors holds nothing else",
+            "give --format pt; or --trained-only, which leaves it out",
+        )
     file = out / f"model.{format}"
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -102,7 +107,10 @@ def export(
     return about
 
 
-def _state_dict(config: Config, trained: Mapping[str, Any], identity: Mapping[str, str] | None) -> dict[str, Tensor]:
+def _state_dict(config: Config, trained: Mapping[str, Any], identity: Mapping[str, str] | None) -> dict[str, Any]:
+    """The model's own state dict; a module's extra state in it may be anything."""
+    from torch import Tensor
+
     from hypergpu_fl.task.state import frozen_hash
 
     task = load_task(config.training, config.system)
@@ -113,7 +121,10 @@ def _state_dict(config: Config, trained: Mapping[str, Any], identity: Mapping[st
             "bring them back; or give --trained-only, which leaves them out",
         )
     task.load(model, trained)
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    return {
+        name: value.detach().cpu().contiguous() if isinstance(value, Tensor) else value
+        for name, value in model.state_dict().items()
+    }
 
 
 def _as_tensors(arrays: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -122,7 +133,7 @@ def _as_tensors(arrays: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 
 
-def _write(file: Path, state: Mapping[str, Tensor], format: Format) -> None:
+def _write(file: Path, state: Mapping[str, Any], format: Format) -> None:
     with replacing(file) as draft:
         draft.touch()
         mode = stat.S_IMODE(draft.stat().st_mode)  # as the umask wants it: safetensors would write for its owner alone

@@ -289,12 +289,16 @@ def _backward(
 def mean_gradient(
     model: nn.Module, batches: Iterator[Batch], *, loss: Loss, count: Count, micro: MicroBatch
 ) -> dict[str, Tensor]:
-    """Gradient of the mean loss over all units, by the trainable parameters' names, in the model's own precision.
+    """Gradient of the mean loss over all units, by the trainable parameters' names, in float32 at least.
 
+    A sum over thousands of units is beyond the largest float16 and the precision of bfloat16.
     Layers behave as in evaluation: nothing is dropped, and running statistics are used, not changed.
     """
     named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    totals = {name: torch.zeros_like(parameter) for name, parameter in named.items()}
+    totals = {
+        name: torch.zeros_like(parameter, dtype=torch.promote_types(parameter.dtype, torch.float32))
+        for name, parameter in named.items()
+    }
     everything = 0
     model.eval()
     with torch.backends.cudnn.flags(enabled=not any(isinstance(module, nn.RNNBase) for module in model.modules())):

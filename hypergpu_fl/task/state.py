@@ -25,12 +25,16 @@ LONGEST_NAME: Final = 100
 
 
 def travelling(model: nn.Module) -> dict[str, Tensor]:
-    """Trainable parameters and buffers by name, a tensor shared by two names once, under the first."""
+    """Trainable parameters and buffers by name, a tensor shared by two names once, under the first.
+
+    What else ``state_dict`` holds is left out, such as a module's extra state: what is loaded into that is lost.
+    """
+    own = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
     first: dict[int, str] = {}
     return {
         name: tensor
         for name, tensor in model.state_dict(keep_vars=True).items()
-        if isinstance(tensor, Tensor)
+        if id(tensor) in own
         and (tensor.requires_grad or not isinstance(tensor, nn.Parameter))
         and first.setdefault(id(tensor), name) == name
     }
@@ -89,8 +93,8 @@ def check_model(model: nn.Module) -> None:
     Raises
     ------
     TaskError
-        If it has lazy weights or weights on no device, no trainable ones, or anything that travels is not finite or has
-        no plain array: complex, sparse and quantised tensors.
+        If it has lazy weights or weights on no device, no trainable ones or some that ``state_dict`` does not give, or
+        anything that travels is not finite or has no plain array: complex, sparse and quantised tensors.
     """
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if is_lazy(tensor):
@@ -108,8 +112,16 @@ def check_model(model: nn.Module) -> None:
             raise TaskError(
                 f"{name!r} of the model is no plain tensor ({kind})", "hold it dense, and in a type such as float32"
             )
-    for name, tensor in travelling(model).items():
+    travels = travelling(model)
+    for name, tensor in travels.items():
         _check_travels(name, tensor)
+    sent = set(map(id, travels.values()))
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and id(parameter) not in sent:
+            raise TaskError(
+                f"the model's state_dict() has no {name!r}, or a copy of it: what it learns would be lost",
+                "let state_dict() give every trainable parameter as it is, or freeze it: requires_grad = False",
+            )
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise TaskError("the model has no trainable parameter", "leave requires_grad set on what is to be trained")
 

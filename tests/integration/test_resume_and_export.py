@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tied_model import tied
+from tied_model import Tied, tied
 
 from hypergpu_fl.bench.in_process import InProcessGrid
 from hypergpu_fl.cli import invoke
@@ -134,6 +134,19 @@ def test_an_exported_model_loads_in_plain_pytorch_with_the_reported_loss(
     model.load_state_dict(read(tmp_path / about["file"]))
     assert set(model.state_dict()) == set(read(tmp_path / about["file"]))
     assert task.evaluate(model, device=torch.device("cpu")).loss == pytest.approx(wanted["loss"], rel=1e-6)
+
+
+def test_a_models_extra_state_is_exported_in_the_one_format_that_can_hold_it(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    monkeypatch.setattr(Tied, "get_extra_state", lambda self: {"words": ["a", "b"]}, raising=False)
+    words = ["export", "own", "--runs", str(root), "--out", str(tmp_path)]
+    assert invoke(words) == 1
+    err = capfd.readouterr().err
+    assert "'_extra_state' in the model's state dict is no tensor" in err and "--format pt" in err
+    assert not list(tmp_path.iterdir())
+    assert invoke([*words, "--format", "pt"]) == 0
+    assert torch.load(tmp_path / "model.pt", weights_only=True)["_extra_state"] == {"words": ["a", "b"]}
 
 
 def test_what_was_trained_is_exported_without_the_task(

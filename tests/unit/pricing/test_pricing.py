@@ -180,6 +180,28 @@ def test_a_task_without_gradients_is_priced_by_the_shapley_value_and_the_books_s
     assert sum(prices.scores) > 0 and improvement > 0
 
 
+class Slippery(Sloped):
+    """A task with a gradient that cannot be computed, or is of another shape than the model."""
+
+    def __init__(self, found: np.ndarray | None = None) -> None:
+        super().__init__()
+        self.found = found
+
+    def gradient(self, model: torch.nn.Module, *, device: torch.device) -> dict[str, np.ndarray]:
+        if self.found is None:
+            raise RuntimeError("element 0 of tensors does not require grad")
+        return {"w": self.found}
+
+
+@pytest.mark.parametrize("found", [None, np.zeros(P + 1)])
+def test_a_gradient_that_fails_is_found_out_before_the_first_round_and_ends_no_run(
+    found: np.ndarray | None, tmp_path: Path
+) -> None:
+    rounds = Rounds(tmp_path, task=Slippery(found))
+    prices, _ = rounds.play(honest(0))
+    assert prices.pricing.scoring == "shapley/1" and prices.sound and sum(prices.scores) > 0
+
+
 class Touchy(Bowl):
     """A task that raises, or whose loss is none, where a value is far off."""
 

@@ -83,3 +83,25 @@ def test_a_gradient_tells_the_slope_of_the_validation_loss_in_any_direction(trai
 
 def test_a_task_that_measures_another_loss_than_its_gradients_is_none_that_can_be_priced_by_them() -> None:
     assert differentiable(OtherLoss(Training())) is None
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_gradients_are_summed_wider_than_the_model_computes(kind: torch.dtype) -> None:
+    class Narrow(TorchTask):
+        def model(self) -> nn.Module:
+            return nn.Linear(3, 1, dtype=kind)
+
+        def data(self, partition: int | None) -> Any:
+            return torch.full((20_000, 3), 8.0, dtype=kind), torch.zeros(20_000, 1, dtype=kind)
+
+        def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
+            return F.mse_loss(model(batch[0]), batch[1] + 4)
+
+    task = Narrow(Training(task="unused:unused", batch_size=100))
+    model = fresh_model(task, 0)
+    found = task.gradient(model, device=CPU)["weight"]
+    model.zero_grad()
+    task.loss(model, task.data(None)).backward()
+    parameter = next(iter(model.parameters()))
+    assert parameter.grad is not None and np.isfinite(found).all()
+    np.testing.assert_allclose(found, parameter.grad.double().numpy(), rtol=2e-2)

@@ -7,6 +7,7 @@ and an exit code; a traceback appears only with ``--debug``.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -25,6 +26,7 @@ from hypergpu_fl.output import printable
 from hypergpu_fl.redaction import redact
 
 _READER_GONE: Final = 141  # as a shell reports SIGPIPE
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # command -> (module:attribute with its Typer app, one line of help)
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
@@ -143,15 +145,24 @@ def invoke(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         return _READER_GONE
     except OSError as error:
-        if not (error.filename and error.strerror):
-            return _unexpected(error, debug)
-        named = Fault(
-            f"{str(error.filename)!r} cannot be used: {error.strerror}", "mend that path, or name another one"
-        )
-        return _fail([named], 1, debug)
+        fault = _refused_by_the_machine(error)
+        return _fail([fault], 1, debug) if fault else _unexpected(error, debug)
     except Exception as error:  # noqa: BLE001 - the last resort: two lines instead of a traceback
         return _unexpected(error, debug)
     return 0
+
+
+def _refused_by_the_machine(error: OSError) -> Fault | None:
+    """What the machine refused, and the remedy; None if the error does not tell."""
+    if error.filename and error.strerror:
+        return Fault(f"{str(error.filename)!r} cannot be used: {error.strerror}", "mend that path, or name another one")
+    if error.errno in _FULL:
+        return Fault(f"this cannot be written: {error.strerror}", "make room where it goes to, or write it elsewhere")
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return Fault("the folder in which this was typed is gone", "change into one that is there, and type it again")
+    return None
 
 
 def _option_meant(error: click.UsageError, cause: str) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 import pytest
@@ -45,6 +47,22 @@ def test_help_lists_commands_without_importing_what_they_need() -> None:
     assert done.returncode == 0, done.stderr
     for name in ("run", "config", "doctor"):
         assert f"\n  {name}" in done.stdout
+
+
+def test_a_folder_that_is_gone_and_an_output_that_is_full_are_told_as_such(tmp_path: Path) -> None:
+    gone = (
+        "import os, sys; from hypergpu_fl.cli import invoke; os.mkdir('x'); os.chdir('x'); os.rmdir('../x');"
+        "sys.exit(invoke(['report', '--runs', 'runs']))"
+    )
+    full = "import sys; from hypergpu_fl.cli import invoke; sys.exit(invoke(['config', 'schema']))"
+    for code, out, cause, remedy in (
+        (gone, os.devnull, "the folder in which this was typed is gone", "change into one that is there"),
+        (full, "/dev/full", "this cannot be written: No space left on device", "make room where it goes to"),
+    ):
+        command = [sys.executable, "-c", code]
+        with open(out, "wb") as stdout:
+            done = subprocess.run(command, cwd=tmp_path, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
+        assert done.returncode == 1 and done.stderr.startswith(f"error: {cause}\nremedy: {remedy}")
 
 
 def test_version_is_the_packages(hypergpu: Command) -> None:

@@ -160,7 +160,7 @@ def _train_context(order: wire.Order, config: Config, context: Context) -> Train
         batch_size=order.batch_size,
         seed=int(np.random.SeedSequence([order.seed, order.round]).generate_state(1)[0]),
         device=_device(config),
-        folder=task_folder(_state_folder(config, context), context.run_id, _partition(context), now_s=time.time()),
+        folder=task_folder(_task_root(config, context), order.session, _partition(context), now_s=time.time()),
         round=order.round,
         progress=min(1.0, (order.round - 1) / config.training.rounds),
         node_config=dict(context.node_config),
@@ -247,6 +247,16 @@ def _opened(keystore: Path) -> NodeKey:
 
     password = read_secrets().keystore_password
     return load_keystore(keystore, password.get_secret_value() if password else "")
+
+
+def _task_root(config: Config, context: Context) -> Path:
+    """Where the task's own folders lie. A resumed run, which has a new id of Flower's, finds them again."""
+    if folder := context.node_config.get("state-dir"):
+        return Path(str(folder))
+    root = runs_root(config.system)
+    if config.network.enable_simulation and config.system.run_name:
+        return root / config.system.run_name  # they go with the run
+    return node_state_folder(root, context.run_id).parent
 
 
 def _state_folder(config: Config, context: Context) -> Path:

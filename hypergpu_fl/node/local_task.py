@@ -85,9 +85,12 @@ def local_task(config: Config) -> LocalTask:
     return _kept[key]
 
 
-def task_folder(root: Path, run: int, partition: int, *, now_s: float) -> Path:
-    """The folder that a task keeps between the rounds of a run. Removes folders that other runs no longer use."""
-    folder = root / "task" / f"{run:x}-{partition}"
+def task_folder(root: Path, session: bytes, partition: int, *, now_s: float) -> Path:
+    """The folder that a task keeps between the rounds of a run, which is known by its books' session.
+
+    Removes folders that other runs no longer use.
+    """
+    folder = root / "task" / f"{session.hex()[:16]}-{partition}"
     if not folder.is_dir():
         folder.mkdir(parents=True)
         for other in folder.parent.iterdir():

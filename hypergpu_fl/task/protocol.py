@@ -28,7 +28,8 @@ class TrainContext:
     device : torch.device
         Where to compute.
     folder : Path
-        On the node's own disk; it stays between the rounds of a run, and no other node or run uses it.
+        On the node's own disk; it stays between the rounds of a run, also if that is resumed, and no other node or run
+        uses it.
     round : int
         From 1.
     progress : float

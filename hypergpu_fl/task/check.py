@@ -22,6 +22,8 @@ from hypergpu_fl.task.metric_names import named_metrics
 from hypergpu_fl.task.protocol import EvalResult, Task
 from hypergpu_fl.task.trial import Trial, examples_of, expect, try_task
 from hypergpu_fl.task.user_code import user_code
+from strategies.errors import Refused
+from strategies.wire import domains
 
 if TYPE_CHECKING:
     import torch
@@ -80,6 +82,7 @@ def check_task(
     where = resolve_device(device)
     model = fresh_model(task, training.seed)
     identity = full_identity(task, model)
+    _check_can_be_sent(identity)
     _check_drawn_again(task, model, training.seed)
     if partition is None:
         partition = _first_share(task, training.num_nodes)
@@ -115,7 +118,7 @@ def try_first(training: Training, task: Task, *, device: str) -> dict[str, float
 
     where = resolve_device(device)
     model = fresh_model(task, training.seed)
-    full_identity(task, model)
+    _check_can_be_sent(full_identity(task, model))
     _check_drawn_again(task, model, training.seed)
     partition = _first_share(task, training.num_nodes)
     tried = try_task(task, model, partition, device=where, batch_size=training.batch_size)
@@ -201,6 +204,17 @@ def check_held_out(task: Task, model: torch.nn.Module, goal: Target | None, *, d
     named_metrics(found.metrics, "evaluate()")
     _check_finite(found, "the held-out data")
     return found
+
+
+def _check_can_be_sent(identity: Mapping[str, str]) -> None:
+    """Refuse an identity that the server would refuse of every node."""
+    try:
+        domains.identity(identity)
+    except Refused as refusal:
+        raise TaskError(
+            f"identity() is too long for a hello: {refusal.detail}",
+            "return a version, or a hash of what must be the same, instead of the thing itself",
+        ) from refusal
 
 
 def _check_finite(found: EvalResult, what: str) -> None:

@@ -85,6 +85,7 @@ def fresh_model(task: Task, seed: int) -> torch.nn.Module:
 def full_identity(task: Task, model: torch.nn.Module) -> dict[str, str]:
     """All that must be the same at server and nodes: what the task names, the model's layout, what never travels."""
     from hypergpu_fl.task.state import arrays_text, constants_text, frozen_hash, layout_text
+    from strategies.wire.domains import encodable
 
     with user_code("asking the task for its identity"):
         identity = task.identity()
@@ -93,7 +94,8 @@ def full_identity(task: Task, model: torch.nn.Module) -> dict[str, str]:
                 f"identity() returned an object of type {type(identity).__name__}",
                 'return texts by name, such as {**super().identity(), "tokenizer": "gpt2"}',
             )
-        named = {str(name): str(value) for name, value in identity.items()}
+        # Names of files that are no UTF-8 hold lone surrogates, which no message can carry.
+        named = {encodable(str(name)): encodable(str(value)) for name, value in identity.items()}
     arrays = task.arrays(model)
     found = {**named, "model": layout_text(arrays), "arrays": arrays_text(arrays)}
     if frozen := frozen_hash(model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from hypergpu_fl.config import Training
 from hypergpu_fl.errors import TaskError
-from hypergpu_fl.task import EvalResult, TorchTask, TrainContext, load_task
+from hypergpu_fl.task import EvalResult, TorchTask, TrainContext, fresh_model, full_identity, load_task
 from hypergpu_fl.task.check import OtherShares, check_task, try_first, try_others
 from hypergpu_fl.task.trial import examples_of
 
@@ -301,3 +302,19 @@ def test_the_target_is_looked_for_where_every_rounds_model_is_measured(measured_
             try_first(training, task, device="cpu")
     else:
         assert try_first(training, task, device="cpu")["f1"] == 0.25
+
+
+@pytest.mark.parametrize("identity", [{"words": "y" * 2_000_000}, {f"word {number}": "" for number in range(100)}])
+def test_an_identity_that_no_hello_can_hold_is_refused_before_every_run(identity: dict[str, str]) -> None:
+    training = Training(num_nodes=2)
+    task = type("Wordy", (Line,), {"identity": lambda self: identity})(training)
+    with pytest.raises(TaskError, match=r"identity\(\) is too long for a hello: .*\nremedy: return a version"):
+        try_first(training, task, device="cpu")
+
+
+def test_an_identity_of_names_that_are_no_utf8_is_one_that_a_message_can_carry() -> None:
+    named = {os.fsdecode(b"caf\xe9"): os.fsdecode(b"na\xefve")}
+    task = type("Latin", (Line,), {"identity": lambda self: named})(Training())
+    found = full_identity(task, fresh_model(task, 0))
+    assert found["caf?"] == "na?ve"
+    assert all(f"{name}{value}".encode() for name, value in found.items())

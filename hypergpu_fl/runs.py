@@ -122,6 +122,9 @@ def _free_folder(root: Path, stem: str) -> Path:
     raise AssertionError("unreachable: numbers do not end")
 
 
-def node_state_folder(root: Path, run_id: int) -> Path:
-    """The default folder in which nodes of Flower's run ``run_id`` keep what must outlive a message."""
-    return root / ".nodes" / f"{run_id:x}"
+def node_state_folder(root: Path, run_id: int, simulated_as: str = "") -> Path:
+    """The default folder in which nodes of Flower's run ``run_id`` keep what must outlive a message.
+
+    That of simulated nodes lies in the folder of their run, if its name is known to them, and so goes with it.
+    """
+    return root / simulated_as / ".nodes" if simulated_as else root / ".nodes" / f"{run_id:x}"

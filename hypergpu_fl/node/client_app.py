@@ -253,14 +253,15 @@ def _task_root(config: Config, context: Context) -> Path:
     """Where the task's own folders lie. A resumed run, which has a new id of Flower's, finds them again."""
     if folder := context.node_config.get("state-dir"):
         return Path(str(folder))
-    root = runs_root(config.system)
-    if config.network.enable_simulation and config.system.run_name:
-        return root / config.system.run_name  # they go with the run
-    return node_state_folder(root, context.run_id).parent
+    return node_state_folder(runs_root(config.system), context.run_id, _simulated_as(config)).parent
 
 
 def _state_folder(config: Config, context: Context) -> Path:
     """Where this node keeps what must outlive a message."""
     if folder := context.node_config.get("state-dir"):
         return Path(str(folder))
-    return node_state_folder(runs_root(config.system), context.run_id)
+    return node_state_folder(runs_root(config.system), context.run_id, _simulated_as(config))
+
+
+def _simulated_as(config: Config) -> str:
+    return config.system.run_name if config.network.enable_simulation else ""

@@ -88,7 +88,9 @@ def main(grid: Grid, context: Context) -> None:
     logs.configure(config.system, folder)
     compile_ahead()
     simulated, nodes = config.network.enable_simulation, config.training.num_nodes
+    state = node_state_folder(folder.parent, context.run_id, config.system.run_name)
     if simulated:
+        shutil.rmtree(state, ignore_errors=True)  # of a start that was killed
         renew_dead_actors()
         nodes = wait_for_nodes(grid, nodes, simulated=True)
     config = config.model_copy(
@@ -100,7 +102,7 @@ def main(grid: Grid, context: Context) -> None:
     keep_settings(folder, config)
     run(config, grid, folder, tried=lambda: logs.restore(config.system, folder))
     if simulated:
-        shutil.rmtree(node_state_folder(folder.parent, context.run_id), ignore_errors=True)
+        shutil.rmtree(state, ignore_errors=True)
 
 
 def run(

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from flwr.app import Context, RecordDict
 from torch import nn
 
+from hypergpu_fl import logs
 from hypergpu_fl.bench import in_process
 from hypergpu_fl.config import Config, to_run_config
 from hypergpu_fl.node.client_app import app
-from hypergpu_fl.server.server_app import run
-from hypergpu_fl.task import TorchTask, TrainContext, TrainResult
+from hypergpu_fl.server.server_app import main, run
+from hypergpu_fl.task import EvalResult, TorchTask, TrainContext, TrainResult
 
 NODES = 2
 
@@ -70,3 +72,41 @@ def test_a_resumed_run_finds_what_its_task_kept_and_another_run_does_not(
     assert started(1, "one", 2) == [1, 1, 2, 2]
     assert started(2, "one", 3, resume=True) == [1, 1, 2, 2, 3, 3]
     assert started(3, "other", 1) == [1, 1]
+
+
+class Mortal(Remembering):
+    """Its server dies while it evaluates the second round."""
+
+    most = 3
+
+    def evaluate(self, *args: Any, **named: Any) -> EvalResult:
+        self.evaluations = getattr(self, "evaluations", 0) + 1
+        if self.evaluations > self.most:
+            raise KeyboardInterrupt
+        return super().evaluate(*args, **named)
+
+
+def test_a_simulated_run_that_was_killed_leaves_what_its_nodes_kept_only_until_it_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started(number: int, *, resume: bool) -> None:
+        monkeypatch.setattr(in_process, "RUN_ID", number)
+        config = Config.model_validate(
+            {
+                "training": {"task": f"{__name__}:Mortal", "num_nodes": NODES, "rounds": 3},
+                "system": {"runs_dir": str(tmp_path), "run_name": "one", "resume": resume, "device": "cpu"},
+            }
+        )
+        context = Context(number, 0, {}, RecordDict(), dict(to_run_config(config)))
+        main(Nodes(config, tmp_path / "nodes", named=False), context)
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            started(1, resume=False)
+        assert any((tmp_path / "one" / ".nodes").iterdir())
+        monkeypatch.setattr(Mortal, "most", 99)
+        started(2, resume=True)
+    finally:
+        logs.shutdown()
+    assert not (tmp_path / "one" / ".nodes").exists() and not (tmp_path / ".nodes").exists()
+    assert (tmp_path / "one" / "task").is_dir()

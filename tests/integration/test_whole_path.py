@@ -49,6 +49,7 @@ def test_every_round_is_trained_evaluated_sealed_and_final(root: Path) -> None:
         assert entry["status"] == "FINALIZED" and len(entry["tx"]) == len(entry["root"]) == 66
         assert entry["arrived"] > 0 and entry["bytes_up"] > 0 and entry["bytes_down"] > 0
     assert not (root / ".nodes").exists() or not any((root / ".nodes").iterdir())
+    assert not (root / "first" / ".nodes").exists()
 
 
 def test_the_ledger_verifies_from_its_file_alone(root: Path) -> None:

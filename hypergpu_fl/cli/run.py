@@ -71,6 +71,7 @@ from strategies.failure import root_cause
 
 _POLL_S: Final = 30.0  # asking Flower starts a Python process, which slows training; the end of a run is seen at once
 _LOOK_S: Final = 0.5
+_RAY_IS_LATE: Final = "timed out during startup"  # of the machine that Ray calls a node
 _PREPARED_S: Final = 0.003  # a simulated node: Flower reads the app's pyproject.toml anew for each
 
 RESUME: Final = f"go on with a run from its last checkpoint; it may change {', '.join(CHANGEABLE)}, nothing else"
@@ -234,6 +235,8 @@ def check_status(submission: Submission, status: str, details: str, folder: Path
         remedy = remedy or f"{kept} could not be written either: {error.strerror}"
     if os.strerror(errno.ENOSPC) in cause:
         remedy = f"make room where the run's folder lies; then `{resume_command(folder)}` goes on"
+    if _RAY_IS_LATE in cause:
+        remedy = f"let the machine do less meanwhile, which was too busy to start Ray; {_how_to_go_on(folder)}"
     raise RunFailed(f"run {folder.name} ended as {status}: {cause}", remedy or f"see {kept}")
 
 

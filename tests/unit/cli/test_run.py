@@ -273,3 +273,12 @@ def test_a_full_disk_is_told_as_such_even_where_the_log_finds_no_room_either(log
     with pytest.raises(RunFailed) as caught:
         run.check_status(logged("nothing"), "finished:failed", "it died", tmp_path / "gone")
     assert "it died" in caught.value.cause and "could not be written either" in caught.value.remedy
+
+
+def test_a_machine_too_busy_to_start_ray_is_told_as_such(logged: Logged, tmp_path: Path) -> None:
+    said = "Exception: The current node timed out during startup. This could happen because some of the raylet failed"
+    with pytest.raises(RunFailed) as caught:
+        run.check_status(
+            logged(f"Traceback (most recent call last):\n  File x\n{said}\n"), "finished:failed", "", tmp_path
+        )
+    assert "too busy to start Ray" in caught.value.remedy and "start again with `hypergpu run" in caught.value.remedy

@@ -43,6 +43,11 @@ _REMEDIES: Final = (
         "unlike length a list",
     ),
     (
+        r"'(SGD|Adam\w*|RMSprop|\w*Optim\w*)' object is not callable|positional argument: 'closure'",
+        "let optimizer() return the step of one that needs no closure, such as torch.optim.SGD(parameters, 0.1).step",
+    ),
+    (r"Sparse(CPU|CUDA)", "let gradients be dense, as with nn.Embedding(..., sparse=False)"),
+    (
         r"found <class 'pandas|DataFrame|'Series'",
         "return numbers: .to_numpy('float32') of the table's columns",
     ),

@@ -403,3 +403,22 @@ def test_a_data_loader_is_told_that_batches_are_made_here() -> None:
     with pytest.raises(TaskError, match="returned a DataLoader") as refused:
         try_task(task := Loads(Training()), fresh_model(task, 0), 0, device=CPU, batch_size=6)
     assert "return its dataset" in refused.value.remedy
+
+
+def indices(self: Any, partition: int | None) -> Any:
+    return torch.arange(36) % 4, torch.arange(36) % 3
+
+
+@pytest.mark.parametrize(
+    ("make", "changes", "remedy"),
+    [
+        (lambda: nn.Linear(4, 3), {"optimizer": lambda self, ps, context: torch.optim.AdamW(ps)}, "return the step of"),
+        (lambda: nn.Linear(4, 3), {"optimizer": lambda self, ps, context: torch.optim.LBFGS(ps).step}, "no closure"),
+        (lambda: nn.Embedding(4, 3, sparse=True), {"data": indices}, "nn.Embedding(..., sparse=False)"),
+    ],
+    ids=["the optimiser instead of its step", "an optimiser that asks for the loss", "sparse gradients"],
+)
+def test_what_makes_no_step_is_told_with_what_does(
+    make: Callable[[], nn.Module], changes: dict[str, Any], remedy: str
+) -> None:
+    assert remedy in tried(make, **changes).remedy

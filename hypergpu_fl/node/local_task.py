@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from hypergpu_fl.config import Config
 from hypergpu_fl.task import Task, fresh_model, full_identity, load_task
+from hypergpu_fl.task.source import with_code
 from strategies.model.layout import Layout, Vector
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class LocalTask:
 
     task: Task
     seed: int
+    architecture: str
     layout: Layout = field(init=False)
     buffers: dict[str, NDArray[Any]] = field(init=False)
 
@@ -56,8 +58,8 @@ class LocalTask:
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        """See `hypergpu_fl.task.full_identity`."""
-        return full_identity(self.task, self.model)
+        """See `hypergpu_fl.task.full_identity` and `hypergpu_fl.task.source.with_code`."""
+        return with_code(full_identity(self.task, self.model), self.task, self.architecture)
 
     def first_weights(self) -> Vector:
         """The fresh model as a vector."""
@@ -77,7 +79,9 @@ def local_task(config: Config) -> LocalTask:
     key = config.model_dump_json(include={"training", "system", "network"})
     if key not in _kept:
         _kept[key] = LocalTask(
-            load_task(config.training, config.system, simulated=config.network.enable_simulation), config.training.seed
+            load_task(config.training, config.system, simulated=config.network.enable_simulation),
+            config.training.seed,
+            config.training.model_architecture,
         )
     _kept.move_to_end(key)
     while len(_kept) > KEPT_TASKS:

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from hypergpu_fl.task.loading import CONSTANTS
+from hypergpu_fl.task.source import CODE
 from strategies.errors import Reason, Refused
 from strategies.wire import Hello
 
 ROUNDED: Final = 1e-4  # of a buffer's moments: what processors of different makes disagree by
+MODULES: Final = 5  # named of those that differ
 SHOWN: Final = 120  # characters of a value; of a long one, those around the first difference
 
 
 class SameTask:
     """Refuses nodes whose task has another identity than the server's, or whose share is none of its ``shares``.
 
-    See `hypergpu_fl.task.full_identity`.
+    See `hypergpu_fl.task.full_identity` and `hypergpu_fl.task.source.with_code`. A node may have modules that the
+    server has not, such as what reads its own data, and others by the names in ``sites_own``.
     """
 
-    def __init__(self, identity: Mapping[str, str], *, shares: int) -> None:
-        self._identity, self._shares = identity, shares
+    def __init__(self, identity: Mapping[str, str], *, shares: int, sites_own: Collection[str] = ()) -> None:
+        self._code = _modules(identity)
+        self._named = {name: text for name, text in identity.items() if name != CODE}
+        self._shares, self._sites_own = shares, tuple(f"{name}." for name in sites_own)
 
     def vet(self, hello: Hello) -> None:
         """Raise ``Refused`` for a node whose task is another, or that has a share of other data."""
@@ -30,8 +35,29 @@ class SameTask:
                 f"there is no share {hello.partition}: training.num_nodes = {self._shares}; where nodes have left, "
                 "`hypergpu node provision --close-gaps` gives theirs to others",
             )
-        if found := differences(self._identity, hello.identity):
-            raise Refused(Reason.OTHER_TASK, found)
+        theirs = {name: text for name, text in hello.identity.items() if name != CODE}
+        if found := [*filter(None, [differences(self._named, theirs), self._other_code(_modules(hello.identity))])]:
+            raise Refused(Reason.OTHER_TASK, "; ".join(found))
+
+    def _other_code(self, theirs: Mapping[str, str]) -> str:
+        other = [
+            name
+            for name, digest in self._code.items()
+            if digest != theirs.get(name) and not f"{name}.".startswith(self._sites_own)
+        ]
+        if not other:
+            return ""
+        shown, more = other[:MODULES], len(other) - MODULES
+        pairs = ({f"code of {name}": side[name] for name in shown if name in side} for side in (self._code, theirs))
+        return (
+            f"{differences(*pairs)}{f' and {more} more' if more > 0 else ''} (bring the same files there; "
+            "site_modules of the task names those that each site writes itself)"
+        )
+
+
+def _modules(identity: Mapping[str, str]) -> dict[str, str]:
+    """Digest by module."""
+    return dict(each.rpartition(" ")[::2] for each in identity.get(CODE, "").split(", ") if each)
 
 
 def differences(

@@ -52,7 +52,7 @@ from hypergpu_fl.settlement import Settlement
 from hypergpu_fl.task import Task, fresh_model, full_identity, layout_of, load_task
 from hypergpu_fl.task.check import check_held_out, check_validation
 from hypergpu_fl.task.device import resolve_device
-from hypergpu_fl.task.source import source_digest
+from hypergpu_fl.task.source import source_digest, with_code
 from strategies import lineup
 from strategies.arrivals import Arrivals, VirtualArrivals, VirtualLinks, WallArrivals
 from strategies.arrivals.hellos import LARGEST_HELLO
@@ -170,7 +170,11 @@ def run(
         pipeline = Pipeline(
             strategy,
             event_log,
-            SameTask(identity, shares=config.training.num_nodes),
+            SameTask(
+                with_code(identity, task, config.training.model_architecture),
+                shares=config.training.num_nodes,
+                sites_own=getattr(task, "site_modules", ()),
+            ),
             report,
             round_tables,
             local_work,

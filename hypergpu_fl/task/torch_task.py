@@ -67,6 +67,8 @@ class TorchTask:
         What is counted, in the plural. With another one than examples, `count` says how many a batch holds.
     version : str
         Change it when server and nodes must not mix the old and the new task.
+    site_modules : tuple of str
+        Modules of the task that each site writes itself, such as what reads its data: nodes may have others.
     clip_norm : float or None
         Longest gradient, as an L2 norm.
     mixed_precision : bool
@@ -77,6 +79,7 @@ class TorchTask:
 
     unit: str = "examples"
     version: str = "1"
+    site_modules: tuple[str, ...] = ()
     clip_norm: float | None = None
     mixed_precision: bool = True
     evaluation_batch: int = 0

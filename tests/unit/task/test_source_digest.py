@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hypergpu_fl.task.image import ImageTask
-from hypergpu_fl.task.source import modules_from, source_digest
+from hypergpu_fl.task.source import CODE, modules_from, source_digest, source_digests, with_code
 
 FILES = {
     "shapes/__init__.py": "",
@@ -40,10 +40,28 @@ def test_modules_of_the_project_that_a_task_imports_are_found_however_they_are_i
     assert set(sys.modules) == before, "nothing is imported to find that"
 
 
-def test_an_installed_task_is_known_by_its_own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_an_installed_task_its_own_package_counts_and_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path / "site-packages"))
-    file = tmp_path / "site-packages" / "shapes.py"
-    assert modules_from("shapes", file) == {"shapes": file}
+    for name, text in FILES.items():
+        (tmp_path / "site-packages" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "site-packages" / name).write_text(text)
+    found = modules_from("shapes.task", tmp_path / "site-packages" / "shapes" / "task.py")
+    assert found.keys() == {"shapes", "shapes.task", "shapes.nets", "shapes.parts", "shapes.parts.heads"}
+
+
+def test_what_is_compiled_differs_by_machine_and_is_not_compared_between_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_kernel_5d2.so").write_bytes(b"machine code")
+    (tmp_path / "own_model_5d2.py").write_text("def make(shape, classes):\n    import own_kernel_5d2\n")
+    built_in = object.__new__(ImageTask)
+    assert source_digests(built_in, "own_model_5d2:make").keys() == {"own_model_5d2", "own_kernel_5d2"}
+    told = with_code({"data set": "digits"}, built_in, "own_model_5d2:make")
+    assert told.keys() == {"data set", CODE} and "own_kernel_5d2" not in told[CODE]
+    assert with_code({"data set": "digits"}, built_in, "mlp") == {"data set": "digits"}
 
 
 def test_odd_projects_have_a_digest_too(tmp_path: Path) -> None:

@@ -58,8 +58,10 @@ def examples_in(batch: Any, items: int | None = None) -> int:
 
 
 def _all_lengths(part: Any) -> Iterator[int]:
-    if isinstance(part, (tuple, list)) or (isinstance(part, Tensor) and part.ndim):
+    if isinstance(part, (tuple, list)):
         yield len(part)
+    if isinstance(part, Tensor) and part.ndim:
+        yield part.size(0)  # a nested tensor may have no len()
     if isinstance(part, (tuple, list, Mapping)):
         for inner in part.values() if isinstance(part, Mapping) else part:
             yield from _all_lengths(inner)
@@ -68,7 +70,7 @@ def _all_lengths(part: Any) -> Iterator[int]:
 def _possible(part: Any) -> set[int] | None:
     """Each B that a part may be read as having; empty if it contradicts itself, None if it has nothing to say."""
     if isinstance(part, Tensor):
-        return {len(part)} if part.ndim else None
+        return {part.size(0)} if part.ndim else None
     if isinstance(part, Mapping):
         return _common(part.values())
     if not isinstance(part, (tuple, list)) or not part:

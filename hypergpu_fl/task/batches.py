@@ -134,10 +134,12 @@ def subset(data: Any, indices: Sequence[int]) -> Any:
 def _columns(data: Any) -> Any:
     """The data as tensors with the examples first, or None where they are items."""
     if isinstance(data, TensorDataset):
-        return data.tensors
+        data = data.tensors
     if isinstance(data, (Tensor, np.ndarray)):
         return _tensor(data)
     parts = list(data.values()) if isinstance(data, Mapping) else list(data) if isinstance(data, tuple) else []
+    for part in parts:
+        _refuse_odd(part)
     if not parts or not all(isinstance(part, (Tensor, np.ndarray)) and part.ndim for part in parts):
         return None
     if len({len(part) for part in parts}) > 1:
@@ -185,7 +187,26 @@ def _bytes_of(columns: Any) -> int:
 
 
 def _tensor(part: Tensor | np.ndarray[Any, Any]) -> Tensor:
-    return part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
+    _refuse_odd(part)
+    if isinstance(part, Tensor):
+        return part.detach()
+    return torch.from_numpy(np.array(part, dtype=part.dtype.newbyteorder("=")))
+
+
+def _refuse_odd(part: Any) -> None:
+    """Refuse arrays and tensors whose rows cannot be taken, or not with all that they say."""
+    if isinstance(part, np.ma.MaskedArray):
+        if np.ma.is_masked(part):
+            raise TaskError(
+                f"data() returned an array of which {np.ma.count_masked(part)} values are masked",
+                "put numbers in their place, as .filled() does, or leave out the examples that lack them",
+            )
+    elif isinstance(part, Tensor) and (part.is_nested or part.is_quantized or part.layout is not torch.strided):
+        kind = "nested" if part.is_nested else str(part.dtype if part.is_quantized else part.layout)
+        raise TaskError(
+            f"data() returned a tensor of which no rows can be taken ({kind})",
+            "make it dense, or return its examples as a list and join them in collate(items)",
+        )
 
 
 class Columns:

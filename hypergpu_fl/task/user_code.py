@@ -51,6 +51,7 @@ _REMEDIES: Final = (
         r"found <class 'pandas|DataFrame|'Series'",
         "return numbers: .to_numpy('float32') of the table's columns",
     ),
+    (r"Batches of sparse tensors", "write collate(items), which joins sparse examples to a batch, or make them dense"),
     (
         r"each tensor to be equal size|each element in list of batch should be of equal size",
         "write collate(items), which pads the examples of a batch to one length",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from hypergpu_fl.config.flat import fields
+from hypergpu_fl.config.text import read_text
 from hypergpu_fl.errors import ConfigError, Fault
 from hypergpu_fl.redaction import SECRETS
 from strategies.spelling import nearest
@@ -22,7 +23,6 @@ _VARIABLES: Final = {
 }
 # Kubernetes and Docker announce neighbouring services to a container in variables that begin with the service's name.
 _ORCHESTRATOR: Final = re.compile(rf"{PREFIX}(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
-_LARGEST_BYTES: Final = 1 << 20  # of .env
 
 
 def environment(environ: Mapping[str, str], dotenv: Path | None = Path(".env")) -> dict[str, str]:
@@ -69,26 +69,11 @@ def _lines(file: Path) -> dict[str, str]:
     """What a ``.env`` file sets. Lines of other programs need not be readable; no line is shown: it may be a secret."""
     from dotenv.parser import parse_stream
 
-    try:
-        with file.open("rb") as stream:
-            content = stream.read(_LARGEST_BYTES + 1)
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _error(f"{file} is not UTF-8 text (byte {error.start})", "save it as UTF-8") from None
-    except OSError as error:
-        raise _error(f"{file} cannot be read: {error.strerror}", "check its permissions") from None
-    if len(content) > _LARGEST_BYTES:
-        raise _error(f"{file} is larger than 1 MiB", "keep only variables in it")
-    if "\0" in text:
-        raise _error(f"{file} is not UTF-8 text (it holds zeros, as UTF-16 does)", "save it as UTF-8")
     found: dict[str, str] = {}
-    for line in parse_stream(io.StringIO(text)):
+    for line in parse_stream(io.StringIO(read_text(file))):
         if line.key is not None and line.value is not None:
             found[line.key] = line.value
         elif PREFIX in line.original.string.upper() and not line.original.string.lstrip().startswith("#"):
-            raise _error(f"line {line.original.line} of {file} cannot be read", "write NAME=value, quotes in pairs")
+            cause = f"line {line.original.line} of {file} cannot be read"
+            raise ConfigError([Fault(cause, "write NAME=value, quotes in pairs")])
     return found
-
-
-def _error(cause: str, remedy: str) -> ConfigError:
-    return ConfigError([Fault(cause, remedy)])

@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from hypergpu_fl.config.faults import shown
 from hypergpu_fl.config.flat import leaves
+from hypergpu_fl.config.text import read_text
 from hypergpu_fl.errors import ConfigError, Fault
 from strategies.spelling import did_you_mean
 
-_LARGEST_FILE_BYTES: Final = 1 << 20
 _DEEPEST: Final = 20
 _BRACKET: Final = re.compile(r"[\[{]|[\]}]|\"(?:[^\"\\\n]|\\.)*+\"?|'[^'\n]*+'?")
 
@@ -31,19 +31,13 @@ def read(file: Path) -> dict[str, Any]:
     if kind not in (".json", ".toml"):
         raise _error(f"{file} is neither .json nor .toml", "give the configuration one of these endings")
     try:
-        if file.stat().st_size > _LARGEST_FILE_BYTES:
-            raise _error(f"{file} is larger than 1 MiB", "is it a configuration? keep only settings in it")
-        text = file.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
+        text = read_text(file)
     except FileNotFoundError:
         beside = sorted(path.name for kind in ("toml", "json") for path in file.parent.glob(f"*.{kind}"))
         meant = did_you_mean(file.name, beside).removeprefix("; ")
         raise _error(
             f"there is no file {file}", meant or "check the path; the clone's configs/ holds examples"
         ) from None
-    except UnicodeDecodeError as error:
-        raise _error(f"{file} is not UTF-8 text (byte {error.start})", "save it as UTF-8") from None
-    except OSError as error:
-        raise _error(f"cannot read {file}: {error.strerror}", "check its type and permissions") from None
     if _depth(text) > _DEEPEST:
         raise _error(f"{file} is nested too deeply", "use the four tables training, network, blockchain, system")
     try:

@@ -162,6 +162,23 @@ def test_so_is_a_dotenv_file(text: str, tmp_path: Path) -> None:
     assert load(environ=environment({}, tmp_path / ".env")).config.training.rounds == 3
 
 
+@pytest.mark.parametrize("name", ["a.toml", "a.json", ".env"])
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        ("x = 1\n".encode("utf-16"), "not UTF-8 text"),
+        ("x = 1\n".encode("utf-16-le"), "not UTF-8 text .it holds zeros"),
+        ("x = 'caf\u00e9'\n".encode("latin-1"), r"not UTF-8 text .byte \d+"),
+        (b" " * ((1 << 20) + 1), "larger than 1 MiB"),
+    ],
+)
+def test_whatever_a_person_writes_is_read_alike(name: str, content: bytes, cause: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=cause):
+        environment({}, file) if name == ".env" else load(file)
+
+
 @pytest.mark.parametrize(
     ("content", "cause"),
     [

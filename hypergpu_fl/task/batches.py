@@ -198,7 +198,7 @@ def _refuse_odd(part: Any) -> None:
     if isinstance(part, np.ma.MaskedArray):
         if np.ma.is_masked(part):
             raise TaskError(
-                f"data() returned an array of which {np.ma.count_masked(part)} values are masked",
+                f"data() returned an array of which {np.count_nonzero(part.mask)} values are masked",
                 "put numbers in their place, as .filled() does, or leave out the examples that lack them",
             )
     elif isinstance(part, Tensor) and (part.is_nested or part.is_quantized or part.layout is not torch.strided):

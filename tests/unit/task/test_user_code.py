@@ -10,45 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from faulty_tasks import CPU, Classes, Wrapped, tried
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
 
 from hypergpu_fl.config import Training
 from hypergpu_fl.errors import TaskError
-from hypergpu_fl.task import TorchTask, fresh_model, load_task
-from hypergpu_fl.task.names import import_object
+from hypergpu_fl.task import fresh_model, load_task
 from hypergpu_fl.task.trial import try_task
 from hypergpu_fl.task.user_code import user_code
-
-CPU = torch.device("cpu")
-
-
-class Wrapped(nn.Module):
-    """A classifier whose output is changed."""
-
-    def __init__(self, change: Callable[[Tensor], Any], classes: int = 3) -> None:
-        super().__init__()
-        self.layer, self.change = nn.Linear(4, classes), change
-
-    def forward(self, inputs: Tensor) -> Any:
-        return self.change(self.layer(inputs.flatten(1)[:, :4]))
-
-
-class Classes(TorchTask):
-    make: Callable[[], nn.Module]
-
-    def model(self) -> nn.Module:
-        return self.make()
-
-    def data(self, partition: int | None) -> Any:
-        return torch.ones(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])
-
-    def loss(self, model: nn.Module, batch: Any) -> Any:
-        return F.cross_entropy(model(batch[0]), batch[1])
 
 
 def frozen() -> nn.Module:
@@ -82,14 +54,6 @@ def quantised() -> nn.Module:
 
 def gives_up() -> nn.Module:
     sys.exit("no licence for this model")
-
-
-def tried(make: Callable[[], nn.Module], loss: Callable[..., Any] | None = None, **changes: Any) -> TaskError:
-    parts = {"make": staticmethod(make), **({"loss": loss} if loss else {}), **changes}
-    task = type("Tried", (Classes,), parts)(Training())
-    with pytest.raises(TaskError) as caught:
-        try_task(task, fresh_model(task, 0), 0, device=CPU, batch_size=6)
-    return caught.value
 
 
 def detached(self: Any, model: nn.Module, batch: Any) -> Tensor:
@@ -147,60 +111,6 @@ def test_what_does_not_travel_may_hold_anything() -> None:
     assert try_task(task, fresh_model(task, 0), 0, device=CPU, batch_size=6).trained.steps == 1
 
 
-class Frame:
-    """As pandas' tables are: with a length and an index, which is no example's number."""
-
-    def __len__(self) -> int:
-        return 6
-
-    def __getitem__(self, index: int) -> Any:
-        raise KeyError(index)
-
-    def to_numpy(self) -> Any:
-        return np.ones((6, 4))
-
-
-LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
-FORMS: dict[str, tuple[Any, str, str]] = {
-    "a table": (Frame(), "returned a Frame, which is a table", ".to_numpy('float32')"),
-    "a table and labels": ((Frame(), LABELS), "returned a Frame, which is a table", ".to_numpy('float32')"),
-    "lists as columns": (
-        ([[1.0] * 4] * 6, [0] * 6),
-        "a tuple of 2 lists: are they columns",
-        "list(zip(inputs, targets))",
-    ),
-    "pairs in a dict": (
-        {"pair": (torch.ones(6, 4), torch.ones(6, 4)), "same": LABELS},
-        "a dict of tuple, Tensor, which is neither columns nor examples",
-        "none in another",
-    ),
-    "pairs beside labels": (
-        ((torch.ones(6, 4), torch.ones(6, 4)), LABELS),
-        "a tuple of tuple, Tensor, which is neither",
-        "a list of examples",
-    ),
-    "objects": (np.array([["a", 1.0]] * 6, dtype=object), "numpy.object_", "one type of number"),
-    "doubles": ((np.ones((6, 4)), LABELS.numpy()), "same dtype", ".astype('float32')"),
-    "labels as floats": ((torch.ones(6, 4), LABELS.float()), "Float", "labels of classes int64"),
-    "labels of bytes": ((torch.ones(6, 4), LABELS.to(torch.int32)), "Int", "labels of classes int64"),
-    "unlike lengths": ([(torch.ones(4 + n % 2), 0) for n in range(6)], "equal size", "write collate(items)"),
-    "nested lists": ([{"inputs": [1] * (4 + n % 2)} for n in range(6)], "of equal size", "write collate(items)"),
-    "an empty share": ([], "data() returned nothing", "at least one example"),
-}
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_data_in_a_form_that_no_batch_is_made_of_have_their_remedy(form: str) -> None:
-    data, cause, remedy = FORMS[form]
-    error = tried(lambda: nn.Linear(4, 3), data=lambda self, partition: data)
-    assert cause in error.cause and remedy in error.remedy
-
-
-def test_a_file_that_is_not_there_is_told_where_nodes_look() -> None:
-    error = tried(lambda: nn.Linear(4, 3), data=lambda self, partition: np.load("data/mine.npy"))
-    assert "data/mine.npy" in error.cause and "training.data_root" in error.remedy
-
-
 @pytest.mark.parametrize(
     ("figures", "cause", "remedy"),
     [
@@ -217,7 +127,10 @@ def test_figures_that_are_none_are_told(figures: Any, cause: str, remedy: str) -
 def test_the_place_is_the_users_own_innermost_line() -> None:
     error = tried(lambda: Wrapped(lambda x: x, 2))
     lines, first = inspect.getsourcelines(Classes.loss)
-    assert f"{Path(__file__).name}:{first + len(lines) - 1}: IndexError: Target 2 is out of bounds." in error.cause
+    assert (
+        f"{Path(inspect.getfile(Classes)).name}:{first + len(lines) - 1}: IndexError: Target 2 is out of bounds."
+        in error.cause
+    )
 
 
 def test_a_loss_that_is_a_dict_is_told_how_to_return_it() -> None:
@@ -225,45 +138,6 @@ def test_a_loss_that_is_a_dict_is_told_how_to_return_it() -> None:
     with pytest.raises(TaskError, match="infer dtype of dict") as caught:
         task.evaluate(nn.Linear(4, 3), device=CPU)
     assert caught.value.remedy.startswith("return a tensor from loss()")
-
-
-def test_a_place_in_the_copy_that_flower_unpacks_is_told_as_the_author_wrote_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    copy = tmp_path / ".flower" / "apps" / "hypergpu.hypergpu.0.1.0.e3f6ba9a"
-    copy.mkdir(parents=True)
-    (copy / "unpacked_task.py").write_text("\n1 / 0\n")
-    monkeypatch.syspath_prepend(copy)
-    with pytest.raises(TaskError, match=r"^unpacked_task\.py:2: ZeroDivisionError"):
-        import_object("unpacked_task:Mine", "training.task")
-
-
-@pytest.mark.parametrize(
-    ("methods", "lacking"),
-    [
-        ((), "model(), data(), loss()"),
-        (("model", "data"), "loss()"),
-        (("data", "loss"), "model()"),
-        (("model", "data", "train"), "loss()"),
-        (("model", "train", "evaluate", "validate", "examples"), ""),
-    ],
-)
-def test_a_task_that_lacks_one_of_the_three_methods_is_refused_before_anything_is_started(
-    methods: tuple[str, ...], lacking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    written = "".join(f"    def {name}(self, *args, **named): ...\n" for name in methods)
-    source = f"from hypergpu_fl.task import TorchTask\n\nclass Unfinished(TorchTask):\n    pass\n{written}"
-    module = f"{tmp_path.name}_task"  # another one each time: modules are imported once
-    (tmp_path / f"{module}.py").write_text(source)
-    monkeypatch.syspath_prepend(tmp_path)
-    reference = f"{module}:Unfinished"
-    if not lacking:
-        import_object(reference, "training.task")
-        return
-    with pytest.raises(TaskError) as caught:
-        import_object(reference, "training.task")
-    assert caught.value.cause == f"training.task = {reference!r} lacks {lacking}"
-    assert caught.value.remedy.startswith("write ")
 
 
 def test_a_batch_norm_that_meets_one_example_says_so() -> None:
@@ -313,37 +187,6 @@ def lazy(shape: Any, classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))
 
 
-@pytest.mark.parametrize(
-    ("text", "cause", "remedy"),
-    [
-        ("import no_such_library\n", "mine.py:1: the module `no_such_library` is not installed here", "pip install"),
-        ("x = 1\ndef Task(:\n", "mine.py:2: SyntaxError", "correct that line"),
-        ("y = 1\nz = y / 0\n", "mine.py:2: ZeroDivisionError: division by zero", "correct that line"),
-        ("class Taks: ...\n", "has no 'Task'", "name a callable of that module: Taks"),
-    ],
-)
-def test_a_module_that_cannot_be_imported_names_its_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, cause: str, remedy: str
-) -> None:
-    name = f"mine_{abs(hash(text))}"
-    (tmp_path / f"{name}.py").write_text(text)
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(TaskError) as caught:
-        import_object(f"{name}:Task", "training.task")
-    assert cause.replace("mine", name) in caught.value.cause and remedy in caught.value.remedy
-
-
-@pytest.mark.parametrize("name", ["json", "itertools"])
-def test_a_file_named_like_a_module_of_pythons_is_to_be_renamed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    (tmp_path / f"{name}.py").write_text("class Task: ...\n")
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(TaskError) as caught:
-        import_object(f"{name}:Task", "training.task")
-    assert caught.value.remedy == f"name {name}.py otherwise: Python has a module of that name, which is found first"
-
-
 def test_errors_of_ours_pass_unchanged() -> None:
     error = TaskError("cause", "remedy")
     with pytest.raises(TaskError) as caught, user_code("testing"):
@@ -362,25 +205,6 @@ def test_an_option_that_the_configuration_lacks_is_told_with_what_it_has() -> No
     assert Training(options={"a": 1}).model_dump()["options"] == {"a": 1}
 
 
-def test_a_file_that_a_library_imports_in_place_of_its_own_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As a ``cuda.py`` beside the task is, which torch looks for."""
-    library = tmp_path / "venv" / "site-packages"
-    library.mkdir(parents=True)
-    (library / "big_library.py").write_text("import accelerators\n")
-    here = tmp_path / "project"
-    here.mkdir()
-    (here / "accelerators.py").write_text("import big_library\nbig_library.ready()\n")
-    (here / "my_shadowed_task.py").write_text("import my_helper\n")
-    (here / "my_helper.py").write_text("import big_library\n")
-    monkeypatch.chdir(here)
-    monkeypatch.setattr(sys, "path", [str(here), str(library), *sys.path])
-    with pytest.raises(TaskError, match=r"^accelerators.py:2: AttributeError") as refused:
-        import_object("my_shadowed_task:Mine", "training.task")
-    assert refused.value.remedy.startswith("rename accelerators.py: a library imports a module of this name")
-
-
 def test_the_place_of_an_error_is_in_ones_own_file_wherever_libraries_lie(tmp_path: Path) -> None:
     """As in an environment that shares the system's libraries: they are not below its own folder."""
     (tmp_path / "dist-packages").mkdir()
@@ -391,18 +215,6 @@ def test_the_place_of_an_error_is_in_ones_own_file_wherever_libraries_lie(tmp_pa
     with pytest.raises(TaskError) as refused, user_code("reading the data"):
         names["stack"]([])
     assert "test_user_code.py:" in refused.value.cause
-
-
-def test_a_data_loader_is_told_that_batches_are_made_here() -> None:
-    class Loads(Classes):
-        make = staticmethod(lambda: nn.Linear(4, 3))
-
-        def data(self, partition: int | None) -> Any:
-            return DataLoader(TensorDataset(*super().data(partition)), batch_size=2)
-
-    with pytest.raises(TaskError, match="returned a DataLoader") as refused:
-        try_task(task := Loads(Training()), fresh_model(task, 0), 0, device=CPU, batch_size=6)
-    assert "return its dataset" in refused.value.remedy
 
 
 def indices(self: Any, partition: int | None) -> Any:

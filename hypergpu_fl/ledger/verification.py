@@ -99,6 +99,7 @@ def _verify_round(
     counted: set[tuple[int, str]],
     seen: set[str],
 ) -> RewardDistribution:
+    seen.update(entry.node for entry in record.contributions)  # near copies of one round name each other
     for index, entry in enumerate(record.contributions):
         _verify_contribution(entry, index, session, record.root)
         if not 1 <= entry.round <= record.round or (entry.round, entry.node) in counted:
@@ -106,7 +107,6 @@ def _verify_round(
                 f"contribution {index} of {entry.node} for round {entry.round} is counted twice or too early"
             )
         counted.add((entry.round, entry.node))
-        seen.add(entry.node)
         if entry.duplicate_of and (entry.duplicate_of == entry.node or entry.duplicate_of not in seen):
             raise _Differs(f"contribution {index} nearly equals that of {entry.duplicate_of}, who sent nothing by then")
     leaves, pricing = [entry.leaf for entry in record.contributions], record.pricing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,26 @@ def chainless(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("chainless") / "run"
     a_run(folder, enabled=False)
     return folder
+
+
+def test_near_copies_of_one_round_name_each_other_and_the_books_verify_from_the_first_round_on(tmp_path: Path) -> None:
+    settlement = Settlement.open(
+        tmp_path, Blockchain(enabled=False), Secrets(), salt=b"\5" * 32, rounds=ROUNDS, simulated_keys=True
+    )
+    for round, nodes in ((1, 2), (2, 4)):
+        seal = a_round(settlement.session, round, nodes=nodes)
+        *others, one, other = seal.contributions
+        twins = [replace(one, duplicate_of=other.node), replace(other, duplicate_of=one.node)]
+        settlement.seal(replace(seal, contributions=[*others, *twins]))
+    settlement.export_bundle()
+    settlement.close()
+    bundle = read_bundle(tmp_path / "ledger.json")
+    verify(bundle)
+    first, later = bundle.rounds
+    forged = first.contributions[0].model_copy(update={"duplicate_of": later.contributions[3].node})
+    rounds = [first.model_copy(update={"contributions": [forged, *first.contributions[1:]]}), later]
+    with pytest.raises(VerificationError, match="sent nothing by then"):
+        verify(bundle.model_copy(update={"rounds": rounds}))
 
 
 def rewritten(bundle: Bundle, **changes: Any) -> Bundle:

@@ -1,6 +1,6 @@
 """A run of the real server among hostile nodes, from task to books; there is no chain.
 
-Five nodes of nine are honest. They train the real task; only the ClientApp around it, which hostile bytes never reach,
+Four nodes of nine are honest. They train the real task; only the ClientApp around it, which hostile bytes never reach,
 is left out for speed.
 """
 
@@ -25,6 +25,7 @@ from hypergpu_fl.bench.attacks import HostileNode
 from hypergpu_fl.bench.in_process import InProcessGrid
 from hypergpu_fl.codec import blob_record, encode
 from hypergpu_fl.config import Config, to_run_config
+from hypergpu_fl.errors import RunFailed
 from hypergpu_fl.ledger.identity import derive_simulated_key
 from hypergpu_fl.node.client_app import app
 from hypergpu_fl.node.local_task import local_task
@@ -39,7 +40,7 @@ from strategies.fleet.columns import COLUMNS
 from strategies.round.replay import replay
 from strategies.round.state import State
 
-HONEST, HOSTILE, ROUNDS = 5, 4, 8
+HONEST, HOSTILE, ROUNDS = 4, 5, 8
 STRANGERS = 12  # want the last hostile node's share, and are asked who they are in every round
 LAST = HONEST + HOSTILE - 1  # share
 CPU = torch.device("cpu")
@@ -141,7 +142,10 @@ class FuzzedGrid(InProcessGrid):
 
     def __init__(self, plan: Plan, config: Config, folder: Path) -> None:
         super().__init__(app, HONEST + HOSTILE, to_run_config(config), state_dir=folder)
-        self.replies, self.hellos = list(plan.replies[::-1]), list(plan.hellos[::-1])
+        self.sent = 0  # hostile messages
+        self._replies, self._hellos = (
+            [m for m in moves[::-1] for _ in range(m.times)] for moves in (plan.replies, plan.hellos)
+        )
         self.engine: Engine | None = None
         self._local = local_task(config)
         self._nodes = {
@@ -164,8 +168,9 @@ class FuzzedGrid(InProcessGrid):
         if wire.ORDER not in message.content.config_records:
             session = wire.invited_to(message.content)
             answer = self._hello(node, share, node_id, session)
-            if hostile and self.hellos:
-                answer = hostile_hello(node, session, node_id, answer, self.hellos.pop())
+            if hostile and self._hellos:
+                self.sent += 1
+                answer = hostile_hello(node, session, node_id, answer, self._hellos.pop())
         else:
             answer = self._reply(node, share, wire.Order.read(message.content))
         return Message(answer, reply_to=message)
@@ -212,10 +217,11 @@ class FuzzedGrid(InProcessGrid):
             }
         )
         node.sign(content, order)
-        if share < HONEST or not self.replies:
+        if share < HONEST or not self._replies:
             return content
+        self.sent += 1
         draft = drafted(order.codec, delta_P, layout.buffers(trained), layout, order.base)
-        return hostile_reply(node, order, content, draft, self.replies.pop())
+        return hostile_reply(node, order, content, draft, self._replies.pop())
 
 
 def play(plan: Plan, folder: Path) -> FuzzedGrid:
@@ -228,7 +234,10 @@ def play(plan: Plan, folder: Path) -> FuzzedGrid:
         grid.engine = pipeline.engine
         return pipeline
 
-    run(config, grid, folder, watched=watched)
+    try:
+        run(config, grid, folder, watched=watched)
+    except RunFailed as failure:  # most of the nodes are hostile, and may leave no round whose model can be kept
+        assert failure.cause.startswith("nothing was trained: no round's model was kept"), failure
     assert grid.engine is not None
     check_state(grid.engine)
     check_run(folder, grid.engine)
@@ -257,8 +266,8 @@ def check_run(folder: Path, engine: Engine) -> None:
     assert found.state is not None and found.state.json().keys() == engine.state.json().keys()
     assert found.state.json() == engine.state.json()
     report = json.loads((folder / "report.json").read_text(), parse_constant=_refuse)
-    assert report["status"] == "completed" and len(report["history"]) == ROUNDS
-    assert any(entry["kept"] for entry in report["history"])
+    assert len(report["history"]) == ROUNDS
+    assert (report["status"] == "completed") == any(entry["kept"] for entry in report["history"])
     saved = checkpoint.load_model(folder / "checkpoints")
     assert all(np.isfinite(vector).all() for vector in saved.vectors.values())
     np.testing.assert_array_equal(saved.vectors["buffer/3.place"], np.arange(6)[::-1])

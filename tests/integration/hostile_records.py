@@ -76,12 +76,17 @@ TEXTS: list[Any] = [
 
 
 class Move(NamedTuple):
-    """What a hostile node does with a message: a kind, and which value, at which place, how often."""
+    """What hostile nodes do with messages: a kind, which value, at which place."""
 
     kind: int = 0
     value: int = 0
     place: int = 0
     more: int = 0
+
+    @property
+    def times(self) -> int:
+        """How many messages in a row: a round has up to five hostile nodes, which may agree."""
+        return 1 + self.more % 6
 
 
 @dataclass

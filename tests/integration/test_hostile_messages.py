@@ -53,14 +53,13 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 def played(plan: Plan, folder: Path) -> int:
     """Hostile messages that the server was sent in a run."""
     try:
-        grid = play(plan, folder)
+        return play(plan, folder).sent
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return len(plan.replies) + len(plan.hellos) - len(grid.replies) - len(grid.hellos)
 
 
 @hypothesis_settings(max_examples=FEW, suppress_health_check=QUIET)
-@given(plan=plans(replies=28, hellos=92))
+@given(plan=plans(replies=10, hellos=30))
 def test_a_run_completes_with_finite_state_and_books_that_verify_whatever_hostile_nodes_send(
     plan: Plan, folder: Path
 ) -> None:
@@ -72,7 +71,7 @@ def test_so_it_is_with_a_hundred_thousand_hostile_messages(folder: Path) -> None
     sent = Counter[str]()
 
     @hypothesis_settings(max_examples=MANY // 60, suppress_health_check=QUIET)
-    @given(plan=plans(replies=28, hellos=92))
+    @given(plan=plans(replies=10, hellos=30))
     def more(plan: Plan) -> None:
         if sent["messages"] < MANY:
             sent["messages"] += played(plan, folder)

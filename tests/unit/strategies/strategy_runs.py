@@ -27,6 +27,7 @@ class Diary(Attendant[int]):
         self.alone: Callable[[Any, Any], float | None] = lambda update, model_P: None
         self.loss_of: Callable[[Any], float] | None = None  # of a model's values; None: updates are not kept
         self.updates: list[Any] = []  # of the newest round
+        self.measured: list[bool] = []  # of each model that was measured, whether one update alone made it
         self._open = False
 
     def admit(self, flight: Any, reply: Any) -> int:
@@ -47,6 +48,7 @@ class Diary(Attendant[int]):
 
     def held_out(self, made: Any, *, alone: bool) -> float:
         assert self.loss_of is not None
+        self.measured.append(alone)
         return self.loss_of(made.vector_P if alone else made.average_P)
 
     def closed(self, outcome: RoundOutcome) -> None:

@@ -174,6 +174,13 @@ def test_the_update_that_exploded_the_model_is_counted_against_its_node_alone(va
     assert not engine.state.suspects
 
 
+def test_each_update_is_measured_once_by_the_loss_for_one_alone_and_few_models_of_several_are_evaluated() -> None:
+    grid = trainers(6)
+    grid.nodes[1000] = Actor(0, exploding(), honest=5)
+    _, diary = measured_run(grid, 6)
+    assert diary.measured.count(True) == 6 and 2 <= diary.measured.count(False) <= 2 + math.log2(6)
+
+
 @pytest.mark.parametrize("nodes", [2, 3, 6])
 @pytest.mark.parametrize("aggregation", ["mean", "norm_clipping"])
 def test_a_node_that_explodes_every_model_is_excluded_and_the_others_train(nodes: int, aggregation: str) -> None:

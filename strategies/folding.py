@@ -35,7 +35,7 @@ class Folding:
         if reply is None or update is None or flight.order is None:
             raise RuntimeError(f"there is no update to add for order {command.order}")
         self.mean.add(update, weight=command.weight, steps=command.steps)
-        self.statistics.add(update, steps=max(1, flight.order.local_steps))
+        self.statistics.add(update, node=command.row, steps=max(1, flight.order.local_steps))
         self.accepted.append(
             Accepted(
                 row=command.row,

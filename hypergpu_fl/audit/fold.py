@@ -168,7 +168,7 @@ class _Open:
         except (LedgerError, Refused) as error:
             raise VerificationError(f"round {round}: the update of {entry.node}: {error}", REMEDY) from None
         self.mean.add(update, weight=command["weight"], steps=command["steps"])
-        self.statistics.add(update, steps=asked)
+        self.statistics.add(update, node=command["row"], steps=asked)
         self.steps.append(command["steps"])
         self.updates.append((entry, blob, update))
 

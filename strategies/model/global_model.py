@@ -29,10 +29,10 @@ from strategies.model.layout import Arrays, Layout, Run, Vector, put, take
 from strategies.model.payload import Payload
 from strategies.model.robust import aggregator
 from strategies.model.server_optimizer import ServerOptimizer
-from strategies.model.statistics import Statistics
+from strategies.model.statistics import Statistics, Vote, Votes
 
 DECAY = 8
-GOOD: Final = ("good", "good_average", "good_buffer")  # the groups of the version before the last step
+GOOD: Final = ("good", "good_average", "good_buffer", "good_votes")  # the groups of the version before the last step
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +51,20 @@ class ModelStep:
 
 @dataclass(frozen=True, slots=True)
 class KeptVersion:
-    """A version to go back to: its model, average and buffers."""
+    """A version to go back to: its model, average and buffers, and the votes that its statistics are the median of."""
 
     version: int
     vector_P: Vector
     average_P: Vector
     buffers: Arrays
+    votes: Votes
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What an update entered a round with: its weight, the steps that normalise it, and the steps that were asked."""
+    """What an update entered a round with: its node, weight, the steps that normalise it, and those that were asked."""
 
+    node: int
     weight: float
     steps: int
     asked: int
@@ -97,6 +99,7 @@ class GlobalModel:
         self.vector_P: Vector = np.zeros(0, dtype=np.float32)
         self.average_P: Vector = self.vector_P
         self.buffers: Arrays = {}
+        self.votes: Votes = {}
         self.hash = b""
         self.norm = 0.0
         self._last_step: ModelStep | None = None
@@ -131,13 +134,13 @@ class GlobalModel:
                 mean_P[start:stop] = 0
             moved_P = mean_P.copy()
             stepped_P = self._stepped(self._optimizer, self.vector_P, mean_P)
-            statistics.replace(stepped_P, self.vector_P)
+            votes = statistics.replace(stepped_P, self.vector_P, self.votes)
             if not math.isfinite(float(stepped_P @ stepped_P)):
                 return False
         for start, stop in statistics.runs:
             moved_P[start:stop] = stepped_P[start:stop] - self.vector_P[start:stop]
         self._last_step = ModelStep(self.vector_P, moved_P, mean, statistics.runs)
-        self.version = version
+        self.version, self.votes = version, votes
         self._publish(
             stepped_P, {**self.buffers, **statistics.counted(self.buffers)}, self._averaged(stepped_P, self.good)
         )
@@ -149,7 +152,7 @@ class GlobalModel:
         mean, statistics = aggregator(rule, self.layout.size), Statistics(self.layout)
         for update, part in updates:
             mean.add(update, weight=part.weight, steps=part.steps)
-            statistics.add(update, steps=part.asked)
+            statistics.add(update, node=part.node, steps=part.asked)
         if not mean.count:
             return before
         with np.errstate(all="ignore"):
@@ -157,9 +160,9 @@ class GlobalModel:
             for start, stop in statistics.runs:
                 mean_P[start:stop] = 0
             stepped_P = self._stepped(self._optimizer.fresh(), before.vector_P, mean_P)
-            statistics.replace(stepped_P, before.vector_P)
+            votes = statistics.replace(stepped_P, before.vector_P, before.votes)
             buffers = {**before.buffers, **statistics.counted(before.buffers)}
-            return KeptVersion(before.version + 1, stepped_P, self._averaged(stepped_P, before), buffers)
+            return KeptVersion(before.version + 1, stepped_P, self._averaged(stepped_P, before), buffers, votes)
 
     def _stepped(self, optimizer: ServerOptimizer, before_P: Vector, mean_P: Vector) -> Vector:
         """``before_P`` after the server optimiser's step; of ``mean_P``, what is measured becomes 0.
@@ -188,7 +191,7 @@ class GlobalModel:
         kept = next((kept for kept in (self.good, self.best) if kept is not None and kept.version == to), None)
         if kept is None:
             raise LookupError(f"version {to} is not kept, so it cannot be put back as version {version}")
-        self.version = version
+        self.version, self.votes = version, kept.votes
         self._last_step = None
         self._optimizer.reset()
         self._publish(kept.vector_P, kept.buffers, kept.average_P)
@@ -199,18 +202,28 @@ class GlobalModel:
         vectors.update({f"buffer/{name}": array for name, array in self.buffers.items()})
         vectors.update({f"optimizer/{name}": vector for name, vector in self._optimizer.vectors.items()})
         state: dict[str, Any] = {"version": self.version, "optimizer_steps": self._optimizer.steps}
+        state["votes"], found = _written("votes", self.votes)
+        vectors |= found
         for name, kept in (("good", self.good), ("best", self.best)):
             if kept is not None:
                 state[name] = kept.version
                 vectors[name], vectors[f"{name}_average"] = kept.vector_P, kept.average_P
                 vectors.update({f"{name}_buffer/{buffer}": array for buffer, array in kept.buffers.items()})
+                state[f"{name}_votes"], found = _written(f"{name}_votes", kept.votes)
+                vectors |= found
         return state, vectors
 
     def restore(self, state: Mapping[str, Any], vectors: Mapping[str, NDArray[Any]]) -> None:
         """Inverse of ``state``; publishes the model again: with ``GOOD`` alone, the one before the last step."""
         self.version = state["version"]
         self.good, self.best = (
-            KeptVersion(state[name], vectors[name], vectors[f"{name}_average"], _under(f"{name}_buffer/", vectors))
+            KeptVersion(
+                state[name],
+                vectors[name],
+                vectors[f"{name}_average"],
+                _under(f"{name}_buffer/", vectors),
+                _read(f"{name}_votes", state, vectors),
+            )
             if name in vectors
             else None
             for name in ("good", "best")
@@ -219,10 +232,11 @@ class GlobalModel:
             return self.roll_back(to=state["good"], version=self.version)
         self._optimizer.steps = state["optimizer_steps"]
         self._optimizer.vectors = {name: vector.copy() for name, vector in _under("optimizer/", vectors).items()}
+        self.votes = _read("votes", state, vectors)
         self._publish(vectors["model"], _under("buffer/", vectors), vectors["average"])
 
     def _kept(self) -> KeptVersion:
-        return KeptVersion(self.version, self.vector_P, self.average_P, self.buffers)
+        return KeptVersion(self.version, self.vector_P, self.average_P, self.buffers, self.votes)
 
     def _averaged(self, vector_P: Vector, before: KeptVersion) -> Vector:
         """The average after the step from ``before`` to ``vector_P``."""
@@ -232,6 +246,18 @@ class GlobalModel:
         average_P = before.average_P * np.float32(1 - share)
         add_scaled(average_P, vector_P, share)
         return average_P
+
+
+def _written(name: str, votes: Votes) -> tuple[list[list[int]], dict[str, Vector]]:
+    """Pairs of node and age, and the values of all votes under one name; no vector if there are no votes."""
+    values = {name: np.stack([vote.values_S for vote in votes.values()])} if votes else {}
+    return [[node, vote.age] for node, vote in votes.items()], values
+
+
+def _read(name: str, state: Mapping[str, Any], vectors: Mapping[str, NDArray[Any]]) -> Votes:
+    """Inverse of ``_written``."""
+    pairs = state[name]
+    return {node: Vote(vectors[name][place], age) for place, (node, age) in enumerate(pairs)}
 
 
 def _under(prefix: str, vectors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -1,20 +1,22 @@
 """What a model measures and counts besides what it learns: BatchNorm's running statistics, and its counters.
 
 They are not gradients, so server momentum does not move them and the update's norm leaves them out. Their domain is
-known: a variance is not negative, a counter is whole and grows by steps. No single update may decide them. All updates
-measure the same quantity whatever their weight, so each counts once. And no round may throw them far from where the
-model has them, even if half of its updates or more are hostile, which decides a median.
+known: a variance is not negative, a counter is whole and grows by steps. All nodes measure the same quantity whatever
+their weight, so each has one vote, its latest, and the median decides. Votes are kept over a few rounds: a round may be
+half hostile by chance, or because hostile nodes answer more often than others, where few of all nodes are. And no round
+may throw the statistics far from where the model has them, for the first rounds know few nodes.
 
 Only two kinds of arrays are taken as such, by the names that torch gives them: floating-point ``running_mean`` and
 ``running_var``, and integer ``num_batches_tracked``. Every other integer or boolean buffer is part of the model's
 design, such as a table of indices in which one foreign number ends an evaluation: nodes cannot change it.
 
-Names used here: K = updates of the round, S = statistics among the model's values, P = all floating-point values.
+Names used here: K = nodes that vote, S = statistics among the model's values, P = all floating-point values.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -28,7 +30,9 @@ MEAN: Final = "running_mean"
 VARIANCE: Final = "running_var"
 COUNTER: Final = "num_batches_tracked"
 NAMES: Final = (MEAN, VARIANCE)
-FURTHEST: Final = 6.0  # deviations from the round's median that one update's statistic may lie
+FURTHEST: Final = 6.0  # deviations from the median beyond which a vote is left out
+NODES: Final = 32  # that have a vote, the latest ones: of 100 nodes, 30 hostile, half of 32 are so in a round of 80
+STEPS: Final = 10  # for which a vote is kept: the model moves on, and a node may have left
 # In one round, a variance may change by the square of this factor, and a mean by this many standard deviations, so that
 # no layer's output becomes more than 3 times as large.
 LEAP: Final = 3.0
@@ -37,37 +41,53 @@ EPSILON: Final = 1e-5  # torch's: below it, a variance makes no difference
 LARGEST: Final = 1e12  # of a statistic
 
 
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """The statistics that a node's latest update would give the model, shape (S,), and how many steps ago it did."""
+
+    values_S: Vector
+    age: int = 0
+
+
+Votes = Mapping[int, Vote]
+"""Votes by node, the latest last."""
+
+
 class Statistics:
     """Collects the statistics of a round's updates and merges them into the model's."""
 
     def __init__(self, layout: Layout) -> None:
         self.runs: tuple[Run, ...] = layout.runs(NAMES)
         self._layout = layout
-        self._changes: list[Vector] = []
+        self._changes: dict[int, Vector] = {}
         self._counters: list[tuple[Mapping[str, NDArray[Any]], int]] = []
 
-    def add(self, update: Update, *, steps: int) -> None:
-        """Keep an update's statistics, which are few values; ``steps`` are those that its node was asked for."""
+    def add(self, update: Update, *, node: int, steps: int) -> None:
+        """Keep the statistics in an update of this node, which are few values; ``steps`` are those it was asked for."""
         if self.runs:
-            self._changes.append(update.at(self.runs))
+            self._changes.pop(node, None)
+            self._changes[node] = update.at(self.runs)
         if update.buffers:
             self._counters.append((update.buffers, steps))
 
-    def replace(self, stepped_P: Vector, before_P: Vector) -> None:
-        """Put the mean of the updates' statistics into ``stepped_P``, in place of what a server step made of them.
+    def replace(self, stepped_P: Vector, before_P: Vector, votes: Votes) -> Votes:
+        """Put the nodes' median statistics into ``stepped_P``, in place of what a server step made of them.
 
-        ``before_P`` is the model that the updates change. Each value counts as far as it lies within ``FURTHEST``
-        deviations of the round's median (``1.4826 MAD``). Their mean is taken as far as it lies within ``LEAP`` of
-        the model's, see ``_bounds``.
+        ``before_P`` is the model that the updates change, ``votes`` are those of the steps before. Values further than
+        ``FURTHEST`` deviations (``1.4826 MAD``) from the median are left out, and the median of the others is taken as
+        far as it lies within ``LEAP`` of the model's, see ``_bounds``. Returns the votes after this step.
         """
         if not self.runs or not self._changes:
-            return
-        before_S = take(before_P, self.runs).astype(np.float64)
-        found_KS = np.stack(self._changes).astype(np.float64) + before_S
-        median_S = np.median(found_KS, axis=0)
-        reach_S = FURTHEST * MAD_TO_SIGMA * np.median(np.abs(found_KS - median_S), axis=0)
-        mean_S = np.clip(found_KS, median_S - reach_S, median_S + reach_S).mean(axis=0)
-        put(stepped_P, self.runs, np.clip(mean_S, *self._bounds(before_P)))
+            return votes
+        before_S = take(before_P, self.runs)
+        older = {node: Vote(vote.values_S, vote.age + 1) for node, vote in votes.items() if vote.age < STEPS}
+        newer = {node: Vote(before_S + change_S) for node, change_S in self._changes.items()}
+        kept = [(node, vote) for node, vote in older.items() if node not in newer] + list(newer.items())
+        found_KS = np.stack([vote.values_S for _, vote in kept[-NODES:]]).astype(np.float64)
+        apart_KS = np.abs(found_KS - np.median(found_KS, axis=0))
+        found_KS[apart_KS > FURTHEST * MAD_TO_SIGMA * np.median(apart_KS, axis=0)] = np.nan
+        put(stepped_P, self.runs, np.clip(np.nanmedian(found_KS, axis=0), *self._bounds(before_P)))
+        return dict(kept[-NODES:])
 
     def counted(self, known: Arrays) -> Arrays:
         """The model's counters after the round, from the ``known`` buffers before it.

@@ -1,7 +1,9 @@
-"""BatchNorm's statistics and integer buffers have a domain, and no single update decides them."""
+"""BatchNorm's statistics and integer buffers have a domain, and a minority of the nodes decides none of them."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from strategies.model.global_model import GlobalModel
 from strategies.model.layout import Layout
 from strategies.model.payload import RawPayload
 from strategies.model.server_optimizer import ServerOptimizer
-from strategies.model.statistics import Statistics
+from strategies.model.statistics import STEPS, Statistics
 
 MODEL = {
     "w": np.zeros(2, np.float32),
@@ -32,22 +34,31 @@ def update(*, mean: float = 0.0, variance: float = 0.0, batches: int = 20, learn
     return DenseUpdate(values, {"bn.num_batches_tracked": np.array(batches)})
 
 
-def stepped(
-    updates: list[DenseUpdate], optimizer: ServerOptimizer | None = None, steps: int = 1, start: Any = MODEL
-) -> dict[str, Any]:
+def fresh(start: Any = MODEL, optimizer: ServerOptimizer | None = None) -> GlobalModel:
     model = GlobalModel(LAYOUT, RawPayload(LAYOUT), optimizer or ServerOptimizer(), averaging=False)
     model.start(LAYOUT.flatten(start), LAYOUT.buffers(start))
-    for version in range(1, steps + 1):
-        mean, statistics = StreamingMean(LAYOUT.size), Statistics(LAYOUT)
-        for index, each in enumerate(updates):
-            mean.add(each, weight=1.0 + index, steps=1 + index)
-            statistics.add(each, steps=10)
-        assert model.step(mean, statistics, version=version)
+    return model
+
+
+def play(model: GlobalModel, updates: Mapping[int, DenseUpdate]) -> dict[str, Any]:
+    """One step by these nodes' updates; the model's arrays after it."""
+    mean, statistics = StreamingMean(LAYOUT.size), Statistics(LAYOUT)
+    for index, (node, each) in enumerate(updates.items()):
+        mean.add(each, weight=1.0 + index, steps=1 + index)
+        statistics.add(each, node=node, steps=10)
+    assert model.step(mean, statistics, version=model.version + 1)
     return {name: array.numpy() for name, array in model.arrays().items()}
 
 
-def test_statistics_are_the_plain_mean_of_the_updates_whatever_their_weights_and_steps() -> None:
-    found = stepped([update(mean=m, variance=v) for m, v in ((1.0, 0.5), (2.0, 0.1), (3.0, 0.3))])
+def stepped(
+    updates: list[DenseUpdate], optimizer: ServerOptimizer | None = None, steps: int = 1, start: Any = MODEL
+) -> dict[str, Any]:
+    model = fresh(start, optimizer)
+    return [play(model, dict(enumerate(updates))) for _ in range(steps)][-1]
+
+
+def test_statistics_are_the_median_of_the_nodes_whatever_their_weights_and_steps() -> None:
+    found = stepped([update(mean=m, variance=v) for m, v in ((1.0, 0.5), (2.0, 0.1), (4.0, 0.3))])
     np.testing.assert_allclose(found["bn.running_mean"], 2.0)
     np.testing.assert_allclose(found["bn.running_var"], 1.3, rtol=1e-6)
 
@@ -88,6 +99,50 @@ def test_half_of_a_round_and_more_moves_no_statistic_far_from_where_the_model_ha
     assert (found["bn.running_var"] >= 4 / 9.001).all() and (found["bn.running_var"] <= 36.001).all()
 
 
+def at(model: GlobalModel, mean: float) -> DenseUpdate:
+    """An update that makes the model's running mean ``mean``."""
+    return update(mean=mean - float(model.vector_P[2]))
+
+
+@given(st.sets(st.integers(0, 9), min_size=3, max_size=3), st.floats(-6e4, 6e4), st.integers(0, 6))
+def test_three_nodes_of_ten_move_no_statistic_even_where_a_round_has_no_others(
+    hostile: set[int], said: float, present: int
+) -> None:
+    honest = {node: 0.1 * node for node in range(10) if node not in hostile}
+    model = fresh(TRAINED)
+    play(model, {node: at(model, honest.get(node, said)) for node in range(10)})
+    for _ in range(4):
+        found = play(model, {node: at(model, honest.get(node, said)) for node in [*list(honest)[:present], *hostile]})
+    assert min(honest.values()) - 1e-3 <= found["bn.running_mean"][0] <= max(honest.values()) + 1e-3
+
+
+def test_gross_statistics_of_a_minority_change_nothing_at_all() -> None:
+    honest = [update(mean=0.1 * i, variance=0.1 * i) for i in range(7)]
+    with_them = stepped([*honest, *[update(mean=6e4, variance=-6e4)] * 3])
+    np.testing.assert_array_equal(with_them["bn.running_mean"], stepped(honest)["bn.running_mean"])
+    np.testing.assert_array_equal(with_them["bn.running_var"], stepped(honest)["bn.running_var"])
+
+
+def test_nodes_that_are_gone_have_no_vote_for_long() -> None:
+    model = fresh(TRAINED)
+    play(model, {node: at(model, 0.0) for node in range(9)})
+    for _ in range(STEPS + 1):
+        found = play(model, {9: at(model, 1.0)})
+    np.testing.assert_allclose(found["bn.running_mean"], 1.0)
+
+
+def test_a_roll_back_and_a_resumed_run_have_the_votes_that_were_there() -> None:
+    model = fresh(TRAINED)
+    play(model, {node: at(model, 0.5 + 0.1 * node) for node in range(3)})
+    play(model, {node: at(model, 1.0 + 0.1 * node) for node in range(3, 9)})
+    model.roll_back(to=1, version=3)
+    again = fresh()
+    document, vectors = model.state()
+    again.restore(json.loads(json.dumps(document)), vectors)
+    for each in (model, again):
+        np.testing.assert_allclose(play(each, {0: at(each, 0.5)})["bn.running_mean"], 0.6)
+
+
 def test_a_fresh_models_statistics_become_those_of_data_of_any_scale() -> None:
     found = stepped([update(mean=32_000.0, variance=4e8)] * 3)
     np.testing.assert_allclose(found["bn.running_mean"], 32_000.0)
@@ -98,9 +153,9 @@ def test_a_mean_without_a_variance_beside_it_is_bounded_too() -> None:
     arrays = {"m.running_mean": np.array([0.0, 50.0], np.float32)}
     layout = Layout.of(arrays)
     statistics = Statistics(layout)
-    statistics.add(DenseUpdate(np.array([1e9, -1e9], np.float32)), steps=1)
+    statistics.add(DenseUpdate(np.array([1e9, -1e9], np.float32)), node=0, steps=1)
     stepped_P = layout.flatten(arrays)
-    statistics.replace(stepped_P, layout.flatten(arrays))
+    statistics.replace(stepped_P, layout.flatten(arrays), {})
     assert stepped_P.tolist() == [3.0, -100.0]
 
 
@@ -117,7 +172,7 @@ def test_a_counter_moves_by_the_steps_that_were_ordered_at_most_and_never_back(c
 @pytest.mark.parametrize("full", [2**63 - 1, 2**63 - 4])
 def test_a_counter_that_is_nearly_full_does_not_overflow(full: int) -> None:
     statistics = Statistics(LAYOUT)
-    statistics.add(update(batches=2**63 - 1), steps=1000)
+    statistics.add(update(batches=2**63 - 1), node=0, steps=1000)
     assert statistics.counted({"bn.num_batches_tracked": np.array(full)})["bn.num_batches_tracked"] == 2**63 - 1
 
 
@@ -126,7 +181,7 @@ def test_a_small_counter_holds_fewer_batches_than_a_round_has_steps(dtype: str) 
     largest = np.iinfo(dtype).max
     statistics = Statistics(LAYOUT)
     said = {"bn.num_batches_tracked": np.array(largest, dtype)}
-    statistics.add(DenseUpdate(np.zeros(0, np.float32), said), steps=100_000)
+    statistics.add(DenseUpdate(np.zeros(0, np.float32), said), node=0, steps=100_000)
     assert statistics.counted({"bn.num_batches_tracked": np.array(5, dtype)})["bn.num_batches_tracked"] == largest
 
 
@@ -135,7 +190,7 @@ def test_no_other_buffer_is_taken_from_nodes(dtype: str, own: int, said: int) ->
     known = {"attention.relative_position_index": np.full((2, 2), own % 100).astype(dtype)}
     statistics = Statistics(Layout.of(known))
     foreign = {"attention.relative_position_index": np.full((2, 2), said).astype(dtype)}
-    statistics.add(DenseUpdate(np.zeros(0, np.float32), foreign), steps=10**9)
+    statistics.add(DenseUpdate(np.zeros(0, np.float32), foreign), node=0, steps=10**9)
     assert not statistics.counted(known)
 
 
@@ -144,7 +199,7 @@ def test_a_roll_back_brings_the_counters_back_too() -> None:
     model.start(LAYOUT.flatten(MODEL), LAYOUT.buffers(MODEL))
     mean, statistics = StreamingMean(LAYOUT.size), Statistics(LAYOUT)
     mean.add(update(), weight=1.0, steps=1)
-    statistics.add(update(), steps=10)
+    statistics.add(update(), node=0, steps=10)
     model.step(mean, statistics, version=1)
     document, vectors = model.state()
     again = GlobalModel(LAYOUT, RawPayload(LAYOUT), ServerOptimizer(), averaging=False)

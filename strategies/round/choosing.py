@@ -16,6 +16,7 @@ from strategies.selection import Selection
 LONGEST_TTL_S = 12 * 3600.0  # Flower's default
 SHORTEST_TTL_S = 60.0
 ASYNCHRONOUS = 4  # factor on the deadline: a round without a barrier cuts nobody off
+HOPELESS = 4  # times the planned deadline: a node that says it takes longer is no part of a quota
 
 
 def begin(state: State, open_: OpenRound, at_s: float) -> list[Command]:
@@ -28,7 +29,7 @@ def begin(state: State, open_: OpenRound, at_s: float) -> list[Command]:
     open_.plan, open_.base_model = plan, state.versions.model
     asynchronous = settings.mode == "async"
     selection = _choose(state, open_, plan, rules.most_at_work if asynchronous else settings.cohort, at_s)
-    quota = max(1, math.ceil(settings.quota * min(settings.cohort, len(fleet)) - 1e-9))
+    quota = max(1, math.ceil(settings.quota * min(settings.cohort, _hopeful(state, plan)) - 1e-9))
     open_.quota = quota if asynchronous or selection.quota is None else selection.quota
     deadline_s = plan.deadline_s if selection.deadline_s is None else selection.deadline_s
     deadline_s *= ASYNCHRONOUS if asynchronous else 1
@@ -65,6 +66,17 @@ def planned(state: State) -> FleetPlan:
     return PLANNERS[state.rules.planner](
         fleet, workload, levels, deadline_s=settings.deadline_s, down_ratio=ratios.get(settings.downlink_codec)
     )
+
+
+def _hopeful(state: State, plan: FleetPlan) -> int:
+    """Number of nodes that a round's quota is a share of: all that may answer in time by what is known of them.
+
+    A round that waits for nodes which claim to be far slower would last until its deadline, though all others are done.
+    Where the deadline is the configuration's own, it says nothing of what nodes take, and all count.
+    """
+    if state.rules.settings.deadline_s:
+        return len(state.fleet)
+    return int((plan.predicted_s <= HOPELESS * plan.deadline_s).sum())
 
 
 def _choose(state: State, open_: OpenRound, plan: FleetPlan, count: int, at_s: float) -> Selection:

@@ -22,6 +22,7 @@ from strategies.model.layout import Arrays, Layout
 from strategies.model.payload import Payload
 from strategies.model.robust import aggregator
 from strategies.model.server_optimizer import ServerOptimizer
+from strategies.model.sketch import sketch_of
 from strategies.model.statistics import Statistics
 from strategies.outcome import Attendant, Bystander
 from strategies.reception import Received, receive
@@ -320,7 +321,8 @@ class Engine(Strategy):
             self._tell(Diverged(self._now_s))
 
     def _published(self) -> None:
-        self._tell(Published(self._now_s, self.model.hash.hex(), self.model.norm))
+        model = self.model
+        self._tell(Published(self._now_s, model.hash.hex(), model.norm, sketch_of(model.vector_P)))
 
     def _close(self, command: CloseRound) -> None:
         folding, self._folding = self._folding, None

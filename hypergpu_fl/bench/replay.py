@@ -123,7 +123,7 @@ def play(nodes: int, *, cohort: int, rounds: int, policy_name: str, seed: int) -
     ratios = {level.name: level.expected_ratio for level in PRICED_LEVELS}
     middle, spread = np.log([0.08, 20e6, 50e6, 0.004]), np.array([0.5, 1.4, 1.4, 0.5])
     rtt_s, up_bps, down_bps, sample_s = np.exp(middle[:, None] + spread[:, None] * rng.normal(size=(4, nodes)))
-    run.tell(Published(0.0, f"{0:064x}", 1.0))
+    run.tell(Published(0.0, f"{0:064x}", 1.0, _sketch(rng)))
     for row in range(nodes):
         run.tell(Joined(0.0, f"node-{row}", 1 + int(100 * math.exp(0.8 * rng.normal()))))
         run.tell(Probed(0.0, row, LinkSample(rtt_s=rtt_s[row], uplink_bps=up_bps[row], downlink_bps=down_bps[row])))
@@ -160,7 +160,7 @@ def play(nodes: int, *, cohort: int, rounds: int, policy_name: str, seed: int) -
                         samples=float(samples),
                         loss=loss,
                         squared_loss=loss**2,
-                        sketch=tuple(map(written, rng.normal(size=SKETCHED).tolist())),
+                        sketch=_sketch(rng),
                     ),
                 )
             heapq.heappush(arrivals, (now_s + took_s, order.order, answer))
@@ -172,6 +172,10 @@ def play(nodes: int, *, cohort: int, rounds: int, policy_name: str, seed: int) -
             send(run.tell(answer))
         run.tell(Ended(now_s))
         if run.state.open is not None:
-            run.tell(Published(now_s, f"{round:064x}", 1.0))
+            run.tell(Published(now_s, f"{round:064x}", 1.0, _sketch(rng)))
         run.tell(Evaluated(now_s, 2.0 / math.sqrt(round)))
     return run
+
+
+def _sketch(rng: np.random.Generator) -> tuple[float, ...]:
+    return tuple(map(written, rng.normal(size=SKETCHED).tolist()))

@@ -1,4 +1,4 @@
-"""An update in 32 numbers, by which two equal updates are recognised.
+"""An update or a model in 32 numbers, by which one sees whether two are equal, or how far apart they are.
 
 Names used here: P = values of the model.
 """
@@ -12,20 +12,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strategies.model.aggregation import Update
+from strategies.model.layout import Vector
 
 SIZE: Final = 32  # numbers of a sketch
 
 
 def sketch(update: Update) -> tuple[float, ...]:
-    """Signed fold of P values onto ``SIZE`` (count sketch, ICALP 2002); nothing for nothing."""
-    padded = np.zeros(-(-update.size // SIZE) * SIZE, dtype=np.float32)
-    values_P = padded[: update.size]
-    update.add_to(values_P, 1.0)
-    values_P *= _signs(update.size)
+    """Sketch of an update; nothing for nothing, and for what is not finite."""
+    padded = _padded(update.size)
+    update.add_to(padded[: update.size], 1.0)
+    found = _folded(padded, update.size)
+    return found if any(found) else ()
+
+
+def sketch_of(values_P: Vector) -> tuple[float, ...]:
+    """Sketch of a model's values; nothing for what is not finite."""
+    padded = _padded(values_P.size)
+    padded[: values_P.size] = values_P
+    return _folded(padded, values_P.size)
+
+
+def _padded(size: int) -> Vector:
+    return np.zeros(-(-size // SIZE) * SIZE, dtype=np.float32)
+
+
+def _folded(padded: Vector, size: int) -> tuple[float, ...]:
+    """Signed fold of ``size`` values onto ``SIZE`` (count sketch, ICALP 2002); ``padded`` is changed."""
+    padded[:size] *= _signs(size)
     folded = padded.reshape(-1, SIZE).sum(axis=0, dtype=np.float64)
-    if not np.isfinite(folded).all() or not folded.any():
-        return ()
-    return tuple(map(written, folded.tolist()))
+    return tuple(map(written, folded.tolist())) if np.isfinite(folded).all() else ()
 
 
 def written(value: float) -> float:

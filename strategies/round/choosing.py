@@ -126,7 +126,7 @@ def _order(state: State, open_: OpenRound, plan: FleetPlan, selection: Selection
         ack=int(fleet.acknowledged[row]),
         ttl_s=min(LONGEST_TTL_S, max(SHORTEST_TTL_S, settings.reply_patience * deadline_s)),
     )
-    state.orders[number] = OpenOrder(row, open_.round, order.base, max(1, steps))
+    state.orders[number] = OpenOrder(row, open_.round, order.base, max(1, steps), state.versions.sketch)
     fleet.orders[row] += 1
     fleet.last_round[row] = open_.round
     fleet.selections[row] += 1

@@ -156,11 +156,15 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A model to train from next: the first one, the result of a step, or the last good one restored."""
+    """A model to train from next: the first one, the result of a step, or the last good one restored.
+
+    ``model`` is its hash in hex, ``norm`` its L2 norm; ``sketch`` tells where it lies, see ``strategies.model.sketch``.
+    """
 
     at_s: float
     model: str
     norm: float
+    sketch: tuple[float, ...] = ()
     kind: Literal["published"] = "published"
 
 

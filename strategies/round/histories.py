@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -15,13 +16,15 @@ NORMS = 3  # remembered per node
 ENOUGH_NODES = 3  # other nodes before an outlier can be recognised
 COLD_FACTOR = 10.0
 SAME_WITHIN = 1e-6  # of a sketch's largest number
+AT_REST = 1e-3  # of an update: a model that has moved by less has stayed in its place
 
 
 class NormHistory:
     """Log norms of the nodes' latest updates, whether they counted or not. Each node has one vote, its median.
 
     So no early entry sets the scale for good. When the model has moved and honest updates change in norm, the new norm
-    is ordinary as soon as half of the nodes show it.
+    is ordinary as soon as half of the nodes show it. Updates that are nothing have no vote, see ``is_nothing``: a node
+    that has nothing to learn at the moment says nothing of how long the others' updates are.
     """
 
     def __init__(self) -> None:
@@ -57,51 +60,105 @@ class NormHistory:
         self._logs = {int(row): list(logs) for row, logs in state.items()}
 
 
-class Replays:
-    """Recognises a node's last update sent again: real training never gives the same values twice.
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An update as the machine knows it, and the model that it was trained from.
 
-    A blob's bytes can change without its values, such as the base in its header, so sketches are compared where there
-    are any, see `model.sketch`. A scaled copy is not recognised, since an honest update may be a multiple of the last.
-    Nor is a copy with noise beyond ``SAME_WITHIN``: a node whose every step is on all of its data honestly sends nearly
-    the same update twice, so no tolerance separates the two.
+    ``digest`` is of its bytes. ``sketch`` and ``start`` are of the update's and the model's values, see
+    `strategies.model.sketch`. ``round`` is the one in which it was ordered.
+    """
+
+    digest: str
+    sketch: tuple[float, ...]
+    start: tuple[float, ...]
+    round: int
+
+    def again(self, last: Shown) -> bool:
+        """Whether these are the values of ``last``. The bytes may differ, such as the base in their header."""
+        return self.digest == last.digest or _apart(self.sketch, last.sketch) <= SAME_WITHIN * _size(last.sketch)
+
+
+class Replays:
+    """Recognises a node's last update sent again without work.
+
+    An honest update is a function of the model that it starts from, and of chance. So the same values prove nothing
+    where the model has stayed in its place, as at the end of a training that converges. They are suspicious only if
+
+    - the update is more than nothing: what is lost in the model's own last digits teaches nothing and harms nothing;
+    - the model has moved since, by a thousandth of the update or more, so that work would have shown it;
+    - most other nodes' updates do change. Where a loss is a straight line, the same work from another model gives
+      the same update, and that shows in all nodes.
+
+    The model's place counts from the first of equal updates, so it cannot creep away under a node that repeats itself.
+
+    A scaled copy is not recognised, since an honest update may be a multiple of the last. Nor is a copy with noise
+    beyond ``SAME_WITHIN``: a node whose every step is on all of its data honestly sends nearly the same update twice,
+    so no tolerance separates the two.
     """
 
     def __init__(self) -> None:
-        self._last: dict[int, tuple[str, tuple[float, ...], int]] = {}
+        self._last: dict[int, Shown] = {}  # that counted, by row; those heard of longest ago first
+        self._repeating: set[int] = set()  # rows whose newest update was the last again, though the model had moved
 
-    def check(self, row: int, digest: str, sketch: Sequence[float], norm: float) -> None:
-        """Refuse a repetition of the last accepted update from ``row``; an update of zeros may repeat itself."""
-        last, values, round = self._last.get(row, ("", (), 0))
-        if norm > 0 and (last == digest or _alike(values, sketch)):
-            raise Refused(Reason.DUPLICATE, f"the same update as in round {round}")
+    def hear(self, row: int, shown: Shown, *, nothing: bool) -> None:
+        """Remember whether an update from ``row`` repeats its last one, whether it counts or not."""
+        last = self._last.get(row)
+        repeats = last is not None and not nothing and shown.again(last) and _moved(last, shown)
+        (self._repeating.add if repeats else self._repeating.discard)(row)
 
-    def add(self, row: int, digest: str, sketch: Sequence[float], round: int) -> None:
-        """Remember an update that counted."""
-        self._last[row] = digest, tuple(sketch), round
+    def check(self, row: int) -> None:
+        """Refuse the update that was heard last from ``row`` if it repeats the one before and most others' do not."""
+        if row not in self._repeating:
+            return
+        others = [other for other in list(self._last)[-NODES:] if other != row]
+        if 2 * len(self._repeating.intersection(others)) < len(others):
+            raise Refused(
+                Reason.DUPLICATE, f"the same update as in round {self._last[row].round}, though the model has moved"
+            )
 
-    def forget(self) -> None:
-        """Forget all of them."""
-        self._last.clear()
+    def add(self, row: int, shown: Shown) -> None:
+        """Remember an update that counted; of equal ones the first."""
+        last = self._last.pop(row, shown)
+        self._last[row] = last if shown.again(last) else shown
 
     def state(self) -> dict[str, Any]:
-        """Digest, sketch and round by row."""
-        return {str(row): [digest, list(sketch), round] for row, (digest, sketch, round) in self._last.items()}
+        """JSON-able."""
+        rows = [[row, each.digest, each.sketch, each.start, each.round] for row, each in self._last.items()]
+        return {"last": rows, "repeating": sorted(self._repeating)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Inverse of ``state``."""
-        self._last = {int(row): (digest, tuple(sketch), round) for row, (digest, sketch, round) in state.items()}
+        self._last = {
+            row: Shown(digest, tuple(sketch), tuple(start), round)
+            for row, digest, sketch, start, round in state["last"]
+        }
+        self._repeating = set(state["repeating"])
+
+
+def is_nothing(norm: float, *, model_norm: float) -> bool:
+    """Whether an update is lost in the last digits of the model, whose values have seven."""
+    return norm <= SAME_WITHIN * model_norm
 
 
 def _outlier(found: str) -> Refused:
     return Refused(Reason.NORM_OUTLIER, f"{found}; if many are, lower the learning rate, or scale inputs and targets")
 
 
-def _alike(left: Sequence[float], right: Sequence[float]) -> bool:
-    """Whether two sketches are of the same values."""
+def _moved(last: Shown, shown: Shown) -> bool:
+    """Whether the model has moved since, as far as both the model's digits and the update's size can tell."""
+    still = max(SAME_WITHIN * _size(last.start), AT_REST * _size(last.sketch))
+    return _apart(last.start, shown.start) > still
+
+
+def _apart(left: Sequence[float], right: Sequence[float]) -> float:
+    """Largest difference between two sketches; infinite if one is missing."""
     if not left or len(left) != len(right):
-        return False
-    reach = SAME_WITHIN * max(map(abs, left))
-    return all(abs(one - other) <= reach for one, other in zip(left, right, strict=True))
+        return math.inf
+    return max(abs(one - other) for one, other in zip(left, right, strict=True))
+
+
+def _size(sketch: Sequence[float]) -> float:
+    return max(map(abs, sketch), default=0.0)
 
 
 def _log_norm(norm: float, steps: int) -> float:

@@ -11,6 +11,7 @@ from strategies.fleet.link import LinkSample
 from strategies.planning.timing import ROUND_TRIPS
 from strategies.round.commands import AddUpdate
 from strategies.round.events import Answered, Reading
+from strategies.round.histories import Shown, is_nothing
 from strategies.round.state import OpenOrder, OpenRound, State
 
 LARGEST_SAMPLE_S = 1e4
@@ -31,14 +32,18 @@ def judge(state: State, open_: OpenRound, order: OpenOrder, event: Answered) -> 
         raise Refused(event.fault.reason, event.fault.detail)
     if reading is None or reading.norm is None:
         raise Refused(Reason.MALFORMED, "no update could be read")
-    state.norms.add(row, reading.norm, order.steps)
-    if settings.refuse_outliers:
-        state.norms.check(row, reading.norm, order.steps, model_norm=state.versions.norm)
-    state.replays.check(row, reading.digest, reading.sketch, reading.norm)
+    nothing = is_nothing(reading.norm, model_norm=state.versions.norm)
+    if not nothing:
+        state.norms.add(row, reading.norm, order.steps)
+        if settings.refuse_outliers:
+            state.norms.check(row, reading.norm, order.steps, model_norm=state.versions.norm)
+    shown = Shown(reading.digest, reading.sketch, order.start, order.round)
+    state.replays.hear(row, shown, nothing=nothing)
+    state.replays.check(row)
     weighed = state.accounts.weigh(fleet, row, staleness=staleness)
     state.accounts.settle(fleet, row, weighed)
     fleet.update_norm[row] = reading.norm
-    state.replays.add(row, reading.digest, reading.sketch, order.round)
+    state.replays.add(row, shown)
     fleet.held[row], fleet.acknowledged[row] = order.base, order.round
     open_.late += order.round < open_.round
     open_.added.append(row)

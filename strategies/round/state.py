@@ -20,12 +20,13 @@ from strategies.weighting import BOOKS
 
 @dataclass(frozen=True, slots=True)
 class OpenOrder:
-    """Work that a node was sent and has not answered."""
+    """Work that a node was sent and has not answered; ``start`` is the sketch of the model that it starts from."""
 
     row: int
     round: int
     base: int
     steps: int
+    start: tuple[float, ...] = ()
 
 
 class Phase(StrEnum):
@@ -132,5 +133,8 @@ class State:
         for name in ("exploded", "common_bytes", "round", "round_s", "next_order"):
             setattr(restored, name, state[name])
         restored.suspects = list(state["suspects"])
-        restored.orders = {int(number): OpenOrder(**order) for number, order in state["orders"].items()}
+        restored.orders = {
+            int(number): OpenOrder(**{**order, "start": tuple(order["start"])})
+            for number, order in state["orders"].items()
+        }
         return restored

@@ -174,11 +174,11 @@ def _diverged(state: State, event: Diverged) -> list[Command]:
 def _published(state: State, event: Published) -> list[Command]:
     open_ = state.open
     if open_ is None:
-        state.versions.published(state.versions.version, event.model, event.norm)
+        state.versions.published(state.versions.version, event.model, event.norm, event.sketch)
         return []
     if open_.phase is Phase.COLLECTING:
         raise OutOfOrder(f"a model was published while round {open_.round} collects replies")
-    state.versions.published(open_.next_version, event.model, event.norm)
+    state.versions.published(open_.next_version, event.model, event.norm, event.sketch)
     if open_.phase is Phase.STEPPING:
         return _closed(state, open_)
     open_.phase = Phase.COLLECTING
@@ -294,7 +294,6 @@ def _rolled_back(state: State, open_: OpenRound) -> list[Command]:
     state.exploded = False
     versions = state.versions
     open_.rolled_back = to = versions.way_back(spoiled=state.held_out.spoiled)
-    state.replays.forget()  # training from a restored model may honestly repeat an update
     if to is None:
         return []
     versions.disown(to)

@@ -26,8 +26,8 @@ class Versions:
         Whether no version has been sound since the last roll-back.
     disowned : list of (int, int)
         Versions after the first, up to the second, were rolled back; as far back as an update may start from.
-    model, norm : str, float
-        Hash of the latest version, in hex, and its L2 norm.
+    model, norm, sketch : str, float, tuple of float
+        Hash of the latest version, in hex, its L2 norm, and the sketch of its values.
     """
 
     version: int = 0
@@ -37,10 +37,11 @@ class Versions:
     disowned: list[tuple[int, int]] = field(default_factory=list)
     model: str = ""
     norm: float = 0.0
+    sketch: tuple[float, ...] = ()
 
-    def published(self, version: int, model: str, norm: float) -> None:
+    def published(self, version: int, model: str, norm: float, sketch: tuple[float, ...] = ()) -> None:
         """Make ``version`` the latest."""
-        self.version, self.model, self.norm = version, model, norm
+        self.version, self.model, self.norm, self.sketch = version, model, norm, sketch
 
     def way_back(self, *, spoiled: bool) -> int | None:
         """The version to go back to; None if there is none.
@@ -77,4 +78,6 @@ class Versions:
     def restored(cls, state: dict[str, Any]) -> Versions:
         """Inverse of ``state``."""
         versions = iter(state["disowned"])
-        return cls(**{**state, "disowned": list(zip(versions, versions, strict=True))})
+        return cls(
+            **{**state, "disowned": list(zip(versions, versions, strict=True)), "sketch": tuple(state["sketch"])}
+        )

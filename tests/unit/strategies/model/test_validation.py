@@ -9,9 +9,8 @@ import pytest
 
 from strategies.errors import Reason, Refused
 from strategies.model.aggregation import DenseUpdate
-from strategies.model.sketch import sketch
 from strategies.model.validation import check_base, check_buffers, check_update
-from strategies.round.histories import NormHistory, Replays
+from strategies.round.histories import NormHistory
 
 ME = 99
 
@@ -82,29 +81,6 @@ def test_an_update_of_another_size_is_refused() -> None:
     with pytest.raises(Refused, match="3 values, the model has 4"):
         check_update(DenseUpdate(np.zeros(3, np.float32)), size=4, buffers={})
     assert check_update(DenseUpdate(np.full(4, 2, np.float32)), size=4, buffers={}) == 4.0
-
-
-def test_a_replay_is_told_from_an_update_of_nothing() -> None:
-    replays = Replays()
-    replays.add(1, "abc", (), 4)
-    replays.check(2, "abc", (), 1.0)
-    replays.check(1, "abc", (), 0.0)
-    restored = Replays()
-    restored.restore(json.loads(json.dumps(replays.state())))
-    with pytest.raises(Refused, match="as in round 4"):
-        restored.check(1, "abc", (), 1.0)
-
-
-def test_a_replay_is_told_by_its_values_whatever_its_bytes() -> None:
-    rng = np.random.default_rng(3)
-    first, other = (DenseUpdate(rng.standard_normal(1000).astype(np.float32)) for _ in range(2))
-    replays = Replays()
-    replays.add(1, "one", sketch(first), 4)
-    replays.check(1, "other", sketch(other), 1.0)
-    with pytest.raises(Refused, match="the same update as in round 4"):
-        replays.check(1, "another base in its head", sketch(DenseUpdate(first.vector_P.copy())), 1.0)
-    replays.check(1, "a multiple, as honest work on a small model may be", sketch(DenseUpdate(first.vector_P / 2)), 1.0)
-    replays.check(1, "nothing", sketch(DenseUpdate(np.zeros(1000, np.float32))), 0.0)
 
 
 def test_an_update_says_the_base_that_it_was_sent_or_is_refused() -> None:

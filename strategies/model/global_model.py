@@ -87,7 +87,7 @@ class GlobalModel:
     average_P : Vector
         The average.
     good, best : KeptVersion, optional
-        The version before the last step, and the one with the least held-out loss.
+        The version before the last step, or the one put back since, and the one with the least held-out loss.
     """
 
     def __init__(self, layout: Layout, payload: Payload, optimizer: ServerOptimizer, *, averaging: bool) -> None:
@@ -191,7 +191,7 @@ class GlobalModel:
         kept = next((kept for kept in (self.good, self.best) if kept is not None and kept.version == to), None)
         if kept is None:
             raise LookupError(f"version {to} is not kept, so it cannot be put back as version {version}")
-        self.version, self.votes = version, kept.votes
+        self.version, self.good, self.votes = version, kept, kept.votes
         self._last_step = None
         self._optimizer.reset()
         self._publish(kept.vector_P, kept.buffers, kept.average_P)

@@ -19,7 +19,7 @@ class Versions:
     version : int
         The latest; every step and every roll-back adds one.
     good : int, optional
-        The version before the last step.
+        The version before the last step, or the one to which the model has returned since.
     best : int, optional
         The version with the least held-out loss.
     back : bool
@@ -54,8 +54,9 @@ class Versions:
         return second if first is None else first
 
     def disown(self, to: int) -> None:
-        """Disown the versions after ``to``, to which the model returns."""
+        """Disown the versions after ``to``, to which the model returns; none of them is one to go back to any more."""
         oldest = self.version - KEPT_VERSIONS
+        self.good, self.best = to, self.best if self.best is not None and self.best <= to else None
         self.disowned = [span for span in self.disowned if span[1] >= oldest] + [(to, self.version)]
         self.back = True
 

@@ -64,7 +64,8 @@ class Machine(RuleBasedStateMachine):
         self.opened: dict[int, int] = {}  # order -> row
         self.counted: list[int] = []
         self.best = 0  # the version that is kept as the best
-        self.before = 0  # the version before the last step
+        self.before = 0  # the version before the last step, or the one put back since
+        self.given_up: set[int] = set()  # versions that were rolled back
         self.run: Recorded | None = None
         self.twin: State | None = None  # what the state was at the end of a round, read back from JSON
 
@@ -102,7 +103,9 @@ class Machine(RuleBasedStateMachine):
                     self.before, self.version = version - 1, version
                 case RollBack(to=to, version=version):
                     assert to in (self.best, self.before) and version == self.published + 1
-                    self.version = version
+                    assert to not in self.given_up, "a version that was given up is put back"
+                    self.given_up.update(range(to + 1, version))
+                    self.before, self.version = to, version
                 case KeepBest(version=version):
                     assert version == self.state.versions.version
                     self.best = version

@@ -95,9 +95,9 @@ class Accounts:
         shares = fleet.examples[working] / examples
         nodes = int(reachable.sum())
         fair = even * share * nodes  # what a node of this share is due whenever it is one of a round's updates
-        most = min(LARGEST_WEIGHT, MOST_OF_FAIR * max(even, fair))
+        most = float(_most(even, fair))
         arrears_U = np.concatenate([self._arrears, [arrears], fleet.owed[working] + shares])
-        most_U = np.concatenate([self._most, [most], MOST_OF_FAIR * even * np.maximum(1.0, shares * nodes)])
+        most_U = np.concatenate([self._most, [most], _most(even, even * shares * nodes)])
         level = _level(arrears_U, most_U, even * known)
         least = max(LEAST_OF_FAIR * min(even, fair), SMALLEST_WEIGHT)
         typical = median(fleet.quality[reachable]) if reachable.any() else float(fleet.quality[row])
@@ -166,6 +166,11 @@ class ExampleAccounts(Accounts):
     def weigh(self, fleet: Fleet, row: int, *, staleness: int) -> Weighed:
         """See ``Accounts.weigh``."""
         return Weighed(max(1, int(fleet.examples[row])) * staleness_discount(staleness), 0.0, math.inf)
+
+
+def _most(even: float, fair: Floats | float) -> Floats:
+    """What an update of this ``fair`` part may weigh, where an ``even`` one is that of every update."""
+    return np.asarray(np.minimum(LARGEST_WEIGHT, MOST_OF_FAIR * np.maximum(even, fair)), dtype=np.float64)
 
 
 def _level(arrears_U: Floats, most_U: Floats, total: float) -> float:

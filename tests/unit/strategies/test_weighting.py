@@ -7,12 +7,22 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from strategy_grid import fleet_of, plan_of
 
 from strategies.fleet import Fleet, Ints, health
 from strategies.fleet.link import Goodput, LinkEstimate
 from strategies.selection.network_aware import NetworkAwareSelection
-from strategies.weighting import MOST_OF_FAIR, Accounts, ExampleAccounts, data_share, staleness_discount, tilt
+from strategies.weighting import (
+    LARGEST_WEIGHT,
+    MOST_OF_FAIR,
+    Accounts,
+    ExampleAccounts,
+    data_share,
+    staleness_discount,
+    tilt,
+)
 
 ROUNDS = 300
 Pattern = Callable[[int, np.random.Generator, Fleet], Ints]
@@ -207,6 +217,25 @@ def test_weights_are_positive_even_far_in_credit_and_never_more_than_two_rounds(
     fleet.owed[:] = [-50.0, 50.0]
     assert weigh(accounts, fleet, 0, staleness=0) > 0
     assert weigh(accounts, fleet, 1, staleness=0) <= 2.0
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 100), st.floats(-2.0, 8.0)), min_size=2, max_size=8),
+    st.integers(1, 8),
+)
+def test_whichever_node_answers_first_its_weight_leaves_the_others_the_rest_of_the_round(
+    nodes: list[tuple[int, float]], expected: int
+) -> None:
+    """What each would weigh if it answered now, with the others at work, makes up the round, as far as caps allow."""
+    fleet, accounts = fleet_of([examples for examples, _ in nodes]), Accounts()
+    fleet.quality[:] = 0.3
+    accounts.restore({**accounts.state(), "count": float(expected)})
+    fleet.owed[:] = [owed for _, owed in nodes]
+    fleet.orders[:] = 1
+    weighed = [accounts.weigh(fleet, row, staleness=0) for row in range(len(nodes))]
+    whole = min(len(nodes) / expected, sum(each.most for each in weighed))
+    assert sum(each.weight for each in weighed) >= whole - 1e-9
+    assert all(each.weight <= min(LARGEST_WEIGHT, each.most) for each in weighed)
 
 
 def withheld(rounds: int, late: range, *, hostile: tuple[int, ...]) -> tuple[list[list[float]], Accounts, Fleet]:

@@ -25,6 +25,9 @@ VALUE_UNIT: Final = 10**9
 LARGEST: Final = 1e18
 CYCLED_NODES: Final = 32  # with more nodes, a single cycle takes longer than a round can wait
 LONGEST_CYCLES: Final = 4
+# Times |L()|, by which a coalition's loss may exceed L(). One that is worse, or not finite, is broken, and how badly
+# says nothing: without a bound, whoever joins a broken coalition and dilutes it would earn more than a run is worth.
+WORST: Final = 10.0
 
 Coalition = tuple[int, ...]
 """Indices of the contributions in it, ascending."""
@@ -51,11 +54,12 @@ def weight_score(examples: int, weight: float, *, max_examples: int) -> int:
 def leave_one_out(count: int, loss: CoalitionLoss) -> list[float]:
     """How much worse the round would be without each contribution: ``max(0, L(all but i) - L(all))``.
 
-    It takes N + 1 evaluations of the loss.
+    It takes N + 2 evaluations of the loss. No coalition counts as worse than ``WORST`` allows.
     """
     everyone = tuple(range(count))
-    full = loss(everyone)
-    return [max(0.0, loss(everyone[:i] + everyone[i + 1 :]) - full) for i in everyone]
+    most = _largest(loss(()))
+    full = _bounded(loss(everyone), most)
+    return [max(0.0, _bounded(loss(everyone[:i] + everyone[i + 1 :]), most) - full) for i in everyone]
 
 
 def gtg_shapley(
@@ -65,7 +69,8 @@ def gtg_shapley(
 
     Permutations are drawn in cycles in which each contribution leads once. A permutation is cut off as soon as what the
     rest could still bring, ``L(prefix) - L(all)``, is within `tolerance` times ``L() - L(all)`` of zero. A round that
-    brings nothing is not sampled at all. The loss of each coalition is computed once. Negative values count as 0.
+    brings nothing is not sampled at all. The loss of each coalition is computed once. Negative values count as 0. No
+    coalition counts as worse than `WORST` allows, so who breaks the models that it joins spoils its own value alone.
 
     Beyond `CYCLED_NODES`, leaders are drawn at random, and only as many permutations that a round never needs more than
     about 4,000 losses: the values are still unbiased, but rough.
@@ -84,15 +89,17 @@ def gtg_shapley(
         Upper bound; 0 means ``4 * N``, or ``4096 / N`` beyond `CYCLED_NODES`. Sampling ends sooner when the values
         change by less than 5 % a cycle.
     """
-    known: dict[Coalition, float] = {}
+    empty = loss(())
+    most = _largest(empty)
+    known: dict[Coalition, float] = {(): empty}
 
     def value(members: Sequence[int]) -> float:
         coalition = tuple(sorted(members))
         if coalition not in known:
-            known[coalition] = loss(coalition)
+            known[coalition] = _bounded(loss(coalition), most)
         return known[coalition]
 
-    empty, full = value(()), value(range(count))
+    full = value(range(count))
     if count == 0 or empty - full == 0:
         return [0.0] * count
     cut = tolerance * abs(empty - full)
@@ -117,6 +124,14 @@ def gtg_shapley(
         if drawn > count and moved <= 0.05 * float(np.abs(before).sum()):
             break
     return [max(0.0, float(v)) for v in sums / drawn]
+
+
+def _largest(empty: float) -> float:
+    return empty + WORST * abs(empty)
+
+
+def _bounded(loss: float, most: float) -> float:
+    return loss if loss < most else most  # NaN is not below anything
 
 
 def to_scores(values: Sequence[float]) -> list[int]:

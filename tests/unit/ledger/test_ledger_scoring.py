@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import permutations
 
 import numpy as np
@@ -82,6 +83,36 @@ def test_gtg_shapley_gives_idle_nodes_nothing_and_equal_nodes_the_same() -> None
     values = gtg_shapley(4, loss, rng=np.random.default_rng(0))
     assert values == pytest.approx([0.3, 0.3, 0.0, 0.0])
     assert leave_one_out(4, loss) == pytest.approx([0.3, 0.3, 0.0, 0.0])
+
+
+BROKEN = st.sampled_from([math.nan, math.inf, 1e300, 1e30, 50.0])
+
+
+@given(st.integers(2, 6), BROKEN, st.booleans(), st.integers(0, 5))
+def test_who_breaks_models_spoils_no_other_nodes_score(count: int, broken: float, outvoted: bool, seed: int) -> None:
+    """Node 0 breaks every model in which it is not outvoted; the others bring the same each, whatever it does."""
+
+    def loss(members: tuple[int, ...]) -> float:
+        if 0 in members and len(members) < (count if outvoted else 3):
+            return broken
+        return 1.0 - 0.1 * len(set(members) - {0})
+
+    for values in (
+        gtg_shapley(count, loss, rng=np.random.default_rng(seed), tolerance=0.0, max_permutations=120),
+        leave_one_out(count, loss),
+    ):
+        assert values[0] == 0.0 or count == 2
+        assert all(0.0 < value <= 11.0 for value in values[1:]) or count == 2
+        assert sum(to_scores(values)) <= 11 * count * 10**9
+
+
+@given(st.integers(0, 50), BROKEN)
+def test_one_broken_coalition_takes_no_score_from_whoever_is_not_in_it(seed: int, broken: float) -> None:
+    table = game(seed, 4)
+    whole = gtg_shapley(4, table.__getitem__, rng=np.random.default_rng(0), tolerance=0.0)
+    spoilt = gtg_shapley(4, {**table, (0,): broken}.__getitem__, rng=np.random.default_rng(0), tolerance=0.0)
+    assert all(np.isfinite(spoilt))
+    assert all(after >= before - 1e-9 for after, before in zip(spoilt[1:], whole[1:], strict=True))
 
 
 @pytest.mark.parametrize("count", [0, 1, 32, 33, 100, 5000])

@@ -65,9 +65,9 @@ class Fleet:
     never; the model version ``held`` by it, the base of its last update that counted, and the round ``acknowledged`` of
     that update, -1 for none; ``selections``; ``arrivals``; ``misses`` in a row; ``orders`` sent and not yet answered.
 
-    Health, see ``fleet.health``: ``failures`` in a row, ``exclusions`` in a row, ``excluded_until_s`` on the run's
-    clock (NaN: not excluded), ``rests_until_s`` likewise, and whether it is ``on_probation``, that is until it says
-    again who it is.
+    Health, see ``fleet.health``: ``failures`` in a row, ``distrust`` after explosions, ``exclusions`` in a row,
+    ``excluded_until_s`` on the run's clock (NaN: not excluded), ``rests_until_s`` likewise, and whether it is
+    ``on_probation``, that is until it says again who it is.
 
     ``owed``: the weight by which it lies behind its data share, see ``weighting.Accounts``.
     """
@@ -97,6 +97,7 @@ class Fleet:
     arrivals: Ints = _column(0, np.int64)
     misses: Ints = _column(0, np.int64)
     failures: Ints = _column(0, np.int64)
+    distrust: Ints = _column(0, np.int64)
     exclusions: Ints = _column(0, np.int64)
     excluded_until_s: Floats = _column(np.nan)
     rests_until_s: Floats = _column(np.nan)

@@ -9,6 +9,11 @@ A suspect is given work like any other node. An excluded node is given nothing a
 ``120 s * 2^(n-1)`` at its n-th exclusion in a row, at most an hour. A node that comes back from exclusion is excluded
 again at its next failure.
 
+An update that exploded the model harms everybody's work, so one sound update does not make up for it. It adds
+``PROOFS`` to its node's distrust, and each sound update takes one away. A node is excluded at its third explosion, too,
+if they come so often that its distrust is above two explosions' worth. So a node that explodes the model in more than
+one of eleven updates is excluded sooner or later, however the sound ones lie between.
+
 Silence has two more effects. A silent node rests: our own policy does not try it again for ``2^(n-1)`` times a round's
 length after its n-th silence in a row, at most 32 times. A round's length is the unit because a silent node wastes a
 place in a round, and rounds take milliseconds or hours; see ``State.usual_round_s``. After three silences in a row a
@@ -29,6 +34,8 @@ from strategies.fleet.columns import Fleet, Ints
 EXCLUDED_AFTER: Final = 3  # failures in a row
 EXCLUSION_S: Final = 120.0  # the first time; twice as long each further time
 LONGEST_EXCLUSION_S: Final = 3600.0
+PROOFS: Final = 10  # sound updates that make up for an explosion
+MOST_DISTRUST: Final = EXCLUDED_AFTER * PROOFS  # so that a node that was mended is trusted again some time
 DOUBLINGS: Final = 5  # lead to the longest; a run may fail so often that the power overflows
 
 
@@ -72,15 +79,25 @@ def rested(fleet: Fleet, *, at_s: float) -> None:
 
 
 def succeeded(fleet: Fleet, row: int) -> None:
-    """An update of the node counted: whatever was wrong is over."""
-    fleet.failures[row] = fleet.exclusions[row] = 0
+    """An update of the node counted: whatever was wrong is over, but for explosions not made up for."""
+    fleet.failures[row] = 0
+    fleet.distrust[row] = max(0, fleet.distrust[row] - 1)
+    if not fleet.distrust[row]:
+        fleet.exclusions[row] = 0
     fleet.excluded_until_s[row] = np.nan
+
+
+def exploded(fleet: Fleet, row: int, *, at_s: float) -> float | None:
+    """An update of the node exploded the model; returns as ``failed``."""
+    fleet.distrust[row] = min(MOST_DISTRUST, fleet.distrust[row] + PROOFS)
+    return failed(fleet, row, at_s=at_s)
 
 
 def failed(fleet: Fleet, row: int, *, at_s: float) -> float | None:
     """Work of the node failed; until when it is therefore excluded, None if it is not, or was already."""
     fleet.failures[row] += 1
-    if fleet.failures[row] < EXCLUDED_AFTER or fleet.excluded[row]:
+    distrusted = fleet.distrust[row] > MOST_DISTRUST - PROOFS
+    if (fleet.failures[row] < EXCLUDED_AFTER and not distrusted) or fleet.excluded[row]:
         return None
     length_s = min(LONGEST_EXCLUSION_S, EXCLUSION_S * 2.0 ** min(int(fleet.exclusions[row]), DOUBLINGS))
     fleet.exclusions[row] += 1

@@ -206,7 +206,7 @@ def _measured(state: State, event: Measured) -> list[Command]:
         raise OutOfOrder("updates were measured, but no model has exploded")
     found = culprits(state.suspects, event.alone, event.without, state.held_out.most)
     state.suspects = []
-    blamed = _blamed(state, found, event.at_s)
+    blamed = _blamed(state, found, event.at_s, by=health.exploded)
     if state.open is None:
         return blamed  # the next round begins with the roll-back
     state.open.stepped = False
@@ -267,14 +267,14 @@ def _unknown(number: int) -> Refuse:
 def _refused(state: State, open_: OpenRound, event: Answered | Failed, row: int, refusal: Refused) -> list[Command]:
     open_.refused.append(refusal.reason)
     commands: list[Command] = [Refuse(event.order, row, refusal.reason, refusal.detail)]
-    return commands + _blamed(state, [row], event.at_s)
+    return commands + _blamed(state, [row], event.at_s, by=health.failed)
 
 
-def _blamed(state: State, rows: Sequence[int], at_s: float) -> list[Command]:
-    """Count a failure against each of these nodes."""
+def _blamed(state: State, rows: Sequence[int], at_s: float, *, by: Callable[..., float | None]) -> list[Command]:
+    """Count a failure against each of these nodes, ``by`` its kind."""
     if not state.rules.settings.exclude_failing:
         return []
-    until_s = {row: health.failed(state.fleet, row, at_s=at_s) for row in rows}
+    until_s = {row: by(state.fleet, row, at_s=at_s) for row in rows}
     return [Exclude(row, until) for row, until in until_s.items() if until is not None]
 
 

@@ -12,7 +12,9 @@ from strategies.fleet.health import (
     EXCLUDED_AFTER,
     EXCLUSION_S,
     LONGEST_EXCLUSION_S,
+    MOST_DISTRUST,
     answered,
+    exploded,
     failed,
     let_out,
     rested,
@@ -39,6 +41,34 @@ def test_a_node_is_excluded_exactly_after_three_failures_in_a_row(outcomes: list
         in_a_row = 0 if good else in_a_row + 1
         assert fleet.excluded[0] == (in_a_row >= EXCLUDED_AFTER)
         assert bool(fleet.present[0]) == (not fleet.excluded[0])
+
+
+@pytest.mark.parametrize("every", [1, 2, 5, 10, 11, 12, 30])
+def test_a_node_is_excluded_if_more_than_one_of_eleven_updates_explodes_the_model(every: int) -> None:
+    fleet, at = fleet_of([10]), []
+    for number in range(1, 400):
+        if number % every:
+            succeeded(fleet, 0)
+        elif exploded(fleet, 0, at_s=0.0) is not None:
+            at.append(number // every)
+            break
+    assert bool(at) == (every < 11)
+    assert not at or at[0] >= EXCLUDED_AFTER and (at[0] == EXCLUDED_AFTER or every > 5)
+
+
+def test_a_node_that_was_mended_is_trusted_again_and_one_that_was_not_is_excluded_for_longer() -> None:
+    fleet, lengths = fleet_of([10]), []
+    for _ in range(5):
+        while not fleet.excluded[0]:
+            exploded(fleet, 0, at_s=0.0)
+        lengths.append(fleet.excluded_until_s[0])
+        let_out(fleet, at_s=lengths[-1])
+        succeeded(fleet, 0)  # one sound update in between does not start it anew
+    assert lengths == [EXCLUSION_S * 2**n for n in range(5)]
+    for _ in range(MOST_DISTRUST):
+        succeeded(fleet, 0)
+    assert not fleet.distrust[0] and not fleet.exclusions[0]
+    assert exploded(fleet, 0, at_s=0.0) is None
 
 
 def test_exclusions_double_up_to_an_hour_until_an_update_counts() -> None:

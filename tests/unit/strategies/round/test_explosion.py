@@ -197,14 +197,23 @@ def test_a_node_that_explodes_every_model_is_excluded_and_the_others_train(nodes
     }
 
 
-def test_failures_are_forgotten_once_the_version_with_the_update_has_proved_sound() -> None:
+def test_a_failure_is_forgotten_once_the_version_with_the_next_update_has_proved_sound() -> None:
     grid = trainers(6)
-    spoilt = [4, 6, 8]  # it fails every second time
-    actor = Actor(0, lambda reply: exploding()(reply) if len(actor.orders) in spoilt else reply)
+    actor = Actor(0, lambda reply: exploding()(reply) if len(actor.orders) == 4 else reply)
     grid.nodes[1000] = actor
-    engine, diary = measured_run(grid, 10)
-    assert len(rolled_back(diary)) == 3 and not engine.state.fleet.failures.any()
-    assert not engine.state.fleet.excluded.any()
+    engine, diary = measured_run(grid, 16)
+    assert len(rolled_back(diary)) == 1 and not engine.state.fleet.failures.any()
+    assert not engine.state.fleet.distrust.any() and not engine.state.fleet.excluded.any()
+
+
+@pytest.mark.parametrize("every", [2, 3])
+def test_a_node_that_explodes_every_few_models_is_excluded_at_the_third(every: int) -> None:
+    grid = trainers(6)
+    actor = Actor(0, lambda reply: exploding()(reply) if len(actor.orders) % every == 0 else reply, honest=3)
+    grid.nodes[1000] = actor
+    engine, diary = measured_run(grid, 16)
+    assert len(rolled_back(diary)) == 3
+    assert engine.state.fleet.excluded.tolist() == [True] + [False] * 5
 
 
 def test_a_slowly_poisoned_model_goes_back_to_its_best_version_and_not_by_one_step() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import stat
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -14,11 +15,13 @@ from safetensors import SafetensorError
 from hypergpu_fl.config import Config, from_run_config
 from hypergpu_fl.errors import CheckpointError
 from hypergpu_fl.files import replacing
-from hypergpu_fl.server.checkpoint import load_model
+from hypergpu_fl.server.checkpoint import EXPORTED, Checkpoint, load, load_model
 from hypergpu_fl.server.report import PACKAGES, write_json
 from hypergpu_fl.server.resumption import FOLDER
 from hypergpu_fl.task import fresh_model, load_task
 from hypergpu_fl.task.loading import FROZEN
+from strategies.round.explosion import HeldOutLoss
+from strategies.round.versions import Versions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +49,8 @@ def export(
     folder : Path
         Of the run.
     best : bool
-        Whether to take the best round's model instead of the last one's.
+        Whether to take the best round's model instead of the last one's. If that has exploded, the one before it that
+        the next round would have begun from is taken.
     trained_only : bool
         Whether to write only what was trained, straight from the checkpoint: needs neither the task nor its data, and
         is loaded with ``strict=False``.
@@ -66,6 +70,8 @@ def export(
         If the task cannot be had.
     """
     checkpoint = load_model(folder / FOLDER, best=best)
+    if not best:
+        checkpoint = _before_explosion(folder / FOLDER, checkpoint)
     here = {**checkpoint.state["settings"], "system.runs_dir": str(folder.parent)}
     config = from_run_config(here, environ)
     trained = checkpoint.layout.restore(
@@ -105,6 +111,31 @@ def export(
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file} cannot be written: {error}", "choose another folder with --out") from error
     return about
+
+
+def _before_explosion(folder: Path, newest: Checkpoint) -> Checkpoint:
+    """Where the last round's model has exploded, the one that the next round would have begun from; 0 is the fresh one.
+
+    No round follows that would put it back.
+    """
+    model, found = newest.state["strategy"]["model"], newest.state["strategy"]["round"]
+    if not found["exploded"]:
+        return newest
+    held_out = HeldOutLoss()
+    held_out.restore(found["held_out"])
+    to = Versions.restored(found["versions"]).way_back(spoiled=held_out.spoiled)
+    name = next((name for name in ("good", "best") if to is not None and model.get(name) == to), None)
+    if name is None:
+        return newest
+    groups = {f"{name}_{group}": group for group in EXPORTED}
+    kept = load(folder, newest.version, groups=groups)
+    vectors = {
+        "/".join([groups[group], *part]): vector
+        for (group, *part), vector in ((path.split("/", 1), vector) for path, vector in kept.vectors.items())
+    }
+    loss = held_out.best if to == found["versions"]["best"] else held_out.before
+    rounds = [entry["round"] for entry in newest.state["history"] if entry["kept"] and entry["loss"] == loss]
+    return replace(kept, version=max(rounds, default=0), vectors=vectors)
 
 
 def _state_dict(config: Config, trained: Mapping[str, Any], identity: Mapping[str, str] | None) -> dict[str, Any]:

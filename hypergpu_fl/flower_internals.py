@@ -1,4 +1,4 @@
-"""What is replaced inside Flower's own processes, because Flower has no option for it.
+"""What is replaced inside Flower's own processes, its simulation included, because Flower has no option for it.
 
 The names are those of Flower 1.41.0. If another Flower lacks one, that is an error, since replacing it would do
 nothing.
@@ -49,6 +49,8 @@ REPLACED: Final = (
     TASK_PATIENCE,
     EXIT_TIMEOUT,
 )
+# The simulation's pool of Ray actors: waits for a node's answer, and puts its actor back.
+FETCH: Final = "fetch_result_and_return_actor_to_pool"
 
 
 def replace(place: Place, value: Any) -> None:
@@ -61,8 +63,39 @@ def replace(place: Place, value: Any) -> None:
     """
     names = vars(import_module(place.module))
     if place.name not in names:
-        raise UsageError(
-            f"Flower {metadata.version('flwr')} has no {place.name} in {place.module}, as {READ_IN} has",
-            f"install flwr {READ_IN}",
-        )
+        raise _missing(place.name, place.module)
     names[place.name] = value
+
+
+def renew_dead_actors() -> None:
+    """Let a new Ray actor take the place of one that died with the node whose message it answered.
+
+    Flower puts a dead actor back among the others, where it would refuse whichever nodes' messages come next. This
+    process is the one that Flower runs both the ServerApp and the simulation in.
+
+    Raises
+    ------
+    UsageError
+        If this Flower's pool of actors is another one.
+    """
+    from flwr.simulation.ray_transport.ray_actor import BasicActorPool
+    from ray.exceptions import RayActorError
+
+    fetch = getattr(BasicActorPool, FETCH, None)
+    if fetch is None:
+        raise _missing(FETCH, BasicActorPool.__qualname__)
+
+    def fetch_or_renew(pool: Any, future: Any) -> Any:
+        try:
+            return fetch(pool, future)
+        except RayActorError:
+            pool._future_to_actor[future] = pool.create_actor_fn()  # the caller puts that one back
+            raise
+
+    setattr(BasicActorPool, FETCH, fetch_or_renew)
+
+
+def _missing(name: str, place: str) -> UsageError:
+    return UsageError(
+        f"Flower {metadata.version('flwr')} has no {name} in {place}, as {READ_IN} has", f"install flwr {READ_IN}"
+    )

@@ -26,6 +26,7 @@ from hypergpu_fl.config import Config, from_run_config, read_secrets, runs_root,
 from hypergpu_fl.config.resuming import CHANGEABLE, settings_of
 from hypergpu_fl.errors import LedgerError, NetworkError
 from hypergpu_fl.files import write_whole
+from hypergpu_fl.flower_internals import renew_dead_actors
 from hypergpu_fl.heap import long_lived
 from hypergpu_fl.ledger import database
 from hypergpu_fl.network.registry import Registry
@@ -43,7 +44,6 @@ from hypergpu_fl.server.no_better import warning_of
 from hypergpu_fl.server.node_rounds import Row, as_csv
 from hypergpu_fl.server.nothing_counted import failure_of
 from hypergpu_fl.server.pipeline import Pipeline
-from hypergpu_fl.server.ray_actors import renew_dead_actors
 from hypergpu_fl.server.report import Report, write_json
 from hypergpu_fl.server.resumption import Checkpointing, check_same_task, check_unchanged, keep_settings, resume
 from hypergpu_fl.server.round_tables import RoundTables

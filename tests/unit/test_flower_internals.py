@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from hypergpu_fl.errors import UsageError
-from hypergpu_fl.flower_internals import READ_IN, REPLACED, Place, replace
+from hypergpu_fl.flower_internals import FETCH, READ_IN, REPLACED, Place, replace
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPORTED = {"flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.serverapp.strategy"}
+PUBLICLY_SET = {"TaskIdentity"}  # its setters are Flower's own
 # Parameters of what is called, "" for what is no function; as in Flower READ_IN.
 USED = {
     "flwr.app.message.arraychunk.ArrayChunk": "",
@@ -106,6 +107,45 @@ def test_a_replaced_name_is_one_that_its_module_looks_up(place: Place) -> None:
     source = inspect.getsource(import_module(place.module))
     names = [node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name) and node.id == place.name]
     assert names and hasattr(import_module(place.module), place.name)
+
+
+def test_the_pool_of_actors_is_the_one_that_was_read() -> None:
+    from flwr.simulation.ray_transport.ray_actor import BasicActorPool
+
+    tree = ast.parse(inspect.getsource(BasicActorPool))
+    methods = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    assert list(inspect.signature(getattr(BasicActorPool, FETCH)).parameters) == ["self", "future"]
+    called = {node.attr for node in ast.walk(methods[FETCH]) if isinstance(node, ast.Attribute)}
+    assert "add_actor_back_to_pool" in called  # after the answer, so that a dead actor's caller must put one back
+    taken = {node.attr for node in ast.walk(methods["add_actor_back_to_pool"]) if isinstance(node, ast.Attribute)}
+    assert {"_future_to_actor", "pool"} <= taken
+    made = {node.attr for node in ast.walk(methods["add_actors_to_pool"]) if isinstance(node, ast.Attribute)}
+    assert "create_actor_fn" in made
+
+
+def test_what_is_replaced_or_patched_in_flower_is_so_in_one_file_alone() -> None:
+    """No other file puts a value into one of Flower's or Ray's modules or classes."""
+    for package in ("hypergpu_fl", "strategies"):
+        for file in (ROOT / package).rglob("*.py"):
+            if file.name == "flower_internals.py":
+                continue
+            tree = ast.parse(file.read_text())
+            foreign = {
+                (alias.asname or alias.name).partition(".")[0]
+                for node in ast.walk(tree)
+                if isinstance(node, ast.Import | ast.ImportFrom)
+                for alias in node.names
+                if str(getattr(node, "module", None) or alias.name).partition(".")[0] in ("flwr", "ray")
+            }
+            put = [
+                target
+                for node in ast.walk(tree)
+                if isinstance(node, ast.Assign)
+                for target in node.targets
+                if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name)
+                if target.value.id in foreign - PUBLICLY_SET
+            ]
+            assert not put, f"{file} patches {ast.unparse(put[0])}"
 
 
 def test_a_name_that_is_not_there_is_not_replaced() -> None:

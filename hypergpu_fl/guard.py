@@ -51,11 +51,11 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
 def end(processes: Collection[psutil.Process]) -> None:
     """Ask processes to end, and after some seconds kill those that have not."""
     for process in processes:
-        with contextlib.suppress(psutil.Error):
+        with contextlib.suppress(psutil.Error):  # it has ended by itself
             process.terminate()
     _, stubborn = psutil.wait_procs(processes, timeout=STOP_LIMIT_S)
     for process in stubborn:
-        with contextlib.suppress(psutil.Error):
+        with contextlib.suppress(psutil.Error):  # likewise
             process.kill()
     psutil.wait_procs(stubborn, timeout=STOP_LIMIT_S)
 
@@ -64,7 +64,7 @@ def belonging_to(folder: Path) -> list[psutil.Process]:
     """The processes of a scratch folder."""
     found = []
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
+        with contextlib.suppress(psutil.Error, OSError):  # it has ended, or is another user's
             if process.environ().get("TMPDIR") == str(temporary_of(folder)):
                 found.append(process)
     return found
@@ -73,7 +73,7 @@ def belonging_to(folder: Path) -> list[psutil.Process]:
 def main(folder: Path) -> None:
     """See the module."""
     hold_off_signals()
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # whatever ends the pipe, the command is gone
         sys.stdin.buffer.read()
     for _ in range(PASSES):
         if left := [process for process in belonging_to(folder) if process.pid != os.getpid()]:

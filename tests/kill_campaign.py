@@ -154,7 +154,7 @@ def examine(client: HttpChain, signer: KeySigner, contract: str, run_dir: Path, 
         paid = claim(bundle, client, payer, account, max_fee=MAX_FEE)
         try:
             claim(bundle, client, payer, account, max_fee=MAX_FEE)
-        except Exception:  # noqa: BLE001 - any refusal will do
+        except Exception:  # any refusal will do
             before += paid.cumulative
     audit.wei_overpaid += sum(client.balance(account) for account in accounts) - before
 

@@ -76,7 +76,7 @@ def _service(service: Document, documents: list[Document]) -> Iterator[str]:
 def _job(job: Document) -> Iterator[str]:
     """A Job does not start twice under one name: it bears its run's, or the number of the release."""
     name = job["metadata"]["name"]
-    runs = [word[7:] for c in pod_of(job)["containers"] for word in c.get("args", []) if word.startswith("--name=")]  # type: ignore[index]
+    runs = [word[7:] for c in pod_of(job)["containers"] for word in c.get("args", []) if word.startswith("--name=")]
     mine = name.partition("-")[2]
     if not (mine.isdecimal() or mine in runs) or any(run != mine for run in runs):
         yield f"Job {name} would not start for another run"

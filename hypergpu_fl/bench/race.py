@@ -250,6 +250,7 @@ class Race:
             grid = InProcessGrid(app, training.num_nodes, to_run_config(self._config), state_dir=Path(folder))
             wan = SimulatedWan(self._links, strategy.roster.rows.get, seed=training.seed, byte_scale=self._byte_scale)
             arrivals = WatchedArrivals(grid, wan, most_at_work=strategy.state.rules.most_at_work)
+            # `Finished` is how the recorder ends a run.
             with quiet(), one_thread(), contextlib.suppress(Finished):
                 strategy.start(arrivals, self._first, num_rounds=sys.maxsize, evaluate_fn=recorder.evaluate)
         recorder.course.max_abs_drift = strategy.state.accounts.drift()

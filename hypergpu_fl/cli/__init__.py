@@ -147,7 +147,7 @@ def invoke(arguments: Sequence[str]) -> int:
     except OSError as error:
         fault = _refused_by_the_machine(error)
         return _fail([fault], 1, debug) if fault else _unexpected(error, debug)
-    except Exception as error:  # noqa: BLE001 - the last resort: two lines instead of a traceback
+    except Exception as error:  # the last resort: two lines instead of a traceback
         return _unexpected(error, debug)
     return 0
 

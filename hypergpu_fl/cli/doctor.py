@@ -98,7 +98,7 @@ def examine(config: Config, root: Path, *, superlink: str = "", ntp: str = "", t
             findings += check()
         except HyperGPUError as error:
             findings.append(Finding(name, MISSING, error.cause, error.remedy))
-        except Exception as error:  # noqa: BLE001 - the doctor reports what it meets, whatever that is
+        except Exception as error:  # the doctor reports what it meets, whatever that is
             findings.append(Finding(name, MISSING, f"{type(error).__name__}: {error}", "see `hypergpu doctor --debug`"))
     return findings
 

@@ -162,7 +162,7 @@ def app_folder() -> Path:
             project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8-sig"))
             if "hypergpu_fl" in project["tool"]["flwr"]["app"]["components"]["serverapp"]:
                 return folder
-        except (OSError, KeyError, TypeError, ValueError):
+        except (OSError, KeyError, TypeError, ValueError):  # not there, or not of a Flower app of ours
             continue
     return _installed_app(package)
 

@@ -211,7 +211,7 @@ class LocalSuperLink:
         except psutil.NoSuchProcess:
             below = []
         for process in below:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # it has just ended
                 self._sessions.add(os.getsid(process.pid))
         return below
 
@@ -226,7 +226,7 @@ class LocalSuperLink:
         below = {process.pid: process for process in self._descendants()}
         own |= self._sessions
         for process in psutil.process_iter():
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # likewise
                 if os.getsid(process.pid) in own:
                     below[process.pid] = process
         below.pop(os.getpid(), None)

@@ -145,7 +145,7 @@ class RunView:
             try:
                 for section, values in json.loads((self.folder / name).read_bytes()).items():
                     tree.setdefault(section, {}).update(values)
-            except (OSError, ValueError, AttributeError, TypeError):
+            except (OSError, ValueError, AttributeError, TypeError):  # not there, or not ours: shown without
                 continue
         return tree
 

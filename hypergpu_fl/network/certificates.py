@@ -158,7 +158,7 @@ def _general_name(host: str) -> x509.GeneralName:
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     try:
         return x509.IPAddress(ipaddress.ip_address(bare))
-    except ValueError:
+    except ValueError:  # a name, then
         pass
     star = "*." if host.startswith("*.") else ""
     try:

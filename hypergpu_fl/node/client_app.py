@@ -47,7 +47,7 @@ def hello(message: Message, context: Context) -> Message:
     except HyperGPUError as error:
         log.warning("this node cannot take part: %s; %s", error.cause, error.remedy)
         unfit = ConfigRecord({wire.CAUSE: error.cause, wire.REMEDY: error.remedy})
-        with contextlib.suppress(UsageError):
+        with contextlib.suppress(UsageError):  # a node without a share is named by its id
             unfit[wire.PARTITION] = _partition(context)
         return Message(RecordDict({wire.UNFIT: unfit}), reply_to=message)
 

@@ -98,7 +98,7 @@ def task_folder(root: Path, session: bytes, partition: int, *, now_s: float) -> 
     if not folder.is_dir():
         folder.mkdir(parents=True)
         for other in folder.parent.iterdir():
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # another process may be removing it, too; it costs but room
                 if now_s - other.stat().st_mtime > UNUSED_S:
                     shutil.rmtree(other)
     os.utime(folder, (now_s, now_s))

@@ -88,7 +88,7 @@ def serve(address: str, owner: int, secret: bytes) -> None:
 def preload() -> None:
     """Import what messages need, but not this app's own modules, which each message imports from its run."""
     for name in PRELOADED:
-        with contextlib.suppress(ImportError):
+        with contextlib.suppress(ImportError):  # then each message imports it itself, or says why it cannot
             import_module(name)
     forget_own_modules()
 
@@ -107,13 +107,13 @@ def _fork(work: Callable[[], None]) -> int:
     status = 1
     try:
         end_with(superexec)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # not every system has it; the work does not need it
             OOM_SCORE.write_text(FIRST_TO_GO)
         work()
         status = 0
     except SystemExit as error:  # Flower's way to end
         status = error.code if isinstance(error.code, int) else 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # the whole node is told to end
         pass
     except BaseException:
         log.exception("a forked process failed")
@@ -126,7 +126,7 @@ def _fork(work: Callable[[], None]) -> int:
 def _reap() -> set[int]:
     """Process ids of the children that have ended since the last call."""
     ended = set()
-    with contextlib.suppress(ChildProcessError):
+    with contextlib.suppress(ChildProcessError):  # there is no child left
         while child := os.waitpid(-1, os.WNOHANG)[0]:
             ended.add(child)
     return ended

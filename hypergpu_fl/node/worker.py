@@ -104,17 +104,18 @@ def serve(listener: socket.socket, owner: int, idle_s: float = IDLE_S) -> None:
     path = Path(listener.getsockname())
     threading.Thread(target=_end_with, args=(owner, path), daemon=True).start()
     listener.settimeout(idle_s)
-    with contextlib.suppress(TimeoutError):
+    with contextlib.suppress(TimeoutError):  # nothing has come for ``idle_s``
         while True:
             _answer(listener.accept()[0])
     path.unlink(missing_ok=True)  # new messages start another worker; those already queued are still answered
     listener.settimeout(0)
-    with contextlib.suppress(BlockingIOError):
+    with contextlib.suppress(BlockingIOError):  # nothing is queued any more
         while True:
             _answer(listener.accept()[0])
 
 
 def _answer(accepted: socket.socket) -> None:
+    # An asker that is gone awaits no answer.
     with contextlib.suppress(EOFError, OSError), Connection(accepted.detach()) as channel:
         channel.send_bytes(b"")  # taken up
         wanted = json.loads(channel.recv_bytes())
@@ -193,7 +194,7 @@ def _private_folder() -> Path:
 
 
 def _end_with(owner: int, path: Path) -> None:
-    with contextlib.suppress(psutil.Error):
+    with contextlib.suppress(psutil.Error):  # it has ended already
         process = psutil.Process(owner)
         while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
             time.sleep(OWNER_CHECK_S)

@@ -88,7 +88,7 @@ class Compose:
             machine.wires.serve(
                 ours,
                 lambda s=service, p=theirs: [(machine.addresses[s], p)] if s in machine.addresses else [],
-                address=machine.wires.host,  # type: ignore[misc]
+                address=machine.wires.host,
             )
 
     def up(self) -> None:
@@ -185,7 +185,7 @@ class Cluster:
                 for port in one["spec"]["ports"]:
                     names[one["metadata"]["name"]] = machine.wires.serve(
                         port["port"],
-                        lambda s=one["spec"]["selector"], p=port["targetPort"]: self._ready(s, p),  # type: ignore[misc]
+                        lambda s=one["spec"]["selector"], p=port["targetPort"]: self._ready(s, p),
                     )
         for workload in self.workloads:
             for container in workload.containers:

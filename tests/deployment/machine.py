@@ -106,7 +106,7 @@ def _answers(how: str, host: str, port: int) -> bool:
                 return bool(asked.status == health_pb2.HealthCheckResponse.SERVING)
         with socket.create_connection((host, port), timeout=5):
             return True
-    except Exception as error:  # noqa: BLE001 - grpc raises a kind of its own
+    except Exception as error:  # grpc raises a kind of its own
         if isinstance(error, (OSError, RuntimeError)) or type(error).__module__.startswith("grpc"):
             return False
         raise

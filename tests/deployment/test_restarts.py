@@ -143,7 +143,7 @@ def test_no_other_user_of_the_machine_gets_a_task_of_a_node_or_of_the_server(tmp
         authority = (stack.folder / "keys" / "ca.crt").read_bytes()
         node = stack.nodes[0]
         assert node.process is not None
-        port = int(node.process.args[node.process.args.index("--port") + 1])  # type: ignore[union-attr,index]
+        port = int(node.process.args[node.process.args.index("--port") + 1])
         for address, root, kind in (
             (f"127.0.0.1:{stack.port}", authority, TaskType.SERVER_APP),
             (f"127.0.0.1:{port}", None, TaskType.CLIENT_APP),

@@ -110,8 +110,8 @@ class Wires:
                 if key.fileobj is self._waker[0]:
                     return
                 with contextlib.suppress(OSError):
-                    query, sender = key.fileobj.recvfrom(4096)  # type: ignore[union-attr]
-                    key.fileobj.sendto(answer(query, key.data), sender)  # type: ignore[union-attr]
+                    query, sender = key.fileobj.recvfrom(4096)
+                    key.fileobj.sendto(answer(query, key.data), sender)
 
 
 def answer(query: bytes, names: dict[str, str]) -> bytes:

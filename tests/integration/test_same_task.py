@@ -33,7 +33,7 @@ class Adapted(TorchTask):
     """A frozen base below a layer that is trained."""
 
     @property
-    def version(self) -> str:  # type: ignore[override]
+    def version(self) -> str:
         return os.environ.get(VERSION, "1")
 
     def model(self) -> nn.Module:

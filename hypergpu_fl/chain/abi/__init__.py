@@ -76,7 +76,7 @@ def decode_error(data: bytes) -> str:
     """Readable form of revert data, e.g. ``LedgerWrongRound(3, 2)``; the first bytes of what is no error of ours."""
     for name, (selector, inputs, _) in _members("error").items():
         if data[:4] == selector:
-            with suppress(DecodingError):
+            with suppress(DecodingError):  # not our error after all: its bytes are told
                 values = (v.hex() if isinstance(v, bytes) else str(v) for v in decode(inputs, data[4:]))
                 return f"{name}({', '.join(values)})"
     return f"0x{data[:100].hex()}" if data else "without a reason"

@@ -118,7 +118,7 @@ class NodeFolder:
 
 def _size(folder: Path) -> int:
     total = 0
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # another process of the node has just removed the folder
         for path in folder.iterdir():
             with contextlib.suppress(FileNotFoundError):  # another process of the node has just renamed it
                 total += path.stat().st_size
@@ -126,6 +126,6 @@ def _size(folder: Path) -> int:
 
 
 def _last_used(folder: Path) -> float:
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # likewise
         return folder.stat().st_mtime
     return 0.0

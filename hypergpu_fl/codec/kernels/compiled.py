@@ -43,7 +43,7 @@ def cache_folder(environ: Mapping[str, str], temporary: Path) -> Path | None:
     elif environ.get("HOME"):
         folders.insert(0, Path(environ["HOME"]) / ".cache" / "hypergpu")
     for folder in folders:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # a folder that cannot be made is none; the next is tried
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             info = folder.lstat()
             ours = stat.S_ISDIR(info.st_mode) and info.st_uid == os.getuid() and not info.st_mode & 0o022

@@ -76,7 +76,7 @@ class Run:
         self.call("commitRound", self.session, upcoming, bytes(32), bytes(32), rewards_root, owed)
 
     @property
-    def state(self):  # noqa: ANN202
+    def state(self):
         return LedgerContract(self.client, self.contract).session(self.session)
 
     @property

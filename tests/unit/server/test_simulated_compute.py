@@ -61,7 +61,7 @@ def test_what_a_task_measures_besides_is_no_work_of_a_step() -> None:
 
 def test_a_model_that_cannot_be_counted_takes_the_profiles_time(tmp_path: Path) -> None:
     class Broken(ImageTask):
-        def train(self, *arguments: object, **options: object) -> None:  # type: ignore[override]
+        def train(self, *arguments: object, **options: object) -> None:
             raise ValueError("no such column")
 
     task = Broken(Training(num_nodes=4), tmp_path)

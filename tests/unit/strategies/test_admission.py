@@ -135,7 +135,7 @@ def test_a_second_node_that_claims_a_share_in_use_is_turned_away_by_name_and_the
     engine, diary, grid = run(nodes, 8, intrude, cohort=6)
     for intruder in (900, 901):
         assert "node-3 is connected already" in engine.roster.unfit[intruder]
-        assert not grid.nodes[intruder].orders  # type: ignore[attr-defined]
+        assert not grid.nodes[intruder].orders
     assert len(nodes[3].orders) == 8 and len(engine.state.fleet) == 6
 
 
@@ -162,7 +162,7 @@ def test_a_share_whose_node_is_away_is_given_to_its_own_key_alone() -> None:
         return None
 
     engine, _, grid = run(nodes, 10, act, cohort=4)
-    assert not grid.nodes[900].orders and len(grid.nodes[901].orders) == 5  # type: ignore[attr-defined]
+    assert not grid.nodes[900].orders and len(grid.nodes[901].orders) == 5
     assert len(nodes[3].orders) == 2 and len(engine.state.fleet) == 4
     saved = json.loads(json.dumps(engine.saved()[0]["roster"]))
     assert saved["owners"] == {f"node-{i}": f"0x{i}" for i in range(4)} and saved["rows"]["901"] == 3
@@ -182,7 +182,7 @@ def test_an_address_that_is_excluded_gets_no_second_share_under_a_new_id() -> No
     engine, _, grid = run(nodes, 8, act, cohort=6)
     assert engine.roster.unfit[900] == "0x3 enrolled node-3; one address can have one share only"
     assert len(engine.state.fleet) == 6 and engine.state.fleet.excluded[3]  # 901 is node-3 still, and excluded
-    assert not grid.nodes[900].orders and not grid.nodes[901].orders  # type: ignore[attr-defined]
+    assert not grid.nodes[900].orders and not grid.nodes[901].orders
 
 
 class Mute(Signing):

@@ -23,8 +23,8 @@ class Dropping(TorchTask):
 
     def model(self) -> nn.Module:
         net = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 6), nn.Linear(6, 6))
-        net[3].weight = net[0].weight  # type: ignore[union-attr]
-        net[4].weight.requires_grad_(False)  # type: ignore[union-attr]
+        net[3].weight = net[0].weight
+        net[4].weight.requires_grad_(False)
         return net
 
     def data(self, partition: int | None) -> Any:

@@ -112,7 +112,7 @@ def test_a_hello_that_breaks_its_reader_is_turned_away_and_the_others_train() ->
         if hello.device:
             raise OverflowError("int too large to convert to float")
 
-    diary.vet = vet  # type: ignore[method-assign]
+    diary.vet = vet
     play(engine, VirtualArrivals(grid, ALIKE), 2)
     assert "OverflowError" in engine.roster.unfit[1000] and len(diary.rounds) == 2
 

@@ -12,7 +12,7 @@ from strategies.arrivals import VirtualArrivals
 from strategies.planning.progress import FURTHEST_DEADLINE
 from strategies.round.choosing import ASYNCHRONOUS
 
-ODD = range(7, 10)
+SLOW = range(7, 10)  # the nodes that are slow, or claim to be
 
 
 class Probing(Trainer):
@@ -43,8 +43,8 @@ class ClaimingLess(Probing):
 def test_three_of_ten_that_claim_to_be_slow_and_withhold_make_no_round_longer_than_stated(
     mode: str, factor: float, claiming: type[Probing], longer: float
 ) -> None:
-    nodes = {node: (claiming if node in ODD else Probing)(node) for node in range(10)}
-    links = Links(lambda node, sent_s: 1e9 if node in ODD else 1.0)
+    nodes = {node: (claiming if node in SLOW else Probing)(node) for node in range(10)}
+    links = Links(lambda node, sent_s: 1e9 if node in SLOW else 1.0)
     engine, diary = build(cohort=10, mode=mode)
     play(engine, VirtualArrivals(NodeGrid(nodes), links), 20)
     planned_s = 1.0 + 0.001 * 32 * 20  # three round trips, counted thrice for their jitter, and the work
@@ -54,9 +54,9 @@ def test_three_of_ten_that_claim_to_be_slow_and_withhold_make_no_round_longer_th
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_honest_nodes_on_links_a_hundred_times_slower_count_as_often_as_their_links_allow(mode: str) -> None:
-    links = Links(lambda node, sent_s: 20.0 if node in ODD else 0.2)
+    links = Links(lambda node, sent_s: 20.0 if node in SLOW else 0.2)
     engine, diary = build(cohort=10, mode=mode)
     play(engine, VirtualArrivals(NodeGrid({node: Trainer(node) for node in range(10)}), links), 90)
     counted = [accepted.node for outcome in diary.rounds for accepted in outcome.accepted]
     possible = int(diary.rounds[-1].ended_s / 20.7)  # a link's 20 s and the work
-    assert possible >= 2 and all(counted.count(f"node-{node}") >= possible - 1 for node in ODD)
+    assert possible >= 2 and all(counted.count(f"node-{node}") >= possible - 1 for node in SLOW)

@@ -98,6 +98,15 @@ def nginx() -> Path:
 
 
 @pytest.fixture
+def python() -> str:
+    """A Python of the images' release, found on PATH or among pyenv's."""
+    for program in (shutil.which("python3.12"), *map(str, Path.home().glob(".pyenv/versions/3.12*/bin/python"))):
+        if program and subprocess.run([program, "-c", ""], capture_output=True, check=False).returncode == 0:
+            return program
+    pytest.skip("Python 3.12, which the images have, is not installed")
+
+
+@pytest.fixture
 def alone(namespaces: bool, tmp_path: Path) -> Iterator[list[str]]:
     """What begins a command that runs in a network of its own, where the README's names are known."""
     if not namespaces:

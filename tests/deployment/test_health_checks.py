@@ -57,7 +57,7 @@ def here(words: tuple[str, ...] | list[str], home: Path) -> list[str]:
 
 
 def environ(home: Path) -> dict[str, str]:
-    """Of a container."""
+    """Environment variables of a container."""
     path = os.pathsep.join([str(PROGRAMS), "/usr/bin", "/bin"])
     return {"PATH": path, "PYTHONPATH": str(REPOSITORY), "HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0"} | {
         "HYPERGPU_RUNS": str(home / "runs"),
@@ -67,8 +67,8 @@ def environ(home: Path) -> dict[str, str]:
 
 
 @pytest.fixture(params=CHECKS)
-def started(request: pytest.FixtureRequest, home: Path, alone: list[str]) -> Iterator[tuple[str, list[psutil.Process]]]:
-    """A part of a deployment, and its processes."""
+def started(request: pytest.FixtureRequest, home: Path, alone: list[str]) -> Iterator[tuple[str, psutil.Process]]:
+    """A part of a deployment, and its first process."""
     name = request.param
     with (home / "log").open("wb") as log:
         process = subprocess.Popen(
@@ -81,7 +81,7 @@ def started(request: pytest.FixtureRequest, home: Path, alone: list[str]) -> Ite
             start_new_session=True,
         )
     try:
-        yield name, [psutil.Process(process.pid)]
+        yield name, psutil.Process(process.pid)
     finally:
         for one in below(process):
             one.kill()
@@ -101,9 +101,9 @@ def healthy(name: str, home: Path, alone: list[str]) -> bool:
 
 
 def test_a_check_passes_what_answers_and_neither_what_hangs_nor_what_is_dead(
-    started: tuple[str, list[psutil.Process]], home: Path, alone: list[str]
+    started: tuple[str, psutil.Process], home: Path, alone: list[str]
 ) -> None:
-    name, (process,) = started
+    name, process = started
     until_s = time.monotonic() + START_LIMIT_S
     while not healthy(name, home, alone):
         assert time.monotonic() < until_s and process.is_running(), (home / "log").read_text()

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -27,15 +25,6 @@ LEAVES = {
     "node": f"{WITHOUT_RAY}; import torch, torchvision, hypergpu_fl.node.client_entry, hypergpu_fl.node.supernode",
 }
 STARTS = {"server": "hypergpu server superexec --help", "node": "hypergpu node start --help"}
-
-
-@pytest.fixture
-def python() -> str:
-    """The images' Python, else this one."""
-    for program in (shutil.which("python3.12"), *map(str, Path.home().glob(".pyenv/versions/3.12*/bin/python"))):
-        if program and subprocess.run([program, "-c", ""], capture_output=True, check=False).returncode == 0:
-            return program
-    return sys.executable
 
 
 @pytest.mark.parametrize("role", LEAVES)

@@ -23,7 +23,8 @@ from tests.deployment.units import host, service, unit
 
 pytestmark = [pytest.mark.deployment, pytest.mark.slow]
 
-OPERATORS = re.findall(r"^sudo -u hypergpu (sh -c '.*')$", README.read_text(encoding="utf-8"), re.M)
+# The README's commands of the operator: register the nodes, then run.
+REGISTER, RUN = re.findall(r"^sudo -u hypergpu (sh -c '.*')$", README.read_text(encoding="utf-8"), re.M)
 
 TRAINING = "[training]\nnum_nodes = 2\nrounds = 3\n[network]\ncohort = 2\n"
 
@@ -39,13 +40,11 @@ def unpacked(machine: Machine, archive: str, where: str) -> Path:
     return folder
 
 
-def operate(machine: Machine, beside: Container, number: int) -> str:
+def operate(machine: Machine, beside: Container, name: str, command: str) -> str:
     """An operator's command of the README on the server's host, with nothing of the unit's environment."""
     image, _ = host(machine.programs)
-    command = tuple(shlex.split(OPERATORS[number]))
-    one = replace(
-        beside, name=f"operator-{number}", command=command, environ=image.environ, workdir="/", restarts=False
-    )
+    words = tuple(shlex.split(command))
+    one = replace(beside, name=name, command=words, environ=image.environ, workdir="/", restarts=False)
     machine.addresses[one.name] = machine.addresses[beside.name]
     space = machine.running[beside.name].namespace
     machine.running[one.name] = started = Running(one, machine.folder, space, machine.programs)
@@ -59,15 +58,13 @@ def test_a_run_through_the_units_completes(make_machine: MakeMachine, nginx: Pat
     archives = machine.folder / "provisioned" / "archives"
     shutil.copy(archives / "first.tar.gz", archives / "tokyo.tar.gz")  # as the README calls a site
     server = unpacked(machine, "server.tar.gz", "server-etc")
-    (server / "server" / "work" / "my.toml").write_text(
-        "[training]\nnum_nodes = 2\nrounds = 3\n[network]\ncohort = 2\n"
-    )
+    (server / "server" / "work" / "my.toml").write_text(TRAINING)
     one = service(unit("hypergpu-server.service"), server, machine.folder / "server-var", machine.programs)
     machine.start(one, "server")
     state = machine.folder / "server-var" / "hypergpu-server"
     proxied(machine, one, server, nginx)
     machine.until(lambda: "startup complete" in machine.running[one.name].log, "the server", machine.ready_s)
-    assert "node-1" in operate(machine, one, 0)
+    assert "node-1" in operate(machine, one, "register", REGISTER)
     site = unpacked(machine, "tokyo.tar.gz", "first-etc")
     for name in ("node-0", "node-1"):
         made = service(unit("hypergpu-node@.service", name), site, machine.folder / f"{name}-var", machine.programs)
@@ -80,7 +77,7 @@ def test_a_run_through_the_units_completes(make_machine: MakeMachine, nginx: Pat
         node = machine.running[f"hypergpu-node-{name}"]
         writes = node.do(["sh", "-c", 'touch "$HYPERGPU_TRAINING__DATA_ROOT/x" && ! cat /etc/hypergpu/*/keys/node'])
         assert writes.returncode == 0, writes.stderr  # the archive's key is not the node's to read, but its copy
-    said = operate(machine, one, 1)
+    said = operate(machine, one, "run", RUN)
     assert "round   3/3" in said
     report = json.loads((state / "runs" / "latest" / "report.json").read_text())
     assert [entry["arrived"] for entry in report["history"]] == [2, 2, 2]

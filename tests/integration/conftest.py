@@ -1,7 +1,8 @@
-"""A tiny Flower app whose run-config is this project's, to try submission without training."""
+"""What integration tests share: a tiny Flower app that is submitted without training, and who may mount."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -29,8 +30,16 @@ clientapp = "tiny.client:app"
 """
 
 
+@pytest.fixture
+def as_root() -> None:
+    """For tests that mount a file system."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a file system takes root")
+
+
 @pytest.fixture(scope="session")
 def tiny_app(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An app whose run-config is this project's."""
     folder = tmp_path_factory.mktemp("app") / "tiny_app"
     shutil.copytree(Path(__file__).parent / "tiny_app", folder, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "LICENSE").write_text("none")

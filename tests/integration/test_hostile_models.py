@@ -96,6 +96,8 @@ def _huge(node: HostileNode, content: RecordDict, order: wire.Order) -> None:
 class Touchy(ImageTask):
     """A task whose evaluation raises on a model of large values, as one that indexes by what it computes does."""
 
+    most = 1e3
+
     def __init__(self, training: Training) -> None:
         super().__init__(training, runs_root(System()) / ".cache")
 
@@ -104,8 +106,6 @@ class Touchy(ImageTask):
         if partition is None and largest > self.most:
             raise IndexError("index 1000000 is out of range")
         return super().evaluate(model, device=device, partition=partition)
-
-    most = 1e3
 
 
 class Broken(Touchy):
@@ -119,6 +119,16 @@ class Broken(Touchy):
         if self.evaluations > 3:
             raise FileNotFoundError("the test set is gone")
         return super().evaluate(model, device=device, partition=partition)
+
+
+class Spent(Touchy):
+    """After four validations no model can be validated."""
+
+    validations = 0
+
+    def validate(self, model: Any, *, device: Any) -> EvalResult:
+        self.validations += 1
+        return EvalResult(1, float("nan")) if self.validations > 4 else super().validate(model, device=device)
 
 
 def back(tmp_path: Path) -> list[int]:
@@ -147,13 +157,7 @@ def test_an_evaluation_that_fails_whatever_the_model_ends_the_run_with_its_cause
 
 
 def test_a_validation_that_fails_whatever_the_model_ends_the_run_with_its_cause(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    class Spent(Touchy):
-        def validate(self, model: Any, *, device: Any) -> EvalResult:
-            self.validations = getattr(self, "validations", 0) + 1
-            return EvalResult(1, float("nan")) if self.validations > 4 else super().validate(model, device=device)
-
-    monkeypatch.setitem(globals(), "Spent", Spent)
     with pytest.raises(RunFailed, match="cannot be priced, nor can the model before it"):
         played(tmp_path, None, nodes=3, hostile=0, task=f"{__name__}:Spent")

@@ -210,14 +210,14 @@ def test_a_run_that_was_killed_and_resumed_is_one_story(tmp_path: Path, capsys: 
 
 
 SMALL_DISK = """
-mount -t tmpfs -o size="$1" tmpfs "$2" && shift 2 || exit 77
+mount -t tmpfs -o size="$1" tmpfs "$2" && shift 2 || exit 77  # no run has this code
 "$@"; ended=$?
 cp "$4/events.jsonl" "$4/kept.jsonl"; exit $ended
 """
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system takes root")
+@pytest.mark.usefixtures("as_root")
 def test_a_run_whose_log_finds_its_disk_full_says_so_and_goes_on_once_there_is_room(tmp_path: Path) -> None:
     small, folder = tmp_path / "small", tmp_path / "full"
     small.mkdir()

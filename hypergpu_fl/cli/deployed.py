@@ -194,9 +194,10 @@ def _log(submission: Submission, shown: Shown) -> Iterator[threading.Thread]:
     with submission.follow() as stream:
         assert stream.stdout is not None
         reader = threading.Thread(target=shown.lines, args=(stream.stdout,), daemon=True)
-        reader.start()
         try:
+            reader.start()
             yield reader
         finally:
-            stream.kill()
-            reader.join()
+            stream.kill()  # also if Ctrl-C comes while the reader starts; `with` waits for the process
+            if reader.is_alive():
+                reader.join()

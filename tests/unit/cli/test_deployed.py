@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -162,13 +163,14 @@ def test_the_end_of_a_run_whose_books_lie_elsewhere_shows_the_last_rounds_figure
 
 
 def test_ctrl_c_while_a_run_is_followed_is_no_error(
-    sent: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    flwr: Callable[..., Submission], sent: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stopped(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("hypergpu_fl.cli.attach.follow_log", stopped)
+    flwr(*[RUNNING] * 100)
+    program = tmp_path / "flwr"
+    program.write_text(program.read_text().replace("echo one; echo two; exit", "kill -INT $PPID; exec sleep 60"))
+    began_s = time.monotonic()
     assert invoke(sent) == 130
+    assert time.monotonic() - began_s < 30.0, "it waited for `flwr log` to end by itself"
     assert (
         capsys.readouterr().err
         == "no longer following mine; the run goes on, and `hypergpu attach mine` finds it again\n"

@@ -204,10 +204,13 @@ def test_a_share_whose_first_claimant_never_worked_goes_to_the_next_and_then_sta
         seen.append(engine.roster.owners.get("node-5"))
         if honest.orders and 6 in grid.online and number > 60:
             grid.online.discard(6)  # the mute one claims the share again while its new owner is away
+            grid.nodes[7] = Signing(6, "0xbad")  # and may have another share, for it has none any more
+            grid.online.add(7)
 
     engine, _, _ = run(nodes, 70, act, cohort=6)
     assert seen[1] == "0xbad" and seen[-1] == "0x5" and honest.orders
     assert engine.roster.unfit[5] == "node-5 was enrolled by 0x5, and 0xbad is another"
+    assert engine.roster.owners["node-6"] == "0xbad" and 7 not in engine.roster.unfit
 
 
 def test_a_node_that_fails_again_and_again_counts_once_toward_the_end_of_a_round() -> None:

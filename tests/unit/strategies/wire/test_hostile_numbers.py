@@ -97,6 +97,11 @@ def test_records_of_any_size_are_cut_or_refused() -> None:
         domains.identity({"model": "x" * 2**21})
 
 
+def test_whatever_hostile_bytes_make_a_reader_say_can_be_written_down_and_is_short() -> None:
+    detail = wire.malformed("the reply cannot be read", ValueError("\udc80" + "x" * 10_000)).detail
+    assert detail.encode() and len(detail) <= domains.LARGEST_REASON
+
+
 def test_a_hello_that_breaks_its_reader_is_turned_away_and_the_others_train() -> None:
     class Breaks(Liar):
         def __call__(self, message: Message) -> RecordDict:

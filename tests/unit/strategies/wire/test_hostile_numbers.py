@@ -90,6 +90,7 @@ def test_records_of_any_size_are_cut_or_refused() -> None:
     kept = domains.device({f"key {i}": "x" * 10_000 for i in range(1000)} | {"y" * 5000: 1, "bytes": b"x"})
     assert len(kept) <= domains.MOST_TEXTS and all(len(text) <= domains.LONGEST_TEXT for text in kept.values())
     assert domains.device({"half": "\ud800", "nan": float("nan")}) == {"half": "?"}
+    assert domains.device({"y" * (domains.LONGEST_NAME + 1): 1, "z": 2}) == {"z": 2}
     for record in ({f"{i}": 1.0 for i in range(1000)}, {"x" * 1000: 1.0}):
         with pytest.raises(Refused, match="at most"):
             domains.finite_scalars(record)

@@ -134,9 +134,8 @@ def invoke(arguments: Sequence[str]) -> int:
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "hypergpu"
         cause, near, guess = error.format_message().partition("id you mean ")
-        if cause.endswith("(D"):  # several guesses stand in brackets
-            guess = guess.removesuffix(")")
-        remedy = f"d{near}{guess}" if near else _option_meant(error, cause) or f"see `{path} --help`"
+        guess = guess.partition("?")[0]  # Click and Typer both guess at a command; several guesses stand in brackets
+        remedy = f"d{near}{guess}?" if near else _option_meant(error, cause) or f"see `{path} --help`"
         return _fail([Fault(cause.rstrip("D;d. ("), remedy)], 2, debug)
     except click.ClickException as error:
         return _fail([Fault(error.format_message(), "see `hypergpu --help`")], error.exit_code, debug)

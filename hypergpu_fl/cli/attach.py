@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from hypergpu_fl.cli.bundle import app_with_task
+from hypergpu_fl.cli.connections import require_connection
 from hypergpu_fl.cli.deployed import NewestRound, find, follow_log, hand_in
 from hypergpu_fl.cli.options import Runs, root_of
 from hypergpu_fl.cli.place import folder_of
@@ -56,6 +57,8 @@ def attach(
         typer.echo(printable(redact(text)), err=format is Format.JSON)
 
     newest = NewestRound(say)
+    if superlink:
+        require_connection(superlink, environ)
 
     if run.isdigit() and run not in run_names(root):
         if not superlink:

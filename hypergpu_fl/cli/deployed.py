@@ -19,6 +19,7 @@ from hypergpu_fl.cli.superlink import flower_environment
 from hypergpu_fl.config import Config
 from hypergpu_fl.errors import SuperLinkSilent, UsageError
 from hypergpu_fl.files import write_whole
+from hypergpu_fl.output import without_colours
 from hypergpu_fl.runs import SUBMITTED
 
 ASK_S: Final = 30.0  # the end of the log shows that the run has ended, but a hanging connection never ends it
@@ -27,7 +28,7 @@ PATIENCE_S: Final = 1800.0  # with a SuperLink that does not answer: enough to s
 # What Flower says when a ServerApp died instead of raising: nothing is wrong with the run itself.
 LOST: Final = ("No heartbeat received from the task", "Task failed with unknown error")
 MOST_LOSSES: Final = 5
-_ROUND: Final = re.compile(r"\bround +\d+/\d+  [^\x1b]*")  # as `hypergpu_fl.server.report` logs it
+_ROUND: Final = re.compile(r"\bround +\d+/\d+  .*")  # as `hypergpu_fl.server.report` logs it
 
 Say = Callable[[str], None]
 T = TypeVar("T")
@@ -168,11 +169,11 @@ class Shown:
         self._said = 0
 
     def lines(self, sent: Iterable[str]) -> None:
-        """Say those lines of one sending of the log that are new."""
+        """Say those lines of one sending of the log that are new, without the colours of the server's terminal."""
         for number, line in enumerate(sent, 1):
             if number > self._said:
                 self._said = number
-                self._say(line.rstrip("\n"))
+                self._say(without_colours(line.rstrip("\n")))
 
 
 class NewestRound:

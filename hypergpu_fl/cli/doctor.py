@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from hypergpu_fl.cli.options import ConfigFile, Runs
+from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.config import Config, environment, load, read_secrets, runs_root
 from hypergpu_fl.errors import ChainError, HyperGPUError
@@ -54,6 +54,7 @@ class Finding:
 @app.command()
 def doctor(
     config: ConfigFile = None,
+    settings: Overrides = None,
     superlink: Annotated[str, typer.Option(metavar="HOST:PORT", help="SuperLink to reach; default: none")] = "",
     ntp: Annotated[str, typer.Option(metavar="HOST", help="time server to compare the clock with")] = "",
     runs: Runs = None,
@@ -61,15 +62,16 @@ def doctor(
 ) -> None:
     """Check this machine; exit 1 if something is missing that a run needs.
 
-    With --config it also checks what the run needs: it reads the data, tries the task on one batch, and asks the chain.
+    With --config or --set it also checks what that run needs: it reads the data, tries the task on one batch, and asks
+    the chain.
 
     Example: hypergpu doctor --config my.toml --superlink link.example:8443
     """
     environ = environment(os.environ)
     read_secrets()
-    effective = load(config, {}, environ).config
+    effective = load(config, overrides(settings), environ).config
     root = runs.resolve() if runs else runs_root(effective.system, environ)
-    findings = examine(effective, root, superlink=superlink, ntp=ntp, task=config is not None)
+    findings = examine(effective, root, superlink=superlink, ntp=ntp, task=bool(config or settings))
     render([{"check": f.check, "status": f.status, "found": f.found, "remedy": f.remedy} for f in findings], format)
     if any(finding.status == MISSING for finding in findings):
         raise typer.Exit(1)

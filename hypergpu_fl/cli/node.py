@@ -16,9 +16,11 @@ import click
 import typer
 from typer.core import TyperCommand
 
+from hypergpu_fl.cli.connections import require_connection
 from hypergpu_fl.cli.provision import provision
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.errors import NetworkError, UsageError
+from hypergpu_fl.output import without_colours
 
 app = typer.Typer(
     add_completion=False,
@@ -89,11 +91,12 @@ def register(
     """
     from hypergpu_fl.cli.superlink import flower_environment
 
+    require_connection(superlink, os.environ)
+    for key in public_keys:
+        _require_public(key)
     rows = []
     flwr = str(Path(sys.executable).with_name("flwr"))
     for key in public_keys:
-        if not key.is_file():
-            raise UsageError(f"there is no public key {key}", "make one with `hypergpu node keys NAME`")
         command = [flwr, "supernode", "register", str(key), superlink, "--name", key.stem, "--format", "json"]
         done = subprocess.run(
             command,
@@ -114,7 +117,8 @@ def register(
         if done.returncode or not answer.get("success"):
             cause = answer.get("error-message") or (done.stderr or done.stdout).strip() or "no answer"
             raise NetworkError(
-                f"{key} was not registered: {cause}", f"check that {superlink!r} in Flower's configuration is reachable"
+                f"{key} was not registered: {without_colours(cause)}",
+                f"check that {superlink!r} in Flower's configuration is reachable",
             )
         rows.append({"name": key.stem, "node id": str(answer.get("node-id", ""))})
     if only:
@@ -123,6 +127,22 @@ def register(
 
         rows += [{"name": name, "node id": "shut out"} for name, _ in unregister_others(superlink, public_keys)]
     render(rows, format)
+
+
+def _require_public(key: Path) -> None:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+
+    if not key.is_file():
+        raise UsageError(f"there is no public key {key}", "make one with `hypergpu node keys NAME`")
+    try:
+        load_ssh_public_key(key.read_bytes())
+    except (ValueError, UnsupportedAlgorithm):
+        public = key.with_name(f"{key.name}.pub")
+        raise UsageError(
+            f"{key} holds no public key of OpenSSH's form",
+            f"give {public}" if public.is_file() else "make one with `hypergpu node keys NAME`",
+        ) from None
 
 
 class _Start(TyperCommand):

@@ -22,6 +22,7 @@ import typer
 from hypergpu_fl import guard
 from hypergpu_fl.children import free_port
 from hypergpu_fl.cli.bundle import app_with_task
+from hypergpu_fl.cli.connections import require_connection
 from hypergpu_fl.cli.dashboard import beside
 from hypergpu_fl.cli.deployed import NewestRound, deploy
 from hypergpu_fl.cli.follow import Tail, worth_showing
@@ -137,7 +138,9 @@ def run(
         _check_free(root, chosen)  # before the trial, which takes seconds
     if not resumed and (warning := unread(config)):
         typer.echo(warning, err=True)
-    if not superlink:
+    if superlink:
+        require_connection(superlink, environ)
+    else:
         ask_chain(effective)
     with stoppable(), app_with_task(source, effective.training) as bundled:
         if not superlink and sys.stderr.isatty():

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from hypergpu_fl.cli.connections import note_connection
 from hypergpu_fl.errors import UsageError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Start a SuperLink, or a SuperExec of its own.")
@@ -76,28 +77,3 @@ def superexec(context: typer.Context) -> None:
     from hypergpu_fl.server import superexec  # which imports Flower, and that reads the environment
 
     superexec.main(context.args)
-
-
-def note_connection(name: str, address: str, authority: Path) -> None:
-    """Add a connection to this user's Flower configuration, unless it has one of this name.
-
-    Raises
-    ------
-    UsageError
-        If it has one of this name for another SuperLink.
-    """
-    import tomllib
-
-    file = Path(os.environ.get("FLWR_HOME") or Path.home() / ".flwr").expanduser() / "config.toml"
-    text = file.read_text(encoding="utf-8-sig") if file.exists() else ""
-    wanted = {"address": address, "root-certificates": str(authority)}
-    try:
-        there = tomllib.loads(text).get("superlink", {}).get(name)
-    except ValueError as error:
-        raise UsageError(f"{file} cannot be read: {error}", "correct it, or move it away") from None
-    if there is None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lines = [f"[superlink.{name}]", *(f'{key} = "{value}"' for key, value in wanted.items())]
-        file.write_text(text + ("\n" if text else "") + "\n".join(lines) + "\n", encoding="utf-8")
-    elif any(there.get(key) != value for key, value in wanted.items()):
-        raise UsageError(f"{file} has a connection {name!r} to {there.get('address')}", "give another --connection")

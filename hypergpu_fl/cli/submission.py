@@ -21,12 +21,12 @@ from typing import Any, Final
 import hypergpu_fl
 from hypergpu_fl.config import Config, to_run_config, unflatten
 from hypergpu_fl.errors import RunFailed, SuperLinkSilent, UsageError
+from hypergpu_fl.output import without_colours
 
 COMPLETED: Final = "finished:completed"
 STOPPED: Final = "finished:stopped"
 _COMMAND_LIMIT_S: Final = 120.0
 _AWAY: Final = re.compile(r"SuperLink is unavailable|\b50[0234]\b|not initialized")  # it is starting or ending
-_ANSI: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Submission:
     def log(self) -> str:
         """Everything that a run printed until it ended, without colours."""
         printed, _ = _run(["log", self.run_id, self.connection, "--stream"], self.environ)
-        return _ANSI.sub("", printed)
+        return without_colours(printed)
 
     def follow(self) -> subprocess.Popen[str]:
         """Process whose standard output is the run's log, until the run ends."""
@@ -220,7 +220,7 @@ def _flwr(arguments: list[str], environ: Mapping[str, str]) -> dict[str, Any]:
             f"`flwr {arguments[0]}` gave no answer within {_COMMAND_LIMIT_S:.0f} s", "is the SuperLink reachable?"
         ) from None
     except ValueError:
-        said = (_ANSI.sub("", complaints) or printed).strip().splitlines() or ["nothing"]
+        said = (without_colours(complaints) or printed).strip().splitlines() or ["nothing"]
         raise SuperLinkSilent(f"`flwr {arguments[0]}` answered: {said[-1]}", "check the SuperLink connection") from None
     if not answer.get("success"):
         reason = str(answer.get("error-message") or answer).strip().splitlines()[-1]

@@ -40,7 +40,8 @@ MATRIX = [
 
 
 @pytest.fixture(autouse=True)
-def files(tmp_path: Path) -> None:
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path / "flower"))
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
 
@@ -94,12 +95,18 @@ def test_an_existing_run_is_not_overwritten(hypergpu: Command, tmp_path: Path) -
         (["run", "--resume", "x"], "there is no run under", "hypergpu run"),
         (["run", "--name", "../up"], "the run name '../up' must be", "another name"),
         (["run", "--set", "training.rounds=none"], "training.rounds is 'none' (in --set)", "whole number"),
+        (["run", "--superlink", "lokal"], "config.toml has no connection 'lokal'", "did you mean 'local'?"),
+        (["run", "--superlink", "site"], "config.toml has no connection 'site'", "hypergpu server start"),
+        (["attach", "17", "--superlink", "lokal"], "has no connection 'lokal'", "did you mean 'local'?"),
         (["run", "--format", "xml"], "'xml' is not one of", "hypergpu run --help"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_wrong_options_are_refused(hypergpu: Command, words: list[str], cause: str, remedy: str) -> None:
+def test_wrong_options_are_refused(
+    hypergpu: Command, tmp_path: Path, words: list[str], cause: str, remedy: str
+) -> None:
     assert_one_fault(hypergpu(*words), cause, remedy)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_variable_with_a_wrong_value_is_named(hypergpu: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,12 +25,13 @@ def status(text: str, details: str = "") -> dict[str, object]:
     return {"success": True, "runs": [{"status": text, "status-details": details}]}
 
 
+PRINTED = r"printf 'one\n\033[33mtwo\n\033[0m'"
 RUNNING, DONE = status("running"), status("finished:completed")
 
 
 @pytest.fixture
 def flwr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Submission]:
-    """A ``flwr`` whose answers to ``ls`` are given, one after the other; its log has two lines, or breaks off."""
+    """A ``flwr`` whose answers to ``ls`` are given, one after the other; its log has two lines, one coloured."""
 
     def answering(*answers: dict[str, object]) -> Submission:
         for i, answer in enumerate(answers):
@@ -38,7 +39,7 @@ def flwr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Submi
         program = tmp_path / "flwr"
         program.write_text(
             f"#!/bin/sh\ncd {tmp_path}\n"
-            'if [ "$1" = log ]; then echo one; echo two; exit; fi\n'
+            f'if [ "$1" = log ]; then {PRINTED}; exit; fi\n'
             "n=$(cat n 2>/dev/null || echo 0); echo $((n + 1)) > n; exec cat answer$n\n"
         )
         program.chmod(0o755)
@@ -54,6 +55,7 @@ def test_a_superlink_that_is_away_is_waited_for_and_its_log_is_said_once(flwr: C
     _, state, _ = follow_log(flwr(RUNNING, AWAY, AWAY, RUNNING, DONE), None, said.append)
     assert state == "finished:completed"
     assert [line for line in said if line in ("one", "two")] == ["one", "two"]
+    assert "\x1b" not in "".join(said), "a server in a terminal colours its log"
     assert sum("goes on asking" in line for line in said) == sum("answers again" in line for line in said) == 1
 
 
@@ -156,7 +158,7 @@ def test_the_end_of_a_run_whose_books_lie_elsewhere_shows_the_last_rounds_figure
     flwr(RUNNING, DONE)
     program = tmp_path / "flwr"
     lines = [f"round {n:>3}/2  accuracy 0.{n}00  loss 0.5000     12.4 s  3/3 arrived\\033[0m" for n in (1, 2)]
-    program.write_text(program.read_text().replace("echo one; echo two", f"printf '{lines[0]}\\n{lines[1]}\\nover\\n'"))
+    program.write_text(program.read_text().replace(PRINTED, f"printf '{lines[0]}\\n{lines[1]}\\nover\\n'"))
     assert invoke(sent) == 0
     table = capsys.readouterr().out.partition("over")[2]
     assert "round 2/2 accuracy 0.200 loss 0.5000 12.4 s 3/3 arrived" in table and "[0m" not in table

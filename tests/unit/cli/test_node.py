@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from hypergpu_fl.children import free_port
 from hypergpu_fl.cli import invoke
+from hypergpu_fl.cli.connections import note_connection
 from hypergpu_fl.cli.node import with_link
-from hypergpu_fl.cli.server import note_connection
 from hypergpu_fl.errors import UsageError
 from hypergpu_fl.ledger.database import connect
 from hypergpu_fl.network import registry
@@ -39,13 +40,21 @@ def test_one_command_makes_the_keys_of_several_nodes(tmp_path: Path, capsys: pyt
 def test_registering_needs_a_key_and_a_superlink(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert invoke(["node", "register", str(tmp_path / "none.pub")]) == 2
-    assert "there is no public key" in capsys.readouterr().err
-    monkeypatch.setenv("FLWR_HOME", str(tmp_path / "flower"))
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path))
+    note_connection("away", f"127.0.0.1:{free_port()}", tmp_path / "ca.crt")
     assert invoke(["node", "keys", "a", "--out", str(tmp_path)]) == 0
+    assert invoke(["node", "certs", "localhost", "--out", str(tmp_path)]) == 0
     capsys.readouterr()
-    assert invoke(["node", "register", str(tmp_path / "a.pub"), "--superlink", "nowhere"]) == 1
-    assert "was not registered" in capsys.readouterr().err
+    for key, superlink, code, said in (
+        ("none.pub", "away", 2, "there is no public key"),
+        ("a", "away", 2, f"remedy: give {tmp_path / 'a.pub'}"),
+        ("ca.crt", "away", 2, "holds no public key"),
+        ("a.pub", "awai", 2, "did you mean 'away'?"),
+        ("a.pub", "away", 1, "was not registered"),
+    ):
+        assert invoke(["node", "register", str(tmp_path / key), "--superlink", superlink]) == code
+        err = capsys.readouterr().err
+        assert said in err and "x1b" not in err
 
 
 def test_the_registry_is_shown_in_the_units_that_people_read(

@@ -135,6 +135,7 @@ def test_a_traceback_appears_only_with_debug_and_without_secrets(
     ("words", "stderr"),
     [
         (["dotcor"], "error: No such command 'dotcor'\nremedy: did you mean 'doctor'?\n"),
+        (["task", "chek"], "error: No such command 'chek'\nremedy: did you mean 'check'?\n"),
         (["xyzzy"], "error: No such command 'xyzzy'\nremedy: see `hypergpu --help`\n"),
         (["doctor", "--runz"], "error: No such option '--runz'\nremedy: did you mean '--runs'?\n"),
         (

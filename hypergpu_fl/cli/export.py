@@ -48,7 +48,8 @@ def export(
 
     An export of another model in the same folder is replaced, which is said.
 
-    Best is the round with the best target metric, else accuracy, else the lowest loss.
+    Best is the round with the best target metric, else accuracy, else the lowest loss; of equals, the one of the lowest
+    loss.
 
     Example: hypergpu export demo --best --format safetensors --out model
     """

@@ -20,6 +20,8 @@ def history(*figures: dict[str, Any]) -> list[dict[str, Any]]:
         ([{"accuracy": 0.5, "loss": 1.0}, {"accuracy": 0.7, "loss": 2.0}, {"accuracy": 0.6, "loss": 0.5}], Aim(), 2),
         ([{"accuracy": None, "loss": 1.0}, {"accuracy": None, "loss": 0.5}, {"accuracy": None, "loss": 0.7}], Aim(), 2),
         ([{"loss": 1.0}, {"loss": float("nan")}, {"loss": 1.0}], Aim(), 1),
+        ([{"accuracy": 1.0}, {"accuracy": 1.0, "loss": 1.4}, {"accuracy": 1.0, "loss": 0.1}], Aim(), 3),
+        ([{"loss": 0.5, "metrics": {"r2": 0.3}}, {"loss": 0.4, "metrics": {"r2": 0.3}}], Aim("r2"), 2),
         ([{"accuracy": 0.9, "loss": 1.0}, {"accuracy": 0.8, "loss": 0.5}], Aim("loss", more=False), 2),
         ([{"loss": 1.0, "metrics": {"r2": 0.1}}, {"loss": 2.0, "metrics": {"r2": 0.3}}], Aim("r2"), 2),
         ([{"accuracy": None, "loss": float("inf")}, {"accuracy": None, "loss": None}], Aim(), 2),

@@ -84,9 +84,12 @@ def own_modules(references: list[str], path: list[Path]) -> dict[str, Path]:
             continue
         if place is None:
             where = ", ".join(str(folder) for folder in path)
+            near = nearest(top, [file.stem for folder in path[:1] for file in folder.glob("*.py")])
             raise TaskError(
                 f"{reference!r} cannot be found: there is no {top}.py and no folder {top}/ in {where}",
-                "run in the folder that holds it, or install it here and on every node",
+                f"did you mean {near}{reference.removeprefix(top)}?"
+                if near
+                else "run in the folder that holds it, or install it here and on every node",
             )
         _check_defined(place, module, name, reference)
         waiting = [(top, place)]

@@ -71,6 +71,7 @@ def test_an_installed_package_does_not_travel(tmp_path: Path) -> None:
     ("reference", "text", "cause", "remedy"),
     [
         ("absent:Mine", "", "there is no absent.py", "run in the folder that holds it"),
+        ("mien:Task", "class Task: ...\n", "there is no mien.py", "did you mean mine:Task?"),
         ("mine:Taks", "class Task: ...\n", "mine.py defines no 'Taks'", "did you mean mine:Task"),
         ("mine:Task", "class Task\n", "mine.py:1", "correct that line"),
         ("mine:Task", f"class Task: ...\nx = {'+'.join('1' * 20_000)}", "recursion depth", "shorten its longest"),

@@ -33,6 +33,8 @@ SUPEREXEC_EXECUTOR: Final = Place("flwr.supercore.superexec.run_superexec", "get
 SUPERNODE_RETRY: Final = Place("flwr.supernode.fleet_http_connection", "make_simple_http_retry_invoker")
 SUPEREXEC_RETRY: Final = Place("flwr.supercore.superexec.run_superexec", "make_simple_http_retry_invoker")
 SERVERAPP_RETRY: Final = Place("flwr.superlink.grid.http_grid", "make_simple_http_retry_invoker")
+# Signs a SuperNode's requests with the time.
+SUPERNODE_SIGNER: Final = Place("flwr.supernode.fleet_http_connection", "NodeAuthHttpInterceptor")
 # Heartbeats that a task may miss. This module has no other patience; the one with nodes is in another module.
 TASK_PATIENCE: Final = Place("flwr.supercore.corestate.sql_corestate", "HEARTBEAT_PATIENCE")
 # Seconds that a ServerApp has to report how it ended.
@@ -44,6 +46,7 @@ REPLACED: Final = (
     SUPEREXEC_SECRET,
     SUPEREXEC_EXECUTOR,
     SUPERNODE_RETRY,
+    SUPERNODE_SIGNER,
     SUPEREXEC_RETRY,
     SERVERAPP_RETRY,
     TASK_PATIENCE,

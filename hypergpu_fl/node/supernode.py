@@ -24,9 +24,16 @@ from flwr.supercore.exit import ExitCode, flwr_exit
 from flwr.supernode import start_client_internal
 
 from hypergpu_fl.children import keep_running
-from hypergpu_fl.flower_internals import SUPERNODE_RETRY, SUPERNODE_SECRET, SUPERNODE_TIME, replace
+from hypergpu_fl.flower_internals import (
+    SUPERNODE_RETRY,
+    SUPERNODE_SECRET,
+    SUPERNODE_SIGNER,
+    SUPERNODE_TIME,
+    replace,
+)
 from hypergpu_fl.handshakes import try_broken_ones_again
 from hypergpu_fl.node.draining import DRAIN_S, Draining
+from hypergpu_fl.node.wrong_clock import tell_wrong_clocks
 from hypergpu_fl.superexec_secret import shared_secret
 
 # Flower's options that `run` sets itself, or that are for a user's own SuperExec.
@@ -85,6 +92,7 @@ def run(arguments: Sequence[str], *, host: str, port: int, drain_s: float = DRAI
 
     replace(SUPERNODE_TIME, SimpleNamespace(sleep=sleep))
     try_broken_ones_again(SUPERNODE_RETRY)
+    tell_wrong_clocks(SUPERNODE_SIGNER)
     draining.join(start_client_internal)
     sys.argv = ["flower-supernode", *arguments, "--host", host, "--port", str(port)]
     if (

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from numpy.typing import NDArray
 
 from hypergpu_fl.config import Config
-from hypergpu_fl.task import Task, fresh_model, full_identity, load_task
-from hypergpu_fl.task.source import with_code
+from hypergpu_fl.task import Task, fresh_model, hello_identity, load_task
 from strategies.model.layout import Layout, Vector
 
 if TYPE_CHECKING:
@@ -58,8 +57,8 @@ class LocalTask:
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        """See `hypergpu_fl.task.full_identity` and `hypergpu_fl.task.source.with_code`."""
-        return with_code(full_identity(self.task, self.model), self.task, self.architecture)
+        """See `hypergpu_fl.task.hello_identity`."""
+        return hello_identity(self.task, self.model, self.architecture)
 
     def first_weights(self) -> Vector:
         """The fresh model as a vector."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Final
 
+from hypergpu_fl.task.layers import LAYERS, comparable
 from hypergpu_fl.task.loading import CONSTANTS
 from hypergpu_fl.task.source import CODE
 from strategies.errors import Reason, Refused
@@ -18,13 +19,13 @@ SHOWN: Final = 120  # characters of a value; of a long one, those around the fir
 class SameTask:
     """Refuses nodes whose task has another identity than the server's, or whose share is none of its ``shares``.
 
-    See `hypergpu_fl.task.full_identity` and `hypergpu_fl.task.source.with_code`. A node may have modules that the
-    server has not, such as what reads its own data, and others by the names in ``sites_own``.
+    See `hypergpu_fl.task.hello_identity`. A node may have modules that the server has not, such as what reads its own
+    data, and others by the names in ``sites_own``.
     """
 
     def __init__(self, identity: Mapping[str, str], *, shares: int, sites_own: Collection[str] = ()) -> None:
         self._code = _modules(identity)
-        self._named = {name: text for name, text in identity.items() if name != CODE}
+        self._identity = identity
         self._shares, self._sites_own = shares, tuple(f"{name}." for name in sites_own)
 
     def vet(self, hello: Hello) -> None:
@@ -35,9 +36,12 @@ class SameTask:
                 f"there is no share {hello.partition}: training.num_nodes = {self._shares}; where nodes have left, "
                 "`hypergpu node provision --close-gaps` gives theirs to others",
             )
-        theirs = {name: text for name, text in hello.identity.items() if name != CODE}
-        if found := [*filter(None, [differences(self._named, theirs), self._other_code(_modules(hello.identity))])]:
-            raise Refused(Reason.OTHER_TASK, "; ".join(found))
+        sides = (self._identity, hello.identity)
+        named = ({name: text for name, text in side.items() if name not in (CODE, LAYERS)} for side in sides)
+        layers = comparable(*(side.get(LAYERS, "") for side in sides))
+        found = differences(*named), differences(*layers), self._other_code(_modules(hello.identity))
+        if any(found):
+            raise Refused(Reason.OTHER_TASK, "; ".join(filter(None, found)))
 
     def _other_code(self, theirs: Mapping[str, str]) -> str:
         other = [

@@ -49,10 +49,10 @@ from hypergpu_fl.server.resumption import Checkpointing, check_same_task, check_
 from hypergpu_fl.server.round_tables import RoundTables
 from hypergpu_fl.server.simulated_compute import SimulatedCompute, flops_per_sample, simulated_links
 from hypergpu_fl.settlement import Settlement
-from hypergpu_fl.task import Task, fresh_model, full_identity, layout_of, load_task
+from hypergpu_fl.task import Task, fresh_model, full_identity, hello_identity, layout_of, load_task
 from hypergpu_fl.task.check import check_held_out, check_validation
 from hypergpu_fl.task.device import resolve_device
-from hypergpu_fl.task.source import source_digest, with_code
+from hypergpu_fl.task.source import source_digest
 from strategies import lineup
 from strategies.arrivals import Arrivals, VirtualArrivals, VirtualLinks, WallArrivals
 from strategies.arrivals.hellos import LARGEST_HELLO
@@ -172,7 +172,7 @@ def run(
             strategy,
             event_log,
             SameTask(
-                with_code(identity, task, config.training.model_architecture),
+                hello_identity(task, model, config.training.model_architecture),
                 shares=config.training.num_nodes,
                 sites_own=getattr(task, "site_modules", ()),
             ),

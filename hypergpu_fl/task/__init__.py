@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hypergpu_fl.task.loading import fresh_model, full_identity, layout_of, load_task
+from hypergpu_fl.task.loading import fresh_model, full_identity, hello_identity, layout_of, load_task
 from hypergpu_fl.task.protocol import Differentiable, EvalResult, Task, TrainContext, TrainResult, differentiable
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ __all__ = [
     "differentiable",
     "fresh_model",
     "full_identity",
+    "hello_identity",
     "layout_of",
     "load_task",
 ]

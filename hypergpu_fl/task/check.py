@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from hypergpu_fl.config import Training
 from hypergpu_fl.config.target import Target
 from hypergpu_fl.errors import TaskError
-from hypergpu_fl.task.loading import CONSTANTS, FROZEN, fresh_model, full_identity, load_task
+from hypergpu_fl.task.loading import CONSTANTS, FROZEN, fresh_model, full_identity, hello_identity, load_task
 from hypergpu_fl.task.metric_names import named_metrics
 from hypergpu_fl.task.protocol import EvalResult, Task
 from hypergpu_fl.task.trial import Trial, examples_of, expect, try_task
@@ -82,7 +82,7 @@ def check_task(
     where = resolve_device(device)
     model = fresh_model(task, training.seed)
     identity = full_identity(task, model)
-    _check_can_be_sent(identity)
+    _check_can_be_sent(hello_identity(task, model, training.model_architecture))
     _check_drawn_again(task, model, training.seed)
     if partition is None:
         partition = _first_share(task, training.num_nodes)
@@ -118,7 +118,7 @@ def try_first(training: Training, task: Task, *, device: str) -> dict[str, float
 
     where = resolve_device(device)
     model = fresh_model(task, training.seed)
-    _check_can_be_sent(full_identity(task, model))
+    _check_can_be_sent(hello_identity(task, model, training.model_architecture))
     _check_drawn_again(task, model, training.seed)
     partition = _first_share(task, training.num_nodes)
     tried = try_task(task, model, partition, device=where, batch_size=training.batch_size)

@@ -11,6 +11,7 @@ from hypergpu_fl.config import System, Training, runs_root
 from hypergpu_fl.errors import TaskError
 from hypergpu_fl.task.names import import_object
 from hypergpu_fl.task.protocol import Task
+from hypergpu_fl.task.source import with_code
 from hypergpu_fl.task.user_code import user_code
 from strategies.model.layout import Arrays, Layout
 
@@ -103,6 +104,16 @@ def full_identity(task: Task, model: torch.nn.Module) -> dict[str, str]:
     if constants := constants_text(model):
         found[CONSTANTS] = constants
     return found
+
+
+def hello_identity(task: Task, model: torch.nn.Module, architecture: str) -> dict[str, str]:
+    """What a node says of its task at its hello: `full_identity`, the kinds and settings of layers, and the code.
+
+    The latter two are not compared when a run is resumed, which tells a change of the code and goes on.
+    """
+    from hypergpu_fl.task.layers import LAYERS, layers_text
+
+    return with_code({**full_identity(task, model), LAYERS: layers_text(model)}, task, architecture)
 
 
 def layout_of(arrays: Arrays, model: torch.nn.Module) -> Layout:

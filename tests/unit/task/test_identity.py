@@ -14,7 +14,8 @@ from torch import nn
 from hypergpu_fl.config import Training
 from hypergpu_fl.errors import TaskError
 from hypergpu_fl.server.enrolment import SameTask, differences
-from hypergpu_fl.task import TorchTask, fresh_model, full_identity, load_task
+from hypergpu_fl.task import TorchTask, fresh_model, hello_identity, load_task
+from hypergpu_fl.task.layers import LAYERS
 from strategies.errors import Refused
 from strategies.wire import Hello
 
@@ -46,7 +47,7 @@ def own(**changes: Any) -> Callable[[Path], Identity]:
 
     def identity(folder: Path) -> Identity:
         task = type("Plain", (Plain,), changes)(Training())
-        return full_identity(task, fresh_model(task, 0))
+        return hello_identity(task, fresh_model(task, 0), "")
 
     return identity
 
@@ -72,6 +73,31 @@ def test_constant_buffers_may_differ_by_how_a_processor_rounds(tmp_path: Path) -
     assert exact != rounded and differences(exact, rounded) == ""
 
 
+class Counting(nn.ReLU):
+    """A layer of the user's own, which may hold what its machine has."""
+
+    def __init__(self, cores: int) -> None:
+        super().__init__()
+        self.cores = cores
+
+
+def test_what_a_layer_holds_of_its_machine_is_its_own(tmp_path: Path) -> None:
+    def model_at(cores: int, place: str, inplace: bool) -> nn.Module:
+        head = nn.Linear(3, 2)
+        head.place = place
+        return nn.Sequential(head, Counting(cores), nn.ReLU(inplace=inplace))
+
+    server, node = (model(lambda made=made: model_at(*made))(tmp_path) for made in ((4, "/a", False), (8, "/b", True)))
+    SameTask(server, shares=1).vet(Hello(0, 6, identity=node))
+
+
+def test_a_setting_that_another_release_of_torch_does_not_know_is_not_compared(tmp_path: Path) -> None:
+    server = model(lambda: nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.1)))(tmp_path)
+    node = {**server, LAYERS: server[LAYERS].replace("Dropout.p 0.1", "Dropout.q 1")}
+    assert node != server
+    SameTask(server, shares=1).vet(Hello(0, 6, identity=node))
+
+
 def images(*classes: str, **settings: Any) -> Callable[[Path], Identity]:
     """Identity of the built-in task over a folder of these classes."""
 
@@ -83,7 +109,7 @@ def images(*classes: str, **settings: Any) -> Callable[[Path], Identity]:
                     Image.new("L", (8, 8), number).save(folder / "own" / part / name / f"{number}.png")
         training = Training(dataset="folder", data_root=str(folder / "own"), num_nodes=1, **settings)
         task = load_task(training, cache=folder / "cache", simulated=False)
-        return full_identity(task, fresh_model(task, 0))
+        return hello_identity(task, fresh_model(task, 0), "")
 
     return identity
 
@@ -91,7 +117,7 @@ def images(*classes: str, **settings: Any) -> Callable[[Path], Identity]:
 def digits(**settings: Any) -> Callable[[Path], Identity]:
     def identity(folder: Path) -> Identity:
         task = load_task(Training(num_nodes=1, **settings), cache=folder)
-        return full_identity(task, fresh_model(task, 0))
+        return hello_identity(task, fresh_model(task, 0), "")
 
     return identity
 
@@ -141,6 +167,36 @@ OTHER: dict[str, tuple[Callable[[Path], Identity], Callable[[Path], Identity], t
         model(lambda: Table(torch.zeros(0))),
         model(lambda: nn.Linear(3, 2)),
         ("constant buffers: nothing there",),
+    ),
+    "a dropout rate": (
+        model(lambda: nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.1))),
+        model(lambda: nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.2))),
+        ("layer Dropout.p: '0.2' there, '0.1' at the server",),
+    ),
+    "an activation": (
+        model(lambda: nn.Sequential(nn.Linear(3, 2), nn.ReLU())),
+        model(lambda: nn.Sequential(nn.Linear(3, 2), nn.GELU())),
+        ("layer ReLU: nothing there, '1' at the server", "layer GELU: '1' there, nothing"),
+    ),
+    "the way of an activation": (
+        model(lambda: nn.Sequential(nn.Linear(3, 2), nn.GELU())),
+        model(lambda: nn.Sequential(nn.Linear(3, 2), nn.GELU("tanh"))),
+        ("layer GELU.approximate: ",),
+    ),
+    "a stride of one of two convolutions": (
+        model(lambda: nn.Sequential(nn.Conv2d(1, 1, 3), nn.Conv2d(1, 1, 3, stride=(2, 1)))),
+        model(lambda: nn.Sequential(nn.Conv2d(1, 1, 3, stride=(2, 1)), nn.Conv2d(1, 1, 3))),
+        ("layer Conv2d.stride: '#",),
+    ),
+    "heads of attention": (
+        model(lambda: nn.MultiheadAttention(4, 2)),
+        model(lambda: nn.MultiheadAttention(4, 4)),
+        ("layer MultiheadAttention.num_heads: '4' there, '2' at the server",),
+    ),
+    "a dropout between recurrent layers": (
+        model(lambda: nn.LSTM(3, 3, num_layers=2, dropout=0.1)),
+        model(lambda: nn.LSTM(3, 3, num_layers=2, dropout=0.3)),
+        ("layer LSTM.dropout: '0.3' there, '0.1' at the server",),
     ),
     # of the same kind
     "one more class": (images("cat", "dog"), images("cat", "dog", "emu"), ("'cat, dog, emu' there", "float32[3, ")),

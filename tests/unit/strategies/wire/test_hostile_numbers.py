@@ -98,6 +98,11 @@ def test_records_of_any_size_are_cut_or_refused() -> None:
         domains.identity({"model": "x" * 2**21})
 
 
+def test_numbers_that_are_not_finite_are_not_read() -> None:
+    content = reply_with(np.ones(LAYOUT.size), loss=float("nan"), x=float("inf"))
+    assert wire.numbers(content, wire.METRICS) == {wire.SAMPLES: 64}
+
+
 def test_whatever_hostile_bytes_make_a_reader_say_can_be_written_down_and_is_short() -> None:
     detail = wire.malformed("the reply cannot be read", ValueError("\udc80" + "x" * 10_000)).detail
     assert detail.encode() and len(detail) <= domains.LARGEST_REASON

@@ -57,7 +57,10 @@ HOSTILE: dict[str, tuple[Callable[[], RecordDict | Error], Reason]] = {
     "an array that is none": (lambda: raw_array(data=b"not numpy at all"), Reason.MALFORMED),
     "an unknown serialiser": (lambda: raw_array(stype="pickle"), Reason.MALFORMED),
     "too few bytes": (lambda: with_blob(np.zeros(4 * LAYOUT.size - 1, np.uint8)), Reason.WRONG_MODEL),
-    "too many bytes": (lambda: with_blob(np.zeros(200_000, np.uint8)), Reason.TOO_LARGE),
+    "one byte too many, of which 128 are numpy's header": (
+        lambda: with_blob(np.zeros(4 * LAYOUT.size + wire.reply.HEADROOM_BYTES - 127, np.uint8)),
+        Reason.TOO_LARGE,
+    ),
     "not a number": (lambda: reply_with(np.full(LAYOUT.size, np.nan, np.float32)), Reason.NON_FINITE),
     "infinity": (lambda: reply_with(np.full(LAYOUT.size, np.inf, np.float32)), Reason.NON_FINITE),
     "a giant at first": (lambda: reply_with(np.full(LAYOUT.size, 1e3, np.float32)), Reason.NORM_OUTLIER),

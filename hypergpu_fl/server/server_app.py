@@ -65,7 +65,6 @@ from strategies.settings import Settings
 
 BLOBS, PRICED = "blobs", "priced"  # folders of a run
 NODES_WAIT_S = 120.0
-NODES_TOLD_S = 2.0  # a wait that is no longer is not worth a line
 PREDECESSOR_S = 120.0  # a ServerApp that Flower has given up hears of it when it next reaches the SuperLink
 SIMULATION_SETTLED_S = 5.0
 DRAIN_S = 60.0
@@ -379,11 +378,9 @@ def wait_for_nodes(grid: Grid, wanted: int, *, simulated: bool) -> int:
         now_s = time.monotonic()
         if (seen := len(list(grid.get_node_ids()))) > connected:
             connected, grown_s = seen, now_s
-        if not simulated and connected != told and now_s - began_s > NODES_TOLD_S:
+        if not simulated and told < connected < wanted:
             told = connected
-            logger.info(
-                "{} of {} nodes are connected; the run waits up to {:.0f} s for the rest", told, wanted, NODES_WAIT_S
-            )
+            logger.info("{} of {} nodes are connected; the rest have {:.0f} s to come", told, wanted, NODES_WAIT_S)
         if simulated and connected and now_s - grown_s > SIMULATION_SETTLED_S:
             logger.warning(
                 "Flower simulates {} nodes, not training.num_nodes = {}; for more: "

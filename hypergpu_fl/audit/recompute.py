@@ -22,7 +22,7 @@ from hypergpu_fl.ledger.bundle import Bundle, RoundRecord
 from hypergpu_fl.ledger.contribution import hash_blob
 from hypergpu_fl.ledger.event_log import heads_of, verify_log
 from hypergpu_fl.ledger.pricing import Pricing
-from hypergpu_fl.pricing import PricedRounds, Pricer, Scoring
+from hypergpu_fl.pricing import AUDITED, PricedRounds, Pricer, versioned
 from hypergpu_fl.pricing.kept_updates import FIRST, MANIFEST, STATE, model_after, round_folder
 from hypergpu_fl.task import Task, fresh_model, layout_of
 from strategies.errors import BadLine
@@ -40,8 +40,6 @@ TOLERANCE: Final = 1e-3
 """How far a value may be from the recomputed one, as a share of the sum of the round's absolute values: a GPU, or
 another order of summation, rounds differently."""
 SLACK: Final = 20  # allowed on top of that, in units of 1e-9 of the loss
-_BY_LOSS_ALONE: Final[tuple[Scoring, ...]] = ("aumann_shapley", "shapley", "leave_one_out")
-"""Scorings that need nothing but models; the others also use how many examples a node counts for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +122,7 @@ def audit(
     )
     wanted, unaudited = drawn(len(records), count, seed), list[str]()
     scorings = {record.pricing.scoring for record in records if record.pricing}
-    scoring = next((name for name in _BY_LOSS_ALONE if scorings == {f"{name}/1"}), None)
+    scoring = next((name for name in AUDITED if scorings == {versioned(name)}), None)
     if kept is not None:
         unaudited.append(f"rounds 1 to {kept.after_round}, whose updates were removed, and therefore all values")
         scoring, wanted = None, ()

@@ -14,7 +14,8 @@ from strategies.spelling import did_you_mean
 
 MODELS: Final = ("mlp", "simple_cnn", "resnet18")
 DATASETS: Final = ("digits", "mnist", "fashion_mnist", "cifar10", "folder")
-CODEC_LEVELS: Final = ("raw", "fp32", "fp16", "bf16", "int8", "int4", "top8", "top16", "top32", "top64", "top128")
+DENSE_LEVELS: Final = ("raw", "fp32", "fp16", "bf16", "int8", "int4")  # these send every value of an update
+CODEC_LEVELS: Final = (*DENSE_LEVELS, "top8", "top16", "top32", "top64", "top128")
 
 LARGEST: Final = 10.0**6  # of a factor: beyond it float32 weights overflow
 MOST_NODES: Final = 100_000
@@ -23,7 +24,7 @@ MOST_WEI: Final = 2**96 - 1  # what the contract holds of a session's pool, a ui
 EMBEDDED_GWEI: Final = 2.0  # what the EVM inside the process asks for a gas
 MOST_CHAIN_ID: Final = 2**63 - 37  # EIP-2294
 
-PLANNED: Final = "network_aware"  # the policy whose planner chooses local steps
+PLANNED: Final = ("network_aware",)  # the policies whose planner chooses local steps: all that are no peers
 
 _PLUGIN: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _RUN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -324,7 +325,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _medians_need_dense_levels(self) -> Self:
         rule, codec = self.training.aggregation, self.network.codec
-        if rule in ("median", "trimmed_mean") and (codec == "auto" or codec.startswith("top")):
+        if rule in ("median", "trimmed_mean") and codec not in DENSE_LEVELS:
             raise ValueError(
                 f"training.aggregation: is {rule!r}, but network.codec {codec!r} sends few of an update's values, and "
                 "the median of what most nodes leave out is nothing; set network.codec to int8, or another dense level"
@@ -333,7 +334,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _a_range_needs_a_planner(self) -> Self:
-        if self.training.steps_within and self.network.policy != PLANNED:
+        if self.training.steps_within and self.network.policy not in PLANNED:
             raise ValueError(
                 f"training.local_steps: is {self.training.local_steps!r}, but policy {self.network.policy!r} has no "
                 "planner to decide within a range"

@@ -39,7 +39,6 @@ from numpy.typing import NDArray
 
 from strategies.model.layout import Vector
 
-VERSION: Final = "aumann_shapley/1"
 _HALF_WIDTH: Final = 0.5 * (3 / 5) ** 0.5
 NODES: Final = (0.5 - _HALF_WIDTH, 0.5, 0.5 + _HALF_WIDTH)
 WEIGHTS: Final = (5 / 18, 8 / 18, 5 / 18)

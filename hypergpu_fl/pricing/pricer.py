@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     import torch
 
 Scoring = Literal["aumann_shapley", "improvement", "weight", "leave_one_out", "shapley"]
+AUDITED: tuple[Scoring, ...] = ("aumann_shapley", "shapley", "leave_one_out")
+"""Scorings that need nothing but models; the others also use how many examples a node counts for."""
 DEFAULT: Scoring = "aumann_shapley"
 BLIND: Scoring = "shapley"  # instead of aumann_shapley for a task without gradients: the same kind of value, sampled
 
@@ -51,6 +53,11 @@ def scoring_of(named: Scoring | Literal["auto"], *, chain: bool) -> Scoring | No
     if named != "auto":
         return named
     return DEFAULT if chain else None
+
+
+def versioned(scoring: Scoring) -> str:
+    """The scoring as the books name it; its version rises whenever it would score the same round otherwise."""
+    return f"{scoring}/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +239,7 @@ class Pricer:
         )
         values = found.scores if found.values is None else found.values
         pricing = Pricing(
-            scoring=f"{self._scoring}/1",
+            scoring=versioned(self._scoring),
             loss_before=before,
             loss_after=after,
             movements=found.movements,

@@ -60,7 +60,7 @@ def decided_by(config: Config) -> str:
         return f"as asked: training.epochs = {training.epochs} over its own data"
     if training.fixed_steps:
         return f"as asked: training.local_steps = {training.local_steps}"
-    if policy != PLANNED:
+    if policy not in PLANNED:
         return f"one pass over its own data, as policy {policy} does; training.local_steps or training.epochs set it"
     fewest, most = training.steps_within or (FEWEST_STEPS, MOST_STEPS)
     return f"planned within {fewest}-{most} each round; training.local_steps or training.epochs set it"

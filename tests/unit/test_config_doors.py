@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 
 from hypergpu_fl.cli.options import root_of
@@ -23,7 +24,7 @@ from hypergpu_fl.config import (
     runs_root,
     to_run_config,
 )
-from hypergpu_fl.config.models import CODEC_LEVELS, DATASETS, EMBEDDED_GWEI, MODELS
+from hypergpu_fl.config.models import CODEC_LEVELS, DATASETS, DENSE_LEVELS, EMBEDDED_GWEI, MODELS, PLANNED
 from hypergpu_fl.errors import ConfigError, UsageError
 from hypergpu_fl.network.traces import configured_links
 
@@ -112,6 +113,28 @@ def test_each_list_of_names_is_that_of_the_code_behind_it() -> None:
     assert choices(Training, "partitioner") == set(PARTITIONERS), where + "training.partitioner"
     assert choices(Training, "aggregation") == set(RULES), where + "training.aggregation"
     assert choices(Blockchain, "scoring") == {"auto", *get_args(Scoring)}, where + "blockchain.scoring"
+
+
+def test_the_levels_that_are_called_dense_are_those_that_send_every_value() -> None:
+    """A rule by medians is refused with all others, whatever a level is called."""
+    from hypergpu_fl.codec import LEVELS, decode, encode
+    from strategies.model.layout import Layout
+
+    layout = Layout.of({"weight": np.zeros(8192, dtype=np.float32)})
+    values = np.random.default_rng(0).standard_normal(layout.size, dtype=np.float32)
+    sent = {name: decode(encode(name, values, layout, {}, base=0), layout).kept()[1] for name in LEVELS}
+    assert {name for name, kept_P in sent.items() if np.count_nonzero(kept_P) > 0.75 * layout.size} == {*DENSE_LEVELS}
+
+
+def test_the_policies_that_a_range_of_steps_is_taken_for_are_those_with_the_planner() -> None:
+    from strategies.lineup import rules
+    from strategies.planning import PLANNERS, plan
+    from strategies.selection import POLICIES
+    from strategies.settings import Settings
+
+    settings = Settings(cohort=1, codec="raw")
+    made_of = [rules(name, settings, model_values=1, levels=()) for name in POLICIES]
+    assert {each.selection for each in made_of if PLANNERS[each.planner] is plan} == {*PLANNED}
 
 
 @pytest.mark.parametrize("path", ["training.data_root", "system.runs_dir", "blockchain.keystore", "network.rtt_file"])

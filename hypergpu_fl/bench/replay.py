@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import zstandard
 
-from hypergpu_fl.codec.payload import PRICED_LEVELS
+from hypergpu_fl.codec.payload import COMPRESSIONS
 from strategies import lineup
 from strategies.fleet.link import LinkSample
 from strategies.model.sketch import SIZE as SKETCHED
@@ -119,8 +119,8 @@ def play(nodes: int, *, cohort: int, rounds: int, policy_name: str, seed: int) -
     """Play an asynchronous run with unequal nodes, which join at once and answer when their links let them."""
     rng = np.random.default_rng(seed)
     settings = Settings(cohort=cohort, mode="async", seed=seed)
-    run = Played.by(lineup.rules(policy_name, settings, model_values=MODEL_VALUES, levels=PRICED_LEVELS))
-    ratios = {level.name: level.expected_ratio for level in PRICED_LEVELS}
+    run = Played.by(lineup.rules(policy_name, settings, model_values=MODEL_VALUES, levels=COMPRESSIONS))
+    ratios = {level.name: level.expected_ratio for level in COMPRESSIONS}
     middle, spread = np.log([0.08, 20e6, 50e6, 0.004]), np.array([0.5, 1.4, 1.4, 0.5])
     rtt_s, up_bps, down_bps, sample_s = np.exp(middle[:, None] + spread[:, None] * rng.normal(size=(4, nodes)))
     run.tell(Published(0.0, f"{0:064x}", 1.0, _sketch(rng)))

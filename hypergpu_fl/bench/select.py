@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hypergpu_fl.codec.payload import PRICED_LEVELS
+from hypergpu_fl.codec.payload import COMPRESSIONS
 from strategies.fleet import Fleet
 from strategies.fleet.link import Goodput, LinkEstimate
 from strategies.planning import Workload, plan
@@ -59,7 +59,7 @@ def measure(count: int, *, cohort: int, repeats: int, policy_name: str, seed: in
         start_s = time.perf_counter()
         fleet.learn_priors()
         fleet.believe(round)
-        made = plan(fleet, workload, PRICED_LEVELS)
+        made = plan(fleet, workload, COMPRESSIONS)
         rows = chosen.select(fleet, fleet.available(), made, cohort=cohort, round=round, rng=rng).rows
         taken.append(time.perf_counter() - start_s)
         fleet.last_round[rows] = fleet.last_seen[rows] = round

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any, Final
 
-from hypergpu_fl.codec.payload import PRICED_LEVELS
+from hypergpu_fl.codec.payload import COMPRESSIONS
 from hypergpu_fl.config import Config, flatten
 from hypergpu_fl.server.server_app import round_settings
 from strategies import lineup
@@ -29,7 +29,7 @@ def changed(config: Config) -> str:
 def changed_rounds(used: Settings, policy: str) -> str:
     """``field=value`` of every setting of a round that differs from what ``network.policy = policy`` ships with."""
     default = round_settings(Config(), session=bytes(32))
-    shipped = lineup.rules(policy, default, model_values=1, levels=PRICED_LEVELS).settings
+    shipped = lineup.rules(policy, default, model_values=1, levels=COMPRESSIONS).settings
     told = {name: value for name, value in asdict(used).items() if name not in _NOT_TOLD_OF_ROUNDS}
     return _told(told, asdict(shipped))
 

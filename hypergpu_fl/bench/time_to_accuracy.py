@@ -22,7 +22,7 @@ from hypergpu_fl.bench.race import Course, Limits, Race, Setting
 from hypergpu_fl.bench.scenarios import CORRELATED_TASK, Labels, Links
 from hypergpu_fl.bench.shipped import changed_rounds
 from hypergpu_fl.bench.standings import Row, Standings
-from hypergpu_fl.codec.payload import PRICED_LEVELS
+from hypergpu_fl.codec.payload import COMPRESSIONS
 from hypergpu_fl.config import DATASETS, Training
 from hypergpu_fl.errors import UsageError
 from hypergpu_fl.files import exclusive
@@ -182,7 +182,7 @@ def _race(options: Options, progress: Progress) -> list[Row]:
 
 def _row(contender: Contender, scenario: str, setting: Setting, target: float, course: Course) -> Row:
     last = course.points[-1]
-    rules = contender.rules(setting.rounds(), model_values=1, levels=PRICED_LEVELS)
+    rules = contender.rules(setting.rounds(), model_values=1, levels=COMPRESSIONS)
     return {
         "policy": contender.name,
         "scenario": scenario,

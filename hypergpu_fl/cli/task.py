@@ -74,7 +74,7 @@ def try_and_price(
     config: Config, links: Sequence[str], partition: int | None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """What was tried, and what a round costs over each of the links. Runs apart: the user's code runs here."""
-    from hypergpu_fl.cli.pricing import over, priced
+    from hypergpu_fl.cli.round_costs import costs_of, over
     from hypergpu_fl.task import load_task
     from hypergpu_fl.task.check import check_task, try_others
 
@@ -84,7 +84,7 @@ def try_and_price(
         over(config.network, name)  # a misspelt name is refused before anything is tried
     built = load_task(config.training, config.system)
     checked = check_task(config.training, built, device=config.system.device, partition=partition)
-    rows = [asdict(price) for price in priced(config, checked, links)]
+    rows = [asdict(cost) for cost in costs_of(config, checked, links)]
     told = summary(config.training.title, checked)
     if partition is None:
         others = try_others(config.training, checked, device=config.system.device)

@@ -13,7 +13,7 @@ from strategies.model.aggregation import Update
 from strategies.model.layout import Arrays, Layout, Vector
 from strategies.planning import Compression
 
-PRICED_LEVELS = tuple(Compression(level.name, level.expected_ratio, level.fidelity) for level in LEVELS.values())
+COMPRESSIONS = tuple(Compression(level.name, level.expected_ratio, level.fidelity) for level in LEVELS.values())
 CHAIN_LEVEL = "top64"
 # The chain gets a common step whenever this share of the versions between two messages to a node has passed. A message
 # then carries all steps that the node missed, plus an extra for what they lack. 2/5 and 4/5, and chains at top16 and
@@ -42,7 +42,7 @@ class CodecPayload:
     @property
     def levels(self) -> Sequence[Compression]:
         """See ``Payload.levels``."""
-        return PRICED_LEVELS
+        return COMPRESSIONS
 
     def publish(self, version: int, model_P: Vector, buffers: Arrays) -> None:
         """See ``Payload.publish``."""

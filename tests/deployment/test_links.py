@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hypergpu_fl.cli import invoke
-from hypergpu_fl.codec.payload import PRICED_LEVELS
+from hypergpu_fl.codec.payload import COMPRESSIONS
 from hypergpu_fl.config import Config
 from strategies.fleet import Fleet
 from strategies.fleet.link import LinkSample
@@ -81,8 +81,8 @@ def bytes_planned(nodes: Sequence[dict[str, float]], *, model_bytes: int) -> lis
         fleet.overhead_s[row] = 10.0
         measured = {"rtt_s": node["rtt_ms"] / 1e3, "uplink_bps": node["up_mbps"] * 1e6}
         fleet.observe(row, LinkSample(**measured, downlink_bps=shape.downlink_bps))
-    planned = plan(fleet, Workload(np.full(len(nodes), 12), 32, model_bytes), PRICED_LEVELS)
-    return [model_bytes / PRICED_LEVELS[level].expected_ratio for level in planned.level]
+    planned = plan(fleet, Workload(np.full(len(nodes), 12), 32, model_bytes), COMPRESSIONS)
+    return [model_bytes / COMPRESSIONS[level].expected_ratio for level in planned.level]
 
 
 def registry_of(stack: Stack, run: str, capsys: pytest.CaptureFixture[str]) -> list[dict[str, float]]:

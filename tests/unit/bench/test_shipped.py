@@ -10,7 +10,7 @@ from hypergpu_fl.bench.attacks import SIGN_FLIP
 from hypergpu_fl.bench.hostile import FLIPPED_UNDER
 from hypergpu_fl.bench.hostile import _config as hostile_config
 from hypergpu_fl.bench.shipped import changed, changed_rounds
-from hypergpu_fl.codec.payload import PRICED_LEVELS
+from hypergpu_fl.codec.payload import COMPRESSIONS
 from hypergpu_fl.config import Config
 from hypergpu_fl.server.server_app import round_settings
 from strategies import lineup
@@ -21,7 +21,7 @@ def test_what_ships_has_changed_nothing_whoever_selects() -> None:
     assert changed(Config()) == ""
     for policy in POLICIES:
         settings = round_settings(Config(), session=bytes(32))
-        rules = lineup.rules(policy, settings, model_values=1, levels=PRICED_LEVELS)
+        rules = lineup.rules(policy, settings, model_values=1, levels=COMPRESSIONS)
         assert changed_rounds(rules.settings, policy) == ""
         assert changed_rounds(replace(rules.settings, examples="claimed"), policy) == "examples=claimed"
 

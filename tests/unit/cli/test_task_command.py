@@ -10,17 +10,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from hypergpu_fl.cli.preflight import try_apart
-from hypergpu_fl.cli.pricing import prices
+from hypergpu_fl.cli.round_costs import RoundCost, round_costs
 from hypergpu_fl.cli.submission import app_folder
 from hypergpu_fl.codec import LEVELS
+from hypergpu_fl.codec.payload import COMPRESSIONS
 from hypergpu_fl.config import load
 from hypergpu_fl.network.wan import SimulatedLink
+from strategies.lineup import rules
 from strategies.settings import Settings
 
 Command = Callable[..., tuple[int, str, str]]
@@ -124,15 +128,34 @@ def test_a_target_that_is_not_measured_is_refused_before_flower_starts(project: 
     assert not Path("runs").exists()
 
 
-def test_a_slow_node_is_priced_at_its_own_link() -> None:
-    link = SimulatedLink(rtt_s=0.1, jitter_s=0.0, loss=0.0, uplink_bps=1e6, downlink_bps=2e6, sample_s=0.0)
-    slow = SimulatedLink(rtt_s=0.1, jitter_s=0.0, loss=0.0, uplink_bps=1e5, downlink_bps=2e5, sample_s=0.0)
-    sent = dict.fromkeys(LEVELS, 125_000)
-    settings = Settings(cohort=5, codec="raw", local_steps=1)
-    (price,) = prices("some", [link] * 8 + [slow] * 2, sent, settings, model_bytes=125_000, examples=10)
-    assert price.median_s == pytest.approx(1 + 0.5 + 0.3)
-    assert np.isclose(price.slow_s, 10 + 5 + 0.3, rtol=0.6) and price.slow_s > 5
-    assert (price.nodes, price.steps) == (10, 1)
+LINK = SimulatedLink(rtt_s=0.1, jitter_s=0.0, loss=0.0, uplink_bps=1e6, downlink_bps=2e6, sample_s=0.01)
+
+
+def costs(*links: SimulatedLink, policy: str = "network_aware", **settings: Any) -> list[RoundCost]:
+    """What rounds of nodes with 100 examples cost; an update of 125,000 bytes has half of them at int8."""
+    sent = dict.fromkeys(LEVELS, 125_000) | {"int8": 62_500}
+    made_of = rules(policy, Settings(cohort=5, **settings), model_values=31_250, levels=COMPRESSIONS)
+    return round_costs("some", links, sent, made_of, examples=100)
+
+
+def test_a_slow_node_costs_what_its_own_link_does() -> None:
+    link = replace(LINK, sample_s=0.0)
+    slow = replace(link, uplink_bps=1e5, downlink_bps=2e5)
+    (cost,) = costs(*[link] * 8, *[slow] * 2, codec="raw", local_steps=1)
+    assert cost.median_s == pytest.approx(1 + 0.5 + 0.3)
+    assert np.isclose(cost.slow_s, 10 + 5 + 0.3, rtol=0.6) and cost.slow_s > 5
+    assert (cost.nodes, cost.steps) == (10, 1)
+
+
+def test_a_round_costs_what_the_configured_policy_and_the_named_downlink_level_make_of_it() -> None:
+    (peers,) = costs(*[LINK] * 4, policy="random")
+    assert (peers.level, peers.nodes, peers.steps) == ("raw", 4, 4)  # one pass over 100 examples, in batches of 32
+    assert peers.median_s == pytest.approx(1 + 0.5 + 0.3 + 4 * 32 * 0.01)
+    assert len(costs(*[LINK] * 4)) == len(LEVELS)
+    (both,), (up,) = costs(LINK, codec="int8"), costs(LINK, codec="int8", downlink_codec="raw")
+    work_s = [0.01 * 32 * cost.steps for cost in (both, up)]
+    assert both.median_s - work_s[0] == pytest.approx(0.5 + 0.25 + 0.3)
+    assert up.median_s - work_s[1] == pytest.approx(0.5 + 0.5 + 0.3)
 
 
 def test_the_check_before_a_run_of_the_demo_takes_at_most_5_s_of_processor_beyond_imports(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""What a round of a task costs over given links: bytes as its update is encoded, seconds as the planner predicts.
+"""What a round of a task costs over given links: bytes as its update is encoded, seconds as a planner predicts.
 
 Names used here: N = nodes. A node's transfers are those of `strategies.planning.timing`, over one connection's goodput.
-Downloads are assumed to be as small as uploads, which holds except for a node's first one.
+Downloads are assumed to be as small as uploads, unless ``network.downlink_codec`` names their level. Only a node's
+first one is larger.
 """
 
 from __future__ import annotations
@@ -14,23 +15,25 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from hypergpu_fl.codec import LEVELS, encode
+from hypergpu_fl.codec.payload import COMPRESSIONS
 from hypergpu_fl.config import Config, Network
 from hypergpu_fl.errors import UsageError
 from hypergpu_fl.network.wan import PROFILES, SimulatedLink, tcp_bps
 from hypergpu_fl.task.trial import Trial
 from strategies.fleet import Fleet
+from strategies.lineup import rules
 from strategies.model.layout import Layout
-from strategies.planning import Compression, Workload, plan
+from strategies.planning import PLANNERS, Compression, Workload
+from strategies.round.rules import Rules
 
 if TYPE_CHECKING:
     from hypergpu_fl.task.check import Checked
-    from strategies.settings import Settings
 
 SLOW: Final = 0.9  # quantile: the middle of the slowest fifth
 
 
 @dataclass(frozen=True, slots=True)
-class Price:
+class RoundCost:
     """One codec level over one population of links.
 
     ``update_bytes`` are bytes as encoded. ``median_s`` and ``slow_s`` are seconds of a round at the median node and in
@@ -70,16 +73,10 @@ def encoded_bytes(trial: Trial) -> dict[str, int]:
     return {name: len(encode(name, update_P, layout, buffers, base=0)) for name in LEVELS}
 
 
-def prices(
-    name: str,
-    links: Sequence[SimulatedLink],
-    sent: dict[str, int],
-    settings: Settings,
-    *,
-    model_bytes: int,
-    examples: int,
-) -> list[Price]:
-    """Price every level that ``settings`` allow, and count the nodes for which the planner would choose it.
+def round_costs(
+    name: str, links: Sequence[SimulatedLink], sent: dict[str, int], rules: Rules, *, examples: int
+) -> list[RoundCost]:
+    """Find the cost of every level that ``rules`` allow, and count the nodes for which the planner would choose it.
 
     Every node holds ``examples``.
 
@@ -88,9 +85,11 @@ def prices(
     sent : dict
         Bytes of an update by the level's name.
     """
+    settings, planner, model_bytes = rules.settings, PLANNERS[rules.planner], 4 * rules.model_values
+    ratios = {level: model_bytes / size for level, size in sent.items()}
     levels = [
-        Compression(level.name, model_bytes / sent[level.name], level.fidelity)
-        for level in LEVELS.values()
+        Compression(level.name, ratios[level.name], level.fidelity)
+        for level in rules.levels
         if settings.codec in ("auto", level.name)
     ]
     fleet = _fleet(links, examples)
@@ -101,14 +100,15 @@ def prices(
         fixed=settings.asks_work,
         within=settings.steps_within,
     )
-    chosen = plan(fleet, workload, levels)
+    down_ratio = ratios.get(settings.downlink_codec)
+    chosen = planner(fleet, workload, levels, deadline_s=settings.deadline_s, down_ratio=down_ratio)
     # The same work at all levels, so that they can be compared.
     alike = replace(workload, base_steps=chosen.local_steps, fixed=True)
     found = []
     for index, level in enumerate(levels):
-        seconds_N = plan(fleet, alike, [level]).predicted_s
+        seconds_N = planner(fleet, alike, [level], down_ratio=down_ratio).predicted_s
         found.append(
-            Price(
+            RoundCost(
                 links=name,
                 level=level.name,
                 update_bytes=sent[level.name],
@@ -136,25 +136,23 @@ def _fleet(links: Sequence[SimulatedLink], examples: int) -> Fleet:
     return fleet
 
 
-def priced(config: Config, checked: Checked, links: Sequence[str]) -> list[Price]:
-    """Prices of a task that was tried, over each of ``links``; if empty, over the links of the configuration."""
+def costs_of(config: Config, checked: Checked, links: Sequence[str]) -> list[RoundCost]:
+    """What a round of a task that was tried costs over each of ``links``; if empty, over the configuration's own."""
     from hypergpu_fl.server.server_app import round_settings
     from hypergpu_fl.server.simulated_compute import flops_per_sample, simulated_links
 
     nodes = config.training.num_nodes
     flops = flops_per_sample(checked.task, checked.model, nodes)
     sent = encoded_bytes(checked.trial)
-    settings = round_settings(config, session=bytes(32))
+    decided_by = rules(
+        config.network.policy,
+        round_settings(config, session=bytes(32)),
+        model_values=Layout.of(checked.trial.before).size,
+        levels=COMPRESSIONS,
+    )
     found = []
     for name in links or [config.network.links_file or config.network.profile]:
         there = config.model_copy(update={"network": over(config.network, name)})
         drawn, _ = simulated_links(there, lambda: flops)
-        found += prices(
-            Path(name).name,
-            drawn,
-            sent,
-            settings,
-            model_bytes=4 * Layout.of(checked.trial.before).size,
-            examples=checked.examples,
-        )
+        found += round_costs(Path(name).name, drawn, sent, decided_by, examples=checked.examples)
     return found

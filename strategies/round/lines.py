@@ -90,14 +90,20 @@ def read_line(text: bytes, before: str) -> Line:
             content = _EVENT.validate_python(entry["event"])
         commands = entry.get("commands", [])
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise BadLine(f"{where}: {first['msg']}"[:200]) from error
+        raise BadLine(_fault(error)[:200]) from error
     except KeyError as error:
         raise BadLine(f"it lacks {error}") from error
     except (ValueError, TypeError, ArithmeticError) as error:
         raise BadLine(f"it says what cannot be: {error}"[:200]) from error
     return Line(number, content, commands, found, whole=read_hash(text, before) is not None)
+
+
+def _fault(error: ValidationError) -> str:
+    """The first value that cannot be, and why."""
+    first = error.errors()[0]
+    if first["type"] == "union_tag_invalid":
+        return f"there is no event {first['ctx']['tag']!r}"
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def as_json(commands: Sequence[Command]) -> list[Any]:

@@ -128,7 +128,7 @@ def _folded(lines: Iterator[bytes], upto: int | None, story: Story | None) -> Re
             _, folded = step(state, event)
             recomputed = as_json(folded)
         except NO_VALUES as error:
-            done.difference = Difference(line.number, state.round, event.kind, "", event.kind, str(error))
+            done.difference = Difference(line.number, state.round, event.kind, "", event.kind, _why(error))
             break
         if (gap := first_gap(line.commands, recomputed)) is not None:
             done.difference = Difference(line.number, state.round, event.kind, *gap)
@@ -186,6 +186,11 @@ def _under(rules: Rules, done: Replay, line: int) -> State:
     ]
     state.rules = rules
     return state
+
+
+def _why(error: Exception) -> str:
+    """Why an event cannot happen; an error that is not ours says little without its kind, as ``KeyError: 7``."""
+    return (str(error) if isinstance(error, StrategyError) else f"{type(error).__name__}: {error}")[:SHOWN]
 
 
 def _named(rules: Rules) -> dict[str, Any]:

@@ -109,6 +109,9 @@ def _due(state: State, event: RoundDue) -> list[Command]:
 
 def _sent(state: State, event: Sent) -> list[Command]:
     open_ = _open(state, event, Phase.COLLECTING)
+    for number in event.orders:
+        if number not in state.orders:
+            raise OutOfOrder(f"order {number} is sent, but not open")
     for number, size in zip(event.orders, event.bytes, strict=True):
         row = state.orders[number].row
         open_.bytes_down += size

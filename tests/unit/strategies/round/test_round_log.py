@@ -141,6 +141,7 @@ def test_what_is_no_line_of_a_log_is_refused(text: bytes) -> None:
         (b"[]", "line 0: it is not a JSON object"),
         (b'{"n":0}', "line 0: it lacks 'hash'"),
         (b'{"n":1e999,"event":{},"hash":""}', "line 0: it says what cannot be"),
+        (b'{"n":0,"event":{"kind":"a\\nb"},"hash":""}', r"line 0: there is no event 'a\\nb'$"),
     ],
 )
 def test_what_is_no_line_is_told_in_words_that_are_not_pythons(text: bytes, said: str) -> None:
@@ -211,6 +212,25 @@ def test_an_event_that_cannot_happen_says_why() -> None:
     assert (
         str(found) == f"line {due + 1} (round 1): 'round due' cannot happen here: round 1 is due, but another is open"
     )
+
+
+def test_an_order_that_is_sent_but_not_open_is_named_and_changes_nothing() -> None:
+    lines = played().lines
+    sent = next(i for i, line in enumerate(lines) if b'"kind":"sent"' in line)
+    entry = json.loads(lines[sent])
+    entry["event"]["orders"][-1] = 777
+    found = replay([*lines[:sent], json.dumps(entry).encode() + b"\n"])
+    reason = "'sent' cannot happen here: order 777 is sent, but not open"
+    assert str(found.difference) == f"line {sent} (round 1): {reason}"
+    assert found.state is not None and found.state.open is not None and found.state.open.bytes_down == 0
+
+
+def test_what_stops_the_machine_itself_is_named_by_its_kind() -> None:
+    first, *rest = played(rounds=1, codec="auto").lines
+    entry = json.loads(first)
+    entry["rules"]["levels"][-1]["expected_ratio"] = 0.0
+    found = replay([json.dumps(entry).encode() + b"\n", *rest]).difference
+    assert found is not None and "cannot happen here: ZeroDivisionError: " in str(found)
 
 
 @pytest.mark.parametrize("name", ["selection", "books"])

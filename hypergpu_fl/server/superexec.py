@@ -2,8 +2,8 @@
 
 ``flower-superexec`` starts a ServerApp once. If it dies, alone or with its SuperExec, Flower misses its heartbeats and
 declares the run failed. This SuperExec keeps what the ServerApp was started with in a file until Flower has heard how
-it ended (`hypergpu_fl.server.serverapp`). Until then, a new process takes the place of one that died, and continues
-where the run's books end.
+it ended (`hypergpu_fl.server.serverapp_process`). Until then, a new process takes the place of one that died, and
+continues where the run's books end.
 
 While no ServerApp is at work, one with Flower and torch loaded waits, so that a run begins some seconds sooner.
 """
@@ -122,7 +122,7 @@ class Keeper(SubprocessExecutor):
 
 def _serverapp() -> subprocess.Popen[bytes]:
     """A process that becomes a ServerApp once it is given the path of a kept file."""
-    command = [sys.executable, "-P", "-m", "hypergpu_fl.server.serverapp", str(os.getpid())]
+    command = [sys.executable, "-P", "-m", "hypergpu_fl.server.serverapp_process", str(os.getpid())]
     return subprocess.Popen(command, stdin=subprocess.PIPE)
 
 

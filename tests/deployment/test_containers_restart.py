@@ -114,7 +114,7 @@ def test_the_run_completes_when_the_serverapp_is_killed(up: Compose) -> None:
     run.reach(2)
     first = up.machine.running["superexec"].first
     assert first is not None
-    app = next(one for one in first.children(recursive=True) if "hypergpu_fl.server.serverapp" in one.cmdline())
+    app = next(one for one in first.children(recursive=True) if "hypergpu_fl.server.serverapp_process" in one.cmdline())
     app.kill()
     run.concluded()
     up.machine.until(lambda: run.operator.code == 0, "the command that submitted to end well", LIMIT_S)

@@ -25,7 +25,7 @@ from tests.deployment.test_faults import LINK, concluded, rounds_done, wait_for_
 pytestmark = [pytest.mark.deployment, pytest.mark.slow]
 
 Configure = Callable[..., Config]
-SUPEREXEC, SERVERAPP = "hypergpu_fl.server.superexec", "hypergpu_fl.server.serverapp"
+SUPEREXEC, SERVERAPP = "hypergpu_fl.server.superexec", "hypergpu_fl.server.serverapp_process"
 OFF_S = 12.0
 
 

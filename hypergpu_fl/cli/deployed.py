@@ -115,7 +115,7 @@ def follow_log(submission: Submission, again: Callable[[], Submission] | None, s
 
 
 def _ended(submission: Submission, say: Say) -> tuple[str, str]:
-    shown = Shown(say)
+    shown = NewLines(say)
     while True:
         with _log(submission, shown) as reader:
             while True:
@@ -161,7 +161,7 @@ def _answered(ask: Callable[[], T], say: Say) -> T:
         return answer
 
 
-class Shown:
+class NewLines:
     """Says each line of a log once, although Flower sends the log from its beginning at every request."""
 
     def __init__(self, say: Say) -> None:
@@ -191,7 +191,7 @@ class NewestRound:
 
 
 @contextlib.contextmanager
-def _log(submission: Submission, shown: Shown) -> Iterator[threading.Thread]:
+def _log(submission: Submission, shown: NewLines) -> Iterator[threading.Thread]:
     with submission.follow() as stream:
         assert stream.stdout is not None
         reader = threading.Thread(target=shown.lines, args=(stream.stdout,), daemon=True)

@@ -22,7 +22,7 @@ from hypergpu_fl.codec.payload import CodecPayload
 from hypergpu_fl.config import from_run_config, runs_root
 from hypergpu_fl.runs import open_run_folder
 from hypergpu_fl.server.report import write_json
-from hypergpu_fl.server.server_app import wait_for_nodes
+from hypergpu_fl.server.waiting_for_nodes import wait_for_nodes
 from hypergpu_fl.task import fresh_model, load_task
 from hypergpu_fl.task.device import resolve_device
 from strategies import wire

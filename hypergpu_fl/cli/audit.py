@@ -43,7 +43,7 @@ def audit(
     if rounds != "all" and not (rounds.isdecimal() and int(rounds)):
         raise UsageError(f"--rounds {rounds!r} is no number", "write --rounds all, or a number such as --rounds 6")
     folder = place_of(run, runs)
-    if not folder.is_dir() or not (folder / "report.json").is_file():
+    if not (folder / "report.json").is_file() or not (folder / BUNDLE).is_file():
         raise LedgerError(f"{folder} is no run that has ended", "an audit needs the whole folder of a run")
     bundle = load_bundle(folder / BUNDLE)
     findings = verify(bundle)

@@ -170,6 +170,8 @@ def run(
                     with on_screen(folder, say, live=live) as (note, draw):
                         _simulate(effective, bundled, folder, port or free_port(), environ, note, draw)
             except KeyboardInterrupt as stop:
+                if not superlink:  # a deployed run's server writes it where the run's files are
+                    _report(folder)
                 raise interrupted(folder, stop, goes_on=bool(superlink)) from None
     show_result(folder, chosen, format, newest=newest.line)
 
@@ -209,6 +211,14 @@ def _simulate(
                 started = started or working
             _show(tail, say)
             check_status(submission, status, details, folder)
+
+
+def _report(folder: Path) -> None:
+    """Tell of the rounds that a stopped simulation has finished; its processes were ended before they could."""
+    from hypergpu_fl.server.unfinished import report_unfinished
+
+    if rounds := report_unfinished(folder):
+        typer.echo(f"report.json and nodes.csv in {folder} tell of the {rounds} rounds that were finished", err=True)
 
 
 def _while_flower_prepares(nodes: int) -> str:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from hypergpu_fl.dashboard.run_view import RunView
 
 LOOK_S: Final = 0.5
-_OVER: Final = ("completed", "failed", "broken off")
+_CUT_SHORT: Final = {"broken off": "broke off", "stopped": "was stopped"}
+_OVER: Final = ("completed", "failed", *_CUT_SHORT)
 
 app = typer.Typer(add_completion=False, help="Follow a run in the terminal.")
 
@@ -57,7 +58,7 @@ def follow(folder: Path, *, once: bool, format: Format, live: bool) -> None:
     Raises
     ------
     RunFailed
-        If the run has failed, or was broken off.
+        If the run has failed, was stopped or was broken off.
     """
     from hypergpu_fl.dashboard.run_view import RunView
 
@@ -82,8 +83,8 @@ def follow(folder: Path, *, once: bool, format: Format, live: bool) -> None:
         view.close()
     if summary["state"] == "failed":
         raise RunFailed(f"run {folder.name} failed: {summary['failure']}", f"see {folder / 'run.log'}")
-    if summary["state"] == "broken off":
-        cause = f"run {folder.name} broke off after {summary['rounds']} rounds: nothing is at work on it"
+    if how := _CUT_SHORT.get(summary["state"]):
+        cause = f"run {folder.name} {how} after {summary['rounds']} rounds: nothing is at work on it"
         here = summary["clock"] == "virtual" or submitted_to(folder)
         there = f"where it was submitted, `hypergpu attach {folder.name}` goes on with it"
         raise RunFailed(cause, f"go on with `{resume_command(folder)}`" if here else there)

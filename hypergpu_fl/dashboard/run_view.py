@@ -314,6 +314,9 @@ class RunView:
         row: Row = {"began_s": _changed_s(self.folder / "config.json"), "changed_s": log_s, "failure": None}
         quiet_s, lock = self._clock() - (log_s or 0.0), self.folder / BOOKS_LOCK
         deserted = quiet_s > _LOOKED_S and lock.is_file() and not is_held(lock)
+        resumed_s = _changed_s(self.folder / "resumed.json") or 0.0
+        if log_s and resumed_s > max(log_s, report_s or 0.0) and is_held(self.folder / COMMAND_LOCK):
+            return row | {"state": "starting"}  # Flower is, and the server has not gone on yet
         if report_s is not None:
             with (self.folder / "report.json").open("rb") as file:
                 head = file.read(_HEAD)

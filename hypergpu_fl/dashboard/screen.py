@@ -23,6 +23,8 @@ _COLOURS: Final = {
     "completed": "green",
     "failed": "red",
     "silent": "yellow",
+    "stopped": "yellow",
+    "starting": "cyan",
     "broken off": "red",
     "sound": "green",
     "suspect": "yellow",

@@ -30,12 +30,14 @@ PACKAGES = ("flwr", "torch", "numpy", "web3")
 class Report:
     """Collects rounds as they close.
 
-    ``clock`` is "virtual" in simulation, where seconds are those of the simulated links, else "wall". ``stretches``:
-    see `hypergpu_fl.config.resuming`. ``now_s`` is wall-clock time, from which the time left is estimated.
+    ``clock`` is "virtual" in simulation, where seconds are those of the simulated links, else "wall"; ``unit`` is what
+    the task counts. ``stretches``: see `hypergpu_fl.config.resuming`. ``now_s`` is wall-clock time, from which the time
+    left is estimated.
     """
 
     config: Config
     clock: str
+    unit: str = ""
     history: list[dict[str, Any]] = field(default_factory=list)
     stretches: list[Stretch] = field(default_factory=list)
     now_s: Callable[[], float] = time.monotonic
@@ -96,9 +98,9 @@ class Report:
         nodes: int,
         chain: dict[str, Any],
         max_abs_drift: float,
-        unit: str,
         unfit: Mapping[str, str],
         rows: Sequence[Row] = (),
+        status: str,
         failure: str | None = None,
         untrained_loss: float | None = None,
         warning: str | None = None,
@@ -106,16 +108,16 @@ class Report:
     ) -> dict[str, Any]:
         """The whole of ``report.json``.
 
-        ``unit`` is what the task counts, ``unfit`` why nodes could not take part, ``rows`` what each node did in each
-        round, ``failure`` why the run failed, ``untrained_loss`` the first model's loss, ``warning`` a caveat about a
-        completed run, ``compute`` how a simulated node's seconds were derived.
+        ``unfit`` is why nodes could not take part, ``rows`` what each node did in each round, ``status`` "completed",
+        "failed" (``failure`` says why) or "stopped", ``untrained_loss`` the first model's loss, ``warning`` a caveat
+        about a completed run, ``compute`` how a simulated node's seconds were derived.
         """
         nodes_of = by_round(rows)
         last = self.history[-1] if self.history else {}
         training = self.config.training
         return {
             "run": self.config.system.run_name,
-            "status": "failed" if failure else "completed",
+            "status": status,
             "failure": failure,
             "warning": warning,
             "dataset": None if training.task else training.dataset,
@@ -131,7 +133,7 @@ class Report:
             "loss": last.get("loss"),
             "untrained_loss": untrained_loss,
             "metrics": last.get("metrics", {}),
-            "unit": unit,
+            "unit": self.unit,
             "unfit": unfit,
             "local_work": summary(self.config, rows),
             "simulated_compute": compute and compute.document(),

@@ -64,6 +64,7 @@ class Checkpointing:
             "history": report.history,
             "settings": to_run_config(report.config),
             "stretches": report.stretches,
+            "unit": report.unit,
             "identity": dict(self.identity),
             "seconds": outcome.ended_s,
             "log": asdict(mark),

@@ -24,7 +24,7 @@ from hypergpu_fl.codec.kernels import compile_ahead
 from hypergpu_fl.codec.payload import CodecPayload
 from hypergpu_fl.config import Config, from_run_config, read_secrets, runs_root, to_run_config
 from hypergpu_fl.config.resuming import CHANGEABLE, settings_of
-from hypergpu_fl.errors import LedgerError, NetworkError
+from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.files import write_whole
 from hypergpu_fl.flower_internals import renew_dead_actors
 from hypergpu_fl.heap import long_lived
@@ -48,6 +48,8 @@ from hypergpu_fl.server.report import Report, write_json
 from hypergpu_fl.server.resumption import Checkpointing, check_same_task, check_unchanged, keep_settings, resume
 from hypergpu_fl.server.round_tables import RoundTables
 from hypergpu_fl.server.simulated_compute import SimulatedCompute, flops_per_sample, simulated_links
+from hypergpu_fl.server.unfinished import report_ended_by
+from hypergpu_fl.server.waiting_for_nodes import wait_for_nodes
 from hypergpu_fl.settlement import Settlement
 from hypergpu_fl.task import Task, fresh_model, full_identity, hello_identity, layout_of, load_task
 from hypergpu_fl.task.check import check_held_out, check_validation
@@ -64,9 +66,7 @@ from strategies.planning import FEWEST_STEPS, MOST_STEPS
 from strategies.settings import Settings
 
 BLOBS, PRICED = "blobs", "priced"  # folders of a run
-NODES_WAIT_S = 120.0
 PREDECESSOR_S = 120.0  # a ServerApp that Flower has given up hears of it when it next reaches the SuperLink
-SIMULATION_SETTLED_S = 5.0
 DRAIN_S = 60.0
 FLOWER_S = 15.0  # assumed cost of a node's first message: up to 3 s until Flower polls, then Python and torch start
 
@@ -100,7 +100,11 @@ def main(grid: Grid, context: Context) -> None:
         }
     )
     keep_settings(folder, config)
-    run(config, grid, folder, tried=lambda: logs.restore(config.system, folder))
+    try:
+        run(config, grid, folder, tried=lambda: logs.restore(config.system, folder))
+    except BaseException as error:
+        report_ended_by(error, folder)
+        raise
     if simulated:
         shutil.rmtree(state, ignore_errors=True)
 
@@ -130,7 +134,7 @@ def run(
     check_validation(task, model, device=device)
     untrained = check_held_out(task, model, config.training.goal, device=device)  # before a session is paid for
     tried()
-    report = Report(config, clock="virtual" if config.network.enable_simulation else "wall")
+    report = Report(config, "virtual" if config.network.enable_simulation else "wall", task.unit)
     settlement = Settlement.open(
         folder,
         config.blockchain,
@@ -201,7 +205,7 @@ def run(
         for round_, root in settlement.roots().items():
             report.sealed(round_, root="0x" + root.hex(), **commits.get(round_, {}))
         rows = round_tables.rows()
-    conclude(folder, report, strategy, rows, chain=chain, unit=task.unit, compute=compute)
+    conclude(folder, report, strategy, rows, chain=chain, compute=compute)
 
 
 def conclude(
@@ -211,7 +215,6 @@ def conclude(
     rows: Sequence[Row],
     *,
     chain: dict[str, Any],
-    unit: str,
     compute: SimulatedCompute | None,
 ) -> None:
     """Write ``nodes.csv`` and ``report.json``, and warn if the last model is no better than the untrained one.
@@ -229,12 +232,12 @@ def conclude(
         nodes=len(strategy.state.fleet),
         chain=chain,
         max_abs_drift=strategy.state.accounts.drift(),
-        unit=unit,
         unfit={
             str(node_id): f"{strategy.roster.unfit_names[node_id]}: {reason}"
             for node_id, reason in strategy.roster.unfit.items()
         },
         rows=rows,
+        status="failed" if failure else "completed",
         failure=failure.cause if failure else None,
         untrained_loss=untrained,
         warning=warning.cause if warning else None,
@@ -364,36 +367,3 @@ def run_salt(config: Config) -> bytes:
         if not key.startswith("system.") and key not in CHANGEABLE
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).digest()
-
-
-def wait_for_nodes(grid: Grid, wanted: int, *, simulated: bool) -> int:
-    """Wait until ``wanted`` nodes are connected, since Flower starts the ServerApp before they are.
-
-    Flower alone decides how many nodes a simulation has; it counts as complete when no node has joined for
-    ``SIMULATION_SETTLED_S``. Returns how many nodes the data are split over.
-    """
-    began_s = grown_s = time.monotonic()
-    connected, told = 0, -1
-    while connected < wanted:
-        now_s = time.monotonic()
-        if (seen := len(list(grid.get_node_ids()))) > connected:
-            connected, grown_s = seen, now_s
-        if not simulated and told < connected < wanted:
-            told = connected
-            logger.info("{} of {} nodes are connected; the rest have {:.0f} s to come", told, wanted, NODES_WAIT_S)
-        if simulated and connected and now_s - grown_s > SIMULATION_SETTLED_S:
-            logger.warning(
-                "Flower simulates {} nodes, not training.num_nodes = {}; for more: "
-                "flwr run . --federation-config num-supernodes={}",
-                connected,
-                wanted,
-                wanted,
-            )
-            return connected
-        if now_s - began_s > NODES_WAIT_S:
-            raise NetworkError(
-                f"{connected} of {wanted} nodes connected within {NODES_WAIT_S:.0f} s",
-                "start more SuperNodes, or lower training.num_nodes",
-            )
-        time.sleep(0.2)
-    return connected if simulated else wanted

@@ -32,7 +32,7 @@ export function empty(title, text, code) {
   return h("p", { class: "empty" }, h("b", {}, title), text, code ? [" ", h("code", {}, code)] : null);
 }
 
-const KINDS = { running: "info", completed: "good", failed: "bad", silent: "warn", "broken off": "bad", unreadable: "bad", waiting: "", sound: "good", joining: "info", suspect: "warn", excluded: "bad", offline: "bad", counted: "good", late: "info", working: "", dropped: "warn", refused: "bad", joined: "info", returned: "good", left: "warn", "rolled back": "bad", diverged: "bad", deserted: "bad", readmitted: "info", resumed: "info", FINALIZED: "good", INCLUDED: "good", SENT: "info", SIGNED: "info", PREPARED: "", sealed: "good", unsealed: "" };
+const KINDS = { running: "info", completed: "good", failed: "bad", silent: "warn", stopped: "warn", starting: "info", "broken off": "bad", unreadable: "bad", waiting: "", sound: "good", joining: "info", suspect: "warn", excluded: "bad", offline: "bad", counted: "good", late: "info", working: "", dropped: "warn", refused: "bad", joined: "info", returned: "good", left: "warn", "rolled back": "bad", diverged: "bad", deserted: "bad", readmitted: "info", resumed: "info", FINALIZED: "good", INCLUDED: "good", SENT: "info", SIGNED: "info", PREPARED: "", sealed: "good", unsealed: "" };
 
 export function kind(state) {
   return KINDS[state] ?? "";

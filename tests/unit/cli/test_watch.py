@@ -21,6 +21,7 @@ from rich.console import Console
 from seen_runs import NOW_S, SeenRun
 
 from hypergpu_fl import cli
+from hypergpu_fl.cli.resuming import CHANGED
 from hypergpu_fl.dashboard import words
 from hypergpu_fl.dashboard.run_view import RunView
 from hypergpu_fl.dashboard.screen import screen, sparkline
@@ -77,6 +78,34 @@ def test_a_run_that_broke_off_is_not_watched_for_ever(run: SeenRun, capsys: pyte
     (run.folder / "config.json").write_text(json.dumps({"network": {"enable_simulation": False}}))
     assert cli.invoke(["watch", "demo"]) == 1
     assert "where it was submitted, `hypergpu attach demo` goes on with it" in capsys.readouterr().err
+
+
+def test_a_run_that_was_stopped_is_told_as_such_with_the_way_on(
+    run: SeenRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run.folder / "report.json").write_text(json.dumps({"status": "stopped", "failure": None, "rounds": 3}, indent=1))
+    assert cli.invoke(["watch", "demo"]) == 1
+    said = capsys.readouterr().err
+    assert "was stopped after 3 rounds" in said and "`hypergpu run --resume demo`" in said
+
+
+@pytest.mark.parametrize("reported", [False, True])
+def test_a_run_is_starting_from_the_command_that_resumes_it_until_its_server_goes_on(
+    run: SeenRun, reported: bool
+) -> None:
+    view = RunView(run.folder, clock=lambda: time.time() + 3600)
+    if reported:
+        run.finish()
+    before = view.summary()["state"]
+    assert before == ("completed" if reported else "silent")
+    resumed, now_s = run.folder / CHANGED, time.time() + 1
+    resumed.write_text("{}")
+    os.utime(resumed, (now_s, now_s))
+    assert view.summary()["state"] == before, "no command is at work on it"
+    with exclusive(run.folder / COMMAND_LOCK, AssertionError("free")):
+        assert view.summary()["state"] == "starting"
+        os.utime(run.folder / "events.jsonl", (now_s + 3599, now_s + 3599))
+        assert view.summary()["state"] == "running"
 
 
 def test_a_run_whose_command_is_taking_it_up_again_is_watched_on(run: SeenRun) -> None:

@@ -1,0 +1,79 @@
+"""The report of a run that was stopped or failed, made from what its folder holds of the rounds that had ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from loguru import logger
+from sqlalchemy.exc import SQLAlchemyError
+
+from hypergpu_fl.config import from_run_config
+from hypergpu_fl.errors import HyperGPUError, LedgerError, first_line
+from hypergpu_fl.files import write_whole
+from hypergpu_fl.ledger import database
+from hypergpu_fl.server.checkpoint import state_of
+from hypergpu_fl.server.node_rounds import as_csv
+from hypergpu_fl.server.report import Report, write_json
+from hypergpu_fl.server.resumption import FOLDER
+from hypergpu_fl.server.round_tables import RoundTables
+from hypergpu_fl.settlement import load_books
+from strategies.weighting import Accounts
+
+
+def report_ended_by(error: BaseException, folder: Path) -> None:
+    """`report_unfinished` for what ended a run: Flower stops a ServerApp by ``SystemExit``, which is no failure."""
+    try:
+        report_unfinished(folder, failure=first_line(error) if isinstance(error, Exception) else None)
+    except (HyperGPUError, SQLAlchemyError, OSError) as another:  # such as a full disk, which then ended the run, too
+        logger.warning("no report tells of the rounds that were finished: {}", another)
+
+
+def report_unfinished(folder: Path, *, failure: str | None = None) -> int:
+    """Write ``report.json`` and ``nodes.csv`` of a run whose server has ended early; returns how many rounds they tell.
+
+    The status is "stopped", or "failed" with a ``failure``. A round that was not sealed is left out: a resumed run
+    trains it again. Nothing is written before the first round, or where a report tells of every round already.
+    """
+    state, sealed = state_of(folder / FOLDER), {}
+    with contextlib.suppress(LedgerError):  # nothing is sealed yet
+        sealed = {record.round: record.root for record in load_books(folder).rounds}
+    history = [entry for entry in state["history"] if entry["round"] in sealed] if state else []
+    if state is None or len(history) <= _rounds_told(folder):
+        return len(history)
+    config = from_run_config(state["settings"], os.environ)
+    clock = "virtual" if config.network.enable_simulation else "wall"
+    report = Report(config, clock, state.get("unit", ""), history, state["stretches"])
+    for round_, root in sealed.items():
+        report.sealed(round_, root="0x" + root.hex())
+    engine = database.connect(folder / "run.db")
+    try:
+        rows = RoundTables(engine, last_round=len(history)).rows()
+    finally:
+        engine.dispose()
+    core, accounts = state["strategy"]["round"], Accounts()
+    accounts.restore(core["accounts"])
+    document = report.document(
+        nodes=len(core["fleet"]["names"]),
+        chain={},
+        max_abs_drift=accounts.drift(),
+        unfit={},
+        rows=rows,
+        status="failed" if failure else "stopped",
+        failure=failure,
+        untrained_loss=core["held_out"]["chance"],
+    )
+    write_whole(folder / "nodes.csv", as_csv(rows))
+    write_json(folder / "report.json", document)
+    return len(history)
+
+
+def _rounds_told(folder: Path) -> int:
+    try:
+        report: Any = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        return int(report["rounds"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return 0

@@ -1,0 +1,121 @@
+"""A run that was stopped, or failed, leaves a report of the rounds that were finished; resumed, it completes it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import Context, Message, RecordDict
+
+from hypergpu_fl.bench.in_process import InProcessGrid
+from hypergpu_fl.cli.resuming import is_complete
+from hypergpu_fl.config import Config, to_run_config
+from hypergpu_fl.dashboard.run_view import RunView
+from hypergpu_fl.node.client_app import app
+from hypergpu_fl.server.server_app import main
+from hypergpu_fl.server.unfinished import report_unfinished
+
+NODES, ROUNDS = 3, 4
+
+Look = Callable[[], None]
+
+
+class WatchedGrid(InProcessGrid):
+    """Calls ``look`` whenever the server asks for replies."""
+
+    look: Look
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        self.look()
+        return super().pull_messages(message_ids)
+
+
+def configured(root: Path, *, resume: bool = False) -> Config:
+    return Config.model_validate(
+        {
+            "training": {"num_nodes": NODES, "rounds": ROUNDS},
+            "network": {"cohort": NODES, "quota": 1.0, "mode": "sync"},
+            "blockchain": {"enabled": False},
+            "system": {"runs_dir": str(root), "run_name": "run", "resume": resume},
+        }
+    )
+
+
+def serve(config: Config, look: Look = lambda: None) -> dict[str, Any]:
+    """The whole ServerApp, on nodes of this process."""
+    folder = Path(config.system.runs_dir) / "run"
+    run_config = to_run_config(config)
+    grid = WatchedGrid(app, NODES, run_config, state_dir=folder / "nodes")
+    grid.look = look
+    main(grid, Context(1, 0, {}, RecordDict(), run_config))
+    return report_of(folder)
+
+
+def report_of(folder: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    return report
+
+
+def ending(folder: Path, error: BaseException, *, after: int) -> Look:
+    """Ends the ServerApp while it waits for replies in the round after round ``after``."""
+
+    def look() -> None:
+        if f"round {after:>3}/" in (folder / "run.log").read_text():
+            raise error
+
+    return look
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "failure"),
+    [(SystemExit(3), "stopped", None), (ZeroDivisionError("by a node"), "failed", "by a node")],
+)
+def test_a_run_that_ended_early_tells_of_its_finished_rounds_and_goes_on(
+    tmp_path: Path, error: BaseException, status: str, failure: str | None
+) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(type(error)):
+        serve(configured(tmp_path), ending(folder, error, after=2))
+    report = report_of(folder)
+    assert (report["status"], report["failure"], report["rounds"]) == (status, failure, 2)
+    assert [entry["round"] for entry in report["history"]] == [1, 2]
+    assert report["seconds"] == report["history"][-1]["seconds"] > 0
+    with (folder / "nodes.csv").open(newline="") as file:
+        assert {row["round"] for row in csv.DictReader(file)} == {"1", "2"}
+    assert not is_complete(folder, configured(tmp_path).training)
+
+    whole = serve(configured(tmp_path, resume=True))
+    assert (whole["status"], whole["rounds"], whole["nodes"]) == ("completed", ROUNDS, report["nodes"])
+    assert whole["history"][:2] == report["history"]
+    assert {name: whole[name] for name in ("unit", "untrained_loss")} == {
+        name: report[name] for name in ("unit", "untrained_loss")
+    }
+
+
+def test_a_run_that_was_stopped_before_its_first_round_was_finished_leaves_no_report(tmp_path: Path) -> None:
+    def stop() -> None:
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        serve(configured(tmp_path), stop)
+    assert not (tmp_path / "run" / "report.json").exists()
+
+
+def test_a_report_that_tells_of_every_finished_round_stays(tmp_path: Path) -> None:
+    report = serve(configured(tmp_path))
+    assert report_unfinished(tmp_path / "run") == ROUNDS
+    assert report_of(tmp_path / "run") == report
+
+
+def test_whoever_looks_at_a_stopped_run_is_told_that_it_was_stopped(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(SystemExit):
+        serve(configured(tmp_path), ending(folder, SystemExit(3), after=1))
+    view = RunView(folder)
+    view.poll()
+    assert view.summary()["state"] == "stopped"
+    view.close()

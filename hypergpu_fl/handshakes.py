@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from hypergpu_fl.flower_internals import Place, replace
+from strategies.flower_internals import Place, replace
 
 # What stays so until somebody changes a file: another certificate, another protocol than TLS, a refusal by the peer.
 LASTING: Final = ("certificate", "wrong_version_number", "unsupported", "alert")
@@ -38,6 +38,6 @@ def patient(make: Callable[[], Any]) -> Callable[[], Any]:
 
 def try_broken_ones_again(place: Place) -> None:
     """Have a module of Flower's try handshakes again that broke off; ``place`` is its maker of retry invokers."""
-    from flwr.supercore.retry import make_simple_http_retry_invoker
+    from strategies.flower_internals import make_simple_http_retry_invoker
 
     replace(place, patient(make_simple_http_retry_invoker))

@@ -34,7 +34,7 @@ def given_secret(arguments: Sequence[str]) -> bytes | None:
     UsageError
         If the file cannot be read, or is empty.
     """
-    from flwr.supercore.auth import load_superexec_auth_secret
+    from strategies.flower_internals import load_superexec_auth_secret
 
     file = None
     for i, word in enumerate(arguments):

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
-from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
+from strategies.flower_internals import aggregate_arrayrecords
 from strategies.model.aggregation import DenseUpdate, StreamingMean
 from strategies.model.layout import Vector
 

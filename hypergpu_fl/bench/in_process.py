@@ -13,8 +13,9 @@ from typing import Any
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
-from flwr.supercore.task_identity import TaskIdentity
 from loguru import logger
+
+from strategies.flower_internals import TaskIdentity
 
 CLIENT_APP_RAISED = 2  # Flower's code for an exception inside a ClientApp
 RUN_ID = 1

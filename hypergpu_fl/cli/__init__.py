@@ -24,6 +24,7 @@ from hypergpu_fl import __version__
 from hypergpu_fl.errors import Fault, HyperGPUError
 from hypergpu_fl.output import printable
 from hypergpu_fl.redaction import redact
+from strategies.flower_internals import OtherFlower
 
 _READER_GONE: Final = 141  # as a shell reports SIGPIPE
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -131,6 +132,8 @@ def invoke(arguments: Sequence[str]) -> int:
         return exit_.exit_code
     except HyperGPUError as error:
         return _fail(error.faults, error.exit_code, debug)
+    except OtherFlower as error:
+        return _fail([Fault(str(error), error.remedy)], 2, debug)
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "hypergpu"
         cause, near, guess = error.format_message().partition("id you mean ")

@@ -192,7 +192,7 @@ def _check_defined(place: Path, module: str, name: str, reference: str) -> None:
 
 def _joined(app: Path, found: dict[str, Path], folder: Path) -> Path:
     """A copy of the files that Flower would bundle of the app, with the modules beside them."""
-    from flwr.cli.build import build_fab_from_disk
+    from strategies.flower_internals import build_fab_from_disk
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of pathspec, as Flower calls it

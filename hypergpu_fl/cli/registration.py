@@ -22,10 +22,15 @@ def unregister_others(superlink: str, keys: Collection[Path]) -> list[tuple[str,
         If the SuperLink gives no answer.
     """
     from click.exceptions import ClickException
-    from flwr.cli.flower_config import read_superlink_connection
-    from flwr.cli.supernode.register import try_load_public_key
-    from flwr.cli.utils import flwr_cli_exc_handler, init_http_client_from_connection
-    from flwr.proto.control_pb2 import ListNodesRequest, UnregisterNodeRequest
+
+    from strategies.flower_internals import (
+        ListNodesRequest,
+        UnregisterNodeRequest,
+        flwr_cli_exc_handler,
+        init_http_client_from_connection,
+        read_superlink_connection,
+        try_load_public_key,
+    )
 
     kept = {try_load_public_key(file) for file in keys}
     gone = []

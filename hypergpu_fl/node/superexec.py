@@ -28,15 +28,18 @@ from pathlib import Path
 from typing import Final
 
 import httpx
-from flwr.proto.runtime_pb2 import AcquireTaskRequest
-from flwr.supercore.constant import TaskType
-from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExecAuthHttpInterceptor
-from flwr.supercore.runtime import RuntimeHttpClient
-from flwr.supernode.runtime.run_clientapp import run_clientapp
 
 from hypergpu_fl.children import end_with, forget_own_modules, hold_off_signals
 from hypergpu_fl.codec.kernels import ready
 from hypergpu_fl.node import worker
+from strategies.flower_internals import (
+    AcquireTaskRequest,
+    RuntimeHttpClient,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+    TaskType,
+    run_clientapp,
+)
 
 POLL_S: Final = 0.25  # 2 ms of processor each
 PROTECTED: Final = ("/flwr.proto.Runtime/AcquireTask",)

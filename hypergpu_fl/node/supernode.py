@@ -16,29 +16,27 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from importlib import import_module
 from types import SimpleNamespace
 from typing import Final
 
-from flwr.supercore.exit import ExitCode, flwr_exit
-from flwr.supernode import start_client_internal
-
 from hypergpu_fl.children import keep_running
-from hypergpu_fl.flower_internals import (
-    SUPERNODE_RETRY,
-    SUPERNODE_SECRET,
-    SUPERNODE_SIGNER,
-    SUPERNODE_TIME,
-    replace,
-)
 from hypergpu_fl.handshakes import try_broken_ones_again
 from hypergpu_fl.node.draining import DRAIN_S, Draining
 from hypergpu_fl.node.wrong_clock import tell_wrong_clocks
 from hypergpu_fl.superexec_secret import shared_secret
+from strategies.flower_internals import (
+    SUPERNODE_RETRY,
+    SUPERNODE_SECRET,
+    SUPERNODE_SIGNER,
+    SUPERNODE_TIME,
+    ExitCode,
+    flwr_exit,
+    replace,
+    start_client_internal,
+)
 
 # Flower's options that `run` sets itself, or that are for a user's own SuperExec.
 DECIDED: Final = ("--help", "--version", "--host", "--port", "--isolation", "--ssl-", "--appio-", "--clientappio-")
-_COMMAND: Final = "flwr.supernode.cli.flower_supernode"
 LEAST_S: Final = 0.3
 SHARE: Final = 0.1
 
@@ -64,7 +62,9 @@ class GrowingWait:
 
 def options() -> Iterator[tuple[str, str]]:
     """Flags and help of those options of ``flower-supernode`` that are not decided here."""
-    parser = import_module(_COMMAND)._parse_args_run_supernode()
+    from strategies.flower_internals import _parse_args_run_supernode
+
+    parser = _parse_args_run_supernode()
     formatter = argparse.HelpFormatter(parser.prog)
     for action in parser._actions:
         if action.help not in (None, argparse.SUPPRESS) and not action.option_strings[-1].startswith(DECIDED):
@@ -83,7 +83,8 @@ def run(arguments: Sequence[str], *, host: str, port: int, drain_s: float = DRAI
     UsageError
         If the file of ``--superexec-auth-secret-file`` cannot be read.
     """
-    command = import_module(_COMMAND)
+    from strategies.flower_internals import flower_supernode
+
     wait, draining = GrowingWait(time.monotonic, time.sleep), Draining(drain_s)
 
     def sleep(seconds: float) -> None:
@@ -105,7 +106,7 @@ def run(arguments: Sequence[str], *, host: str, port: int, drain_s: float = DRAI
         program = [sys.executable, "-P", "-m", "hypergpu_fl.node.superexec", address, str(os.getpid())]
         keep_running(program, given=secret, name="SuperExec")
     try:
-        command.flower_supernode()
+        flower_supernode()
     except Exception:
         log.exception("the SuperNode failed")
     # Flower returns when it gives a connection up. Its Runtime API would go on, and look healthy.

@@ -34,11 +34,11 @@ from typing import Final
 import psutil
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
-from flwr.common.serde import context_from_proto, context_to_proto, message_from_proto, message_to_proto
-from flwr.proto.message_pb2 import Context as ContextProto
-from flwr.proto.message_pb2 import Message as MessageProto
 
 from hypergpu_fl.errors import WorkerFailed
+from strategies.flower_internals import Context as ContextProto
+from strategies.flower_internals import Message as MessageProto
+from strategies.flower_internals import context_from_proto, context_to_proto, message_from_proto, message_to_proto
 
 IDLE_S: Final = 300.0
 OWNER_CHECK_S: Final = 0.5

@@ -11,10 +11,9 @@ import logging
 import time
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-from hypergpu_fl.flower_internals import Place, replace
+from strategies.flower_internals import Place, replace
 
 if TYPE_CHECKING:
     import httpx
@@ -57,5 +56,5 @@ def wrong(date: str, signed_s: float) -> str:
 
 def tell_wrong_clocks(place: Place) -> None:
     """Have Flower's signer of requests, which ``place`` makes, tell why a request was refused."""
-    make = vars(import_module(place.module)).get(place.name, Telling)  # `replace` refuses a Flower without it
+    make = place.value()
     replace(place, lambda *keys: Telling(make(*keys), time.time))

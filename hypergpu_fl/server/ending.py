@@ -13,16 +13,17 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import httpx
-from flwr.common.constant import SubStatus
-from flwr.proto.runtime_pb2 import (
+from flwr.serverapp import Grid
+
+from strategies.flower_internals import (
+    EXIT_TIMEOUT,
     PushTaskOutputRequest,
     PushTaskOutputResponse,
     SendTaskHeartbeatRequest,
     SendTaskHeartbeatResponse,
+    SubStatus,
+    replace,
 )
-from flwr.serverapp import Grid
-
-from hypergpu_fl.flower_internals import EXIT_TIMEOUT, replace
 
 HEARD_WITHIN_S: Final = 900.0  # longer than a SuperLink takes to restart
 LEFT_OVER_S: Final = 5.0  # after that, for the rest of Flower's shutdown

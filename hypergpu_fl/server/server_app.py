@@ -26,7 +26,6 @@ from hypergpu_fl.config import Config, from_run_config, read_secrets, runs_root,
 from hypergpu_fl.config.resuming import CHANGEABLE, settings_of
 from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.files import write_whole
-from hypergpu_fl.flower_internals import renew_dead_actors
 from hypergpu_fl.heap import long_lived
 from hypergpu_fl.ledger import database
 from hypergpu_fl.network.registry import Registry
@@ -59,6 +58,7 @@ from strategies import lineup
 from strategies.arrivals import Arrivals, VirtualArrivals, VirtualLinks, WallArrivals
 from strategies.arrivals.hellos import LARGEST_HELLO
 from strategies.engine import Engine
+from strategies.flower_internals import renew_dead_actors
 from strategies.model.layout import Arrays, Layout
 from strategies.model.server_optimizer import ServerOptimizer
 from strategies.outcome import Attendant

@@ -17,24 +17,25 @@ from queue import Queue
 from typing import Any, Final
 
 import httpx
-from flwr.common.constant import SubStatus
-from flwr.proto.runtime_pb2 import (
+
+from hypergpu_fl.children import end_with, forget_own_modules
+from hypergpu_fl.files import write_whole
+from hypergpu_fl.handshakes import try_broken_ones_again
+from hypergpu_fl.server.superexec import KeptStart, input_of, remove_files
+from strategies.flower_internals import (
+    SERVERAPP_RETRY,
     PullTaskInputRequest,
     PullTaskInputResponse,
     PushTaskOutputRequest,
     PushTaskOutputResponse,
+    RuntimeHttpClient,
     SendTaskHeartbeatRequest,
+    SubStatus,
+    mirror_output_to_queue,
+    restore_output,
+    run_serverapp,
+    validate_and_resolve_root_certificates,
 )
-from flwr.supercore.logger import mirror_output_to_queue, restore_output
-from flwr.supercore.runtime import RuntimeHttpClient
-from flwr.supercore.tls import validate_and_resolve_root_certificates
-from flwr.superlink.runtime import run_serverapp
-
-from hypergpu_fl.children import end_with, forget_own_modules
-from hypergpu_fl.files import write_whole
-from hypergpu_fl.flower_internals import SERVERAPP_RETRY
-from hypergpu_fl.handshakes import try_broken_ones_again
-from hypergpu_fl.server.superexec import KeptStart, input_of, remove_files
 
 ENDED_FROM_OUTSIDE: Final = (
     "Task failed with unknown error."  # Flower's words for an app that neither completed nor raised

@@ -17,20 +17,24 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
-
-from flwr.supercore.constant import TaskType
-from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
-from flwr.supercore.superexec.executor.types import ExecutionSpec, LaunchResult
 
 from hypergpu_fl.children import end_with
 from hypergpu_fl.codec.kernels import ready
 from hypergpu_fl.config import System, runs_root
 from hypergpu_fl.files import private_folder, write_whole
-from hypergpu_fl.flower_internals import SUPEREXEC_EXECUTOR, SUPEREXEC_RETRY, SUPEREXEC_SECRET, replace
 from hypergpu_fl.handshakes import try_broken_ones_again
+from strategies.flower_internals import (
+    SUPEREXEC_EXECUTOR,
+    SUPEREXEC_RETRY,
+    SUPEREXEC_SECRET,
+    ExecutionSpec,
+    LaunchResult,
+    SubprocessExecutor,
+    TaskType,
+    replace,
+)
 
 FOLDER: Final = ".serverapps"
 MOST_STARTS: Final = 6  # of one ServerApp; after that, Flower declares the run failed
@@ -142,14 +146,14 @@ def main(arguments: list[str]) -> None:
 
     With ``--superexec-auth-secret-file -`` the secret is read from standard input.
     """
-    loop: Any = import_module("flwr.supercore.superexec.run_superexec")
-    command: Any = import_module("flwr.supercore.cli.flower_superexec")
-    executor, loader = loop.get_executor, command.load_superexec_auth_secret
+    from strategies.flower_internals import _parse_args, flower_superexec
+
+    executor, loader = SUPEREXEC_EXECUTOR.value(), SUPEREXEC_SECRET.value()
 
     def keeper_or(kind: Any, **settings: Any) -> Any:
         if kind != "subprocess":
             return executor(kind, **settings)
-        address = command._parse_args().parse_args(arguments).runtime_api_address
+        address = _parse_args().parse_args(arguments).runtime_api_address
         return Keeper(runs_root(System()) / FOLDER, address)
 
     def load(secret_file: str | None) -> bytes | None:
@@ -162,10 +166,10 @@ def main(arguments: list[str]) -> None:
     replace(SUPEREXEC_SECRET, load)
     try_broken_ones_again(SUPEREXEC_RETRY)
     sys.argv = ["flower-superexec", *arguments]
-    if (parent := command._parse_args().parse_args(arguments).parent_pid) is not None:
+    if (parent := _parse_args().parse_args(arguments).parent_pid) is not None:
         end_with(parent)
     ready.start()
-    command.flower_superexec()
+    flower_superexec()
 
 
 if __name__ == "__main__":

@@ -8,13 +8,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Final
 
 from hypergpu_fl.children import keep_running
-from hypergpu_fl.flower_internals import SUPERLINK_SECRET, TASK_PATIENCE, replace
 from hypergpu_fl.server.superexec import SECRET_FROM_STDIN
 from hypergpu_fl.superexec_secret import OPTION, shared_secret
+from strategies.flower_internals import SUPERLINK_SECRET, TASK_PATIENCE, replace
 
 PATIENCE_S: Final = 600  # with a ServerApp whose machine restarts, which takes longer than Flower's own minute
 HEARTBEAT_S: Final = 30  # Flower's, of which PATIENCE_S is a multiple
@@ -35,12 +34,13 @@ def run(arguments: Sequence[str], *, address: str, tls: Sequence[str]) -> None:
     UsageError
         If the file of ``--superexec-auth-secret-file`` cannot be read.
     """
+    from strategies.flower_internals import flower_superlink
+
     secret, option = shared_secret(arguments)
     sys.argv = ["flower-superlink", *arguments, *option, "--isolation", "process"]
-    command = import_module("flwr.superlink.cli.flower_superlink")
     replace(SUPERLINK_SECRET, lambda secret_file: secret)
     replace(TASK_PATIENCE, PATIENCE_S // HEARTBEAT_S)
     program = [sys.executable, "-P", "-m", "hypergpu_fl.server.superexec", "--runtime-api-address", address, *tls]
     program += ["--parent-pid", str(os.getpid()), OPTION, SECRET_FROM_STDIN]
     keep_running(program, given=secret, name="SuperExec")
-    command.flower_superlink()
+    flower_superlink()

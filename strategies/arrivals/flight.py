@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from flwr.app import Error, Message, RecordDict
-from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import Grid
 
 from strategies import wire
 from strategies.arrivals.progress import Progress
+from strategies.flower_internals import SUPERLINK_NODE_ID
 
 NOT_SENT = 3  # Flower's code for a message that is unavailable
 NODE_UNREACHABLE = 5  # Flower's code for a node that vanished

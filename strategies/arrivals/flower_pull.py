@@ -3,7 +3,7 @@
 ``HttpGrid.pull_messages`` retries an object that is still being uploaded after 1, 2, 4, 8 and then every 10 s, so a
 reply that took 3.1 s is seen after 7. Here the same requests are retried at least every half second. They are separate
 from the request for which replies exist, since the SuperLink announces a reply when its upload begins. This uses names
-that Flower 1.41 does not export, which is why that version is pinned.
+that Flower does not export, see `strategies.flower_internals`.
 """
 
 from __future__ import annotations
@@ -14,22 +14,21 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from flwr.app import Array, Message
-from flwr.app.message.arraychunk import ArrayChunk
-from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
-from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 from flwr.serverapp import Grid
-from flwr.supercore.inflatable.inflatable_object import (
+
+from strategies.flower_internals import (
+    ArrayChunk,
+    ConfirmMessageReceivedRequest,
+    HttpGrid,
+    ObjectPullError,
+    PullAppMessagesRequest,
     get_object_body,
     get_object_head_values_from_object_content,
-    iterate_object_tree,
-)
-from flwr.supercore.inflatable.inflatable_protobuf_utils import make_pull_object_fn_protobuf
-from flwr.supercore.inflatable.inflatable_utils import (
-    ObjectPullError,
     inflate_object_from_contents,
+    iterate_object_tree,
+    make_pull_object_fn_protobuf,
     pull_objects,
 )
-from flwr.superlink.grid.http_grid import HttpGrid
 
 FIRST_RETRY_S, LAST_RETRY_S = 0.05, 0.5
 MOST_OBJECTS: Final = 20_000  # of one reply; Flower cuts arrays into pieces of 5 MB

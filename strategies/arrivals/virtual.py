@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 from flwr.app import Message, RecordDict
-from flwr.common.serde import message_from_proto, message_to_proto
-from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
@@ -20,6 +18,8 @@ from strategies import wire
 from strategies.arrivals.flight import Arrivals, Flight, VirtualLinks, array_bytes, failure, timing
 from strategies.arrivals.progress import Progress
 from strategies.errors import Refused
+from strategies.flower_internals import Message as ProtoMessage
+from strategies.flower_internals import message_from_proto, message_to_proto
 from strategies.round.choosing import LONGEST_TTL_S
 
 

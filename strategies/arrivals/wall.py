@@ -11,15 +11,13 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from flwr.app import Message, RecordDict
-from flwr.app.message.message import make_message
 from flwr.serverapp import Grid
-from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
-from flwr.superlink.grid.http_grid import HttpGrid
 
 from strategies import wire
 from strategies.arrivals.flight import Arrivals, array_bytes, failure, timing
 from strategies.arrivals.flower_pull import LARGEST_REPLY, Announcement, StillUploading, announced, pull
 from strategies.arrivals.hellos import Hellos
+from strategies.flower_internals import HttpGrid, ObjectPullError, make_message
 
 log = logging.getLogger(__name__)
 

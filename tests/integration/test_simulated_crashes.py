@@ -13,7 +13,7 @@ POOL = """
 import json, os, sys
 import ray
 from flwr.server.superlink.fleet.vce.backend.raybackend import RayBackend
-from hypergpu_fl.flower_internals import renew_dead_actors
+from strategies.flower_internals import renew_dead_actors
 
 class Message:
     def __init__(self, partition):

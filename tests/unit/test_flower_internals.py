@@ -1,17 +1,20 @@
-"""What of Flower's is used that it does not export is there, as it was read."""
+"""What of Flower's is used that it does not export is there, as it was read, and stands in one file."""
 
 from __future__ import annotations
 
 import ast
 import inspect
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib import import_module, metadata
 from pathlib import Path
 
 import pytest
 
-from hypergpu_fl.errors import UsageError
-from hypergpu_fl.flower_internals import FETCH, READ_IN, REPLACED, Place, replace
+from strategies import flower_internals
+from strategies.flower_internals import FETCH, IMPORTED, READ_IN, REPLACED, OtherFlower, Place, replace
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPORTED = {"flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.serverapp.strategy"}
@@ -45,8 +48,9 @@ USED = {
     "flwr.proto.runtime_pb2.SendTaskHeartbeatRequest": "",
     "flwr.proto.runtime_pb2.SendTaskHeartbeatResponse": "",
     "flwr.serverapp.strategy.strategy_utils.aggregate_arrayrecords": "records, weighting_metric_name",
-    "flwr.simulation.ray_transport.ray_actor.BasicActorPool": "",
     "flwr.supercore.auth.load_superexec_auth_secret": "secret_file",
+    "flwr.supercore.cli.flower_superexec._parse_args": "",
+    "flwr.supercore.cli.flower_superexec.flower_superexec": "",
     "flwr.supercore.constant.TaskType": "",
     "flwr.supercore.exit.ExitCode": "",
     "flwr.supercore.exit.flwr_exit": "code, message, event_type, event_details, emit_telemetry",
@@ -68,23 +72,38 @@ USED = {
     "flwr.supercore.superexec.executor.types.LaunchResult": "",
     "flwr.supercore.task_identity.TaskIdentity": "",
     "flwr.supercore.tls.validate_and_resolve_root_certificates": "root_cert_path, insecure",
+    "flwr.superlink.cli.flower_superlink.flower_superlink": "",
     "flwr.superlink.grid.http_grid.HttpGrid": "",
     "flwr.superlink.runtime.run_serverapp": "runtime_api_address, log_queue, token, insecure, certificates, parent_pid, runtime_dependency_install",  # noqa: E501
+    "flwr.supernode.cli.flower_supernode._parse_args_run_supernode": "",
+    "flwr.supernode.cli.flower_supernode.flower_supernode": "",
     "flwr.supernode.start_client_internal": "",
     "flwr.supernode.runtime.run_clientapp.run_clientapp": "runtime_api_address, token, insecure, certificates, parent_pid, runtime_dependency_install",  # noqa: E501
 }
 
 
-def imported() -> Iterator[tuple[str, str]]:
+def trees() -> Iterator[tuple[Path, ast.Module]]:
+    """Every file but the one that may know Flower's insides."""
     for package in ("hypergpu_fl", "strategies"):
         for file in (ROOT / package).rglob("*.py"):
-            for node in ast.walk(ast.parse(file.read_text())):
-                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("flwr."):
-                    yield from ((str(node.module), alias.name) for alias in node.names if node.module not in EXPORTED)
+            if file != Path(flower_internals.__file__):
+                yield file, ast.parse(file.read_text())
 
 
-def parameters(module: str, name: str) -> str:
-    found = getattr(import_module(module), name, None) or import_module(f"{module}.{name}")
+def modules(tree: ast.Module) -> Iterator[str]:
+    """What a file imports, and what it might import by a name in a string."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names if node.module == "flwr")
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.Constant) and re.fullmatch(r"(flwr|ray)(\.\w+)+", str(node.value)):
+            yield str(node.value)
+
+
+def parameters(place: Place) -> str:
+    found = place.value()
     return ", ".join(inspect.signature(found).parameters) if inspect.isfunction(found) else ""
 
 
@@ -93,13 +112,43 @@ def test_this_is_the_flower_that_was_read() -> None:
 
 
 def test_what_is_imported_is_what_stands_here() -> None:
-    assert {".".join(each) for each in imported()} == USED.keys()
+    assert {f"{module}.{name}" for name, module in IMPORTED.items()} == USED.keys()
 
 
-@pytest.mark.parametrize("path", USED)
-def test_a_private_name_takes_what_it_took(path: str) -> None:
-    module, _, name = path.rpartition(".")
-    assert parameters(module, name) == USED[path]
+@pytest.mark.parametrize("name", IMPORTED)
+def test_a_private_name_takes_what_it_took(name: str) -> None:
+    assert parameters(Place(IMPORTED[name], name)) == USED[f"{IMPORTED[name]}.{name}"]
+
+
+def test_mypy_sees_the_names_that_are_imported() -> None:
+    tree = ast.parse(Path(flower_internals.__file__).read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    assert ast.unparse(block.test) == "TYPE_CHECKING"
+    seen = [(alias, node) for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names]
+    assert {alias.asname: node.module for alias, node in seen if alias.asname == alias.name} == IMPORTED
+
+
+def test_no_other_file_imports_what_flower_or_ray_do_not_export() -> None:
+    for file, tree in trees():
+        private = [name for name in modules(tree) if re.match(r"(flwr|ray)(\.|$)", name) and name not in EXPORTED]
+        assert not private, f"{file} imports {private}"
+
+
+def test_each_name_is_asked_for_by_some_file() -> None:
+    asked = {
+        alias.name
+        for _, tree in trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == flower_internals.__name__
+        for alias in node.names
+    }
+    assert IMPORTED.keys() <= asked
+
+
+def test_nothing_of_flowers_is_loaded_before_it_is_asked_for() -> None:
+    code = "import sys, strategies.flower_internals as names; assert 'flwr' not in sys.modules; names.TaskType; "
+    code += "assert 'flwr.supercore.constant' in sys.modules and 'flwr.superlink' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("place", REPLACED)
@@ -125,29 +174,33 @@ def test_the_pool_of_actors_is_the_one_that_was_read() -> None:
 
 def test_what_is_replaced_or_patched_in_flower_is_so_in_one_file_alone() -> None:
     """No other file puts a value into one of Flower's or Ray's modules or classes."""
-    for package in ("hypergpu_fl", "strategies"):
-        for file in (ROOT / package).rglob("*.py"):
-            if file.name == "flower_internals.py":
-                continue
-            tree = ast.parse(file.read_text())
-            foreign = {
-                (alias.asname or alias.name).partition(".")[0]
-                for node in ast.walk(tree)
-                if isinstance(node, ast.Import | ast.ImportFrom)
-                for alias in node.names
-                if str(getattr(node, "module", None) or alias.name).partition(".")[0] in ("flwr", "ray")
-            }
-            put = [
-                target
-                for node in ast.walk(tree)
-                if isinstance(node, ast.Assign)
-                for target in node.targets
-                if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name)
-                if target.value.id in foreign - PUBLICLY_SET
-            ]
-            assert not put, f"{file} patches {ast.unparse(put[0])}"
+    for file, tree in trees():
+        foreign = {
+            (alias.asname or alias.name).partition(".")[0]
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for alias in node.names
+            if str(getattr(node, "module", None) or alias.name).partition(".")[0] in ("flwr", "ray")
+            or (getattr(node, "module", None) == flower_internals.__name__ and alias.name in IMPORTED)
+        }
+        put = [
+            target
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name)
+            if target.value.id in foreign - PUBLICLY_SET
+        ]
+        assert not put, f"{file} patches {ast.unparse(put[0])}"
 
 
 def test_a_name_that_is_not_there_is_not_replaced() -> None:
-    with pytest.raises(UsageError, match="has no nothing in flwr.app"):
+    with pytest.raises(OtherFlower, match="has no nothing in flwr.app") as refused:
         replace(Place("flwr.app", "nothing"), None)
+    assert refused.value.remedy == f"install flwr {READ_IN}"
+
+
+def test_a_name_that_flower_lacks_is_told_with_the_version_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(IMPORTED, "nothing", "flwr.app")
+    with pytest.raises(OtherFlower, match="has no nothing in flwr.app"):
+        exec("from strategies.flower_internals import nothing")

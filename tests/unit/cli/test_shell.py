@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import click
@@ -15,6 +16,7 @@ import typer
 from hypergpu_fl import __version__, cli
 from hypergpu_fl.errors import ConfigError, Fault, Interrupted, RunFailed, UsageError
 from hypergpu_fl.redaction import register
+from strategies.flower_internals import READ_IN, OtherFlower
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -106,6 +108,12 @@ def test_every_listed_command_has_help_and_is_a_real_command(hypergpu: Command) 
             OSError("no file is named"),
             1,
             "error: unexpected OSError: no file is named\nremedy: run it again with --debug and report the traceback\n",
+        ),
+        (
+            OtherFlower("time", "flwr.app"),
+            2,
+            f"error: Flower {version('flwr')} has no time in flwr.app, as {READ_IN} has\n"
+            f"remedy: install flwr {READ_IN}\n",
         ),
         (BrokenPipeError(), 141, ""),
         (typer.Exit(3), 3, ""),

@@ -126,7 +126,7 @@ def invoke(arguments: Sequence[str]) -> int:
     arguments = [word for i, word in enumerate(arguments) if i >= end or word != "--debug"]
     try:
         # Not Click's main(), which would write errors to standard error in its own way.
-        with hypergpu.make_context("hypergpu", arguments) as context:
+        with hypergpu.make_context("hypergpu", arguments, obj=debug) as context:
             hypergpu.invoke(context)
     except click.exceptions.Exit as exit_:
         return exit_.exit_code

@@ -11,6 +11,7 @@ from typing import Any, Final
 from hypergpu_fl.errors import UsageError
 from strategies.spelling import nearest
 
+CONNECTION: Final = "deployed"  # what `hypergpu server start` adds, and the documents' commands name
 _FLOWERS_OWN: Final = ("local", "supergrid")  # Flower writes these where a user has no configuration yet
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
 
+from hypergpu_fl.cli.options import debugging
 from hypergpu_fl.cli.submission import Submission, submit
 from hypergpu_fl.cli.superlink import flower_environment
 from hypergpu_fl.config import Config
@@ -29,6 +30,10 @@ PATIENCE_S: Final = 1800.0  # with a SuperLink that does not answer: enough to s
 LOST: Final = ("No heartbeat received from the task", "Task failed with unknown error")
 MOST_LOSSES: Final = 5
 _ROUND: Final = re.compile(r"\bround +\d+/\d+  .*")  # as `hypergpu_fl.server.report` logs it
+
+# How Flower says that a ServerApp raised, each with lines below it; the command's own error says it at the end.
+_FAILED: Final = re.compile(r"  error: (ServerApp raised an exception|Exit Code: \d+)$")
+_TRACEBACK: Final = "Traceback (most recent call last)"
 
 Say = Callable[[str], None]
 T = TypeVar("T")
@@ -162,18 +167,25 @@ def _answered(ask: Callable[[], T], say: Say) -> T:
 
 
 class NewLines:
-    """Says each line of a log once, although Flower sends the log from its beginning at every request."""
+    """Says each line of a log once, although Flower sends the log from its beginning at every request.
+
+    Tracebacks are said with ``--debug`` only; the run's log file has them.
+    """
 
     def __init__(self, say: Say) -> None:
         self._say = say
         self._said = 0
+        self._hides, self._debugging = False, debugging()  # which Click knows in this thread, the reader's not
 
     def lines(self, sent: Iterable[str]) -> None:
         """Say those lines of one sending of the log that are new, without the colours of the server's terminal."""
-        for number, line in enumerate(sent, 1):
-            if number > self._said:
-                self._said = number
-                self._say(without_colours(line.rstrip("\n")))
+        for number, line in enumerate(map(without_colours, sent), 1):
+            if number <= self._said:
+                continue
+            self._said = number
+            self._hides = self._hides or _TRACEBACK in line if line.startswith("    ") else bool(_FAILED.search(line))
+            if not self._hides or self._debugging:
+                self._say(line.rstrip("\n"))
 
 
 class NewestRound:

@@ -16,7 +16,7 @@ import click
 import typer
 from typer.core import TyperCommand
 
-from hypergpu_fl.cli.connections import require_connection
+from hypergpu_fl.cli.connections import CONNECTION, require_connection
 from hypergpu_fl.cli.provision import provision
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.errors import NetworkError, UsageError
@@ -79,7 +79,7 @@ def keys(
 @app.command()
 def register(
     public_keys: Annotated[list[Path], typer.Argument(help="public keys, NAME.pub")],
-    superlink: Annotated[str, typer.Option(help="connection in Flower's configuration")] = "local",
+    superlink: Annotated[str, typer.Option(metavar="NAME", help="connection in Flower's configuration")] = CONNECTION,
     only: Annotated[bool, typer.Option("--only", help="and shut out every node whose key is not given")] = False,
     format: FormatOption = Format.DEFAULT,
 ) -> None:

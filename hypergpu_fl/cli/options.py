@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import click
 import typer
 
 from hypergpu_fl.config import System, environment, runs_root
@@ -46,3 +47,9 @@ def unread(config: Path | None) -> str:
 def root_of(runs: Path | None) -> Path:
     """Root of the runs: ``--runs``, else ``HYPERGPU_RUNS``, else ``./runs``."""
     return runs_root(System(runs_dir=str(runs) if runs else ""), environment(os.environ))
+
+
+def debugging() -> bool:
+    """Whether this command was given ``--debug``; see `hypergpu_fl.cli.invoke`."""
+    context = click.get_current_context(silent=True)
+    return context is not None and context.obj is True

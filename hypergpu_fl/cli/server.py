@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hypergpu_fl.cli.connections import note_connection
+from hypergpu_fl.cli.connections import CONNECTION, note_connection
 from hypergpu_fl.errors import UsageError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Start a SuperLink, or a SuperExec of its own.")
@@ -29,7 +29,7 @@ def start(
     database: Annotated[Path, typer.Option(help="what outlives a restart")] = Path("superlink.db"),
     connection: Annotated[
         str, typer.Option(help="what this host's Flower configuration calls it, for `hypergpu run --superlink`")
-    ] = "deployed",
+    ] = CONNECTION,
 ) -> None:
     """Start a SuperLink and what runs ServerApps: flower-superlink with all its options, with TLS and node keys.
 

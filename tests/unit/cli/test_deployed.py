@@ -105,6 +105,44 @@ def test_a_run_whose_server_app_died_is_submitted_again_but_not_for_ever(flwr: C
     assert len(again) == MOST_LOSSES
 
 
+FAILED_LOG = (
+    "20:53:20  warning: node-1 is away\n"
+    "20:53:21  error: ServerApp raised an exception\n"
+    "    Traceback (most recent call last):\n"
+    '      File "run_serverapp.py", line 221, in run_serverapp\n'
+    "    hypergpu_fl.errors.NetworkError: 2 of 3 nodes connected within 120 s\n"
+    "    remedy: start more SuperNodes, or lower training.num_nodes\n"
+    "20:53:21  error: Exit Code: 201\n"
+    "    \n"
+    "    An unhandled exception occurred in the ServerApp.\n"
+    "20:53:22  warning: the user's code says\n"
+    "    more in a second line\n"
+)
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_failed_run_is_told_by_its_error_alone_unless_tracebacks_are_asked_for(
+    flwr: Callable[..., Submission], tmp_path: Path, capsys: pytest.CaptureFixture[str], debug: bool
+) -> None:
+    folder = tmp_path / "runs" / "away"
+    folder.mkdir(parents=True)
+    (folder / SUBMITTED).write_text('{"run_id": "1", "connection": "deployed"}')
+    flwr(status("finished:failed", "ServerApp failed"))
+    (tmp_path / "log").write_text(FAILED_LOG)
+    program = tmp_path / "flwr"
+    program.write_text(program.read_text().replace(PRINTED, "cat log"))
+    assert invoke(["attach", "away", "--runs", str(tmp_path / "runs"), *["--debug"] * debug]) == 1
+    out, err = capsys.readouterr()
+    assert (out == "\n".join(["run away: Flower's 1 on 'deployed'", FAILED_LOG])) is debug
+    kept = "20:53:20  warning: node-1 is away", "20:53:22  warning: the user's code says", "    more in a second line"
+    assert out.splitlines()[1:] == list(kept) or debug
+    assert err.endswith(
+        "error: run away ended as finished:failed: 2 of 3 nodes connected within 120 s\n"
+        "remedy: start more SuperNodes, or lower training.num_nodes\n"
+    )
+    assert (folder / "flower.log").read_text() == FAILED_LOG
+
+
 def test_a_run_that_failed_by_its_own_fault_is_not_submitted_again(flwr: Callable[..., Submission]) -> None:
     raised = status("finished:failed", "ServerApp failed with exception: no node is connected")
     run = flwr(raised)
@@ -169,7 +207,7 @@ def test_ctrl_c_while_a_run_is_followed_is_no_error(
 ) -> None:
     flwr(*[RUNNING] * 100)
     program = tmp_path / "flwr"
-    program.write_text(program.read_text().replace("echo one; echo two; exit", "kill -INT $PPID; exec sleep 60"))
+    program.write_text(program.read_text().replace(f"{PRINTED}; exit", "kill -INT $PPID; exec sleep 60"))
     began_s = time.monotonic()
     assert invoke(sent) == 130
     assert time.monotonic() - began_s < 30.0, "it waited for `flwr log` to end by itself"

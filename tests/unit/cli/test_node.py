@@ -11,7 +11,7 @@ import pytest
 
 from hypergpu_fl.children import free_port
 from hypergpu_fl.cli import invoke
-from hypergpu_fl.cli.connections import note_connection
+from hypergpu_fl.cli.connections import CONNECTION, note_connection
 from hypergpu_fl.cli.node import with_link
 from hypergpu_fl.errors import UsageError
 from hypergpu_fl.ledger.database import connect
@@ -55,6 +55,20 @@ def test_registering_needs_a_key_and_a_superlink(
         assert invoke(["node", "register", str(tmp_path / key), "--superlink", superlink]) == code
         err = capsys.readouterr().err
         assert said in err and "x1b" not in err
+
+
+def test_registering_goes_to_the_connection_that_the_server_makes_unless_another_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path))
+    key = str(tmp_path / "a.pub")
+    note_connection("away", f"127.0.0.1:{free_port()}", tmp_path / "ca.crt")
+    assert invoke(["node", "register", key]) == 2
+    err = capsys.readouterr().err
+    assert f"no connection {CONNECTION!r}" in err and "use one of: away;" in err
+    note_connection(CONNECTION, f"127.0.0.1:{free_port()}", tmp_path / "ca.crt")
+    assert invoke(["node", "register", key]) == 2
+    assert "there is no public key" in capsys.readouterr().err
 
 
 def test_the_registry_is_shown_in_the_units_that_people_read(

@@ -45,6 +45,8 @@ class Roster:
         Present Flower id of each connected row.
     owners : dict of str to str
         Address that enrolled each name; empty if it said none.
+    inherited : dict of str to int
+        Silences in a row that a share's node had when another address took it over.
     """
 
     rows: dict[int, int] = field(default_factory=dict)
@@ -52,6 +54,7 @@ class Roster:
     unfit_names: dict[int, str] = field(default_factory=dict)
     node_ids: dict[int, int] = field(default_factory=dict)
     owners: dict[str, str] = field(default_factory=dict)
+    inherited: dict[str, int] = field(default_factory=dict)
     _shares: dict[str, str] = field(default_factory=dict, init=False)  # name of the share that each address enrolled
 
     def gather(self, grid: Arrivals, fleet: Fleet, *, session: bytes, tell: Tell, vet: Vet, joined: Welcome) -> bool:
@@ -84,14 +87,16 @@ class Roster:
         return f"{len(self.unfit)} nodes are connected, and none can take part; {count} of them: {reason}"
 
     def state(self) -> dict[str, Any]:
-        """Rows by Flower's ids and owners by name, JSON-able."""
-        return {"rows": {str(node_id): row for node_id, row in self.rows.items()}, "owners": dict(self.owners)}
+        """Rows by Flower's ids, and of each name its owner and what that one inherited; JSON-able."""
+        rows = {str(node_id): row for node_id, row in self.rows.items()}
+        return {"rows": rows, "owners": dict(self.owners), "inherited": dict(self.inherited)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Inverse of ``state``: recognise the nodes of an earlier process."""
         self.rows.update((int(node_id), row) for node_id, row in state["rows"].items())
         for name, address in state["owners"].items():
             self._own(name, address)
+        self.inherited.update(state["inherited"])
 
     def _enrol(self, grid: Arrivals, fleet: Fleet, session: bytes, tell: Tell, vet: Vet, joined: Welcome) -> None:
         """Ask every node not seen before who it is: its data, device, link and address.
@@ -123,6 +128,7 @@ class Roster:
             known = fleet.row_of.get(hello.name, -1)
             if self._abandoned(hello, known, fleet):
                 self._vacate(hello.name, known)
+                self.inherited[hello.name] = int(fleet.misses[known])
                 holders.pop(known, None)
             if why := self._belongs_to_another(hello, node_id, holders.get(known)):
                 self._turn_away(node_id, f"node {node_id}", why)
@@ -171,10 +177,12 @@ class Roster:
     def _abandoned(self, hello: Hello, row: int, fleet: Fleet) -> bool:
         """Whether another address holds this share, but no update of it ever counted and it cannot be reached.
 
-        Otherwise whoever claimed a share first could keep it for ever without ever working.
+        Otherwise whoever claimed a share first could keep it for ever without ever working. Who takes such a share over
+        keeps it until an order to it has been met with silence, too: it is not to pay for those before it.
         """
-        other = self.owners.get(hello.name, hello.address) != hello.address
-        return other and fleet.acknowledged[row] < 0 and not fleet.reachable[row]
+        if self.owners.get(hello.name, hello.address) == hello.address or fleet.acknowledged[row] >= 0:
+            return False
+        return not fleet.reachable[row] and fleet.misses[row] > self.inherited.get(hello.name, 0)
 
     def _own(self, name: str, address: str) -> None:
         self.owners[name] = address

@@ -150,11 +150,6 @@ def _route_standard_library(level: str) -> None:
     flower.setLevel(logging.DEBUG if level == "TRACE" else max(logging.INFO, logger.level(level).no))
 
 
-def shutdown() -> None:
-    """Close all sinks; files are complete afterwards."""
-    logger.remove()
-
-
 def parse(line: str) -> dict[str, Any] | None:
     """Fields ``time, level, module, message`` of a line of the file; None for a line that continues the last one."""
     fields = line.rstrip("\n").split(" | ", 3)

@@ -72,11 +72,6 @@ def secret_from_hex(text: str) -> bytes:
     return secret
 
 
-def forget() -> None:
-    """Drop all registered secrets: when a process no longer uses a key, and in tests."""
-    _registered.clear()
-
-
 def redact_url(url: str) -> str:
     """``url`` without user, password and anything that looks like an API key."""
     url = _USERINFO.sub(f"{MASK}@", url)

@@ -24,6 +24,7 @@ from strategies.model.layout import Layout, Vector
 Progress = Callable[[str], None]
 Row = dict[str, Any]
 Updates = tuple[Layout, dict[str, NDArray[Any]], list[Vector]]  # layout, buffers, successive updates
+BATCH = 32  # images a step
 NOISE_VALUES = 11_170_000
 SOURCES = ("resnet18", "gaussian")
 UPSCALED = 32  # side length the 8x8 digits are enlarged to
@@ -121,7 +122,7 @@ def noise(seed: int, size: int) -> Updates:
     return layout, {}, [rng.standard_normal(size, dtype=np.float32) for _ in range(2)]
 
 
-def trained_updates(architecture: str, data_root: str, steps: int, seed: int, *, batch: int = 32) -> Updates:
+def trained_updates(architecture: str, data_root: str, steps: int, seed: int) -> Updates:
     """Two successive updates of a model trained with SGD on MNIST, or on enlarged digits."""
     import torch
 
@@ -138,7 +139,7 @@ def trained_updates(architecture: str, data_root: str, steps: int, seed: int, *,
     layout = Layout.of(arrays())
     states = [layout.flatten(arrays())]
     for step in range(2 * steps):
-        chosen = order[torch.arange(step * batch, (step + 1) * batch) % len(order)]
+        chosen = order[torch.arange(step * BATCH, (step + 1) * BATCH) % len(order)]
         optimizer.zero_grad()
         loss = torch.nn.functional.cross_entropy(model(inputs[chosen]), labels[chosen])
         torch.autograd.backward(loss)

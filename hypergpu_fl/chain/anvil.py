@@ -78,8 +78,6 @@ class Anvil:
         Options that shape its blocks.
     state : Path | None
         File to load state from and keep it in.
-    chain_id : int
-        Chain id to serve.
     """
 
     def __init__(
@@ -89,11 +87,10 @@ class Anvil:
         port: int = 0,
         shape: Sequence[str] = MONAD_SHAPE,
         state: Path | None = None,
-        chain_id: int = CHAIN_ID,
     ) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        command = [str(binary), "--port", str(self.port), "--chain-id", str(chain_id), "--silent"]
+        command = [str(binary), "--port", str(self.port), "--chain-id", str(CHAIN_ID), "--silent"]
         command += [*_FORGET_OLD_STATES, *shape]
         if state is not None:
             command += ["--state", str(state), "--state-interval", "1"]

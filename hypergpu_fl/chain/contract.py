@@ -28,7 +28,6 @@ class SessionState:
 
     coordinator: str
     next: int
-    last_commit: int
     status: SessionStatus
     pool: int
     owed: int
@@ -46,13 +45,11 @@ class LedgerContract:
 
     def session(self, session: bytes, tag: Tag = "latest") -> SessionState:
         """State of a session; status NONE if it does not exist."""
-        ((coordinator, upcoming, committed_at, status, pool, owed, head, paid, pending),) = self._read(
-            "session", session, tag=tag
-        )
+        ((coordinator, upcoming, _, status, pool, owed, head, paid, pending),) = self._read("session", session, tag=tag)
         if status not in [member.value for member in SessionStatus]:
             raise self._strange("session")
         return SessionState(
-            _checksummed(coordinator), upcoming, committed_at, SessionStatus(status), pool, owed, head, paid,
+            _checksummed(coordinator), upcoming, SessionStatus(status), pool, owed, head, paid,
             _checksummed(pending),
         )  # fmt: skip
 
@@ -73,17 +70,6 @@ class LedgerContract:
             (bits,) = self._read("paidRounds", session, account, word)
             paid |= {256 * word + bit for bit in range(256) if bits >> bit & 1}
         return paid
-
-    def verify_contribution(
-        self,
-        contribution: tuple[Any, ...],
-        proof: list[bytes],
-        before: bytes,
-        commitments: list[tuple[int, bytes, bytes, bytes, int]],
-    ) -> bool:
-        """Whether the contract accepts a contribution's proof against its head."""
-        (accepted,) = self._read("verifyContribution", contribution, proof, before, commitments)
-        return bool(accepted)
 
     def _read(self, function: str, *arguments: Any, tag: Tag = "latest") -> tuple[Any, ...]:
         answer = self._client.call(self.address, abi.encode_call(function, *arguments), tag)

@@ -14,6 +14,7 @@ from hypergpu_fl.chain.signer import Signer, Transaction
 from hypergpu_fl.keccak import keccak
 
 _POLL_S = 0.1
+_FINAL_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,6 @@ def send_and_wait(
     value: int = 0,
     chain_id: int,
     max_fee: int,
-    timeout_s: float = 60.0,
-    clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> FinalTransaction:
     """Estimate, sign, send, and wait until the transaction is final.
@@ -50,7 +49,7 @@ def send_and_wait(
     Misconfigured
         If the endpoint serves another chain, the account cannot pay, or gas costs more than `max_fee` wei.
     Unavailable
-        If it is not final within `timeout_s`; it may become so later.
+        If it is not final within a minute; it may become so later.
     """
     check_chain_id(client, chain_id)
     bid = first_bid(client.fees(), max_fee)
@@ -65,8 +64,8 @@ def send_and_wait(
     nonce = client.nonce(signer.address)
     raw = signer.sign(Transaction(chain_id, nonce, to, data, value, limit, bid.max_fee, bid.priority_fee))
     client.send_raw(raw)
-    deadline = clock() + timeout_s
-    while clock() < deadline:
+    deadline = time.monotonic() + _FINAL_S
+    while time.monotonic() < deadline:
         receipt = client.receipt(keccak(raw))
         if receipt is not None and not receipt.succeeded:
             raise Reverted(f"transaction 0x{keccak(raw).hex()} was included but reverted")
@@ -74,5 +73,5 @@ def send_and_wait(
             return FinalTransaction(keccak(raw), nonce, receipt)
         sleep(_POLL_S)
     raise Unavailable(
-        f"transaction 0x{keccak(raw).hex()} is not final after {timeout_s:g} s", "look it up before sending again"
+        f"transaction 0x{keccak(raw).hex()} is not final after {_FINAL_S:g} s", "look it up before sending again"
     )

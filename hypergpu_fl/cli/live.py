@@ -24,13 +24,11 @@ class Screen:
     ----------
     view : RunView
         The run.
-    console : Console, optional
-        The terminal.
     """
 
-    def __init__(self, view: RunView, console: Console | None = None) -> None:
+    def __init__(self, view: RunView) -> None:
         self._view = view
-        self._console = console or Console()
+        self._console = Console()
         self._live = Live(console=self._console, screen=True, auto_refresh=False, transient=True)
         self.messages: deque[str] = deque(maxlen=100)
 

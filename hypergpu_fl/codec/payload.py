@@ -31,9 +31,9 @@ class CodecPayload:
     view.
     """
 
-    def __init__(self, layout: Layout, versions: ModelVersions | None = None) -> None:
+    def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._versions = versions or ModelVersions(layout, chain=CHAIN_LEVEL)
+        self._versions = ModelVersions(layout, chain=CHAIN_LEVEL)
         self._tried: set[str] = set()
         self._views: dict[str, int] = {}
         self._sent: dict[str, tuple[int, int]] = {}

@@ -52,8 +52,8 @@ class Segments:
     _known: set[str] = field(default_factory=set)
     _before: bytes = b""
 
-    def grow(self, *, most_bytes: int | None = None) -> bool:
-        """Index what was added, at most about ``most_bytes`` of it; whether anything was added.
+    def grow(self) -> bool:
+        """Index what was added; whether anything was added.
 
         Raises
         ------
@@ -62,7 +62,7 @@ class Segments:
         """
         try:
             with self.path.open("rb") as file:
-                return self._grow(file, most_bytes)
+                return self._grow(file)
         except FileNotFoundError:
             if self.read_bytes:
                 raise LogGone from None
@@ -108,17 +108,14 @@ class Segments:
         except FileNotFoundError:
             raise LogGone from None
 
-    def _grow(self, file: BinaryIO, most_bytes: int | None) -> bool:
+    def _grow(self, file: BinaryIO) -> bool:
         if self._before:
             file.seek(self.read_bytes - len(self._before))
             if file.read(len(self._before)) != self._before:
                 raise LogGone
         file.seek(self.read_bytes)
         rest, taken = b"", 0
-        while most_bytes is None or taken < most_bytes:
-            piece = file.read(_PIECE)
-            if not piece:
-                break
+        while piece := file.read(_PIECE):
             taken += len(piece)
             text = rest + piece
             end = text.rfind(b"\n") + 1

@@ -29,8 +29,8 @@ HEARD_WITHIN_S: Final = 900.0  # longer than a SuperLink takes to restart
 LEFT_OVER_S: Final = 5.0  # after that, for the rest of Flower's shutdown
 
 
-def until_heard(grid: Grid, *, within_s: float = HEARD_WITHIN_S) -> None:
-    """Make this process report its end to Flower again and again for ``within_s`` seconds, and stay alive meanwhile.
+def until_heard(grid: Grid) -> None:
+    """Make this process report its end to Flower again and again for ``HEARD_WITHIN_S``, and stay alive meanwhile.
 
     Does nothing in simulation, where the Grid is no client of a SuperLink.
     """
@@ -43,7 +43,7 @@ def until_heard(grid: Grid, *, within_s: float = HEARD_WITHIN_S) -> None:
 
     def push_until_heard(request: PushTaskOutputRequest) -> PushTaskOutputResponse:
         # Flower has set these to a single try by now.
-        link._retry_invoker.max_tries, link._retry_invoker.max_time = None, within_s
+        link._retry_invoker.max_tries, link._retry_invoker.max_time = None, HEARD_WITHIN_S
         try:
             return push(request)
         finally:
@@ -62,4 +62,4 @@ def until_heard(grid: Grid, *, within_s: float = HEARD_WITHIN_S) -> None:
             raise httpx.TransportError(str(error)) from error
 
     client.PushTaskOutput, client.SendTaskHeartbeat = push_until_heard, beat_on
-    replace(EXIT_TIMEOUT, within_s + LEFT_OVER_S)
+    replace(EXIT_TIMEOUT, HEARD_WITHIN_S + LEFT_OVER_S)

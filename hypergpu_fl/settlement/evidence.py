@@ -118,7 +118,7 @@ def _coordinators(bundle: Bundle) -> list[str]:
         else:
             _same(what, "sender", signed.sender, coordinators[-1])
         if transaction.purpose == "propose":
-            proposed = _address_at(signed.data, 1)
+            proposed = _second_address(signed.data)
     return coordinators
 
 
@@ -133,7 +133,7 @@ def _fits(session: SessionRecord, transaction: TransactionRecord, signed: Signed
     if transaction.purpose == "fund":
         return signed.data[:36] == abi.encode_call("fundTo", session.id, 0)[:36]
     if transaction.purpose == "propose":
-        return signed.data == abi.encode_call("proposeCoordinator", session.id, _address_at(signed.data, 1))
+        return signed.data == abi.encode_call("proposeCoordinator", session.id, _second_address(signed.data))
     return transaction.purpose == "accept" and signed.data == abi.encode_call("acceptCoordinator", session.id)
 
 
@@ -166,9 +166,9 @@ def _same(what: str, part: str, found: object, wanted: object) -> None:
         raise VerificationError(f"{what}'s {part} differs from the books", _REMEDY)
 
 
-def _address_at(data: bytes, argument: int) -> str:
-    """Address among a call's arguments, EIP-55."""
-    return checksum_address(data[4 + 32 * argument + 12 :][:20])
+def _second_address(data: bytes) -> str:
+    """Address that is a call's second argument, EIP-55."""
+    return checksum_address(data[4 + 32 + 12 :][:20])
 
 
 def verify_on_chain(bundle: Bundle, client: Client) -> int:

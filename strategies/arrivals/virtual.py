@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from flwr.app import Message, RecordDict
@@ -22,6 +22,8 @@ from strategies.flower_internals import Message as ProtoMessage
 from strategies.flower_internals import message_from_proto, message_to_proto
 from strategies.round.choosing import LONGEST_TTL_S
 
+POLL_S: Final = 0.01  # between two looks for a simulated node's answer
+
 
 class VirtualArrivals(Arrivals):
     """Each dispatched message is answered for real at once.
@@ -31,8 +33,8 @@ class VirtualArrivals(Arrivals):
     time a simulated node may take as long as it takes: what comes of a run must not depend on the speed of the machine.
     """
 
-    def __init__(self, grid: Grid, links: VirtualLinks, *, start_s: float = 0.0, poll_s: float = 0.01) -> None:
-        super().__init__(grid, poll_s=poll_s)
+    def __init__(self, grid: Grid, links: VirtualLinks, *, start_s: float = 0.0) -> None:
+        super().__init__(grid, poll_s=POLL_S)
         self._links = links
         self._now_s = start_s
         self._dispatched = 0  # ties are broken by dispatch order, never by comparing messages

@@ -15,8 +15,8 @@ from types import FrameType
 from typing import Any
 
 from flwr.app import ConfigRecord, Context, RecordDict
+from loguru import logger
 
-from hypergpu_fl import logs
 from hypergpu_fl.bench.in_process import RUN_ID, SERVER_ID, InProcessGrid
 from hypergpu_fl.config import Config, from_run_config, load, runs_root, to_run_config
 from hypergpu_fl.errors import ConfigError, HyperGPUError
@@ -65,7 +65,7 @@ def outcome(config: Config, scratch: Path) -> Outcome:
     except NoNodes as error:
         return Outcome("ended", *str(error).split("; ", maxsplit=2)[1:])
     finally:
-        logs.shutdown()
+        logger.remove()
     root = runs_root(config.system)
     report = json.loads((find_run(root, config.system.run_name or "latest") / "report.json").read_text())
     assert report["rounds"] and (report["loss"] is None or math.isfinite(report["loss"]))

@@ -16,7 +16,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hypergpu_fl import redaction
 from hypergpu_fl.cli import invoke
 
 KEY = "4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318"
@@ -47,7 +46,6 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("HYPERGPU_COORDINATOR_KEY", KEY)
     monkeypatch.delenv("HYPERGPU_RUNS")
     yield folder / "runs"
-    redaction.forget()
     assert left_running(folder / "runs") == []
     assert not list(home.iterdir()), "something was written to the home folder"
 

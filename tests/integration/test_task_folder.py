@@ -11,9 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from flwr.app import Context, RecordDict
+from loguru import logger
 from torch import nn
 
-from hypergpu_fl import logs
 from hypergpu_fl.bench import in_process
 from hypergpu_fl.config import Config, to_run_config
 from hypergpu_fl.node.client_app import app
@@ -107,6 +107,6 @@ def test_a_simulated_run_that_was_killed_leaves_what_its_nodes_kept_only_until_i
         monkeypatch.setattr(Mortal, "most", 99)
         started(2, resume=True)
     finally:
-        logs.shutdown()
+        logger.remove()
     assert not (tmp_path / "one" / ".nodes").exists() and not (tmp_path / ".nodes").exists()
     assert (tmp_path / "one" / "task").is_dir()

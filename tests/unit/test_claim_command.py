@@ -21,7 +21,6 @@ from hypergpu_fl.cli import invoke
 from hypergpu_fl.config import Blockchain, Secrets
 from hypergpu_fl.ledger.contribution import reward_leaf
 from hypergpu_fl.ledger.receipts import keep_receipt
-from hypergpu_fl.redaction import forget
 from hypergpu_fl.settlement import Settlement
 
 __all__ = ["contracts", "quick_anvil"]
@@ -84,4 +83,3 @@ def test_a_node_claims_with_its_old_file_what_its_coordinator_would_like_back(
     assert contract.session(session).paid == owed
     assert invoke(["claim", str(bundle), "--key", str(keystore), "--account", accounts[0], "--rpc", url]) == 1
     assert "has been paid all" in capsys.readouterr().err
-    forget()

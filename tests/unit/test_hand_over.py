@@ -19,7 +19,6 @@ from hypergpu_fl.cli import invoke
 from hypergpu_fl.config import Blockchain, Secrets
 from hypergpu_fl.errors import VerificationError
 from hypergpu_fl.ledger.bundle import Bundle, read_bundle
-from hypergpu_fl.redaction import forget
 from hypergpu_fl.settlement import Settlement, verify
 
 __all__ = ["contracts", "quick_anvil"]
@@ -68,7 +67,6 @@ def handed(
         sealed_upto(folder, url, first, 5)
     found = answer(capsys, "ledger", "verify", "run", "--rpc", url, "--coordinator", first.address)
     assert (found["rounds on chain"], found["signed commits"], found["ended"]) == (4, 4, True)
-    forget()
     return read_bundle(folder / "ledger.json"), first, second
 
 

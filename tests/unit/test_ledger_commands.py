@@ -24,7 +24,6 @@ from hypergpu_fl.chain.http import HttpChain
 from hypergpu_fl.children import free_port
 from hypergpu_fl.cli import invoke
 from hypergpu_fl.config import Blockchain, Secrets
-from hypergpu_fl.redaction import forget
 from hypergpu_fl.settlement import Settlement
 
 __all__ = ["contracts", "quick_anvil"]
@@ -54,7 +53,6 @@ def embedded_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def demo(embedded_runs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("HYPERGPU_RUNS", str(embedded_runs))
     yield embedded_runs / "demo"
-    forget()
 
 
 def answer(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
@@ -247,7 +245,6 @@ def test_a_run_on_a_real_chain_is_deployed_verified_and_claimed_and_no_file_hold
         content = file.read_bytes().lower()
         assert bytes.fromhex(secret) not in content and secret.encode() not in content
         assert password.encode() not in content
-    forget()
 
 
 @pytest.mark.chain

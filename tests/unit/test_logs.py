@@ -38,21 +38,19 @@ URLS = {
 def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     root, flower = logging.getLogger(), logging.getLogger("flwr")
     before = (root.handlers[:], root.level, flower.handlers[:], flower.level, flower.propagate)
-    redaction.forget()
     monkeypatch.setenv("HYPERGPU_COORDINATOR_KEY", KEY)
     monkeypatch.setenv("HYPERGPU_KEYSTORE_PASSWORD", PASSWORD)
     yield
-    logs.shutdown()
+    logger.remove()
     logging.captureWarnings(False)
     root.handlers[:], flower.handlers[:] = before[0], before[2]
     root.setLevel(before[1])
     flower.setLevel(before[3])
     flower.propagate = before[4]
-    redaction.forget()
 
 
 def written(folder: Path) -> str:
-    logs.shutdown()
+    logger.remove()
     return "\n".join(path.read_text() for path in sorted(folder.iterdir()) if path.is_file())
 
 
@@ -86,7 +84,7 @@ def test_rotated_files_beyond_the_retention_are_removed(tmp_path: Path) -> None:
     logs.configure(System(log_rotation_mb=0.001, log_retention=3), tmp_path)
     for turn in range(200):
         logger.info("line {} of a log that rotates often", turn)
-    logs.shutdown()
+    logger.remove()
     assert (tmp_path / "run.log").exists()
     assert 2 <= len(list(tmp_path.iterdir())) <= 4
 
@@ -178,7 +176,6 @@ def test_redaction_is_idempotent_and_removes_what_was_registered(before: str, af
 
 @given(st.text(alphabet=st.characters(exclude_characters=":"), max_size=80))
 def test_text_without_secrets_and_urls_is_left_alone(text: str) -> None:
-    redaction.forget()
     assert redaction.redact(text) == text
 
 

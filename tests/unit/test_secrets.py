@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import hypergpu_fl
-from hypergpu_fl import redaction
 from hypergpu_fl.cli.render import Format, render
 from hypergpu_fl.config import from_run_config, load, read_secrets, to_run_config
 from hypergpu_fl.redaction import SECRETS, redact, redact_values, register
 
 KEY = "4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318"
-
-
-@pytest.fixture(autouse=True)
-def _nothing_known() -> Iterator[None]:
-    redaction.forget()
-    yield
-    redaction.forget()
 
 
 def test_a_secret_is_read_in_one_place_only() -> None:

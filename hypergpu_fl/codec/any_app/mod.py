@@ -39,12 +39,10 @@ from strategies import wire
 from strategies.model.layout import Layout
 
 Mod = Callable[[Message, Context, Callable[[Message, Context], Message]], Message]
-MOST_BYTES = 8 << 30
+MOST_BYTES = 8 << 30  # of all that is kept in a folder
 
 
-def codec_mod(
-    arrays: Callable[[], Mapping[str, NDArray[Any]]], folder: str | Path, *, max_bytes: int = MOST_BYTES
-) -> Mod:
+def codec_mod(arrays: Callable[[], Mapping[str, NDArray[Any]]], folder: str | Path) -> Mod:
     """Mod that decodes what a message brings and encodes what the app returns.
 
     Parameters
@@ -53,8 +51,6 @@ def codec_mod(
         Makes the model's arrays, in the order the server has them; only names, shapes and dtypes count.
     folder : str or Path
         Where this machine keeps residuals and views.
-    max_bytes : int
-        Bound for all that is kept there.
     """
 
     def mod(message: Message, context: Context, call_next: Callable[[Message, Context], Message]) -> Message:
@@ -63,7 +59,7 @@ def codec_mod(
         plan = message.content.config_records[CODEC_RECORD]
         layout = Layout.of(arrays())
         key, record = the_record(message)
-        owner = (Path(folder), str(context.run_id), str(context.node_id), layout.hash, layout.size, max_bytes)
+        owner = (Path(folder), str(context.run_id), str(context.node_id), layout.hash, layout.size, MOST_BYTES)
         views = ViewStore(*owner)
         received = apply(blob_of(record), layout, views.load())
         if received.view is not None:

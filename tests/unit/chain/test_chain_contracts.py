@@ -144,12 +144,17 @@ def test_every_function_of_the_contract_answers_python(chain: tuple[Caller, Call
     first = rounds[0]
     leaf, tree = first.contributions[1], MerkleTree([c.leaf() for c in first.contributions])
     history = [(r.seal.round, r.root, r.seal.model, r.rewards_root, r.owed) for r in rounds]
-    fields = leaf_fields(leaf)
+    fields, proof = leaf_fields(leaf), tree.proof(1)
     assert len(fields) == len(LEAF_ENCODING)
-    assert contract.verify_contribution(fields, tree.proof(1), first.before, history)
-    assert not contract.verify_contribution((*fields[:-1], leaf.reward + 1), tree.proof(1), first.before, history)
-    assert contract.verify_contribution(fields, tree.proof(1), first.before, history[:2])  # against an earlier head
-    assert not contract.verify_contribution(fields, tree.proof(1), first.before, history[1:])
+
+    def accepted(*arguments: object) -> bool:
+        answer = client.call(address, abi.encode_call("verifyContribution", *arguments))
+        return bool(*abi.decode_result("verifyContribution", answer))
+
+    assert accepted(fields, proof, first.before, history)
+    assert not accepted((*fields[:-1], leaf.reward + 1), proof, first.before, history)
+    assert accepted(fields, proof, first.before, history[:2])  # against an earlier head
+    assert not accepted(fields, proof, first.before, history[1:])
 
     account = node_key(1).address
     cumulative, grants = rewards.cumulative[account], []

@@ -22,7 +22,6 @@ from hypergpu_fl.chain.sender import Sender
 from hypergpu_fl.chain.transaction import decode_transaction
 from hypergpu_fl.cli import invoke
 from hypergpu_fl.errors import ChainError
-from hypergpu_fl.redaction import forget
 
 pytestmark = pytest.mark.chain
 
@@ -170,4 +169,3 @@ def test_a_contract_is_deployed_for_the_named_chain_only(
     assert invoke([*words, "--chain-id", "143"]) == 1
     assert "serves chain 31337" in capsys.readouterr().err
     assert not desk.proxy.broadcasts
-    forget()

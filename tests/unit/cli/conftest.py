@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from hypergpu_fl import redaction
 from hypergpu_fl.cli import invoke
 
 Command = Callable[..., tuple[int, str, str]]
@@ -28,4 +27,3 @@ def hypergpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capt
         return code, out, err
 
     yield call
-    redaction.forget()

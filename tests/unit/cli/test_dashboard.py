@@ -10,13 +10,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from seen_runs import SeenRun
 
-from hypergpu_fl import cli, redaction
+from hypergpu_fl import cli
 from hypergpu_fl.cli.dashboard import LOG, beside
 from hypergpu_fl.errors import UsageError
 
@@ -33,12 +32,6 @@ def answered(url: str, *, within_s: float = 30.0) -> str:
             if time.monotonic() > give_up_s:
                 raise
             time.sleep(0.1)
-
-
-@pytest.fixture(autouse=True)
-def _no_token_stays_known() -> Iterator[None]:
-    yield
-    redaction.forget()
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from hypergpu_fl import redaction
 from hypergpu_fl.cli import doctor
 from hypergpu_fl.config import Blockchain, Config, load
 
@@ -139,7 +138,6 @@ def test_a_chain_that_answers_is_compared_with_what_is_configured(monkeypatch: p
         monkeypatch.delenv("HYPERGPU_COORDINATOR_KEY")
         keyless = doctor.check_chain(load(overrides=settings | {"blockchain.chain_id": 143}).config)
         server.shutdown()
-    redaction.forget()
     assert statuses(found) == {"chain 127.0.0.1": doctor.OK, "clock": doctor.NOTE, "coordinator": doctor.OK}
     assert found[-1].found == f"{ADDRESS}: 1.000000"
     assert [(f.status, f.found) for f in other] == [(doctor.MISSING, "is chain 143, not 10143")]

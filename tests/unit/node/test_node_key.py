@@ -14,7 +14,7 @@ from flwr.app import ConfigRecord, Context, RecordDict
 from hypergpu_fl.config import Config
 from hypergpu_fl.errors import HyperGPUError
 from hypergpu_fl.node.client_app import _key, _opened
-from hypergpu_fl.redaction import forget, redact
+from hypergpu_fl.redaction import redact
 
 SECRET = "4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318"
 DEPLOYED = Config.model_validate({"network": {"enable_simulation": False}})
@@ -26,7 +26,6 @@ def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     _opened.cache_clear()
     yield
     _opened.cache_clear()
-    forget()
 
 
 def node(**node_config: str) -> Context:

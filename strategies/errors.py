@@ -15,6 +15,7 @@ StrategyError
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 
 class StrategyError(Exception):
@@ -61,6 +62,12 @@ class Reason(StrEnum):
     TOO_LATE = "too late"
     LEFT = "left"  # no fault of the node's: it, or its machine, goes
     OTHER_TASK = "other task"
+
+
+FOR_CAUSE: Final = frozenset(
+    (Reason.BAD_SIGNATURE, Reason.MALFORMED, Reason.NON_FINITE, Reason.TOO_LARGE, Reason.WRONG_MODEL)
+)
+"""Reasons that lie in what the node sent, whatever its link, its speed and the others' updates are."""
 
 
 class Refused(StrategyError):

@@ -65,7 +65,7 @@ class Fleet:
     never; the model version ``held`` by it, the base of its last update that counted, and the round ``acknowledged`` of
     that update, -1 for none; ``selections``; ``arrivals``; ``misses`` in a row; ``orders`` sent and not yet answered.
 
-    Health, see ``fleet.health``: ``failures`` in a row, ``distrust`` after explosions, ``exclusions`` in a row,
+    Health, see ``fleet.health``: ``failures`` in a row, ``distrust`` after harm, ``exclusions`` in a row,
     ``excluded_until_s`` on the run's clock (NaN: not excluded), ``rests_until_s`` likewise, and whether it is
     ``on_probation``, that is until it says again who it is.
 

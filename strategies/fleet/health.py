@@ -14,6 +14,11 @@ An update that exploded the model harms everybody's work, so one sound update do
 if they come so often that its distrust is above two explosions' worth. So a node that explodes the model in more than
 one of eleven updates is excluded sooner or later, however the sound ones lie between.
 
+A reply refused for what the node sent (``strategies.errors.FOR_CAUSE``) harms nobody's work, but wastes a place.
+It adds ``WASTED`` to the distrust. So a node is excluded sooner or later if more than one of three of its replies is
+such a one. An honest node whose training overflows now and then stays far below. Other refusals leave distrust as it
+is: a slow link, other nodes' updates or a restarted machine cause them, too.
+
 Silence has two more effects. A silent node rests: our own policy does not try it again for ``2^(n-1)`` times a round's
 length after its n-th silence in a row, at most 32 times. A round's length is the unit because a silent node wastes a
 place in a round, and rounds take milliseconds or hours; see ``State.usual_round_s``. After three silences in a row a
@@ -35,6 +40,7 @@ EXCLUDED_AFTER: Final = 3  # failures in a row
 EXCLUSION_S: Final = 120.0  # the first time; twice as long each further time
 LONGEST_EXCLUSION_S: Final = 3600.0
 PROOFS: Final = 10  # sound updates that make up for an explosion
+WASTED: Final = 2  # sound updates that make up for a reply refused for cause
 MOST_DISTRUST: Final = EXCLUDED_AFTER * PROOFS  # so that a node that was mended is trusted again some time
 DOUBLINGS: Final = 5  # lead to the longest; a run may fail so often that the power overflows
 
@@ -79,7 +85,7 @@ def rested(fleet: Fleet, *, at_s: float) -> None:
 
 
 def succeeded(fleet: Fleet, row: int) -> None:
-    """An update of the node counted: whatever was wrong is over, but for explosions not made up for."""
+    """An update of the node counted: whatever was wrong is over, but for distrust not made up for."""
     fleet.failures[row] = 0
     fleet.distrust[row] = max(0, fleet.distrust[row] - 1)
     if not fleet.distrust[row]:
@@ -89,8 +95,12 @@ def succeeded(fleet: Fleet, row: int) -> None:
 
 def exploded(fleet: Fleet, row: int, *, at_s: float) -> float | None:
     """An update of the node exploded the model; returns as ``failed``."""
-    fleet.distrust[row] = min(MOST_DISTRUST, fleet.distrust[row] + PROOFS)
-    return failed(fleet, row, at_s=at_s)
+    return _distrusted(fleet, row, PROOFS, at_s=at_s)
+
+
+def wasted(fleet: Fleet, row: int, *, at_s: float) -> float | None:
+    """A reply of the node was refused for cause; returns as ``failed``."""
+    return _distrusted(fleet, row, WASTED, at_s=at_s)
 
 
 def failed(fleet: Fleet, row: int, *, at_s: float) -> float | None:
@@ -103,6 +113,11 @@ def failed(fleet: Fleet, row: int, *, at_s: float) -> float | None:
     fleet.exclusions[row] += 1
     fleet.excluded_until_s[row] = at_s + length_s
     return at_s + length_s
+
+
+def _distrusted(fleet: Fleet, row: int, proofs: int, *, at_s: float) -> float | None:
+    fleet.distrust[row] = min(MOST_DISTRUST, fleet.distrust[row] + proofs)
+    return failed(fleet, row, at_s=at_s)
 
 
 def let_out(fleet: Fleet, *, at_s: float) -> Ints:

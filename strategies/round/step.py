@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from strategies.errors import OutOfOrder, Reason, Refused
+from strategies.errors import FOR_CAUSE, OutOfOrder, Reason, Refused
 from strategies.fleet import health
 from strategies.round.choosing import begin, planned, refill
 from strategies.round.commands import (
@@ -270,7 +270,8 @@ def _unknown(number: int) -> Refuse:
 def _refused(state: State, open_: OpenRound, event: Answered | Failed, row: int, refusal: Refused) -> list[Command]:
     open_.refused.append(refusal.reason)
     commands: list[Command] = [Refuse(event.order, row, refusal.reason, refusal.detail)]
-    return commands + _blamed(state, [row], event.at_s, by=health.failed)
+    by = health.wasted if refusal.reason in FOR_CAUSE else health.failed
+    return commands + _blamed(state, [row], event.at_s, by=by)
 
 
 def _blamed(state: State, rows: Sequence[int], at_s: float, *, by: Callable[..., float | None]) -> list[Command]:

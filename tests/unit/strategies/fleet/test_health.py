@@ -20,6 +20,7 @@ from strategies.fleet.health import (
     rested,
     silent,
     succeeded,
+    wasted,
 )
 from strategies.lineup import rules
 from strategies.planning import Compression
@@ -54,6 +55,20 @@ def test_a_node_is_excluded_if_more_than_one_of_eleven_updates_explodes_the_mode
             break
     assert bool(at) == (every < 11)
     assert not at or at[0] >= EXCLUDED_AFTER and (at[0] == EXCLUDED_AFTER or every > 5)
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 4, 10])
+def test_a_node_is_excluded_if_more_than_one_of_three_replies_is_refused_for_cause(every: int) -> None:
+    fleet, refused = fleet_of([10]), 0
+    for number in range(1, 1000):
+        if number % every:
+            succeeded(fleet, 0)
+            continue
+        refused += 1
+        if wasted(fleet, 0, at_s=0.0) is not None:
+            break
+    assert fleet.excluded[0] == (every < 3)
+    assert refused == {1: EXCLUDED_AFTER, 2: 20}.get(every, 999 // every)
 
 
 def test_a_node_that_was_mended_is_trusted_again_and_one_that_was_not_is_excluded_for_longer() -> None:

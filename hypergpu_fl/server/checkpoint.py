@@ -27,7 +27,7 @@ from hypergpu_fl.errors import CheckpointError
 from hypergpu_fl.files import replacing
 from strategies.model.layout import Layout
 
-FORMAT: Final = "hypergpu-checkpoint-3"
+FORMAT: Final = "hypergpu-checkpoint-4"
 KEPT: Final = 2  # the books may be one round behind the newest
 
 Arrays = Mapping[str, NDArray[Any]]

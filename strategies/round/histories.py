@@ -16,6 +16,7 @@ NORMS = 3  # remembered per node
 ENOUGH_NODES = 3  # other nodes before an outlier can be recognised
 COLD_FACTOR = 10.0
 SAME_WITHIN = 1e-6  # of a sketch's largest number
+UPDATES = 3  # different ones remembered per node
 AT_REST = 1e-3  # of an update: a model that has moved by less has stayed in its place
 
 
@@ -73,13 +74,13 @@ class Shown:
     start: tuple[float, ...]
     round: int
 
-    def again(self, last: Shown) -> bool:
-        """Whether these are the values of ``last``. The bytes may differ, such as the base in their header."""
-        return self.digest == last.digest or _apart(self.sketch, last.sketch) <= SAME_WITHIN * _size(last.sketch)
+    def again(self, before: Shown) -> bool:
+        """Whether these are the values of ``before``. The bytes may differ, such as the base in their header."""
+        return self.digest == before.digest or _apart(self.sketch, before.sketch) <= SAME_WITHIN * _size(before.sketch)
 
 
 class Replays:
-    """Recognises a node's last update sent again without work.
+    """Recognises one of a node's last ``UPDATES`` updates sent again without work.
 
     An honest update is a function of the model that it starts from, and of chance. So the same values prove nothing
     where the model has stayed in its place, as at the end of a training that converges. They are suspicious only if
@@ -97,42 +98,46 @@ class Replays:
     """
 
     def __init__(self) -> None:
-        self._last: dict[int, Shown] = {}  # that counted, by row; those heard of longest ago first
-        self._repeating: set[int] = set()  # rows whose newest update was the last again, though the model had moved
+        self._last: dict[int, list[Shown]] = {}  # that counted, by row; rows and updates of longest ago first
+        self._repeating: dict[int, int] = {}  # rows whose newest update is one of theirs again, and of which round
 
     def hear(self, row: int, shown: Shown, *, nothing: bool) -> None:
-        """Remember whether an update from ``row`` repeats its last one, whether it counts or not."""
-        last = self._last.get(row)
-        repeats = last is not None and not nothing and shown.again(last) and _moved(last, shown)
-        (self._repeating.add if repeats else self._repeating.discard)(row)
+        """Remember whether an update from ``row`` repeats one of its last, whether it counts or not."""
+        self._repeating.pop(row, None)
+        alike = [] if nothing else [before for before in self._last.get(row, []) if shown.again(before)]
+        if alike and all(_moved(before, shown) for before in alike):
+            self._repeating[row] = alike[-1].round
 
     def check(self, row: int) -> None:
-        """Refuse the update that was heard last from ``row`` if it repeats the one before and most others' do not."""
+        """Refuse the update that was heard last from ``row`` if it repeats an earlier one and most others' do not."""
         if row not in self._repeating:
             return
         others = [other for other in list(self._last)[-NODES:] if other != row]
-        if 2 * len(self._repeating.intersection(others)) < len(others):
-            raise Refused(
-                Reason.DUPLICATE, f"the same update as in round {self._last[row].round}, though the model has moved"
-            )
+        if 2 * len(self._repeating.keys() & set(others)) < len(others):
+            round = self._repeating[row]
+            raise Refused(Reason.DUPLICATE, f"the same update as in round {round}, though the model has moved")
 
     def add(self, row: int, shown: Shown) -> None:
         """Remember an update that counted; of equal ones the first."""
-        last = self._last.pop(row, shown)
-        self._last[row] = last if shown.again(last) else shown
+        known = self._last.pop(row, [])
+        first = next((before for before in known if shown.again(before)), shown)
+        self._last[row] = [*(before for before in known if before is not first), first][-UPDATES:]
 
     def state(self) -> dict[str, Any]:
         """JSON-able."""
-        rows = [[row, each.digest, each.sketch, each.start, each.round] for row, each in self._last.items()]
-        return {"last": rows, "repeating": sorted(self._repeating)}
+        rows = [
+            [row, [[each.digest, each.sketch, each.start, each.round] for each in known]]
+            for row, known in self._last.items()
+        ]
+        return {"last": rows, "repeating": sorted(self._repeating.items())}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Inverse of ``state``."""
         self._last = {
-            row: Shown(digest, tuple(sketch), tuple(start), round)
-            for row, digest, sketch, start, round in state["last"]
+            row: [Shown(digest, tuple(sketch), tuple(start), round) for digest, sketch, start, round in known]
+            for row, known in state["last"]
         }
-        self._repeating = set(state["repeating"])
+        self._repeating = dict(state["repeating"])
 
 
 def is_nothing(norm: float, *, model_norm: float) -> bool:
@@ -144,10 +149,10 @@ def _outlier(found: str) -> Refused:
     return Refused(Reason.NORM_OUTLIER, f"{found}; if many are, lower the learning rate, or scale inputs and targets")
 
 
-def _moved(last: Shown, shown: Shown) -> bool:
+def _moved(before: Shown, shown: Shown) -> bool:
     """Whether the model has moved since, as far as both the model's digits and the update's size can tell."""
-    still = max(SAME_WITHIN * _size(last.start), AT_REST * _size(last.sketch))
-    return _apart(last.start, shown.start) > still
+    still = max(SAME_WITHIN * _size(before.start), AT_REST * _size(before.sketch))
+    return _apart(before.start, shown.start) > still
 
 
 def _apart(left: Sequence[float], right: Sequence[float]) -> float:

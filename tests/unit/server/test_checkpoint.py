@@ -216,7 +216,7 @@ def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
 
 def test_a_foreign_manifest_is_refused(tmp_path: Path) -> None:
     (tmp_path / "00000001.json").write_text(json.dumps({"format": "other"}))
-    with pytest.raises(CheckpointError, match="is no hypergpu-checkpoint-3 manifest"):
+    with pytest.raises(CheckpointError, match="is no hypergpu-checkpoint-4 manifest"):
         load(tmp_path)
 
 

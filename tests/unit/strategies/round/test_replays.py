@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +23,7 @@ from strategies.errors import Reason, Refused
 from strategies.model.aggregation import DenseUpdate
 from strategies.model.sketch import sketch, sketch_of
 from strategies.round.events import Answered, Ended, Joined, Published, RoundDue
-from strategies.round.histories import AT_REST, SAME_WITHIN, Replays, Shown
+from strategies.round.histories import AT_REST, SAME_WITHIN, UPDATES, Replays, Shown
 
 ALIKE = Links(lambda node, sent_s: 1.0)
 SIZE = 1000
@@ -81,6 +82,38 @@ def test_the_same_update_is_refused_only_if_the_model_has_moved_as_far_as_digits
         assert found
     if 10**exponent < least / 10:
         assert not found
+
+
+def refusals(updates: list[int], places: list[int]) -> list[int]:
+    """Which of a node's updates are refused, each from its place, while others send what is new."""
+    replays, found = Replays(), []
+    for other in (8, 9):
+        replays.add(other, shown(vector(other), vector(0), digest=str(other)))
+    for number, (update, place) in enumerate(zip(updates, places, strict=True)):
+        sent = shown(vector(100 + update), vector(200 + place), digest=f"{update} {number}", round=number)
+        replays.hear(1, sent, nothing=False)
+        try:
+            replays.check(1)
+        except Refused as refusal:
+            assert f"as in round {updates.index(update)}," in refusal.detail
+            found.append(number)
+        else:
+            replays.add(1, sent)
+        replays = restored(replays)
+        assert max(len(known) for _, known in replays.state()["last"]) <= UPDATES
+    return found
+
+
+@pytest.mark.parametrize("cycle", range(1, UPDATES + 1))
+def test_updates_that_are_sent_again_in_turn_are_refused_each_while_the_model_moves(cycle: int) -> None:
+    updates = [number % cycle for number in range(12)]
+    assert refusals(updates, list(range(12))) == list(range(cycle, 12))
+
+
+@pytest.mark.parametrize("cycle", [1, 2, 3, 6])
+def test_where_the_model_goes_round_in_circles_so_may_the_updates(cycle: int) -> None:
+    turns = [number % cycle for number in range(24)]
+    assert not refusals(turns, turns)
 
 
 def test_an_update_that_is_nothing_may_repeat_itself() -> None:
@@ -174,25 +207,29 @@ def test_a_node_that_has_something_to_learn_while_the_others_have_not_is_believe
 
 
 class Resending(Trainer):
-    """A node that trains honestly ``honest`` times, then sends the last of it again and again."""
+    """A node that trains honestly ``honest`` times, then sends the last ``kept`` of it again in turn."""
 
-    def __init__(self, partition: int, honest: int) -> None:
+    def __init__(self, partition: int, honest: int, kept: int = 1) -> None:
         super().__init__(partition, examples=32)  # as trainers() gives node 0
-        self._honest, self._kept = honest, RecordDict()
+        self._honest, self._kept = honest, deque[RecordDict](maxlen=kept)
 
     def __call__(self, message: Message) -> RecordDict:
         content = super().__call__(message)
         if wire.UPDATE not in content:
             return content
         if len(self.orders) <= self._honest:
-            self._kept = content
-        return self._kept
+            self._kept.append(content)
+        else:
+            self._kept.rotate(-1)
+        return self._kept[-1]
 
 
-@pytest.mark.parametrize("honest", [1, 2, 4])
-def test_a_node_that_sends_its_update_again_while_the_model_moves_weighs_nothing_and_is_excluded(honest: int) -> None:
+@pytest.mark.parametrize(("honest", "kept"), [(1, 1), (2, 1), (2, 2), (4, 1), (4, 2), (4, 3)])
+def test_a_node_that_sends_updates_again_while_the_model_moves_weighs_nothing_and_is_excluded(
+    honest: int, kept: int
+) -> None:
     grid = trainers(6)
-    grid.nodes[1000] = Resending(0, honest)
+    grid.nodes[1000] = Resending(0, honest, kept)
     engine, diary = run(grid, honest + 6)
     counted = [sum(accepted.node == "node-0" for accepted in outcome.accepted) for outcome in diary.rounds]
     assert counted == [1] * honest + [0] * 6

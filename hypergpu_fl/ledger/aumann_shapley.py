@@ -25,8 +25,10 @@ brought up to the point where it began to harm. A random change helps or harms a
 larger than that counts as nothing. `credited` computes what is paid for; the values themselves stay as they are.
 
 Limits: the loss is that of one validation set. Where the loss is not smooth along the path, the three nodes miss part
-of it, and the books show a gap between the sum of the values and the difference of the two losses. Statistics such as
-BatchNorm's move along the path too, but have no gradient, so their part of the improvement belongs to nobody.
+of it, and the books show a gap between the sum of the values and the difference of the two losses. So they do where a
+gradient is not finite at one or two of the nodes: the others stand for it. If none is finite, nobody scores.
+Statistics such as BatchNorm's move along the path too, but have no gradient, so their part of the improvement belongs
+to nobody.
 """
 
 from __future__ import annotations
@@ -48,8 +50,17 @@ Gradient64 = NDArray[np.float64]
 
 
 def path_gradients(gradient: Callable[[Vector], Vector], base_P: Vector, moved_P: Vector) -> list[Gradient64]:
-    """Gradients of L at the three nodes between ``base`` and ``base + moved``; ``gradient`` computes one at a model."""
-    return [gradient(base_P + np.float32(node) * moved_P).astype(np.float64) for node in NODES]
+    """Gradients of L at the three nodes between ``base`` and ``base + moved``; ``gradient`` computes one at a model.
+
+    The weighted mean of the others stands for one that is not finite, so that it changes no value more than it must.
+    """
+    found = [gradient(base_P + np.float32(node) * moved_P).astype(np.float64) for node in NODES]
+    finite = [bool(np.isfinite(each_P).all()) for each_P in found]
+    if all(finite) or not any(finite):
+        return found
+    known = [node for node, sound in enumerate(finite) if sound]
+    mean_P = np.average([found[node] for node in known], axis=0, weights=[WEIGHTS[node] for node in known])
+    return [each_P if sound else mean_P for each_P, sound in zip(found, finite, strict=True)]
 
 
 def value(gains: Sequence[float]) -> float:

@@ -24,7 +24,7 @@ class Pricing(Record):
     Parameters
     ----------
     scoring : str
-        Name and version of the method, such as ``aumann_shapley/1``.
+        Name and version of the method, such as ``aumann_shapley/2``.
     loss_before, loss_after : int or None
         Validation loss of the round's base, and of the base plus the plain mean; None if it was not measured.
     movements : int

@@ -54,12 +54,21 @@ def weight_score(examples: int, weight: float, *, max_examples: int) -> int:
 def leave_one_out(count: int, loss: CoalitionLoss) -> list[float]:
     """How much worse the round would be without each contribution: ``max(0, L(all but i) - L(all))``.
 
-    It takes N + 2 evaluations of the loss. No coalition counts as worse than ``WORST`` allows.
+    It takes N + 2 evaluations of the loss. No coalition counts as worse than ``WORST`` allows. If the round is as bad
+    as that, the contribution without which it is best is left out and scores nothing, and the others are measured
+    without it, in N - 1 more evaluations. If several contributions break the round, nobody scores.
     """
-    everyone = tuple(range(count))
     most = _largest(loss(()))
-    full = _bounded(loss(everyone), most)
-    return [max(0.0, _bounded(loss(everyone[:i] + everyone[i + 1 :]), most) - full) for i in everyone]
+
+    def without(members: Coalition) -> dict[int, float]:
+        return {i: _bounded(loss(tuple(j for j in members if j != i)), most) for i in members}
+
+    everyone = tuple(range(count))
+    full, left_out = _bounded(loss(everyone), most), without(everyone)
+    if full == most and count:
+        breaker = min(left_out, key=left_out.__getitem__)
+        full, left_out = left_out[breaker], without(tuple(i for i in everyone if i != breaker))
+    return [max(0.0, left_out.get(i, full) - full) for i in everyone]
 
 
 def gtg_shapley(

@@ -57,7 +57,7 @@ def scoring_of(named: Scoring | Literal["auto"], *, chain: bool) -> Scoring | No
 
 def versioned(scoring: Scoring) -> str:
     """The scoring as the books name it; its version rises whenever it would score the same round otherwise."""
-    return f"{scoring}/1"
+    return f"{scoring}/2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,7 +347,9 @@ class Pricer:
                 return math.nan
 
         if not math.isfinite(loss(tuple(range(len(entries))))):
-            return _Found([0] * len(entries), sound=self._sound(outcome.step, outcome.buffers))
+            sound = self._sound(outcome.step, outcome.buffers)
+            if outcome.step is None or not sound:
+                return _Found([0] * len(entries), sound=sound)
         if self._scoring == "leave_one_out":
             return _Found(to_scores(leave_one_out(len(entries), loss)))
         rng = np.random.default_rng([self._seed, outcome.round])

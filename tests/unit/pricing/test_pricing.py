@@ -12,6 +12,7 @@ from full_disk import full_disk
 
 from hypergpu_fl.codec.encoder import encode
 from hypergpu_fl.codec.payload import CodecPayload
+from hypergpu_fl.ledger.aumann_shapley import NODES
 from hypergpu_fl.ledger.blobs import Blobs
 from hypergpu_fl.ledger.contribution import Contribution, hash_blob
 from hypergpu_fl.ledger.pricing import Pricing
@@ -176,7 +177,7 @@ def test_a_round_that_was_lost_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_a_task_without_gradients_is_priced_by_the_shapley_value_and_the_books_say_so(tmp_path: Path) -> None:
     rounds = Rounds(tmp_path, task=Bowl())
     prices, improvement = rounds.play(honest(0))
-    assert prices.pricing.scoring == "shapley/1"
+    assert prices.pricing.scoring == "shapley/2"
     assert sum(prices.scores) > 0 and improvement > 0
 
 
@@ -199,7 +200,7 @@ def test_a_gradient_that_fails_is_found_out_before_the_first_round_and_ends_no_r
 ) -> None:
     rounds = Rounds(tmp_path, task=Slippery(found))
     prices, _ = rounds.play(honest(0))
-    assert prices.pricing.scoring == "shapley/1" and prices.sound and sum(prices.scores) > 0
+    assert prices.pricing.scoring == "shapley/2" and prices.sound and sum(prices.scores) > 0
 
 
 class Touchy(Bowl):
@@ -220,13 +221,47 @@ class Touchy(Bowl):
 @pytest.mark.parametrize("raises", [False, True])
 @pytest.mark.parametrize(("rule", "sound"), [("median", True), ("mean", False)])
 @pytest.mark.parametrize("scoring", ["shapley", "leave_one_out"])
-def test_an_update_that_a_robust_rule_left_out_does_not_have_the_model_rolled_back(
+def test_an_update_that_a_robust_rule_left_out_has_no_model_rolled_back_and_takes_nobodys_pay(
     scoring: Scoring, rule: str, sound: bool, raises: bool, tmp_path: Path
 ) -> None:
     rounds = Rounds(tmp_path, rule=rule, task=Touchy(raises=raises))
     rounds.pricer = rounds.opened(scoring)
     prices, _ = rounds.play([*honest(0), ("hostile", np.full(P, 1e6))])
-    assert prices.sound is sound and not any(prices.scores)
+    assert prices.sound is sound
+    *others, hostile = prices.scores
+    assert hostile == 0 and any(others) is sound
+    if sound and scoring == "leave_one_out":
+        alone = Rounds(tmp_path / "alone", rule=rule, task=Touchy(raises=raises))
+        alone.pricer = alone.opened(scoring)
+        assert others == list(alone.play(honest(0))[0].scores)
+
+
+class Cliff(Sloped):
+    """A task whose gradient is not finite where the given calls, counted from the first round's on, come."""
+
+    def __init__(self, broken: set[int]) -> None:
+        super().__init__()
+        self.broken, self.calls = broken, -1  # the first is made before any round
+
+    def gradient(self, model: torch.nn.Module, *, device: torch.device) -> dict[str, np.ndarray]:
+        self.calls += 1
+        found = super().gradient(model, device=device)
+        return {"w": np.full(P, np.nan)} if self.calls - 1 in self.broken else found
+
+
+@pytest.mark.parametrize("broken", [{0}, {1}, {2}, {0, 1}, {1, 2}, {0, 1, 2}])
+def test_a_gradient_that_is_not_finite_within_the_step_takes_no_more_pay_than_it_must(
+    broken: set[int], tmp_path: Path
+) -> None:
+    whole, improvement = Rounds(tmp_path / "whole").play(honest(0))
+    prices, _ = Rounds(tmp_path / "broken", task=Cliff(broken)).play(honest(0))
+    assert prices.sound
+    if len(broken) == len(NODES):
+        assert not any(prices.scores)
+        return
+    assert sum(prices.scores) / 1e9 == pytest.approx(improvement, rel=0.5)
+    shares = [np.divide(each.scores, sum(each.scores)) for each in (whole, prices)]
+    np.testing.assert_allclose(*shares, rtol=0.02)
 
 
 def test_what_a_full_disk_cut_off_does_not_keep_the_run_from_resuming(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from strategies.fleet import Fleet, Floats
 from strategies.quantiles import median
 from strategies.round.commands import AddUpdate, CloseRound, Command, Exclude, Open, Readmit, Refuse, SendOrder
 from strategies.round.events import Answered, Event, Failed, Published, RoundDue
+from strategies.round.rules import ORDERS_PER_NODE
 from strategies.round.state import OpenRound, State
 from strategies.selection.network_aware import passed_over, priority
 from strategies.weighting import tilt
@@ -125,8 +126,25 @@ def _others(state: State, row: int, sent: Sequence[int], known: _Before) -> str:
     if not sent:
         return f"{int(state.fleet.at_work.sum())} nodes are at work already, as many as may be"
     if state.rules.selection != "network_aware" or known.urgency is None:
-        return f"policy {state.rules.selection!r} chose others"
+        return _compared(state, row, sent)
     return passed_over(state.fleet, row, urgency=known.urgency, chosen=np.asarray(sent))
+
+
+def _compared(state: State, row: int, sent: Sequence[int]) -> str:
+    """How a node that was free compares with those that a policy of unknown reasons chose, in what policies go by."""
+    fleet, chosen = state.fleet, np.unique(np.asarray(sent))
+    free = fleet.available(orders=ORDERS_PER_NODE)
+    free = np.union1d(free[fleet.held[free] < state.versions.version], chosen)
+    known = {"examples": fleet.examples, "last loss": fleet.loss}
+    if state.open is not None and state.open.plan is not None:
+        known = {"seconds as planned": state.open.plan.predicted_s, **known}
+    told = [f"policy {state.rules.selection!r} chose {chosen.size} of {free.size} free nodes"]
+    for what, column in known.items():
+        own = f"{float(column[row]):.4g}" if np.isfinite(column[row]) else "unknown"
+        theirs = column[chosen][np.isfinite(column[chosen])]
+        if theirs.size:
+            told.append(f"{what} {own}, theirs {float(theirs.min()):.4g} to {float(theirs.max()):.4g}")
+    return "; ".join(told)
 
 
 def _owed(state: State, row: int, when: str = "") -> str:

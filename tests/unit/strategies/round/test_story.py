@@ -36,6 +36,30 @@ def test_a_node_worked_in_a_round_or_is_told_why_it_did_not(policy: str, mode: s
         assert [int(found[1]) for m in moments if (found := re.match(r"given order (\d+)", m.what))] == sent
 
 
+COMPARED = (
+    r"not given work: policy '\w+' chose (\d+) of (\d+) free nodes; "
+    r"seconds as planned (\S+), theirs (\S+) to (\S+);"
+)
+
+
+@pytest.mark.parametrize("policy", [name for name in POLICIES if name != "network_aware"])
+def test_who_was_free_and_not_chosen_by_another_policy_is_told_how_it_compares(policy: str) -> None:
+    run = played(policy, mode="sync")
+    told_in = [
+        (moment.round, found)
+        for name in run.state.fleet.names
+        for moment in told(run, name)
+        if (found := re.match(COMPARED, moment.what))
+    ]
+    assert told_in
+    for round in range(1, 7):
+        chosen = sum(isinstance(command, SendOrder) and command.round == round for command in run.commands)
+        passed_over = [found for in_round, found in told_in if in_round == round]
+        assert all((int(found[1]), int(found[2])) == (chosen, chosen + len(passed_over)) for found in passed_over)
+        if policy == "latency":
+            assert all(float(found[3]) >= float(found[5]) >= float(found[4]) for found in passed_over)
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_work_given_in_mid_round_is_told_with_its_cause(policy: str) -> None:
     causes = {}

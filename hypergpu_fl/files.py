@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from strategies.durable import sync
+from strategies.spelling import nearest
 
 _LOOKED_S: Final = 0.05  # `is_held` has a lock for less than this time
 _LOOK_S: Final = 0.2  # between two looks at a lock
@@ -96,3 +97,17 @@ def private_folder(path: Path) -> Path:
     """Create ``path`` and its parents so that only this user may enter it; an existing folder stays as it is."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path
+
+
+def path_meant(path: Path) -> str:
+    """``"did you mean 'x'?"`` for a path that is not there, with a like name where it was looked for, or nothing.
+
+    Any one name of the path may be mistyped.
+    """
+    for there in path.parents:
+        with contextlib.suppress(OSError):
+            if there.is_dir():
+                name, *below = path.relative_to(there).parts
+                meant = [there.joinpath(near, *below)] if (near := nearest(name, sorted(os.listdir(there)))) else []
+                return next((f"did you mean {str(each)!r}?" for each in meant if each != path and each.exists()), "")
+    return ""

@@ -45,6 +45,12 @@ def configure(system: System, folder: Path | None = None) -> None:
     _add_sinks(system, folder)
 
 
+def say_as_commands_do() -> None:
+    """Send the records of this process to standard error as commands speak: the message, with a warning's level."""
+    logger.remove()
+    logger.add(_to_stderr, level="INFO", format=_plain, colorize=False, backtrace=False, diagnose=False)
+
+
 def restore(system: System, folder: Path | None = None) -> None:
     """`configure` again, and leave the sinks of others: the user's code may have removed ours, or silenced everything.
 
@@ -98,10 +104,15 @@ def _to_stderr(message: str) -> None:
 def _console(record: Record) -> str:
     """``HH:MM:SS  message``, coloured by level; the level is named where it matters."""
     level = record["level"].name
-    record["extra"]["redacted"] = _text(record)
-    name = f"{level.lower()}: " if record["level"].no >= logging.WARNING else ""
-    line = f"{{time:HH:mm:ss}}  {name}{{extra[redacted]}}\n"
+    line = f"{{time:HH:mm:ss}}  {_plain(record)}"
     return f"<{_COLOURS[level]}>{line}</>" if level in _COLOURS else line
+
+
+def _plain(record: Record) -> str:
+    """The message; the level is named where it matters."""
+    record["extra"]["redacted"] = _text(record)
+    name = f"{record['level'].name.lower()}: " if record["level"].no >= logging.WARNING else ""
+    return f"{name}{{extra[redacted]}}\n"
 
 
 def _file(record: Record) -> str:

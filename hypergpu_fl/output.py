@@ -34,6 +34,11 @@ def printable_lines(text: str) -> str:
     return _CONTINUATION.join(printable(line.expandtabs(4)) for line in text.split("\n"))
 
 
+def of_those_asked(arrived: int, asked: int) -> str:
+    """``"8/9"``; in a round in which nobody was asked, only late replies can arrive."""
+    return f"{arrived}/{asked}" if asked else str(arrived)
+
+
 def by_number(name: str) -> tuple[str, int]:
     """Sort key that puts ``node-10`` after ``node-9``."""
     stem, _, number = name.rpartition("-")

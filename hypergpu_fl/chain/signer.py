@@ -15,6 +15,7 @@ from eth_account import Account
 from eth_utils.address import to_checksum_address
 
 from hypergpu_fl.errors import ChainError
+from hypergpu_fl.files import path_meant
 from hypergpu_fl.keccak import keccak
 from hypergpu_fl.redaction import register, secret_from_hex
 
@@ -76,7 +77,10 @@ class KeySigner:
         try:
             secret = bytes(Account.decrypt(json.loads(path.read_text()), password))
         except OSError as error:
-            raise ChainError(f"keystore {path} cannot be read: {error.strerror}", "make one with `keys new`") from None
+            raise ChainError(
+                f"keystore {path} cannot be read: {error.strerror}",
+                (not path.exists() and path_meant(path)) or "make one with `keys new`",
+            ) from None
         except Exception:  # eth_keyfile raises whatever its parsers raise, and none of that may pass the password on
             raise ChainError(
                 f"keystore {path} does not open", "check that it is a version 3 keystore, and its password"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from multiprocessing import connection, get_context
 from typing import Any, Final, TypeVar
 
+from hypergpu_fl import logs
 from hypergpu_fl.children import end_with
 from hypergpu_fl.errors import HyperGPUError, TaskError
 
@@ -63,6 +64,7 @@ def apart(work: Callable[..., T], *arguments: Any, doing: str) -> T:
 def _answer(parent: int, theirs: connection.Connection, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     end_with(parent)
     faulthandler.enable()
+    logs.say_as_commands_do()
     try:
         theirs.send((work(*arguments), None))
     except HyperGPUError as error:

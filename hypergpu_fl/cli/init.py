@@ -31,8 +31,10 @@ def init(
     """
     place = folder.expanduser()
     write_project(place)
-    typer.echo(f"{', '.join(FILES)} are in {place}. Next:\n")
-    typer.echo(f"  cd {'./' * str(place).startswith('-')}{shlex.quote(str(place))}")
+    here = place.resolve() == Path.cwd()
+    typer.echo(f"{', '.join(FILES)} are in {'this folder' if here else place}. Next:\n")
+    if not here:
+        typer.echo(f"  cd {'./' * str(place).startswith('-')}{shlex.quote(str(place))}")
     for command, why in NEXT:
         typer.echo(f"  {command:<58} # {why}")
     typer.echo("\nThen make task.py your own; its comments say where.")

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hypergpu_fl.dashboard import words
-from hypergpu_fl.output import printable
+from hypergpu_fl.output import of_those_asked, printable
 
 Row = Mapping[str, Any]
 
@@ -79,7 +79,7 @@ def line(row: Row, *, wanted: int | None) -> str:
     metrics = "".join(f"{printable(name)} {words.number(value)}  " for name, value in row["metrics"].items())
     return (
         f"round {row['round']:>3}{of}  {metrics}loss {words.number(row['loss'])}  {words.seconds(row['seconds'])}  "
-        f"{row['arrived']}/{row['selected']} arrived  {row['late']} late  {row['refused']} refused  "
+        f"{of_those_asked(row['arrived'], row['selected'])} arrived  {row['late']} late  {row['refused']} refused  "
         f"{words.size(row['bytes_up'])} up"
     )
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from hypergpu_fl.config import Network
 from hypergpu_fl.errors import UsageError
+from hypergpu_fl.files import path_meant
 from hypergpu_fl.network.wan import SimulatedLink
 
 DEVICES = ("client", "compute_ms_per_sample", "bandwidth_kbps")
@@ -80,7 +81,8 @@ def _numbers(path: Path, columns: tuple[str, ...]) -> NDArray[np.float64]:
             return np.array(list(_parsed(path, reader, columns)), dtype=np.float64).reshape(-1, len(columns))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(
-            f"cannot read {path}: {error}", "check the path in network.links_file or network.rtt_file"
+            f"cannot read {path}: {error}",
+            (not path.exists() and path_meant(path)) or "check the path in network.links_file or network.rtt_file",
         ) from error
 
 

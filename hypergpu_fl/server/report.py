@@ -15,7 +15,7 @@ from loguru import logger
 from hypergpu_fl.config import Config
 from hypergpu_fl.config.resuming import Stretch, numbered
 from hypergpu_fl.files import write_whole
-from hypergpu_fl.output import to_json
+from hypergpu_fl.output import of_those_asked, to_json
 from hypergpu_fl.server.local_work import summary
 from hypergpu_fl.server.node_rounds import Row, by_round
 from hypergpu_fl.server.simulated_compute import SimulatedCompute
@@ -72,14 +72,13 @@ class Report:
         self._ended_s.append(self.now_s())
         entry.update(accuracy=metrics.get("accuracy"), loss=loss, metrics=dict(metrics))
         logger.info(
-            "round {:>3}/{}  {}loss {:.4f}  {:>7.1f} s  {}/{} arrived  {} late  {} refused  {:.1f} kB up{}",
+            "round {:>3}/{}  {}loss {:.4f}  {:>7.1f} s  {} arrived  {} late  {} refused  {:.1f} kB up{}",
             entry["round"],
             self.config.training.rounds,
             "".join(f"{name} {value:.3f}  " for name, value in metrics.items()),
             loss,
             entry["seconds"],
-            entry["arrived"],
-            entry["selected"],
+            of_those_asked(entry["arrived"], entry["selected"]),
             entry["late"],
             entry["rejected"],
             entry["bytes_up"] / 1e3,

@@ -18,6 +18,7 @@ import numpy as np
 from loguru import logger
 
 from hypergpu_fl.errors import TaskError, first_line
+from hypergpu_fl.files import path_meant
 from hypergpu_fl.task.folder import LAYOUTS, OPTION, survey
 from hypergpu_fl.task.names import unknown
 from hypergpu_fl.task.sources import SOURCES, Images, Source, deal_by_class
@@ -97,7 +98,7 @@ def _locate(name: str, source: Source, data_root: str, cache: Path) -> Path:
         if not data_root or not root.is_dir():
             raise TaskError(
                 f"training.data_root = {data_root!r} is no folder",
-                LAYOUTS,
+                (data_root and path_meant(root)) or LAYOUTS,
             )
         return root
     root = Path(data_root).expanduser() if data_root else cache / "downloads"
@@ -110,7 +111,8 @@ def _locate(name: str, source: Source, data_root: str, cache: Path) -> Path:
         raise TaskError(
             f"data set {name!r} is not in {root} (missing: {', '.join(missing)}) and cannot be downloaded: "
             f"{first_line(error)}",
-            f"set training.data_root to the folder that holds {source.files[0].split('/')[0]}/, or go online",
+            (path_meant(root) if data_root and not root.exists() else "")
+            or f"set training.data_root to the folder that holds {source.files[0].split('/')[0]}/, or go online",
         ) from error
     return root
 

@@ -1,4 +1,4 @@
-"""A lock that another holds: waited for as long as one may, and no longer."""
+"""Locks are waited for as long as one may, and no longer; a mistyped path is answered with the one that was meant."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from hypergpu_fl.files import exclusive
+from hypergpu_fl.chain.signer import KeySigner
+from hypergpu_fl.errors import HyperGPUError
+from hypergpu_fl.files import exclusive, path_meant
+from hypergpu_fl.network.traces import links_from_traces
+from hypergpu_fl.task.data import load_images
 
 
 class Taken(Exception):
@@ -44,3 +48,25 @@ def test_a_lock_that_is_kept_is_refused_after_the_time_and_can_be_had_later(tmp_
         assert 0.6 <= time.monotonic() - began_s < 10.0
     with exclusive(file, Taken()):
         pass
+
+
+def test_a_path_that_is_not_there_is_answered_with_the_one_beside_it_that_was_meant(tmp_path: Path) -> None:
+    meant = tmp_path / "my photos" / "train"
+    meant.mkdir(parents=True)
+    for typed in (tmp_path / "myphotos" / "train", tmp_path / "my photos" / "trian"):
+        assert path_meant(typed) == f"did you mean {str(meant)!r}?"
+    for other in (tmp_path / "myphotos" / "elsewhere", tmp_path / "zzz", meant):
+        assert path_meant(other) == ""
+
+
+def test_each_path_of_the_configuration_is_answered_so(tmp_path: Path) -> None:
+    for name in ("photos", "links.csv", "keystore.json"):
+        (tmp_path / name).mkdir()
+    for reads in (
+        lambda: load_images("folder", str(tmp_path / "fotos"), tmp_path),
+        lambda: links_from_traces(tmp_path / "link.csv", None, 1, seed=0),
+        lambda: KeySigner.from_keystore(tmp_path / "keystor.json", "word"),
+    ):
+        with pytest.raises(HyperGPUError) as caught:
+            reads()
+        assert caught.value.remedy.startswith(f"did you mean '{tmp_path}/")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -192,3 +193,24 @@ def test_who_follows_a_run_sees_no_tree_of_flowers_while_the_file_keeps_it(
     logs.configure(System(log_level="DEBUG"))
     logging.getLogger("flwr").info("Aggregated MetricRecord: {}")
     assert "MetricRecord" in capsys.readouterr().err
+
+
+def test_what_a_process_apart_logs_is_said_as_commands_speak(tmp_path: Path) -> None:
+    script = tmp_path / "apart.py"
+    script.write_text(_APART)
+    said = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=120).stderr
+    assert said == "trying\nwarning: one file is broken\n"
+
+
+_APART = """
+from hypergpu_fl.cli.apart import apart
+from loguru import logger
+
+def work():
+    logger.debug("unseen")
+    logger.info("trying")
+    logger.warning("one file is broken")
+
+if __name__ == "__main__":
+    apart(work, doing="trying")
+"""

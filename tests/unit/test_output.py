@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hypergpu_fl import logs
 from hypergpu_fl.errors import first_line
-from hypergpu_fl.output import printable, printable_lines, to_json
+from hypergpu_fl.output import of_those_asked, printable, printable_lines, to_json
 
 FORGED = "2026-01-01 00:00:00.000 | INFO     | hypergpu_fl.server:1 | round 1 verified"
 HARMLESS = {"Lu", "Ll", "Lo", "Lm", "Lt", "Nd", "Nl", "No", "Mn", "Mc", "Me", "Zs", "So", "Sm", "Sk", "Sc"}
@@ -69,3 +69,7 @@ def test_json_never_fails_and_reads_back_with_null_for_what_is_no_number(content
 @pytest.mark.parametrize(("error", "line"), [(TimeoutError(), "TimeoutError"), (ValueError("\n a\nb"), "a")])
 def test_an_error_without_words_is_told_by_its_type(error: Exception, line: str) -> None:
     assert first_line(error) == line
+
+
+def test_a_round_in_which_nobody_was_asked_divides_by_nothing() -> None:
+    assert (of_those_asked(8, 9), of_those_asked(0, 3), of_those_asked(1, 0)) == ("8/9", "0/3", "1")

@@ -96,3 +96,11 @@ def test_an_installed_package_makes_the_app_of_its_own_files(tmp_path: Path, mon
         return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
     assert content(made) == content(root)
+
+
+def test_a_project_in_the_folder_where_one_is_needs_no_cd(
+    hypergpu: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, out, _ = hypergpu("init", ".")
+    assert "are in this folder. Next:" in out and "cd " not in out

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from strategies import wire
 from strategies.arrivals import Arrivals, Flight, Terms
 from strategies.arrivals.flight import has_left
+from strategies.collecting import Collecting
 from strategies.errors import NoNodes, Reason
 from strategies.event_log import EventLog
-from strategies.folding import Folding
 from strategies.model.global_model import GlobalModel, Part
 from strategies.model.layout import Arrays, Layout
 from strategies.model.payload import Payload
 from strategies.model.robust import aggregator
 from strategies.model.server_optimizer import ServerOptimizer
-from strategies.model.sketch import sketch_of
+from strategies.model.sketch import model_sketch
 from strategies.model.statistics import Statistics
 from strategies.outcome import Attendant, Bystander
 from strategies.reception import Received, receive
@@ -105,7 +105,7 @@ class Engine(Strategy):
         self.roster = Roster()
         self.first_round = 1
         self._grid: Arrivals | None = None
-        self._folding: Folding | None = None
+        self._collecting: Collecting | None = None
         self._parts: list[Part] = []  # of the updates that the newest round added
         self._to_send: list[Message] = []
         self._cut_claims = 0  # nodes that count for fewer examples than they claim, as last logged
@@ -132,25 +132,25 @@ class Engine(Strategy):
         ):
             raise NoNodes(self.roster.why_nobody())
         self._tell(RoundDue(grid.now_s, self.first_round + server_round - 1))
-        if self._folding is None:
+        if self._collecting is None:
             raise RuntimeError("the machine opened no round")
         self._tell_of_cut_claims()
-        grid.terms = Terms(self._folding.deadline_s, self._wanted, self._outgoing)
+        grid.terms = Terms(self._collecting.deadline_s, self._wanted, self._outgoing)
         return self._outgoing()
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Hand replies to the machine as they arrive, then let it close the round."""
-        grid, folding, open_ = self._grid, self._folding, self.state.open
-        if folding is None or grid is None or open_ is None:
+        grid, collecting, open_ = self._grid, self._collecting, self.state.open
+        if collecting is None or grid is None or open_ is None:
             raise RuntimeError("aggregate_train was called before configure_train")
         for reply in replies:
             self._take(grid.flight(reply), reply)
         given_up = () if self.state.rules.settings.keep_late else tuple(sorted(grid.cancel()))
-        folding.dropped = [self.state.orders[number].row for number in given_up]
+        collecting.dropped = [self.state.orders[number].row for number in given_up]
         self._tell(Ended(grid.now_s, given_up))
-        metrics = MetricRecord({"arrived": len(folding.accepted), "seconds": open_.ended_s - open_.started_s})
+        metrics = MetricRecord({"arrived": len(collecting.accepted), "seconds": open_.ended_s - open_.started_s})
         return self.arrays(), metrics
 
     def configure_evaluate(
@@ -239,7 +239,7 @@ class Engine(Strategy):
             case Open(deadline_s=deadline_s):
                 mean = aggregator(self.state.rules.settings.aggregation, self.layout.size)
                 self._parts = []
-                self._folding = Folding(
+                self._collecting = Collecting(
                     mean, Statistics(self.layout), float("inf") if deadline_s is None else deadline_s
                 )
             case AddUpdate():
@@ -283,8 +283,8 @@ class Engine(Strategy):
             ).message(node_id, blob, number=order.order, ttl_s=order.ttl_s)
             self._to_send.append(message)
             sizes.append(len(blob))
-            if self._folding is not None:
-                self._folding.order(order, self.state.fleet.names[order.row], bytes_down=len(blob))
+            if self._collecting is not None:
+                self._collecting.order(order, self.state.fleet.names[order.row], bytes_down=len(blob))
         self._tell(Sent(self._now_s, tuple(order.order for order in orders), tuple(sizes)))
 
     def _take(self, flight: Flight, reply: Message) -> None:
@@ -296,36 +296,36 @@ class Engine(Strategy):
         self._tell(Answered(self._now_s, flight.number, received.reading(), received.fault), received)
 
     def _add(self, command: AddUpdate, received: Received | None) -> None:
-        if received is None or received.update is None or self._folding is None:
+        if received is None or received.update is None or self._collecting is None:
             raise RuntimeError(f"there is no update to add for order {command.order}")
-        self._folding.add(command, received, self.state, now_s=self._now_s)
-        self._parts.append(Part(command.row, command.weight, command.steps, self._folding.accepted[-1].steps))
+        self._collecting.add(command, received, self.state, now_s=self._now_s)
+        self._parts.append(Part(command.row, command.weight, command.steps, self._collecting.accepted[-1].steps))
         self.attendant.added(received.admitted, received.update, self.model.vector_P, received.held_out_loss)
 
     def _refuse(self, command: Refuse, received: Received | None) -> None:
-        if received is None or self._folding is None:
+        if received is None or self._collecting is None:
             return
         node = self.state.fleet.names[command.row] if command.row >= 0 else "nobody"
         if command.reason is Reason.LEFT:
             log.warning("round %d: %s left before it answered: %s", self.state.round, node, command.detail)
         else:
             log.warning("round %d refused %s: %s: %s", self.state.round, node, command.reason, command.detail)
-        self._folding.refuse(command, received, node, round=self.state.round, now_s=self._now_s)
+        self._collecting.refuse(command, received, node, round=self.state.round, now_s=self._now_s)
 
     def _step(self, version: int) -> None:
-        if self._folding is None:
+        if self._collecting is None:
             raise RuntimeError("there is no mean to step by")
-        if self.model.step(self._folding.mean, self._folding.statistics, version=version):
+        if self.model.step(self._collecting.mean, self._collecting.statistics, version=version):
             self._published()
         else:
             self._tell(Diverged(self._now_s))
 
     def _published(self) -> None:
         model = self.model
-        self._tell(Published(self._now_s, model.hash.hex(), model.norm, sketch_of(model.vector_P)))
+        self._tell(Published(self._now_s, model.hash.hex(), model.norm, model_sketch(model.vector_P)))
 
     def _close(self, command: CloseRound) -> None:
-        folding, self._folding = self._folding, None
-        if folding is None:
+        collecting, self._collecting = self._collecting, None
+        if collecting is None:
             raise RuntimeError(f"round {command.round} was never opened")
-        self.attendant.closed(folding.outcome(command, self.model))
+        self.attendant.closed(collecting.outcome(command, self.model))

@@ -13,7 +13,7 @@ from strategies.arrivals import Flight
 from strategies.errors import Reason, Refused
 from strategies.model.aggregation import Update
 from strategies.model.global_model import GlobalModel
-from strategies.model.sketch import sketch
+from strategies.model.sketch import update_sketch
 from strategies.model.validation import check_base, check_update
 from strategies.outcome import Attendant
 from strategies.round.events import Reading, ReplyFault
@@ -69,7 +69,7 @@ def receive(flight: Flight, reply: Message, *, model: GlobalModel, attendant: At
         held_out_loss = attendant.measure(update, model.vector_P)
         if held_out_loss is not None and not math.isfinite(held_out_loss):
             raise Refused(Reason.NON_FINITE, f"with this update the model's held-out loss is {held_out_loss}")
-        received.sketch = sketch(update)
+        received.sketch = update_sketch(update)
         received.update, received.admitted, received.held_out_loss = update, admitted, held_out_loss
     except Refused as refusal:
         received.fault = ReplyFault(refusal.reason, refusal.detail)

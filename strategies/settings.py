@@ -44,7 +44,7 @@ class Settings:
     keep_late : bool
         Whether a reply that missed its round joins a later one.
     aggregation : str
-        A name in ``strategies.model.robust.RULES``; all but ``mean`` hold every update of the round.
+        A name in ``strategies.model.robust.AGGREGATORS``; all but ``mean`` hold every update of the round.
     exclude_failing : bool
         Whether nodes that fail repeatedly are excluded for a while, see ``strategies.fleet.health``.
     refuse_outliers : bool

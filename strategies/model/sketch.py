@@ -17,7 +17,7 @@ from strategies.model.layout import Vector
 SIZE: Final = 32  # numbers of a sketch
 
 
-def sketch(update: Update) -> tuple[float, ...]:
+def update_sketch(update: Update) -> tuple[float, ...]:
     """Sketch of an update; nothing for nothing, and for what is not finite."""
     padded = _padded(update.size)
     update.add_to(padded[: update.size], 1.0)
@@ -25,7 +25,7 @@ def sketch(update: Update) -> tuple[float, ...]:
     return found if any(found) else ()
 
 
-def sketch_of(values_P: Vector) -> tuple[float, ...]:
+def model_sketch(values_P: Vector) -> tuple[float, ...]:
     """Sketch of a model's values; nothing for what is not finite."""
     padded = _padded(values_P.size)
     padded[: values_P.size] = values_P

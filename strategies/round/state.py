@@ -85,7 +85,7 @@ class State:
         self.norms = NormHistory()
         self.replays = Replays()
         self.held_out = HeldOutLoss()
-        self.suspects: list[int] = []  # rows of the updates in the latest version, until its loss is measured
+        self.unmeasured: list[int] = []  # rows of the updates in the latest version, until its loss is measured
         self.exploded = False
         self.common_bytes = 0.0  # of a download in the last round, beyond what its level predicts
         self.round = 0  # the newest that began
@@ -113,7 +113,7 @@ class State:
             "norms": self.norms.state(),
             "replays": self.replays.state(),
             "held_out": self.held_out.state(),
-            "suspects": list(self.suspects),
+            "unmeasured": list(self.unmeasured),
             "exploded": self.exploded,
             "common_bytes": self.common_bytes,
             "round": self.round,
@@ -132,7 +132,7 @@ class State:
             getattr(restored, name).restore(state[name])
         for name in ("exploded", "common_bytes", "round", "round_s", "next_order"):
             setattr(restored, name, state[name])
-        restored.suspects = list(state["suspects"])
+        restored.unmeasured = list(state["unmeasured"])
         restored.orders = {
             int(number): OpenOrder(**{**order, "start": tuple(order["start"])})
             for number, order in state["orders"].items()

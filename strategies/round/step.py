@@ -97,7 +97,7 @@ def _due(state: State, event: RoundDue) -> list[Command]:
         raise OutOfOrder(f"round {event.number} is due, but {'another is open' if state.open else 'no model is there'}")
     if not state.exploded:
         _sound(state)  # nobody measured the last version, so nothing speaks against its updates
-    state.suspects = []
+    state.unmeasured = []
     state.round = event.number
     state.open = OpenRound(event.number, event.at_s, Phase.COLLECTING)
     exploded, state.exploded = state.exploded, False
@@ -170,7 +170,7 @@ def _ended(state: State, event: Ended) -> list[Command]:
 
 def _diverged(state: State, event: Diverged) -> list[Command]:
     open_ = _open(state, event, Phase.STEPPING)
-    state.suspects = list(open_.added)
+    state.unmeasured = list(open_.added)
     return [MeasureSuspects()]
 
 
@@ -195,7 +195,7 @@ def _evaluated(state: State, event: Evaluated) -> list[Command]:
         return []
     if held_out.exploded(event.loss):
         state.exploded = True
-        return [MeasureSuspects()] if state.suspects else []
+        return [MeasureSuspects()] if state.unmeasured else []
     _sound(state)
     versions.back = False
     if held_out.sound(event.loss) or versions.best is None:
@@ -205,10 +205,10 @@ def _evaluated(state: State, event: Evaluated) -> list[Command]:
 
 
 def _measured(state: State, event: Measured) -> list[Command]:
-    if not state.suspects:
+    if not state.unmeasured:
         raise OutOfOrder("updates were measured, but no model has exploded")
-    found = culprits(state.suspects, event.alone, event.without, state.held_out.most)
-    state.suspects = []
+    found = culprits(state.unmeasured, event.alone, event.without, state.held_out.most)
+    state.unmeasured = []
     blamed = _blamed(state, found, event.at_s, by=health.exploded)
     if state.open is None:
         return blamed  # the next round begins with the roll-back
@@ -288,9 +288,9 @@ def _readmitted(state: State, at_s: float) -> list[Command]:
 
 def _sound(state: State) -> None:
     """The updates in the latest version have counted, and did no harm."""
-    for row in state.suspects:
+    for row in state.unmeasured:
         health.succeeded(state.fleet, row)
-    state.suspects = []
+    state.unmeasured = []
 
 
 def _rolled_back(state: State, open_: OpenRound) -> list[Command]:
@@ -315,7 +315,7 @@ def _closed(state: State, open_: OpenRound) -> list[Command]:
         state.common_bytes = max(0.0, open_.bytes_common / len(open_.selected))
     if open_.added:
         state.round_s = max(0.0, open_.ended_s - open_.started_s)
-    state.open, state.suspects = None, list(open_.added) if open_.stepped else []
+    state.open, state.unmeasured = None, list(open_.added) if open_.stepped else []
     return [
         CloseRound(
             round=open_.round,

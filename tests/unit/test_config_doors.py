@@ -98,7 +98,7 @@ def test_each_list_of_names_is_that_of_the_code_behind_it() -> None:
     from hypergpu_fl.task.models import MODELS as FACTORIES
     from hypergpu_fl.task.partition import PARTITIONERS
     from hypergpu_fl.task.sources import SOURCES
-    from strategies.model.robust import RULES
+    from strategies.model.robust import AGGREGATORS
     from strategies.selection import POLICIES
 
     def choices(section: type[Training | Network | Blockchain], field: str) -> set[str]:
@@ -111,7 +111,7 @@ def test_each_list_of_names_is_that_of_the_code_behind_it() -> None:
     assert choices(Network, "policy") == set(POLICIES), where + "network.policy"
     assert choices(Network, "profile") == {*PROFILES, "custom"}, where + "network.profile"
     assert choices(Training, "partitioner") == set(PARTITIONERS), where + "training.partitioner"
-    assert choices(Training, "aggregation") == set(RULES), where + "training.aggregation"
+    assert choices(Training, "aggregation") == set(AGGREGATORS), where + "training.aggregation"
     assert choices(Blockchain, "scoring") == {"auto", *get_args(Scoring)}, where + "blockchain.scoring"
 
 

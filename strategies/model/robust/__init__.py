@@ -13,9 +13,9 @@ from strategies.model.robust.norm_clipping import NormClipping
 from strategies.model.robust.trimmed_mean import TrimmedMean
 from strategies.spelling import did_you_mean
 
-__all__ = ["RULES", "aggregator"]
+__all__ = ["AGGREGATORS", "aggregator"]
 
-RULES: Final[dict[str, Callable[[int], Aggregator]]] = {
+AGGREGATORS: Final[dict[str, Callable[[int], Aggregator]]] = {
     "mean": StreamingMean,
     "median": Median,
     "trimmed_mean": TrimmedMean,
@@ -26,6 +26,7 @@ RULES: Final[dict[str, Callable[[int], Aggregator]]] = {
 
 def aggregator(name: str, size: int) -> Aggregator:
     """The rule called ``name`` for a model of ``size`` values. Raises ``UnknownPolicy`` with the names there are."""
-    if name not in RULES:
-        raise UnknownPolicy(f"no aggregation rule {name!r}{did_you_mean(name, RULES)}; there are {', '.join(RULES)}")
-    return RULES[name](size)
+    if name not in AGGREGATORS:
+        known = ", ".join(AGGREGATORS)
+        raise UnknownPolicy(f"no aggregation rule {name!r}{did_you_mean(name, AGGREGATORS)}; there are {known}")
+    return AGGREGATORS[name](size)

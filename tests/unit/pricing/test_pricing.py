@@ -21,7 +21,7 @@ from hypergpu_fl.pricing.rounds import PricedRounds
 from hypergpu_fl.task.protocol import EvalResult
 from strategies.model.global_model import GlobalModel
 from strategies.model.layout import Layout
-from strategies.model.robust import RULES, aggregator
+from strategies.model.robust import AGGREGATORS, aggregator
 from strategies.model.server_optimizer import ServerOptimizer
 from strategies.model.statistics import Statistics
 from strategies.outcome import Accepted, RoundOutcome
@@ -115,7 +115,7 @@ def learning(round: int, count: int = 4) -> list[tuple[str, np.ndarray]]:
     return [(f"node {i}", 0.3 * new_P * rng.random(P) + 0.01 * rng.standard_normal(P)) for i in range(count)]
 
 
-@pytest.mark.parametrize("rule", sorted(RULES))
+@pytest.mark.parametrize("rule", sorted(AGGREGATORS))
 @pytest.mark.parametrize("level", ["fp32", "int8", "top8"])
 @pytest.mark.parametrize("optimizer", ["fedavg", "fedadam"])
 def test_values_sum_to_what_the_rounds_plain_step_improved(

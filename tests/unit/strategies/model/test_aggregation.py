@@ -15,7 +15,7 @@ from scipy.stats import trim_mean
 from strategies.errors import UnknownPolicy
 from strategies.model.aggregation import BLOCK, Aggregator, DenseUpdate, StreamingMean
 from strategies.model.axpy import COMPILED_FROM, add_scaled
-from strategies.model.robust import RULES, aggregator
+from strategies.model.robust import AGGREGATORS, aggregator
 from strategies.model.robust.norm_clipping import NormClipping
 from strategies.model.robust.trimmed_mean import TrimmedMean
 
@@ -94,7 +94,7 @@ def test_one_node_that_is_asked_for_a_thousand_times_the_steps_does_not_lengthen
 
 
 def test_no_updates_move_nothing() -> None:
-    for name in RULES:
+    for name in AGGREGATORS:
         assert not aggregator(name, 3).mean().any()
 
 
@@ -158,7 +158,7 @@ def test_an_unknown_rule_is_answered_with_the_nearest_name() -> None:
         aggregator("xyzzy", 3)
 
 
-@pytest.mark.parametrize("name", sorted(RULES))
+@pytest.mark.parametrize("name", sorted(AGGREGATORS))
 @given(st.integers(0, 10**6), st.integers(1, 7))
 def test_what_entered_of_each_update_sums_to_the_mean(name: str, seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)

@@ -171,7 +171,7 @@ def test_the_update_that_exploded_the_model_is_counted_against_its_node_alone(va
     engine, diary = measured_run(grid, 6)
     assert engine.state.fleet.failures.tolist() == [1, 0, 0, 0, 0, 0]
     assert engine.state.exploded == (value == 1e4) and rolled_back(diary) == ([] if value == 1e4 else [6])
-    assert not engine.state.suspects
+    assert not engine.state.unmeasured
 
 
 def test_each_update_is_measured_once_by_the_loss_for_one_alone_and_few_models_of_several_are_evaluated() -> None:

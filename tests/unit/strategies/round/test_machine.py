@@ -121,7 +121,7 @@ class Machine(RuleBasedStateMachine):
 
     def measured(self) -> None:
         """What nobody can measure, or some losses by which some may be blamed."""
-        rows = self.state.suspects
+        rows = self.state.unmeasured
         assert rows
         rng = random.Random(self.version)
         alone = tuple(rng.choice([None, 0.0, 1.0, 1e12]) for _ in rows)

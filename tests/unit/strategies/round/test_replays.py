@@ -21,7 +21,7 @@ from strategies.arrivals import VirtualArrivals
 from strategies.engine import Engine
 from strategies.errors import Reason, Refused
 from strategies.model.aggregation import DenseUpdate
-from strategies.model.sketch import sketch, sketch_of
+from strategies.model.sketch import model_sketch, update_sketch
 from strategies.round.events import Answered, Ended, Joined, Published, RoundDue
 from strategies.round.histories import AT_REST, SAME_WITHIN, UPDATES, Replays, Shown
 
@@ -34,7 +34,7 @@ def vector(seed: int) -> np.ndarray:
 
 
 def shown(update: np.ndarray, start: np.ndarray, *, digest: str, round: int = 4) -> Shown:
-    return Shown(digest, sketch(DenseUpdate(update)), sketch_of(start), round)
+    return Shown(digest, update_sketch(DenseUpdate(update)), model_sketch(start), round)
 
 
 def refused(first: Shown, second: Shown, *, nothing: bool = False, others: int = 3) -> bool:
@@ -248,7 +248,7 @@ def test_a_node_that_sends_its_update_again_from_where_it_was_made_changes_nothi
 
 def test_an_update_may_be_the_same_after_a_roll_back_but_not_after_the_model_has_moved_on() -> None:
     run = Recorded(rules_of("random", mode="sync", cohort=3, quota=1.0))
-    places = [sketch_of(vector(seed)) for seed in range(9)]
+    places = [model_sketch(vector(seed)) for seed in range(9)]
     run.tell(Published(0.0, "00" * 32, 1.0, places[0]))
     for row in range(3):
         run.tell(Joined(0.0, f"node-{row}", 10))
@@ -258,7 +258,7 @@ def test_an_update_may_be_the_same_after_a_roll_back_but_not_after_the_model_has
         run.tell(RoundDue(float(number), number))
         for order, opened in sorted(run.state.orders.items()):
             values = vector(100 if opened.row == 0 else 1000 * number + opened.row)
-            run.tell(Answered(float(number), order, replace(reading(order), sketch=sketch(DenseUpdate(values)))))
+            run.tell(Answered(float(number), order, replace(reading(order), sketch=update_sketch(DenseUpdate(values)))))
         rows = sorted(run.state.open.added)
         run.tell(Ended(float(number)))
         run.tell(Published(float(number), f"{number:064x}", 1.0, places[place]))

@@ -1,4 +1,4 @@
-"""Folds the updates of an open round into one vector as they arrive, and records which nodes sent them."""
+"""Collects the updates of an open round into one vector as they arrive, and records which nodes sent them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from strategies.round.state import State
 
 
 @dataclass
-class Folding:
+class Collecting:
     """The part of an open round that the machine does not hold. Replies are waited for until ``deadline_s``."""
 
     mean: Aggregator

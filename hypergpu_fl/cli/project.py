@@ -91,15 +91,16 @@ def read_project(file: Path) -> Project:
     Raises
     ------
     ConfigError
-        With all faults of the file.
+        With all faults of the file, or why it cannot be read.
     UsageError
-        If it cannot be read, or is not TOML.
+        If it is not there, or is not TOML.
     """
     from hypergpu_fl.config.faults import faults
+    from hypergpu_fl.config.text import read_text
 
     try:
-        tree = tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+        tree = tomllib.loads(read_text(file))
+    except (FileNotFoundError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{file} cannot be read: {error}", "see `hypergpu node provision --help`") from None
     try:
         return Project.model_validate(tree)

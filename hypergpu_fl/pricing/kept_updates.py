@@ -15,6 +15,7 @@ last-but-one kept model is removed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -60,7 +61,7 @@ class KeptUpdates:
         self._folder = folder
         self._limit_bytes = limit_bytes
         self.open = Blobs(folder / _OPEN)
-        shutil.rmtree(folder / _OPEN, ignore_errors=True)
+        self._drop_open()
         self._rounds: dict[int, int] = {}  # bytes of each round's updates
         for path in folder.glob("[0-9]*"):
             if int(path.name) > last_round:
@@ -83,7 +84,7 @@ class KeptUpdates:
         """Keep the open round's updates as those of ``round``; ``model`` is the model after that round."""
         opened, kept = self._folder / _OPEN, round_folder(self._folder, round)
         if not self._limit_bytes:
-            shutil.rmtree(opened, ignore_errors=True)
+            self._drop_open()
             return
         opened.mkdir(parents=True, exist_ok=True)
         opened.rename(kept)
@@ -103,6 +104,10 @@ class KeptUpdates:
                     shutil.rmtree(round_folder(self._folder, other))
                     del self._rounds[other]
             self._write()
+
+    def _drop_open(self) -> None:
+        with contextlib.suppress(FileNotFoundError):  # of a round without updates
+            shutil.rmtree(self._folder / _OPEN)
 
     def _write(self) -> None:
         begin = self._models[0] if len(self._models) > 1 else 0

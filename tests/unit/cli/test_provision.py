@@ -211,6 +211,7 @@ def test_closed_shares_are_all_from_zero_and_only_those_beyond_have_moved(before
         (('["berlin-0"]', "[]"), "sites.berlin.nodes"),
         (('"registry.example/team"', '"a b"'), "server.images is 'a b'"),
         (("[server]", "[server"), "cannot be read"),
+        (("[server]", "#" * (1 << 20) + "\n[server]"), "is larger than 1 MiB"),
         (("link.example:443", "link example:443"), "server.address"),
     ],
 )

@@ -26,7 +26,7 @@ class LocalWork:
         """Log how many nodes work at a time, and what decided it."""
         network, nodes = self._config.network, self._config.training.num_nodes
         logger.info(
-            "{} of {} nodes are asked to work at a time, {}; in its first round a node starts and loads the task",
+            "{} of the run's {} nodes work at a time, {}; in its first round a node starts and loads the task",
             min(nodes_at_work(self._config), nodes),
             nodes,
             "as asked: network.cohort" if network.cohort else "half of all, rounded down; network.cohort sets it",

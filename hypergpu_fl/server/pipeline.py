@@ -9,7 +9,7 @@ from the one before. In the other order, the books would hold a round whose mode
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from loguru import logger
 
@@ -17,6 +17,7 @@ from hypergpu_fl.errors import RunFailed, TaskError
 from hypergpu_fl.network.registry import Registry
 from hypergpu_fl.pricing.kept_updates import KeptUpdates
 from hypergpu_fl.server.accounting import Accounting, Admitted
+from hypergpu_fl.server.attendance import Attendance
 from hypergpu_fl.server.enrolment import SameTask
 from hypergpu_fl.server.evaluation import Evaluation
 from hypergpu_fl.server.local_work import LocalWork
@@ -52,6 +53,7 @@ class Pipeline(Attendant[Admitted]):
     accounting: Accounting
     kept: KeptUpdates
     settlement: Settlement
+    attendance: Attendance = field(default_factory=Attendance)
 
     def vet(self, node_id: int, hello: Hello) -> None:
         """See ``Attendant.vet``."""
@@ -101,6 +103,8 @@ class Pipeline(Attendant[Admitted]):
         self.report.closed(outcome, kept=outcome.step is not None and not self.engine.state.exploded)
         self.local_work.closed(outcome)
         self.report.evaluated(measured.loss, measured.metrics)
+        fleet = self.engine.state.fleet
+        self.attendance.closed(dict(zip(fleet.names, fleet.online.tolist(), strict=True)))
         self.round_tables.add(outcome.round, measured.metrics, node_rows(outcome))
         self.registry.closed(outcome)
         mark = self.log.sync()

@@ -84,7 +84,7 @@ def test_a_task_of_ones_own_runs_from_its_folder_and_is_called_by_its_name(
     assert "run curve-1: curve:Curve, 3 nodes, 4 rounds" in out
     assert "mlp" not in out and "digits" not in out and "accuracy" not in out and "nan" not in out
     assert "target mae <= 0.9 reached" in out
-    told = ["1 of 3 nodes are asked to work at a time, half", "local work in round 1", "round   1/4"]
+    told = ["1 of the run's 3 nodes work at a time, half", "local work in round 1", "round   1/4"]
     assert sorted(told, key=out.index) == told
     report = json.loads((project / "runs" / "curve-1" / "report.json").read_text())
     assert (report["model"], report["dataset"], report["unit"]) == ("curve:Curve", None, "examples")

@@ -47,8 +47,8 @@ def report_unfinished(folder: Path, *, failure: str | None = None) -> int:
     config = from_run_config(state["settings"], os.environ)
     clock = "virtual" if config.network.enable_simulation else "wall"
     report = Report(config, clock, state.get("unit", ""), history, state["stretches"])
-    for round_, root in sealed.items():
-        report.sealed(round_, root="0x" + root.hex())
+    for round, root in sealed.items():
+        report.sealed(round, root="0x" + root.hex())
     engine = database.connect(folder / "run.db")
     try:
         rows = RoundTables(engine, last_round=len(history)).rows()

@@ -80,7 +80,7 @@ def test_a_round_shares_its_budget_whatever_the_scoring(tmp_path: Path, scoring:
     assert report["accuracy"] > 0.3  # chance is 0.1
     for record in bundle.rounds:
         assert sum(c.weight for c in record.contributions) == pytest.approx(10**9, abs=NODES)
-        assert record.pricing is not None and record.pricing.scoring == f"{scoring}/1"
+        assert record.pricing is not None and record.pricing.scoring == f"{scoring}/2"
     verify(bundle)
     assert any(c.score for record in bundle.rounds for c in record.contributions)
     assert bundle.rounds[-1].owed >= 0.95 * 3 * 10**15

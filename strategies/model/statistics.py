@@ -31,7 +31,9 @@ VARIANCE: Final = "running_var"
 COUNTER: Final = "num_batches_tracked"
 NAMES: Final = (MEAN, VARIANCE)
 FURTHEST: Final = 6.0  # deviations from the median beyond which a vote is left out
-NODES: Final = 32  # that have a vote, the latest ones: of 100 nodes, 30 hostile, half of 32 are so in a round of 80
+# Older votes fill a round up to this many. Where 30 nodes of 100 are hostile, half of 32 or more are so in one round of
+# 80. The votes of a larger round all count: else those who answer last would decide alone.
+NODES: Final = 32
 STEPS: Final = 10  # for which a vote is kept: the model moves on, and a node may have left
 # In one round, a variance may change by the square of this factor, and a mean by this many standard deviations, so that
 # no layer's output becomes more than 3 times as large.
@@ -83,7 +85,8 @@ class Statistics:
         older = {node: Vote(vote.values_S, vote.age + 1) for node, vote in votes.items() if vote.age < STEPS}
         newer = {node: Vote(before_S + change_S) for node, change_S in self._changes.items()}
         kept = [(node, vote) for node, vote in older.items() if node not in newer] + list(newer.items())
-        found_KS = np.stack([vote.values_S for _, vote in kept[-NODES:]]).astype(np.float64)
+        voting = kept[-max(NODES, len(newer)) :]
+        found_KS = np.stack([vote.values_S for _, vote in voting]).astype(np.float64)
         apart_KS = np.abs(found_KS - np.median(found_KS, axis=0))
         found_KS[apart_KS > FURTHEST * MAD_TO_SIGMA * np.median(apart_KS, axis=0)] = np.nan
         put(stepped_P, self.runs, np.clip(np.nanmedian(found_KS, axis=0), *self._bounds(before_P)))

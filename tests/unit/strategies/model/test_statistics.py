@@ -116,6 +116,15 @@ def test_three_nodes_of_ten_move_no_statistic_even_where_a_round_has_no_others(
     assert min(honest.values()) - 1e-3 <= found["bn.running_mean"][0] <= max(honest.values()) + 1e-3
 
 
+@pytest.mark.parametrize("nodes", [64, 200])
+def test_a_minority_that_answers_last_decides_no_large_round(nodes: int) -> None:
+    last = nodes - nodes // 3
+    model = fresh(TRAINED)
+    for _ in range(3):
+        found = play(model, {node: at(model, 0.0 if node < last else 6e4) for node in range(nodes)})
+    np.testing.assert_allclose(found["bn.running_mean"], 0.0, atol=1e-6)
+
+
 def test_gross_statistics_of_a_minority_change_nothing_at_all() -> None:
     honest = [update(mean=0.1 * i, variance=0.1 * i) for i in range(7)]
     with_them = stepped([*honest, *[update(mean=6e4, variance=-6e4)] * 3])

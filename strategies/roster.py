@@ -45,8 +45,8 @@ class Roster:
         Present Flower id of each connected row.
     owners : dict of str to str
         Address that enrolled each name; empty if it said none.
-    inherited : dict of str to int
-        Silences in a row that a share's node had when another address took it over.
+    inherited : dict of str to (int, int)
+        Silences and exclusions in a row that a share's node had when another address took it over.
     """
 
     rows: dict[int, int] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class Roster:
     unfit_names: dict[int, str] = field(default_factory=dict)
     node_ids: dict[int, int] = field(default_factory=dict)
     owners: dict[str, str] = field(default_factory=dict)
-    inherited: dict[str, int] = field(default_factory=dict)
+    inherited: dict[str, tuple[int, int]] = field(default_factory=dict)
     _shares: dict[str, str] = field(default_factory=dict, init=False)  # name of the share that each address enrolled
 
     def gather(self, grid: Arrivals, fleet: Fleet, *, session: bytes, tell: Tell, vet: Vet, joined: Welcome) -> bool:
@@ -96,7 +96,7 @@ class Roster:
         self.rows.update((int(node_id), row) for node_id, row in state["rows"].items())
         for name, address in state["owners"].items():
             self._own(name, address)
-        self.inherited.update(state["inherited"])
+        self.inherited.update((name, tuple(faults)) for name, faults in state["inherited"].items())
 
     def _enrol(self, grid: Arrivals, fleet: Fleet, session: bytes, tell: Tell, vet: Vet, joined: Welcome) -> None:
         """Ask every node not seen before who it is: its data, device, link and address.
@@ -126,9 +126,9 @@ class Roster:
         holders = self._holders(set(grid.get_node_ids()))
         for _, node_id, hello in sorted(hellos, key=lambda each: each[:2]):
             known = fleet.row_of.get(hello.name, -1)
-            if self._abandoned(hello, known, fleet):
+            if self._abandoned(hello, known, fleet, connected=known in holders):
                 self._vacate(hello.name, known)
-                self.inherited[hello.name] = int(fleet.misses[known])
+                self.inherited[hello.name] = _faults(fleet, known)
                 holders.pop(known, None)
             if why := self._belongs_to_another(hello, node_id, holders.get(known)):
                 self._turn_away(node_id, f"node {node_id}", why)
@@ -174,15 +174,18 @@ class Roster:
             return f"{hello.address} enrolled {enrolled}; one address can have one share only"
         return ""
 
-    def _abandoned(self, hello: Hello, row: int, fleet: Fleet) -> bool:
+    def _abandoned(self, hello: Hello, row: int, fleet: Fleet, *, connected: bool) -> bool:
         """Whether another address holds this share, but no update of it ever counted and it cannot be reached.
 
         Otherwise whoever claimed a share first could keep it for ever without ever working. Who takes such a share over
-        keeps it until an order to it has been met with silence, too: it is not to pay for those before it.
+        keeps it while ``connected``, until it is silent or excluded itself: it is not to pay for those before it.
         """
         if self.owners.get(hello.name, hello.address) == hello.address or fleet.acknowledged[row] >= 0:
             return False
-        return not fleet.reachable[row] and fleet.misses[row] > self.inherited.get(hello.name, 0)
+        if not connected:
+            return True
+        own = zip(_faults(fleet, row), self.inherited.get(hello.name, (0, 0)), strict=True)
+        return not fleet.reachable[row] and any(now > then for now, then in own)
 
     def _own(self, name: str, address: str) -> None:
         self.owners[name] = address
@@ -204,3 +207,8 @@ class Roster:
     def _ids(self, rows_N: Bools) -> set[int]:
         """Flower's ids of these rows."""
         return {node_id for node_id, row in self.rows.items() if rows_N[row]}
+
+
+def _faults(fleet: Fleet, row: int) -> tuple[int, int]:
+    """Silences and exclusions in a row."""
+    return int(fleet.misses[row]), int(fleet.exclusions[row])

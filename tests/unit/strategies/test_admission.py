@@ -195,6 +195,14 @@ class Mute(Signing):
         return super().__call__(message)
 
 
+class Garbling(Signing):
+    """A node that answers each order with nothing that can be read."""
+
+    def __call__(self, message: Message) -> RecordDict:
+        content = super().__call__(message)
+        return RecordDict() if message.metadata.message_type == "train" else content
+
+
 def test_a_share_whose_first_claimant_never_worked_goes_to_the_next_and_then_stays() -> None:
     nodes: dict[int, Trainer] = {node: Signing(node, f"0x{node}") for node in range(5)}
     nodes[5] = Mute(5, "0xbad")
@@ -213,6 +221,28 @@ def test_a_share_whose_first_claimant_never_worked_goes_to_the_next_and_then_sta
     assert changes == [(None, "0xbad"), ("0xbad", "0x5")] and honest.orders
     assert engine.roster.unfit[5] == "node-5 was enrolled by 0x5, and 0xbad is another"
     assert engine.roster.owners["node-6"] == "0xbad" and 7 not in engine.roster.unfit
+
+
+def test_a_share_whose_first_claimant_sends_what_cannot_be_used_goes_to_the_next() -> None:
+    nodes: dict[int, Trainer] = {node: Signing(node, f"0x{node}") for node in range(5)}
+    nodes[5], nodes[6] = Garbling(5, "0xbad"), Signing(5, "0x5")
+    engine, _, _ = run(nodes, 60, cohort=6)
+    assert nodes[5].orders and engine.roster.owners["node-5"] == "0x5"
+
+
+def test_a_share_whose_first_claimant_left_before_its_first_order_goes_to_the_next() -> None:
+    nodes: dict[int, Trainer] = {node: Signing(node, f"0x{node}") for node in range(6)}
+    nodes[5] = Signing(5, "0xbad")
+
+    def act(number: int, grid: NodeGrid, engine: Engine) -> None:
+        if number == 2:
+            (unasked,) = {node for node in range(6) if not grid.nodes[node].orders} & {5}
+            grid.online.discard(unasked)
+            grid.nodes[6] = Signing(5, "0x5")
+            grid.online.add(6)
+
+    engine, _, _ = run(nodes, 6, act, cohort=1)
+    assert engine.roster.owners["node-5"] == "0x5" and 6 not in engine.roster.unfit
 
 
 def test_a_node_that_fails_again_and_again_counts_once_toward_the_end_of_a_round() -> None:

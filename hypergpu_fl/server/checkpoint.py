@@ -89,7 +89,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int = KEPT) -> Best:
         }
         content["seal"] = _seal(content)
         with replacing(manifest, draft=draft, synced=True):
-            draft.write_text(json.dumps(content, indent=1), encoding="utf-8")
+            draft.write_text(json.dumps(content), encoding="utf-8")
         _prune(folder, {*versions(folder)[-keep:], checkpoint.version})
     except (OSError, SafetensorError) as error:
         raise CheckpointError(

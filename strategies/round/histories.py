@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
+
+import numpy as np
 
 from strategies.errors import Reason, Refused
 from strategies.fleet.outliers import LARGEST_Z, robust_z
@@ -124,17 +127,20 @@ class Replays:
         self._last[row] = [*(before for before in known if before is not first), first][-UPDATES:]
 
     def state(self) -> dict[str, Any]:
-        """JSON-able."""
+        """JSON-able; each model once, and sketches packed, since they are saved in every round and of every node."""
+        starts = list(dict.fromkeys(each.start for known in self._last.values() for each in known))
+        place = {start: number for number, start in enumerate(starts)}
         rows = [
-            [row, [[each.digest, each.sketch, each.start, each.round] for each in known]]
+            [row, [[each.digest, _packed(each.sketch), place[each.start], each.round] for each in known]]
             for row, known in self._last.items()
         ]
-        return {"last": rows, "repeating": sorted(self._repeating.items())}
+        return {"starts": list(map(_packed, starts)), "last": rows, "repeating": sorted(self._repeating.items())}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Inverse of ``state``."""
+        starts = list(map(_unpacked, state["starts"]))
         self._last = {
-            row: [Shown(digest, tuple(sketch), tuple(start), round) for digest, sketch, start, round in known]
+            row: [Shown(digest, _unpacked(sketch), starts[start], round) for digest, sketch, start, round in known]
             for row, known in state["last"]
         }
         self._repeating = dict(state["repeating"])
@@ -168,3 +174,11 @@ def _size(sketch: Sequence[float]) -> float:
 
 def _log_norm(norm: float, steps: int) -> float:
     return math.log(max(norm, 1e-30) / math.sqrt(max(1, steps)))
+
+
+def _packed(sketch: Sequence[float]) -> str:
+    return b64encode(np.asarray(sketch, dtype="<f8").tobytes()).decode()
+
+
+def _unpacked(text: str) -> tuple[float, ...]:
+    return tuple(np.frombuffer(b64decode(text), dtype="<f8").tolist())

@@ -84,6 +84,15 @@ def test_the_same_update_is_refused_only_if_the_model_has_moved_as_far_as_digits
         assert not found
 
 
+def test_what_a_checkpoint_holds_of_a_node_is_small_though_it_is_written_in_every_round() -> None:
+    nodes, replays = 200, Replays()
+    for round in range(UPDATES):
+        for row in range(nodes):
+            update = vector(round * nodes + row)
+            replays.add(row, shown(update, vector(1000 + round), digest=f"{round * nodes + row:064x}", round=round))
+    assert len(json.dumps(restored(replays).state())) < nodes * UPDATES * 450
+
+
 def refusals(updates: list[int], places: list[int]) -> list[int]:
     """Which of a node's updates are refused, each from its place, while others send what is new."""
     replays, found = Replays(), []

@@ -16,8 +16,8 @@ one of eleven updates is excluded sooner or later, however the sound ones lie be
 
 A reply refused for what the node sent (``strategies.errors.FOR_CAUSE``) harms nobody's work, but wastes a place.
 It adds ``WASTED`` to the distrust. So a node is excluded sooner or later if more than one of three of its replies is
-such a one. An honest node whose training overflows now and then stays far below. Other refusals leave distrust as it
-is: a slow link, other nodes' updates or a restarted machine cause them, too.
+such a one. An honest node whose training overflows now and then stays far below. Other failures neither add to distrust
+nor exclude because of it: a slow link, other nodes' updates or a restarted machine cause them, too.
 
 Silence has two more effects. A silent node rests: our own policy does not try it again for ``2^(n-1)`` times a round's
 length after its n-th silence in a row, at most 32 times. A round's length is the unit because a silent node wastes a
@@ -103,10 +103,9 @@ def wasted(fleet: Fleet, row: int, *, at_s: float) -> float | None:
     return _distrusted(fleet, row, WASTED, at_s=at_s)
 
 
-def failed(fleet: Fleet, row: int, *, at_s: float) -> float | None:
+def failed(fleet: Fleet, row: int, *, at_s: float, distrusted: bool = False) -> float | None:
     """Work of the node failed; until when it is therefore excluded, None if it is not, or was already."""
     fleet.failures[row] += 1
-    distrusted = fleet.distrust[row] > MOST_DISTRUST - PROOFS
     if (fleet.failures[row] < EXCLUDED_AFTER and not distrusted) or fleet.excluded[row]:
         return None
     length_s = min(LONGEST_EXCLUSION_S, EXCLUSION_S * 2.0 ** min(int(fleet.exclusions[row]), DOUBLINGS))
@@ -117,7 +116,7 @@ def failed(fleet: Fleet, row: int, *, at_s: float) -> float | None:
 
 def _distrusted(fleet: Fleet, row: int, proofs: int, *, at_s: float) -> float | None:
     fleet.distrust[row] = min(MOST_DISTRUST, fleet.distrust[row] + proofs)
-    return failed(fleet, row, at_s=at_s)
+    return failed(fleet, row, at_s=at_s, distrusted=bool(fleet.distrust[row] > MOST_DISTRUST - PROOFS))
 
 
 def let_out(fleet: Fleet, *, at_s: float) -> Ints:

@@ -86,6 +86,16 @@ def test_a_node_that_was_mended_is_trusted_again_and_one_that_was_not_is_exclude
     assert exploded(fleet, 0, at_s=0.0) is None
 
 
+def test_distrust_excludes_nobody_for_a_silence() -> None:
+    fleet = fleet_of([10])
+    for _ in range(EXCLUDED_AFTER):
+        until_s = exploded(fleet, 0, at_s=0.0)
+    assert until_s is not None and let_out(fleet, at_s=until_s).size
+    succeeded(fleet, 0)
+    assert [failed(fleet, 0, at_s=until_s) for _ in range(EXCLUDED_AFTER - 1)] == [None, None]
+    assert exploded(fleet, 0, at_s=until_s) == until_s + 2 * EXCLUSION_S
+
+
 def test_exclusions_double_up_to_an_hour_until_an_update_counts() -> None:
     fleet, lengths = fleet_of([10]), []
     for _ in range(8):

@@ -141,7 +141,7 @@ def fold(
 def _restore(model: GlobalModel, kept: KeptModel, record: RoundRecord) -> None:
     try:
         model.restore(kept.state, kept.vectors)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise VerificationError(f"the model kept of round {record.round} is none: {error}", REMEDY) from None
     if model.hash != record.model:
         raise VerificationError(f"the model kept of round {record.round} is not the one it seals", REMEDY)

@@ -254,7 +254,20 @@ def test_kept_files_that_no_run_writes_are_named(copied: Path, name: str, conten
     assert str(copied / "blobs") in caught.value.cause and "bring back" in caught.value.remedy
 
 
-@pytest.mark.parametrize("content", [{}, {"state": "{}"}, {"state": "[]", "model": [1.0]}, {"state": "no JSON"}])
+VOTE = '{"version": 2, "optimizer_steps": 0, "votes": [[0, 0]]}'  # of one node
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"state": "{}"},
+        {"state": "[]", "model": [1.0]},
+        {"state": "no JSON"},
+        {"state": '{"version": 2, "good": 1}'},
+        {"state": VOTE, "model": [1.0], "average": [1.0], "votes": np.zeros((0, 1))},
+    ],
+)
 def test_a_kept_model_that_is_none_is_refused(copied: Path, content: dict[str, Any]) -> None:
     (copied / "blobs" / MANIFEST).write_text('{"after_round": 2}')
     np.savez(model_after(copied / "blobs", 2), **{name: np.array(value) for name, value in content.items()})

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 from loguru import logger
 
 from hypergpu_fl.errors import RunFailed, TaskError
@@ -104,7 +105,8 @@ class Pipeline(Attendant[Admitted]):
         self.local_work.closed(outcome)
         self.report.evaluated(measured.loss, measured.metrics)
         fleet = self.engine.state.fleet
-        self.attendance.closed(dict(zip(fleet.names, fleet.online.tolist(), strict=True)))
+        unasked = {fleet.names[row] for row in np.flatnonzero(fleet.excluded | fleet.on_probation)}
+        self.attendance.closed(dict(zip(fleet.names, fleet.online.tolist(), strict=True)), unasked=unasked)
         self.round_tables.add(outcome.round, measured.metrics, node_rows(outcome))
         self.registry.closed(outcome)
         mark = self.log.sync()

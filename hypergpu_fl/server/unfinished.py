@@ -46,7 +46,7 @@ def report_unfinished(folder: Path, *, failure: str | None = None) -> int:
         return len(history)
     config = from_run_config(state["settings"], os.environ)
     clock = "virtual" if config.network.enable_simulation else "wall"
-    report = Report(config, clock, state.get("unit", ""), history, state["stretches"])
+    report = Report(config, clock, state["unit"], history, state["stretches"])
     for round, root in sealed.items():
         report.sealed(round, root="0x" + root.hex())
     engine = database.connect(folder / "run.db")

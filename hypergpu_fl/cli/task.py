@@ -39,14 +39,14 @@ def check(
     settings: Overrides = None,
     links: Annotated[
         list[str] | None,
-        typer.Option("--links", help="links to price: a profile (lan, broadband, ...) or FILE.csv; may be repeated"),
+        typer.Option("--links", help="the nodes' links: a profile (lan, broadband, ...) or FILE.csv; may be repeated"),
     ] = None,
     partition: Annotated[
         int | None, typer.Option(min=0, help="try this share alone; default: a step on as many as 10 s allow")
     ] = None,
     format: FormatOption = Format.DEFAULT,
 ) -> None:
-    """Import a task, train two steps, evaluate, and price a round over given links: without Flower, in seconds.
+    """Try a task without Flower, in seconds: two steps, evaluation, and what a round costs over given links.
 
     Example: hypergpu task check task:Diagnosis --config config.toml --links broadband --links mobile
     """
@@ -58,9 +58,9 @@ def check(
     if format is Format.DEFAULT:
         typer.echo(f"trying {effective.training.title}: data, two steps, evaluation", err=True)
 
-    told, rows = apart(try_and_price, effective, links or [], partition, doing=f"trying {effective.training.title}")
+    told, rows = apart(try_and_cost, effective, links or [], partition, doing=f"trying {effective.training.title}")
     if format is Format.JSON:
-        render(told | {"prices": rows}, format)
+        render(told | {"costs": rows}, format)
         return
     render({name: _words(value) if isinstance(value, Mapping) else value for name, value in told.items()})
     render([{_COLUMNS[name]: row[name] for name in _COLUMNS} for row in rows])
@@ -70,7 +70,7 @@ def check(
     )
 
 
-def try_and_price(
+def try_and_cost(
     config: Config, links: Sequence[str], partition: int | None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """What was tried, and what a round costs over each of the links. Runs apart: the user's code runs here."""

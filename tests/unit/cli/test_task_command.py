@@ -79,7 +79,7 @@ def test_a_task_is_tried_and_priced_over_each_of_the_links(project: str, hypergp
     assert code == 0, err
     found = json.loads(out.partition("{")[1] + out.partition("{")[2])
     assert found["model_bytes"] == 4 * (30 * 20 + 20) and found["trained"]["steps"] == 2
-    rows = found["prices"]
+    rows = found["costs"]
     assert {row["links"] for row in rows} == {"lan", "slow.csv"} and {row["level"] for row in rows} == set(LEVELS)
     for links in ("lan", "slow.csv"):
         assert sum(row["nodes"] for row in rows if row["links"] == links) == 4

@@ -23,6 +23,8 @@ def read_text(file: Path) -> str:
     try:
         with file.open("rb") as stream:
             content = stream.read(_LARGEST_BYTES + 1)
+        if len(content) > _LARGEST_BYTES:  # before its end is decoded, which may be half a character
+            raise _error(f"{file} is larger than 1 MiB", "keep only settings in it")
         text = content.decode("utf-8-sig")
     except FileNotFoundError:
         raise
@@ -30,8 +32,6 @@ def read_text(file: Path) -> str:
         raise _error(f"{file} is not UTF-8 text (byte {error.start})", "save it as UTF-8") from None
     except OSError as error:
         raise _error(f"cannot read {file}: {error.strerror}", "check its type and permissions") from None
-    if len(content) > _LARGEST_BYTES:
-        raise _error(f"{file} is larger than 1 MiB", "keep only settings in it")
     if "\0" in text:
         raise _error(f"{file} is not UTF-8 text (it holds zeros, as UTF-16 does)", "save it as UTF-8")
     return text.replace("\r\n", "\n").replace("\r", "\n")

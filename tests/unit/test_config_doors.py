@@ -193,9 +193,12 @@ def test_so_is_a_dotenv_file(text: str, tmp_path: Path) -> None:
         ("x = 1\n".encode("utf-16-le"), "not UTF-8 text .it holds zeros"),
         ("x = 'caf\u00e9'\n".encode("latin-1"), r"not UTF-8 text .byte \d+"),
         (b" " * ((1 << 20) + 1), "larger than 1 MiB"),
+        (b" " + "\u00e9".encode() * (1 << 20), "larger than 1 MiB"),
     ],
 )
-def test_whatever_a_person_writes_is_read_alike(name: str, content: bytes, cause: str, tmp_path: Path) -> None:
+def test_what_is_no_text_or_too_long_is_refused_alike_in_every_file(
+    name: str, content: bytes, cause: str, tmp_path: Path
+) -> None:
     file = tmp_path / name
     file.write_bytes(content)
     with pytest.raises(ConfigError, match=cause):

@@ -108,6 +108,7 @@ def path_meant(path: Path) -> str:
         with contextlib.suppress(OSError):
             if there.is_dir():
                 name, *below = path.relative_to(there).parts
-                meant = [there.joinpath(near, *below)] if (near := nearest(name, sorted(os.listdir(there)))) else []
-                return next((f"did you mean {str(each)!r}?" for each in meant if each != path and each.exists()), "")
+                near = nearest(name, sorted(os.listdir(there)))
+                meant = there.joinpath(near or name, *below)
+                return f"did you mean {str(meant)!r}?" if meant != path and meant.exists() else ""
     return ""

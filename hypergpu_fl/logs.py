@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from loguru import Record
 
 _COLOURS: Final = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "red"}
-
-
 _ours: list[int] = []  # our sinks, by loguru's numbers
 
 

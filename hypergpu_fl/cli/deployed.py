@@ -175,7 +175,8 @@ class NewLines:
     def __init__(self, say: Say) -> None:
         self._say = say
         self._said = 0
-        self._hides, self._debugging = False, debugging()  # which Click knows in this thread, the reader's not
+        self._hides = False
+        self._debugging = debugging()  # asked here: in the thread that reads the log, Click knows no command
 
     def lines(self, sent: Iterable[str]) -> None:
         """Say those lines of one sending of the log that are new, without the colours of the server's terminal."""

@@ -218,7 +218,7 @@ def _report(folder: Path) -> None:
     from hypergpu_fl.server.unfinished import report_unfinished
 
     if rounds := report_unfinished(folder):
-        typer.echo(f"report.json and nodes.csv in {folder} tell of the {rounds} rounds that were finished", err=True)
+        typer.echo(f"report.json and nodes.csv in {folder} tell of the finished rounds: {rounds}", err=True)
 
 
 def _while_flower_prepares(nodes: int) -> str:

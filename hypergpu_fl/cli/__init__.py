@@ -156,10 +156,11 @@ def invoke(arguments: Sequence[str]) -> int:
 
 def _refused_by_the_machine(error: OSError) -> Fault | None:
     """What the machine refused, and the remedy; None if the error does not tell."""
-    if error.filename and error.strerror:
-        return Fault(f"{str(error.filename)!r} cannot be used: {error.strerror}", "mend that path, or name another one")
+    what = repr(str(error.filename)) if error.filename else "this"
     if error.errno in _FULL:
-        return Fault(f"this cannot be written: {error.strerror}", "make room where it goes to, or write it elsewhere")
+        return Fault(f"{what} cannot be written: {error.strerror}", "make room where it goes to, or write it elsewhere")
+    if error.filename and error.strerror:
+        return Fault(f"{what} cannot be used: {error.strerror}", "mend that path, or name another one")
     try:
         os.getcwd()
     except FileNotFoundError:

@@ -25,6 +25,7 @@ from hypergpu_fl.bench.attacks import HostileNode
 from hypergpu_fl.bench.in_process import InProcessGrid
 from hypergpu_fl.codec import blob_record, encode
 from hypergpu_fl.config import Config, to_run_config
+from hypergpu_fl.config.models import DENSE_LEVELS
 from hypergpu_fl.errors import RunFailed
 from hypergpu_fl.ledger.identity import derive_simulated_key
 from hypergpu_fl.node.client_app import app
@@ -103,7 +104,7 @@ class Plan:
     def config(self, name: str) -> Config:
         """As the server reads it."""
         latency_ms = 50.0 if self.policy == OWN_DEADLINE else self.latency_ms
-        dense = self.aggregation in ("median", "trimmed_mean") and (self.codec == "auto" or "top" in self.codec)
+        needs_dense = self.aggregation in ("median", "trimmed_mean") and self.codec not in DENSE_LEVELS
         return Config.model_validate(
             {
                 "training": {
@@ -120,7 +121,7 @@ class Plan:
                 "network": {
                     "mode": self.mode,
                     "policy": self.policy,
-                    "codec": "int8" if dense else self.codec,
+                    "codec": "int8" if needs_dense else self.codec,
                     "cohort": HONEST + HOSTILE,
                     "profile": "custom",
                     "base_latency_ms": latency_ms,

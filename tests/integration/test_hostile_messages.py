@@ -16,9 +16,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from loguru import logger
 
+from hypergpu_fl.config.models import CODEC_LEVELS
+
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
 FEW, MANY = 6, 100_000  # runs in the normal suite, some 100 hostile messages each; messages in the slow one
-LEVELS = ["raw", "fp32", "fp16", "bf16", "int8", "int4", "top8", "top16", "top32", "top64", "top128"]
 NUMBER = st.integers(0, 2**16)
 MOVES = st.builds(Move, NUMBER, NUMBER, NUMBER, NUMBER)
 
@@ -34,7 +35,7 @@ def plans(replies: int, hellos: int) -> st.SearchStrategy[Plan]:
         aggregation=st.sampled_from(["mean", "mean", "median", "trimmed_mean", "krum", "norm_clipping"]),
         scoring=st.sampled_from(["aumann_shapley", "improvement", "weight", "leave_one_out", "shapley"]),
         optimizer=st.sampled_from(["fedavg", "fedavgm", "fedadam", "fedyogi"]),
-        codec=st.sampled_from(["auto", *LEVELS]),
+        codec=st.sampled_from(["auto", *CODEC_LEVELS]),
         latency_ms=st.sampled_from([50.0, 3.6e6]),  # of rounds of seconds; of rounds longer than any exclusion
         keep_updates_mb=st.sampled_from([0.0, 1.0]),
     )

@@ -15,8 +15,7 @@ from hypergpu_fl.bench.attacks import ATTACKS, Attack, HostileNode, twisted
 from hypergpu_fl.bench.hostile import rounds_of
 from hypergpu_fl.bench.in_process import InProcessGrid
 from hypergpu_fl.bench.race import one_thread
-from hypergpu_fl.config import Config, System, Training, to_run_config
-from hypergpu_fl.config.layers import runs_root
+from hypergpu_fl.config import Config, System, Training, runs_root, to_run_config
 from hypergpu_fl.errors import RunFailed
 from hypergpu_fl.ledger.identity import derive_simulated_key
 from hypergpu_fl.node.client_app import app
@@ -156,8 +155,6 @@ def test_an_evaluation_that_fails_whatever_the_model_ends_the_run_with_its_cause
         played(tmp_path, None, nodes=3, hostile=0, task=f"{__name__}:Broken")
 
 
-def test_a_validation_that_fails_whatever_the_model_ends_the_run_with_its_cause(
-    tmp_path: Path,
-) -> None:
+def test_a_validation_that_fails_whatever_the_model_ends_the_run_with_its_cause(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match="cannot be priced, nor can the model before it"):
         played(tmp_path, None, nodes=3, hostile=0, task=f"{__name__}:Spent")

@@ -281,7 +281,7 @@ def test_names_of_figures_that_cannot_travel_are_refused_wherever_they_are_measu
         try_first(training, Naming(training), device="cpu")
 
 
-def test_a_share_that_is_counted_in_numpys_numbers_or_in_none_at_all() -> None:
+def test_the_size_of_a_share_is_pythons_own_number_whatever_the_task_counts_in() -> None:
     counted = {np.int64(40): 40, torch.tensor(40): 40}
     for given, size in counted.items():
         task = type("Counted", (Line,), {"examples": lambda self, share, given=given: given})(Training())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -49,6 +50,11 @@ def test_help_lists_commands_without_importing_what_they_need() -> None:
     assert done.returncode == 0, done.stderr
     for name in ("run", "config", "doctor"):
         assert f"\n  {name}" in done.stdout
+
+
+def test_a_command_that_may_start_a_process_apart_does_not_load_what_that_logs_with() -> None:
+    code = "import sys, hypergpu_fl.cli.config; assert not {'loguru', 'asyncio', 'torch', 'flwr'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_folder_that_is_gone_and_an_output_that_is_full_are_told_as_such(tmp_path: Path) -> None:
@@ -108,6 +114,12 @@ def test_every_listed_command_has_help_and_is_a_real_command(hypergpu: Command) 
             OSError("no file is named"),
             1,
             "error: unexpected OSError: no file is named\nremedy: run it again with --debug and report the traceback\n",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "out.json"),
+            1,
+            "error: 'out.json' cannot be written: No space left on device\n"
+            "remedy: make room where it goes to, or write it elsewhere\n",
         ),
         (
             OtherFlower("time", "flwr.app"),

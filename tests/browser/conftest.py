@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from interfaces import interfaces
 from seen_runs import SeenRun
 from served import HOSTILE, Server, Watched
 
@@ -61,6 +62,12 @@ def server(going_on: SeenRun) -> Iterator[Server]:
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture(autouse=True)
+def _unchanged_interfaces() -> Iterator[None]:
+    with interfaces():
+        yield
 
 
 @pytest.fixture

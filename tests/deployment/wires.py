@@ -14,6 +14,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from interfaces import interfaces
+
 RESOLVER = "127.0.0.11"
 _CLONE_NEWNET = 0x40000000
 _ENDED = socket.socket()  # stands in a list of connections when there will be no more
@@ -130,7 +132,8 @@ def answer(query: bytes, names: dict[str, str]) -> bytes:
 
 
 def _ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)
+    with interfaces():
+        subprocess.run(["ip", *words], check=True, capture_output=True)
 
 
 def _bound(kind: socket.SocketKind, at: tuple[str, int]) -> socket.socket:

@@ -158,6 +158,7 @@ def test_a_round_costs_what_the_configured_policy_and_the_named_downlink_level_m
     assert up.median_s - work_s[1] == pytest.approx(0.5 + 0.5 + 0.3)
 
 
+@pytest.mark.timed
 def test_the_check_before_a_run_of_the_demo_takes_at_most_5_s_of_processor_beyond_imports(tmp_path: Path) -> None:
     config = load(DEMO, {"system.runs_dir": str(tmp_path)}).config
 

@@ -35,14 +35,15 @@ def forge(contracts: Path) -> Path:
     return binary
 
 
-@pytest.fixture(scope="session")
+# A chain mines for as long as it runs, and takes ever more memory and processor: none outlives the file that needs it.
+@pytest.fixture(scope="module")
 def anvil(contracts: Path) -> Iterator[Anvil]:
     """A chain in Monad's shape: a block each 0.3 s, final two blocks later."""
     with Anvil(find_anvil([contracts])) as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def quick_anvil(contracts: Path) -> Iterator[Anvil]:
     """The same shape with blocks of 50 ms, where only the order of events matters."""
     with Anvil(find_anvil([contracts]), shape=("--slots-in-an-epoch", "1", "--block-time", "0.05")) as running:

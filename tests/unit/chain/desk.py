@@ -90,7 +90,7 @@ class Desk:
         return entries
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def contract(quick_anvil: Anvil) -> str:
     client, signer = HttpChain([quick_anvil.url]), funded_signer(quick_anvil.url)
     sent = send_and_wait(client, signer, to=None, data=abi.bytecode(), chain_id=31337, max_fee=500 * GWEI)

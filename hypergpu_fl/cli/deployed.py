@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, TextIO, TypeVar
 
 from hypergpu_fl.cli.options import debugging
 from hypergpu_fl.cli.submission import Submission, submit
@@ -205,13 +205,18 @@ class NewestRound:
 
 @contextlib.contextmanager
 def _log(submission: Submission, shown: NewLines) -> Iterator[threading.Thread]:
-    with submission.follow() as stream:
-        assert stream.stdout is not None
-        reader = threading.Thread(target=shown.lines, args=(stream.stdout,), daemon=True)
-        try:
-            reader.start()
-            yield reader
-        finally:
-            stream.kill()  # also if Ctrl-C comes while the reader starts; `with` waits for the process
-            if reader.is_alive():
-                reader.join()
+    stream = submission.follow()
+    reader = threading.Thread(target=_read, args=(stream.stdout, shown), daemon=True)
+    try:
+        reader.start()
+        yield reader
+    finally:
+        stream.kill()  # also if Ctrl-C comes while the reader starts
+        stream.wait()
+        if reader.is_alive():
+            reader.join()
+
+
+def _read(stream: TextIO, shown: NewLines) -> None:
+    with stream:  # closed by its reader alone, which may begin only after Ctrl-C has ended the process
+        shown.lines(stream)

@@ -163,7 +163,7 @@ def test_the_pool_of_actors_is_the_one_that_was_read() -> None:
 
     tree = ast.parse(inspect.getsource(BasicActorPool))
     methods = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
-    assert list(inspect.signature(getattr(BasicActorPool, FETCH)).parameters) == ["self", "future"]
+    assert [argument.arg for argument in methods[FETCH].args.args] == ["self", "future"]
     called = {node.attr for node in ast.walk(methods[FETCH]) if isinstance(node, ast.Attribute)}
     assert "add_actor_back_to_pool" in called  # after the answer, so that a dead actor's caller must put one back
     taken = {node.attr for node in ast.walk(methods["add_actor_back_to_pool"]) if isinstance(node, ast.Attribute)}

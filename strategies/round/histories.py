@@ -33,6 +33,7 @@ class NormHistory:
 
     def __init__(self) -> None:
         self._logs: dict[int, list[float]] = {}
+        self._votes: dict[int, float] = {}  # their medians, which every update asks for
 
     def check(self, row: int, norm: float, steps: int, *, model_norm: float) -> None:
         """Refuse a norm whose ``robust_z`` of ``log(norm / sqrt(steps))`` among other nodes' is > 6.
@@ -40,7 +41,7 @@ class NormHistory:
         Only large outliers are refused, since a small update does no harm. Until enough other nodes are known, an
         update's norm may be ten times the model's, or 10 for a model of norm below 1.
         """
-        others = [median(logs) for other, logs in self._logs.items() if other != row]
+        others = [vote for other, vote in self._votes.items() if other != row]
         if len(others) < ENOUGH_NODES:
             longest = COLD_FACTOR * max(1.0, model_norm)
             if norm > longest:
@@ -52,8 +53,10 @@ class NormHistory:
     def add(self, row: int, norm: float, steps: int) -> None:
         """Remember a norm."""
         self._logs[row] = [*self._logs.pop(row, []), _log_norm(norm, steps)][-NORMS:]
+        self._votes[row] = median(self._logs[row])
         while len(self._logs) > NODES:
-            del self._logs[next(iter(self._logs))]
+            oldest = next(iter(self._logs))
+            del self._logs[oldest], self._votes[oldest]
 
     def state(self) -> dict[str, list[float]]:
         """The remembered logarithms by row, those seen longest ago first."""
@@ -62,6 +65,7 @@ class NormHistory:
     def restore(self, state: Mapping[str, list[float]]) -> None:
         """Inverse of ``state``."""
         self._logs = {int(row): list(logs) for row, logs in state.items()}
+        self._votes = {row: median(logs) for row, logs in self._logs.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,8 @@ class Shown:
 
     def again(self, before: Shown) -> bool:
         """Whether these are the values of ``before``. The bytes may differ, such as the base in their header."""
-        return self.digest == before.digest or _apart(self.sketch, before.sketch) <= SAME_WITHIN * _size(before.sketch)
+        same = SAME_WITHIN * _size(before.sketch)
+        return self.digest == before.digest or not _apart(self.sketch, before.sketch, by=same)
 
 
 class Replays:
@@ -158,14 +163,14 @@ def _outlier(found: str) -> Refused:
 def _moved(before: Shown, shown: Shown) -> bool:
     """Whether the model has moved since, as far as both the model's digits and the update's size can tell."""
     still = max(SAME_WITHIN * _size(before.start), AT_REST * _size(before.sketch))
-    return _apart(before.start, shown.start) > still
+    return _apart(before.start, shown.start, by=still)
 
 
-def _apart(left: Sequence[float], right: Sequence[float]) -> float:
-    """Largest difference between two sketches; infinite if one is missing."""
+def _apart(left: Sequence[float], right: Sequence[float], *, by: float) -> bool:
+    """Whether two numbers of the sketches differ by more than ``by``, or one sketch is missing."""
     if not left or len(left) != len(right):
-        return math.inf
-    return max(abs(one - other) for one, other in zip(left, right, strict=True))
+        return True
+    return not all(abs(one - other) <= by for one, other in zip(left, right, strict=True))
 
 
 def _size(sketch: Sequence[float]) -> float:

@@ -136,10 +136,14 @@ def check_device(wanted: str) -> list[Finding]:
         return findings
     if torch.backends.mps.is_available():
         return [Finding("gpu", OK, "Apple MPS")]
+    why = importlib.import_module("hypergpu_fl.task.device").unusable_gpu()
+    found = f"none that torch can use: {why}" if why else "none"
     if wanted in ("cuda", "mps"):
         remedy = "install a driver for it, or set system.device to auto or cpu"
-        return [Finding("gpu", MISSING, f"system.device is {wanted!r}, but torch finds none", remedy)]
-    return [Finding("gpu", NOTE, "none; training uses the CPU")]
+        return [Finding("gpu", MISSING, f"system.device is {wanted!r}, but torch finds {found}", remedy)]
+    return [
+        Finding("gpu", NOTE, f"{found}; training uses the CPU", "install a driver that torch can use" if why else "")
+    ]
 
 
 def check_disk(root: Path) -> list[Finding]:

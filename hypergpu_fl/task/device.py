@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-import torch
+from functools import cache
+from typing import Final
 
-from hypergpu_fl.errors import TaskError
+import torch
+from loguru import logger
+
+from hypergpu_fl.errors import TaskError, first_line
+
+# How torch's own reasons begin where there is nothing to use.
+_NONE: Final = ("Found no NVIDIA driver", "No CUDA GPUs are available", "Torch not compiled with CUDA enabled")
 
 
 def resolve_device(name: str) -> torch.device:
     """Device for ``"auto"`` (CUDA, else MPS, else CPU) or for a device asked for by name.
+
+    A GPU that ``"auto"`` passes over because its driver does not work is named in a warning.
 
     Raises
     ------
@@ -17,8 +26,12 @@ def resolve_device(name: str) -> torch.device:
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     chosen = next(kind for kind in there if there[kind]) if name == "auto" else name
+    why = "" if there["cuda"] or name == "cpu" else unusable_gpu()
     if not there.get(chosen):
-        raise TaskError(f"system.device = {name!r}, but torch {torch.__version__} finds none", "use 'auto' or 'cpu'")
+        found = f"torch {torch.__version__} finds none" + (f": {why}" if chosen == "cuda" and why else "")
+        raise TaskError(f"system.device = {name!r}, but {found}", "use 'auto' or 'cpu'")
+    if name == "auto" and why:
+        logger.warning("the GPU is not used: {}", why)
     # With its index, so that it equals the device of the tensors that lie on it.
     return torch.device(chosen, torch.cuda.current_device()) if chosen == "cuda" else torch.device(chosen)
 
@@ -26,3 +39,13 @@ def resolve_device(name: str) -> torch.device:
 def describe(device: torch.device) -> str:
     """Name of the device for people, such as ``NVIDIA H100 80GB HBM3``."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+@cache
+def unusable_gpu() -> str:
+    """Why torch cannot use an NVIDIA GPU although there is a driver, in torch's words; empty if it can, or for none."""
+    try:
+        torch.cuda.current_device()
+    except (RuntimeError, AssertionError) as error:
+        return "" if str(error).startswith(_NONE) else first_line(error)
+    return ""

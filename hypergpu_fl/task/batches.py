@@ -108,7 +108,20 @@ def length(data: Any) -> int:
     return len(data)
 
 
-def rows_of(data: Any, device: torch.device, collate: Callable[[list[Any]], Any] = default_collate) -> Rows:
+def joined(items: list[Any]) -> Any:
+    """Items as a batch, as torch's ``DataLoader`` makes it.
+
+    Raises
+    ------
+    TaskError
+        If an item holds values that are masked: torch would take what lies under the mask for numbers.
+    """
+    for part in _parts(items):
+        _refuse_masked(part, "an item of data() holds", "write collate(items), which keeps the masks")
+    return default_collate(items)
+
+
+def rows_of(data: Any, device: torch.device, collate: Callable[[list[Any]], Any] = joined) -> Rows:
     """The share as `Rows`: columns of tensors lie on the device as a whole, items are fetched as they are needed.
 
     Raises
@@ -195,18 +208,30 @@ def _tensor(part: Tensor | np.ndarray[Any, Any]) -> Tensor:
 
 def _refuse_odd(part: Any) -> None:
     """Refuse arrays and tensors whose rows cannot be taken, or not with all that they say."""
-    if isinstance(part, np.ma.MaskedArray):
-        if np.ma.is_masked(part):
-            raise TaskError(
-                f"data() returned an array of which {np.count_nonzero(part.mask)} values are masked",
-                "put numbers in their place, as .filled() does, or leave out the examples that lack them",
-            )
-    elif isinstance(part, Tensor) and (part.is_nested or part.is_quantized or part.layout is not torch.strided):
+    _refuse_masked(part, "data() returned", "leave out the examples that lack them")
+    if isinstance(part, Tensor) and (part.is_nested or part.is_quantized or part.layout is not torch.strided):
         kind = "nested" if part.is_nested else str(part.dtype if part.is_quantized else part.layout)
         raise TaskError(
             f"data() returned a tensor of which no rows can be taken ({kind})",
             "make it dense, or return its examples as a list and join them in collate(items)",
         )
+
+
+def _refuse_masked(part: Any, whose: str, instead: str) -> None:
+    if isinstance(part, np.ma.MaskedArray) and (masked := np.count_nonzero(np.ma.getmaskarray(part))):
+        raise TaskError(
+            f"{whose} an array of which {masked} of {part.size} values are masked",
+            f"put numbers in their place, as .filled() does, or {instead}",
+        )
+
+
+def _parts(nested: Any) -> Iterator[Any]:
+    """Whatever lies in dicts, tuples and lists, however deep."""
+    if isinstance(nested, (Mapping, tuple, list)):
+        for inner in nested.values() if isinstance(nested, Mapping) else nested:
+            yield from _parts(inner)
+    else:
+        yield nested
 
 
 class Columns:

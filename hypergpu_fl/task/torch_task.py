@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import default_collate
 
 from hypergpu_fl.config import Training
 from hypergpu_fl.config.faults import shown
@@ -162,7 +161,7 @@ class TorchTask:
 
     def collate(self, items: list[Any]) -> Any:
         """Join items of the data to a batch, as torch's ``DataLoader`` does."""
-        return default_collate(items)
+        return batches.joined(items)
 
     def optimizer(self, parameters: list[nn.Parameter], context: TrainContext) -> Callable[[], object]:
         """Function that makes one step from the gradients; by default the optimiser of the configuration, fresh.

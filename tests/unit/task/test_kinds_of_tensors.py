@@ -123,3 +123,33 @@ def test_sparse_examples_are_told_to_be_joined() -> None:
     with pytest.raises(TaskError) as caught:
         check([(inputs.to_sparse(), targets) for inputs, targets in PAIRS])
     assert "write collate(items)" in caught.value.remedy
+
+
+MASKED = np.ma.masked_array(INPUTS.numpy(), mask=INPUTS.numpy() > 0)
+MASKED_ITEMS: dict[str, list[Any]] = {
+    "in tuples": [(row, targets) for row, targets in zip(MASKED, TARGETS, strict=True)],
+    "in dicts": [{"x": row, "y": targets} for row, targets in zip(MASKED, TARGETS, strict=True)],
+    "further inside": [({"x": [row]}, targets) for row, targets in zip(MASKED, TARGETS, strict=True)],
+    "alone": list(MASKED),
+    "one number": [(inputs, number) for inputs, number in zip(INPUTS, MASKED[:, 0], strict=True)],
+}
+
+
+@pytest.mark.parametrize("items", MASKED_ITEMS.values(), ids=MASKED_ITEMS)
+def test_masked_values_in_items_are_refused_too(items: list[Any]) -> None:
+    with pytest.raises(TaskError, match=r"an item of data\(\) holds an array of which .* values are masked") as caught:
+        check(items)
+    assert "write collate(items), which keeps the masks" in caught.value.remedy
+
+
+def test_items_that_mask_nothing_are_trained_on() -> None:
+    unmasked = np.ma.masked_array(INPUTS.numpy(), mask=np.zeros_like(INPUTS, bool))
+    assert check(list(zip(unmasked, TARGETS, strict=True))).examples == N
+
+
+def test_a_collate_of_ones_own_is_given_the_masks() -> None:
+    def join(rows: list[Any]) -> Tensor:
+        assert any(np.ma.is_masked(row) for row in rows)
+        return torch.from_numpy(np.stack([row.filled(0) for row in rows]))
+
+    assert check(MASKED_ITEMS["in tuples"], join).examples == N

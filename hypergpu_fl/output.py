@@ -8,18 +8,11 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import unicodedata
 from collections.abc import Mapping
 from typing import Any, Final
 
 _CONTINUATION: Final = "\n    "  # a line of the log begins with a date, so an indented one is never taken for another
-_COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
-
-
-def without_colours(text: str) -> str:
-    """``text`` without the escapes that colour it: what Flower's programs print is coloured even for a pipe."""
-    return _COLOUR.sub("", text)
 
 
 def printable(text: str) -> str:

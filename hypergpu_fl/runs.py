@@ -12,7 +12,7 @@ from typing import Final
 
 from hypergpu_fl.config import System, environment, run_name, runs_root
 from hypergpu_fl.errors import ConfigError, Fault, RunNotFound
-from hypergpu_fl.files import private_folder
+from hypergpu_fl.files import path_meant, private_folder
 from strategies.spelling import did_you_mean
 
 LATEST: Final = "latest"
@@ -67,7 +67,9 @@ def find_run(root: Path, name: str = LATEST) -> Path:
     if name in names or (name == LATEST and folder.is_dir()):
         return folder.resolve()
     if not names:
-        raise RunNotFound(f"there is no run under {root}", "start one with `hypergpu run`, or give --runs")
+        meant = path_meant(root)
+        start = "start one with `hypergpu run`, or give --runs"
+        raise RunNotFound(f"there is no run under {root}", f"{meant} else {start}" if meant else start)
     hint = did_you_mean(name, names).removeprefix("; ")
     raise RunNotFound(f"there is no run {name!r} under {root}", hint or f"the runs there are: {', '.join(names[:9])}")
 

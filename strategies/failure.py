@@ -27,7 +27,7 @@ def root_cause(log: str) -> RootCause | None:
     run and what to do. If none is ours, the oldest counts, since those that Flower wraps around it only say that
     something failed.
     """
-    lines = [_ACTOR.sub("", line) for line in _COLOUR.sub("", log).splitlines()]
+    lines = [_ACTOR.sub("", line) for line in without_colours(log).splitlines()]
     chain: list[tuple[bool, RootCause]] = []
     for i, line in enumerate(lines):
         if header := _HEADER.match(line):
@@ -36,6 +36,11 @@ def root_cause(log: str) -> RootCause | None:
             chain = [*(chain if goes_on else []), *([raised] if raised else [])]
     ours = [fault for is_ours, fault in chain if is_ours]
     return ours[-1] if ours else chain[0][1] if chain else None
+
+
+def without_colours(text: str) -> str:
+    """``text`` without the escapes that colour it: what Flower's programs print is coloured even for a pipe."""
+    return _COLOUR.sub("", text)
 
 
 def told(reason: str, longest: int) -> str:

@@ -15,6 +15,7 @@ from strategies.arrivals import Arrivals
 from strategies.errors import Refused
 from strategies.fleet import Bools, Fleet
 from strategies.fleet.link import LinkSample
+from strategies.prose import amount
 from strategies.round.events import Deserted, Event, Joined, Left, Probed, Returned
 from strategies.wire import Hello, invitation, malformed, name_of
 
@@ -84,7 +85,7 @@ class Roster:
         if not self.unfit:
             return "no node is connected; start SuperNodes or raise training.num_nodes"
         (reason, count), *_ = Counter(self.unfit.values()).most_common(1)
-        return f"{len(self.unfit)} nodes are connected, and none can take part; {count} of them: {reason}"
+        return f"{amount(len(self.unfit), 'node')} connected, and none can take part; {count} of them: {reason}"
 
     def state(self) -> dict[str, Any]:
         """Rows by Flower's ids, and of each name its owner and what that one inherited; JSON-able."""

@@ -25,6 +25,7 @@ from strategies.model.payload import RawPayload
 from strategies.model.robust import aggregator
 from strategies.model.server_optimizer import ServerOptimizer
 from strategies.model.statistics import Statistics
+from strategies.prose import amount
 from strategies.round.lines import read_line
 from strategies.round.rules import Rules
 
@@ -176,7 +177,7 @@ class _Open:
         record, round_ = self.record, self.record.round
         if len(record.contributions) != len(self.updates):
             raise VerificationError(
-                f"round {round_}: the books hold {len(record.contributions)} contributions, the mean "
+                f"round {round_}: the books hold {amount(len(record.contributions), 'contribution')}, the mean "
                 f"{len(self.updates)}",
                 REMEDY,
             )

@@ -170,7 +170,7 @@ class WatchedArrivals(VirtualArrivals):
         pushed = super()._push(messages, sent_s)
         if (working := len(self._flights)) > self._most_at_work:
             raise RunFailed(
-                f"{working} nodes at work, {self._most_at_work} are allowed", "the contender's selection is at fault"
+                f"nodes at work: {working}, allowed: {self._most_at_work}", "the contender's selection is at fault"
             )
         return pushed
 

@@ -21,6 +21,7 @@ from strategies import lineup
 from strategies.fleet.link import LinkSample
 from strategies.model.sketch import SIZE as SKETCHED
 from strategies.model.sketch import written
+from strategies.prose import amount
 from strategies.round.commands import Command, SendOrder
 from strategies.round.events import (
     Answered,
@@ -105,7 +106,7 @@ def run_replay(
         row["replay_s"] = replay_s
         row["bytes_per_event"] = len(zstandard.compress(b"".join(run.lines))) / folded.events
         rows.append(row)
-        progress(f"{count:>7} nodes: {folded.events} events, folded again in {replay_s:.1f} s")
+        progress(f"{amount(count, 'node'):>13}: {folded.events} events, folded again in {replay_s:.1f} s")
     return rows
 
 

@@ -75,7 +75,7 @@ class CorrelatedTask(ImageTask):
     def __init__(self, training: Training, cache: Path) -> None:
         super().__init__(training.model_copy(update={"partitioner": "iid"}), cache)
         if training.num_nodes < 5:
-            raise TaskError(f"{training.num_nodes} nodes have no slowest fifth", "take at least 5 nodes")
+            raise TaskError("there is no slowest fifth of fewer than 5 nodes", "take at least 5")
         labels_N = self.images.train.labels_N
         is_slow_N = np.isin(labels_N, slow_classes(self.images.classes, training.seed))
         slow = len(slow_nodes(training.num_nodes))

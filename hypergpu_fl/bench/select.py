@@ -16,6 +16,7 @@ from hypergpu_fl.codec.payload import COMPRESSIONS
 from strategies.fleet import Fleet
 from strategies.fleet.link import Goodput, LinkEstimate
 from strategies.planning import Workload, plan
+from strategies.prose import amount
 from strategies.selection import policy
 
 Progress = Callable[[str], None]
@@ -42,7 +43,7 @@ def run_select(
     for count in nodes:
         seconds = measure(count, cohort=cohort, repeats=repeats, policy_name=policy_name, seed=seed)
         rows.append({"nodes": count, "seconds": seconds})
-        progress(f"{count:>7} nodes: {1e3 * seconds:.2f} ms")
+        progress(f"{amount(count, 'node'):>13}: {1e3 * seconds:.2f} ms")
     if json_out is not None:
         json_out.write_text(json.dumps(rows, indent=2) + "\n")
     return rows

@@ -27,6 +27,7 @@ from hypergpu_fl.config import DATASETS, Training
 from hypergpu_fl.errors import UsageError
 from hypergpu_fl.files import exclusive
 from hypergpu_fl.network.wan import PROFILES
+from strategies.prose import amount
 
 UPDATES = 2000
 HELD = 3
@@ -83,7 +84,7 @@ class Options:
         if not self.seeds:
             raise UsageError("no seed to race", "give at least one, better three")
         if not 1 <= self.cohort <= self.nodes:
-            raise UsageError(f"a cohort of {self.cohort} out of {self.nodes} nodes", "take 1 to --nodes")
+            raise UsageError(f"a cohort of {self.cohort} out of {amount(self.nodes, 'node')}", "take 1 to --nodes")
         if not (self.payload_mb > 0 and self.horizon_s > 0 and self.alpha > 0):
             raise UsageError("payload, horizon and alpha must be positive", "see --help for the defaults")
         if self.target is not None and not 0 < self.target < 1:

@@ -79,7 +79,7 @@ class KeySigner:
         except OSError as error:
             raise ChainError(
                 f"keystore {path} cannot be read: {error.strerror}",
-                (not path.exists() and path_meant(path)) or "make one with `keys new`",
+                path_meant(path) or "make one with `keys new`",
             ) from None
         except Exception:  # eth_keyfile raises whatever its parsers raise, and none of that may pass the password on
             raise ChainError(

@@ -73,7 +73,7 @@ def attach(
 
         def again() -> Submission:
             config = load(layers_of(folder, None), {"system.run_name": folder.name}).config
-            with app_with_task(app_dir or app_folder(), config.training) as bundled:
+            with app_with_task(app_folder(app_dir), config.training) as bundled:
                 return hand_in(config, bundled, submission.connection, folder, environ)
 
     say(f"run {folder.name}: Flower's {submission.run_id} on {submission.connection!r}")

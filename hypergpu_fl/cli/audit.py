@@ -13,6 +13,7 @@ from hypergpu_fl.cli.options import Run, Runs
 from hypergpu_fl.cli.place import place_of
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.errors import LedgerError, UsageError
+from strategies.prose import amount
 
 CHANGED = (0.01, 0.05, 0.2)  # shares of changed rounds for which the chance of finding a change is shown
 
@@ -75,17 +76,17 @@ def audit(
         render(result, format)
         return
     typer.echo(
-        f"recomputed: decisions, weights, models and rewards of {found.rounds} rounds, {found.contributions} "
-        "contributions: no difference"
+        f"recomputed: decisions, weights, models and rewards of {amount(found.rounds, 'round')}, "
+        f"{amount(found.contributions, 'contribution')}: no difference"
     )
     if found.priced_rounds:
         typer.echo(
-            f"recomputed: values and scores of {found.priced_contributions} contributions in "
-            f"{len(found.priced_rounds)} rounds, within {TOLERANCE:.1%} of a round's values: no difference"
+            f"recomputed: values and scores of {amount(found.priced_contributions, 'contribution')} in "
+            f"{amount(len(found.priced_rounds), 'round')}, within {TOLERANCE:.1%} of a round's values: no difference"
         )
     if count is not None and found.priced_rounds:
         chances = ", ".join(f"{found.sampled_share(share):.0%} if {share:.0%} of the rounds" for share in CHANGED)
-        draw = f"a draw of {len(found.priced_rounds)} rounds (--seed {drawn_by})"
+        draw = f"a draw of {amount(len(found.priced_rounds), 'round')} (--seed {drawn_by})"
         typer.echo(f"{draw} shows changed values with {chances}")
     for what in found.unaudited:
         typer.echo(f"not audited: {what}")

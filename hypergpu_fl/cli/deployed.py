@@ -20,8 +20,8 @@ from hypergpu_fl.cli.superlink import flower_environment
 from hypergpu_fl.config import Config
 from hypergpu_fl.errors import SuperLinkSilent, UsageError
 from hypergpu_fl.files import write_whole
-from hypergpu_fl.output import without_colours
 from hypergpu_fl.runs import SUBMITTED
+from strategies.failure import without_colours
 
 ASK_S: Final = 30.0  # the end of the log shows that the run has ended, but a hanging connection never ends it
 LOOK_S: Final = 3.0

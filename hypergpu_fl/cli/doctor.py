@@ -24,6 +24,7 @@ from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.config import Config, environment, load, read_secrets, runs_root
 from hypergpu_fl.errors import ChainError, HyperGPUError
+from strategies.prose import amount
 
 if TYPE_CHECKING:
     from hypergpu_fl.chain.http import HttpChain
@@ -180,7 +181,11 @@ def check_data_and_task(config: Config, root: Path) -> list[Finding]:
     size, notes = found.pop("examples"), found.pop("notes")
     figures = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
     return [
-        Finding("task", OK, f"{config.training.title}: one step on a share of {size} examples; untrained {figures}"),
+        Finding(
+            "task",
+            OK,
+            f"{config.training.title}: one step on a share of {amount(size, 'example')}; untrained {figures}",
+        ),
         *(Finding("data", NOTE, note) for note in notes),
     ]
 

@@ -13,6 +13,7 @@ import typer
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.config import read_secrets
 from hypergpu_fl.errors import UsageError
+from hypergpu_fl.files import path_meant
 from hypergpu_fl.redaction import register
 
 app = typer.Typer(
@@ -87,5 +88,5 @@ def show(
             raw = bytes.fromhex(str(json.loads(file.read_text())["address"]).removeprefix("0x"))
             address = checksum_address(raw)
         except (FileNotFoundError, ValueError, KeyError, TypeError):
-            raise UsageError(f"{file} is no keystore", "make one with `keys new`") from None
+            raise UsageError(f"{file} is no keystore", path_meant(file) or "make one with `keys new`") from None
     render({"address": address, "file": str(file), "opens": check or None}, format)

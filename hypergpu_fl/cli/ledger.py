@@ -15,6 +15,7 @@ from hypergpu_fl.cli.place import books_of, place_of
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.cli.verify import Rpc, verify
 from hypergpu_fl.errors import LedgerError
+from strategies.prose import amount
 
 __all__ = ["Rpc", "app"]
 
@@ -124,7 +125,7 @@ def export(
         typer.echo(json.dumps({"file": str(path), "rounds": len(bundle.rounds), "ended": ended}))
     else:
         signed = "signed" if bundle.seal else "not signed: the coordinator's key is not at hand"
-        typer.echo(f"{path}: {len(bundle.rounds)} rounds, {signed}")
+        typer.echo(f"{path}: {amount(len(bundle.rounds), 'round')}, {signed}")
 
 
 def _round_row(record: RoundRecord, session: SessionRecord) -> dict[str, Any]:

@@ -17,10 +17,12 @@ import typer
 from typer.core import TyperCommand
 
 from hypergpu_fl.cli.connections import CONNECTION, require_connection
+from hypergpu_fl.cli.passed_on import require_files
 from hypergpu_fl.cli.provision import provision
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.errors import NetworkError, UsageError
-from hypergpu_fl.output import without_colours
+from hypergpu_fl.files import path_meant
+from strategies.failure import without_colours
 
 app = typer.Typer(
     add_completion=False,
@@ -46,6 +48,7 @@ def certs(
     """
     from hypergpu_fl.network.certificates import write_certificates
 
+    meant = "" if out.exists() else path_meant(out)
     files = write_certificates(out, hosts, now=datetime.datetime.now(datetime.UTC), days=days)
     render(
         {
@@ -55,6 +58,8 @@ def certs(
         },
         format,
     )
+    if meant:
+        typer.echo(f"warning: {out} is new, and so is the authority in it; {meant}", err=True)
 
 
 @app.command()
@@ -134,7 +139,7 @@ def _require_public(key: Path) -> None:
     from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
     if not key.is_file():
-        raise UsageError(f"there is no public key {key}", "make one with `hypergpu node keys NAME`")
+        raise UsageError(f"there is no public key {key}", path_meant(key) or "make one with `hypergpu node keys NAME`")
     try:
         load_ssh_public_key(key.read_bytes())
     except (ValueError, UnsupportedAlgorithm):
@@ -180,6 +185,7 @@ def start(
             raise UsageError(
                 f"{word} is for a SuperExec of your own", "start flower-supernode and flower-superexec by themselves"
             )
+    require_files(context.args)
     require_free(port, host, remedy="give each node of one machine a --port of its own")
     environ = flower_environment(os.environ)
     os.environ.clear()

@@ -17,6 +17,7 @@ from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.errors import RunNotFound
 from hypergpu_fl.output import printable
 from hypergpu_fl.redaction import redact
+from strategies.prose import amount
 
 if TYPE_CHECKING:
     from hypergpu_fl.dashboard.run_view import RunView
@@ -55,7 +56,7 @@ def nodes(run: Run = "latest", runs: Runs = None, format: FormatOption = Format.
     render(
         [_row(record, last.get(record.name, {}), now_s) for record in records],
         format,
-        title=f"{len(records)} nodes of {folder.name}" + (", on its virtual clock" if simulated else ""),
+        title=f"{amount(len(records), 'node')} of {folder.name}" + (", on its virtual clock" if simulated else ""),
         spare=_SPARE,
     )
     if format is Format.DEFAULT:

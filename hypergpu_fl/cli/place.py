@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from hypergpu_fl.cli.options import root_of
 from hypergpu_fl.errors import RunNotFound, UsageError
+from hypergpu_fl.files import path_meant
 from hypergpu_fl.runs import elsewhere, find_run
 
 if TYPE_CHECKING:
@@ -20,12 +21,16 @@ def place_of(run: str, runs: Path | None) -> Path:
 
     Raises
     ------
+    UsageError
+        If there is no such file, but one of a like name.
     RunNotFound
         If there is none, or if it was sent to a SuperLink from here and its books lie where that keeps them.
     """
     path = Path(run)
     if path.is_file() and (_is_path(run) or path.suffix == ".json"):
         return path
+    if path.suffix == ".json" and not path.exists() and (meant := path_meant(path)):
+        raise UsageError(f"there is no file {run}", meant)
     folder = folder_of(run, runs)
     if fault := elsewhere(folder):
         raise RunNotFound(fault.cause, fault.remedy)
@@ -59,7 +64,8 @@ def folder_of(run: str, runs: Path | None) -> Path:
     folder = Path(run)
     if not any((folder / name).exists() for name in _OF_A_RUN):
         what = "holds no run" if folder.is_dir() else "is no folder"
-        raise RunNotFound(f"{run} {what}", "give the folder of a run, or the name of one under --runs")
+        remedy = path_meant(folder) or "give the folder of a run, or the name of one under --runs"
+        raise RunNotFound(f"{run} {what}", remedy)
     return folder.resolve()
 
 

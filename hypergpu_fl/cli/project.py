@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from hypergpu_fl import __version__
 from hypergpu_fl.errors import ConfigError, UsageError
+from hypergpu_fl.files import path_meant
 
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")  # names Kubernetes objects and files
 _ADDRESS: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\"'$\\]+):([0-9]{1,5})")
@@ -79,7 +80,7 @@ class Project(_Table):
         if "server" in self.sites:
             raise ValueError("sites: has 'server', the name of the server's own archive")
         if len(nodes) > _MOST_NODES:
-            raise ValueError(f"sites: has {len(nodes)} nodes, but {_MOST_NODES} is the most")
+            raise ValueError(f"sites: has more nodes than the {_MOST_NODES} that it may have")
         if twice := sorted({node for node in nodes if nodes.count(node) > 1}):
             raise ValueError(f"sites: has the node {twice[0]!r} twice, but a node's name stands once in all sites")
         return self
@@ -101,7 +102,8 @@ def read_project(file: Path) -> Project:
     try:
         tree = tomllib.loads(read_text(file))
     except (FileNotFoundError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{file} cannot be read: {error}", "see `hypergpu node provision --help`") from None
+        remedy = path_meant(file) or "see `hypergpu node provision --help`"
+        raise UsageError(f"{file} cannot be read: {error}", remedy) from None
     try:
         return Project.model_validate(tree)
     except ValidationError as error:

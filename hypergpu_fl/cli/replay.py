@@ -13,6 +13,7 @@ from hypergpu_fl.cli.place import books_folder
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.errors import RunNotFound, UsageError, VerificationError
 from hypergpu_fl.output import printable
+from strategies.prose import amount
 from strategies.spelling import did_you_mean
 
 if TYPE_CHECKING:
@@ -77,7 +78,9 @@ def replay(
     if story is not None and format is Format.JSON:
         row["node"] = [asdict(moment) for moment in story.moments]
     books = (
-        "there are no books to compare its log with" if heads is None else f"its books seal {len(sealed)} rounds of it"
+        "there are no books to compare its log with"
+        if heads is None
+        else f"its books seal {amount(len(sealed), 'round')} of it"
     )
     render([row], format, title=f"{folder.name}: every command is what the rules make of the events; {books}")
     if format is Format.DEFAULT:

@@ -15,6 +15,7 @@ from hypergpu_fl.cli.place import books_folder
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.errors import UsageError
 from hypergpu_fl.files import write_whole
+from strategies.prose import amount
 
 app = typer.Typer(add_completion=False, help="A run as one HTML file to send.")
 comparison = typer.Typer(add_completion=False, help="Several runs side by side, as one HTML file.")
@@ -52,7 +53,9 @@ def compare(
     Example: hypergpu compare demo digits-mlp-1 --out compared.html
     """
     if not 2 <= len(set(names)) <= MOST_RUNS:
-        raise UsageError(f"{len(set(names))} runs cannot be compared", f"name 2 to {MOST_RUNS} different ones")
+        raise UsageError(
+            f"{amount(len(set(names)), 'run')} cannot be compared", f"name 2 to {MOST_RUNS} different ones"
+        )
     _write(names, runs, out, format, compared=True)
 
 

@@ -12,6 +12,7 @@ from hypergpu_fl.cli.names import names_in
 from hypergpu_fl.cli.options import Run, Runs
 from hypergpu_fl.cli.place import books_of
 from hypergpu_fl.cli.render import Format, FormatOption, render
+from strategies.prose import amount
 
 if TYPE_CHECKING:
     from hypergpu_fl.ledger.bundle import ContributionRecord
@@ -83,7 +84,9 @@ def in_words(entries: Sequence[ContributionRecord], names: dict[str, str], *, ba
     good = sum(entry.score > 0 for entry in entries)
     harm = sum(entry.score < 0 for entry in entries)
     found = {"brought something": good, "changed nothing": len(entries) - good - harm, "took something away": harm}
-    said = [f"{len(entries)} contributions counted: " + ", ".join(f"{n} {what}" for what, n in found.items() if n)]
+    said = [
+        f"{amount(len(entries), 'contribution')} counted: " + ", ".join(f"{n} {what}" for what, n in found.items() if n)
+    ]
     if good and harm:
         said.append("the harm was set off against the rest")
     twins = {entry.duplicate_of for entry in entries if entry.duplicate_of}

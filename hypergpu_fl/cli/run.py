@@ -69,6 +69,7 @@ from hypergpu_fl.runs import (
     submitted_to,
 )
 from strategies.failure import root_cause
+from strategies.prose import amount
 
 _POLL_S: Final = 30.0  # asking Flower starts a Python process, which slows training; the end of a run is seen at once
 _LOOK_S: Final = 0.5
@@ -122,7 +123,7 @@ def run(
     effective = _for_this_run(effective, root, chosen, resume=bool(resume), deployed=bool(superlink))
     if resumed:
         check_unchanged(resumed, effective, loaded.origins)
-    source = app_dir or app_folder()
+    source = app_folder(app_dir)
     if port and not superlink:
         require_free(port)
 
@@ -154,8 +155,9 @@ def run(
             effective = _for_this_run(effective, root, chosen, resume=bool(resume), deployed=bool(superlink))
             keep(folder, effective)
             training = effective.training
+            told = f"{amount(training.num_nodes, 'node')}, {amount(training.rounds, 'round')}"
             place = f"where the SuperLink {superlink!r} runs" if superlink else folder
-            say(f"run {chosen}: {training.title}, {training.num_nodes} nodes, {training.rounds} rounds -> {place}")
+            say(f"run {chosen}: {training.title}, {told} -> {place}")
             if address:
                 typer.echo(f"see it at {address}", err=format is Format.JSON)  # whole, with its token
             try:

@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from hypergpu_fl.cli.connections import CONNECTION, note_connection
+from hypergpu_fl.cli.passed_on import require_files
 from hypergpu_fl.errors import UsageError
+from hypergpu_fl.files import path_meant
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Start a SuperLink, or a SuperExec of its own.")
 
@@ -42,10 +44,14 @@ def start(
     for word in context.args:
         if word.startswith(("--isolation", "--ssl-", "--insecure", "--simulation")):
             raise UsageError(f"{word} is not for this command", "start flower-superlink by itself for another way")
+    require_files(context.args)
     files = {name: (certs / name).expanduser().resolve() for name in ("ca.crt", "server.pem", "server.key")}
     for file in files.values():
         if not os.access(file, os.R_OK):
-            raise UsageError(f"there is no {file} that this user can read", "make one with `hypergpu node certs HOST`")
+            raise UsageError(
+                f"there is no {file} that this user can read",
+                path_meant(file) or "make one with `hypergpu node certs HOST`",
+            )
     require_free(port, host, remedy="give another --port, unless the server is started already")
     environ = flower_environment(os.environ)
     os.environ.clear()
@@ -71,6 +77,7 @@ def superexec(context: typer.Context) -> None:
     """
     from hypergpu_fl.cli.superlink import flower_environment
 
+    require_files(context.args)
     environ = flower_environment(os.environ)
     os.environ.clear()
     os.environ.update(environ)

@@ -21,7 +21,8 @@ from typing import Any, Final
 import hypergpu_fl
 from hypergpu_fl.config import Config, to_run_config, unflatten
 from hypergpu_fl.errors import RunFailed, SuperLinkSilent, UsageError
-from hypergpu_fl.output import without_colours
+from hypergpu_fl.files import path_meant
+from strategies.failure import without_colours
 
 COMPLETED: Final = "finished:completed"
 STOPPED: Final = "finished:stopped"
@@ -145,16 +146,23 @@ def visible_gpus(visible: str | None, found: int) -> int:
     return len(named) if len(set(named)) == len(named) else 0
 
 
-def app_folder() -> Path:
-    """Folder whose ``pyproject.toml`` declares the Flower app: this package's sources, or those of an enclosing clone.
+def app_folder(named: Path | None = None) -> Path:
+    """The folder that ``--app`` names, else the one whose ``pyproject.toml`` declares the Flower app.
 
-    If the package was installed from a wheel and there is no clone, it is a copy that exists as long as this process.
+    That is the one of this package's sources, or of an enclosing clone. Where there is neither, as when the package was
+    installed from a wheel, it is a copy that exists as long as this process.
 
     Raises
     ------
     UsageError
-        If there is neither such a folder nor the files to make one.
+        If the named folder holds no app, or there is neither such a folder nor the files to make one.
     """
+    if named is not None:
+        if not (named / "pyproject.toml").is_file():
+            raise UsageError(
+                f"--app {named} holds no pyproject.toml", path_meant(named) or "name the folder of a Flower app"
+            )
+        return named
     package = Path(hypergpu_fl.__file__).resolve().parent
     here = Path.cwd()
     for folder in (package.parent, here, *here.parents):

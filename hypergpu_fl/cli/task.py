@@ -16,6 +16,7 @@ from hypergpu_fl.cli.apart import apart
 from hypergpu_fl.cli.options import ConfigFile, Overrides, overrides, unread
 from hypergpu_fl.cli.render import Format, FormatOption, cell, render
 from hypergpu_fl.config import Config, environment, load
+from strategies.prose import amount
 
 if TYPE_CHECKING:
     from hypergpu_fl.task.check import Checked
@@ -65,7 +66,7 @@ def check(
     render({name: _words(value) if isinstance(value, Mapping) else value for name, value in told.items()})
     render([{_COLUMNS[name]: row[name] for name in _COLUMNS} for row in rows])
     typer.echo(
-        f"nodes at this level: for how many of the {effective.training.num_nodes} nodes (training.num_nodes) "
+        f"nodes at this level: for how many of {amount(effective.training.num_nodes, 'node')} (training.num_nodes) "
         "the planner would choose it, over links drawn for each"
     )
 
@@ -113,7 +114,7 @@ def summary(title: str, checked: Checked) -> dict[str, Any]:
         "task": title,
         "identity": {name: text for name, text in checked.identity.items() if name != "arrays"},
         "model_bytes": sum(array.nbytes for array in checked.trial.before.values()),
-        "share": f"{checked.examples} examples on partition {checked.partition}",
+        "share": f"{amount(checked.examples, 'example')} on partition {checked.partition}",
         "trained": {"steps": trained.steps, unit: trained.count, "loss": trained.loss} | dict(trained.metrics),
         "held_out": {unit: checked.held_out.count, **checked.held_out.named},
         "validation": {unit: checked.validation.count, **checked.validation.named},

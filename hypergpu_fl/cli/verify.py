@@ -10,6 +10,7 @@ from hypergpu_fl.cli.options import Run, Runs
 from hypergpu_fl.cli.place import place_of
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.errors import LedgerError, VerificationError
+from strategies.prose import amount
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -125,8 +126,8 @@ def _of_bundle(bundle: Bundle, rpc: str, *, accept_open: bool) -> tuple[dict[str
     } | ({"rounds on chain": on_chain} if rpc else {})
     known = f", {on_chain} of them on chain {bundle.session.chain_id}" if rpc else ""
     lines = [
-        f"verified: {len(bundle.rounds)} rounds{known}, {contributions} signed contributions, {found.commits} signed "
-        f"commits, {'the end signed' if found.ended else 'still open'}",
+        f"verified: {amount(len(bundle.rounds), 'round')}{known}, {amount(contributions, 'signed contribution')}, "
+        f"{amount(found.commits, 'signed commit')}, {'the end signed' if found.ended else 'still open'}",
         _COORDINATORS_WORD,
     ]
     if unsealed:
@@ -147,7 +148,7 @@ def _of_log(bundle: Bundle, folder: Path, result: dict[str, Any]) -> str:
     with path.open("rb") as log:
         verify_log(sealed, iter(lambda: log.readline(LONGEST_LINE), b""))
     result["rounds in the log"] = len(sealed)
-    return f"{FILE}: found the log's head that each of {len(sealed)} rounds seals"
+    return f"{FILE}: found the log's head that each of {amount(len(sealed), 'round')} seals"
 
 
 def _of_proof(proof: ContributionProof, rpc: str) -> tuple[dict[str, Any], list[str]]:

@@ -15,6 +15,7 @@ from hypergpu_fl.cli.render import Format
 from hypergpu_fl.errors import Interrupted, RunFailed
 from hypergpu_fl.output import to_json
 from hypergpu_fl.runs import as_argument, elsewhere, resume_command, submitted_to
+from strategies.prose import amount
 
 if TYPE_CHECKING:
     from hypergpu_fl.dashboard.run_view import RunView
@@ -84,7 +85,7 @@ def follow(folder: Path, *, once: bool, format: Format, live: bool) -> None:
     if summary["state"] == "failed":
         raise RunFailed(f"run {folder.name} failed: {summary['failure']}", f"see {folder / 'run.log'}")
     if how := _CUT_SHORT.get(summary["state"]):
-        cause = f"run {folder.name} {how} after {summary['rounds']} rounds: nothing is at work on it"
+        cause = f"run {folder.name} {how} after {amount(summary['rounds'], 'round')}: nothing is at work on it"
         here = summary["clock"] == "virtual" or submitted_to(folder)
         there = f"where it was submitted, `hypergpu attach {folder.name}` goes on with it"
         raise RunFailed(cause, f"go on with `{resume_command(folder)}`" if here else there)

@@ -13,7 +13,7 @@ from hypergpu_fl.config.faults import shown
 from hypergpu_fl.config.flat import leaves
 from hypergpu_fl.config.text import read_text
 from hypergpu_fl.errors import ConfigError, Fault
-from strategies.spelling import did_you_mean
+from hypergpu_fl.files import path_meant
 
 _DEEPEST: Final = 20
 _BRACKET: Final = re.compile(r"[\[{]|[\]}]|\"(?:[^\"\\\n]|\\.)*+\"?|'[^'\n]*+'?")
@@ -33,11 +33,8 @@ def read(file: Path) -> dict[str, Any]:
     try:
         text = read_text(file)
     except FileNotFoundError:
-        beside = sorted(path.name for kind in ("toml", "json") for path in file.parent.glob(f"*.{kind}"))
-        meant = did_you_mean(file.name, beside).removeprefix("; ")
-        raise _error(
-            f"there is no file {file}", meant or "check the path; the clone's configs/ holds examples"
-        ) from None
+        remedy = path_meant(file) or "check the path; the clone's configs/ holds examples"
+        raise _error(f"there is no file {file}", remedy) from None
     if _depth(text) > _DEEPEST:
         raise _error(f"{file} is nested too deeply", "use the four tables training, network, blockchain, system")
     try:

@@ -23,6 +23,7 @@ from hypergpu_fl.config.models import Config, System
 from hypergpu_fl.config.task_options import FIELD, packed, unpacked
 from hypergpu_fl.config.values import INT64
 from hypergpu_fl.errors import ConfigError, Fault
+from hypergpu_fl.files import path_meant
 from hypergpu_fl.redaction import SECRETS, has_credentials, looks_secret
 
 PATHS: Final = (
@@ -226,7 +227,12 @@ def _make_absolute(values: dict[str, Any]) -> list[Fault]:
                 found.append(Fault(f"{path} is {shown(given)}, which is no path: {reason}", f"correct {path}"))
                 continue
             if not there:
-                found.append(Fault(f"{path} is {shown(given)}, but there is no such file", f"correct {path}"))
+                found.append(
+                    Fault(
+                        f"{path} is {shown(given)}, but there is no such file",
+                        path_meant(Path(values[path])) or f"correct {path}",
+                    )
+                )
     return found
 
 

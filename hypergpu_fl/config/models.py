@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from hypergpu_fl.config import task_options, values
 from hypergpu_fl.config.target import Target
+from strategies.prose import amount
 from strategies.spelling import did_you_mean
 
 MODELS: Final = ("mlp", "simple_cnn", "resnet18")
@@ -317,9 +318,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _budget_fits_the_contract(self) -> Self:
         if self.blockchain.budget_wei * self.training.rounds > MOST_WEI:
-            raise ValueError(
-                f"blockchain.budget_wei: is more than the contract's 2**96 - 1 wei in {self.training.rounds} rounds"
-            )
+            rounds = amount(self.training.rounds, "round")
+            raise ValueError(f"blockchain.budget_wei: is more than the contract's 2**96 - 1 wei in {rounds}")
         return self
 
     @model_validator(mode="after")

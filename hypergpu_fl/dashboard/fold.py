@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hypergpu_fl.output import by_number
+from strategies.prose import amount
 
 Line = dict[str, Any]
 
@@ -151,7 +152,7 @@ class _Fold:
         elif kind == "evaluated":
             self.round.loss = event.get("loss")
         elif kind == "joined":
-            self._tell(at_s, "joined", event["name"], f"said who it is, with {event['examples']:,} examples")
+            self._tell(at_s, "joined", event["name"], f"said who it is, with {amount(event['examples'], 'example')}")
         elif kind in ("left", "returned"):
             for row in event["rows"]:
                 self._tell(at_s, kind, self._name(row), "is not connected" if kind == "left" else "is connected again")

@@ -15,6 +15,7 @@ from hypergpu_fl.dashboard import words
 from hypergpu_fl.dashboard.line_chart import Point, line_chart
 from hypergpu_fl.dashboard.run_view import RunView
 from hypergpu_fl.redaction import redact
+from strategies.prose import amount
 
 Row = Mapping[str, Any]
 
@@ -155,7 +156,7 @@ def _nodes(told: Told) -> str:
             words.rate(node["downlink_bps"]),
             words.seconds(node["rtt_s"]),
             words.share(node["quality"]),
-            f"{node['steps'] or '-'} steps, {node['codec'] or '-'}",
+            f"{amount(node['steps'], 'step') if node['steps'] else '-'}, {node['codec'] or '-'}",
             words.share(node["success_rate"]),
             words.share(node["weight"]),
             f"{node['rounds_paid']:,}",

@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from hypergpu_fl.errors import LedgerError
-from hypergpu_fl.files import write_whole
+from hypergpu_fl.files import path_meant, write_whole
 from hypergpu_fl.keccak import address_word, keccak
 from hypergpu_fl.ledger.contribution import (
     SealedContribution,
@@ -200,6 +200,7 @@ def read_file(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         run = f"write it with `hypergpu ledger export {path.resolve().parent.name}`"
-        raise LedgerError(f"there is no {path}", run if path.name == BUNDLE else "name a file that is there") from None
+        remedy = run if path.name == BUNDLE else path_meant(path) or "name a file that is there"
+        raise LedgerError(f"there is no {path}", remedy) from None
     except OSError as error:
         raise LedgerError(f"{path} cannot be read: {error.strerror}", "let this user read it") from None

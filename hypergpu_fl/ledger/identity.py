@@ -14,6 +14,7 @@ from typing import Any, Final
 import coincurve
 
 from hypergpu_fl.errors import LedgerError
+from hypergpu_fl.files import path_meant
 from hypergpu_fl.keccak import checksum_address, keccak
 from hypergpu_fl.ledger.contribution import Contribution, word
 from hypergpu_fl.redaction import register, secret_from_hex
@@ -91,7 +92,9 @@ def load_keystore(path: Path, password: str) -> NodeKey:
         stored: dict[str, Any] = json.loads(path.read_text())
         secret = decode_keyfile_json(stored, password.encode())
     except OSError as error:
-        raise LedgerError(f"keystore {path} cannot be read: {error.strerror}", "make one with `keys new`") from None
+        raise LedgerError(
+            f"keystore {path} cannot be read: {error.strerror}", path_meant(path) or "make one with `keys new`"
+        ) from None
     except Exception:  # eth_keyfile raises whatever its parsers raise, and none of that may pass the password on
         raise LedgerError(
             f"keystore {path} does not open", "check that it is a version 3 keystore, and its password"

@@ -15,6 +15,7 @@ from hypergpu_fl.ledger.merkle import proven_root
 from hypergpu_fl.ledger.reward_tree import RewardTree
 from hypergpu_fl.ledger.rewards import Pay, RewardDistribution
 from hypergpu_fl.ledger.sealing import next_head, paid_entries, round_tree
+from strategies.prose import amount
 
 _REMEDY = "the file was altered, or its writer is dishonest; take it from its source again and compare with the chain"
 
@@ -111,7 +112,9 @@ def _verify_round(
             raise _Differs(f"contribution {index} nearly equals that of {entry.duplicate_of}, who sent nothing by then")
     leaves, pricing = [entry.leaf for entry in record.contributions], record.pricing
     if pricing is not None and len(pricing.contributions) != len(leaves):
-        raise _Differs(f"its pricing is of {len(pricing.contributions)} contributions, there are {len(leaves)}")
+        raise _Differs(
+            f"its pricing is of {amount(len(pricing.contributions), 'contribution')}, there are {len(leaves)}"
+        )
     tree = round_tree(leaves, session=session, round=record.round, log_head=record.log_head, pricing=pricing)
     if tree.root != record.root:
         raise _Differs("root differs from the tree of its leaves")

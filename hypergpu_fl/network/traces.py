@@ -82,7 +82,7 @@ def _numbers(path: Path, columns: tuple[str, ...]) -> NDArray[np.float64]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(
             f"cannot read {path}: {error}",
-            (not path.exists() and path_meant(path)) or "check the path in network.links_file or network.rtt_file",
+            path_meant(path) or "check the path in network.links_file or network.rtt_file",
         ) from error
 
 

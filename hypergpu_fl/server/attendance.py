@@ -8,6 +8,7 @@ from loguru import logger
 
 from hypergpu_fl.output import by_number
 from hypergpu_fl.task.folder import listed
+from strategies.prose import amount
 
 
 class Attendance:
@@ -33,8 +34,8 @@ class Attendance:
         for names, what in ((joined, "joined"), (left, "left"), (back, "came back")):
             if names:
                 logger.info(
-                    "{} {}; {} nodes are connected",
+                    "{} {}; {} connected",
                     listed(sorted(names, key=by_number)),
                     what,
-                    sum(connected.values()),
+                    amount(sum(connected.values()), "node"),
                 )

@@ -13,6 +13,7 @@ from hypergpu_fl.config.models import PLANNED
 from hypergpu_fl.server.node_rounds import Row
 from strategies.outcome import RoundOutcome
 from strategies.planning import FEWEST_STEPS, MOST_STEPS
+from strategies.prose import amount
 
 
 class LocalWork:
@@ -25,10 +26,12 @@ class LocalWork:
     def tell_who(self) -> None:
         """Log how many nodes work at a time, and what decided it."""
         network, nodes = self._config.network, self._config.training.num_nodes
+        working = min(nodes_at_work(self._config), nodes)
         logger.info(
-            "{} of the run's {} nodes work at a time, {}; in its first round a node starts and loads the task",
-            min(nodes_at_work(self._config), nodes),
-            nodes,
+            "{} of the run's {} {} at a time, {}; in its first round a node starts and loads the task",
+            working,
+            amount(nodes, "node"),
+            "works" if working == 1 else "work",
             "as asked: network.cohort" if network.cohort else "half of all, rounded down; network.cohort sets it",
         )
 
@@ -40,10 +43,10 @@ class LocalWork:
         steps = [ordered.steps for ordered in outcome.ordered]
         fewest, most = min(steps), max(steps)
         logger.info(
-            "local work in round {}: {} steps of up to {} samples a node, {}",
+            "local work in round {}: {} of up to {} a node, {}",
             outcome.round,
-            fewest if fewest == most else f"{fewest}-{most}",
-            self._config.training.batch_size,
+            amount(most, "step") if fewest == most else f"{fewest}-{amount(most, 'step')}",
+            amount(self._config.training.batch_size, "sample"),
             decided_by(self._config),
         )
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 from hypergpu_fl.errors import RunFailed
 from hypergpu_fl.server.node_rounds import Row
 from strategies.errors import Reason
+from strategies.prose import amount
 
 _LEARN_SLOWER: Final = "lower training.learning_rate or training.weight_decay, and look for NaN in the data"
 _TAKE_LONGER: Final = "raise network.deadline_s (0: it adapts by itself), or ask for less local work"
@@ -41,13 +42,14 @@ def failure_of(rows: Sequence[Row], history: Sequence[Mapping[str, Any]] = ()) -
     refusals = [row["refusal"] for row in rows if row["verdict"] in ("refused", "left")]
     if not refusals:
         return RunFailed(
-            f"nothing was trained: none of {len(rows)} orders was answered in time",
+            f"nothing was trained: none of {amount(len(rows), 'order')} was answered in time",
             f"run more rounds, {_TAKE_LONGER}",
         )
     reason, times = Counter(_reason(refusal) for refusal in refusals).most_common(1)[0]
     example = next(refusal for refusal in refusals if _reason(refusal) == reason)
+    replies = amount(len(refusals), "reply")
     return RunFailed(
-        f"nothing was trained: no update counted, {times} of {len(refusals)} replies were refused as {example}",
+        f"nothing was trained: no update counted, the server refused {times} of {replies} as {example}",
         _remedy(reason, example),
     )
 
@@ -59,8 +61,8 @@ def _never_kept(history: Sequence[Mapping[str, Any]]) -> RunFailed | None:
     broken = sum(entry["loss"] is None or not math.isfinite(entry["loss"]) for entry in exploded)
     what = "was not finite" if 2 * broken >= len(exploded) else "was far above the untrained model's"
     return RunFailed(
-        f"nothing was trained: no round's model was kept, in {len(exploded)} of {len(history)} rounds since its "
-        f"weights or its held-out loss exploded; mostly, the loss {what}",
+        f"nothing was trained: no round's model was kept, in {len(exploded)} of {amount(len(history), 'round')} since "
+        f"its weights or its held-out loss exploded; mostly, the loss {what}",
         _LEARN_SLOWER,
     )
 

@@ -63,6 +63,7 @@ from strategies.model.layout import Arrays, Layout
 from strategies.model.server_optimizer import ServerOptimizer
 from strategies.outcome import Attendant
 from strategies.planning import FEWEST_STEPS, MOST_STEPS
+from strategies.prose import amount
 from strategies.settings import Settings
 
 BLOBS, PRICED = "blobs", "priced"  # folders of a run
@@ -275,7 +276,7 @@ def train(config: Config, first: Arrays, strategy: Engine, arrivals: Arrivals, r
         logger.info("target {} reached", goal)
     else:
         if goal is not None:
-            logger.info("target {} not reached in {} rounds", goal, len(report.history))
+            logger.info("target {} not reached in {}", goal, amount(len(report.history), "round"))
 
 
 def build_strategy(config: Config, layout: Layout, *, session: bytes) -> Engine:

@@ -9,6 +9,7 @@ from flwr.serverapp import Grid
 from loguru import logger
 
 from hypergpu_fl.errors import NetworkError
+from strategies.prose import amount
 
 NODES_WAIT_S: Final = 120.0
 SIMULATION_SETTLED_S: Final = 5.0
@@ -28,19 +29,21 @@ def wait_for_nodes(grid: Grid, wanted: int, *, simulated: bool) -> int:
             connected, grown_s = seen, now_s
         if not simulated and told < connected < wanted:
             told = connected
-            logger.info("{} of {} nodes are connected; the rest have {:.0f} s to come", told, wanted, NODES_WAIT_S)
+            logger.info(
+                "{} of {} are connected; the rest have {:.0f} s to come", told, amount(wanted, "node"), NODES_WAIT_S
+            )
         if simulated and connected and now_s - grown_s > SIMULATION_SETTLED_S:
             logger.warning(
-                "Flower simulates {} nodes, not training.num_nodes = {}; for more: "
+                "Flower simulates {}, not training.num_nodes = {}; for more: "
                 "flwr run . --federation-config num-supernodes={}",
-                connected,
+                amount(connected, "node"),
                 wanted,
                 wanted,
             )
             return connected
         if now_s - began_s > NODES_WAIT_S:
             raise NetworkError(
-                f"{connected} of {wanted} nodes connected within {NODES_WAIT_S:.0f} s",
+                f"{connected} of {amount(wanted, 'node')} connected within {NODES_WAIT_S:.0f} s",
                 "start more SuperNodes, or lower training.num_nodes",
             )
         time.sleep(0.2)

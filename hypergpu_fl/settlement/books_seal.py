@@ -7,6 +7,7 @@ from hypergpu_fl.errors import LedgerError, VerificationError
 from hypergpu_fl.ledger.bundle import BooksSeal, Bundle
 from hypergpu_fl.ledger.identity import recover_signer
 from hypergpu_fl.ledger.statement import books_digest
+from strategies.prose import amount
 
 
 def sign_books(bundle: Bundle, signer: Signer, *, ended: bool) -> BooksSeal:
@@ -36,7 +37,8 @@ def verify_seal(bundle: Bundle, seal: BooksSeal, coordinator: str) -> None:
         raise VerificationError(f"the books are signed by {signer}, not by the coordinator {coordinator}", remedy)
     if (found := len(bundle.rounds)) != seal.rounds:
         raise VerificationError(
-            f"round {min(found, seal.rounds) + 1}: the coordinator signed {seal.rounds} rounds, the file holds {found}",
+            f"round {min(found, seal.rounds) + 1}: the coordinator signed {amount(seal.rounds, 'round')}, "
+            f"the file holds {found}",
             remedy,
         )
     if seal.head != bundle.head or seal.document != bundle.document():

@@ -19,6 +19,7 @@ from hypergpu_fl.ledger.rewards import RewardDistribution
 from hypergpu_fl.ledger.sealing import paid_entries
 from hypergpu_fl.settlement.evidence import on_chain
 from hypergpu_fl.settlement.grants import Holdings, head_after, held_in_bundle, held_in_receipts
+from strategies.prose import amount
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ def claim(bundle: Bundle, client: Client, signer: Signer, account: str, *, max_f
     held = held_in_bundle(bundle, account, upto=committed)
     if not held.amounts:
         raise LedgerError(
-            f"{account} earned nothing in the {committed} rounds that the file shares with the chain",
+            f"{account} earned nothing in the {amount(committed, 'round')} that the file shares with the chain",
             "see who earned what with `rewards`, and what the chain holds with `ledger verify --rpc`",
         )
     return _send(held, client, signer, max_fee)

@@ -17,6 +17,7 @@ from hypergpu_fl.ledger.bundle import Bundle, RoundRecord, SessionRecord, Transa
 from hypergpu_fl.ledger.proof import ContributionProof
 from hypergpu_fl.ledger.verification import verify_bundle
 from hypergpu_fl.settlement.books_seal import verify_seal
+from strategies.prose import amount
 
 _REMEDY = "the file was altered; take it from its source again and compare with the chain"
 
@@ -190,7 +191,8 @@ def verify_on_chain(bundle: Bundle, client: Client) -> int:
     committed, found = on_chain(session.id, session.chain_id, session.contract, client)
     if committed > len(bundle.rounds):
         raise VerificationError(
-            f"round {len(bundle.rounds) + 1}: the chain holds {committed} rounds, the file {len(bundle.rounds)}",
+            f"round {len(bundle.rounds) + 1}: the chain holds {amount(committed, 'round')}, "
+            f"the file {len(bundle.rounds)}",
             "take a newer file from its source",
         )
     head = bundle.rounds[committed - 1].head if committed else session.id
@@ -214,7 +216,7 @@ def verify_proof_on_chain(proof: ContributionProof, client: Client) -> None:
     session, last = proof.value[0], proof.commitments[-1].round
     committed, _ = on_chain(session, proof.chain_id, proof.contract, client)
     if committed < last:
-        raise VerificationError(f"round {last} is not committed: the chain holds {committed} rounds", _REMEDY)
+        raise VerificationError(f"round {last} is not committed: the chain holds {amount(committed, 'round')}", _REMEDY)
     found = LedgerContract(client, proof.contract).head_after(session, last)
     if found != proof.head:
         raise VerificationError(

@@ -26,6 +26,7 @@ from hypergpu_fl.keccak import address_word
 from hypergpu_fl.ledger import database
 from hypergpu_fl.runs import BOOKS_LOCK
 from hypergpu_fl.settlement.reading import DATABASE, read_record
+from strategies.prose import amount
 
 _WAIT_S: Final = 60.0
 
@@ -86,7 +87,7 @@ def _send(
         if [entry.intent for entry in waiting] != [intent]:  # otherwise an earlier call was cut off; finish it
             if waiting:
                 raise LedgerError(
-                    f"{len(waiting)} transactions of the run are not final", "resume it, then hand it over"
+                    f"not final yet: {amount(len(waiting), 'transaction')} of the run", "resume it, then hand it over"
                 )
             state = LedgerContract(client, record.contract).session(record.id)
             allowed = state.coordinator if purpose == "propose" else state.pending_coordinator

@@ -23,6 +23,7 @@ from hypergpu_fl.task.protocol import EvalResult, Task
 from hypergpu_fl.task.trial import Trial, examples_of, expect, try_task
 from hypergpu_fl.task.user_code import user_code
 from strategies.errors import Refused
+from strategies.prose import amount
 from strategies.wire import domains
 
 if TYPE_CHECKING:
@@ -241,7 +242,7 @@ def _check_change(model: torch.nn.Module, trial: Trial) -> None:
     weights = trainable & trial.before.keys() or trial.before.keys()
     if all(np.array_equal(trial.before[name], trial.after[name]) for name in weights):
         raise TaskError(
-            f"{STEPS} steps change no weight of the model",
+            f"{amount(STEPS, 'step')} change no weight of the model",
             "raise training.learning_rate, and let the loss depend on what the model returns",
         )
 

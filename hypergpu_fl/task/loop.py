@@ -24,6 +24,7 @@ from hypergpu_fl.task.batch_form import examples_in
 from hypergpu_fl.task.batches import Batch, Rows
 from hypergpu_fl.task.generators import seeded
 from hypergpu_fl.task.protocol import TrainResult
+from strategies.prose import amount
 
 # For a small model, the casts cost more than the faster products save. The exact break-even was not measured.
 BFLOAT16_PARAMETERS = 1_000_000
@@ -147,7 +148,7 @@ def fit(
         raise TaskError("the share holds no example", "give every node at least one, or start fewer nodes")
     if min(steps, batch_size) < 1:
         raise TaskError(
-            f"cannot train {steps} steps of {batch_size} samples on a share of {len(rows)}",
+            f"cannot train {amount(steps, 'step')} of {amount(batch_size, 'sample')} on a share of {len(rows)}",
             "let both be positive",
         )
     began_s = clock()
@@ -165,7 +166,7 @@ def fit(
             clip_norm=clip_norm,
         )
     if not sums.units:
-        raise TaskError(f"{steps} steps hold nothing by count()", "let count(batch) return the units of a batch")
+        raise TaskError(f"count() found nothing in {amount(steps, 'step')}", "let it return the units of a batch")
     return TrainResult(sums.units, steps, sums.loss / sums.units, sums.squared_loss / sums.units, clock() - began_s)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from hypergpu_fl.errors import TaskError
 from strategies import wire
+from strategies.prose import amount
 
 
 def named_metrics(metrics: Mapping[str, float], returned_by: str = "train()") -> dict[str, float]:
@@ -20,7 +21,7 @@ def named_metrics(metrics: Mapping[str, float], returned_by: str = "train()") ->
     travelling = {f"{wire.TASK_METRIC}{name}": value for name, value in named.items()}
     if odd := sorted(named.keys() - wire.custom_metrics(travelling).keys()):
         raise TaskError(
-            f"{returned_by} returned {len(named)} metrics, of which {odd[0][:100]!r} cannot travel",
+            f"{returned_by} returned {amount(len(named), 'metric')}, of which {odd[0][:100]!r} cannot travel",
             f"return at most {wire.MOST_METRICS}, named by up to 64 letters, digits and ./_- from a letter on",
         )
     return travelling

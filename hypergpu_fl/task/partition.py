@@ -24,6 +24,7 @@ from hypergpu_fl.config import Training
 from hypergpu_fl.errors import TaskError, first_line
 from hypergpu_fl.files import replacing
 from hypergpu_fl.task.names import unknown
+from strategies.prose import amount
 
 if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner
@@ -90,7 +91,7 @@ def partition(labels_N: Labels, split: Split, cache: Path) -> Partition:
         raise unknown("training.partitioner", split.partitioner, PARTITIONERS)
     if split.num_nodes > len(labels_N):
         raise TaskError(
-            f"training.num_nodes = {split.num_nodes} is more than the {len(labels_N)} samples of the training set",
+            f"training.num_nodes = {split.num_nodes} is more than the training set's {amount(len(labels_N), 'sample')}",
             "use fewer nodes or a larger data set",
         )
     file = cache / f"partition-{_key(labels_N, split)}.npz"
@@ -159,7 +160,9 @@ def _deal(labels_N: Labels, split: Split, cache: Path) -> Partition:
                     for node in range(split.num_nodes)
                 ]
         except ZeroDivisionError:  # shards of no sample
-            reason = f"there are {len(labels_N)} samples for {split.num_nodes} x {split.classes_per_node} shards"
+            reason = (
+                f"there are {amount(len(labels_N), 'sample')} for {split.num_nodes} x {split.classes_per_node} shards"
+            )
             continue
         except ValueError as error:
             reason = first_line(error)
@@ -199,7 +202,9 @@ def _impossible(split: Split, reason: str) -> TaskError:
         "pathological": "raise training.classes_per_node, or choose training.num_nodes no lower than the classes",
         "shard": "lower training.num_nodes or training.classes_per_node",
     }.get(split.partitioner, "lower training.num_nodes")
-    return TaskError(f"the {split.partitioner} partitioner cannot serve {split.num_nodes} nodes: {reason}", remedy)
+    return TaskError(
+        f"the {split.partitioner} partitioner cannot serve {amount(split.num_nodes, 'node')}: {reason}", remedy
+    )
 
 
 def _iid(split: Split) -> list[Callable[[], Partitioner]]:

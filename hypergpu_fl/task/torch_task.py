@@ -25,6 +25,7 @@ from hypergpu_fl.task.optimizer import Optimizer
 from hypergpu_fl.task.protocol import EvalResult, TrainContext, TrainResult
 from hypergpu_fl.task.state import arrays_of, load_arrays
 from hypergpu_fl.task.user_code import user_code
+from strategies.prose import amount
 
 VALIDATION_SHARE: Final = 0.1
 VALIDATION_LIMIT: Final = 1000
@@ -310,7 +311,7 @@ class TorchTask:
             return held_out
         if (size := batches.length(held_out)) < 2:
             raise TaskError(
-                f"the held-out data are {size} examples, too few for a test and a validation set",
+                f"the held-out data hold {amount(size, 'example')}, too few for a test and a validation set",
                 "let data(None) return more, or write validation()",
             )
         count = max(1, min(VALIDATION_LIMIT, round(VALIDATION_SHARE * size)))

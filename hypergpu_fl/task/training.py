@@ -19,6 +19,7 @@ from hypergpu_fl.task.batches import GATHER_BYTES, Batch, ExampleOrder
 from hypergpu_fl.task.loop import MicroBatch, fit, precision_of
 from hypergpu_fl.task.optimizer import Optimizer
 from hypergpu_fl.task.protocol import EvalResult, TrainResult
+from strategies.prose import amount
 
 EVALUATION_BATCH = 512
 
@@ -102,7 +103,7 @@ def logits_of(model: nn.Module, inputs_B: Tensor) -> Tensor:
     if not isinstance(logits_BK, Tensor) or logits_BK.ndim != 2 or len(logits_BK) != len(inputs_B):
         shape = f" of shape {tuple(logits_BK.shape)}" if isinstance(logits_BK, Tensor) else ""
         raise TaskError(
-            f"the model returns a {type(logits_BK).__name__}{shape} for {len(inputs_B)} images",
+            f"the model returns a {type(logits_BK).__name__}{shape} for {amount(len(inputs_B), 'image')}",
             "let forward() return the logits alone, a tensor of (images, classes)",
         )
     return logits_BK
@@ -152,7 +153,7 @@ def evaluate(model: nn.Module, share: Share, classes: int) -> ImageResult:
                 logits = logits_of(model, inputs)
             if logits.shape[1] < classes:
                 raise TaskError(
-                    f"the model gives {logits.shape[1]} logits, but the data have {classes} classes",
+                    f"the model gives {amount(logits.shape[1], 'logit')}, but the data have {classes} classes",
                     "let the last layer have one output a class: a model's factory is called as name(shape, classes)",
                 )
             losses.append(F.cross_entropy(logits.float(), labels, reduction="none"))

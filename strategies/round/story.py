@@ -12,6 +12,7 @@ import numpy as np
 
 from strategies.errors import Reason
 from strategies.fleet import Fleet, Floats
+from strategies.prose import amount
 from strategies.quantiles import median
 from strategies.round.commands import AddUpdate, CloseRound, Command, Exclude, Open, Readmit, Refuse, SendOrder
 from strategies.round.events import Answered, Event, Failed, Published, RoundDue
@@ -68,7 +69,7 @@ class Story:
         if known is None:
             if self.name in state.fleet.row_of:
                 examples = int(state.fleet.claimed[state.fleet.row_of[self.name]])
-                self._tell(state, event, f"joined, with {examples:,} examples")
+                self._tell(state, event, f"joined, with {amount(examples, 'example')}")
             return
         row = state.fleet.row_of[self.name]
         for command in commands:
@@ -86,7 +87,7 @@ class Story:
 
     def _said(self, state: State, row: int, command: Command, known: _Before) -> str:
         if isinstance(command, SendOrder) and command.row == row:
-            work = f"{command.local_steps} steps of {command.batch_size} at {command.codec}"
+            work = f"{amount(command.local_steps, 'step')} of {command.batch_size} at {command.codec}"
             return f"given order {command.order}: {work}{_owed(state, row)}"
         if isinstance(command, AddUpdate) and command.row == row:
             return f"order {command.order} weighs {command.weight:.4f}: {_weighed(state, row, command, known.owed)}"
@@ -124,7 +125,7 @@ def idle(state: State, row: int) -> str:
 def _others(state: State, row: int, sent: Sequence[int], known: _Before) -> str:
     """Why the policy preferred others; ``sent`` are the rows that were given work."""
     if not sent:
-        return f"{int(state.fleet.at_work.sum())} nodes are at work already, as many as may be"
+        return f"at work already: {amount(int(state.fleet.at_work.sum()), 'node')}, as many as may be"
     if state.rules.selection != "network_aware" or known.urgency is None:
         return _compared(state, row, sent)
     return passed_over(state.fleet, row, urgency=known.urgency, chosen=np.asarray(sent))
@@ -138,7 +139,7 @@ def _compared(state: State, row: int, sent: Sequence[int]) -> str:
     known = {"examples": fleet.examples, "last loss": fleet.loss}
     if state.open is not None and state.open.plan is not None:
         known = {"seconds as planned": state.open.plan.predicted_s, **known}
-    told = [f"policy {state.rules.selection!r} chose {chosen.size} of {free.size} free nodes"]
+    told = [f"policy {state.rules.selection!r} chose {chosen.size} of {amount(free.size, 'free node')}"]
     for what, column in known.items():
         own = f"{float(column[row]):.4g}" if np.isfinite(column[row]) else "unknown"
         theirs = column[chosen][np.isfinite(column[chosen])]
@@ -155,9 +156,9 @@ def _owed(state: State, row: int, when: str = "") -> str:
 def _weighed(state: State, row: int, command: AddUpdate, owed: float) -> str:
     """The parts of an update's weight, see ``strategies.weighting``."""
     fleet: Fleet = state.fleet
-    age = f"{command.staleness} version{'' if command.staleness == 1 else 's'} old"
+    age = f"{amount(command.staleness, 'version')} old"
     if state.rules.books != "debts":
-        return f"by its {int(fleet.examples[row]):,} examples, {age}"
+        return f"by its {amount(int(fleet.examples[row]), 'example')}, {age}"
     reachable = fleet.reachable
     share = float(fleet.examples[row]) / max(1, int(fleet.examples[reachable].sum()))
     typical = median(fleet.quality[reachable]) if reachable.any() else float(fleet.quality[row])

@@ -31,7 +31,7 @@ ENDS = {
     "training.dataset": "cannot be downloaded",  # on a machine that is not online
     "training.data_root": "no folder|cannot be read",
     "training.partitioner": "no node would hold class",
-    "training.num_nodes": "more than the 1295 samples",
+    "training.num_nodes": "more than the training set's 1,295 samples",
     "training.learning_rate": "nothing was trained",
     "training.weight_decay": "nothing was trained",
     "training.server_optimizer": "nothing was trained",

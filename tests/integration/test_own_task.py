@@ -84,7 +84,7 @@ def test_a_task_of_ones_own_runs_from_its_folder_and_is_called_by_its_name(
     assert "run curve-1: curve:Curve, 3 nodes, 4 rounds" in out
     assert "mlp" not in out and "digits" not in out and "accuracy" not in out and "nan" not in out
     assert "target mae <= 0.9 reached" in out
-    told = ["1 of the run's 3 nodes work at a time, half", "local work in round 1", "round   1/4"]
+    told = ["1 of the run's 3 nodes works at a time, half", "local work in round 1", "round   1/4"]
     assert sorted(told, key=out.index) == told
     report = json.loads((project / "runs" / "curve-1" / "report.json").read_text())
     assert (report["model"], report["dataset"], report["unit"]) == ("curve:Curve", None, "examples")
@@ -106,7 +106,7 @@ def test_a_run_whose_model_is_no_better_than_the_untrained_one_says_so_at_its_en
     assert report["loss"] >= report["untrained_loss"] and report["status"] == "completed"
     assert report["warning"].startswith("the last model is no better than the untrained one: loss ")
     assert "warning: the last model is no better" in out and "lower training.learning_rate" in out
-    assert "target mae <= 0.0001 not reached in 1 rounds" in out
+    assert "target mae <= 0.0001 not reached in 1 round\n" in out
 
 
 def test_a_target_that_the_task_does_not_measure_is_refused_before_the_first_round(

@@ -140,7 +140,7 @@ def test_a_run_of_which_nothing_counts_fails_and_says_why(root: Path) -> None:
     assert done.returncode == 1
     cause, remedy = done.stderr.splitlines()[-2:]
     assert cause.startswith("error: run exploded ended as finished:failed: nothing was trained: no update counted, ")
-    assert "replies were refused as" in cause and remedy.startswith("remedy: lower training.learning_rate")
+    assert "the server refused" in cause and remedy.startswith("remedy: lower training.learning_rate")
     assert "values to encode hold NaN" in done.stdout
     report = json.loads((root / "exploded" / "report.json").read_text())
     assert report["status"] == "failed" and report["failure"] in cause

@@ -369,7 +369,7 @@ def test_a_mistyped_file_is_answered_with_the_one_that_lies_there(tmp_path: Path
     (tmp_path / "config.toml").touch()
     with pytest.raises(ConfigError, match="there is no file") as refused:
         load(tmp_path / "konfig.toml")
-    assert refused.value.remedy == "did you mean 'config.toml'?"
+    assert refused.value.remedy == f"did you mean {str(tmp_path / 'config.toml')!r}?"
 
 
 def test_a_missing_a_binary_and_a_folder_file_are_refused(tmp_path: Path) -> None:

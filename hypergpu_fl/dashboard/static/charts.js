@@ -50,7 +50,7 @@ export function chart({ label, series, x, height = 200, value = format.number })
     if (!plot || few !== next[0].length < 2) build();
     else plot.setData(data);
     const ends = series.map((one, i) => `${one.label} ${said(last(next[i + 1]), one.value ?? value)}`);
-    element.setAttribute("aria-label", `${label}. ${next[0].length} points; last: ${ends.join(", ")}`);
+    element.setAttribute("aria-label", `${label}. ${format.amount(next[0].length, "point")}; last: ${ends.join(", ")}`);
   }
 
   new ResizeObserver(() => plot && element.clientWidth && plot.setSize({ width: element.clientWidth, height })).observe(element);

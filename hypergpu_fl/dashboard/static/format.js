@@ -19,6 +19,7 @@ export const bytes = (value) => (known(value) ? scaled(value, "B") : "–");
 export const rate = (value) => (known(value) ? scaled(value, "bit/s") : "–");
 export const share = (value) => (known(value) ? `${short(100 * value)} %` : "–");
 export const count = (value) => (known(value) ? value.toLocaleString("en") : "–");
+export const amount = (value, thing) => `${count(value)} ${thing}${value === 1 ? "" : "s"}`;
 
 export function number(value) {
   if (!known(value)) return "–";

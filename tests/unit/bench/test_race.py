@@ -100,5 +100,5 @@ def test_more_nodes_at_work_than_allowed_fail_the_run(tmp_path: Path) -> None:
     grid = InProcessGrid(echo, 5, {}, state_dir=tmp_path)
     arrivals = WatchedArrivals(grid, OneSecond(), most_at_work=3)
     assert len(list(arrivals.send_and_receive([Message(RecordDict(), node, "train") for node in (1, 2, 3)]))) == 3
-    with pytest.raises(RunFailed, match="4 nodes at work, 3 are allowed"):
+    with pytest.raises(RunFailed, match="nodes at work: 4, allowed: 3"):
         list(arrivals.send_and_receive([Message(RecordDict(), node, "train") for node in (1, 2, 3, 4)]))

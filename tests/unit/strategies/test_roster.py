@@ -134,7 +134,7 @@ def test_a_run_whose_nodes_are_all_unfit_ends_with_their_reason() -> None:
     for node_id in list(grid.nodes):
         grid.nodes[node_id] = Unfit(node_id)
     engine, _ = build(cohort=2)
-    with pytest.raises(NoNodes, match="3 nodes are connected, and none can take part; 3 of them: no module `rare`"):
+    with pytest.raises(NoNodes, match="3 nodes connected, and none can take part; 3 of them: no module `rare`"):
         play(engine, VirtualArrivals(grid, SLOW_BY_FIVE), 2, lambda r, a: None)
 
 

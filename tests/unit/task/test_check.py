@@ -188,7 +188,7 @@ def test_a_unit_that_is_no_name_is_refused(unit: object, monkeypatch: pytest.Mon
         ("identity", "mine", "identity() returned an object of type str", "return texts by name"),
         ("metrics", {"f1": 1j}, "metrics() returned 1j as 'f1'", "let every figure be a number"),
         ("metrics", {"loss": 1.0}, "metrics() returned a 'loss'", "give it another name"),
-        ("count", 0, "2 steps hold nothing by count()", "the units of a batch"),
+        ("count", 0, "count() found nothing in 2 steps", "the units of a batch"),
         ("count", -3, "count() returned -3", "how many units"),
         ("count", 2.5, "count() returned 2.5", "how many units"),
         ("count", None, "count() returned nothing", "how many units"),
@@ -277,7 +277,7 @@ def test_names_of_figures_that_cannot_travel_are_refused_wherever_they_are_measu
             return EvalResult(1, 0.5, {"two\nlines": 1.0})
 
     training = Training(num_nodes=2)
-    with pytest.raises(TaskError, match=r"evaluate\(\) returned 1 metrics, of which 'two\\nlines' cannot travel"):
+    with pytest.raises(TaskError, match=r"evaluate\(\) returned 1 metric, of which 'two\\nlines' cannot travel"):
         try_first(training, Naming(training), device="cpu")
 
 

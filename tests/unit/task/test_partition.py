@@ -137,7 +137,7 @@ def test_samples_left_over_go_to_a_node_that_holds_their_class(tmp_path: Path) -
     ("split", "cause"),
     [
         (Split("dirichle", 5, 0), "training.partitioner = 'dirichle' is not known"),
-        (Split("iid", 101, 0), "training.num_nodes = 101 is more than the 100 samples"),
+        (Split("iid", 101, 0), "training.num_nodes = 101 is more than the training set's 100 samples"),
         (Split("pathological", 3, 0, classes_per_node=2), "no node would hold class"),
         (Split("pathological", 3, 0, classes_per_node=11), "greater than the number"),
         (Split("shard", 60, 0, classes_per_node=2), "the shard partitioner cannot serve 60 nodes"),

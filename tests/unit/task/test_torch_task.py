@@ -310,7 +310,7 @@ def test_too_small_a_held_out_set_is_refused() -> None:
             return points(1, 0)
 
     task = One(TRAINING)
-    with pytest.raises(TaskError, match="held-out data are 1 examples"):
+    with pytest.raises(TaskError, match="held-out data hold 1 example,"):
         task.validate(fresh_model(task, 0), device=CPU)
 
 

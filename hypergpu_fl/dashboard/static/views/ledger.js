@@ -88,7 +88,7 @@ export function ledger(run) {
   async function update(state) {
     latest = state;
     const session = state.run.session, sealed = state.rounds.filter((row) => row.root);
-    figures.replaceChildren(stats([["Sealed", format.count(sealed.length), `of ${format.count(state.rounds.length)} rounds`], ["Final on chain", format.count(sealed.filter((row) => row.status === "FINALIZED").length)], ["Earned", format.money(state.run.earned_wei)], ["Budget a round", session ? format.money(session.budget) : "–"], ["Chain", session ? String(session.chain_id) : "–", session?.simulated_keys ? "simulated keys" : ""], ["Contract", session ? format.hash(session.contract) : "–"]]));
+    figures.replaceChildren(stats([["Sealed", format.count(sealed.length), `of ${format.amount(state.rounds.length, "round")}`], ["Final on chain", format.count(sealed.filter((row) => row.status === "FINALIZED").length)], ["Earned", format.money(state.run.earned_wei)], ["Budget a round", session ? format.money(session.budget) : "–"], ["Chain", session ? String(session.chain_id) : "–", session?.simulated_keys ? "simulated keys" : ""], ["Contract", session ? format.hash(session.contract) : "–"]]));
     draw();
     const rows = await get(of(run, "nodes.json")).catch(() => []);
     names = new Map(rows.map((row) => [row.address, row.name]));

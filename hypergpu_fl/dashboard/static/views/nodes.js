@@ -15,7 +15,7 @@ export function nodes(run) {
     { title: "Jitter", n: true, cell: (row) => format.seconds(row.jitter_s) },
     { title: "Loss", n: true, cell: (row) => format.share(row.loss_rate) },
     { title: "Quality", key: "quality", n: true, sort: (row) => row.quality, cell: (row) => format.share(row.quality) },
-    { title: "Plan", cell: (row) => (row.steps === null ? "–" : `${row.steps} steps, ${row.codec || "–"}`) },
+    { title: "Plan", cell: (row) => (row.steps === null ? "–" : `${format.amount(row.steps, "step")}, ${row.codec || "–"}`) },
     { title: "At work", key: "util", n: true, sort: (row) => row.utilisation, cell: (row) => format.share(row.utilisation) },
     { title: "Stale", n: true, cell: (row) => format.count(row.staleness) },
     { title: "Success", n: true, cell: (row) => format.share(row.success_rate) },
@@ -84,7 +84,7 @@ export function node(run, which) {
     const row = all.find((one) => one.name === which);
     if (!row) { figures.replaceChildren(empty("No such node", "It has not said who it is in this run.")); return; }
     head.replaceChildren(h("h2", { class: "title" }, h("bdi", { title: which }, which.length > 80 ? `${which.slice(0, 80)}…` : which)), badge(row.state), h("span", { class: "sub" }, row.reason));
-    figures.replaceChildren(stats([["Up", format.rate(row.uplink_bps)], ["Down", format.rate(row.downlink_bps)], ["Round trip", format.seconds(row.rtt_s), `± ${format.seconds(row.jitter_s)}`], ["Packets lost", format.share(row.loss_rate)], ["Quality", format.share(row.quality)], ["At work", format.share(row.utilisation)], ["Success", format.share(row.success_rate), `of ${format.count(row.tries)}`], ["Earned", format.money(row.wei), `${format.count(row.rounds_paid)} rounds`]]),
+    figures.replaceChildren(stats([["Up", format.rate(row.uplink_bps)], ["Down", format.rate(row.downlink_bps)], ["Round trip", format.seconds(row.rtt_s), `± ${format.seconds(row.jitter_s)}`], ["Packets lost", format.share(row.loss_rate)], ["Quality", format.share(row.quality)], ["At work", format.share(row.utilisation)], ["Success", format.share(row.success_rate), `of ${format.count(row.tries)}`], ["Earned", format.money(row.wei), format.amount(row.rounds_paid, "round")]]),
       h("section", { class: "card" }, h("div", { class: "body" }, h("p"), h("dl", { class: "kv" }, h("dt", {}, "Address"), h("dd", { class: "mono" }, row.address || "–"), h("dt", {}, "Device"), h("dd", {}, row.device || "–"), h("dt", {}, "Now"), h("dd", {}, row.phase), h("dt", {}, "Why it is paid"), h("dd", {}, "For what its updates brought the model so far, faded by a tenth a round; the Ledger shows every score.")))));
     const xs = [...new Set(history.map((one) => one.round))], by = new Map(history.map((one) => [one.round, one])), pick = (key) => xs.map((r) => by.get(r)[key] ?? null);
     parts.draw([xs, pick("download_s"), pick("compute_s"), pick("upload_s"), pick("total_s")]);

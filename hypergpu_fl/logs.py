@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from loguru import logger
 
-from hypergpu_fl.config import System, read_secrets
 from hypergpu_fl.output import printable_lines
 from hypergpu_fl.redaction import redact
 
 if TYPE_CHECKING:
     from loguru import Record
 
+    from hypergpu_fl.config import System
+
 _COLOURS: Final = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "red"}
+_LOGURUS_OWN: Final = 0
 _ours: list[int] = []  # our sinks, by loguru's numbers
 
 
@@ -38,14 +40,22 @@ def configure(system: System, folder: Path | None = None) -> None:
     folder : Path, optional
         The run's folder. Only one process may write a file, since rotation renames it; a ClientApp gives none.
     """
+    from hypergpu_fl.config import read_secrets  # not above: no command needs to wait for it to say a word
+
     read_secrets()
     logger.remove()
     _add_sinks(system, folder)
 
 
 def say_as_commands_do() -> None:
-    """Send the records of this process to standard error as commands speak: the message, with a warning's level."""
-    logger.remove()
+    """Send the records of this process to standard error as commands speak: the message, with a warning's level.
+
+    Where somebody has taken loguru's own sink away, records stay where they were sent.
+    """
+    try:
+        logger.remove(_LOGURUS_OWN)
+    except ValueError:
+        return
     logger.add(_to_stderr, level="INFO", format=_plain, colorize=False, backtrace=False, diagnose=False)
 
 

@@ -116,6 +116,9 @@ def _module(target: str) -> str:
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def hypergpu(debug: bool) -> None:
     """Train one model on GPUs behind unequal internet links, as a Flower app: no chain, token or account needed."""
+    from hypergpu_fl import logs  # not above: `hypergpu --help` need not wait for it
+
+    logs.say_as_commands_do()
 
 
 def invoke(arguments: Sequence[str]) -> int:

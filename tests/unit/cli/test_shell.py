@@ -185,3 +185,16 @@ def test_a_configuration_given_as_an_argument_is_told_its_option(hypergpu: Comma
     code, _, err = hypergpu("run", "mine.toml")
     assert code == 2 and "remedy: did you mean '--config mine.toml'?" in err
     assert "--config" not in hypergpu("init", "a", "mine.toml")[2]
+
+
+def test_whatever_a_command_logs_is_said_in_the_form_of_all_commands() -> None:
+    code = (
+        "import click; from hypergpu_fl import cli\n"
+        "def command():\n"
+        "    from loguru import logger\n"
+        "    logger.warning('odd\\nnews'); logger.info('news'); logger.debug('no news')\n"
+        "cli.Commands.get_command = lambda self, context, name: click.Command(name, callback=command)\n"
+        "assert not any(cli.invoke([name]) for name in cli.COMMANDS)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "warning: odd\n    news\nnews\n" * len(cli.COMMANDS)

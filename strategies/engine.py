@@ -250,7 +250,7 @@ class Engine(Strategy):
                 self._step(version)
             case MeasureSuspects():
                 rule, most = self.state.rules.settings.aggregation, self.state.held_out.most
-                alone, without = suspected(self.model, self.attendant, self._parts, rule=rule, most=most)
+                alone, without = suspected(self.model, self.attendant.witness, self._parts, rule=rule, most=most)
                 self._tell(Measured(self._now_s, alone, without))
             case KeepBest():
                 self.model.keep_best()

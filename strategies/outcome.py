@@ -128,6 +128,22 @@ class RoundOutcome:
     step: ModelStep | None = None
 
 
+class Witness(ABC):
+    """Keeps the updates of the round that was stepped last, and measures what some of them make."""
+
+    @abstractmethod
+    def counted(self, number: int) -> Update:
+        """The update that was added as number ``number``, from 0."""
+
+    @abstractmethod
+    def held_out(self, made: KeptVersion, *, alone: bool) -> float:
+        """Held-out loss of a model that some updates made; NaN if it cannot be measured.
+
+        It is the loss that `strategies.engine.Engine.evaluated` is told, or for a single update ``alone``, which is
+        only compared with others, a cheaper one.
+        """
+
+
 T = TypeVar("T")
 
 
@@ -151,20 +167,10 @@ class Attendant(ABC, Generic[T]):
     def added(self, admitted: T, update: Update, model_P: Vector, held_out_loss: float | None) -> None:
         """Take notice of an update that counts, with the model it is added to and what ``measure`` returned."""
 
-    def counted(self, number: int) -> Update:
-        """The update that was added as number ``number``, from 0, in the round that was stepped last.
-
-        Raises ``NotImplementedError`` if updates are not kept, and nobody is blamed for an explosion.
-        """
-        raise NotImplementedError
-
-    def held_out(self, made: KeptVersion, *, alone: bool) -> float:
-        """Held-out loss of a model that some updates made; NaN if it cannot be measured.
-
-        It is the loss that `strategies.engine.Engine.evaluated` is told, or for a single update ``alone``, which is
-        only compared with others, a cheaper one.
-        """
-        raise NotImplementedError
+    @property
+    def witness(self) -> Witness | None:
+        """Who tells which updates exploded a model; None: updates are not kept, and nobody is blamed."""
+        return None
 
     def closed(self, outcome: RoundOutcome) -> None:
         """Take notice of a closed round, after the model's step."""

@@ -15,9 +15,8 @@ from hypergpu_fl.server.pipeline import Pipeline
 from hypergpu_fl.task import Task
 from strategies.arrivals.flight import Flight
 from strategies.model.aggregation import Update
-from strategies.model.global_model import KeptVersion
 from strategies.model.layout import Layout, Vector
-from strategies.outcome import Attendant, RoundOutcome
+from strategies.outcome import Attendant, RoundOutcome, Witness
 from strategies.wire import Hello, Reply
 
 
@@ -69,13 +68,10 @@ class ExactValues(Attendant[Admitted]):
         self._open.append((admitted.node, update))
         self._own.added(admitted, update, model_P, held_out_loss)
 
-    def counted(self, number: int) -> Update:
-        """See ``Attendant.counted``."""
-        return self._own.counted(number)
-
-    def held_out(self, made: KeptVersion, *, alone: bool) -> float:
-        """See ``Attendant.held_out``."""
-        return self._own.held_out(made, alone=alone)
+    @property
+    def witness(self) -> Witness:
+        """See ``Attendant.witness``."""
+        return self._own
 
     def receipt(self, node_id: int) -> str:
         """See ``Attendant.receipt``."""

@@ -34,12 +34,12 @@ from strategies.event_log import EventLog
 from strategies.model.aggregation import Update
 from strategies.model.global_model import KeptVersion
 from strategies.model.layout import Vector
-from strategies.outcome import Attendant, RoundOutcome
+from strategies.outcome import Attendant, RoundOutcome, Witness
 from strategies.wire import Hello, Reply
 
 
 @dataclass
-class Pipeline(Attendant[Admitted]):
+class Pipeline(Attendant[Admitted], Witness):
     """Attends to the rounds of ``engine``."""
 
     engine: Engine
@@ -82,12 +82,17 @@ class Pipeline(Attendant[Admitted]):
         """See ``Attendant.receipt``."""
         return self.accounting.receipt(node_id)
 
+    @property
+    def witness(self) -> Witness:
+        """See ``Attendant.witness``."""
+        return self
+
     def counted(self, number: int) -> Update:
-        """See ``Attendant.counted``."""
+        """See ``Witness.counted``."""
         return self.accounting.counted(number)
 
     def held_out(self, made: KeptVersion, *, alone: bool) -> float:
-        """See ``Attendant.held_out``: the validation loss, or the loss of the evaluation where both are finite."""
+        """See ``Witness.held_out``: the validation loss, or the loss of the evaluation where both are finite."""
         loss = self.accounting.held_out(made.vector_P, made.buffers)
         if alone or not math.isfinite(loss):
             return loss

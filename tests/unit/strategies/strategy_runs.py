@@ -14,11 +14,11 @@ from strategies.errors import Reason, Refused
 from strategies.lineup import strategy
 from strategies.model.payload import RawPayload
 from strategies.model.server_optimizer import ServerOptimizer
-from strategies.outcome import Attendant, RoundOutcome
+from strategies.outcome import Attendant, RoundOutcome, Witness
 from strategies.settings import Settings
 
 
-class Diary(Attendant[int]):
+class Diary(Attendant[int], Witness):
     """An attendant that keeps every round."""
 
     def __init__(self) -> None:
@@ -43,8 +43,12 @@ class Diary(Attendant[int]):
         self.updates = [*(self.updates if self._open else []), update]
         self._open = True
 
+    @property
+    def witness(self) -> Witness | None:
+        return self if self.loss_of else None
+
     def counted(self, number: int) -> Any:
-        return self.updates[number] if self.loss_of else super().counted(number)
+        return self.updates[number]
 
     def held_out(self, made: Any, *, alone: bool) -> float:
         assert self.loss_of is not None

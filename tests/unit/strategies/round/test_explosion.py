@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -145,11 +146,13 @@ def spread(model_P: np.ndarray) -> float:
         return 1.0 + float(np.maximum(0.0, np.abs(model_P) - 3.0).mean())
 
 
-def measured_run(grid: Any, rounds: int, **chosen: Any) -> tuple[Engine, Diary]:
+def measured_run(
+    grid: Any, rounds: int, loss_of: Callable[[Any], float] = spread, **chosen: Any
+) -> tuple[Engine, Diary]:
     """A run whose server measures the models that it makes, and refuses no update for its norm."""
     settings = {"cohort": 6, "mode": "sync", "quota": 1.0, "deadline_s": 100.0, "refuse_outliers": False, **chosen}
     engine, diary = build(**settings)
-    diary.loss_of = spread
+    diary.loss_of = loss_of
     play(
         engine,
         VirtualArrivals(grid, ALIKE),
@@ -172,6 +175,18 @@ def test_the_update_that_exploded_the_model_is_counted_against_its_node_alone(va
     assert engine.state.fleet.failures.tolist() == [1, 0, 0, 0, 0, 0]
     assert engine.state.exploded == (value == 1e4) and rolled_back(diary) == ([] if value == 1e4 else [6])
     assert not engine.state.unmeasured
+
+
+def test_a_measurement_that_fails_is_not_taken_for_updates_that_are_not_kept() -> None:
+    """PyTorch raises this for an operator that a device lacks."""
+
+    def lacking(values: Any) -> float:
+        raise NotImplementedError("this device has no such operator")
+
+    grid = trainers(6)
+    grid.nodes[1000] = Actor(0, exploding(), honest=2)
+    with pytest.raises(NotImplementedError, match="no such operator"):
+        measured_run(grid, 6, loss_of=lacking)
 
 
 def test_each_update_is_measured_once_by_the_loss_for_one_alone_and_few_models_of_several_are_evaluated() -> None:

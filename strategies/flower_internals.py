@@ -7,10 +7,13 @@ error.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
+    from flwr.app import Message as FlowerMessage
     from flwr.app.message.arraychunk import ArrayChunk as ArrayChunk
     from flwr.app.message.message import make_message as make_message
     from flwr.cli.build import build_fab_from_disk as build_fab_from_disk
@@ -69,10 +72,10 @@ if TYPE_CHECKING:
     from flwr.superlink.cli.flower_superlink import flower_superlink as flower_superlink
     from flwr.superlink.grid.http_grid import HttpGrid as HttpGrid
     from flwr.superlink.runtime import run_serverapp as run_serverapp
-    from flwr.supernode import start_client_internal as start_client_internal
     from flwr.supernode.cli.flower_supernode import _parse_args_run_supernode as _parse_args_run_supernode
     from flwr.supernode.cli.flower_supernode import flower_supernode as flower_supernode
     from flwr.supernode.runtime.run_clientapp import run_clientapp as run_clientapp
+    from flwr.supernode.start_client_internal import _insert_message as _insert_message
 
 READ_IN: Final = "1.41.0"
 # Where each name lies that ``from strategies.flower_internals import`` gives.
@@ -131,7 +134,7 @@ IMPORTED: Final = {
     "flower_superlink": "flwr.superlink.cli.flower_superlink",
     "HttpGrid": "flwr.superlink.grid.http_grid",
     "run_serverapp": "flwr.superlink.runtime",
-    "start_client_internal": "flwr.supernode",
+    "_insert_message": "flwr.supernode.start_client_internal",
     "_parse_args_run_supernode": "flwr.supernode.cli.flower_supernode",
     "flower_supernode": "flwr.supernode.cli.flower_supernode",
     "run_clientapp": "flwr.supernode.runtime.run_clientapp",
@@ -150,17 +153,20 @@ class OtherFlower(ImportError):
 
 
 class Place(NamedTuple):
-    """A name in one of Flower's modules."""
+    """A name in one of Flower's modules, or ``Class.method`` there."""
 
     module: str
     name: str
 
     def value(self) -> Any:
         """What is there; raises `OtherFlower` if nothing is."""
-        module = __import__(self.module, fromlist=[self.name])  # imports a submodule, too, as ``from`` does
-        if not hasattr(module, self.name):
-            raise OtherFlower(self.name, self.module)
-        return getattr(module, self.name)
+        names = self.name.split(".")
+        found: Any = __import__(self.module, fromlist=names[:1])  # imports a submodule, too, as ``from`` does
+        for name in names:
+            if not hasattr(found, name):
+                raise OtherFlower(self.name, self.module)
+            found = getattr(found, name)
+        return found
 
 
 if not TYPE_CHECKING:  # else mypy would find any name here
@@ -173,6 +179,10 @@ if not TYPE_CHECKING:  # else mypy would find any name here
 
 # A SuperNode's loop uses it only to sleep between two polls for a message.
 SUPERNODE_TIME: Final = Place("flwr.supernode.start_client_internal", "time")
+# The steps of that loop: takes over signals, fetches a message, and waits for its reply and sends it.
+SUPERNODE_SIGNALS: Final = Place("flwr.supernode.start_client_internal", "register_signal_handlers")
+SUPERNODE_PULL: Final = Place("flwr.supernode.start_client_internal", "_pull_and_store_message")
+SUPERNODE_PUSH: Final = Place("flwr.supernode.start_client_internal", "_push_messages")
 # Loads the secret that a SuperExec must know; ours comes from `hypergpu_fl.superexec_secret`.
 SUPERNODE_SECRET: Final = Place("flwr.supernode.cli.flower_supernode", "load_superexec_auth_secret")
 SUPERLINK_SECRET: Final = Place("flwr.superlink.cli.flower_superlink", "load_superexec_auth_secret")
@@ -185,12 +195,23 @@ SUPEREXEC_RETRY: Final = Place("flwr.supercore.superexec.run_superexec", "make_s
 SERVERAPP_RETRY: Final = Place("flwr.superlink.grid.http_grid", "make_simple_http_retry_invoker")
 # Signs a SuperNode's requests with the time.
 SUPERNODE_SIGNER: Final = Place("flwr.supernode.fleet_http_connection", "NodeAuthHttpInterceptor")
+# What a ServerApp says to its SuperLink: asks for the run, tells how it ended, and that it lives.
+SERVERAPP_PULL: Final = Place("flwr.supercore.runtime", "RuntimeHttpClient.PullTaskInput")
+SERVERAPP_PUSH: Final = Place("flwr.supercore.runtime", "RuntimeHttpClient.PushTaskOutput")
+SERVERAPP_BEAT: Final = Place("flwr.supercore.runtime", "RuntimeHttpClient.SendTaskHeartbeat")
 # Heartbeats that a task may miss. This module has no other patience; the one with nodes is in another module.
 TASK_PATIENCE: Final = Place("flwr.supercore.corestate.sql_corestate", "HEARTBEAT_PATIENCE")
 # Seconds that a ServerApp has to report how it ended.
 EXIT_TIMEOUT: Final = Place("flwr.supercore.exit.exit", "FORCE_EXIT_TIMEOUT_SECONDS")
+# The simulation's pool of Ray actors: waits for a node's answer, and puts its actor back.
+ACTOR_FETCH: Final = Place(
+    "flwr.simulation.ray_transport.ray_actor", "BasicActorPool.fetch_result_and_return_actor_to_pool"
+)
 REPLACED: Final = (
     SUPERNODE_TIME,
+    SUPERNODE_SIGNALS,
+    SUPERNODE_PULL,
+    SUPERNODE_PUSH,
     SUPERNODE_SECRET,
     SUPERLINK_SECRET,
     SUPEREXEC_SECRET,
@@ -199,11 +220,13 @@ REPLACED: Final = (
     SUPERNODE_SIGNER,
     SUPEREXEC_RETRY,
     SERVERAPP_RETRY,
+    SERVERAPP_PULL,
+    SERVERAPP_PUSH,
+    SERVERAPP_BEAT,
     TASK_PATIENCE,
     EXIT_TIMEOUT,
+    ACTOR_FETCH,
 )
-# The simulation's pool of Ray actors: waits for a node's answer, and puts its actor back.
-FETCH: Final = "fetch_result_and_return_actor_to_pool"
 
 
 def replace(place: Place, value: Any) -> None:
@@ -214,10 +237,32 @@ def replace(place: Place, value: Any) -> None:
     OtherFlower
         If this Flower has no such name there.
     """
-    names = vars(import_module(place.module))
-    if place.name not in names:
+    owner, _, name = place.name.rpartition(".")
+    holder = Place(place.module, owner).value() if owner else import_module(place.module)
+    if name not in vars(holder):
         raise OtherFlower(place.name, place.module)
-    names[place.name] = value
+    setattr(holder, name, value)
+
+
+def set_message_id(message: FlowerMessage, message_id: str) -> None:
+    """Give a message its id, in the way of Flower's own Grid: there is no other."""
+    message.metadata.__dict__["_message_id"] = message_id
+
+
+@contextmanager
+def trying_once(client: RuntimeHttpClient) -> Iterator[None]:
+    """Let requests of ``client`` raise when they fail; otherwise Flower answers a refusal with a signal."""
+    invoker, client._retry_invoker = client._retry_invoker, None
+    try:
+        yield
+    finally:
+        client._retry_invoker = invoker
+
+
+def try_for(client: RuntimeHttpClient, seconds: float) -> None:
+    """Let ``client`` try its requests again for ``seconds``, however many tries that takes."""
+    if (invoker := client._retry_invoker) is not None:
+        invoker.max_tries, invoker.max_time = None, seconds
 
 
 def renew_dead_actors() -> None:
@@ -231,12 +276,9 @@ def renew_dead_actors() -> None:
     OtherFlower
         If this Flower's pool of actors is another one.
     """
-    from flwr.simulation.ray_transport.ray_actor import BasicActorPool
     from ray.exceptions import RayActorError
 
-    fetch = getattr(BasicActorPool, FETCH, None)
-    if fetch is None:
-        raise OtherFlower(FETCH, BasicActorPool.__qualname__)
+    fetch = ACTOR_FETCH.value()
 
     def fetch_or_renew(pool: Any, future: Any) -> Any:
         try:
@@ -245,4 +287,4 @@ def renew_dead_actors() -> None:
             pool._future_to_actor[future] = pool.create_actor_fn()  # the caller puts that one back
             raise
 
-    setattr(BasicActorPool, FETCH, fetch_or_renew)
+    replace(ACTOR_FETCH, fetch_or_renew)

@@ -15,7 +15,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from loguru import logger
 
-from strategies.flower_internals import TaskIdentity
+from strategies.flower_internals import TaskIdentity, set_message_id
 
 CLIENT_APP_RAISED = 2  # Flower's code for an exception inside a ClientApp
 RUN_ID = 1
@@ -90,8 +90,7 @@ class InProcessGrid(Grid):
         ids = []
         for message in messages:
             self._pushed += 1
-            # Flower has no other way to set an id; its own SuperLink uses this one too.
-            message.metadata.__dict__["_message_id"] = str(self._pushed)
+            set_message_id(message, str(self._pushed))
             self._waiting[str(self._pushed)] = message
             ids.append(str(self._pushed))
         return ids

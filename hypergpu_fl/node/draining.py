@@ -10,12 +10,13 @@ import logging
 import signal
 import time
 from collections.abc import Callable
-from types import FrameType, ModuleType
+from types import FrameType
 from typing import Any, Final
 
 from flwr.app import Error, Message
 
 from strategies import wire
+from strategies.flower_internals import SUPERNODE_PULL, SUPERNODE_PUSH, SUPERNODE_SIGNALS, replace
 
 DRAIN_S: Final = 20.0  # Kubernetes kills what has not ended after 30 s, and some spot machines leave no more time
 TAKEN_WITHIN_S: Final = 4.0  # the server looks for replies five times a second
@@ -48,10 +49,11 @@ class Draining:
         self._reply: Callable[[Message], None] | None = None
         self._end: Callable[[int, FrameType | None], Any] = lambda number, frame: None
 
-    def join(self, loop: ModuleType) -> None:
-        """Hook into Flower's main loop, whose steps are functions of the module ``loop``."""
-        register, pull, push = loop.register_signal_handlers, loop._pull_and_store_message, loop._push_messages
-        insert = loop._insert_message
+    def join(self) -> None:
+        """Take part in the steps of Flower's main loop."""
+        from strategies.flower_internals import _insert_message as insert
+
+        register, pull, push = SUPERNODE_SIGNALS.value(), SUPERNODE_PULL.value(), SUPERNODE_PUSH.value()
 
         def register_and_replace(**arguments: Any) -> None:
             register(**arguments)
@@ -78,11 +80,9 @@ class Draining:
             push(state=state, object_store=object_store, **rest)
             self._in_hand, self._reply, self._replied_s = None, None, self._clock()
 
-        vars(loop).update(
-            register_signal_handlers=register_and_replace,
-            _pull_and_store_message=pull_noting,
-            _push_messages=push_noting,
-        )
+        replace(SUPERNODE_SIGNALS, register_and_replace)
+        replace(SUPERNODE_PULL, pull_noting)
+        replace(SUPERNODE_PUSH, push_noting)
 
     def told(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal: end at once if idle or signalled before, otherwise when the work is done."""

@@ -32,7 +32,6 @@ from strategies.flower_internals import (
     ExitCode,
     flwr_exit,
     replace,
-    start_client_internal,
 )
 
 # Flower's options that `run` sets itself, or that are for a user's own SuperExec.
@@ -94,7 +93,7 @@ def run(arguments: Sequence[str], *, host: str, port: int, drain_s: float = DRAI
     replace(SUPERNODE_TIME, SimpleNamespace(sleep=sleep))
     try_broken_ones_again(SUPERNODE_RETRY)
     tell_wrong_clocks(SUPERNODE_SIGNER)
-    draining.join(start_client_internal)
+    draining.join()
     sys.argv = ["flower-supernode", *arguments, "--host", host, "--port", str(port)]
     if (
         sys.platform == "linux"

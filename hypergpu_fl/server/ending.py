@@ -10,19 +10,24 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import httpx
 from flwr.serverapp import Grid
 
 from strategies.flower_internals import (
     EXIT_TIMEOUT,
+    SERVERAPP_BEAT,
+    SERVERAPP_PUSH,
+    HttpGrid,
     PushTaskOutputRequest,
     PushTaskOutputResponse,
+    RuntimeHttpClient,
     SendTaskHeartbeatRequest,
     SendTaskHeartbeatResponse,
     SubStatus,
     replace,
+    try_for,
 )
 
 HEARD_WITHIN_S: Final = 900.0  # longer than a SuperLink takes to restart
@@ -34,32 +39,30 @@ def until_heard(grid: Grid) -> None:
 
     Does nothing in simulation, where the Grid is no client of a SuperLink.
     """
-    link: Any = grid
-    client: Any = getattr(link, "_runtime_client", None)
-    if client is None:
+    if not isinstance(grid, HttpGrid):
         return
-    push: Callable[[PushTaskOutputRequest], PushTaskOutputResponse] = client.PushTaskOutput
-    beat: Callable[[SendTaskHeartbeatRequest], SendTaskHeartbeatResponse] = client.SendTaskHeartbeat
+    push: Callable[..., PushTaskOutputResponse] = SERVERAPP_PUSH.value()
+    beat: Callable[..., SendTaskHeartbeatResponse] = SERVERAPP_BEAT.value()
 
-    def push_until_heard(request: PushTaskOutputRequest) -> PushTaskOutputResponse:
-        # Flower has set these to a single try by now.
-        link._retry_invoker.max_tries, link._retry_invoker.max_time = None, HEARD_WITHIN_S
+    def push_until_heard(self: RuntimeHttpClient, request: PushTaskOutputRequest) -> PushTaskOutputResponse:
+        try_for(self, HEARD_WITHIN_S)  # Flower has limited it to a single try by now
         try:
-            return push(request)
+            return push(self, request)
         finally:
             code = 0 if request.sub_status == SubStatus.COMPLETED else 1
             rest = threading.Timer(LEFT_OVER_S, os._exit, [code])
             rest.daemon = True
             rest.start()
 
-    def beat_on(request: SendTaskHeartbeatRequest) -> SendTaskHeartbeatResponse:
+    def beat_on(self: RuntimeHttpClient, request: SendTaskHeartbeatRequest) -> SendTaskHeartbeatResponse:
         try:
-            return beat(request)
+            return beat(self, request)
         except httpx.HTTPStatusError as error:
             if error.response.status_code < 500:
                 raise
             # This answer would end Flower's heartbeat thread, and a minute later the run. A TransportError is retried.
             raise httpx.TransportError(str(error)) from error
 
-    client.PushTaskOutput, client.SendTaskHeartbeat = push_until_heard, beat_on
+    replace(SERVERAPP_PUSH, push_until_heard)
+    replace(SERVERAPP_BEAT, beat_on)
     replace(EXIT_TIMEOUT, HEARD_WITHIN_S + LEFT_OVER_S)

@@ -11,10 +11,11 @@ import argparse
 import contextlib
 import os
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from queue import Queue
-from typing import Any, Final
+from typing import Final
 
 import httpx
 
@@ -23,6 +24,8 @@ from hypergpu_fl.files import write_whole
 from hypergpu_fl.handshakes import try_broken_ones_again
 from hypergpu_fl.server.superexec import KeptStart, input_of, remove_files
 from strategies.flower_internals import (
+    SERVERAPP_PULL,
+    SERVERAPP_PUSH,
     SERVERAPP_RETRY,
     PullTaskInputRequest,
     PullTaskInputResponse,
@@ -32,8 +35,10 @@ from strategies.flower_internals import (
     SendTaskHeartbeatRequest,
     SubStatus,
     mirror_output_to_queue,
+    replace,
     restore_output,
     run_serverapp,
+    trying_once,
     validate_and_resolve_root_certificates,
 )
 
@@ -44,7 +49,8 @@ ENDED_FROM_OUTSIDE: Final = (
 
 def take_the_place(file: Path) -> None:
     """Make Flower's client continue from ``file`` and the input stored beside it."""
-    pull, push = RuntimeHttpClient.PullTaskInput, RuntimeHttpClient.PushTaskOutput
+    pull: Callable[..., PullTaskInputResponse] = SERVERAPP_PULL.value()
+    push: Callable[..., PushTaskOutputResponse] = SERVERAPP_PUSH.value()
 
     def pull_or_take(self: RuntimeHttpClient, request: PullTaskInputRequest) -> PullTaskInputResponse:
         kept = input_of(file)
@@ -64,21 +70,19 @@ def take_the_place(file: Path) -> None:
         remove_files(file)
         return response
 
-    client: Any = RuntimeHttpClient
-    client.PullTaskInput, client.PushTaskOutput = pull_or_take, push_if_ended
+    replace(SERVERAPP_PULL, pull_or_take)
+    replace(SERVERAPP_PUSH, push_if_ended)
 
 
 def awaited(client: RuntimeHttpClient) -> bool:
     """Whether the SuperLink still waits for this ServerApp: the run was neither stopped nor given up."""
-    retry, client._retry_invoker = client._retry_invoker, None  # its invoker answers a refusal with a signal
     try:
-        return bool(client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success)
+        with trying_once(client):
+            return bool(client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success)
     except httpx.HTTPStatusError as error:
         return error.response.status_code >= 500
     except (httpx.HTTPError, ValueError):
         return True
-    finally:
-        client._retry_invoker = retry
 
 
 def main(arguments: list[str]) -> None:

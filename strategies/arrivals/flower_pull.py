@@ -28,6 +28,7 @@ from strategies.flower_internals import (
     iterate_object_tree,
     make_pull_object_fn_protobuf,
     pull_objects,
+    set_message_id,
 )
 
 FIRST_RETRY_S, LAST_RETRY_S = 0.05, 0.5
@@ -131,7 +132,7 @@ def pull(
         raise
     except Exception as error:  # hostile bytes may make Flower raise anything
         raise ObjectPullError(reply_id, f"it cannot be read: {type(error).__name__}: {error}"[:500]) from error
-    reply.metadata.__dict__["_message_id"] = reply_id
+    set_message_id(reply, reply_id)
     return reply
 
 

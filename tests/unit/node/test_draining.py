@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import signal
 from collections.abc import Callable, Iterator
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from flwr.supernode import start_client_internal
 
 from hypergpu_fl.node.draining import SIGNALS, TAKEN_WITHIN_S, Draining
 from strategies import wire
+from strategies.flower_internals import SUPERNODE_PULL, SUPERNODE_PUSH, SUPERNODE_SIGNALS
 
 
 class Ended(Exception):
@@ -23,17 +24,16 @@ class Ended(Exception):
 class Loop:
     """Flower's main loop on a clock that the test moves, with one node's message and its reply."""
 
-    def __init__(self, *, work_s: float, within_s: float) -> None:
+    def __init__(self, steps: pytest.MonkeyPatch, *, work_s: float, within_s: float) -> None:
         self.now_s, self.replies, self.slept_s = 0.0, list[Message](), 0.0
-        self.module: Any = ModuleType("loop")
         self.work_s = work_s
         self.draining = Draining(within_s, clock=lambda: self.now_s, sleep=self._sleep)
-        self.module.register_signal_handlers = self._register
-        self.module._pull_and_store_message = lambda receive: 1 if receive() else None
-        self.module._push_messages = self._push
-        self.module._insert_message = lambda reply, state, store: self.replies.append(reply)
-        self.draining.join(self.module)
-        self.module.register_signal_handlers()
+        steps.setattr(start_client_internal, "register_signal_handlers", self._register)
+        steps.setattr(start_client_internal, "_pull_and_store_message", lambda receive: 1 if receive() else None)
+        steps.setattr(start_client_internal, "_push_messages", self._push)
+        steps.setattr(start_client_internal, "_insert_message", lambda reply, *rest: self.replies.append(reply))
+        self.draining.join()
+        SUPERNODE_SIGNALS.value()()
         self.at_s: dict[float, Callable[[], None]] = {}
 
     def _register(self) -> None:
@@ -58,8 +58,8 @@ class Loop:
         """Receive a message and answer it."""
         metadata = Metadata(1, "12", 1, 7, "", "", 0.0, 60.0, MessageType.TRAIN)
         message = make_message(metadata=metadata, content=RecordDict())
-        assert self.module._pull_and_store_message(receive=lambda: (message, None)) == 1
-        self.module._push_messages(state=None, object_store=None)
+        assert SUPERNODE_PULL.value()(receive=lambda: (message, None)) == 1
+        SUPERNODE_PUSH.value()(state=None, object_store=None)
 
     def told(self) -> None:
         signal.raise_signal(signal.SIGTERM)
@@ -73,13 +73,13 @@ def _handlers() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def test_an_idle_node_leaves_at_once() -> None:
+def test_an_idle_node_leaves_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Ended):
-        Loop(work_s=1, within_s=9).told()
+        Loop(monkeypatch, work_s=1, within_s=9).told()
 
 
-def test_a_node_at_work_answers_and_stays_until_the_answer_is_taken() -> None:
-    loop = Loop(work_s=5, within_s=9)
+def test_a_node_at_work_answers_and_stays_until_the_answer_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Loop(monkeypatch, work_s=5, within_s=9)
     loop.at_s[2.0] = loop.told
     loop.work()
     assert not loop.replies  # its own reply is Flower's matter
@@ -88,8 +88,8 @@ def test_a_node_at_work_answers_and_stays_until_the_answer_is_taken() -> None:
     assert loop.slept_s == pytest.approx(TAKEN_WITHIN_S)
 
 
-def test_work_that_takes_too_long_is_handed_back_once() -> None:
-    loop = Loop(work_s=500, within_s=9)
+def test_work_that_takes_too_long_is_handed_back_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Loop(monkeypatch, work_s=500, within_s=9)
     loop.at_s[2.0] = loop.told
     loop.work()
     (reply,) = loop.replies
@@ -97,14 +97,15 @@ def test_work_that_takes_too_long_is_handed_back_once() -> None:
     assert loop.now_s == pytest.approx(2.0 + 9.0)
 
 
-def test_told_twice_it_leaves_at_once() -> None:
-    loop = Loop(work_s=500, within_s=100)
+def test_told_twice_it_leaves_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Loop(monkeypatch, work_s=500, within_s=100)
     loop.at_s |= {2.0: loop.told, 4.0: loop.told}
     with pytest.raises(Ended):
         loop.work()
     assert loop.now_s == 4.0
 
 
-def test_flowers_main_loop_has_the_steps_that_are_taken_part_in() -> None:
-    source = set(vars(start_client_internal))
-    assert {"register_signal_handlers", "_pull_and_store_message", "_push_messages", "_insert_message"} <= source
+def test_flowers_main_loop_gives_its_steps_what_is_taken_from_them() -> None:
+    taken = {SUPERNODE_PULL: {"receive"}, SUPERNODE_PUSH: {"state", "object_store"}}
+    for step, names in taken.items():
+        assert names <= inspect.signature(step.value()).parameters.keys()

@@ -6,7 +6,7 @@ import contextlib
 import json
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -77,7 +77,6 @@ def audit(
     device: torch.device,
     count: int | None = None,
     seed: int = 0,
-    progress: Callable[[int], None] = lambda round: None,
 ) -> Found:
     """Recompute a run from its verified ``bundle``, and the log and updates in ``folder``.
 
@@ -150,7 +149,6 @@ def audit(
                 _price(pricer, rebuilt, bundle.session.id, again=again, all_=len(wanted) == len(records))
                 for entry, _, _ in rebuilt.updates:
                     open_.drop(entry.update_hash)
-            progress(rebuilt.record.round)
     begun = kept.after_round if kept else 0
     return Found(len(records) - begun, contributions, wanted, priced, tuple(unaudited))
 

@@ -7,11 +7,9 @@ them, and the least time of each counts.
 
 from __future__ import annotations
 
-import json
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,15 +22,14 @@ from strategies.model.layout import Vector
 Progress = Callable[[str], None]
 Row = dict[str, Any]
 MB = 1_000_000
+SEED = 0
 
 
 def run_aggregate(
-    json_out: Path | None = None,
     *,
     nodes: Sequence[int] = (10, 50),
     megabytes: float = 100.0,
     repeats: int = 5,
-    seed: int = 0,
     progress: Progress = lambda line: None,
 ) -> list[Row]:
     """Rows ``{nodes, megabytes, ours_s, flower_s, memory_pass_s, peak_bytes}``.
@@ -42,7 +39,7 @@ def run_aggregate(
     additions; they cycle through ten distinct updates, so that 50 x 100 MB fit into any machine.
     """
     size = round(megabytes * MB / 4)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     pool = [rng.standard_normal(size, dtype=np.float32) for _ in range(min(10, max(nodes)))]
     records = [
         RecordDict({"arrays": ArrayRecord({"w": Array(v)}), "metrics": MetricRecord({"num-examples": i + 1})})
@@ -63,15 +60,13 @@ def run_aggregate(
                 "ours_s": min(ours_s),
                 "flower_s": min(flower_s),
                 "memory_pass_s": min(memory_s),
-                "peak_bytes": peak_bytes(count, size, seed),
+                "peak_bytes": peak_bytes(count, size),
             }
         )
         progress(
             f"{count} x {megabytes:g} MB: {min(ours_s):.3f} s, Flower {min(flower_s):.3f} s, "
             f"memory pass {min(memory_s):.3f} s, peak {rows[-1]['peak_bytes'] / (4 * size):.2f} x the model"
         )
-    if json_out is not None:
-        json_out.write_text(json.dumps(rows, indent=2) + "\n")
     return rows
 
 
@@ -91,9 +86,9 @@ def memory_pass(vectors: Sequence[Vector]) -> Vector:
     return total_P
 
 
-def peak_bytes(count: int, size: int, seed: int) -> int:
+def peak_bytes(count: int, size: int) -> int:
     """Most bytes allocated at once while ``count`` updates arrive, are added and are dropped."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     tracemalloc.start()
     try:
         mean = StreamingMean(size)

@@ -8,11 +8,9 @@ that a busy machine slows both.
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ from strategies.model.layout import Layout, Vector
 Progress = Callable[[str], None]
 Row = dict[str, Any]
 Updates = tuple[Layout, dict[str, NDArray[Any]], list[Vector]]  # layout, buffers, successive updates
+SEED = 0
 BATCH = 32  # images a step
 NOISE_VALUES = 11_170_000
 SOURCES = ("resnet18", "gaussian")
@@ -31,14 +30,12 @@ UPSCALED = 32  # side length the 8x8 digits are enlarged to
 
 
 def run_codec(
-    json_out: Path | None = None,
     *,
     levels: Sequence[str] = tuple(LEVELS),
     sources: Sequence[str] = (),
     data_root: str = "",
     steps: int = 10,
     repeats: int = 9,
-    seed: int = 0,
     architecture: str = "resnet18",
     values: int = NOISE_VALUES,
     progress: Progress = lambda line: None,
@@ -58,7 +55,7 @@ def run_codec(
     architecture, values : str, int
         Model of the real update, and number of values of the noise.
     """
-    makers = sources_of(architecture, data_root, steps, seed, values)
+    makers = sources_of(architecture, data_root, steps, values)
     rows: list[Row] = []
     for source in sources or makers:
         progress(f"{source}: making two updates")
@@ -71,8 +68,6 @@ def run_codec(
                 f"encode {row['encode_bytes_per_s'] / 1e9:.2f} GB/s, "
                 f"decode {row['decode_bytes_per_s'] / 1e9:.2f} GB/s, memcpy {row['memcpy_bytes_per_s'] / 1e9:.1f} GB/s"
             )
-    if json_out is not None:
-        json_out.write_text(json.dumps(rows, indent=1))
     return rows
 
 
@@ -105,13 +100,11 @@ def measure(
     return {"ratio": update_P.nbytes / len(blob), "fidelity": 1 - lost, **rates}
 
 
-def sources_of(
-    architecture: str, data_root: str, steps: int, seed: int, values: int
-) -> dict[str, Callable[[], Updates]]:
+def sources_of(architecture: str, data_root: str, steps: int, values: int) -> dict[str, Callable[[], Updates]]:
     """Functions that make the updates, by source."""
     return {
-        architecture: lambda: trained_updates(architecture, data_root, steps, seed),
-        "gaussian": lambda: noise(seed, values),
+        architecture: lambda: trained_updates(architecture, data_root, steps, SEED),
+        "gaussian": lambda: noise(SEED, values),
     }
 
 

@@ -19,7 +19,6 @@ while dense training still improved, 1/32 both ways lost 0.3 points at server st
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import statistics
 from collections.abc import Callable, Sequence
@@ -90,7 +89,6 @@ class Outcome:
 
 
 def run_codec_accuracy(
-    json_out: Path | None = None,
     *,
     dataset: str = "digits",
     data_root: str = "",
@@ -136,8 +134,6 @@ def run_codec_accuracy(
         ours = [outcome(variant, seed, step) for seed in seeds] if variant.up or variant.down else dense[variant.loss]
         reference = dense[0.0] if variant.up is None else dense[variant.loss]
         rows.append(_row(dataset, variant, ours, reference, rounds, step))
-    if json_out is not None:
-        json_out.write_text(json.dumps(rows, indent=1))
     return rows
 
 

@@ -8,12 +8,10 @@ memory's bandwidth. Encoding with feedback moves at least 12 bytes a value (upda
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from itertools import cycle
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -32,14 +30,12 @@ LEAST_CALLS = 32  # calls in one measurement of a device
 
 def run_device_codec(
     device: torch.device,
-    json_out: Path | None = None,
     *,
     levels: Sequence[str] = tuple(LEVELS),
     sources: Sequence[str] = (),
     data_root: str = "",
     steps: int = 10,
     repeats: int = 9,
-    seed: int = 0,
     architecture: str = "resnet18",
     values: int = NOISE_VALUES,
     rotated_bytes: int = ROTATED_BYTES,
@@ -51,7 +47,7 @@ def run_device_codec(
     and ``decode`` adds a blob on the host to a total on the device. Parameters are those of
     `hypergpu_fl.bench.codec.run_codec`.
     """
-    makers = sources_of(architecture, data_root, steps, seed, values)
+    makers = sources_of(architecture, data_root, steps, values)
     kernels = kernels_for(device)
     rows: list[Row] = []
     for source in sources or makers:
@@ -67,8 +63,6 @@ def run_device_codec(
                 f"{rates['copy_bytes_per_s'] / 1e12:.2f} TB/s, encode {rates['encode_bytes_per_s'] / 1e9:.2f} GB/s, "
                 f"decode {rates['decode_bytes_per_s'] / 1e9:.2f} GB/s"
             )
-    if json_out is not None:
-        json_out.write_text(json.dumps(rows, indent=1))
     return rows
 
 

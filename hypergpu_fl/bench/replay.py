@@ -44,6 +44,7 @@ from strategies.round.step import step
 from strategies.settings import Settings
 
 MODEL_VALUES = 11_250_000  # ResNet-18
+SEED = 0
 FAILING = 0.02  # of all orders
 SAMPLES_PER_STEP = 32
 
@@ -79,7 +80,6 @@ def run_replay(
     cohort: int = 32,
     rounds: int = 1_000,
     policy_name: str = "network_aware",
-    seed: int = 0,
     progress: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
     """One row for each fleet size.
@@ -93,7 +93,7 @@ def run_replay(
     """
     rows = []
     for count in nodes:
-        run = play(count, cohort=cohort, rounds=rounds, policy_name=policy_name, seed=seed)
+        run = play(count, cohort=cohort, rounds=rounds, policy_name=policy_name, seed=SEED)
         start_s = time.process_time()
         folded = replay(run.lines)
         replay_s = time.process_time() - start_s

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,16 +20,15 @@ from strategies.selection import policy
 Progress = Callable[[str], None]
 Row = dict[str, Any]
 MODEL_BYTES = 45_000_000
+SEED = 0
 
 
 def run_select(
-    json_out: Path | None = None,
     *,
     nodes: Sequence[int] = (100, 1_000, 10_000, 100_000),
     cohort: int = 100,
     repeats: int = 15,
     policy_name: str = "network_aware",
-    seed: int = 0,
     progress: Progress = lambda line: None,
 ) -> list[Row]:
     """Rows ``{nodes, seconds}``: the time of everything that a round decides before its first message.
@@ -41,17 +38,15 @@ def run_select(
     """
     rows: list[Row] = []
     for count in nodes:
-        seconds = measure(count, cohort=cohort, repeats=repeats, policy_name=policy_name, seed=seed)
+        seconds = measure(count, cohort=cohort, repeats=repeats, policy_name=policy_name)
         rows.append({"nodes": count, "seconds": seconds})
         progress(f"{amount(count, 'node'):>13}: {1e3 * seconds:.2f} ms")
-    if json_out is not None:
-        json_out.write_text(json.dumps(rows, indent=2) + "\n")
     return rows
 
 
-def measure(count: int, *, cohort: int, repeats: int, policy_name: str, seed: int) -> float:
+def measure(count: int, *, cohort: int, repeats: int, policy_name: str) -> float:
     """Median seconds of a round's decisions over ``count`` nodes."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     fleet = population(count, rng)
     workload = Workload(np.maximum(1, fleet.examples // 32), 32, MODEL_BYTES)
     chosen = policy(policy_name)

@@ -22,6 +22,7 @@ from hypergpu_fl.files import is_held
 from hypergpu_fl.output import by_number
 from hypergpu_fl.runs import BOOKS_LOCK, COMMAND_LOCK
 
+HISTORY: Final = 200  # rounds of a node that are told
 RECENT: Final = 20  # rounds over which utilisation and shares are computed
 SILENT_S: Final = 300.0  # without a new line in the log, a run is no longer called running after this time
 _LOOKED_S: Final = 5.0  # without a new line for this time, it is looked whether anybody writes the books
@@ -189,11 +190,11 @@ class RunView:
             names = {node["address"]: node["name"] for node in self._books.nodes}
             return {names.get(address, address): pay.wei for address, pay in self._books.pay_upto(round).items()}
 
-    def history_of(self, node: str, *, rounds: int = 200) -> list[Row]:
-        """What a node did in the last ``rounds`` rounds."""
+    def history_of(self, node: str) -> list[Row]:
+        """What a node did in the last ``HISTORY`` rounds."""
         with self._lock:
             last = len(self.rounds)
-            return self._books.rows_of(node, first=max(1, last - rounds + 1), last=last)
+            return self._books.rows_of(node, first=max(1, last - HISTORY + 1), last=last)
 
     def happenings(self, *, before: int | None = None, rounds: int = 50) -> list[Happening]:
         """What happened in the ``rounds`` rounds before round ``before``, newest first."""

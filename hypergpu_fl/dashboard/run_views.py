@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -17,19 +16,10 @@ FRESH_S: Final = 0.2  # shortest time between two reads of a run, however many v
 
 
 class RunViews:
-    """Views by the runs' names; safe to use from several threads.
+    """Views by the runs' names below the folder ``root``; safe to use from several threads."""
 
-    Parameters
-    ----------
-    root : Path
-        Folder of the runs.
-    clock : callable
-        Seconds since the epoch.
-    """
-
-    def __init__(self, root: Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, root: Path) -> None:
         self.root = root
-        self._clock = clock
         self._views: dict[str, tuple[RunView, threading.Lock]] = {}
         self._read_s: dict[str, float] = {}
         self._unreadable: dict[str, LedgerError] = {}
@@ -51,7 +41,7 @@ class RunViews:
         """
         folder = find_run(self.root, name)
         with self._lock:
-            view, reading = self._views.setdefault(folder.name, (RunView(folder, clock=self._clock), threading.Lock()))
+            view, reading = self._views.setdefault(folder.name, (RunView(folder), threading.Lock()))
         with reading:
             error = self._unreadable.get(folder.name)
             if time.monotonic() - self._read_s.get(folder.name, -AGAIN_S) >= (AGAIN_S if error else FRESH_S):

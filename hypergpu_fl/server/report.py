@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -31,8 +31,7 @@ class Report:
     """Collects rounds as they close.
 
     ``clock`` is "virtual" in simulation, where seconds are those of the simulated links, else "wall"; ``unit`` is what
-    the task counts. ``stretches``: see `hypergpu_fl.config.resuming`. ``now_s`` is wall-clock time, from which the time
-    left is estimated.
+    the task counts. ``stretches``: see `hypergpu_fl.config.resuming`.
     """
 
     config: Config
@@ -40,7 +39,6 @@ class Report:
     unit: str = ""
     history: list[dict[str, Any]] = field(default_factory=list)
     stretches: list[Stretch] = field(default_factory=list)
-    now_s: Callable[[], float] = time.monotonic
     _ended_s: list[float] = field(default_factory=list)
 
     def closed(self, outcome: RoundOutcome, *, kept: bool) -> None:
@@ -69,7 +67,7 @@ class Report:
     def evaluated(self, loss: float, metrics: Mapping[str, float]) -> None:
         """Add what was measured to the newest round, and log the round as one line."""
         entry = self.history[-1]
-        self._ended_s.append(self.now_s())
+        self._ended_s.append(time.monotonic())
         entry.update(accuracy=metrics.get("accuracy"), loss=loss, metrics=dict(metrics))
         logger.info(
             "round {:>3}/{}  {}loss {:.4f}  {:>7.1f} s  {} arrived  {} late  {} refused  {:.1f} kB up{}",

@@ -112,9 +112,9 @@ class Fleet:
     def __len__(self) -> int:
         return len(self.names)
 
-    def enrol(self, name: str, *, examples: int, sample_s: float, link: LinkEstimate | None = None) -> int:
+    def enrol(self, name: str, *, examples: int, sample_s: float) -> int:
         """Add a node and return its row."""
-        return self.enrol_all([name], examples=[examples], sample_s=[sample_s], links=[link] if link else None)
+        return self.enrol_all([name], examples=[examples], sample_s=[sample_s])
 
     def enrol_all(
         self,

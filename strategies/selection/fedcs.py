@@ -9,7 +9,6 @@ adds nothing but its own time. This favours FedCS.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -18,24 +17,22 @@ from strategies.fleet import Fleet, Ints
 from strategies.planning import FleetPlan
 from strategies.selection.policy import Selection
 
+CANDIDATES = 2  # over cohort
 MOST_SLACK = 2.0**64  # no deadline is out of its reach, and no overflow in it
 
 
 class FedCSSelection:
-    """Of ``ratio`` cohorts of random candidates, the fastest that make the deadline, at most a cohort.
+    """Of two cohorts of random candidates, the fastest that make the deadline, at most a cohort.
 
     Parameters
     ----------
     deadline_s : float
         The paper's T_round; 0: the median of the nodes' predicted rounds, so that half of all candidates make it,
         doubled after each round that nobody made (the paper's nodes tell their speed, here it may be unknown yet).
-    ratio : float
-        Candidates over cohort.
     """
 
-    def __init__(self, deadline_s: float = 0.0, ratio: float = 2.0) -> None:
+    def __init__(self, deadline_s: float = 0.0) -> None:
         self._deadline_s = deadline_s
-        self._ratio = ratio
         self._slack = 1.0
 
     def select(
@@ -45,7 +42,7 @@ class FedCSSelection:
         if not available.size:
             return Selection(available, quota=0)
         deadline_s = self._deadline_s or self._slack * float(np.median(plan.predicted_s[fleet.online]))
-        count = min(math.ceil(self._ratio * cohort), available.size)
+        count = min(CANDIDATES * cohort, available.size)
         candidates = rng.choice(available, size=count, replace=False)
         candidates = candidates[np.argsort(plan.predicted_s[candidates], kind="stable")]
         in_time = int((plan.predicted_s[candidates] <= deadline_s).sum())

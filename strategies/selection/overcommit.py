@@ -20,14 +20,11 @@ FACTOR = 1.3
 class OvercommitSelection(Memoryless):
     """Random, asking for more than it will wait for."""
 
-    def __init__(self, factor: float = FACTOR) -> None:
-        self._factor = factor
-
     def select(
         self, fleet: Fleet, available: Ints, plan: FleetPlan, *, cohort: int, round: int, rng: np.random.Generator
     ) -> Selection:
         """See ``SelectionPolicy.select``."""
-        count = min(overcommitted(cohort, self._factor), available.size)
+        count = min(overcommitted(cohort), available.size)
         return Selection(rng.choice(available, size=count, replace=False), quota=min(cohort, count))
 
 

@@ -8,21 +8,14 @@ from strategies.model.aggregation import Entered
 from strategies.model.layout import Vector
 from strategies.model.robust.held import BLOCK, HeldUpdates
 
+MALICIOUS = 0.2  # share f / K of updates that may be arbitrary; below a half
+
 
 class Krum(HeldUpdates):
-    """The update whose K - f - 2 nearest others have the least sum of squared distances.
+    """The update whose K - f - 2 nearest others have the least sum of squared distances; ``size`` is P."""
 
-    Parameters
-    ----------
-    size : int
-        P.
-    malicious : float
-        Share f / K of updates that may be arbitrary; below a half.
-    """
-
-    def __init__(self, size: int, *, malicious: float = 0.2) -> None:
+    def __init__(self, size: int) -> None:
         super().__init__(size)
-        self._malicious = malicious
         self._chosen = -1
 
     def entered(self, index: int) -> Entered:
@@ -39,7 +32,7 @@ class Krum(HeldUpdates):
                     gap = (block - self._vectors[j][start : start + BLOCK]).astype(np.float64)
                     squares_KK[i, j] += gap @ gap
         squares_KK += squares_KK.T
-        nearest = max(1, count - int(self._malicious * count) - 2)
+        nearest = max(1, count - int(MALICIOUS * count) - 2)
         scores = np.sort(squares_KK, axis=1)[:, 1 : nearest + 1].sum(axis=1)  # column 0 is the update itself
         self._chosen = int(np.argmin(scores))
         return self._vectors[self._chosen].copy()

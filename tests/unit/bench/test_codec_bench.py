@@ -14,13 +14,12 @@ from hypergpu_fl.bench.codec_accuracy import DATASETS, VARIANTS, Variant, run_co
 from hypergpu_fl.bench.device_codec import run_device_codec
 
 
-def test_rows_of_rates_have_the_promised_keys(tmp_path: Path) -> None:
+def test_rows_of_rates_have_the_promised_keys() -> None:
     lines: list[str] = []
-    out = tmp_path / "codec.json"
     rows = run_codec(
-        out, levels=("int8", "top32"), architecture="mlp", values=100_000, steps=2, repeats=1, progress=lines.append
+        levels=("int8", "top32"), architecture="mlp", values=100_000, steps=2, repeats=1, progress=lines.append
     )
-    assert rows == json.loads(out.read_text())
+    assert rows == json.loads(json.dumps(rows))
     assert [(row["source"], row["codec"]) for row in rows] == [
         ("mlp", "int8"),
         ("mlp", "top32"),
@@ -36,12 +35,10 @@ def test_rows_of_rates_have_the_promised_keys(tmp_path: Path) -> None:
     assert len(lines) == 6
 
 
-def test_rows_of_rates_on_a_device_have_the_promised_keys(tmp_path: Path) -> None:
+def test_rows_of_rates_on_a_device_have_the_promised_keys() -> None:
     lines: list[str] = []
-    out = tmp_path / "codec.json"
     rows = run_device_codec(
         torch.device("cpu"),
-        out,
         levels=("fp16", "int8", "top32"),
         architecture="mlp",
         values=100_000,
@@ -50,7 +47,7 @@ def test_rows_of_rates_on_a_device_have_the_promised_keys(tmp_path: Path) -> Non
         rotated_bytes=3_000_000,
         progress=lines.append,
     )
-    assert rows == json.loads(out.read_text())
+    assert rows == json.loads(json.dumps(rows))
     assert [(row["source"], row["codec"]) for row in rows[2:4]] == [("mlp", "top32"), ("gaussian", "fp16")]
     rates = {f"{name}_bytes_per_s" for name in ("device_encode", "copy", "encode", "decode")}
     about = {"codec", "source", "values", "device", "kernels", "ratio"}
@@ -81,11 +78,10 @@ def test_a_seed_may_stand_for_several_trainings(tmp_path: Path, monkeypatch: pyt
 
 
 def test_accuracy_is_compared_seed_by_seed(tmp_path: Path) -> None:
-    out, heard = tmp_path / "accuracy.json", []
+    heard: list[float] = []
     both = next(v for v in VARIANTS if v.name == "top32 both ways")
     lossy = Variant("carried", "top32", loss=0.5, on_loss="carry")
     rows = run_codec_accuracy(
-        out,
         seeds=(0, 1),
         variants=(Variant("lossless", "fp32", "int8"), both, lossy, Variant("lost", loss=0.5)),
         rounds=6,
@@ -94,7 +90,7 @@ def test_accuracy_is_compared_seed_by_seed(tmp_path: Path) -> None:
         cache=tmp_path / "cache",
         progress=lambda share, label: heard.append(share),
     )
-    assert rows == json.loads(out.read_text())
+    assert rows == json.loads(json.dumps(rows))
     assert [row["codec"] for row in rows] == ["dense", "lossless", "top32 both ways", "carried", "lost"]
     dense, lossless, twice, carried, lost = rows
     assert dense["difference"] == 0 and dense["ratio_round_trip"] == 1

@@ -47,7 +47,8 @@ def population(nodes: int, seed: int, *, sigma: float = 1.4) -> Fleet:
             successes=4 * rng.uniform(0.5, 1),
             samples=5,
         )
-        fleet.enrol(f"node-{i}", examples=int(100 * np.exp(0.8 * rng.standard_normal())) + 1, sample_s=0.001, link=link)
+        examples = int(100 * np.exp(0.8 * rng.standard_normal())) + 1
+        fleet.enrol_all([f"node-{i}"], examples=[examples], sample_s=[0.001], links=[link])
     return fleet
 
 

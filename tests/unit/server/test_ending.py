@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 
 import pytest
+from away_superlink import AwaySuperLink
 
 # As Flower's own process does it, see flwr.superlink.runtime.run_serverapp.
 ENDS = """
@@ -27,46 +25,18 @@ time.sleep(60)
 """
 
 
-class SuperLink(ThreadingHTTPServer):
-    """Answers no heartbeat, and a ServerApp's end only when it is told the third time."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.heard: list[int] = []
-
-
-class Answer(BaseHTTPRequestHandler):
-    """Its answer to one request."""
-
-    server: SuperLink
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["content-length"]))
-        code = 500
-        if self.path.endswith("push-task-output"):
-            code = 503 if len(self.server.heard) < 2 else 200
-            self.server.heard.append(code)
-        self.send_response(code)
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
-
-
-@pytest.fixture
-def superlink() -> Iterator[SuperLink]:
-    with SuperLink() as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
+def answer(name: str, times: int) -> tuple[int, bytes]:
+    """No heartbeat succeeds, and an end is heard only when it is told the third time."""
+    if name == "push-task-output":
+        return (503 if times < 3 else 200), b""
+    return 500, b""
 
 
 @pytest.mark.parametrize(("status", "code"), [("COMPLETED", 0), ("FAILED", 1)])
-def test_an_end_is_told_until_it_is_heard_and_a_failed_heartbeat_ends_nothing(
-    status: str, code: int, superlink: SuperLink
-) -> None:
-    address = f"127.0.0.1:{superlink.server_address[1]}"
-    ended = subprocess.run([sys.executable, "-c", ENDS, address, status], capture_output=True, text=True, timeout=50)
-    assert superlink.heard == [503, 503, 200], ended.stderr
+def test_an_end_is_told_until_it_is_heard_and_a_failed_heartbeat_ends_nothing(status: str, code: int) -> None:
+    with AwaySuperLink(answer) as superlink:
+        ended = subprocess.run(
+            [sys.executable, "-c", ENDS, superlink.address, status], capture_output=True, text=True, timeout=50
+        )
+    assert superlink.heard == ["send-task-heartbeat", *["push-task-output"] * 3], ended.stderr
     assert ended.returncode == code, ended.stderr

@@ -10,14 +10,14 @@ A suspect is given work like any other node. An excluded node is given nothing a
 again at its next failure.
 
 An update that exploded the model harms everybody's work, so one sound update does not make up for it. It adds
-``PROOFS`` to its node's distrust, and each sound update takes one away. A node is excluded at its third explosion, too,
-if they come so often that its distrust is above two explosions' worth. So a node that explodes the model in more than
+``EXPLODED`` to its node's distrust, and each sound update takes one away. A failure that adds to the distrust also
+excludes the node if the distrust is then above two explosions' worth. So a node that explodes the model in more than
 one of eleven updates is excluded sooner or later, however the sound ones lie between.
 
 A reply refused for what the node sent (``strategies.errors.FOR_CAUSE``) harms nobody's work, but wastes a place.
-It adds ``WASTED`` to the distrust. So a node is excluded sooner or later if more than one of three of its replies is
-such a one. An honest node whose training overflows now and then stays far below. Other failures neither add to distrust
-nor exclude because of it: a slow link, other nodes' updates or a restarted machine cause them, too.
+It adds ``WASTED`` to the distrust. So a node is excluded sooner or later if more than a third of its replies are
+refused for cause. An honest node whose training overflows now and then stays far below. Other failures neither add to
+distrust nor exclude because of it: a slow link, other nodes' updates or a restarted machine cause them, too.
 
 Silence has two more effects. A silent node rests: our own policy does not try it again for ``2^(n-1)`` times a round's
 length after its n-th silence in a row, at most 32 times. A round's length is the unit because a silent node wastes a
@@ -39,9 +39,9 @@ from strategies.fleet.columns import Fleet, Ints
 EXCLUDED_AFTER: Final = 3  # failures in a row
 EXCLUSION_S: Final = 120.0  # the first time; twice as long each further time
 LONGEST_EXCLUSION_S: Final = 3600.0
-PROOFS: Final = 10  # sound updates that make up for an explosion
+EXPLODED: Final = 10  # sound updates that make up for an explosion
 WASTED: Final = 2  # sound updates that make up for a reply refused for cause
-MOST_DISTRUST: Final = EXCLUDED_AFTER * PROOFS  # so that a node that was mended is trusted again some time
+MOST_DISTRUST: Final = EXCLUDED_AFTER * EXPLODED  # so that a node that was mended is trusted again some time
 DOUBLINGS: Final = 5  # lead to the longest; a run may fail so often that the power overflows
 
 
@@ -95,7 +95,7 @@ def succeeded(fleet: Fleet, row: int) -> None:
 
 def exploded(fleet: Fleet, row: int, *, at_s: float) -> float | None:
     """An update of the node exploded the model; returns as ``failed``."""
-    return _distrusted(fleet, row, PROOFS, at_s=at_s)
+    return _distrusted(fleet, row, EXPLODED, at_s=at_s)
 
 
 def wasted(fleet: Fleet, row: int, *, at_s: float) -> float | None:
@@ -114,9 +114,9 @@ def failed(fleet: Fleet, row: int, *, at_s: float, distrusted: bool = False) -> 
     return at_s + length_s
 
 
-def _distrusted(fleet: Fleet, row: int, proofs: int, *, at_s: float) -> float | None:
-    fleet.distrust[row] = min(MOST_DISTRUST, fleet.distrust[row] + proofs)
-    return failed(fleet, row, at_s=at_s, distrusted=bool(fleet.distrust[row] > MOST_DISTRUST - PROOFS))
+def _distrusted(fleet: Fleet, row: int, more: int, *, at_s: float) -> float | None:
+    fleet.distrust[row] = min(MOST_DISTRUST, fleet.distrust[row] + more)
+    return failed(fleet, row, at_s=at_s, distrusted=bool(fleet.distrust[row] > 2 * EXPLODED))
 
 
 def let_out(fleet: Fleet, *, at_s: float) -> Ints:

@@ -124,7 +124,7 @@ def _free_folder(root: Path, stem: str) -> Path:
     raise AssertionError("unreachable: numbers do not end")
 
 
-def node_state_folder(root: Path, run_id: int, simulated_as: str = "") -> Path:
+def node_state_folder(root: Path, run_id: int, simulated_as: str) -> Path:
     """The default folder in which nodes of Flower's run ``run_id`` keep what must outlive a message.
 
     That of simulated nodes lies in the folder of their run, if its name is known to them, and so goes with it.

@@ -251,17 +251,13 @@ def _opened(keystore: Path) -> NodeKey:
 
 def _task_root(config: Config, context: Context) -> Path:
     """Where the task's own folders lie. A resumed run, which has a new id of Flower's, finds them again."""
-    if folder := context.node_config.get("state-dir"):
-        return Path(str(folder))
-    return node_state_folder(runs_root(config.system), context.run_id, _simulated_as(config)).parent
+    folder = _state_folder(config, context)
+    return folder if context.node_config.get("state-dir") else folder.parent
 
 
 def _state_folder(config: Config, context: Context) -> Path:
     """Where this node keeps what must outlive a message."""
     if folder := context.node_config.get("state-dir"):
         return Path(str(folder))
-    return node_state_folder(runs_root(config.system), context.run_id, _simulated_as(config))
-
-
-def _simulated_as(config: Config) -> str:
-    return config.system.run_name if config.network.enable_simulation else ""
+    simulated_as = config.system.run_name if config.network.enable_simulation else ""
+    return node_state_folder(runs_root(config.system), context.run_id, simulated_as)

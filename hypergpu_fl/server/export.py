@@ -127,12 +127,8 @@ def _before_explosion(folder: Path, newest: Checkpoint) -> Checkpoint:
     name = next((name for name in ("good", "best") if to is not None and model.get(name) == to), None)
     if name is None:
         return newest
-    groups = {f"{name}_{group}": group for group in EXPORTED}
-    kept = load(folder, newest.version, groups=groups)
-    vectors = {
-        "/".join([groups[group], *part]): vector
-        for (group, *part), vector in ((path.split("/", 1), vector) for path, vector in kept.vectors.items())
-    }
+    kept = load(folder, newest.version, groups=[f"{name}_{group}" for group in EXPORTED])
+    vectors = {path.removeprefix(f"{name}_"): vector for path, vector in kept.vectors.items()}
     loss = held_out.best if to == found["versions"]["best"] else held_out.before
     rounds = [entry["round"] for entry in newest.state["history"] if entry["kept"] and entry["loss"] == loss]
     return replace(kept, version=max(rounds, default=0), vectors=vectors)

@@ -42,7 +42,7 @@ class Classes(TorchTask):
         return F.cross_entropy(model(batch[0]), batch[1])
 
 
-def tried(make: Callable[[], nn.Module], loss: Callable[..., Any] | None = None, **changes: Any) -> TaskError:
+def tried(make: Callable[[], object], loss: Callable[..., Any] | None = None, **changes: Any) -> TaskError:
     parts = {"make": staticmethod(make), **({"loss": loss} if loss else {}), **changes}
     task = type("Tried", (Classes,), parts)(Training())
     with pytest.raises(TaskError) as caught:

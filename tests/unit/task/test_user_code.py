@@ -68,7 +68,7 @@ def pairs(self: Any, model: nn.Module, batch: Any) -> Tensor:
     return model(batch[0])
 
 
-KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[..., Any] | None, str, str]] = {
+KINDS: dict[str, tuple[Callable[[], object], Callable[..., Any] | None, str, str]] = {
     "a lazy layer": (lambda: nn.Sequential(nn.LazyLinear(3)), None, "is lazy", "call the model once on a batch"),
     "a dict": (lambda: Wrapped(lambda x: {"logits": x}), None, "TypeError", "take the tensor out of what the model"),
     "a tuple": (lambda: Wrapped(lambda x: (x, x)), None, "TypeError", "take the tensor out of what the model returns"),
@@ -88,7 +88,7 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[..., Any] | None, str, 
     "no device": (on_no_device, None, "is on the meta device", "make the model on the CPU"),
     "a model that ends the process": (gives_up, None, "SystemExit: no licence", "raise an error"),
     "doubles": (lambda: nn.Linear(4, 3).double(), None, "same dtype", "let inputs be float32"),
-    "no module": (lambda: 5, None, "model() made a int", "return a torch.nn.Module"),  # type: ignore[dict-item, return-value]
+    "no module": (lambda: 5, None, "model() made a int", "return a torch.nn.Module"),
 }
 
 

@@ -23,12 +23,15 @@ LONGEST_LINE: Final = 40_000_000  # bytes; orders to 130,000 nodes at once, the 
 _LONG: Final = 1_000_000
 _LEAST_VALUE: Final = 20  # bytes of an object or list in a long line; it takes 3, but 70 in memory
 
+_KNOWN: Final = ConfigDict(extra="forbid")
 _EVENT: Final[TypeAdapter[Event]] = TypeAdapter(
-    Annotated[Event, Field(discriminator="kind")], config=ConfigDict(allow_inf_nan=False)
+    Annotated[Event, Field(discriminator="kind")], config=ConfigDict(allow_inf_nan=False, **_KNOWN)
 )
 _COMMANDS: Final[TypeAdapter[list[Command]]] = TypeAdapter(list[Annotated[Command, Field(discriminator="kind")]])
-_RULES: Final[TypeAdapter[Rules]] = TypeAdapter(Rules)
+_RULES: Final[TypeAdapter[dict[str, Rules]]] = TypeAdapter(dict[str, Rules], config=_KNOWN)  # alone it takes none
 _HASH: Final = b',"hash":"'
+_OF_RULES: Final = {"n", "rules", "hash"}
+_OF_AN_EVENT: Final = {"n", "event", "commands", "hash"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class Line:
 
 def rules_line(number: int, rules: Rules, before: str) -> tuple[bytes, str]:
     """A line of rules, and its hash."""
-    content = _RULES.dump_python(rules)
+    content = _RULES.dump_python({"rules": rules})["rules"]
     content["settings"]["session"] = rules.settings.session.hex()
     return _bound(b'{"n":%d,"rules":%b' % (number, json.dumps(content, separators=(",", ":")).encode()), before)
 
@@ -69,7 +72,7 @@ def read_line(text: bytes, before: str) -> Line:
     Raises
     ------
     BadLine
-        If it is no line of a log.
+        If it is no line of a log, or says what this release does not know, which may have decided something.
     """
     if len(text) > _LONG and text.count(b"{") + text.count(b"[") > len(text) // _LEAST_VALUE:
         raise BadLine(f"it has {len(text):,} bytes and next to nothing in them")
@@ -82,19 +85,21 @@ def read_line(text: bytes, before: str) -> Line:
     try:
         found = str(entry["hash"])
         number = int(entry["n"])
+        content: Rules | Event
         if "rules" in entry:
             settings = entry["rules"]["settings"]
             settings["session"] = bytes.fromhex(settings["session"])
-            content: Rules | Event = _RULES.validate_python(entry["rules"])
+            content, commands = _RULES.validate_python({"rules": entry["rules"]})["rules"], []
         else:
-            content = _EVENT.validate_python(entry["event"])
-        commands = entry.get("commands", [])
+            content, commands = _EVENT.validate_python(entry["event"]), entry["commands"]
     except ValidationError as error:
         raise BadLine(_fault(error)[:200]) from error
     except KeyError as error:
         raise BadLine(f"it lacks {error}") from error
     except (ValueError, TypeError, ArithmeticError) as error:
         raise BadLine(f"it says what cannot be: {error}"[:200]) from error
+    if more := entry.keys() - (_OF_RULES if "rules" in entry else _OF_AN_EVENT):
+        raise BadLine(f"this release knows no {min(more)!r} in a line"[:200])
     return Line(number, content, commands, found, whole=read_hash(text, before) is not None)
 
 
@@ -103,7 +108,10 @@ def _fault(error: ValidationError) -> str:
     first = error.errors()[0]
     if first["type"] == "union_tag_invalid":
         return f"there is no event {first['ctx']['tag']!r}"
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    place = ".".join(map(str, first["loc"]))
+    if first["type"] == "unexpected_keyword_argument":
+        return f"this release knows no {place}"
+    return f"{place}: {first['msg']}"
 
 
 def as_json(commands: Sequence[Command]) -> list[Any]:

@@ -144,11 +144,12 @@ def raised_at(error: BaseException) -> str:
     """``file:line`` of the innermost frame in the user's own code; empty if there is none."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{_near(error.filename)}:{error.lineno}"
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_own(frame.filename)]
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if is_own(frame.filename)]
     return f"{_near(own[-1].filename)}:{own[-1].lineno}" if own else ""
 
 
-def _is_own(file: str) -> bool:
+def is_own(file: str) -> bool:
+    """Whether the user wrote a file: it is neither ours, nor Python's, nor an installed library's."""
     return not file.startswith(_NOT_THE_USERS) and _INSTALLED.isdisjoint(Path(file).parts)
 
 
@@ -163,7 +164,7 @@ def _shadow(error: BaseException) -> str:
         (
             _near(imported.filename)
             for importer, imported in itertools.pairwise(frames)
-            if imported.name == "<module>" and _is_own(imported.filename) and not _is_own(importer.filename)
+            if imported.name == "<module>" and is_own(imported.filename) and not is_own(importer.filename)
         ),
         "",
     )

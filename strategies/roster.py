@@ -43,7 +43,9 @@ class Roster:
     unfit_names : dict of int to str
         What those nodes call themselves, by the same ids.
     node_ids : dict of int to int
-        Present Flower id of each connected row.
+        Present Flower id of each connected row that is not excluded.
+    connected : set of int
+        Connected rows, excluded ones included.
     owners : dict of str to str
         Address that enrolled each name; empty if it said none.
     inherited : dict of str to (int, int)
@@ -54,6 +56,7 @@ class Roster:
     unfit: dict[int, str] = field(default_factory=dict)
     unfit_names: dict[int, str] = field(default_factory=dict)
     node_ids: dict[int, int] = field(default_factory=dict)
+    connected: set[int] = field(default_factory=set)
     owners: dict[str, str] = field(default_factory=dict)
     inherited: dict[str, tuple[int, int]] = field(default_factory=dict)
     _shares: dict[str, str] = field(default_factory=dict, init=False)  # name of the share that each address enrolled
@@ -143,7 +146,7 @@ class Roster:
             if hello.link != LinkSample():
                 tell(Probed(grid.now_s, row, hello.link))
             joined(row, node_id, hello)
-        self.node_ids = self._holders(connected)
+        self.node_ids, self.connected = self._holders(connected), set(holders)
         there = np.zeros(len(fleet), np.bool_)
         there[list(self.node_ids)] = True
         if (left := np.flatnonzero(fleet.online & ~there)).size:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from loguru import logger
 
@@ -17,15 +17,9 @@ class Attendance:
     def __init__(self) -> None:
         self._before: dict[str, bool] | None = None
 
-    def closed(self, online: Mapping[str, bool], *, unasked: Collection[str]) -> None:
-        """Compare with the round before: whether each node known so far, by name, was ``online`` in this round.
-
-        ``unasked`` are excluded, or have not said again who they are. They count as before: that nobody asks them does
-        not mean that they have left.
-        """
-        before = self._before
-        connected = {name: (before or {}).get(name, False) if name in unasked else online[name] for name in online}
-        self._before = connected
+    def closed(self, connected: Mapping[str, bool]) -> None:
+        """Compare with the round before: whether each node known so far, by name, was connected in this round."""
+        before, self._before = self._before, dict(connected)
         if before is None:
             return
         joined = [name for name in connected if name not in before]

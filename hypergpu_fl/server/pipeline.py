@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 from loguru import logger
 
 from hypergpu_fl.errors import RunFailed, TaskError
@@ -109,9 +108,8 @@ class Pipeline(Attendant[Admitted], Witness):
         self.report.closed(outcome, kept=outcome.step is not None and not self.engine.state.exploded)
         self.local_work.closed(outcome)
         self.report.evaluated(measured.loss, measured.metrics)
-        fleet = self.engine.state.fleet
-        unasked = {fleet.names[row] for row in np.flatnonzero(fleet.excluded | fleet.on_probation)}
-        self.attendance.closed(dict(zip(fleet.names, fleet.online.tolist(), strict=True)), unasked=unasked)
+        connected = self.engine.roster.connected
+        self.attendance.closed({name: row in connected for row, name in enumerate(self.engine.state.fleet.names)})
         self.round_tables.add(outcome.round, measured.metrics, node_rows(outcome))
         self.registry.closed(outcome)
         mark = self.log.sync()

@@ -82,6 +82,23 @@ def test_nodes_that_vanish_are_left_out_and_taken_back_under_a_new_id_in_their_o
     assert len(engine.state.fleet) == 6 and engine.roster.rows[77] == engine.roster.rows[gone]
 
 
+def test_an_excluded_node_is_connected_until_it_leaves() -> None:
+    grid = trainers(4)
+    engine, _ = build(cohort=3, mode="sync")
+    seen = []
+
+    def exclude_and_leave(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+        seen.append((0 in engine.roster.connected, 0 in engine.roster.node_ids))
+        if server_round == 1:
+            engine.state.fleet.excluded_until_s[0] = 1e9
+        if server_round == 2:
+            grid.online.discard(1000)
+        return None
+
+    play(engine, VirtualArrivals(grid, SLOW_BY_FIVE), 3, exclude_and_leave)
+    assert seen[1:] == [(True, True), (True, False), (False, False)]
+
+
 def test_nodes_that_join_late_are_enrolled_and_soon_chosen() -> None:
     grid = trainers(8)
     late = sorted(grid.online)[6:]

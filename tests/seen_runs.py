@@ -55,7 +55,7 @@ class SeenRun:
             Settings(cohort=len(names), session=bytes(32)), 650, (Compression("raw", 1.0, 1.0),), "random", "x", "y"
         )
         self.log = EventLog(folder / "events.jsonl", rules)
-        self._say(Published(0.0, "00" * 32, 1.0))
+        self._say(Published(0.0, "00" * 32, 1.0, ()))
         for name in names:
             self._say(Joined(0.0, name, 100))
         self.engine = database.connect(folder / "run.db")
@@ -115,7 +115,7 @@ class SeenRun:
             model=model.hex(),
         )
         self._say(Ended(self.at_s))
-        self._say(Published(self.at_s, model.hex(), 1.0), close)
+        self._say(Published(self.at_s, model.hex(), 1.0, ()), close)
         self._say(Evaluated(self.at_s, loss))
         mark = self.log.sync()
         rows = [self._row(row, row in counted) for row in range(len(self.names))]

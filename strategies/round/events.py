@@ -164,7 +164,7 @@ class Published:
     at_s: float
     model: str
     norm: float
-    sketch: tuple[float, ...] = ()
+    sketch: tuple[float, ...]
     kind: Literal["published"] = "published"
 
 

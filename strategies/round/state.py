@@ -26,7 +26,7 @@ class OpenOrder:
     round: int
     base: int
     steps: int
-    start: tuple[float, ...] = ()
+    start: tuple[float, ...]
 
 
 class Phase(StrEnum):

@@ -39,7 +39,7 @@ class Versions:
     norm: float = 0.0
     sketch: tuple[float, ...] = ()
 
-    def published(self, version: int, model: str, norm: float, sketch: tuple[float, ...] = ()) -> None:
+    def published(self, version: int, model: str, norm: float, sketch: tuple[float, ...]) -> None:
         """Make ``version`` the latest."""
         self.version, self.model, self.norm, self.sketch = version, model, norm, sketch
 

@@ -31,7 +31,7 @@ def test_rules_that_changed_between_two_rounds_are_told(tmp_path: Path, capsys: 
             log.append(event, step(state, event)[1])
 
     log = EventLog(path, RULES)
-    tell(log, Published(0.0, "00" * 32, 1.0), Joined(0.0, "node-0", 5), RoundDue(1.0, 1), Ended(2.0))
+    tell(log, Published(0.0, "00" * 32, 1.0, ()), Joined(0.0, "node-0", 5), RoundDue(1.0, 1), Ended(2.0))
     mark = log.sync()
     log.close()
     state.rules = replace(RULES, settings=replace(RULES.settings, quota=0.5))

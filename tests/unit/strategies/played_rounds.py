@@ -69,7 +69,7 @@ class Recorded:
 def played(policy: str = "network_aware", *, nodes: int = 8, rounds: int = 6, **chosen: Any) -> Recorded:
     """A run whose nodes answer one after the other."""
     run = Recorded(rules_of(policy, **chosen))
-    run.tell(Published(0.0, "00" * 32, 1.0))
+    run.tell(Published(0.0, "00" * 32, 1.0, ()))
     for index in range(nodes):
         run.tell(Joined(0.0, f"node-{index}", 100 + index))
     now_s = 0.0
@@ -84,6 +84,6 @@ def played(policy: str = "network_aware", *, nodes: int = 8, rounds: int = 6, **
             run.tell(Answered(now_s, order, reading(order, elapsed_s=took_s, loss=1.0 / round)))
         run.tell(Ended(now_s, () if run.state.rules.settings.keep_late else tuple(run.state.orders)))
         if run.state.open is not None:
-            run.tell(Published(now_s, f"{round:064x}", 1.0))
+            run.tell(Published(now_s, f"{round:064x}", 1.0, ()))
         run.tell(Evaluated(now_s, 1.0 / round))
     return run

@@ -145,7 +145,7 @@ def test_a_silent_node_rests_by_the_last_rounds_length_and_before_that_by_what_t
     levels = [Compression("raw", 1.0)]
     chosen = Settings(1, mode="sync", deadline_s=40.0, exclude_failing=False)
     state = State(rules("network_aware", chosen, model_values=10, levels=levels))
-    step(state, Published(0.0, "00" * 32, 1.0))
+    step(state, Published(0.0, "00" * 32, 1.0, ()))
     for name in ("node-0", "node-1"):
         step(state, Joined(0.0, name, 10))
 
@@ -162,7 +162,7 @@ def test_a_silent_node_rests_by_the_last_rounds_length_and_before_that_by_what_t
     assert other.row != order.row
     step(state, Answered(24.0, other.order, reading(other.order)))
     step(state, Ended(24.0))
-    step(state, Published(24.5, "01" * 32, 1.0))
+    step(state, Published(24.5, "01" * 32, 1.0, ()))
     assert state.usual_round_s(24.5) == 6.0
     third = begun(30.0, 3)
     step(state, Failed(31.0, third.order, "gone"))
@@ -180,7 +180,7 @@ def test_a_node_that_fails_again_and_again_is_given_nothing_until_it_has_said_wh
         told.extend(commands)
         return commands
 
-    tell(Published(0.0, "00" * 32, 1.0))
+    tell(Published(0.0, "00" * 32, 1.0, ()))
     tell(Joined(0.0, "node-0", 10))
     for round in range(1, EXCLUDED_AFTER + 1):
         (order,) = [command.order for command in tell(RoundDue(10.0 * round, round)) if isinstance(command, SendOrder)]

@@ -15,10 +15,10 @@ from strategies.round.versions import KEPT_VERSIONS, Versions
 def stepped(versions: Versions, *, explodes: bool) -> int:
     """Step once, and go back where that step exploded; the version that the step made."""
     versions.good, made = versions.version, versions.version + 1
-    versions.published(made, "", 1.0)
+    versions.published(made, "", 1.0, ())
     if explodes:
         versions.disown(versions.good)
-        versions.published(made + 1, "", 1.0)
+        versions.published(made + 1, "", 1.0, ())
     return made
 
 

@@ -80,7 +80,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.run is None)
     def begin(self, policy: str, mode: str, cohort: int, deadline_s: float, keep_late: bool, data: int) -> None:
         self.run = Recorded(rules_of(policy, mode=mode, cohort=cohort, deadline_s=deadline_s, keep_late=keep_late))
-        self.tell(Published(0.0, "00" * 32, 1.0))
+        self.tell(Published(0.0, "00" * 32, 1.0, ()))
         for index in range(3):
             self.tell(Joined(0.0, f"node-{index}", data * (index + 1)))
 
@@ -227,7 +227,7 @@ class Machine(RuleBasedStateMachine):
         if diverges and self.in_phase(Phase.STEPPING) and self.state.open and self.state.open.rolled_back is None:
             self.tell(Diverged(self.now_s))
         else:
-            self.tell(Published(self.now_s, f"{self.version:064x}", norm))
+            self.tell(Published(self.now_s, f"{self.version:064x}", norm, ()))
 
     @rule(loss=st.one_of(st.none(), st.floats(0.0, 1e9)))
     @precondition(lambda self: self.in_phase(None) and self.round)

@@ -14,7 +14,7 @@ OWN_FAULT = {Reason.BAD_SIGNATURE, Reason.MALFORMED, Reason.NON_FINITE, Reason.T
 def excluded_after(reason: Reason, *, every: int, rounds: int = 100) -> int | None:
     """The round after which node 0 is excluded, every ``every``-th reply of which is refused; nobody else may be."""
     run = Recorded(rules_of("random", mode="sync", cohort=3, quota=1.0))
-    run.tell(Published(0.0, "00" * 32, 1.0))
+    run.tell(Published(0.0, "00" * 32, 1.0, ()))
     for row in range(3):
         run.tell(Joined(0.0, f"node-{row}", 10))
     for round in range(1, rounds + 1):
@@ -24,7 +24,7 @@ def excluded_after(reason: Reason, *, every: int, rounds: int = 100) -> int | No
             fault = ReplyFault(reason, "") if opened.row == 0 and round % every == 0 else None
             run.tell(Answered(at_s, order, reading(order), fault))
         run.tell(Ended(at_s))
-        run.tell(Published(at_s, f"{round:064x}", 1.0))
+        run.tell(Published(at_s, f"{round:064x}", 1.0, ()))
         run.tell(Evaluated(at_s, 1.0 / round))
         assert not run.state.fleet.excluded[1:].any()
         if run.state.fleet.excluded[0]:

@@ -259,6 +259,14 @@ def test_a_real_that_no_clock_and_no_measurement_shows_is_refused(text: bytes) -
         replay(lines)
 
 
+def test_a_model_whose_place_is_not_told_is_refused() -> None:
+    lines = played(rounds=1).lines
+    where = next(i for i, line in enumerate(lines) if b'"kind":"published"' in line)
+    lines[where] = lines[where].replace(b',"sketch":[]', b"")
+    with pytest.raises(BadLine, match=f"line {where}: published.sketch: Field required"):
+        replay(lines)
+
+
 def test_whatever_text_stands_in_a_line_the_finding_is_short() -> None:
     lines = played(rounds=1).lines
     long_kind = lines[3].replace(b'"kind":"', b'"kind":"' + b"y" * 100_000)
@@ -321,7 +329,7 @@ def test_an_event_out_of_its_order_is_refused_and_changes_nothing() -> None:
 def test_a_log_goes_on_after_a_mark_and_what_came_after_it_is_cut_off(tmp_path: Path) -> None:
     path, run = tmp_path / "events.jsonl", played(rounds=1)
     log = EventLog(path, run.state.rules)
-    log.append(Published(0.0, "00" * 32, 1.0), [])
+    log.append(Published(0.0, "00" * 32, 1.0, ()), [])
     mark = log.sync()
     log.append(Joined(0.0, "node-lost", 1), [])
     log.sync()
@@ -351,7 +359,7 @@ def test_a_logs_name_is_on_the_disk_as_well_as_its_lines(tmp_path: Path, monkeyp
 def test_a_full_disk_is_told_with_a_remedy_and_the_run_goes_on_from_its_mark_once_there_is_room(tmp_path: Path) -> None:
     path, run = tmp_path / "events.jsonl", played(rounds=4)
     log = EventLog(path, run.state.rules)
-    log.append(Published(0.0, "00" * 32, 1.0), [])
+    log.append(Published(0.0, "00" * 32, 1.0, ()), [])
     mark = log.sync()
     with (
         full_disk(largest_bytes=mark.bytes + 150),
@@ -382,7 +390,7 @@ def test_a_disk_that_is_full_at_the_start_is_told_with_the_same_remedy(tmp_path:
 def test_a_log_of_another_run_is_not_gone_on_with(tmp_path: Path) -> None:
     path, run = tmp_path / "events.jsonl", played(rounds=1)
     log = EventLog(path, run.state.rules)
-    log.append(Published(0.0, "00" * 32, 1.0), [])
+    log.append(Published(0.0, "00" * 32, 1.0, ()), [])
     mark = log.sync()
     log.close()
     with pytest.raises(BadLine):

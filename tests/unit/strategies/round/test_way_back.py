@@ -33,7 +33,7 @@ class Story:
         self.good = self.best = None
         self.given_up: set[int] = set()
         self.latest, self.steps, self.round = 0, 0, 0
-        self.tell(Published(0.0, "00" * 32, 1.0))
+        self.tell(Published(0.0, "00" * 32, 1.0, ()))
         self.tell(Joined(0.0, "node", 10))
         self.tell(Evaluated(0.0, CHANCE))
 
@@ -50,7 +50,7 @@ class Story:
                     assert to not in self.given_up, f"version {to} was given up"
                     self.given_up.update(range(to + 1, version))
                     self.values[version], self.good, self.latest = self.values[to], to, version
-                    self.tell(Published(0.0, "ab" * 32, 1.0))
+                    self.tell(Published(0.0, "ab" * 32, 1.0, ()))
                 case MeasureSuspects():
                     self.tell(Measured(0.0))
 
@@ -67,7 +67,7 @@ class Story:
                 self.steps += 1
                 self.latest = self.run.state.open.next_version
                 self.values[self.latest] = self.steps
-                self.tell(Published(0.0, "cd" * 32, 1.0))
+                self.tell(Published(0.0, "cd" * 32, 1.0, ()))
         self.tell(Evaluated(0.0, loss))
         if model_lost:
             self.run.state = State.restored(self.run.state.rules, json.loads(json.dumps(self.run.state.json())))

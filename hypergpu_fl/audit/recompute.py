@@ -23,7 +23,7 @@ from hypergpu_fl.ledger.contribution import hash_blob
 from hypergpu_fl.ledger.event_log import heads_of, verify_log
 from hypergpu_fl.ledger.pricing import Pricing
 from hypergpu_fl.pricing import AUDITED, PricedRounds, Pricer, versioned
-from hypergpu_fl.pricing.kept_updates import FIRST, MANIFEST, STATE, model_after, round_folder
+from hypergpu_fl.pricing.kept_updates import FIRST, MANIFEST, SAME, STATE, model_after, round_folder
 from hypergpu_fl.task import Task, fresh_model, layout_of
 from strategies.errors import BadLine
 from strategies.event_log import FILE
@@ -177,7 +177,9 @@ def kept_model(blobs: Path, *, rounds: int) -> KeptModel | None:
     if not begun:
         return None
     with _readable(model_after(blobs, begun)), np.load(model_after(blobs, begun)) as content:
-        vectors = {name: content[name] for name in content.files if name != STATE}
+        vectors = {name: content[name] for name in content.files if name not in (STATE, SAME)}
+        same = json.loads(str(content[SAME])) if SAME in content.files else {}
+        vectors |= {name: vectors[written] for name, written in dict(same).items()}
         return KeptModel(begun, json.loads(str(content[STATE])), vectors)
 
 

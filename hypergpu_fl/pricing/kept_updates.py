@@ -31,6 +31,7 @@ from strategies.model.layout import Vector
 MANIFEST: Final = "manifest.json"
 FIRST: Final = "first.npy"
 STATE: Final = "state"
+SAME: Final = "same"  # names of vectors that are written under another name
 _OPEN: Final = "open"
 
 
@@ -92,9 +93,16 @@ class KeptUpdates:
         gathered = sum(size for other, size in self._rounds.items() if other > (self._models or [0])[-1])
         if gathered >= self._limit_bytes / 2:
             state, vectors = model.state()
+            first: dict[int, str] = {}  # a version that is the good or the best one, too, is written once
+            names = {name: first.setdefault(id(vector), name) for name, vector in vectors.items()}
+            told = {STATE: state, SAME: {name: written for name, written in names.items() if name != written}}
             with model_after(self._folder, round).open("wb") as stream:
                 save: Any = np.savez  # its type stub does not allow arrays by arbitrary names beside allow_pickle
-                save(stream, **{STATE: np.array(json.dumps(state)), **vectors})
+                save(
+                    stream,
+                    **{name: np.array(json.dumps(content)) for name, content in told.items()},
+                    **{name: vectors[name] for name in first.values()},
+                )
             self._models.append(round)
             for old in self._models[:-2]:
                 model_after(self._folder, old).unlink()

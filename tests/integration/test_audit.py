@@ -128,6 +128,10 @@ def test_over_the_limit_the_oldest_rounds_go_and_the_rest_is_recomputed_from_a_k
     found = audited(folder, config)
     assert 0 < kept <= 0.15e6 and 0 < found.rounds < ROUNDS
     assert found.priced_rounds == () and "were removed" in found.unaudited[0]
+    for file in (folder / "blobs").glob("after-*.npz"):
+        with np.load(file) as content:  # the latest version is the best one, too
+            vectors = [content[name].tobytes() for name in content.files]
+        assert len(set(vectors)) == len(vectors)
 
 
 def test_without_kept_updates_there_is_no_audit(copied: Path) -> None:
@@ -266,6 +270,10 @@ VOTE = '{"version": 2, "optimizer_steps": 0, "votes": [[0, 0]]}'  # of one node
         {"state": "no JSON"},
         {"state": '{"version": 2, "good": 1}'},
         {"state": VOTE, "model": [1.0], "average": [1.0], "votes": np.zeros((0, 1))},
+        {"state": "{}", "same": "no JSON"},
+        {"state": "{}", "same": "[1]"},
+        {"state": "{}", "same": '{"model": "model"}'},
+        {"state": "{}", "same": '{"model": []}'},
     ],
 )
 def test_a_kept_model_that_is_none_is_refused(copied: Path, content: dict[str, Any]) -> None:

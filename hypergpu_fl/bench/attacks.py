@@ -18,8 +18,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from torch import nn
 
 from hypergpu_fl.codec import blob_record, decode, encode
-from hypergpu_fl.ledger.contribution import Contribution, enrolment_digest, hash_blob, hash_metrics
-from hypergpu_fl.ledger.identity import NodeKey, sign_contribution
+from hypergpu_fl.ledger.contribution import enrolment_digest
+from hypergpu_fl.ledger.identity import NodeKey
+from hypergpu_fl.node.replies import signed
 from strategies import wire
 from strategies.arrivals import Passage, VirtualLinks
 from strategies.errors import Refused
@@ -67,15 +68,8 @@ class HostileNode:
             metrics = wire.numbers(content, wire.METRICS)
         except Refused:
             return
-        contribution = Contribution(
-            session=order.session,
-            round=order.round,
-            base_model=order.base_model,
-            update_hash=hash_blob(bytes(wire.row_of_bytes(content.array_records[wire.UPDATE][wire.BLOB]))),
-            examples=int(metrics[wire.EXAMPLES]),
-            metrics_hash=hash_metrics(metrics),
-        )
-        content[wire.CONTRIBUTION] = wire.Claim(self.key.address, sign_contribution(self.key, contribution)).record()
+        blob = bytes(wire.row_of_bytes(content.array_records[wire.UPDATE][wire.BLOB]))
+        content[wire.CONTRIBUTION] = signed(order, blob, metrics, self.key)
 
 
 Hello = Callable[[HostileNode, RecordDict], None]

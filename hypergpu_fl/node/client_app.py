@@ -11,7 +11,7 @@ import os
 import time
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -89,12 +89,11 @@ def train(message: Message, context: Context) -> Message:
         ViewStore,
         apply,
         blob_of,
-        blob_record,
         encode_with_feedback,
         first_view,
     )
     from hypergpu_fl.node.local_task import local_task
-    from hypergpu_fl.task.metric_names import named_metrics
+    from hypergpu_fl.node.replies import reply_of
     from hypergpu_fl.task.trial import examples_of
 
     config, partition = _config(context), _partition(context)
@@ -128,26 +127,16 @@ def train(message: Message, context: Context) -> Message:
     residuals.stage(order.round, residual_P)
     if received.view is not None:
         views.save(received.view)
-    examples = examples_of(task, partition)
-    metrics: dict[str, Any] = {
-        **named_metrics(result.metrics),
-        wire.EXAMPLES: examples,
-        wire.SAMPLES: result.steps * min(order.batch_size, examples),
-        wire.COUNT: result.count,
-        wire.STEPS: result.steps,
-        wire.LOSS: result.loss,
-        wire.SQUARED_LOSS: result.squared_loss,
-    }
-    if not config.network.enable_simulation:  # in simulation the simulated link determines the time
-        metrics[wire.COMPUTE_S] = time.monotonic() - began_s
-    content = RecordDict(
-        {
-            wire.UPDATE: blob_record(blob),
-            wire.METRICS: MetricRecord(metrics),
-            **_link(config, context, reply_bytes=len(blob)),
-        }
+    content = reply_of(
+        order,
+        result,
+        blob,
+        examples=examples_of(task, partition),
+        # in simulation the simulated link determines the time
+        compute_s=None if config.network.enable_simulation else time.monotonic() - began_s,
+        link=_link(config, context, reply_bytes=len(blob)),
+        key=_key(config, context),
     )
-    content[wire.CONTRIBUTION] = _sign(_key(config, context), order, blob, wire.numbers(content, wire.METRICS))
     return Message(content, reply_to=message)
 
 
@@ -165,21 +154,6 @@ def _train_context(order: wire.Order, config: Config, context: Context) -> Train
         progress=min(1.0, (order.round - 1) / config.training.rounds),
         node_config=dict(context.node_config),
     )
-
-
-def _sign(key: NodeKey, order: wire.Order, blob: bytes, metrics: dict[str, float]) -> ConfigRecord:
-    from hypergpu_fl.ledger.contribution import Contribution, hash_blob, hash_metrics
-    from hypergpu_fl.ledger.identity import sign_contribution
-
-    contribution = Contribution(
-        session=order.session,
-        round=order.round,
-        base_model=order.base_model,
-        update_hash=hash_blob(blob),
-        examples=int(metrics[wire.EXAMPLES]),
-        metrics_hash=hash_metrics(metrics),
-    )
-    return wire.Claim(key.address, sign_contribution(key, contribution)).record()
 
 
 def _keep_receipts(text: str, address: str, folder: Path) -> None:

@@ -23,13 +23,14 @@ from torch import Tensor, nn
 
 from hypergpu_fl.bench.attacks import HostileNode
 from hypergpu_fl.bench.in_process import InProcessGrid
-from hypergpu_fl.codec import blob_record, encode
+from hypergpu_fl.codec import encode
 from hypergpu_fl.config import Config, to_run_config
 from hypergpu_fl.config.models import DENSE_LEVELS
 from hypergpu_fl.errors import RunFailed
 from hypergpu_fl.ledger.identity import derive_simulated_key
 from hypergpu_fl.node.client_app import app
 from hypergpu_fl.node.local_task import local_task
+from hypergpu_fl.node.replies import reply_of
 from hypergpu_fl.server import checkpoint
 from hypergpu_fl.server.server_app import run
 from hypergpu_fl.settlement import load_bundle, verify
@@ -199,25 +200,9 @@ class FuzzedGrid(InProcessGrid):
         result = local.task.train(local.model, share, context)
         trained = local.task.arrays(local.model)
         delta_P = layout.flatten(trained) - model.vector_P
+        blob = encode(order.codec, delta_P, layout, layout.buffers(trained), base=order.base)
         examples = local.task.examples(share)
-        content = RecordDict(
-            {
-                wire.METRICS: MetricRecord(
-                    {
-                        wire.EXAMPLES: examples,
-                        wire.SAMPLES: result.steps * min(order.batch_size, examples),
-                        wire.COUNT: result.count,
-                        wire.STEPS: result.steps,
-                        wire.LOSS: result.loss,
-                        wire.SQUARED_LOSS: result.squared_loss,
-                    }
-                ),
-                wire.UPDATE: blob_record(
-                    encode(order.codec, delta_P, layout, layout.buffers(trained), base=order.base)
-                ),
-            }
-        )
-        node.sign(content, order)
+        content = reply_of(order, result, blob, examples=examples, compute_s=None, link={}, key=node.key)
         if share < HONEST or not self._replies:
             return content
         self.sent += 1

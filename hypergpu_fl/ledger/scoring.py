@@ -55,20 +55,22 @@ def leave_one_out(count: int, loss: CoalitionLoss) -> list[float]:
     """How much worse the round would be without each contribution: ``max(0, L(all but i) - L(all))``.
 
     It takes N + 2 evaluations of the loss. No coalition counts as worse than ``WORST`` allows. If the round is as bad
-    as that, the contribution without which it is best is left out and scores nothing, and the others are measured
-    without it, in N - 1 more evaluations. If several contributions break the round, nobody scores.
+    as that, the fewest contributions that are worst alone are left out until it is better, and score nothing; the
+    others are measured without them. That takes N more evaluations. Where the loss is convex, a mean that is broken
+    holds a contribution that is as bad alone.
     """
     most = _largest(loss(()))
-
-    def without(members: Coalition) -> dict[int, float]:
-        return {i: _bounded(loss(tuple(j for j in members if j != i)), most) for i in members}
-
-    everyone = tuple(range(count))
-    full, left_out = _bounded(loss(everyone), most), without(everyone)
-    if full == most and count:
-        breaker = min(left_out, key=left_out.__getitem__)
-        full, left_out = left_out[breaker], without(tuple(i for i in everyone if i != breaker))
-    return [max(0.0, left_out.get(i, full) - full) for i in everyone]
+    members: Coalition = tuple(range(count))
+    full = _bounded(loss(members), most)
+    if full == most:
+        alone = [found if np.isfinite(found := loss((i,))) else np.inf for i in members]
+        for worst in sorted(members, key=alone.__getitem__, reverse=True):
+            members = tuple(i for i in members if i != worst)
+            full = _bounded(loss(members), most)
+            if full < most:
+                break
+    worth = {i: max(0.0, _bounded(loss(tuple(j for j in members if j != i)), most) - full) for i in members}
+    return [worth.get(i, 0.0) for i in range(count)]
 
 
 def gtg_shapley(

@@ -57,7 +57,7 @@ def scoring_of(named: Scoring | Literal["auto"], *, chain: bool) -> Scoring | No
 
 def versioned(scoring: Scoring) -> str:
     """The scoring as the books name it; its version rises whenever it would score the same round otherwise."""
-    return f"{scoring}/2"
+    return f"{scoring}/{3 if scoring == 'leave_one_out' else 2}"
 
 
 @dataclass(frozen=True, slots=True)

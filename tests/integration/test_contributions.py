@@ -19,6 +19,7 @@ from hypergpu_fl.ledger.identity import derive_simulated_key
 from hypergpu_fl.ledger.proof import ContributionProof, verify_proof
 from hypergpu_fl.ledger.sealing import RoundSeal, SealedRound
 from hypergpu_fl.node.client_app import app
+from hypergpu_fl.pricing.pricer import Scoring, versioned
 from hypergpu_fl.server import checkpoint
 from hypergpu_fl.server.server_app import run
 from hypergpu_fl.settlement import Settlement, load_books, verify
@@ -74,13 +75,13 @@ def refusals(folder: Path) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("scoring", ["aumann_shapley", "improvement", "weight", "leave_one_out", "shapley"])
-def test_a_round_shares_its_budget_whatever_the_scoring(tmp_path: Path, scoring: str) -> None:
+def test_a_round_shares_its_budget_whatever_the_scoring(tmp_path: Path, scoring: Scoring) -> None:
     report = train(tmp_path / "run", scoring=scoring, enabled=False)
     bundle = Bundle.model_validate_json((tmp_path / "run" / "ledger.json").read_text())
     assert report["accuracy"] > 0.3  # chance is 0.1
     for record in bundle.rounds:
         assert sum(c.weight for c in record.contributions) == pytest.approx(10**9, abs=NODES)
-        assert record.pricing is not None and record.pricing.scoring == f"{scoring}/2"
+        assert record.pricing is not None and record.pricing.scoring == versioned(scoring)
     verify(bundle)
     assert any(c.score for record in bundle.rounds for c in record.contributions)
     assert bundle.rounds[-1].owed >= 0.95 * 3 * 10**15

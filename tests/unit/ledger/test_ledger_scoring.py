@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import permutations
+from random import Random
 
 import numpy as np
 import pytest
@@ -104,6 +105,21 @@ def test_who_breaks_models_spoils_no_other_nodes_score(count: int, broken: float
         assert values[0] == 0.0 or count == 2
         assert all(0.0 < value <= 11.0 for value in values[1:]) or count == 2
         assert sum(to_scores(values)) <= 11 * count * 10**9
+
+
+@given(st.integers(0, 3), st.lists(BROKEN, min_size=1, max_size=4), st.randoms())
+def test_however_many_break_a_round_the_others_score_as_without_them(
+    sound: int, broken: list[float], rng: Random
+) -> None:
+    count = sound + len(broken)
+    breakers = dict(zip(rng.sample(range(count), len(broken)), broken, strict=True))
+
+    def loss(members: tuple[int, ...]) -> float:
+        worst = [breakers[i] for i in members if i in breakers]
+        return sum(worst) if worst else 1.0 - 0.1 * len(members)
+
+    found = leave_one_out(count, loss)
+    assert found == pytest.approx([0.0 if i in breakers else 0.1 for i in range(count)])
 
 
 @given(st.integers(0, 50), BROKEN)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from hypergpu_fl.cli import deployed, invoke, submission
+from hypergpu_fl.cli import deployed, invoke
 from hypergpu_fl.cli.deployed import LOST, MOST_LOSSES, find, follow_log
 from hypergpu_fl.cli.submission import Submission
 from hypergpu_fl.config import load
@@ -43,7 +44,7 @@ def flwr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Submi
             "n=$(cat n 2>/dev/null || echo 0); echo $((n + 1)) > n; exec cat answer$n\n"
         )
         program.chmod(0o755)
-        monkeypatch.setattr(submission, "_program", lambda name: str(program))
+        monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))  # flwr lies beside it
         monkeypatch.setattr(deployed, "LOOK_S", 0.01)
         return Submission("1", "deployed", os.environ)
 
@@ -89,7 +90,9 @@ def test_a_run_that_the_superlink_does_not_know_is_not_waited_for(flwr: Callable
     assert not isinstance(refusal.value, SuperLinkSilent)
 
 
-def test_a_run_whose_server_app_died_is_submitted_again_but_not_for_ever(flwr: Callable[..., Submission]) -> None:
+def test_a_run_whose_server_app_died_is_submitted_again_but_not_for_ever(
+    flwr: Callable[..., Submission], tmp_path: Path
+) -> None:
     died = status("finished:failed", f"{LOST[0]}.")
     run = flwr(died, died, DONE)
     again: list[Submission] = []
@@ -99,7 +102,7 @@ def test_a_run_whose_server_app_died_is_submitted_again_but_not_for_ever(flwr: C
         return run
 
     assert follow_log(run, submitted, lambda text: None)[1] == "finished:completed" and len(again) == 2
-    (Path(submission._program("flwr")).parent / "n").unlink()
+    (tmp_path / "n").unlink()
     again.clear()
     assert follow_log(flwr(*[died] * 20), submitted, lambda text: None)[1] == "finished:failed"
     assert len(again) == MOST_LOSSES

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from pydantic import SecretStr
 from rounds import a_round
 
-from hypergpu_fl.cli import run, submission
+from hypergpu_fl.cli import run
 from hypergpu_fl.cli.render import Format
 from hypergpu_fl.cli.resuming import keep, layers_of
 from hypergpu_fl.cli.submission import Submission
@@ -38,7 +39,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
         program = folder / "flwr"
         program.write_text(f"#!/bin/sh\nexec cat {folder}/log\n")
         program.chmod(0o755)
-        monkeypatch.setattr(submission, "_program", lambda name: str(program))
+        monkeypatch.setattr(sys, "executable", str(folder / "python"))  # flwr lies beside it
         return Submission("1", "deployed", os.environ)
 
     return made

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import tomllib
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def test_ctrl_c_while_flower_answers_leaves_no_child_behind(tmp_path: Path, monk
     slow, pid = tmp_path / "flwr", tmp_path / "pid"
     slow.write_text(f"#!/bin/sh\necho $$ > {pid}\nsleep 1\nkill -INT $PPID\nexec sleep 60\n")
     slow.chmod(0o755)
-    monkeypatch.setattr(submission, "_program", lambda name: str(slow))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))  # flwr lies beside it
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
     try:
         with pytest.raises(KeyboardInterrupt):

@@ -18,9 +18,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from torch import nn
 
 from hypergpu_fl.codec import blob_record, decode, encode
-from hypergpu_fl.ledger.contribution import enrolment_digest
 from hypergpu_fl.ledger.identity import NodeKey
-from hypergpu_fl.node.replies import signed
+from hypergpu_fl.node.replies import enrolment, signed
 from strategies import wire
 from strategies.arrivals import Passage, VirtualLinks
 from strategies.errors import Refused
@@ -59,8 +58,7 @@ class HostileNode:
         """Sign a changed hello; one that names no share keeps the honest signature."""
         share = content.metric_records[wire.HELLO][wire.PARTITION]
         if isinstance(share, int):
-            proof = self.key.sign(enrolment_digest(session, node_id, share))
-            content[wire.ENROLMENT] = ConfigRecord({wire.SIGNATURE: proof})
+            content[wire.ENROLMENT] = enrolment(share, key=self.key, session=session, node_id=node_id)
 
     def sign(self, content: RecordDict, order: wire.Order) -> None:
         """Sign the changed reply; a reply that is out of all bounds keeps the honest signature."""

@@ -54,9 +54,9 @@ def hello(message: Message, context: Context) -> Message:
 
 def _introduced(message: Message, context: Context) -> Message:
     from hypergpu_fl.codec.kernels import compile_ahead
-    from hypergpu_fl.ledger.contribution import enrolment_digest
     from hypergpu_fl.network.hardware import describe_hardware
     from hypergpu_fl.node.local_task import local_task
+    from hypergpu_fl.node.replies import hello_of
     from hypergpu_fl.task.trial import examples_of, try_task
 
     config, partition = _config(context), _partition(context)
@@ -64,19 +64,16 @@ def _introduced(message: Message, context: Context) -> Message:
     local = local_task(config)
     examples = examples_of(local.task, partition)
     try_task(local.task, local.model, partition, device=device, batch_size=config.training.batch_size)
-    content = RecordDict(
-        {
-            wire.HELLO: MetricRecord({wire.PARTITION: partition, wire.EXAMPLES: examples}),
-            wire.IDENTITY: ConfigRecord(dict(local.identity)),
-            wire.DEVICE: ConfigRecord(
-                {wire.DEVICE: str(device), wire.ADDRESS: _key(config, context).address, **describe_hardware()}
-            ),
-            **link,
-        }
+    content = hello_of(
+        partition,
+        examples,
+        identity=local.identity,
+        device={wire.DEVICE: str(device), **describe_hardware()},
+        link=link,
+        key=_key(config, context),
+        session=wire.invited_to(message.content),
+        node_id=context.node_id,
     )
-    if session := wire.invited_to(message.content):
-        proof = _key(config, context).sign(enrolment_digest(session, context.node_id, partition))
-        content[wire.ENROLMENT] = ConfigRecord({wire.SIGNATURE: proof})
     compile_ahead()  # only after the probe, which measures milliseconds
     return Message(content, reply_to=message)
 

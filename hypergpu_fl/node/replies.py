@@ -1,4 +1,4 @@
-"""The reply of a node that has worked: its update, what it says of its work, and the claim that it signs."""
+"""What a node answers, signed: who it is, and its update with what it says of its work."""
 
 from __future__ import annotations
 
@@ -8,13 +8,43 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from hypergpu_fl.codec import blob_record
-from hypergpu_fl.ledger.contribution import Contribution, hash_blob, hash_metrics
+from hypergpu_fl.ledger.contribution import Contribution, enrolment_digest, hash_blob, hash_metrics
 from hypergpu_fl.ledger.identity import NodeKey, sign_contribution
 from hypergpu_fl.task.metric_names import named_metrics
 from strategies import wire
 
 if TYPE_CHECKING:
     from hypergpu_fl.task import TrainResult
+
+
+def hello_of(
+    partition: int,
+    examples: int,
+    *,
+    identity: Mapping[str, str],
+    device: Mapping[str, str | int | float],
+    link: Mapping[str, MetricRecord],
+    key: NodeKey,
+    session: bytes,
+    node_id: int,
+) -> RecordDict:
+    """Who Flower's node ``node_id`` is; signed if it was invited to a ``session``."""
+    content = RecordDict(
+        {
+            wire.HELLO: MetricRecord({wire.PARTITION: partition, wire.EXAMPLES: examples}),
+            wire.IDENTITY: ConfigRecord(dict(identity)),
+            wire.DEVICE: ConfigRecord({wire.ADDRESS: key.address, **device}),
+            **link,
+        }
+    )
+    if session:
+        content[wire.ENROLMENT] = enrolment(partition, key=key, session=session, node_id=node_id)
+    return content
+
+
+def enrolment(partition: int, *, key: NodeKey, session: bytes, node_id: int) -> ConfigRecord:
+    """The claim to a share of the data, signed with the node's key."""
+    return ConfigRecord({wire.SIGNATURE: key.sign(enrolment_digest(session, node_id, partition))})
 
 
 def reply_of(

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import Error, Message, RecordDict
 from hostile_records import Move, drafted, hostile_hello, hostile_reply
 from torch import Tensor, nn
 
@@ -30,7 +30,7 @@ from hypergpu_fl.errors import RunFailed
 from hypergpu_fl.ledger.identity import derive_simulated_key
 from hypergpu_fl.node.client_app import app
 from hypergpu_fl.node.local_task import local_task
-from hypergpu_fl.node.replies import reply_of
+from hypergpu_fl.node.replies import hello_of, reply_of
 from hypergpu_fl.server import checkpoint
 from hypergpu_fl.server.server_app import run
 from hypergpu_fl.settlement import load_bundle, verify
@@ -178,15 +178,16 @@ class FuzzedGrid(InProcessGrid):
         return Message(answer, reply_to=message)
 
     def _hello(self, node: HostileNode, share: int, node_id: int, session: bytes) -> RecordDict:
-        content = RecordDict(
-            {
-                wire.HELLO: MetricRecord({wire.PARTITION: share, wire.EXAMPLES: self._local.task.examples(share)}),
-                wire.IDENTITY: ConfigRecord(dict(self._local.identity)),
-                wire.DEVICE: ConfigRecord({wire.ADDRESS: node.key.address}),
-            }
+        return hello_of(
+            share,
+            self._local.task.examples(share),
+            identity=self._local.identity,
+            device={},
+            link={},
+            key=node.key,
+            session=session,
+            node_id=node_id,
         )
-        node.sign_hello(content, session, node_id)
-        return content
 
     def _reply(self, node: HostileNode, share: int, order: wire.Order) -> RecordDict | Error:
         """An honest reply, or what the plan makes of it."""

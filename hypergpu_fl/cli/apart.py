@@ -9,6 +9,7 @@ from collections.abc import Callable
 from multiprocessing import connection, get_context
 from typing import Any, Final, TypeVar
 
+from hypergpu_fl import logs
 from hypergpu_fl.children import end_with
 from hypergpu_fl.errors import HyperGPUError, TaskError
 
@@ -61,8 +62,6 @@ def apart(work: Callable[..., T], *arguments: Any, doing: str) -> T:
 
 
 def _answer(parent: int, theirs: connection.Connection, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    from hypergpu_fl import logs  # not above: commands that start none need not wait for it
-
     end_with(parent)
     faulthandler.enable()
     logs.say_as_commands_do()

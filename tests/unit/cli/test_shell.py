@@ -52,8 +52,8 @@ def test_help_lists_commands_without_importing_what_they_need() -> None:
         assert f"\n  {name}" in done.stdout
 
 
-def test_a_command_that_may_start_a_process_apart_does_not_load_what_that_logs_with() -> None:
-    code = "import sys, hypergpu_fl.cli.config; assert not {'loguru', 'asyncio', 'torch', 'flwr'} & set(sys.modules)"
+def test_checking_a_configuration_loads_neither_torch_nor_flower() -> None:
+    code = "import sys, hypergpu_fl.cli.config; assert not {'torch', 'flwr'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -147,7 +147,7 @@ class Pricer:
         self._device = device
         self._gradients = differentiable(task)
         self._buffers = layout.buffers(task.arrays(model))
-        if scoring == "aumann_shapley" and (lacking := self._lacks_gradients()):
+        if scoring == "aumann_shapley" and (lacking := self._why_no_gradients()):
             logger.warning("{}: contributions are priced by {!r} instead", lacking, BLIND)
             scoring = BLIND
         self._scoring = scoring
@@ -160,7 +160,7 @@ class Pricer:
         self._digests: list[bytes] = []  # of the updates in the round that is open, or was closed last
         self._base_P: Vector | None = None
 
-    def _lacks_gradients(self) -> str:
+    def _why_no_gradients(self) -> str:
         """Why the first model has no gradient; empty if it has one. Later this would end the run."""
         if self._gradients is None:
             return "the task gives no gradient()"

@@ -36,7 +36,7 @@ class Report:
 
     config: Config
     clock: str
-    unit: str = ""
+    unit: str
     history: list[dict[str, Any]] = field(default_factory=list)
     stretches: list[Stretch] = field(default_factory=list)
     _ended_s: list[float] = field(default_factory=list)

@@ -89,9 +89,9 @@ def main(grid: Grid, context: Context) -> None:
     logs.configure(config.system, folder)
     compile_ahead()
     simulated, nodes = config.network.enable_simulation, config.training.num_nodes
-    state = node_state_folder(folder.parent, context.run_id, config.system.run_name)
+    state = node_state_folder(folder.parent, context.run_id, config.system.run_name)  # of simulated nodes
     if simulated:
-        shutil.rmtree(state, ignore_errors=True)  # of a start that was killed
+        shutil.rmtree(state, ignore_errors=True)  # what a start that was killed left there
         renew_dead_actors()
         nodes = wait_for_nodes(grid, nodes, simulated=True)
     config = config.model_copy(

@@ -34,7 +34,7 @@ class Collecting:
         flight, reply, update = received.flight, received.reply, received.update
         if reply is None or update is None or flight.order is None:
             raise RuntimeError(f"there is no update to add for order {command.order}")
-        self.mean.add(update, weight=command.weight, steps=command.steps)
+        self.mean.add(update, weight=command.weight, steps=command.steps, length=command.length)
         self.statistics.add(update, node=command.row, steps=max(1, flight.order.local_steps))
         self.accepted.append(
             Accepted(

@@ -299,7 +299,8 @@ class Engine(Strategy):
         if received is None or received.update is None or self._collecting is None:
             raise RuntimeError(f"there is no update to add for order {command.order}")
         self._collecting.add(command, received, self.state, now_s=self._now_s)
-        self._parts.append(Part(command.row, command.weight, command.steps, self._collecting.accepted[-1].steps))
+        asked = self._collecting.accepted[-1].steps
+        self._parts.append(Part(command.row, command.weight, command.steps, command.length, asked))
         self.attendant.added(received.admitted, received.update, self.model.vector_P, received.held_out_loss)
 
     def _refuse(self, command: Refuse, received: Received | None) -> None:

@@ -48,7 +48,8 @@ class Settings:
     exclude_failing : bool
         Whether nodes that fail repeatedly are excluded for a while, see ``strategies.fleet.health``.
     refuse_outliers : bool
-        Whether updates of unusual norm are refused. Under a policy that prefers few nodes, the others' look unusual.
+        Whether an update that is longer than the others' is shortened, and one far longer refused. Under a policy that
+        prefers few nodes, the others' look unusual.
     max_examples : int
         A node's data count for no more examples than this.
     examples : {"bounded", "claimed"}

@@ -100,7 +100,7 @@ class SeenRun:
                 samples=384.0,
                 loss=loss,
             )
-            answer: list[Command] = [AddUpdate(self._first + row, row, 1.0, 12, 0)]
+            answer: list[Command] = [AddUpdate(self._first + row, row, 1.0, 12, 1.0, 0)]
             if row == self.failing:
                 answer = [Refuse(self._first + row, row, self.reason, "<img src=x onerror=alert(1)>")]
                 answer += [Exclude(row, self.at_s + 120.0)] if self.rounds == 3 else []

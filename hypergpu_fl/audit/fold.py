@@ -168,9 +168,9 @@ class _Open:
             update = codec.decode(blob)
         except (LedgerError, Refused) as error:
             raise VerificationError(f"round {round}: the update of {entry.node}: {error}", REMEDY) from None
-        self.mean.add(update, weight=command["weight"], steps=command["steps"])
+        self.mean.add(update, weight=command["weight"], steps=command["steps"], length=command["length"])
         self.statistics.add(update, node=command["row"], steps=asked)
-        self.steps.append(command["steps"])
+        self.steps.append(asked)
         self.updates.append((entry, blob, update))
 
     def closed(self, command: dict[str, Any], model: GlobalModel) -> Folded:

@@ -73,8 +73,8 @@ class Aggregator(Protocol):
         """Updates folded in."""
         ...
 
-    def add(self, update: Update, *, weight: float, steps: int) -> None:
-        """Fold in one update; ``weight`` > 0, ``steps`` >= 1."""
+    def add(self, update: Update, *, weight: float, steps: int, length: float = 1.0) -> None:
+        """Fold in ``length`` times one update; ``weight`` > 0, ``steps`` >= 1, 0 < ``length`` <= 1."""
         ...
 
     def mean(self) -> Vector:
@@ -130,12 +130,14 @@ class StreamingMean:
         self._sum_P = np.zeros(size, dtype=np.float32)
         self._weights: list[float] = []
         self._steps: list[int] = []
+        self._lengths: list[float] = []
 
-    def add(self, update: Update, *, weight: float, steps: int) -> None:
-        """Fold in one update; ``weight`` > 0, ``steps`` >= 1."""
-        update.add_to(self._sum_P, weight / steps)
+    def add(self, update: Update, *, weight: float, steps: int, length: float = 1.0) -> None:
+        """See ``Aggregator.add``."""
+        update.add_to(self._sum_P, weight * length / steps)
         self._weights.append(weight)
         self._steps.append(steps)
+        self._lengths.append(length)
 
     @property
     def count(self) -> int:
@@ -150,7 +152,7 @@ class StreamingMean:
 
     def entered(self, index: int) -> Entered:
         """See ``Aggregator.entered``."""
-        return Entered(self._weights[index] / self._steps[index] * self._scale)
+        return Entered(self._weights[index] * self._lengths[index] / self._steps[index] * self._scale)
 
     @property
     def _scale(self) -> float:

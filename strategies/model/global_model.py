@@ -62,11 +62,12 @@ class KeptVersion:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What an update entered a round with: its node, weight, the steps that normalise it, and those that were asked."""
+    """What an update entered a round with, see ``AddUpdate``, and the steps that were asked of it."""
 
     node: int
     weight: float
     steps: int
+    length: float
     asked: int
 
 
@@ -151,7 +152,7 @@ class GlobalModel:
         before = self.good or self._kept()
         mean, statistics = aggregator(rule, self.layout.size), Statistics(self.layout)
         for update, part in updates:
-            mean.add(update, weight=part.weight, steps=part.steps)
+            mean.add(update, weight=part.weight, steps=part.steps, length=part.length)
             statistics.add(update, node=part.node, steps=part.asked)
         if not mean.count:
             return before

@@ -37,12 +37,13 @@ class SendOrder:
 
 @dataclass(frozen=True, slots=True)
 class AddUpdate:
-    """Add the update to the round's mean with this weight, normalised by ``steps``."""
+    """Add this much of the update's length to the round's mean with this weight, normalised by ``steps``."""
 
     order: int
     row: int
     weight: float
     steps: int
+    length: float
     staleness: int
     kind: Literal["add"] = "add"
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from strategies.errors import Reason, Refused
-from strategies.fleet.outliers import LARGEST_Z, robust_z
+from strategies.fleet.outliers import LARGEST_Z, ORDINARY_Z, robust_z
 
 NODES = 64  # most recently seen nodes whose norms are remembered
 NORMS = 3  # remembered per node
@@ -35,20 +35,24 @@ class NormHistory:
         self._logs: dict[int, list[float]] = {}
         self._votes: dict[int, float] = {}  # their medians, which every update asks for
 
-    def check(self, row: int, norm: float, steps: int, *, model_norm: float) -> None:
-        """Refuse a norm whose ``robust_z`` of ``log(norm / sqrt(steps))`` among other nodes' is > 6.
+    def length(self, row: int, norm: float, steps: int, *, model_norm: float) -> float:
+        """How much of its length an update counts for: 1, or what brings its norm down to an ordinary one.
 
-        Only large outliers are refused, since a small update does no harm. Until enough other nodes are known, an
-        update's norm may be ten times the model's, or 10 for a model of norm below 1.
+        Judged by the ``robust_z`` of ``log(norm / sqrt(steps))`` among other nodes'. Beyond 2, the update is shortened
+        to 2, so that a few long ones do not outweigh more that are ordinary. Beyond 6, it is refused. A small update
+        does no harm. Until enough other nodes are known, an update's norm may be ten times the model's, or 10 for a
+        model of norm below 1.
         """
         others = [vote for other, vote in self._votes.items() if other != row]
         if len(others) < ENOUGH_NODES:
             longest = COLD_FACTOR * max(1.0, model_norm)
             if norm > longest:
                 raise _outlier(f"norm {norm:.3g}, at first at most {longest:.3g} is taken")
-            return
-        if (z := robust_z(_log_norm(norm, steps), others)) > LARGEST_Z:
+            return 1.0
+        z, sigma = robust_z(_log_norm(norm, steps), others)
+        if z > LARGEST_Z:
             raise _outlier(f"norm {norm:.3g} after {steps} steps, z-score {z:.1f} > {LARGEST_Z}")
+        return math.exp(min(0.0, (ORDINARY_Z - z) * sigma))
 
     def add(self, row: int, norm: float, steps: int) -> None:
         """Remember a norm."""

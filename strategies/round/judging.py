@@ -33,10 +33,11 @@ def judge(state: State, open_: OpenRound, order: OpenOrder, event: Answered) -> 
     if reading is None or reading.norm is None:
         raise Refused(Reason.MALFORMED, "no update could be read")
     nothing = is_nothing(reading.norm, model_norm=state.versions.norm)
+    length = 1.0
     if not nothing:
         state.norms.add(row, reading.norm, order.steps)
         if settings.refuse_outliers:
-            state.norms.check(row, reading.norm, order.steps, model_norm=state.versions.norm)
+            length = state.norms.length(row, reading.norm, order.steps, model_norm=state.versions.norm)
     shown = Shown(reading.digest, reading.sketch, order.start, order.round)
     state.replays.hear(row, shown, nothing=nothing)
     state.replays.check(row)
@@ -49,7 +50,7 @@ def judge(state: State, open_: OpenRound, order: OpenOrder, event: Answered) -> 
     open_.added.append(row)
     open_.weights.append(weighed.weight)
     steps = order.steps if settings.normalise_steps else 1
-    return AddUpdate(event.order, row, weighed.weight, steps, staleness)
+    return AddUpdate(event.order, row, weighed.weight, steps, length, staleness)
 
 
 def learn(fleet: Fleet, row: int, reading: Reading, *, round: int, byte_scale: float = 1.0) -> None:

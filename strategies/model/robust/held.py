@@ -25,19 +25,21 @@ class HeldUpdates(ABC):
         self._vectors: list[Vector] = []
         self._weights: list[float] = []
         self._steps: list[int] = []
+        self._lengths: list[float] = []
 
     @property
     def count(self) -> int:
         """K."""
         return len(self._vectors)
 
-    def add(self, update: Update, *, weight: float, steps: int) -> None:
+    def add(self, update: Update, *, weight: float, steps: int, length: float = 1.0) -> None:
         """See ``Aggregator.add``."""
         vector_P = np.zeros(self._size, dtype=np.float32)
-        update.add_to(vector_P, 1.0 / steps)
+        update.add_to(vector_P, length / steps)
         self._vectors.append(vector_P)
         self._weights.append(weight)
         self._steps.append(steps)
+        self._lengths.append(length)
 
     def mean(self) -> Vector:
         """See ``Aggregator.mean``: the rule's result per step, times the weighted median of local steps."""

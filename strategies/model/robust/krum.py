@@ -20,7 +20,7 @@ class Krum(HeldUpdates):
 
     def entered(self, index: int) -> Entered:
         """See ``Aggregator.entered``: the whole of the chosen update."""
-        return Entered(self._common_steps / self._steps[index] if index == self._chosen else 0.0)
+        return Entered(self._common_steps * self._lengths[index] / self._steps[index] if index == self._chosen else 0.0)
 
     def _reduce(self) -> Vector:
         count = self.count

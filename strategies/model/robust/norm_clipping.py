@@ -19,7 +19,7 @@ class NormClipping(HeldUpdates):
 
     def entered(self, index: int) -> Entered:
         """See ``Aggregator.entered``: the whole update, with the share that clipping left."""
-        return Entered(self._common_steps * self._factors[index] / self._steps[index])
+        return Entered(self._common_steps * self._factors[index] * self._lengths[index] / self._steps[index])
 
     def _reduce(self) -> Vector:
         total_P = np.zeros(self._size, dtype=np.float32)

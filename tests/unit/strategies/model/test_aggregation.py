@@ -160,15 +160,18 @@ def test_an_unknown_rule_is_answered_with_the_nearest_name() -> None:
 
 @pytest.mark.parametrize("name", sorted(AGGREGATORS))
 @given(st.integers(0, 10**6), st.integers(1, 7))
-def test_what_entered_of_each_update_sums_to_the_mean(name: str, seed: int, count: int) -> None:
+def test_what_entered_of_each_update_sums_to_the_mean_also_of_shortened_ones(name: str, seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)
     deltas_KP = rng.standard_normal((count, 300)).astype(np.float32)
     deltas_KP[:, :20] = 1.0  # ties
     weights, steps = (0.1 + rng.random(count)).tolist(), rng.integers(1, 9, count).tolist()
-    rule = aggregator(name, 300)
-    for delta_P, weight, local in zip(deltas_KP, weights, steps, strict=True):
-        rule.add(DenseUpdate(delta_P), weight=weight, steps=local)
+    lengths = rng.choice([1.0, 0.5, 0.1], count).tolist()
+    rule, same = aggregator(name, 300), aggregator(name, 300)
+    for delta_P, weight, local, length in zip(deltas_KP, weights, steps, lengths, strict=True):
+        rule.add(DenseUpdate(delta_P), weight=weight, steps=local, length=length)
+        same.add(DenseUpdate(delta_P * np.float32(length)), weight=weight, steps=local)
     mean_P = rule.mean().copy()
+    assert np.allclose(mean_P, same.mean(), rtol=1e-4, atol=1e-5)
     total_P = np.zeros(300)
     for index in range(count):
         entered = rule.entered(index)

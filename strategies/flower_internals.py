@@ -276,14 +276,16 @@ def renew_dead_actors() -> None:
     OtherFlower
         If this Flower's pool of actors is another one.
     """
-    from ray.exceptions import RayActorError
+    # The package before its module, as Flower's own thread does at this moment: the other way round each thread holds a
+    # lock that the other one needs, and Python then hands out half of a module.
+    from ray import exceptions
 
     fetch = ACTOR_FETCH.value()
 
     def fetch_or_renew(pool: Any, future: Any) -> Any:
         try:
             return fetch(pool, future)
-        except RayActorError:
+        except exceptions.RayActorError:
             pool._future_to_actor[future] = pool.create_actor_fn()  # the caller puts that one back
             raise
 

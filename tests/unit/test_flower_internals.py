@@ -199,6 +199,36 @@ def test_the_pool_of_actors_is_the_one_that_was_read() -> None:
     assert "create_actor_fn" in made
 
 
+MEANWHILE = """
+import sys, threading, time
+from importlib.abc import MetaPathFinder
+from strategies.flower_internals import renew_dead_actors
+
+class InTheMidst(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "ray._raylet":
+            server_app.start()
+            begun.wait(2)
+        if name == "ray.exceptions" and threading.current_thread() is server_app:
+            begun.set()
+            time.sleep(1)  # the main thread wants it by then
+
+begun = threading.Event()
+failures = []
+threading.excepthook = failures.append
+server_app = threading.Thread(target=renew_dead_actors)
+sys.meta_path.insert(0, InTheMidst())
+import ray
+server_app.join()
+sys.exit(str(failures) if failures else 0)
+"""
+
+
+def test_the_pool_is_changed_while_another_thread_imports_ray() -> None:
+    done = subprocess.run([sys.executable, "-c", MEANWHILE], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def foreign(tree: ast.Module) -> set[str]:
     """Names of a file that stand for what is Flower's or Ray's: imported, annotated so, or another name of such."""
     names = {

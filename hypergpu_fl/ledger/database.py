@@ -154,17 +154,18 @@ def connect(location: Path | str) -> Engine:
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute("PRAGMA foreign_keys=ON")
         except sqlite3.OperationalError as error:  # SQLAlchemy does not pass errors in this event to the one below
-            raise _named(error, location) or error from None
+            raise refusal(error, location) or error from None
 
     @event.listens_for(engine, "handle_error")
     def _name(context: ExceptionContext) -> None:
-        if named := _named(context.original_exception, location):
+        if named := refusal(context.original_exception, location):
             raise named
 
     return engine
 
 
-def _named(error: BaseException, location: Path | str) -> LedgerError | None:
+def refusal(error: BaseException, location: Path | str) -> LedgerError | None:
+    """What an error of SQLite's means for whoever uses the database, where that is known."""
     text = str(error)
     if "readonly database" in text or "unable to open database file" in text:
         return LedgerError(

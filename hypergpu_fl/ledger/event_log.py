@@ -46,6 +46,10 @@ def heads_in(database: Path, bundle: Path) -> Heads | None:
                 known = connection.execute("SELECT name FROM sqlite_master WHERE name = 'rounds'").fetchone()
                 return dict(connection.execute(query)) if known else {}
         except sqlite3.Error as error:
+            from hypergpu_fl.ledger.database import refusal  # loads SQLAlchemy, which is needed for nothing else here
+
+            if named := refusal(error, database):
+                raise named from error
             remedy = "close what else uses it, or take it from its source again"
             raise LedgerError(f"{database} cannot be read: {error}", remedy) from error
     return heads_of(read_bundle(bundle).rounds) if bundle.is_file() else None

@@ -119,6 +119,8 @@ def load(
     ------
     CheckpointError
         If the version is missing, torn or of another model; the message names the file.
+    PermissionError
+        If this user may not read it.
     """
     if version is None:
         version = _known(folder)[-1]
@@ -148,6 +150,8 @@ def load_model(folder: Path, *, best: bool = False) -> Checkpoint:
     ------
     CheckpointError
         If there is none, or none is whole; the message is about the newest.
+    PermissionError
+        If this user may not read it.
     """
     newest, *older = reversed(_known(folder))
     try:
@@ -191,6 +195,8 @@ def _manifest(folder: Path, version: int) -> dict[str, Any]:
     file = folder / f"{version:08d}.json"
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
+    except PermissionError:
+        raise  # it is whole, and no other one takes its place
     except (OSError, ValueError) as error:
         raise CheckpointError(f"checkpoint {file} cannot be read: {error}", _remedy(folder)) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -205,7 +211,10 @@ def _vectors(folder: Path, files: Mapping[str, str], remedy: str) -> dict[str, N
     for name, digest in files.items():
         file = _file(folder, digest)
         try:
+            file.open("rb").close()  # safetensors says of every file that it cannot open that there is none
             group = load_file(file)
+        except PermissionError:
+            raise  # likewise
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"checkpoint {file} cannot be read: {error}", remedy) from error
         if (found := _digest(group)) != digest:

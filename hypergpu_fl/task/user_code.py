@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import itertools
 import re
+import sys
 import sysconfig
 import traceback
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ _NOT_THE_USERS: Final = (
 _INSTALLED: Final = {"site-packages", "dist-packages"}  # also those of another environment, or of the system
 _IMPORTS: Final = str(Path(importlib.__file__).parent)
 _LONGEST: Final = 300
+_LEAST_RECURSION: Final = 1000  # libraries raise it; nobody who lowers it knows how deep they go
 _UNPACKED_APP: Final = re.compile(r".*/apps/[^/]+\.[0-9a-f]{8}/")  # where Flower unpacks what a run submits
 
 # Messages of torch, in the order of matching, and what usually fixes the error.
@@ -105,17 +107,31 @@ _REMEDIES: Final = (
 def user_code(doing: str) -> Iterator[None]:
     """Turn what the user's code raises into a ``TaskError`` with its place and a remedy; errors of ours pass.
 
+    A recursion limit that it leaves too low for whatever else runs in this process is raised again, and refused.
+
     Parameters
     ----------
     doing : str
         What was under way, such as ``"making the model"``.
     """
+    before = max(sys.getrecursionlimit(), _LEAST_RECURSION)
     try:
         yield
+        _keep_recursion(before, doing)
     except HyperGPUError:
         raise
     except (Exception, SystemExit) as error:  # whatever the user's code may raise
+        _keep_recursion(before, doing)
         raise task_error(error, doing) from error
+
+
+def _keep_recursion(limit: int, doing: str) -> None:
+    if (found := sys.getrecursionlimit()) < _LEAST_RECURSION:
+        sys.setrecursionlimit(limit)
+        raise TaskError(
+            f"the task has set Python's recursion limit to {found}, too low for torch and Flower (while {doing})",
+            f"let sys.setrecursionlimit() be {_LEAST_RECURSION}, Python's own, or more",
+        )
 
 
 def task_error(error: BaseException, doing: str) -> TaskError:

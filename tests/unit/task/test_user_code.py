@@ -234,3 +234,23 @@ def test_what_makes_no_step_is_told_with_what_does(
     make: Callable[[], nn.Module], changes: dict[str, Any], remedy: str
 ) -> None:
     assert remedy in tried(make, **changes).remedy
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_recursion_limit_that_is_left_too_low_is_refused_and_raised_again(fails: bool) -> None:
+    before = sys.getrecursionlimit()
+    with pytest.raises(TaskError, match="recursion limit to 400, .*while reading") as caught, user_code("reading"):
+        sys.setrecursionlimit(400)
+        if fails:
+            raise RecursionError("maximum recursion depth exceeded")
+    assert sys.getrecursionlimit() == max(before, 1000) and "1000" in caught.value.remedy
+
+
+def test_a_recursion_limit_that_is_raised_stays() -> None:
+    before = sys.getrecursionlimit()
+    try:
+        with user_code("importing"):
+            sys.setrecursionlimit(before + 1000)
+        assert sys.getrecursionlimit() == before + 1000
+    finally:
+        sys.setrecursionlimit(before)

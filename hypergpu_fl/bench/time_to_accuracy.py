@@ -25,7 +25,7 @@ from hypergpu_fl.bench.standings import Row, Standings
 from hypergpu_fl.codec.payload import COMPRESSIONS
 from hypergpu_fl.config import DATASETS, Training
 from hypergpu_fl.errors import UsageError
-from hypergpu_fl.files import exclusive
+from hypergpu_fl.files import exclusive, path_meant
 from hypergpu_fl.network.wan import PROFILES
 from strategies.prose import amount
 
@@ -78,9 +78,8 @@ class Options:
         if self.dataset not in DATASETS:
             raise UsageError(f"there is no data set {self.dataset!r}", f"choose from {', '.join(DATASETS)}")
         if self.links not in PROFILES and not Path(self.links).is_file():
-            raise UsageError(
-                f"links {self.links!r} are neither a file nor a profile", f"name a CSV or one of {', '.join(PROFILES)}"
-            )
+            remedy = path_meant(Path(self.links)) or f"name a CSV or one of {', '.join(PROFILES)}"
+            raise UsageError(f"links {self.links!r} are neither a file nor a profile", remedy)
         if not self.seeds:
             raise UsageError("no seed to race", "give at least one, better three")
         if not 1 <= self.cohort <= self.nodes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import itertools
+import os
 import re
 import sys
 import sysconfig
@@ -25,6 +26,7 @@ _NOT_THE_USERS: Final = (
 _INSTALLED: Final = {"site-packages", "dist-packages"}  # also those of another environment, or of the system
 _IMPORTS: Final = str(Path(importlib.__file__).parent)
 _LONGEST: Final = 300
+_VARIABLES: Final = ("HYPERGPU_", "FLWR_", "RAY_")  # by their first letters
 _LEAST_RECURSION: Final = 1000  # libraries raise it; nobody who lowers it knows how deep they go
 _UNPACKED_APP: Final = re.compile(r".*/apps/[^/]+\.[0-9a-f]{8}/")  # where Flower unpacks what a run submits
 
@@ -107,7 +109,8 @@ _REMEDIES: Final = (
 def user_code(doing: str) -> Iterator[None]:
     """Turn what the user's code raises into a ``TaskError`` with its place and a remedy; errors of ours pass.
 
-    A recursion limit that it leaves too low for whatever else runs in this process is raised again, and refused.
+    A recursion limit that it leaves too low for whatever else runs in this process is raised again, and refused. Where
+    it clears the environment, the variables that we, Flower and Ray go by are put back.
 
     Parameters
     ----------
@@ -115,6 +118,7 @@ def user_code(doing: str) -> Iterator[None]:
         What was under way, such as ``"making the model"``.
     """
     before = max(sys.getrecursionlimit(), _LEAST_RECURSION)
+    variables = {name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)}
     try:
         yield
         _keep_recursion(before, doing)
@@ -123,6 +127,9 @@ def user_code(doing: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:  # whatever the user's code may raise
         _keep_recursion(before, doing)
         raise task_error(error, doing) from error
+    finally:
+        for name, value in variables.items():
+            os.environ.setdefault(name, value)
 
 
 def _keep_recursion(limit: int, doing: str) -> None:

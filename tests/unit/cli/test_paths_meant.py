@@ -45,6 +45,7 @@ FILES = (
         ("nodes ./run/demo", "runs/demo"),
         ("nodes --runs rns", "runs"),
         ("run --app ap", "app"),
+        ("bench time-to-accuracy --links link.csv", "links.csv"),
     ],
 )
 def test_a_mistyped_path_is_answered_with_the_one_that_was_meant(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -244,6 +246,20 @@ def test_a_recursion_limit_that_is_left_too_low_is_refused_and_raised_again(fail
         if fails:
             raise RecursionError("maximum recursion depth exceeded")
     assert sys.getrecursionlimit() == max(before, 1000) and "1000" in caught.value.remedy
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_cleared_environment_keeps_what_a_node_goes_by(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("HYPERGPU_TRAINING__DATA_ROOT", "HYPERGPU_NODE_KEY", "FLWR_HOME")
+    for name in (*names, "OF_THE_USER"):
+        monkeypatch.setenv(name, "/data")
+    with contextlib.suppress(TaskError), user_code("training"):
+        for name in list(os.environ):
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("FLWR_HOME", "/other")
+        if fails:
+            raise ValueError
+    assert [os.environ.get(name) for name in (*names, "OF_THE_USER")] == ["/data", "/data", "/other", None]
 
 
 def test_a_recursion_limit_that_is_raised_stays() -> None:

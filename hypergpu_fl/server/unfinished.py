@@ -25,9 +25,16 @@ from strategies.weighting import Accounts
 
 
 def report_ended_by(error: BaseException, folder: Path) -> None:
-    """`report_unfinished` for what ended a run: Flower stops a ServerApp by ``SystemExit``, which is no failure."""
+    """`report_unfinished` for what ended a run: Flower stops a ServerApp by ``SystemExit``, which is no failure.
+
+    A report of an earlier stretch that was stopped or failed tells how this one ended, even if it finished no round.
+    """
+    failure = first_line(error) if isinstance(error, Exception) else None
     try:
-        report_unfinished(folder, failure=first_line(error) if isinstance(error, Exception) else None)
+        report_unfinished(folder, failure=failure)
+        report, ended = _report(folder), {"status": _status(failure), "failure": failure}
+        if report.get("status") in ("stopped", "failed") and report | ended != report:
+            write_json(folder / "report.json", report | ended)
     except (HyperGPUError, SQLAlchemyError, OSError) as another:  # such as a full disk, which then ended the run, too
         logger.warning("no report tells of the rounds that were finished: {}", another)
 
@@ -42,7 +49,7 @@ def report_unfinished(folder: Path, *, failure: str | None = None) -> int:
     with contextlib.suppress(LedgerError):  # nothing is sealed yet
         sealed = {record.round: record.root for record in load_books(folder).rounds}
     history = [entry for entry in state["history"] if entry["round"] in sealed] if state else []
-    if state is None or len(history) <= _rounds_told(folder):
+    if state is None or len(history) <= _report(folder).get("rounds", 0):
         return len(history)
     config = from_run_config(state["settings"], os.environ)
     clock = "virtual" if config.network.enable_simulation else "wall"
@@ -62,7 +69,7 @@ def report_unfinished(folder: Path, *, failure: str | None = None) -> int:
         max_abs_drift=accounts.drift(),
         unfit={},
         rows=rows,
-        status="failed" if failure else "stopped",
+        status=_status(failure),
         failure=failure,
         untrained_loss=core["held_out"]["chance"],
     )
@@ -71,9 +78,14 @@ def report_unfinished(folder: Path, *, failure: str | None = None) -> int:
     return len(history)
 
 
-def _rounds_told(folder: Path) -> int:
+def _status(failure: str | None) -> str:
+    return "failed" if failure else "stopped"
+
+
+def _report(folder: Path) -> dict[str, Any]:
+    """The report that is there; empty if none is, or one that no run of ours wrote."""
     try:
-        report: Any = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        return int(report["rounds"])
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        return {**report, "rounds": int(report["rounds"])}
     except (OSError, ValueError, LookupError, TypeError):
-        return 0
+        return {}

@@ -96,6 +96,21 @@ def test_a_run_that_ended_early_tells_of_its_finished_rounds_and_goes_on(
     }
 
 
+def test_a_report_tells_how_the_last_stretch_ended_even_if_that_finished_no_round(tmp_path: Path) -> None:
+    folder, before = tmp_path / "run", {}
+    for error, ended in (
+        (SystemExit(3), ("stopped", None)),
+        (ZeroDivisionError("by a node"), ("failed", "by a node")),
+        (SystemExit(3), ("stopped", None)),
+    ):
+        with pytest.raises(type(error)):
+            serve(configured(tmp_path, resume=bool(before)), ending(folder, error, after=2))
+        report = report_of(folder)
+        assert (report.pop("status"), report.pop("failure")) == ended
+        assert report == (before or report) and report["rounds"] == 2
+        before = report
+
+
 def test_a_run_that_was_stopped_before_its_first_round_was_finished_leaves_no_report(tmp_path: Path) -> None:
     def stop() -> None:
         raise SystemExit

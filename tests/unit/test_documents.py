@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from hypergpu_fl.config.flat import fields
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCHITECTURE, CONTRIBUTING, README = (ROOT / name for name in ("ARCHITECTURE.md", "CONTRIBUTING.md", "README.md"))
+CHANGELOG = ROOT / "CHANGELOG.md"
 DOCUMENTS = [
     README,
     ARCHITECTURE,
@@ -107,9 +109,15 @@ def test_every_path_that_a_document_names_is_there(document: Path) -> None:
     assert named or document not in (README, ARCHITECTURE, CONTRIBUTING)
 
 
-@pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "CHANGELOG.md"], ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("document", [*DOCUMENTS, CHANGELOG], ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_setting_that_a_document_names_is_one(document: Path) -> None:
     assert named_settings(document.read_text()) <= dict(fields()).keys()
+
+
+def test_no_two_entries_of_the_change_log_begin_alike() -> None:
+    entries = re.findall(r"^- (.*(?:\n  .*)*)", CHANGELOG.read_text(), re.MULTILINE)
+    begun = Counter(" ".join(entry.split()[:5]) for entry in entries)
+    assert len(entries) > 50 and [words for words, times in begun.items() if times > 1] == []
 
 
 def test_settings_are_found_by_name_and_in_variables() -> None:

@@ -87,7 +87,7 @@ def own_modules(references: list[str], path: list[Path]) -> dict[str, Path]:
             near = nearest(top, [file.stem for folder in path[:1] for file in folder.glob("*.py")])
             raise TaskError(
                 f"{reference!r} cannot be found: there is no {top}.py and no folder {top}/ in {where}",
-                f"did you mean {near}{reference.removeprefix(top)}?"
+                f"did you mean {near}{module.removeprefix(top).removesuffix('.py')}:{name}?"
                 if near
                 else "run in the folder that holds it, or install it here and on every node",
             )
@@ -172,7 +172,11 @@ def _check_defined(place: Path, module: str, name: str, reference: str) -> None:
     stem = place.with_suffix("").joinpath(*inner)
     file = next((f for f in (stem / "__init__.py", stem.with_suffix(".py")) if f.is_file()), stem.with_suffix(".py"))
     if not file.is_file():
-        raise TaskError(f"{reference!r} cannot be found: there is no {file}", "correct the module's name")
+        meant = _module_meant(module, file)
+        raise TaskError(
+            f"{reference!r} cannot be found: there is no {file}",
+            f"did you mean {meant}:{name}?" if meant else "correct the module's name",
+        )
     tree = _tree(file)
     bound: set[str] = set()
     for node in ast.walk(tree):
@@ -188,6 +192,14 @@ def _check_defined(place: Path, module: str, name: str, reference: str) -> None:
             f"{reference!r}: {file.name} defines no {name!r}",
             f"did you mean {module}:{near}?" if near else "name a class or function of that module",
         )
+
+
+def _module_meant(module: str, missing: Path) -> str:
+    """The module that was meant by one of which the file is missing: a file's name without its end, or a like name."""
+    if missing.stem == "py" and missing.parent.with_suffix(".py").is_file():
+        return module.removesuffix(".py")
+    near = nearest(missing.stem, [file.stem for file in missing.parent.glob("*.py")])
+    return module.removesuffix(missing.stem) + near if near else ""
 
 
 def _joined(app: Path, found: dict[str, Path], folder: Path) -> Path:

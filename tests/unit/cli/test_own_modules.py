@@ -76,6 +76,10 @@ def test_an_installed_package_does_not_travel(tmp_path: Path) -> None:
         ("mine:Task", "class Task\n", "mine.py:1", "correct that line"),
         ("mine:Task", f"class Task: ...\nx = {'+'.join('1' * 20_000)}", "recursion depth", "shorten its longest"),
         ("mine.inner:Task", "class Task: ...\n", "there is no", "correct the module's name"),
+        ("mine.py:Task", "class Task: ...\n", "there is no", "did you mean mine:Task?"),
+        ("mien.py:Task", "class Task: ...\n", "there is no mien.py", "did you mean mine:Task?"),
+        ("package.inner.py:Task", "", "there is no", "did you mean package.inner:Task?"),
+        ("package.inenr:Task", "", "there is no", "did you mean package.inner:Task?"),
         ("strategies_:Task", "", "there is no strategies_.py", "run in the folder"),
     ],
 )
@@ -83,6 +87,8 @@ def test_what_cannot_be_imported_is_refused_before_anything_starts(
     tmp_path: Path, reference: str, text: str, cause: str, remedy: str
 ) -> None:
     (tmp_path / "mine.py").write_text(text)
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "inner.py").write_text("class Task: ...\n")
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(1000)  # Python's own; libraries that other tests import may have raised it
     try:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final, Self, TypeVar, cast
 
 import numpy as np
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from hypergpu_fl.config import Training
 from hypergpu_fl.config.faults import shown
 from hypergpu_fl.errors import TaskError
+from hypergpu_fl.files import path_meant
 from hypergpu_fl.task import batches
 from hypergpu_fl.task.batch_form import examples_in
 from hypergpu_fl.task.batches import Batch, Rows, rows_of
@@ -192,7 +195,8 @@ class TorchTask:
     def examples(self, partition: int) -> int:
         """See `Task.examples`."""
         if partition not in self._sizes:
-            self._sizes[partition] = batches.length(self._read(partition))
+            with self._told_of(f"data({partition})"):
+                self._sizes[partition] = batches.length(self._read(partition))
         return self._sizes[partition]
 
     def train(self, model: nn.Module, partition: int, context: TrainContext) -> TrainResult:
@@ -282,7 +286,8 @@ class TorchTask:
 
     def _rows(self, part: int | str, device: torch.device) -> Rows:
         """Share on the device."""
-        return self._kept((part, device), lambda: rows_of(self._read(part), device, self.collate))
+        with self._told_of(f"data({part if isinstance(part, int) else None})"):
+            return self._kept((part, device), lambda: rows_of(self._read(part), device, self.collate))
 
     def _kept(self, key: tuple[Any, ...], make: Callable[[], R]) -> R:
         """A share from the device if it is still there, else a new one; up to ``RESIDENT_BYTES`` stay."""
@@ -295,6 +300,19 @@ class TorchTask:
             held -= self._resident.popitem(last=False)[1].nbytes
         return rows
 
+    @contextlib.contextmanager
+    def _told_of(self, method: str) -> Iterator[None]:
+        """Let an error about data name the call that returned them, and `training.data_root` if that is not there."""
+        try:
+            with user_code(f"reading {method}"):
+                yield
+        except TaskError as error:
+            cause, remedy, root = error.cause.replace("data()", method, 1), error.remedy, self.training.data_root
+            if root and not os.path.exists(root):
+                cause = cause if root in cause else f"{cause}; training.data_root = {root!r} does not exist"
+                remedy = path_meant(Path(root)) or remedy
+            raise TaskError(cause, remedy) from error
+
     def _read(self, part: int | str) -> Any:
         """A share, or the ``"test"`` or ``"validation"`` part of what is held out."""
         if isinstance(part, int):
@@ -303,8 +321,9 @@ class TorchTask:
         with user_code("reading the held-out data"), seeded(self.training.seed):
             own = self.validation()
             if part == "validation" and own is not None:
-                if not batches.length(own):
-                    raise TaskError("validation() returned no example", "return at least one, or leave it out")
+                with self._told_of("validation()"):
+                    if not batches.length(own):
+                        raise TaskError("validation() returned no example", "return at least one, or leave it out")
                 return own
             held_out = self.data(None)
         if own is not None:

@@ -55,7 +55,7 @@ FORMS: dict[str, tuple[Any, str, str]] = {
     "labels of bytes": ((torch.ones(6, 4), LABELS.to(torch.int32)), "Int", "labels of classes int64"),
     "unlike lengths": ([(torch.ones(4 + n % 2), 0) for n in range(6)], "equal size", "write collate(items)"),
     "nested lists": ([{"inputs": [1] * (4 + n % 2)} for n in range(6)], "of equal size", "write collate(items)"),
-    "an empty share": ([], "data() returned nothing", "at least one example"),
+    "an empty share": ([], "data(0) returned nothing", "at least one example"),
 }
 
 

@@ -110,7 +110,7 @@ def test_a_kind_of_which_no_rows_can_be_taken_is_refused_before_anything_is_trai
 ) -> None:
     with pytest.raises(TaskError) as caught:
         check(around(make()))
-    assert caught.value.cause.startswith("data() returned a") and named in caught.value.cause
+    assert caught.value.cause.startswith("data(0) returned a") and named in caught.value.cause
     assert caught.value.remedy
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -285,8 +286,8 @@ class Stream(IterableDataset[Tensor]):
 @pytest.mark.parametrize(
     ("data", "cause"),
     [
-        (torch.zeros(0, 3), "data() returned nothing"),
-        ([], "data() returned nothing"),
+        (torch.zeros(0, 3), "data(0) returned nothing"),
+        ([], "data(0) returned nothing"),
         (Stream(), "a Stream, which has no length or no order"),
         (None, "a NoneType, which has no length"),
         (iter([1, 2]), "a list_iterator, which has no length"),
@@ -302,6 +303,57 @@ def test_data_that_cannot_be_read_say_what_form_is_taken(data: Any, cause: str, 
     with pytest.raises(TaskError) as caught:
         task.train(fresh_model(task, 0), 0, order(tmp_path))
     assert cause in caught.value.cause and caught.value.remedy
+
+
+@pytest.mark.parametrize("method", ["data(1)", "data(None)", "validation()"])
+@pytest.mark.parametrize("odd", [points(0, 0), 1.5], ids=["no example", "of another form"])
+def test_of_data_that_cannot_be_read_the_call_that_returned_them_is_named(
+    method: str, odd: Any, tmp_path: Path
+) -> None:
+    class Odd(Plane):
+        def data(self, partition: int | None) -> Any:
+            return odd if method == f"data({partition})" else points(30, 0)
+
+        def validation(self) -> Any:
+            return odd if method == "validation()" else points(3, 1)
+
+    task = Odd(TRAINING)
+    model = fresh_model(task, 0)
+    with pytest.raises(TaskError, match=f"^{re.escape(method)} returned"):
+        task.train(model, 1, order(tmp_path))
+        task.evaluate(model, device=CPU)
+        task.validate(model, device=CPU)
+
+
+@pytest.mark.parametrize("pairs", [Pairs(points(0, 0)), None, [][0:].pop], ids=["no example", "nothing", "an error"])
+def test_where_data_are_missing_the_folder_that_is_not_there_is_named(pairs: Any, tmp_path: Path) -> None:
+    class Mistyped(Plane):
+        def data(self, partition: int | None) -> Any:
+            return pairs() if callable(pairs) else pairs
+
+    (tmp_path / "texts").mkdir()
+    task = Mistyped(TRAINING.model_copy(update={"data_root": str(tmp_path / "txts")}))
+    model = fresh_model(task, 0)
+    for use in (lambda: task.train(model, 1, order(tmp_path)), lambda: task.validate(model, device=CPU)):
+        with pytest.raises(TaskError, match=r"training.data_root = '.*txts' does not exist\n") as caught:
+            use()
+        assert caught.value.remedy == f"did you mean {str(tmp_path / 'texts')!r}?"
+
+
+class Negative(Pairs):
+    def __len__(self) -> int:
+        return -1
+
+
+def test_a_dataset_without_a_length_names_the_folder_that_is_not_there(tmp_path: Path) -> None:
+    class Windows(Plane):
+        def data(self, partition: int | None) -> Any:
+            return Negative(points(3, 0))
+
+    task = Windows(TRAINING.model_copy(update={"data_root": str(tmp_path / "absent")}))
+    for size in (lambda: task.examples(0), lambda: task.validate(fresh_model(task, 0), device=CPU)):
+        with pytest.raises(TaskError, match=r"ValueError.*; training.data_root = '.*absent' does not exist\n"):
+            size()
 
 
 def test_too_small_a_held_out_set_is_refused() -> None:

@@ -17,7 +17,7 @@ from typing import Final, TextIO, TypeVar
 from hypergpu_fl.cli.options import debugging
 from hypergpu_fl.cli.submission import Submission, submit
 from hypergpu_fl.cli.superlink import flower_environment
-from hypergpu_fl.config import Config
+from hypergpu_fl.config import PLACES, PREFIX, Config
 from hypergpu_fl.errors import SuperLinkSilent, UsageError
 from hypergpu_fl.files import write_whole
 from hypergpu_fl.runs import SUBMITTED
@@ -37,6 +37,16 @@ _TRACEBACK: Final = "Traceback (most recent call last)"
 
 Say = Callable[[str], None]
 T = TypeVar("T")
+
+
+def not_sent(origins: Mapping[str, str]) -> list[str]:
+    """Warnings about settings that name a place on this machine; ``origins`` says where each setting comes from."""
+    return [
+        f"warning: {place} is not sent; server and nodes, on this machine too, "
+        f"take theirs from {PREFIX}{place.upper().replace('.', '__')}"
+        for place in PLACES
+        if not origins.get(place, PREFIX).startswith(PREFIX)
+    ]
 
 
 def deploy(

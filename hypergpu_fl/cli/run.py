@@ -24,7 +24,7 @@ from hypergpu_fl.children import free_port
 from hypergpu_fl.cli.bundle import app_with_task
 from hypergpu_fl.cli.connections import require_connection
 from hypergpu_fl.cli.dashboard import beside
-from hypergpu_fl.cli.deployed import NewestRound, deploy
+from hypergpu_fl.cli.deployed import NewestRound, deploy, not_sent
 from hypergpu_fl.cli.follow import Tail, worth_showing
 from hypergpu_fl.cli.live import on_screen
 from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides, unread
@@ -43,8 +43,6 @@ from hypergpu_fl.cli.submission import (
 )
 from hypergpu_fl.cli.superlink import LocalSuperLink, require_free
 from hypergpu_fl.config import (
-    PLACES,
-    PREFIX,
     Config,
     Training,
     environment,
@@ -162,9 +160,8 @@ def run(
                 typer.echo(f"see it at {address}", err=format is Format.JSON)  # whole, with its token
             try:
                 if superlink:
-                    for place in (p for p in PLACES if not loaded.origins.get(p, PREFIX).startswith(PREFIX)):
-                        variable = PREFIX + place.upper().replace(".", "__")
-                        say(f"warning: {place} is a place on this machine; the other machines look in their {variable}")
+                    for warning in not_sent(loaded.origins):
+                        say(warning)
                     ended = deploy(effective, bundled, superlink, folder, environ, newest, wait_s=wait_s)
                     check_status(*ended, folder)
                 else:

@@ -51,6 +51,13 @@ def flwr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Submi
     return answering
 
 
+def test_a_folder_of_this_machine_is_said_to_be_sent_to_nobody_not_even_to_the_server_beside(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text('[training]\ndata_root = "data"\n')
+    (warning,) = deployed.not_sent(load(tmp_path / "run.toml", environ={"HYPERGPU_SYSTEM__RUNS_DIR": "runs"}).origins)
+    assert "data_root is not sent; server and nodes, on this machine too" in warning
+    assert warning.endswith("take theirs from HYPERGPU_TRAINING__DATA_ROOT")
+
+
 def test_a_superlink_that_is_away_is_waited_for_and_its_log_is_said_once(flwr: Callable[..., Submission]) -> None:
     said: list[str] = []
     _, state, _ = follow_log(flwr(RUNNING, AWAY, AWAY, RUNNING, DONE), None, said.append)

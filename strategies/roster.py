@@ -83,6 +83,10 @@ class Roster:
             log.warning("no node is connected; waiting %.0f s for one", wait_s)
         return grid.until(anybody, within_s=wait_s)
 
+    def excuses(self) -> dict[str, str]:
+        """Why nodes cannot take part, with their names, by Flower's id: as reports have it."""
+        return {str(node_id): f"{self.unfit_names[node_id]}: {why}" for node_id, why in self.unfit.items()}
+
     def why_nobody(self) -> str:
         """Why there is nobody to work."""
         if not self.unfit:

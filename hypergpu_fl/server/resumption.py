@@ -65,6 +65,7 @@ class Checkpointing:
             "settings": to_run_config(report.config),
             "stretches": report.stretches,
             "unit": report.unit,
+            "unfit": self.strategy.roster.excuses(),
             "identity": dict(self.identity),
             "seconds": outcome.ended_s,
             "log": asdict(mark),

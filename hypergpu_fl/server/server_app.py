@@ -233,10 +233,7 @@ def conclude(
         nodes=len(strategy.state.fleet),
         chain=chain,
         max_abs_drift=strategy.state.accounts.drift(),
-        unfit={
-            str(node_id): f"{strategy.roster.unfit_names[node_id]}: {reason}"
-            for node_id, reason in strategy.roster.unfit.items()
-        },
+        unfit=strategy.roster.excuses(),
         rows=rows,
         status="failed" if failure else "completed",
         failure=failure.cause if failure else None,

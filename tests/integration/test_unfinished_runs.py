@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 from flwr.app import Context, Message, RecordDict
+from fuzzed_run import Small
 
 from hypergpu_fl.bench.in_process import InProcessGrid
+from hypergpu_fl.cli import invoke
 from hypergpu_fl.cli.resuming import is_complete
 from hypergpu_fl.config import Config, to_run_config
 from hypergpu_fl.dashboard.run_view import RunView
@@ -34,10 +36,15 @@ class WatchedGrid(InProcessGrid):
         return super().pull_messages(message_ids)
 
 
-def configured(root: Path, *, resume: bool = False) -> Config:
+class OneWithoutData(Small):
+    def data(self, partition: int | None) -> Any:
+        return [] if partition == 1 else super().data(partition)
+
+
+def configured(root: Path, *, resume: bool = False, task: str = "") -> Config:
     return Config.model_validate(
         {
-            "training": {"num_nodes": NODES, "rounds": ROUNDS},
+            "training": {"num_nodes": NODES, "rounds": ROUNDS, "task": task},
             "network": {"cohort": NODES, "quota": 1.0, "mode": "sync"},
             "blockchain": {"enabled": False},
             "system": {"runs_dir": str(root), "run_name": "run", "resume": resume},
@@ -109,6 +116,19 @@ def test_a_report_tells_how_the_last_stretch_ended_even_if_that_finished_no_roun
         assert (report.pop("status"), report.pop("failure")) == ended
         assert report == (before or report) and report["rounds"] == 2
         before = report
+
+
+def test_a_stopped_run_tells_of_the_node_that_could_not_take_part(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(SystemExit):
+        serve(configured(tmp_path, task=f"{__name__}:OneWithoutData"), ending(folder, SystemExit(3), after=2))
+    assert [why.partition(";")[0] for why in report_of(folder)["unfit"].values()] == [
+        "node-1: data(1) returned nothing"
+    ]
+    assert invoke(["nodes", str(folder)]) == 0
+    assert "could not take part: node-1: data(1) returned nothing" in capsys.readouterr().out
 
 
 def test_a_run_that_was_stopped_before_its_first_round_was_finished_leaves_no_report(tmp_path: Path) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import connection, get_context
 from typing import Any, Final, TypeVar
 
@@ -39,7 +40,8 @@ def apart(work: Callable[..., T], *arguments: Any, doing: str) -> T:
     context = get_context("spawn")  # not forked: this process may have threads, and torch does not survive a fork
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(os.getpid(), theirs, work, arguments))
-    process.start()
+    with _safe_path():
+        process.start()
     theirs.close()
     try:
         connection.wait([ours, process.sentinel])
@@ -59,6 +61,19 @@ def apart(work: Callable[..., T], *arguments: Any, doing: str) -> T:
     if error is not None:
         raise error
     return result
+
+
+@contextlib.contextmanager
+def _safe_path() -> Iterator[None]:
+    """Let a Python that starts now find no modules in the working directory, where a ``queue.py`` may lie."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop("PYTHONSAFEPATH")
+        if before is not None:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def _answer(parent: int, theirs: connection.Connection, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

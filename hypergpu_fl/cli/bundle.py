@@ -43,13 +43,36 @@ def app_with_task(app: Path, training: Training) -> Iterator[Path]:
     TaskError
         If a module cannot be found, does not define the name, or is too large to be bundled.
     """
-    references = [name for name in (training.task, training.model_architecture) if ":" in name]
-    found = own_modules(references, search_path())
+    found = _named_by(training)
     if not found:
         yield app
         return
     with tempfile.TemporaryDirectory(prefix="hypergpu-app-") as folder:
-        yield _joined(app, found, Path(folder))
+        _unpack(app, Path(folder))
+        _take(found, Path(folder))
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def own_code(training: Training) -> Iterator[Path]:
+    """Folder of the modules which ``training`` names, and of nothing else that lies beside them.
+
+    Raises
+    ------
+    TaskError
+        See `app_with_task`.
+    """
+    with tempfile.TemporaryDirectory(prefix="hypergpu-task-") as folder:
+        _take(_named_by(training), Path(folder))
+        try:
+            yield Path(folder)
+        except TaskError as error:  # which names files of the copy
+            raise TaskError(error.cause.replace(f"{folder}{os.sep}", ""), error.remedy) from error
+
+
+def _named_by(training: Training) -> dict[str, Path]:
+    references = [name for name in (training.task, training.model_architecture) if ":" in name]
+    return own_modules(references, search_path())
 
 
 def search_path() -> list[Path]:
@@ -97,11 +120,26 @@ def own_modules(references: list[str], path: list[Path]) -> dict[str, Path]:
             top, place = waiting.pop()
             if top in found:
                 continue
+            _check_free(top, place)
             found[top] = place
             for imported in sorted(_imports(place)):
-                if imported not in OURS and (beside := _located(imported, [place.parent])) is not None:
+                beside = _located(imported, [place.parent])
+                if beside is not None and not (imported in OURS and _is_clone(place.parent)):
                     waiting.append((imported, beside))
     return found
+
+
+def _check_free(top: str, place: Path) -> None:
+    """Refuse a module by whose name another is known: libraries would import the wrong one."""
+    if top in OURS or top in sys.stdlib_module_names:
+        whose = "HyperGPU" if top in OURS else "Python"
+        raise TaskError(
+            f"{place} is called as a module of {whose}'s own, one of which would hide the other", "rename it"
+        )
+
+
+def _is_clone(folder: Path) -> bool:
+    return all((folder / name / "__init__.py").is_file() for name in OURS)
 
 
 def _located(top: str, path: list[Path]) -> Path | None:
@@ -202,8 +240,8 @@ def _module_meant(module: str, missing: Path) -> str:
     return module.removesuffix(missing.stem) + near if near else ""
 
 
-def _joined(app: Path, found: dict[str, Path], folder: Path) -> Path:
-    """A copy of the files that Flower would bundle of the app, with the modules beside them."""
+def _unpack(app: Path, folder: Path) -> None:
+    """Copy into ``folder`` what Flower would bundle of the app, and let the bundle hold all files of the copy."""
     from strategies.flower_internals import build_fab_from_disk
 
     with warnings.catch_warnings():
@@ -215,6 +253,10 @@ def _joined(app: Path, found: dict[str, Path], folder: Path) -> Path:
     with bundle:
         bundle.extractall(folder, [name for name in bundle.namelist() if not name.startswith(".info/")])
     _take_everything(folder / "pyproject.toml")
+
+
+def _take(found: dict[str, Path], folder: Path) -> None:
+    """Copy the user's own modules into ``folder``."""
     total = 0
     for top, place in found.items():
         if top in NOT_TAKEN or (folder / place.name).exists():
@@ -229,7 +271,6 @@ def _joined(app: Path, found: dict[str, Path], folder: Path) -> Path:
             target = folder / place.name / file.relative_to(place) if place.is_dir() else folder / place.name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
-    return folder
 
 
 def _take_everything(pyproject: Path) -> None:

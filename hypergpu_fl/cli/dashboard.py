@@ -93,7 +93,7 @@ def beside(folder: Path) -> Iterator[str]:
     code = "from hypergpu_fl.cli import main; main()"
     with (folder / LOG).open("ab") as sink:
         page = subprocess.Popen(
-            [sys.executable, "-c", code, *words],
+            [sys.executable, "-P", "-c", code, *words],
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=sink,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hypergpu_fl.cli.apart import apart
+from hypergpu_fl.cli.bundle import own_code
 from hypergpu_fl.cli.options import ConfigFile, Overrides, overrides, unread
 from hypergpu_fl.cli.render import Format, FormatOption, cell, render
 from hypergpu_fl.config import Config, environment, load
@@ -53,13 +54,14 @@ def check(
     """
     given = overrides(settings) | ({"training.task": reference} if reference else {})
     effective = load(config, given, environment(os.environ)).config
-    sys.path.insert(0, os.getcwd())  # where `hypergpu run` looks for the user's own modules first
     if warning := unread(config):
         typer.echo(warning, err=True)
     if format is Format.DEFAULT:
         typer.echo(f"trying {effective.training.title}: data, two steps, evaluation", err=True)
 
-    told, rows = apart(try_and_cost, effective, links or [], partition, doing=f"trying {effective.training.title}")
+    with own_code(effective.training) as code:  # as `hypergpu run` does, without what else lies in this folder
+        sys.path.insert(0, str(code))
+        told, rows = apart(try_and_cost, effective, links or [], partition, doing=f"trying {effective.training.title}")
     if format is Format.JSON:
         render(told | {"costs": rows}, format)
         return

@@ -99,6 +99,43 @@ def test_what_cannot_be_imported_is_refused_before_anything_starts(
     assert cause in caught.value.cause and remedy in caught.value.remedy
 
 
+@pytest.mark.parametrize(
+    ("written", "taken", "whose"),
+    [
+        ({"queue.py": "class Task: ..."}, "queue", "Python"),
+        ({"mine.py": "from queue import Task", "queue.py": "class Task: ..."}, "queue", "Python"),
+        (
+            {"mine.py": "from near import Task", "near.py": "import types\nclass Task: ...", "types.py": ""},
+            "types",
+            "Python",
+        ),
+        ({"mine.py": "from strategies import Task", "strategies.py": "class Task: ..."}, "strategies", "HyperGPU"),
+        (
+            {"mine.py": "from strategies import Task", "strategies/__init__.py": "class Task: ..."},
+            "strategies",
+            "HyperGPU",
+        ),
+    ],
+)
+def test_a_name_that_python_or_this_program_needs_is_refused(
+    tmp_path: Path, written: dict[str, str], taken: str, whose: str
+) -> None:
+    for name, text in written.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    with pytest.raises(TaskError, match=rf"{taken}(?:\.py)? is called as a module of {whose}'s own") as caught:
+        own_modules([f"{'mine' if 'mine.py' in written else taken}:Task"], [tmp_path])
+    assert caught.value.remedy == "rename it"
+
+
+def test_a_task_in_a_clone_imports_what_lies_beside_it_of_this_program(tmp_path: Path) -> None:
+    for name in ("hypergpu_fl", "strategies"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("")
+    (tmp_path / "mine.py").write_text("import hypergpu_fl, strategies\n\nclass Task: ...\n")
+    assert set(own_modules(["mine:Task"], [tmp_path])) == {"mine"}
+
+
 def test_a_package_full_of_data_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "__init__.py").write_text("class Task: ...\n")

@@ -25,7 +25,7 @@ def exclusive(file: Path, refusal: Exception, *, within_s: float = 0.0) -> Itera
     Raises
     ------
     Exception
-        ``refusal``, if another process still holds it after ``within_s``.
+        ``refusal``, if another process still holds it after ``within_s``, or has removed it meanwhile.
     """
     descriptor = os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
     try:
@@ -35,6 +35,8 @@ def exclusive(file: Path, refusal: Exception, *, within_s: float = 0.0) -> Itera
             if time.monotonic() >= until_s:
                 raise refusal
             time.sleep(min(_LOOK_S, within_s))
+        if not _is_at(descriptor, file):  # who held it has removed it, as `run --replace` does, and begins anew
+            raise refusal
         yield
     finally:
         os.close(descriptor)
@@ -44,6 +46,13 @@ def _locked(descriptor: int) -> bool:
     with contextlib.suppress(BlockingIOError):
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
+    return False
+
+
+def _is_at(descriptor: int, file: Path) -> bool:
+    """Whether the open file is still the one of this path."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), os.stat(file))
     return False
 
 

@@ -40,6 +40,28 @@ def test_a_lock_that_is_given_back_in_time_is_taken(tmp_path: Path) -> None:
     holder.join()
 
 
+def test_a_lock_whose_file_was_removed_while_it_was_waited_for_is_no_lock(tmp_path: Path) -> None:
+    file = tmp_path / "lock"
+    found: list[str] = []
+
+    def wait() -> None:
+        try:
+            with exclusive(file, Taken(), within_s=30.0):
+                found.append("has it")
+        except Taken:
+            found.append("refused")
+
+    waiting = threading.Thread(target=wait)
+    with exclusive(file, Taken()):
+        waiting.start()
+        time.sleep(0.5)  # the other one has opened it by then
+        file.unlink()
+        with exclusive(file, Taken()):  # who removed it begins anew, with a file of its own
+            pass
+    waiting.join()
+    assert found == ["refused"]
+
+
 def test_a_lock_that_is_kept_is_refused_after_the_time_and_can_be_had_later(tmp_path: Path) -> None:
     file, began_s = tmp_path / "lock", time.monotonic()
     with exclusive(file, Taken()):

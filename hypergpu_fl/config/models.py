@@ -27,7 +27,7 @@ MOST_CHAIN_ID: Final = 2**63 - 37  # EIP-2294
 
 PLANNED: Final = ("network_aware",)  # the policies whose planner chooses local steps: all that are no peers
 
-_PLUGIN: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+_PLUGIN: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _RUN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _STEPS: Final = re.compile(r"[1-9][0-9]{0,8}(-[1-9][0-9]{0,8})?")
 

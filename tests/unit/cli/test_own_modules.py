@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,13 @@ def test_a_model_of_ones_own_travels_too(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     with app_with_task(app_folder(), Training(model_architecture="nets:small")) as app:
         assert (app / "nets.py").is_file()
+
+
+def test_a_name_may_have_letters_of_any_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "özet.py").write_text("class Öğren: ...\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with app_with_task(app_folder(), Training(task="özet:Öğren")) as app:
+        assert "özet.py,".encode() in zipfile.ZipFile(io.BytesIO(build_fab_from_disk(app))).read(".info/CONTENT")
 
 
 def test_an_installed_package_does_not_travel(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Final
 
 import hypergpu_fl
 from hypergpu_fl.errors import REMEDY, HyperGPUError, TaskError
+from hypergpu_fl.files import path_meant
 
 _OURS: Final = str(Path(hypergpu_fl.__file__).parent)
 _NOT_THE_USERS: Final = (
@@ -150,7 +151,8 @@ def task_error(error: BaseException, doing: str) -> TaskError:
     where, shadow = raised_at(error), _shadow(error)
     remedy = f"rename {shadow}: a library imports a module of this name, and finds yours" if shadow else ""
     return TaskError(
-        f"{where + ': ' if where else ''}{text} (while {doing})", remedy or _noted(error) or _remedy(text, where)
+        f"{where + ': ' if where else ''}{text} (while {doing})",
+        remedy or _noted(error) or _file_meant(error) or _remedy(text, where),
     )
 
 
@@ -197,6 +199,11 @@ def _noted(error: BaseException) -> str:
     """The remedy that an error carries."""
     notes = [note for note in getattr(error, "__notes__", ()) if note.startswith(REMEDY)]
     return notes[-1].removeprefix(REMEDY) if notes else ""
+
+
+def _file_meant(error: BaseException) -> str:
+    missing = error.filename if isinstance(error, FileNotFoundError) else None
+    return path_meant(Path(os.fsdecode(missing))) if isinstance(missing, str | bytes) else ""
 
 
 def _near(file: str) -> str:

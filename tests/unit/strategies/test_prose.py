@@ -32,6 +32,13 @@ def test_no_message_puts_a_number_before_a_fixed_plural(package: str) -> None:
     assert {name: lines for name, lines in found.items() if lines and name not in LOGGED} == {}
 
 
+def test_no_script_of_the_page_does_either() -> None:
+    static = ROOT / "hypergpu_fl" / "dashboard" / "static"
+    scripts = [*static.glob("*.js"), *(static / "views").glob("*.js")]
+    assert len(scripts) > 5
+    assert not [file.name for file in scripts if re.search(rf"}}{COUNTED.pattern}", file.read_text())]
+
+
 def _fixed_plurals(tree: ast.AST) -> Iterator[int]:
     """Lines that say a plural after a value, in an f-string or in a message of the log."""
     for node in ast.walk(tree):

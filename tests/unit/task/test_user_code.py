@@ -248,6 +248,14 @@ def test_a_recursion_limit_that_is_left_too_low_is_refused_and_raised_again(fail
     assert sys.getrecursionlimit() == max(before, 1000) and "1000" in caught.value.remedy
 
 
+def test_a_mistyped_file_of_the_users_is_answered_with_the_one_that_was_meant(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "labels.csv").touch()
+    with pytest.raises(TaskError) as caught, user_code("reading the held-out data"):
+        (tmp_path / "fotos" / "labels.csv").read_text()
+    assert caught.value.remedy == f"did you mean {str(tmp_path / 'photos' / 'labels.csv')!r}?"
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_cleared_environment_keeps_what_a_node_goes_by(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("HYPERGPU_TRAINING__DATA_ROOT", "HYPERGPU_NODE_KEY", "FLWR_HOME")

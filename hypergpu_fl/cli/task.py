@@ -68,7 +68,7 @@ def check(
     render({name: _words(value) if isinstance(value, Mapping) else value for name, value in told.items()})
     render([{_COLUMNS[name]: row[name] for name in _COLUMNS} for row in rows])
     typer.echo(
-        f"nodes at this level: for how many of {amount(effective.training.num_nodes, 'node')} (training.num_nodes) "
+        f"nodes at this level: for how many of the {amount(effective.training.num_nodes, 'node')} (training.num_nodes) "
         "the planner would choose it, over links drawn for each"
     )
 

@@ -71,6 +71,8 @@ def check(
         f"nodes at this level: for how many of the {amount(effective.training.num_nodes, 'node')} (training.num_nodes) "
         "the planner would choose it, over links drawn for each"
     )
+    for share in told.get("other_shares", {}).get("too_small", ()):
+        typer.echo(f"warning: share {share} was not tried: it has too few examples", err=True)
 
 
 def try_and_cost(

@@ -241,6 +241,8 @@ def test_every_share_is_tried_and_those_too_small_to_train_on_are_named(project:
     assert code == 0, err
     assert json.loads(out)["other_shares"] == {"tried": 2, "too_small": [2], "not_tried": 0}
     assert "read 3" in err
+    code, _, err = hypergpu("task", "check", "--config", "run.toml")
+    assert code == 0 and "warning: share 2 was not tried: it has too few examples" in err
     code, out, err = hypergpu("task", "check", "--config", "run.toml", "--format", "json", "--partition", "1")
     assert code == 0 and "other_shares" not in json.loads(out) and "read 3" not in err
 

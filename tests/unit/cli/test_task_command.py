@@ -95,7 +95,7 @@ def test_a_task_is_tried_and_priced_over_each_of_the_links(project: str, hypergp
 def test_the_table_names_what_passed_and_what_a_round_costs(project: str, hypergpu: Command) -> None:
     code, out, _ = hypergpu("task", "check", f"{project}:Line", "--set", "network.codec=int8")
     assert code == 0
-    assert "nodes at this level: for how many of 10 nodes" in out
+    assert "nodes at this level: for how many of the 10 nodes (training.num_nodes)" in out
     assert "arrays come back as they went" in out and "int8" in out and "top64" not in out
 
 

@@ -114,10 +114,13 @@ def test_every_setting_that_a_document_names_is_one(document: Path) -> None:
     assert named_settings(document.read_text()) <= dict(fields()).keys()
 
 
-def test_no_two_entries_of_the_change_log_begin_alike() -> None:
-    entries = re.findall(r"^- (.*(?:\n  .*)*)", CHANGELOG.read_text(), re.MULTILINE)
-    begun = Counter(" ".join(entry.split()[:5]) for entry in entries)
-    assert len(entries) > 50 and [words for words, times in begun.items() if times > 1] == []
+def test_no_two_entries_of_the_change_log_begin_alike_and_no_line_is_there_twice() -> None:
+    text = CHANGELOG.read_text()
+    entries = re.findall(r"^- (.*(?:\n  .*)*)", text, re.MULTILINE)
+    begun = [" ".join(entry.split()[:5]) for entry in entries]
+    lines = [line for line in re.findall(r"^[- ] (.+)", text, re.MULTILINE) if len(line) > 60]
+    said = Counter(begun + lines)
+    assert len(entries) > 50 and [words for words, times in said.items() if times > 1] == []
 
 
 def test_settings_are_found_by_name_and_in_variables() -> None:

@@ -1,4 +1,4 @@
-"""A log that says more than this release knows is refused: what it does not know may have decided something."""
+"""A log that says more than this release knows, or less than it needs, is refused: that may have decided something."""
 
 from __future__ import annotations
 
@@ -50,3 +50,11 @@ def test_an_event_without_its_commands_is_refused() -> None:
     line = next(line for line in played(rounds=1).lines if b'"commands":[]' in line)
     with pytest.raises(BadLine, match="it lacks 'commands'"):
         read_line(line.replace(b',"commands":[]', b""), "")
+
+
+def test_a_model_whose_place_is_not_told_is_refused() -> None:
+    lines = played(rounds=1).lines
+    where = next(i for i, line in enumerate(lines) if b'"kind":"published"' in line)
+    lines[where] = lines[where].replace(b',"sketch":[]', b"")
+    with pytest.raises(BadLine, match=f"line {where}: published.sketch: Field required"):
+        replay(lines)

@@ -119,7 +119,7 @@ def test_a_resumed_run_keeps_its_rows_and_forgets_those_of_rounds_that_were_not_
     [
         (
             {"training__learning_rate": 1e6},
-            "were refused as error reply: NotFinite: values to encode hold NaN",
+            "the server refused 6 of 9 replies as error reply: NotFinite: values to encode hold NaN",
             "lower training.learning_rate",
         ),
         # of the same kind

@@ -11,7 +11,7 @@ from loguru import logger
 from hypergpu_fl.errors import TaskError, first_line
 
 # How torch's own reasons begin where there is nothing to use.
-_NONE: Final = ("Found no NVIDIA driver", "No CUDA GPUs are available", "Torch not compiled with CUDA enabled")
+_NO_GPU: Final = ("Found no NVIDIA driver", "No CUDA GPUs are available", "Torch not compiled with CUDA enabled")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -47,5 +47,5 @@ def unusable_gpu() -> str:
     try:
         torch.cuda.current_device()
     except (RuntimeError, AssertionError) as error:
-        return "" if str(error).startswith(_NONE) else first_line(error)
+        return "" if str(error).startswith(_NO_GPU) else first_line(error)
     return ""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import prod
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 REFERENCE: Final = "ResNet-18 on images of 3x32x32"
 REFERENCE_FLOPS: Final = 3_328_997_376  # forward and backward for one of them
 COUNTED_BATCH: Final = 2  # samples; normalisation over a batch needs two
+COUNTED_STEPS: Final = 4  # their mean, since samples may differ in length
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +120,17 @@ def computing(
 def flops_per_sample(task: Task, model: torch.nn.Module, nodes: int) -> float | None:
     """FLOPs of one example's forward and backward pass, counted on the first share that has a batch.
 
-    They are what a second step takes beyond the first: what a task measures besides is no step's work. The steps change
+    They are what further steps take beyond the first: what a task measures besides is no step's work. The steps change
     ``model``. Returns None, with a warning, if the task fails; the nodes will report that failure too.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
+
+    # oneDNN computes an LSTM in one operation, which torch does not count
+    lstm = {
+        torch.ops.aten.mkldnn_rnn_layer: _lstm_layer_flops,
+        torch.ops.aten.mkldnn_rnn_layer_backward: lambda *shapes, **_: 2 * _lstm_layer_flops(*shapes),
+    }
 
     partition = next((node for node in range(nodes) if task.examples(node) >= COUNTED_BATCH), None)
     if partition is None:
@@ -133,15 +141,22 @@ def flops_per_sample(task: Task, model: torch.nn.Module, nodes: int) -> float | 
             context = TrainContext(
                 steps=steps, batch_size=COUNTED_BATCH, seed=0, device=torch.device("cpu"), folder=Path(folder)
             )
-            with FlopCounterMode(display=False) as counter:
+            with FlopCounterMode(display=False, custom_mapping=lstm) as counter:
                 task.train(model, partition, context)
         return int(counter.get_total_flops())
 
     try:
-        one, two = counted(1), counted(2)
+        first, all_steps = counted(1), counted(1 + COUNTED_STEPS)
     except TaskError as error:
         logger.warning("the model's FLOPs cannot be counted: {}", error)
         return None
     parameters = sum(parameter.numel() for parameter in model.parameters())
     # a model without matrix products: each parameter is used once forward and twice backward
-    return float(max(0, two - one) / COUNTED_BATCH or 6 * parameters) or None
+    return float(max(0, all_steps - first) / (COUNTED_STEPS * COUNTED_BATCH) or 6 * parameters) or None
+
+
+def _lstm_layer_flops(
+    input_TBI: Sequence[int], weight_ih: Sequence[int], weight_hh: Sequence[int], *_: Any, **__: Any
+) -> int:
+    """Forward, in one direction: each weight is multiplied and added once a sample and time step. Given are shapes."""
+    return 2 * prod(input_TBI[:2]) * (prod(weight_ih) + prod(weight_hh))

@@ -59,6 +59,49 @@ def test_what_a_task_measures_besides_is_no_work_of_a_step() -> None:
     assert flops_per_sample(task, fresh_model(task, 0), 2) == 2 * 2 * 6 * 4
 
 
+@pytest.mark.parametrize("directions", [1, 2])
+def test_an_lstm_counts_as_the_same_cells_one_after_another(directions: int) -> None:
+    class Series(TorchTask):
+        def model(self) -> nn.Module:
+            return nn.LSTM(8, 16, batch_first=True, bidirectional=directions == 2)
+
+        def data(self, partition: int | None) -> Any:
+            return torch.ones(40, 10, 8), torch.ones(40)
+
+        def loss(self, model: nn.Module, batch: Any) -> Tensor:
+            return mse_loss(model(batch[0])[0].mean((1, 2)), batch[1])
+
+    cell = nn.LSTMCell(8, 16)
+    state = (torch.zeros(1, 16), torch.zeros(1, 16))
+    with FlopCounterMode(display=False) as counter:
+        for _ in range(10):
+            state = cell(torch.ones(1, 8), state)
+        state[0].sum().backward()
+    task = Series(Training(num_nodes=2))
+    counted = flops_per_sample(task, fresh_model(task, 0), 2)
+    assert counted == pytest.approx(directions * counter.get_total_flops(), rel=0.2)  # less what the start needs not
+
+
+def test_samples_of_many_lengths_count_as_their_mean() -> None:
+    class Lengths(TorchTask):
+        def model(self) -> nn.Module:
+            return nn.Linear(6, 4)
+
+        def data(self, partition: int | None) -> Any:
+            return [torch.ones(1 + index % 9, 6) for index in range(200)]
+
+        def collate(self, items: list[Any]) -> Any:
+            return torch.cat(items)
+
+        def loss(self, model: nn.Module, batch: Any) -> Tensor:
+            return model(batch).pow(2).mean()
+
+    task = Lengths(Training(num_nodes=2))
+    flops = flops_per_sample(task, fresh_model(task, 0), 2)
+    assert flops is not None
+    assert 2 <= flops / (2 * 2 * 6 * 4) <= 8  # of 1 to 9 rows, 5 in the mean
+
+
 def test_a_model_that_cannot_be_counted_takes_the_profiles_time(tmp_path: Path) -> None:
     class Broken(ImageTask):
         def train(self, *arguments: object, **options: object) -> None:

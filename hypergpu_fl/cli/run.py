@@ -246,7 +246,7 @@ def check_status(submission: Submission, status: str, details: str, folder: Path
     except OSError as error:  # such as a full disk, which is then probably why the run failed
         remedy = remedy or f"{kept} could not be written either: {error.strerror}"
     if os.strerror(errno.ENOSPC) in cause:
-        remedy = f"make room where the run's folder lies; then `{resume_command(folder)}` goes on"
+        remedy = f"make room where the run's folder lies; then {_how_to_go_on(folder)}"
     if _RAY_IS_LATE in cause:
         remedy = f"let the machine do less meanwhile, which was too busy to start Ray; {_how_to_go_on(folder)}"
     raise RunFailed(f"run {folder.name} ended as {status}: {cause}", remedy or f"see {kept}")

@@ -89,12 +89,22 @@ def faults(error: ValidationError, origins: Mapping[str, str], known: Iterable[s
     return found
 
 
+def _initials(field: str) -> str:
+    """``lr`` for ``learning_rate``."""
+    return "".join(word[:1] for word in field.split("_"))
+
+
 def _unknown_remedy(path: str, known: list[str]) -> str:
-    leaf = path.rsplit(".", 1)[-1]
+    section, _, leaf = path.rpartition(".")
     elsewhere = [name for name in known if name.rsplit(".", 1)[-1] == leaf]  # the right field in the wrong section
     sections = sorted({name.split(".")[0] for name in known})
     longer = [name for name in known if len(leaf) > 2 and name.startswith(path)]
-    guess = next(iter(elsewhere or longer), None) or nearest(path, [*known, *sections])
+    inside = {name.rpartition(".")[2]: name for name in known if section and name.startswith(f"{section}.")}
+    short = [name for field, name in inside.items() if _initials(field) == leaf]  # training.lr
+    guess = next(iter(elsewhere or longer or short), None)
+    if guess is None:
+        near = nearest(leaf if inside else path, inside or [*known, *sections])
+        guess = inside.get(near, near) if near else None
     if guess:
         return f"did you mean {guess}?"
     return "remove it; `hypergpu config show` lists every setting"

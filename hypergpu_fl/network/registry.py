@@ -163,6 +163,16 @@ class Registry:
             if node_id == self._flower_id(row) or row not in roster.node_ids:
                 record = self._record(names[row], node_id)
                 self._records[names[row]] = self._refreshed(record, row, now_s, outcome.ended_s)
+        self._write()
+
+    def ended(self) -> None:
+        """The run is over, so nobody is at work any more."""
+        for name, record in self._records.items():
+            if record.status == NodeStatus.TRAINING:
+                self._records[name] = replace(record, status=status_of(record, online=True, at_work=False))
+        self._write()
+
+    def _write(self) -> None:
         rows = [{**asdict(record), "device": dict(record.device)} for record in self._records.values()]
         with self._books.begin() as connection:
             connection.execute(delete(nodes))

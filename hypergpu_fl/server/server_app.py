@@ -172,6 +172,7 @@ def run(
         )
         if strategy.first_round == 1:
             kept.begin(strategy.layout.flatten(first))
+        registry = Registry(books, strategy, clock=registry_clock(arrivals))
         pipeline = Pipeline(
             strategy,
             event_log,
@@ -183,7 +184,7 @@ def run(
             report,
             round_tables,
             local_work,
-            Registry(books, strategy, clock=registry_clock(arrivals)),
+            registry,
             evaluation,
             Checkpointing(folder, strategy, report, identity, aim_of(config.training), best),
             open_accounting(config, settlement, strategy, kept, task, model),
@@ -198,6 +199,7 @@ def run(
             if strategy.first_round == 1:  # the loss of chance, by which an explosion is recognised
                 strategy.evaluated(untrained.loss)
             train(config, first, strategy, arrivals, report)
+        registry.ended()
         if not settlement.drain(DRAIN_S):
             logger.warning("not every round is final on chain yet; a later run sends the rest")
         settlement.export_bundle()

@@ -20,7 +20,7 @@ from hypergpu_fl.errors import TaskError
 from hypergpu_fl.task.loading import CONSTANTS, FROZEN, fresh_model, full_identity, hello_identity, load_task
 from hypergpu_fl.task.metric_names import named_metrics
 from hypergpu_fl.task.protocol import EvalResult, Task
-from hypergpu_fl.task.trial import Trial, examples_of, expect, try_task
+from hypergpu_fl.task.trial import NOT_FINITE, Trial, examples_of, expect, try_task
 from hypergpu_fl.task.user_code import user_code
 from strategies.errors import Refused
 from strategies.prose import amount
@@ -224,7 +224,7 @@ def _check_finite(found: EvalResult, what: str) -> None:
     if not math.isfinite(found.loss):
         raise TaskError(
             f"the loss of the fresh model on {what} is {found.loss}",
-            "look for NaN or infinity in the data, and scale inputs to about -1..1",
+            NOT_FINITE,
         )
 
 

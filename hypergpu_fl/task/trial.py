@@ -19,6 +19,9 @@ from hypergpu_fl.task.user_code import user_code
 if TYPE_CHECKING:
     import torch
 
+NOT_FINITE = (
+    "look for NaN or infinity in the data, and for log, sqrt or division by 0 in the loss; scale inputs to about -1..1"
+)
 HALFWAY = 0.5  # of the run: no warm-up holds the learning rate at 0 there
 
 
@@ -78,7 +81,7 @@ def try_task(
     if not math.isfinite(result.loss):
         raise TaskError(
             f"the loss on one batch of partition {partition} is {result.loss}",
-            "look for NaN or infinity in the data, and scale inputs to about -1..1",
+            NOT_FINITE,
         )
     for name, array in after.items():
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():

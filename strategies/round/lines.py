@@ -84,7 +84,8 @@ def read_line(text: bytes, before: str) -> Line:
         raise BadLine("it is not a JSON object")
     try:
         found = str(entry["hash"])
-        number = int(entry["n"])
+        if type(number := entry["n"]) is not int:  # True and 1.0 would pass for 1
+            raise BadLine("its n is no whole number")
         content: Rules | Event
         if "rules" in entry:
             settings = entry["rules"]["settings"]

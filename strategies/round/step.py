@@ -73,12 +73,12 @@ def _joined(state: State, event: Joined) -> list[Command]:
 
 
 def _left(state: State, event: Left) -> list[Command]:
-    health.left(state.fleet, event.rows)
+    health.left(state.fleet, _known(state, event, event.rows))
     return []
 
 
 def _returned(state: State, event: Returned) -> list[Command]:
-    health.returned(state.fleet, event.rows)
+    health.returned(state.fleet, _known(state, event, event.rows))
     return []
 
 
@@ -88,6 +88,7 @@ def _deserted(state: State, event: Deserted) -> list[Command]:
 
 
 def _probed(state: State, event: Probed) -> list[Command]:
+    _known(state, event, (event.row,))
     state.fleet.probe(event.row, event.sample, round=state.round)
     return []
 
@@ -95,6 +96,8 @@ def _probed(state: State, event: Probed) -> list[Command]:
 def _due(state: State, event: RoundDue) -> list[Command]:
     if state.open is not None or not state.versions.model:
         raise OutOfOrder(f"round {event.number} is due, but {'another is open' if state.open else 'no model is there'}")
+    if event.number <= state.round:
+        raise OutOfOrder(f"round {event.number} is due, but round {state.round} is over")
     if not state.exploded:
         _sound(state)  # nobody measured the last version, so nothing speaks against its updates
     state.unmeasured = []
@@ -247,6 +250,13 @@ _HANDLERS: dict[type, Callable[[State, Any], list[Command]]] = {
     Measured: _measured,
     Resumed: _resumed,
 }
+
+
+def _known(state: State, event: Left | Returned | Probed, rows: tuple[int, ...]) -> tuple[int, ...]:
+    """The rows, if they are of nodes that have joined."""
+    if not all(0 <= row < len(state.fleet) for row in rows):
+        raise OutOfOrder(f"{event.kind!r} names a node that has not joined")
+    return rows
 
 
 def _open(state: State, event: Event, phase: Phase) -> OpenRound:

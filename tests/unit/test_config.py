@@ -180,7 +180,9 @@ def test_all_faults_are_told_at_once() -> None:
                 "training.dataset": "mnits",
                 "network.packet_loss_rate": "lots",
                 "netwrk.profile": "lan",
+                "training.lr": 0.1,
                 "system.log_level": "LOUD",
+                "system.colour": True,
             }
         )
     faults = {fault.cause: fault.remedy for fault in caught.value.faults}
@@ -198,6 +200,8 @@ def test_all_faults_are_told_at_once() -> None:
             "give network.packet_loss_rate a value that is a number"
         ),
         "netwrk is not a setting (in --set)": "did you mean network?",
+        "training.lr is not a setting (in --set)": "did you mean training.learning_rate?",
+        "system.colour is not a setting (in --set)": "remove it; `hypergpu config show` lists every setting",
         "system.log_level is 'LOUD' (in --set), but must be one of 'TRACE', 'DEBUG', 'INFO', 'WARNING', 'ERROR'": (
             "give system.log_level one of these"
         ),

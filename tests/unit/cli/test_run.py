@@ -267,10 +267,11 @@ def test_the_server_keeps_what_a_run_began_with_unless_the_command_did(tmp_path:
 
 def test_a_full_disk_is_told_as_such_even_where_the_log_finds_no_room_either(logged: Logged, tmp_path: Path) -> None:
     log = "Traceback (most recent call last):\n  File x\nOSError: [Errno 28] No space left on device\n"
-    for folder in (tmp_path, tmp_path / "gone"):
+    (tmp_path / "a" / "checkpoints" / "1").mkdir(parents=True)
+    for name, command in (("a", "go on with `hypergpu run --resume"), ("gone", "no round was finished; start again")):
         with pytest.raises(RunFailed, match="No space left on device") as caught:
-            run.check_status(logged(log), "finished:failed", "", folder)
-        assert caught.value.remedy.startswith("make room where the run's folder lies; then `hypergpu run --resume")
+            run.check_status(logged(log), "finished:failed", "", tmp_path / name)
+        assert caught.value.remedy.startswith(f"make room where the run's folder lies; then {command}")
     with pytest.raises(RunFailed) as caught:
         run.check_status(logged("nothing"), "finished:failed", "it died", tmp_path / "gone")
     assert "it died" in caught.value.cause and "could not be written either" in caught.value.remedy

@@ -113,6 +113,19 @@ def test_the_table_holds_identity_and_success_and_the_estimates_that_the_planner
     assert second.rtt_s is second.uplink_bps is None  # nothing was seen of it
 
 
+def test_of_a_run_that_is_over_nobody_is_shown_at_work(engine: Engine) -> None:
+    strategy = strategy_with(2)
+    strategy.state.fleet.orders[1] = 1
+    book = Registry(engine, strategy, clock=lambda: 1000.0)
+    book.closed(outcome(1, [], [accepted(0), accepted(1)]))
+    shown = []
+    for end in (lambda: None, book.ended):
+        end()
+        with engine.connect() as connection:
+            shown.append([record.status for record in read_nodes(connection)])
+    assert shown == [[NodeStatus.ONLINE, NodeStatus.TRAINING], [NodeStatus.ONLINE, NodeStatus.ONLINE]]
+
+
 def test_what_a_node_says_of_its_failure_is_kept_short_and_on_one_line(engine: Engine) -> None:
     book = Registry(engine, strategy_with(1), clock=lambda: 0.0)
     book.closed(outcome(1, [RefusedReply(0, "node-0", 1, Reason.ERROR_REPLY, "a\n b" + "c" * 10_000)]))

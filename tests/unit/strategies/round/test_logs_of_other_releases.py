@@ -52,6 +52,13 @@ def test_an_event_without_its_commands_is_refused() -> None:
         read_line(line.replace(b',"commands":[]', b""), "")
 
 
+@pytest.mark.parametrize("number", ["true", '"1"', '"\u0661"', "1.0", "1.9", "null"])
+def test_a_line_whose_number_is_no_whole_number_is_refused(number: str) -> None:
+    line = played(rounds=1).lines[1]
+    with pytest.raises(BadLine, match="its n is no whole number"):
+        read_line(line.replace(b'"n":1', f'"n":{number}'.encode(), 1), "")
+
+
 def test_a_model_whose_place_is_not_told_is_refused() -> None:
     lines = played(rounds=1).lines
     where = next(i for i, line in enumerate(lines) if b'"kind":"published"' in line)

@@ -28,7 +28,9 @@ from strategies.round.events import (
     Ended,
     Failed,
     Joined,
+    Left,
     Published,
+    Returned,
     RoundDue,
     Sent,
 )
@@ -140,7 +142,7 @@ def test_what_is_no_line_of_a_log_is_refused(text: bytes) -> None:
         (b"\xff\xfe", "line 0: it is not JSON"),
         (b"[]", "line 0: it is not a JSON object"),
         (b'{"n":0}', "line 0: it lacks 'hash'"),
-        (b'{"n":1e999,"event":{},"hash":""}', "line 0: it says what cannot be"),
+        (b'{"n":1e999,"event":{},"hash":""}', "line 0: its n is no whole number"),
         (b'{"n":0,"event":{"kind":"a\\nb"},"hash":""}', r"line 0: there is no event 'a\\nb'$"),
     ],
 )
@@ -312,7 +314,9 @@ def test_a_last_line_that_was_cut_off_is_left_out() -> None:
 def test_an_event_out_of_its_order_is_refused_and_changes_nothing() -> None:
     run = played(rounds=2)
     before = run.state.json()
-    for event in (Ended(1.0), Answered(1.0, 0, reading(0)), Failed(1.0, 0, "x"), Diverged(1.0), Sent(1.0, (), ())):
+    early = (Ended(1.0), Answered(1.0, 0, reading(0)), Failed(1.0, 0, "x"), Diverged(1.0), Sent(1.0, (), ()))
+    impossible = (RoundDue(9.0, 2), Left(1.0, (-1,)), Left(1.0, (0, 99)), Returned(1.0, (99,)))
+    for event in (*early, *impossible):
         with pytest.raises(OutOfOrder):
             step(run.state, event)
     assert run.state.json() == before

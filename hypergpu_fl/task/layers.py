@@ -1,10 +1,11 @@
 """What a model computes beside its weights: the kinds of torch's layers, their settings, and those of other libraries.
 
-Two models of the same arrays may differ in an activation, a dropout rate or a stride. What layers of other libraries
-hold may be a machine's own: where the base model lies, a faster way to the same result. So only those of their settings
-count whose name says that they are a part of what is computed, such as ``num_attention_heads``, and those of the
-configurations that layers keep, which are called a ``config`` and have ``to_dict()``. Their kinds do not: libraries
-rename them. The user's own layers are not looked at: their code is compared, and what a site chooses may lie in them.
+Two models of the same arrays may differ in an activation, a dropout rate or a stride. Layers of other libraries also
+hold what may differ by machine: the path of the base model, a faster kernel. So of their settings only those are
+compared whose names say that they change the result, such as ``num_attention_heads``. The same goes for the
+configurations that such layers keep: attributes called a ``config`` that have ``to_dict()``. The layers' kinds are not
+compared, since libraries rename them. The user's own layers are left out: their code is compared instead, and a site
+may choose what they hold.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ from hypergpu_fl.task.user_code import is_own
 LAYERS: Final = "layers"  # in an identity: the text of `layers_text`
 _TORCHS: Final = "torch.nn.modules."
 _NO_SETTING: Final = {"inplace"}
-# Parts of a name that say that its value is a part of what is computed.
+# Words of a setting's name which say that it changes the result.
 _COMPUTED: Final = frozenset(
     ("alpha", "bidirectional", "causal", "coef", "dilation", "drop", "dropout", "eps", "epsilon", "experts", "groups")
     + ("head", "heads", "layerdrop", "momentum", "rope", "rslora", "scale", "scaling", "slope", "smoothing", "stride")
     + ("theta", "window")
 )
-_A_MACHINES: Final = frozenset(("backend", "cache", "checkpointing", "fused", "implementation", "kernel", "offload"))
+# Words which say that it may differ by machine, whatever else the name says.
+_BY_MACHINE: Final = frozenset(("backend", "cache", "checkpointing", "fused", "implementation", "kernel", "offload"))
 _ACTIVATION: Final = re.compile(r"(.*_)?act(ivation)?(_fn|_function)?")
 _PATH: Final = re.compile(r"\w+(\.\w+)*")
 _WORD: Final = re.compile(r"[\w-]{1,40}")
@@ -52,7 +54,7 @@ def layers_text(model: nn.Module) -> str:
         counts[kind] += 1
         for name, value in vars(layer).items():
             if name in made_from[type(layer)] and _plain(value):
-                settings[f"{kind}.{name}"].append(repr(value).replace(" ", ""))
+                settings[f"{kind}.{name}"].append(_text(value))
     for name, value in _of_other_libraries(model):
         settings[name].append(value)
     told = {kind: str(count) for kind, count in counts.items()}
@@ -92,22 +94,32 @@ def _of_other_libraries(model: nn.Module) -> Iterator[tuple[str, str]]:
 
 
 def _computed(path: str, settings: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
-    """By name, also of nested ones, what is a part of what is computed. None leaves it to the library's release."""
+    """Settings that change the result, nested ones too, by name. None is left out: the library's release decides it."""
     for key, value in settings.items():
         if isinstance(value, Mapping):
             yield from _computed(f"{path}.{key}", value)
         elif isinstance(value, bool | int | float | str) and _is_computed(f"{path}.{key}", value):
-            yield f"{path}.{key}", repr(int(value) if isinstance(value, float) and value.is_integer() else value)
+            yield f"{path}.{key}", _text(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
+def _text(value: Any) -> str:
+    """The value without spaces, as Python's own kind writes it: enums and numpy's floats write themselves otherwise."""
+    kind: Any = next((kind for kind in (bool, int, float, str) if isinstance(value, kind)), type(value))
+    text: str = kind.__repr__(value)
+    return text.replace(" ", "")
 
 
 def _is_computed(path: str, value: Any) -> bool:
-    """Whether the name says so, past that of its kind; a text must be one word, which no folder is."""
+    """Whether the setting's name says that it changes the result. A text counts if it is one word: a path is none.
+
+    The first name of ``path`` is that of the layer or configuration, and says nothing.
+    """
     if not _PATH.fullmatch(path) or isinstance(value, str) and not _WORD.fullmatch(value):
         return False
     if isinstance(value, str) and _ACTIVATION.fullmatch(path.rpartition(".")[2]):
         return True
-    parts = set(itertools.chain.from_iterable(name.split("_") for name in path.split(".")[1:]))
-    return bool(parts & _COMPUTED) and not parts & _A_MACHINES
+    words = set(itertools.chain.from_iterable(name.split("_") for name in path.split(".")[1:]))
+    return bool(words & _COMPUTED) and not words & _BY_MACHINE
 
 
 def _maker_of_dict(config: Any) -> str:

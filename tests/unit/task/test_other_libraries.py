@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import enum
 import threading
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from torch import nn
 
@@ -101,6 +103,20 @@ def test_a_configuration_that_cannot_tell_what_it_holds_is_left_alone() -> None:
     with pytest.raises(TypeError):
         model.config.to_dict()
     assert "GPT2Config" not in layers_text(model) and found(gpt(), model) == ""
+
+
+class Activation(enum.StrEnum):
+    """As libraries write the choices of a setting."""
+
+    RELU = "relu"
+
+
+def test_a_setting_is_the_same_in_whatever_kind_a_library_keeps_it() -> None:
+    plain = {"activation_function": "relu", "layer_norm_epsilon": 0.25}
+    kept = {"activation_function": Activation.RELU, "layer_norm_epsilon": np.float64(0.25)}
+    assert found(gpt(**plain), gpt(**kept)) == ""
+    for said in ("GPT2Config.activation_function 'relu'", "GPT2Config.layer_norm_epsilon 0.25"):
+        assert f"{said}; " in layers_text(gpt(**kept))
 
 
 def test_a_setting_of_another_release_and_a_layer_of_another_name_are_not_compared() -> None:

@@ -10,14 +10,15 @@ from loguru import logger
 
 from hypergpu_fl.errors import TaskError, first_line
 
-# How torch's own reasons begin where there is nothing to use.
+# How torch's errors begin on a machine that has no GPU.
 _NO_GPU: Final = ("Found no NVIDIA driver", "No CUDA GPUs are available", "Torch not compiled with CUDA enabled")
 
 
 def resolve_device(name: str) -> torch.device:
     """Device for ``"auto"`` (CUDA, else MPS, else CPU) or for a device asked for by name.
 
-    A GPU that ``"auto"`` passes over because its driver does not work is named in a warning.
+    If ``"auto"`` passes over a GPU whose driver does not work, a warning says so, once in a process: a node asks for
+    its device at every message.
 
     Raises
     ------
@@ -31,7 +32,7 @@ def resolve_device(name: str) -> torch.device:
         found = f"torch {torch.__version__} finds none" + (f": {why}" if chosen == "cuda" and why else "")
         raise TaskError(f"system.device = {name!r}, but {found}", "use 'auto' or 'cpu'")
     if name == "auto" and why:
-        logger.warning("the GPU is not used: {}", why)
+        _warn_of(why)
     # With its index, so that it equals the device of the tensors that lie on it.
     return torch.device(chosen, torch.cuda.current_device()) if chosen == "cuda" else torch.device(chosen)
 
@@ -42,8 +43,13 @@ def describe(device: torch.device) -> str:
 
 
 @cache
+def _warn_of(why: str) -> None:
+    logger.warning("the GPU is not used: {}", why)
+
+
+@cache
 def unusable_gpu() -> str:
-    """Why torch cannot use an NVIDIA GPU although there is a driver, in torch's words; empty if it can, or for none."""
+    """Torch's reason why it cannot use an NVIDIA GPU that has a driver; empty if it can, or if there is no GPU."""
     try:
         torch.cuda.current_device()
     except (RuntimeError, AssertionError) as error:

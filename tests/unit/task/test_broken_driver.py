@@ -26,7 +26,7 @@ from hypergpu_fl.cli import doctor
 from hypergpu_fl.errors import TaskError
 from hypergpu_fl.task.device import resolve_device
 
-for wanted in ("auto", "cuda"):
+for wanted in ("auto", "auto", "cuda"):
     print(doctor.check_device(wanted))
     try:
         print(resolve_device(wanted))
@@ -59,6 +59,7 @@ def test_a_gpu_that_is_passed_over_or_missed_is_told_with_torchs_reason(driver: 
     said = told(folder)
     for words in ("none that torch can use: ", "the GPU is not used: ", "finds none: "):
         assert words in said
+    assert said.count("the GPU is not used: ") == 1  # although a node asks at every message
     assert said.count(reason) >= 4 and "status='missing'" in said.lower()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,5 +32,5 @@ def require_files(words: Sequence[str]) -> None:
         elif not _OF_A_FILE.fullmatch(option):
             continue
         path = Path(value).expanduser()
-        if value and not path.exists():
+        if value and not os.path.exists(path):  # Path.exists() raises for a name that is too long
             raise UsageError(f"{option}: there is no {value}", path_meant(path) or "name a file that is there")

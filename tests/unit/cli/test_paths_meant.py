@@ -60,6 +60,11 @@ def test_a_mistyped_path_is_answered_with_the_one_that_was_meant(
     assert code and f"remedy: did you mean {meant!r}?" in err.replace(f"{Path.cwd()}/", "")
 
 
+def test_a_name_that_no_file_can_have_is_refused_as_one_that_is_not_there(hypergpu: Command) -> None:
+    code, _, err = hypergpu("node", "start", "--insecure", "--root-certificates", long := "x" * 300)
+    assert code == 2 and f"--root-certificates: there is no {long}" in err
+
+
 def test_certificates_in_a_new_folder_beside_one_of_a_like_name_are_mentioned(hypergpu: Command) -> None:
     first, again, mistyped = (
         hypergpu("node", "certs", "link.example", "--out", out) for out in ("keys", "keys", "kyes")

@@ -114,7 +114,7 @@ def path_meant(path: Path) -> str:
     Any one name of the path may be mistyped.
     """
     for there in path.parents:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # a folder that cannot be listed suggests nothing
             if there.is_dir():
                 name, *below = path.relative_to(there).parts
                 near = nearest(name, sorted(os.listdir(there)))

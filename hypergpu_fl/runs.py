@@ -69,7 +69,7 @@ def find_run(root: Path, name: str = LATEST) -> Path:
     if not names:
         meant = path_meant(root)
         start = "start one with `hypergpu run`, or give --runs"
-        raise RunNotFound(f"there is no run under {root}", f"{meant} else {start}" if meant else start)
+        raise RunNotFound(f"there is no run under {root}", f"{meant} If not, {start}" if meant else start)
     hint = did_you_mean(name, names).removeprefix("; ")
     raise RunNotFound(f"there is no run {name!r} under {root}", hint or f"the runs there are: {', '.join(names[:9])}")
 

@@ -304,7 +304,7 @@ def _peak() -> Iterator[Callable[[], float | None]]:
     The nodes live in this process too, so memory that a hostile node needs for itself counts as growth.
     """
     before, reset = psutil.Process().memory_info().rss, Path("/proc/self/clear_refs")
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # not every system has it
         reset.write_text("5")  # proc(5): resets the peak
     grown: list[float | None] = []
     try:

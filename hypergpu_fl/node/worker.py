@@ -146,7 +146,7 @@ def _connected(owner: int, run: int, idle_s: float) -> Connection:
     lock = os.open(path.parent, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two messages at once start one worker
-        with contextlib.suppress(FileNotFoundError, ConnectionError, EOFError):
+        with contextlib.suppress(FileNotFoundError, ConnectionError, EOFError):  # none is there, or it just ended
             return _taken_up(path)
         with listen(owner, run) as listener:
             _start(listener, owner, idle_s)
@@ -209,6 +209,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--owner", type=int)
     parser.add_argument("--idle", type=float)
     given = parser.parse_args(arguments)
+    # Ctrl-C goes to the whole process group; the one that started this worker tells of it.
     with contextlib.suppress(KeyboardInterrupt), socket.socket(fileno=given.listener) as listener:
         serve(listener, given.owner, given.idle)
 

@@ -158,7 +158,7 @@ def load_model(folder: Path, *, best: bool = False) -> Checkpoint:
         return _model(folder, newest, best)
     except CheckpointError as torn:
         for version in older:
-            with contextlib.suppress(CheckpointError):
+            with contextlib.suppress(CheckpointError):  # torn, too; the next is tried
                 found = _model(folder, version, best)
                 logger.warning("{}; version {} is taken in its place", torn.cause, found.version)
                 return found

@@ -162,7 +162,7 @@ def resume(
 
 def _before(folder: Path, version: int, layout: Layout, torn: CheckpointError) -> Checkpoint:
     """The checkpoint without its torn model: the good model from before that round takes its place."""
-    with contextlib.suppress(CheckpointError):
+    with contextlib.suppress(CheckpointError):  # the good model is torn, too; the error below tells of the first one
         found = load(folder, version, layout=layout, groups=GOOD)
         if found.vectors:
             logger.warning("{}; round {} is rolled back to the model before it", torn.cause, version)

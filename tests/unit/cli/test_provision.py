@@ -44,6 +44,12 @@ def provisioned(folder: Path, text: str = PROJECT) -> Path:
     return folder / "provisioned"
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project's archives, to be read and not changed: each node's keystore takes a second to encrypt."""
+    return provisioned(tmp_path_factory.mktemp("project"))
+
+
 def entries(archive: Path) -> dict[str, tuple[bytes, tarfile.TarInfo]]:
     with tarfile.open(archive) as opened:
         found = {}
@@ -71,27 +77,25 @@ def held(archive: Path, secrets: dict[str, bytes]) -> set[str]:
     return {name for name, secret in secrets.items() if secret in everything or quoted[name] in everything}
 
 
-def test_no_archive_holds_a_secret_of_another_site_or_of_the_authority(tmp_path: Path) -> None:
-    folder = provisioned(tmp_path)
-    secrets = secrets_of(folder)
+def test_no_archive_holds_a_secret_of_another_site_or_of_the_authority(made: Path) -> None:
+    secrets = secrets_of(made)
     own = {
         "tokyo": {name for name in secrets if name.startswith("tokyo-")},
         "berlin": {name for name in secrets if name.startswith("berlin-")},
         "server": {name for name in secrets if name.startswith("server ")},
     }
-    assert {path.name.removesuffix(".tar.gz") for path in (folder / "archives").iterdir()} == own.keys()
+    assert {path.name.removesuffix(".tar.gz") for path in (made / "archives").iterdir()} == own.keys()
     for name, theirs in own.items():
-        assert held(folder / "archives" / f"{name}.tar.gz", secrets) == theirs
+        assert held(made / "archives" / f"{name}.tar.gz", secrets) == theirs
     for site, others in (("tokyo", ("berlin",)), ("berlin", ("tokyo",))):
-        for path, (content, _) in entries(folder / "archives" / f"{site}.tar.gz").items():
+        for path, (content, _) in entries(made / "archives" / f"{site}.tar.gz").items():
             assert not any(other in path or other.encode() in content for other in others), path
     assert len(set(secrets.values())) == len(secrets)
 
 
-def test_what_a_container_needs_belongs_to_its_user_and_secrets_to_nobody_else(tmp_path: Path) -> None:
-    folder = provisioned(tmp_path)
-    values = {secret.strip() for secret in secrets_of(folder).values()}
-    for archive in (folder / "archives").iterdir():
+def test_what_a_container_needs_belongs_to_its_user_and_secrets_to_nobody_else(made: Path) -> None:
+    values = {secret.strip() for secret in secrets_of(made).values()}
+    for archive in (made / "archives").iterdir():
         assert archive.stat().st_mode & 0o077 == 0
         for path, (content, entry) in entries(archive).items():
             assert (entry.uid, entry.gid) == (FLOWER_USER, FLOWER_USER)
@@ -100,13 +104,12 @@ def test_what_a_container_needs_belongs_to_its_user_and_secrets_to_nobody_else(t
                 continue
             secret = any(value in content or json.dumps(value.decode())[1:-1].encode() in content for value in values)
             assert entry.mode == (0o400 if secret or path.endswith("secret.env") else 0o444), path
-    for place in [folder, folder / "authority", folder / "nodes" / "tokyo-0", folder / "archives"]:
+    for place in [made, made / "authority", made / "nodes" / "tokyo-0", made / "archives"]:
         assert place.stat().st_mode & 0o077 == 0
 
 
-def test_a_sites_archive_has_all_that_its_nodes_start_with(tmp_path: Path) -> None:
-    folder = provisioned(tmp_path)
-    found = {path: content for path, (content, _) in entries(folder / "archives" / "tokyo.tar.gz").items()}
+def test_a_sites_archive_has_all_that_its_nodes_start_with(made: Path, tmp_path: Path) -> None:
+    found = {path: content for path, (content, _) in entries(made / "archives" / "tokyo.tar.gz").items()}
     for share, node in enumerate(("tokyo-0", "tokyo-1")):
         top = f"tokyo/{node}"
         settings = dict(line.split("=", 1) for line in found[f"{top}/.env"].decode().splitlines())
@@ -121,7 +124,7 @@ def test_a_sites_archive_has_all_that_its_nodes_start_with(tmp_path: Path) -> No
         key.write_bytes(found[f"{top}/keys/node"])
         key.chmod(0o600)
         public = subprocess.run(["ssh-keygen", "-y", "-f", str(key)], capture_output=True, check=True).stdout
-        assert public.split()[1] in (folder / "nodes" / node / f"{node}.pub").read_bytes()
+        assert public.split()[1] in (made / "nodes" / node / f"{node}.pub").read_bytes()
     values = json.loads(found["tokyo/values.json"])
     assert [(node["name"], node["partition"]) for node in values["nodes"]] == [("tokyo-0", 0), ("tokyo-1", 1)]
     kept = {item["metadata"]["name"]: item for item in json.loads(found["tokyo/secrets.json"])["items"]}
@@ -129,9 +132,8 @@ def test_a_sites_archive_has_all_that_its_nodes_start_with(tmp_path: Path) -> No
     assert "tokyo/hypergpu-node@.service" in found
 
 
-def test_the_certificate_names_what_nodes_ask_for_and_openssl_accepts_it(tmp_path: Path) -> None:
-    folder = provisioned(tmp_path)
-    found = entries(folder / "archives" / "server.tar.gz")
+def test_the_certificate_names_what_nodes_ask_for_and_openssl_accepts_it(made: Path, tmp_path: Path) -> None:
+    found = entries(made / "archives" / "server.tar.gz")
     for name in ("ca.crt", "server.pem"):
         (tmp_path / name).write_bytes(found[f"server/keys/{name}"][0])
     verified = ["openssl", "verify", "-CAfile", str(tmp_path / "ca.crt"), str(tmp_path / "server.pem")]

@@ -165,28 +165,6 @@ def test_lora_sends_adapters_alone_and_the_base_stays_where_it_is(begin: Begin) 
     assert sent < 4 * sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad) + 4096
 
 
-def test_a_project_of_init_is_checked_trained_exported_and_loaded_in_plain_pytorch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HYPERGPU_RUNS")
-    assert invoke(["init", "project"]) == 0
-    monkeypatch.chdir(tmp_path / "project")
-    assert invoke(["task", "check", "--config", "config.toml"]) == 0
-    report, state = trained(tmp_path / "project", training__rounds=4)
-    net = nn.Sequential(nn.Linear(30, 16), nn.ReLU(), nn.Linear(16, 2))
-    net.load_state_dict(state)
-    monkeypatch.syspath_prepend(str(tmp_path / "project"))
-    from hypergpu_fl.config import load
-
-    task = importlib.import_module("task").Diagnosis(load(Path("config.toml")).config.training)
-    inputs, labels = task.data(None)
-    kept = np.setdiff1d(
-        np.arange(len(labels)), np.random.default_rng(0).permutation(len(labels))[: round(0.1 * len(labels))]
-    )
-    assert mean_loss(net, inputs[kept], labels[kept], F.cross_entropy) == pytest.approx(report["loss"], abs=1e-4)
-
-
 def test_the_documents_tell_how_many_lines_each_example_takes_of_ones_own() -> None:
     table = (EXAMPLES.parent / "docs" / "your-own-task.md").read_text()
     told = dict(re.findall(r"^\| \[(\w+)\]\(../examples/\w+\) .*\| (\d+, \d+) \|$", table, re.MULTILINE))

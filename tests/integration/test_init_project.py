@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from hypergpu_fl.cli import invoke
 
 
-def test_a_new_project_runs_and_its_weights_have_the_reported_loss_in_plain_pytorch(
+def test_a_new_project_is_checked_trained_and_exported_and_has_the_reported_loss_in_plain_pytorch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("HYPERGPU_RUNS")
@@ -24,6 +24,7 @@ def test_a_new_project_runs_and_its_weights_have_the_reported_loss_in_plain_pyto
     assert invoke(["init", "mine"]) == 0
     monkeypatch.chdir(tmp_path / "mine")
     monkeypatch.setattr(sys, "path", list(sys.path))
+    assert invoke(["task", "check", "--config", "config.toml"]) == 0
     assert invoke(["run", "--config", "config.toml"]) == 0
     assert "target accuracy >= 0.97 reached" in capfd.readouterr().out
     assert invoke(["export", "latest", "--out", "model"]) == 0

@@ -58,6 +58,7 @@ def test_each_round_of_a_log_has_the_deadline_that_it_was_opened_with(tmp_path: 
     assert found == [(12.5, 10.0), (99.0, math.inf), (3.0, 20.0)] and not list(rounds_of(tmp_path / "none"))
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("name", ["hoarded", "more_ids"])
 def test_hostile_nodes_that_hoard_or_multiply_own_no_round(name: str) -> None:
     (attack,) = [attack for attack in ATTACKS if attack.name == name]

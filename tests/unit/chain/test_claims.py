@@ -194,6 +194,7 @@ def test_claims_go_on_after_a_hand_over_and_a_refund_that_returns_only_what_no_r
     assert sum(run.claimed(index) for index in range(3)) == run.rewards.owed
 
 
+@pytest.mark.no_cover
 def test_a_long_absence_is_paid_in_more_than_one_transaction(run: Run) -> None:
     rounds = ROUNDS_A_CLAIM + 2
     for round in range(1, rounds + 1):
@@ -204,6 +205,7 @@ def test_a_long_absence_is_paid_in_more_than_one_transaction(run: Run) -> None:
     assert run.client.balance(account) == done.amount == run.rewards.cumulative[account]
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("run", ["embedded"], indirect=True)
 def test_a_claim_shows_no_more_rounds_than_its_gas_allows_among_thousands_of_accounts(run: Run) -> None:
     crowd = {checksum_address(keccak(b"%d" % index)[:20]): GWEI for index in range(5_000)}
@@ -218,6 +220,7 @@ def test_a_claim_shows_no_more_rounds_than_its_gas_allows_among_thousands_of_acc
     assert used < MOST_CALL_GAS and run.client.balance(account) == ROUNDS_A_CLAIM * GWEI
 
 
+@pytest.mark.no_cover
 def test_accounts_that_differ_in_their_last_bit_alone_are_both_paid(run: Run) -> None:
     near = [checksum_address((int(node_key(0).address, 16) ^ bit << 159).to_bytes(20, "big")) for bit in (0, 1)]
     tree = RewardTree(run.session, dict.fromkeys(near, GWEI))

@@ -55,9 +55,7 @@ def is_complete(folder: Path, training: Training) -> bool:
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         if report["status"] != "completed" or unsettled(folder):
             return False
-        figures = {**report["metrics"], "loss": report["loss"]}
-        goal = training.goal
-        return report["rounds"] >= training.rounds or (goal is not None and goal.is_reached(figures))
+        return training.is_done(report["rounds"], {**report["metrics"], "loss": report["loss"]})
     except (OSError, ValueError, KeyError, TypeError):  # none yet, or not one of ours: the run itself will tell
         return False
 

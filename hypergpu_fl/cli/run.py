@@ -170,7 +170,7 @@ def run(
                         _simulate(effective, bundled, folder, port or free_port(), environ, note, draw)
             except KeyboardInterrupt as stop:
                 if not superlink:  # a deployed run's server writes it where the run's files are
-                    _report(folder)
+                    _report(folder, effective.training)
                 raise interrupted(folder, stop, goes_on=bool(superlink)) from None
     show_result(folder, chosen, format, newest=newest.line)
 
@@ -212,11 +212,11 @@ def _simulate(
             check_status(submission, status, details, folder)
 
 
-def _report(folder: Path) -> None:
+def _report(folder: Path, training: Training) -> None:
     """Tell of the rounds that a stopped simulation has finished; its processes were ended before they could."""
     from hypergpu_fl.server.unfinished import report_unfinished
 
-    if rounds := report_unfinished(folder):
+    if rounds := report_unfinished(folder, training):
         typer.echo(f"report.json and nodes.csv in {folder} tell of the finished rounds: {rounds}", err=True)
 
 

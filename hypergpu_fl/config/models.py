@@ -158,6 +158,10 @@ class Training(Section):
             return Target("accuracy", ">=", self.target_accuracy)
         return Target.parse(self.target) if self.target else None
 
+    def is_done(self, rounds: int, figures: Mapping[str, float]) -> bool:
+        """Whether a run that completed after ``rounds``, with these figures in the last, did all that is asked here."""
+        return rounds >= self.rounds or (self.goal is not None and self.goal.is_reached(figures))
+
     @property
     def title(self) -> str:
         """What is trained, for people: ``mlp on digits``, or the task's own name."""

@@ -104,7 +104,7 @@ def main(grid: Grid, context: Context) -> None:
     try:
         run(config, grid, folder, tried=lambda: logs.restore(config.system, folder))
     except BaseException as error:
-        report_ended_by(error, folder)
+        report_ended_by(error, folder, config.training)
         raise
     if simulated:
         shutil.rmtree(state, ignore_errors=True)

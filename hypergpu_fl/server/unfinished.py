@@ -11,7 +11,7 @@ from typing import Any
 from loguru import logger
 from sqlalchemy.exc import SQLAlchemyError
 
-from hypergpu_fl.config import from_run_config
+from hypergpu_fl.config import Training, from_run_config
 from hypergpu_fl.errors import HyperGPUError, LedgerError, first_line
 from hypergpu_fl.files import write_whole
 from hypergpu_fl.ledger import database
@@ -24,38 +24,36 @@ from hypergpu_fl.settlement import load_books
 from strategies.weighting import Accounts
 
 
-def report_ended_by(error: BaseException, folder: Path) -> None:
-    """`report_unfinished` for what ended a run: Flower stops a ServerApp by ``SystemExit``, which is no failure.
-
-    A report of an earlier stretch that was stopped or failed tells how this one ended, even if it finished no round.
-    """
-    failure = first_line(error) if isinstance(error, Exception) else None
+def report_ended_by(error: BaseException, folder: Path, asked: Training) -> None:
+    """`report_unfinished` for what ended a run: Flower stops a ServerApp by ``SystemExit``, which is no failure."""
     try:
-        report_unfinished(folder, failure=failure)
-        report, ended = _report(folder), {"status": _status(failure), "failure": failure}
-        if report.get("status") in ("stopped", "failed") and report | ended != report:
-            write_json(folder / "report.json", report | ended)
+        report_unfinished(folder, asked, failure=first_line(error) if isinstance(error, Exception) else None)
     except (HyperGPUError, SQLAlchemyError, OSError) as another:  # such as a full disk, which then ended the run, too
         logger.warning("no report tells of the rounds that were finished: {}", another)
 
 
-def report_unfinished(folder: Path, *, failure: str | None = None) -> int:
+def report_unfinished(folder: Path, asked: Training, *, failure: str | None = None) -> int:
     """Write ``report.json`` and ``nodes.csv`` of a run whose server has ended early; returns how many rounds they tell.
 
     The status is "stopped", or "failed" with a ``failure``. A round that was not sealed is left out: a resumed run
-    trains it again. Nothing is written before the first round, or where a report tells of every round already.
+    trains it again. Nothing is written before the first round. A report that tells of every round already gets the
+    status alone, unless it is of a run that completed all that was ``asked``.
     """
+    ended = {"status": "failed" if failure else "stopped", "failure": failure}
     state, sealed = state_of(folder / FOLDER), {}
     with contextlib.suppress(LedgerError):  # nothing is sealed yet
         sealed = {record.round: record.root for record in load_books(folder).rounds}
     history = [entry for entry in state["history"] if entry["round"] in sealed] if state else []
-    if state is None or len(history) <= _report(folder).get("rounds", 0):
+    report = _report(folder)
+    if state is None or len(history) <= report.get("rounds", 0):
+        if report and not _has_all(report, asked) and report | ended != report:
+            write_json(folder / "report.json", report | ended)
         return len(history)
     config = from_run_config(state["settings"], os.environ)
     clock = "virtual" if config.network.enable_simulation else "wall"
-    report = Report(config, clock, state["unit"], history, state["stretches"])
+    collected = Report(config, clock, state["unit"], history, state["stretches"])
     for round, root in sealed.items():
-        report.sealed(round, root="0x" + root.hex())
+        collected.sealed(round, root="0x" + root.hex())
     engine = database.connect(folder / "run.db")
     try:
         rows = RoundTables(engine, last_round=len(history)).rows()
@@ -63,14 +61,13 @@ def report_unfinished(folder: Path, *, failure: str | None = None) -> int:
         engine.dispose()
     core, accounts = state["strategy"]["round"], Accounts()
     accounts.restore(core["accounts"])
-    document = report.document(
+    document = collected.document(
         nodes=len(core["fleet"]["names"]),
         chain={},
         max_abs_drift=accounts.drift(),
         unfit=state.get("unfit", {}),  # which checkpoints of earlier versions lack
         rows=rows,
-        status=_status(failure),
-        failure=failure,
+        **ended,
         untrained_loss=core["held_out"]["chance"],
     )
     write_whole(folder / "nodes.csv", as_csv(rows))
@@ -78,8 +75,9 @@ def report_unfinished(folder: Path, *, failure: str | None = None) -> int:
     return len(history)
 
 
-def _status(failure: str | None) -> str:
-    return "failed" if failure else "stopped"
+def _has_all(report: dict[str, Any], asked: Training) -> bool:
+    figures = {**(report.get("metrics") or {}), "loss": report.get("loss")}
+    return report.get("status") == "completed" and asked.is_done(report["rounds"], figures)
 
 
 def _report(folder: Path) -> dict[str, Any]:

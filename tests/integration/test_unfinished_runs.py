@@ -41,10 +41,10 @@ class OneWithoutData(Small):
         return [] if partition == 1 else super().data(partition)
 
 
-def configured(root: Path, *, resume: bool = False, task: str = "") -> Config:
+def configured(root: Path, *, resume: bool = False, task: str = "", rounds: int = ROUNDS) -> Config:
     return Config.model_validate(
         {
-            "training": {"num_nodes": NODES, "rounds": ROUNDS, "task": task},
+            "training": {"num_nodes": NODES, "rounds": rounds, "task": task},
             "network": {"cohort": NODES, "quota": 1.0, "mode": "sync"},
             "blockchain": {"enabled": False},
             "system": {"runs_dir": str(root), "run_name": "run", "resume": resume},
@@ -118,6 +118,28 @@ def test_a_report_tells_how_the_last_stretch_ended_even_if_that_finished_no_roun
         before = report
 
 
+def test_a_completed_run_that_is_resumed_for_more_rounds_tells_how_that_ended(tmp_path: Path) -> None:
+    folder, more = tmp_path / "run", configured(tmp_path, resume=True, rounds=ROUNDS + 2)
+    whole = serve(configured(tmp_path))
+    for error, ended in (
+        (ZeroDivisionError("by a node"), ("failed", "by a node")),
+        (SystemExit(3), ("stopped", None)),
+    ):
+        (folder / "report.json").write_text(json.dumps(whole))
+        with pytest.raises(type(error)):
+            serve(more, ending(folder, error, after=ROUNDS))
+        report = report_of(folder)
+        assert (report["status"], report["failure"]) == ended
+        assert report | {"status": "completed", "failure": None} == whole
+    assert serve(more)["history"][:ROUNDS] == whole["history"]
+
+
+def test_a_stop_by_the_command_alone_is_told_too(tmp_path: Path) -> None:
+    whole = serve(configured(tmp_path))
+    assert report_unfinished(tmp_path / "run", configured(tmp_path, rounds=ROUNDS + 2).training) == ROUNDS
+    assert report_of(tmp_path / "run") == whole | {"status": "stopped"}
+
+
 def test_a_stopped_run_tells_of_the_node_that_could_not_take_part(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,7 +164,7 @@ def test_a_run_that_was_stopped_before_its_first_round_was_finished_leaves_no_re
 
 def test_a_report_that_tells_of_every_finished_round_stays(tmp_path: Path) -> None:
     report = serve(configured(tmp_path))
-    assert report_unfinished(tmp_path / "run") == ROUNDS
+    assert report_unfinished(tmp_path / "run", configured(tmp_path).training) == ROUNDS
     assert report_of(tmp_path / "run") == report
 
 

@@ -10,6 +10,7 @@ import ast
 import contextlib
 import io
 import os
+import re
 import shutil
 import site
 import sys
@@ -19,6 +20,8 @@ import tomllib
 import warnings
 import zipfile
 from collections.abc import Iterator
+from importlib import metadata
+from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -77,12 +80,17 @@ def _named_by(training: Training) -> dict[str, Path]:
 
 def search_path() -> list[Path]:
     """The working directory, and the folders of the path outside the Python installation."""
-    installed = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    installed |= {*site.getsitepackages(), site.getusersitepackages(), str(Path(sys.executable).parent)}
+    installed = _installed() | {str(Path(sys.executable).parent)}
     folders = dict.fromkeys(Path(entry).resolve() for entry in [os.getcwd(), *sys.path])
     return [
         folder for folder in folders if folder.is_dir() and not any(folder.is_relative_to(place) for place in installed)
     ]
+
+
+def _installed() -> set[str]:
+    """Folders of Python's own modules and of libraries."""
+    named = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return named | {*site.getsitepackages(), site.getusersitepackages()}
 
 
 def own_modules(references: list[str], path: list[Path]) -> dict[str, Path]:
@@ -131,11 +139,26 @@ def own_modules(references: list[str], path: list[Path]) -> dict[str, Path]:
 
 def _check_free(top: str, place: Path) -> None:
     """Refuse a module by whose name another is known: libraries would import the wrong one."""
-    if top in OURS or top in sys.stdlib_module_names:
-        whose = "HyperGPU" if top in OURS else "Python"
+    if whose := _known_from(top):
         raise TaskError(
             f"{place} is called as a module of {whose}'s own, one of which would hide the other", "rename it"
         )
+
+
+def _known_from(top: str) -> str:
+    """Who has a module of this name that is needed here: HyperGPU, Python, a library that we require, or nobody."""
+    if top in OURS or top in sys.stdlib_module_names:
+        return "HyperGPU" if top in OURS else "Python"
+    installed = PathFinder.find_spec(top, sorted(_installed()))
+    if installed is None or installed.origin is None:  # a folder without code, such as a library's docs/, hides nothing
+        return ""
+    required = {_spelt(line) for line in metadata.requires("hypergpu") or () if "extra ==" not in line}
+    return next((name for name in metadata.packages_distributions().get(top, ()) if _spelt(name) in required), "")
+
+
+def _spelt(requirement: str) -> str:
+    """The distribution's name in a requirement, in the one spelling of all that mean the same."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", requirement, maxsplit=1)[0]).lower()
 
 
 def _is_clone(folder: Path) -> bool:

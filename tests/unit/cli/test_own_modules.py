@@ -124,9 +124,15 @@ def test_what_cannot_be_imported_is_refused_before_anything_starts(
             "strategies",
             "HyperGPU",
         ),
+        ({"flwr.py": "class Task: ..."}, "flwr", "flwr"),
+        ({"torch/__init__.py": "class Task: ..."}, "torch", "torch"),
+        ({"mine.py": "from numpy import Task", "numpy.py": "class Task: ..."}, "numpy", "numpy"),
+        ({"PIL.py": "class Task: ..."}, "PIL", "pillow"),
+        ({"sklearn.py": "class Task: ..."}, "sklearn", "scikit-learn"),
+        ({"ens.py": "class Task: ..."}, "ens", "web3"),
     ],
 )
-def test_a_name_that_python_or_this_program_needs_is_refused(
+def test_a_name_that_python_this_program_or_its_libraries_need_is_refused(
     tmp_path: Path, written: dict[str, str], taken: str, whose: str
 ) -> None:
     for name, text in written.items():
@@ -135,6 +141,12 @@ def test_a_name_that_python_or_this_program_needs_is_refused(
     with pytest.raises(TaskError, match=rf"{taken}(?:\.py)? is called as a module of {whose}'s own") as caught:
         own_modules([f"{'mine' if 'mine.py' in written else taken}:Task"], [tmp_path])
     assert caught.value.remedy == "rename it"
+
+
+@pytest.mark.parametrize("name", ["pytest", "docs", "peft"])
+def test_a_name_that_only_others_than_this_program_need_is_free(tmp_path: Path, name: str) -> None:
+    (tmp_path / f"{name}.py").write_text("class Task: ...\n")
+    assert set(own_modules([f"{name}:Task"], [tmp_path])) == {name}
 
 
 def test_a_task_in_a_clone_imports_what_lies_beside_it_of_this_program(tmp_path: Path) -> None:

@@ -6,14 +6,14 @@ or what `collate` makes of items.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from operator import methodcaller
 from typing import Any, Protocol, Self, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
+from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, default_collate
 
 from hypergpu_fl.errors import TaskError
 from hypergpu_fl.task.batch_form import mapped
@@ -25,6 +25,18 @@ FORMS = (
     "return a tensor or array, a tuple or dict of them with the examples first, or anything with len() and [index], "
     "such as a torch Dataset or a list"
 )
+
+
+class UnlikeItem(TaskError):
+    """An item has other keys than the first of its batch; ``number`` is its place in the batch, from 0."""
+
+    def __init__(self, number: int, keys: Set[Any], item: str = "") -> None:
+        self.number, self.keys = number, keys
+        super().__init__(
+            f"{item or f'item {number} of a batch'} has other keys than the first item of its batch: just one of them "
+            f"has {', '.join(sorted(map(repr, keys)))}",
+            "give every item the same keys, or write collate(items), which joins them as they are",
+        )
 
 
 class ExampleOrder(Protocol):
@@ -114,11 +126,30 @@ def joined(items: list[Any]) -> Any:
     Raises
     ------
     TaskError
-        If an item holds values that are masked: torch would take what lies under the mask for numbers.
+        If an item holds values that are masked: torch would take what lies under the mask for numbers. If one has
+        other keys than the first one, whose keys alone torch would join.
     """
+    _refuse_unlike(items)
     for part in _parts(items):
         _refuse_masked(part, "an item of data() holds", "write collate(items), which keeps the masks")
     return default_collate(items)
+
+
+def _refuse_unlike(parts: Sequence[Any]) -> None:
+    """Refuse dicts, however deep in the items, that have other keys than the first item's."""
+    first = parts[0]
+    kind = Mapping if isinstance(first, Mapping) else (tuple, list)
+    if not all(isinstance(part, kind) for part in parts):
+        return  # nothing that has parts, or what torch refuses by itself
+    if isinstance(first, Mapping):
+        for number, part in enumerate(parts):
+            if keys := part.keys() ^ first.keys():
+                raise UnlikeItem(number, keys)
+    elif any(len(part) != len(first) for part in parts):
+        return  # likewise
+    for place, inner in first.items() if isinstance(first, Mapping) else enumerate(first):
+        if isinstance(inner, (Mapping, tuple, list)):
+            _refuse_unlike([part[place] for part in parts])
 
 
 def rows_of(data: Any, device: torch.device, collate: Callable[[list[Any]], Any] = joined) -> Rows:
@@ -141,7 +172,11 @@ def subset(data: Any, indices: Sequence[int]) -> Any:
     if columns is not None:
         chosen = torch.as_tensor(indices)
         return mapped(columns, lambda tensor: tensor.index_select(0, chosen))
-    return torch.utils.data.Subset(data, indices)
+    return _Part(data, indices)
+
+
+class _Part(Subset[Any]):
+    """Some of a user's items, which are told by their number among all."""
 
 
 def _columns(data: Any) -> Any:
@@ -300,6 +335,12 @@ class Items:
 
         # A piece is collated from its items: what came out for the whole batch may be of a form that cannot be cut.
         def between(start: int, end: int) -> Any:
-            return mapped(self._collate(items[start:end]), lambda tensor: tensor.to(self._device))
+            try:
+                joint = self._collate(items[start:end])
+            except UnlikeItem as error:
+                number = indices[start + error.number]
+                number = self._items.indices[number] if isinstance(self._items, _Part) else number
+                raise UnlikeItem(error.number, error.keys, f"data()[{number}]") from None
+            return mapped(joint, lambda tensor: tensor.to(self._device))
 
         return Batch(len(items), between)

@@ -15,6 +15,7 @@ from torch.utils.data import TensorDataset
 from hypergpu_fl.config import Training
 from hypergpu_fl.errors import TaskError
 from hypergpu_fl.task import TorchTask
+from hypergpu_fl.task.batches import joined, rows_of, subset
 from hypergpu_fl.task.check import Checked, check_task
 
 pytestmark = pytest.mark.filterwarnings(
@@ -140,6 +141,29 @@ def test_masked_values_in_items_are_refused_too(items: list[Any]) -> None:
     with pytest.raises(TaskError, match=r"an item of data\(\) holds an array of which .* values are masked") as caught:
         check(items)
     assert "write collate(items), which keeps the masks" in caught.value.remedy
+
+
+def with_other_keys(keys: dict[str, Any]) -> list[dict[str, Any]]:
+    items = [{"x": inputs, "y": targets} for inputs, targets in PAIRS]
+    items[-1] = {"x": items[-1]["x"], "y": items[-1]["y"], **keys} if keys else {"x": items[-1]["x"]}
+    return items
+
+
+@pytest.mark.parametrize("around", [lambda item: item, lambda item: (item, 1.0), lambda item: {"in": [item]}])
+@pytest.mark.parametrize(("keys", "named"), [({"weight": 2.0}, "'weight'"), ({}, "'y'")])
+def test_items_of_which_keys_would_be_lost_are_refused_by_their_place(
+    keys: dict[str, Any], named: str, around: Callable[[Any], Any]
+) -> None:
+    items = [around(item) for item in with_other_keys(keys)]
+    for data in (items, subset(items, range(1, N))):
+        rows = rows_of(data, torch.device("cpu"))
+        with pytest.raises(TaskError, match=rf"data\(\)\[{N - 1}\] has other keys .* has {named}\n"):
+            [batch.pieces() for batch in rows.batches(8)]
+
+
+def test_items_whose_keys_come_in_another_order_are_joined_by_name() -> None:
+    batch = joined([{"x": 1.0, "y": 2.0}, {"y": 20.0, "x": 10.0}])
+    assert batch["x"].tolist() == [1, 10] and batch["y"].tolist() == [2, 20]
 
 
 def test_items_that_mask_nothing_are_trained_on() -> None:

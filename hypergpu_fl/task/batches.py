@@ -126,12 +126,18 @@ def joined(items: list[Any]) -> Any:
     Raises
     ------
     TaskError
-        If an item holds values that are masked: torch would take what lies under the mask for numbers. If one has
-        other keys than the first one, whose keys alone torch would join.
+        If an item holds values that are masked: torch would take what lies under the mask for numbers. If one is
+        quantised: torch would read all by the first one's scale. If one has other keys than the first one, whose keys
+        alone torch would join.
     """
     _refuse_unlike(items)
     for part in _parts(items):
         _refuse_masked(part, "an item of data() holds", "write collate(items), which keeps the masks")
+        if isinstance(part, Tensor) and part.is_quantized:
+            raise TaskError(
+                f"an item of data() holds a quantised tensor ({part.dtype}), and items may differ in scale",
+                "return numbers, as .dequantize() does, or write collate(items), which joins them",
+            )
     return default_collate(items)
 
 

@@ -143,6 +143,16 @@ def test_masked_values_in_items_are_refused_too(items: list[Any]) -> None:
     assert "write collate(items), which keeps the masks" in caught.value.remedy
 
 
+@pytest.mark.parametrize("around", [lambda row, y: (row, y), lambda row, y: {"x": [row], "y": y}, lambda row, y: row])
+def test_quantised_items_are_refused_since_each_has_its_own_scale(around: Callable[[Tensor, Tensor], Any]) -> None:
+    items = [
+        around(torch.quantize_per_tensor(row, 0.01 * (1 + n), 0, torch.qint8), y) for n, (row, y) in enumerate(PAIRS)
+    ]
+    with pytest.raises(TaskError, match=r"an item of data\(\) holds a quantised tensor \(torch.qint8\)") as caught:
+        check(items)
+    assert ".dequantize()" in caught.value.remedy
+
+
 def with_other_keys(keys: dict[str, Any]) -> list[dict[str, Any]]:
     items = [{"x": inputs, "y": targets} for inputs, targets in PAIRS]
     items[-1] = {"x": items[-1]["x"], "y": items[-1]["y"], **keys} if keys else {"x": items[-1]["x"]}

@@ -29,6 +29,8 @@ _IMPORTS: Final = str(Path(importlib.__file__).parent)
 _LONGEST: Final = 300
 _VARIABLES: Final = ("HYPERGPU_", "FLWR_", "RAY_")  # by their first letters
 _LEAST_RECURSION: Final = 1000  # libraries raise it; nobody who lowers it knows how deep they go
+_UMASK: Final = os.umask(0o077)  # which can only be read by setting it: once, before any code of the user's runs
+os.umask(_UMASK)
 _UNPACKED_APP: Final = re.compile(r".*/apps/[^/]+\.[0-9a-f]{8}/")  # where Flower unpacks what a run submits
 
 # Messages of torch, in the order of matching, and what usually fixes the error.
@@ -111,7 +113,8 @@ def user_code(doing: str) -> Iterator[None]:
     """Turn what the user's code raises into a ``TaskError`` with its place and a remedy; errors of ours pass.
 
     A recursion limit that it leaves too low for whatever else runs in this process is raised again, and refused. Where
-    it clears the environment, the variables that we, Flower and Ray go by are put back.
+    it clears the environment, the variables that we, Flower and Ray go by are put back, and so is the umask, by which the
+    run's own files are written.
 
     Parameters
     ----------
@@ -129,6 +132,7 @@ def user_code(doing: str) -> Iterator[None]:
         _keep_recursion(before, doing)
         raise task_error(error, doing) from error
     finally:
+        os.umask(_UMASK)
         for name, value in variables.items():
             os.environ.setdefault(name, value)
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from hypergpu_fl.config import Training
 from hypergpu_fl.errors import TaskError
+from hypergpu_fl.files import write_whole
 from hypergpu_fl.task import fresh_model, load_task
 from hypergpu_fl.task.trial import try_task
 from hypergpu_fl.task.user_code import user_code
@@ -268,6 +269,17 @@ def test_a_cleared_environment_keeps_what_a_node_goes_by(fails: bool, monkeypatc
         if fails:
             raise ValueError
     assert [os.environ.get(name) for name in (*names, "OF_THE_USER")] == ["/data", "/data", "/other", None]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_umask_that_the_task_sets_is_not_that_of_the_files_of_the_run(fails: bool, tmp_path: Path) -> None:
+    write_whole(tmp_path / "before.json", "{}")
+    with contextlib.suppress(TaskError), user_code("training"), user_code("reading"):
+        os.umask(0o777)
+        if fails:
+            raise ValueError
+    write_whole(tmp_path / "after.json", "{}")
+    assert len({(tmp_path / name).stat().st_mode for name in ("before.json", "after.json")}) == 1
 
 
 def test_a_recursion_limit_that_is_raised_stays() -> None:

@@ -177,7 +177,7 @@ def run(
             strategy,
             event_log,
             SameTask(
-                hello_identity(task, model, config.training.model_architecture),
+                hello_identity(task, model, config.training.model_architecture, full=identity),
                 shares=config.training.num_nodes,
                 sites_own=getattr(task, "site_modules", ()),
             ),

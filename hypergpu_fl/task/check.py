@@ -83,8 +83,8 @@ def check_task(
     where = resolve_device(device)
     model = fresh_model(task, training.seed)
     identity = full_identity(task, model)
-    _check_can_be_sent(hello_identity(task, model, training.model_architecture))
-    _check_drawn_again(task, model, training.seed)
+    _check_can_be_sent(hello_identity(task, model, training.model_architecture, full=identity))
+    _check_drawn_again(task, model, identity, training.seed)
     if partition is None:
         partition = _first_share(task, training.num_nodes)
     examples = examples_of(task, partition)
@@ -119,8 +119,9 @@ def try_first(training: Training, task: Task, *, device: str) -> dict[str, float
 
     where = resolve_device(device)
     model = fresh_model(task, training.seed)
-    _check_can_be_sent(hello_identity(task, model, training.model_architecture))
-    _check_drawn_again(task, model, training.seed)
+    identity = full_identity(task, model)
+    _check_can_be_sent(hello_identity(task, model, training.model_architecture, full=identity))
+    _check_drawn_again(task, model, identity, training.seed)
     partition = _first_share(task, training.num_nodes)
     tried = try_task(task, model, partition, device=where, batch_size=training.batch_size)
     _check_round_trip(task, model, tried)
@@ -228,12 +229,12 @@ def _check_finite(found: EvalResult, what: str) -> None:
         )
 
 
-def _check_drawn_again(task: Task, model: torch.nn.Module, seed: int) -> None:
+def _check_drawn_again(task: Task, model: torch.nn.Module, identity: Mapping[str, str], seed: int) -> None:
     cause, again = "model() makes other weights the second time", fresh_model(task, seed)
     _same(task.arrays(model), task.arrays(again), cause)
-    one, other = full_identity(task, model), full_identity(task, again)
+    other = full_identity(task, again)
     for name in (FROZEN, CONSTANTS):
-        if one.get(name) != other.get(name):
+        if identity.get(name) != other.get(name):
             raise TaskError(f"model() makes other {name} the second time", _REMEDY[cause])
 
 

@@ -106,14 +106,18 @@ def full_identity(task: Task, model: torch.nn.Module) -> dict[str, str]:
     return found
 
 
-def hello_identity(task: Task, model: torch.nn.Module, architecture: str) -> dict[str, str]:
+def hello_identity(
+    task: Task, model: torch.nn.Module, architecture: str, *, full: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """What a node says of its task at its hello: `full_identity`, the kinds and settings of layers, and the code.
+
+    ``full`` is the former, where it is known: a large model's takes seconds.
 
     The latter two are not compared when a run is resumed, which tells a change of the code and goes on.
     """
     from hypergpu_fl.task.layers import LAYERS, layers_text
 
-    return with_code({**full_identity(task, model), LAYERS: layers_text(model)}, task, architecture)
+    return with_code({**(full or full_identity(task, model)), LAYERS: layers_text(model)}, task, architecture)
 
 
 def layout_of(arrays: Arrays, model: torch.nn.Module) -> Layout:

@@ -113,8 +113,8 @@ def user_code(doing: str) -> Iterator[None]:
     """Turn what the user's code raises into a ``TaskError`` with its place and a remedy; errors of ours pass.
 
     A recursion limit that it leaves too low for whatever else runs in this process is raised again, and refused. Where
-    it clears the environment, the variables that we, Flower and Ray go by are put back, and so is the umask, by which the
-    run's own files are written.
+    it clears the environment, the variables that we, Flower and Ray go by are put back. So is the umask, which
+    the run's own files go by.
 
     Parameters
     ----------

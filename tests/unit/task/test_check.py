@@ -312,6 +312,20 @@ def test_an_identity_that_no_hello_can_hold_is_refused_before_every_run(identity
         try_first(training, task, device="cpu")
 
 
+@pytest.mark.parametrize("tried", [check_task, lambda training, task: try_first(training, task, device="cpu")])
+def test_each_of_the_two_models_that_a_trial_draws_is_identified_once(tried: Any) -> None:
+    asked = []
+
+    class Counted(Line):
+        def identity(self) -> Mapping[str, str]:
+            asked.append(self)
+            return super().identity()
+
+    training = Training(num_nodes=2)
+    tried(training, Counted(training))
+    assert len(asked) == 2
+
+
 def test_an_identity_of_names_that_are_no_utf8_is_one_that_a_message_can_carry() -> None:
     named = {os.fsdecode(b"caf\xe9"): os.fsdecode(b"na\xefve")}
     task = type("Latin", (Line,), {"identity": lambda self: named})(Training())

@@ -65,12 +65,18 @@ def nodes(run: Run = "latest", runs: Runs = None, format: FormatOption = Format.
 
 
 def _turned_away(folder: Path) -> list[str]:
-    """Why nodes could not take part, with their names; known only after the run has ended on this machine."""
+    """Why nodes could not take part, with their names: from the report, or a checkpoint of later rounds."""
+    from hypergpu_fl.server.checkpoint import state_of
+    from hypergpu_fl.server.resumption import FOLDER
+
     try:
-        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        told = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return []
-    return [str(reason) for reason in (report.get("unfit") or {}).values()]
+        told = {}
+    saved = state_of(folder / FOLDER) or {}
+    if len(saved.get("history", ())) > told.get("rounds", 0):
+        told = saved
+    return [str(reason) for reason in (told.get("unfit") or {}).values()]
 
 
 def _joined(view: RunView) -> list[NodeRecord]:

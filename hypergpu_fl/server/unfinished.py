@@ -39,7 +39,7 @@ def report_unfinished(folder: Path, asked: Training, *, failure: str | None = No
     trains it again. Nothing is written before the first round. A report that tells of every round already gets the
     status alone, unless it is of a run that completed all that was ``asked``.
     """
-    ended = {"status": "failed" if failure else "stopped", "failure": failure}
+    ended: dict[str, Any] = {"status": "failed" if failure else "stopped", "failure": failure}
     state, sealed = state_of(folder / FOLDER), {}
     with contextlib.suppress(LedgerError):  # nothing is sealed yet
         sealed = {record.round: record.root for record in load_books(folder).rounds}

@@ -143,6 +143,7 @@ def test_masked_values_in_items_are_refused_too(items: list[Any]) -> None:
     assert "write collate(items), which keeps the masks" in caught.value.remedy
 
 
+@pytest.mark.filterwarnings("ignore:.*quantiz:UserWarning")  # torch says once that it gives them up
 @pytest.mark.parametrize("around", [lambda row, y: (row, y), lambda row, y: {"x": [row], "y": y}, lambda row, y: row])
 def test_quantised_items_are_refused_since_each_has_its_own_scale(around: Callable[[Tensor, Tensor], Any]) -> None:
     items = [

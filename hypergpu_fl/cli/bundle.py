@@ -34,6 +34,7 @@ LARGEST_BYTES: Final = 4 << 20  # of the user's modules; Flower accepts 10 MB, a
 MOST_FILES: Final = 2000
 SUFFIXES: Final = (".py", ".toml", ".yaml", ".yml", ".json")
 OURS: Final = ("hypergpu_fl", "strategies")
+STRAY: Final = ("example",)  # nvidia-ml-py leaves it among the installed modules; nothing imports it
 NOT_TAKEN: Final = ("build", "eggs", "lib", "lib64", "parts", "env", "venv", "ENV")  # Flower skips these at the root
 
 
@@ -149,7 +150,7 @@ def _known_from(top: str) -> str:
     """Who has a module of this name that is needed here: HyperGPU, Python, a library that we require, or nobody."""
     if top in OURS or top in sys.stdlib_module_names:
         return "HyperGPU" if top in OURS else "Python"
-    installed = PathFinder.find_spec(top, sorted(_installed()))
+    installed = None if top in STRAY else PathFinder.find_spec(top, sorted(_installed()))
     if installed is None or installed.origin is None:  # a folder without code, such as a library's docs/, hides nothing
         return ""
     required = {_spelt(line) for line in metadata.requires("hypergpu") or () if "extra ==" not in line}

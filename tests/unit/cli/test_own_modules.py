@@ -143,7 +143,7 @@ def test_a_name_that_python_this_program_or_its_libraries_need_is_refused(
     assert caught.value.remedy == "rename it"
 
 
-@pytest.mark.parametrize("name", ["pytest", "docs", "peft"])
+@pytest.mark.parametrize("name", ["pytest", "docs", "peft", "example"])
 def test_a_name_that_only_others_than_this_program_need_is_free(tmp_path: Path, name: str) -> None:
     (tmp_path / f"{name}.py").write_text("class Task: ...\n")
     assert set(own_modules([f"{name}:Task"], [tmp_path])) == {name}

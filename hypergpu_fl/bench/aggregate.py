@@ -74,7 +74,7 @@ def ours(vectors: Sequence[Vector]) -> Vector:
     """The weighted mean of ``vectors``, as the strategy folds them."""
     mean = StreamingMean(vectors[0].size)
     for i, vector in enumerate(vectors):
-        mean.add(DenseUpdate(vector), weight=i + 1.0, steps=1)
+        mean.add(DenseUpdate(vector), weight=i + 1.0, steps=1, length=1.0)
     return mean.mean()
 
 
@@ -93,7 +93,7 @@ def peak_bytes(count: int, size: int) -> int:
     try:
         mean = StreamingMean(size)
         for _ in range(count):
-            mean.add(DenseUpdate(rng.standard_normal(size, dtype=np.float32)), weight=1.0, steps=3)
+            mean.add(DenseUpdate(rng.standard_normal(size, dtype=np.float32)), weight=1.0, steps=3, length=1.0)
         mean.mean()
         return tracemalloc.get_traced_memory()[1]
     finally:

@@ -73,7 +73,7 @@ class Aggregator(Protocol):
         """Updates folded in."""
         ...
 
-    def add(self, update: Update, *, weight: float, steps: int, length: float = 1.0) -> None:
+    def add(self, update: Update, *, weight: float, steps: int, length: float) -> None:
         """Fold in ``length`` times one update; ``weight`` > 0, ``steps`` >= 1, 0 < ``length`` <= 1."""
         ...
 
@@ -132,7 +132,7 @@ class StreamingMean:
         self._steps: list[int] = []
         self._lengths: list[float] = []
 
-    def add(self, update: Update, *, weight: float, steps: int, length: float = 1.0) -> None:
+    def add(self, update: Update, *, weight: float, steps: int, length: float) -> None:
         """See ``Aggregator.add``."""
         update.add_to(self._sum_P, weight * length / steps)
         self._weights.append(weight)

@@ -32,7 +32,7 @@ class HeldUpdates(ABC):
         """K."""
         return len(self._vectors)
 
-    def add(self, update: Update, *, weight: float, steps: int, length: float = 1.0) -> None:
+    def add(self, update: Update, *, weight: float, steps: int, length: float) -> None:
         """See ``Aggregator.add``."""
         vector_P = np.zeros(self._size, dtype=np.float32)
         update.add_to(vector_P, length / steps)

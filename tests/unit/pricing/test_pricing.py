@@ -85,7 +85,7 @@ class Rounds:
         for index, (node, delta_P) in enumerate(updates):
             blob = encode(level, delta_P.astype(np.float32), LAYOUT, {}, base=0)
             update = self.payload.decode(blob)
-            mean.add(update, weight=0.5 + index, steps=1 + index)
+            mean.add(update, weight=0.5 + index, steps=1 + index, length=1.0)
             statistics.add(update, node=index, steps=1)
             claim = Contribution(bytes(32), self.round, self.hashes[base], hash_blob(blob), 100, bytes(32))
             held_out = self.pricer.measure(update, self.model.vector_P)

@@ -30,7 +30,7 @@ def updates(seed: int, count: int, size: int) -> tuple[np.ndarray, np.ndarray, n
 
 def fold(rule: Aggregator, deltas_KP: np.ndarray, weights: Sequence[float], steps: Sequence[int]) -> np.ndarray:
     for delta, weight, step in zip(deltas_KP, weights, steps, strict=True):
-        rule.add(DenseUpdate(delta), weight=float(weight), steps=int(step))
+        rule.add(DenseUpdate(delta), weight=float(weight), steps=int(step), length=1.0)
     return rule.mean()
 
 
@@ -169,7 +169,7 @@ def test_what_entered_of_each_update_sums_to_the_mean_also_of_shortened_ones(nam
     rule, same = aggregator(name, 300), aggregator(name, 300)
     for delta_P, weight, local, length in zip(deltas_KP, weights, steps, lengths, strict=True):
         rule.add(DenseUpdate(delta_P), weight=weight, steps=local, length=length)
-        same.add(DenseUpdate(delta_P * np.float32(length)), weight=weight, steps=local)
+        same.add(DenseUpdate(delta_P * np.float32(length)), weight=weight, steps=local, length=1.0)
     mean_P = rule.mean().copy()
     assert np.allclose(mean_P, same.mean(), rtol=1e-4, atol=1e-5)
     total_P = np.zeros(300)

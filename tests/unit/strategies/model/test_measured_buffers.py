@@ -31,7 +31,7 @@ def halved(rounds: int, optimizer: ServerOptimizer) -> tuple[np.ndarray[Any, Any
         for weight in (1.0, 3.0):
             change_P = np.ones(LAYOUT.size, np.float32)
             change_P[2:5] = -model.vector_P[2:5] / 2
-            mean.add(DenseUpdate(change_P, {}), weight=weight, steps=1)
+            mean.add(DenseUpdate(change_P, {}), weight=weight, steps=1, length=1.0)
         assert model.step(mean, Statistics(LAYOUT), version=version)
         step = model.take_step()
         assert step is not None and np.allclose(step.moved_P[2:5], -(8.0 / 2**version))

@@ -44,7 +44,7 @@ def play(model: GlobalModel, updates: Mapping[int, DenseUpdate]) -> dict[str, An
     """One step by these nodes' updates; the model's arrays after it."""
     mean, statistics = StreamingMean(LAYOUT.size), Statistics(LAYOUT)
     for index, (node, each) in enumerate(updates.items()):
-        mean.add(each, weight=1.0 + index, steps=1 + index)
+        mean.add(each, weight=1.0 + index, steps=1 + index, length=1.0)
         statistics.add(each, node=node, steps=10)
     assert model.step(mean, statistics, version=model.version + 1)
     return {name: array.numpy() for name, array in model.arrays().items()}
@@ -207,7 +207,7 @@ def test_a_roll_back_brings_the_counters_back_too() -> None:
     model = GlobalModel(LAYOUT, RawPayload(LAYOUT), ServerOptimizer(), averaging=False)
     model.start(LAYOUT.flatten(MODEL), LAYOUT.buffers(MODEL))
     mean, statistics = StreamingMean(LAYOUT.size), Statistics(LAYOUT)
-    mean.add(update(), weight=1.0, steps=1)
+    mean.add(update(), weight=1.0, steps=1, length=1.0)
     statistics.add(update(), node=0, steps=10)
     model.step(mean, statistics, version=1)
     document, vectors = model.state()

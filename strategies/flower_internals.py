@@ -207,26 +207,6 @@ EXIT_TIMEOUT: Final = Place("flwr.supercore.exit.exit", "FORCE_EXIT_TIMEOUT_SECO
 ACTOR_FETCH: Final = Place(
     "flwr.simulation.ray_transport.ray_actor", "BasicActorPool.fetch_result_and_return_actor_to_pool"
 )
-REPLACED: Final = (
-    SUPERNODE_TIME,
-    SUPERNODE_SIGNALS,
-    SUPERNODE_PULL,
-    SUPERNODE_PUSH,
-    SUPERNODE_SECRET,
-    SUPERLINK_SECRET,
-    SUPEREXEC_SECRET,
-    SUPEREXEC_EXECUTOR,
-    SUPERNODE_RETRY,
-    SUPERNODE_SIGNER,
-    SUPEREXEC_RETRY,
-    SERVERAPP_RETRY,
-    SERVERAPP_PULL,
-    SERVERAPP_PUSH,
-    SERVERAPP_BEAT,
-    TASK_PATIENCE,
-    EXIT_TIMEOUT,
-    ACTOR_FETCH,
-)
 
 
 def replace(place: Place, value: Any) -> None:

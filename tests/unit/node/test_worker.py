@@ -27,7 +27,8 @@ LIMIT_S = 30.0
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Temporary folder of the system, as far as the test is concerned."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 0, 0
+    for name, value in (("_run_id", 1), ("_node_id", 0), ("_task_id", 0)):
+        monkeypatch.setattr(TaskIdentity, name, value)
     return tmp_path
 
 

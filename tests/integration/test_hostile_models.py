@@ -143,6 +143,7 @@ FIRST = replace(NAMED["exploding_updates"], reply=_huge)
 def test_a_node_that_explodes_every_model_is_found_and_excluded_whatever_the_evaluation_does(
     task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # else its updates are refused or shortened, and explode no model
     monkeypatch.setattr("strategies.round.histories.NormHistory.length", lambda *args, **named: 1.0)
     report = played(tmp_path, FIRST, nodes=3, hostile=1, rounds=12, task=task)
     log = (tmp_path / "run" / FILE).read_bytes().splitlines()

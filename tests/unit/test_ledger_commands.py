@@ -177,6 +177,7 @@ def test_keystores_are_made_once_and_never_show_their_key(
 ) -> None:
     file = tmp_path / "keys" / "node.json"
     monkeypatch.delenv("HYPERGPU_KEYSTORE_PASSWORD", raising=False)
+    # at a terminal it would ask for the password and wait
     monkeypatch.setattr(os, "isatty", lambda descriptor: False)
     assert "password" in refusal(capsys, "keys", "new", str(file), code=2)
     monkeypatch.setenv("HYPERGPU_KEYSTORE_PASSWORD", "known-password-1")

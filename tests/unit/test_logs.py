@@ -123,6 +123,7 @@ def test_colour_is_for_terminals_only_and_can_be_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: bool, no_color: str, coloured: bool
 ) -> None:
     monkeypatch.setenv("NO_COLOR", no_color)
+    # what pytest captures is never a terminal
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
     logs.configure(System())
     logger.error("red <bold> {braces} \\<blue>")

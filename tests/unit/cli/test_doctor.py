@@ -62,6 +62,7 @@ def test_what_a_run_needs_and_lacks_is_missing(tmp_path: Path, monkeypatch: pyte
     assert statuses(doctor.check_packages()) == {"flwr": doctor.OK, "no-such-package": doctor.MISSING}
     monkeypatch.setattr(doctor, "_DISK_NEEDED_BYTES", 10**18)
     assert doctor.check_disk(tmp_path / "not" / "yet" / "made")[0].status == doctor.MISSING
+    # tests may run as root, to whom nothing is read-only, and on one Python
     monkeypatch.setattr(doctor.os, "access", lambda *_: False)
     assert "cannot be written" in doctor.check_disk(tmp_path)[0].found
     monkeypatch.setattr(doctor.sys, "version_info", (3, 10, 1))

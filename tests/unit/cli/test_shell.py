@@ -35,6 +35,7 @@ def boom(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
 
     def arm(error: BaseException) -> None:
         command = click.Command("doctor", callback=raising(error))
+        # no real command raises each of these errors at will
         monkeypatch.setattr(cli.Commands, "get_command", lambda self, ctx, name: command)
 
     return arm

@@ -233,6 +233,7 @@ def test_a_crash_while_saving_leaves_the_previous_checkpoint_whole(
             raise OSError("no space left on device")
         done.append(real(source, target))
 
+    # a disk that fills up between two renames cannot be had at will
     monkeypatch.setattr(os, "replace", failing)
     for version in (1, 2):
         done.clear()

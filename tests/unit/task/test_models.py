@@ -99,6 +99,7 @@ def test_the_cpu_is_always_there() -> None:
 
 @pytest.mark.parametrize("name", ["cuda", "mps"])
 def test_a_device_asked_for_is_not_replaced_by_another(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # the machine of the test may have the device
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(TaskError, match=name):

@@ -43,6 +43,7 @@ def test_modules_of_the_project_that_a_task_imports_are_found_however_they_are_i
 def test_of_an_installed_task_its_own_package_counts_and_nothing_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # nothing is installed into the environment of the tests
     monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path / "site-packages"))
     for name, text in FILES.items():
         (tmp_path / "site-packages" / name).parent.mkdir(parents=True, exist_ok=True)

@@ -65,6 +65,7 @@ def test_one_look_asks_for_all_that_are_awaited(monkeypatch: pytest.MonkeyPatch)
         looks.append(set(message_ids))
         return announced(grid, message_ids[:1]) if len(looks) == 3 else []
 
+    # what was asked for is seen nowhere else
     monkeypatch.setattr("strategies.arrivals.wall.announced", look)
     arrivals = WallArrivals(nodes(dict.fromkeys(range(50), 0.0)), pullers=2, poll_s=0.001)
     assert len(run(arrivals, [order(i) for i in range(50)], Counting(quota=1, deadline_s=30))) == 1
@@ -76,6 +77,7 @@ def test_a_second_reply_to_the_same_message_is_left_alone(monkeypatch: pytest.Mo
     def twice(grid: Grid, message_ids: Sequence[str]) -> list[Announcement]:
         return [*announced(grid, message_ids), *announced(grid, message_ids), Announcement("nobody's")]
 
+    # a SuperLink that says the same twice; the Grid of the tests does not
     monkeypatch.setattr("strategies.arrivals.wall.announced", twice)
     arrivals = WallArrivals(nodes({0: 0.0, 1: 0.0}), poll_s=0.001)
     assert sorted(run(arrivals, [order(0), order(1)], Counting(quota=3, deadline_s=0.5))) == [0, 1]

@@ -345,6 +345,7 @@ def test_a_log_goes_on_after_a_mark_and_what_came_after_it_is_cut_off(tmp_path: 
 def test_a_logs_name_is_on_the_disk_as_well_as_its_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
     sync = os.fsync
+    # the real one runs as well; only a crash of the machine would show that it did
     monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.append(os.fstat(descriptor).st_ino), sync(descriptor)))
     log = EventLog(tmp_path / "events.jsonl", played(rounds=1).state.rules)
     log.sync()

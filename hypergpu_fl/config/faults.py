@@ -96,15 +96,14 @@ def _initials(field: str) -> str:
 
 def _unknown_remedy(path: str, known: list[str]) -> str:
     section, _, leaf = path.rpartition(".")
-    elsewhere = [name for name in known if name.rsplit(".", 1)[-1] == leaf]  # the right field in the wrong section
+    elsewhere = [name for name in known if name.rpartition(".")[2] == leaf]  # the right field in the wrong section
     sections = sorted({name.split(".")[0] for name in known})
     longer = [name for name in known if len(leaf) > 2 and name.startswith(path)]
     inside = {name.rpartition(".")[2]: name for name in known if section and name.startswith(f"{section}.")}
     short = [name for field, name in inside.items() if _initials(field) == leaf]  # training.lr
-    guess = next(iter(elsewhere or longer or short), None)
-    if guess is None:
-        near = nearest(leaf if inside else path, inside or [*known, *sections])
-        guess = inside.get(near, near) if near else None
+    by_word = inside or {name: name for name in [*known, *sections]}
+    near = nearest(leaf if inside else path, by_word)
+    guess = next(iter(elsewhere or longer or short), None) or (by_word[near] if near else None)
     if guess:
         return f"did you mean {guess}?"
     return "remove it; `hypergpu config show` lists every setting"

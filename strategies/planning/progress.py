@@ -139,8 +139,8 @@ def _best_in_block(
         better = progress > most
         if deadline_s < math.inf:
             better &= whole_s <= deadline_s
-        np.copyto(chosen, index, where=better | (whole_s <= longest_s))
-        np.copyto(most, progress, where=better)
+        np.putmask(chosen, better | (whole_s <= longest_s), index)  # numpy.copyto takes four times as long
+        np.putmask(most, better, progress)
     return chosen
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import prod
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -124,13 +123,8 @@ def flops_per_sample(task: Task, model: torch.nn.Module, nodes: int) -> float | 
     ``model``. Returns None, with a warning, if the task fails; the nodes will report that failure too.
     """
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
-    # oneDNN computes an LSTM in one operation, which torch does not count
-    lstm = {
-        torch.ops.aten.mkldnn_rnn_layer: _lstm_layer_flops,
-        torch.ops.aten.mkldnn_rnn_layer_backward: lambda *shapes, **_: 2 * _lstm_layer_flops(*shapes),
-    }
+    from hypergpu_fl.server.flop_counter import FlopCounter
 
     partition = next((node for node in range(nodes) if task.examples(node) >= COUNTED_BATCH), None)
     if partition is None:
@@ -141,9 +135,9 @@ def flops_per_sample(task: Task, model: torch.nn.Module, nodes: int) -> float | 
             context = TrainContext(
                 steps=steps, batch_size=COUNTED_BATCH, seed=0, device=torch.device("cpu"), folder=Path(folder)
             )
-            with FlopCounterMode(display=False, custom_mapping=lstm) as counter:
+            with (counter := FlopCounter()):
                 task.train(model, partition, context)
-        return int(counter.get_total_flops())
+        return counter.flops
 
     try:
         first, all_steps = counted(1), counted(1 + COUNTED_STEPS)
@@ -153,10 +147,3 @@ def flops_per_sample(task: Task, model: torch.nn.Module, nodes: int) -> float | 
     parameters = sum(parameter.numel() for parameter in model.parameters())
     # a model without matrix products: each parameter is used once forward and twice backward
     return float(max(0, all_steps - first) / (COUNTED_STEPS * COUNTED_BATCH) or 6 * parameters) or None
-
-
-def _lstm_layer_flops(
-    input_TBI: Sequence[int], weight_ih: Sequence[int], weight_hh: Sequence[int], *_: Any, **__: Any
-) -> int:
-    """Forward, in one direction: each weight is multiplied and added once a sample and time step. Given are shapes."""
-    return 2 * prod(input_TBI[:2]) * (prod(weight_ih) + prod(weight_hh))

@@ -59,3 +59,13 @@ def test_building_and_training_a_model_loads_neither_torchvision_nor_torchs_comp
         "assert 'torch._dynamo' not in sys.modules"
     )
     assert "torchvision" not in loaded_by(build)
+
+
+def test_counting_a_models_flops_does_not_load_torchs_compiler() -> None:
+    count = (
+        "from hypergpu_fl.config import Training, System; from hypergpu_fl.task import fresh_model, load_task; "
+        "from hypergpu_fl.server.simulated_compute import flops_per_sample; "
+        "task = load_task(Training(), System()); assert flops_per_sample(task, fresh_model(task, 0), 1); "
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    assert "torch" in loaded_by(count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hypergpu_fl.config import Config, Network, Training
 from hypergpu_fl.errors import UsageError
 from hypergpu_fl.network.wan import PROFILES, draw_links
+from hypergpu_fl.server.flop_counter import FlopCounter
 from hypergpu_fl.server.simulated_compute import REFERENCE_FLOPS, computing, flops_per_sample, simulated_links
 from hypergpu_fl.task import TorchTask, fresh_model
 from hypergpu_fl.task.image import ImageTask
@@ -39,6 +41,30 @@ def test_the_demos_model_is_counted_by_hand(tmp_path: Path) -> None:
     weights = 64 * 128, 128 * 10
     task = ImageTask(Training(num_nodes=4), tmp_path)
     assert flops_per_sample(task, fresh_model(task, 0), 4) == 2 * (2 * weights[0] + 3 * weights[1])
+
+
+# an image network, attention, and recurrence in many operations
+COUNTED_ALIKE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "convolutions": (lambda: build_model("resnet18", (3, 32, 32), 10, normalization="group", seed=0), (2, 3, 32, 32)),
+    "attention": (lambda: nn.TransformerEncoderLayer(32, 4, batch_first=True), (2, 7, 32)),
+    "gates": (lambda: nn.GRU(8, 16, batch_first=True), (2, 5, 8)),
+    "transposed": (lambda: nn.ConvTranspose2d(3, 4, 3), (2, 3, 9, 9)),
+}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", COUNTED_ALIKE)
+def test_flops_are_those_that_torch_counts(name: str, training: bool) -> None:
+    make, shape = COUNTED_ALIKE[name]
+    model = make().train(training)
+    ours, torchs = FlopCounter(), FlopCounterMode(display=False)
+    for counter in (ours, torchs):
+        with counter, torch.set_grad_enabled(training):
+            out = model(torch.ones(shape))
+            out = out[0] if isinstance(out, tuple) else out
+            if training:
+                out.sum().backward()
+    assert ours.flops == torchs.get_total_flops()
 
 
 def test_what_a_task_measures_besides_is_no_work_of_a_step() -> None:

@@ -75,5 +75,6 @@ def join(rows: Array, first: int, step: int, sizes: Array, joined: Array) -> Non
     end = np.int64(0)
     for i in range(sizes.size):
         start, size = first + i * step, np.int64(sizes[i])
-        joined[end : end + size] = rows[start : start + size]
+        for j in range(size):
+            joined[end + j] = rows[start + j]
         end += size

@@ -49,13 +49,19 @@ def _add(delta: Array, old: Array, out: Array) -> None:
 
 
 @inlined
+def _copy(source: Array, out: Array) -> None:
+    for i in range(out.size):
+        out[i] = source[i]
+
+
+@inlined
 def _input(delta: Array, old: Array, out: Array, start: int, stop: int) -> np.int32:
     """``out = delta + old`` on a slice; bits of the largest magnitude."""
     part = out[start:stop]
     if old.size:
         _add(delta[start:stop], old[start:stop], part)
     else:
-        part[:] = delta[start:stop]
+        _copy(delta[start:stop], part)
     return _largest(part.view(np.int32))
 
 
@@ -260,7 +266,7 @@ def whole(delta: Array, old: Array, out: Array, start: int, stop: int, words: Ar
         if old.size:
             _add(delta[start + first : start + end], old[start + first : start + end], values[first:end])
         else:
-            values[first:end] = delta[start + first : start + end]
+            _copy(delta[start + first : start + end], values[first:end])
         largest = max(largest, _largest(bits[first:end]))
         out[start + first : start + end] = np.float32(0)
     return bool(largest < _TOO_LARGE)

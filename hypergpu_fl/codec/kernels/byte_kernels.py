@@ -8,9 +8,16 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from hypergpu_fl.codec.kernels.compiled import I8, I8_IN, U8, U8_IN, U16, U16_IN, U32, U32_IN, kernel
+from hypergpu_fl.codec.kernels.compiled import I8, I8_IN, U8, U8_IN, U16, U16_IN, U32, U32_IN, inlined, kernel
 
 Array = NDArray[Any]
+
+
+@inlined
+def copy(source: Array, out: Array) -> None:
+    """``out[:] = source``, which would take numba seconds to compile."""
+    for i in range(out.size):
+        out[i] = source[i]
 
 
 @kernel(types.void, U16_IN, U8)
@@ -75,6 +82,5 @@ def join(rows: Array, first: int, step: int, sizes: Array, joined: Array) -> Non
     end = np.int64(0)
     for i in range(sizes.size):
         start, size = first + i * step, np.int64(sizes[i])
-        for j in range(size):
-            joined[end + j] = rows[start + j]
+        copy(rows[start : start + size], joined[end : end + size])
         end += size

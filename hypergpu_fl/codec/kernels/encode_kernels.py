@@ -14,6 +14,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
+from hypergpu_fl.codec.kernels.byte_kernels import copy
 from hypergpu_fl.codec.kernels.compiled import F32, F32_IN, I8, U8, U16, U32, inlined, kernel
 from hypergpu_fl.codec.kernels.float_conversions import bf16, from_bf16, from_half, to_half
 
@@ -49,19 +50,13 @@ def _add(delta: Array, old: Array, out: Array) -> None:
 
 
 @inlined
-def _copy(source: Array, out: Array) -> None:
-    for i in range(out.size):
-        out[i] = source[i]
-
-
-@inlined
 def _input(delta: Array, old: Array, out: Array, start: int, stop: int) -> np.int32:
     """``out = delta + old`` on a slice; bits of the largest magnitude."""
     part = out[start:stop]
     if old.size:
         _add(delta[start:stop], old[start:stop], part)
     else:
-        _copy(delta[start:stop], part)
+        copy(delta[start:stop], part)
     return _largest(part.view(np.int32))
 
 
@@ -266,7 +261,7 @@ def whole(delta: Array, old: Array, out: Array, start: int, stop: int, words: Ar
         if old.size:
             _add(delta[start + first : start + end], old[start + first : start + end], values[first:end])
         else:
-            _copy(delta[start + first : start + end], values[first:end])
+            copy(delta[start + first : start + end], values[first:end])
         largest = max(largest, _largest(bits[first:end]))
         out[start + first : start + end] = np.float32(0)
     return bool(largest < _TOO_LARGE)

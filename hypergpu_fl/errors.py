@@ -130,6 +130,10 @@ class RunFailed(HyperGPUError):
     """A Flower run ended otherwise than completed."""
 
 
+class ServerDied(RunFailed):
+    """The process that keeps a run's books ended without a word, and without its report."""
+
+
 class SuperLinkSilent(RunFailed):
     """The SuperLink gives no answer now; the run may be well."""
 

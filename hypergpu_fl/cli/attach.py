@@ -11,11 +11,12 @@ import typer
 from hypergpu_fl.cli.bundle import app_with_task
 from hypergpu_fl.cli.connections import require_connection
 from hypergpu_fl.cli.deployed import NewestRound, find, follow_log, hand_in
+from hypergpu_fl.cli.endings import check_status, interrupted
 from hypergpu_fl.cli.options import Runs, root_of
 from hypergpu_fl.cli.place import folder_of
 from hypergpu_fl.cli.render import Format, FormatOption
 from hypergpu_fl.cli.resuming import layers_of
-from hypergpu_fl.cli.run import check_status, interrupted, locked, show_result, stoppable
+from hypergpu_fl.cli.run import locked, show_result, stoppable
 from hypergpu_fl.cli.submission import Submission, app_folder
 from hypergpu_fl.cli.superlink import flower_environment
 from hypergpu_fl.config import environment, load, read_secrets

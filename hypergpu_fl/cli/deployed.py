@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, TextIO, TypeVar
 
+from hypergpu_fl.cli.endings import was_lost
 from hypergpu_fl.cli.options import debugging
 from hypergpu_fl.cli.submission import Submission, submit
 from hypergpu_fl.cli.superlink import flower_environment
@@ -26,8 +27,6 @@ from strategies.failure import without_colours
 ASK_S: Final = 30.0  # the end of the log shows that the run has ended, but a hanging connection never ends it
 LOOK_S: Final = 3.0
 PATIENCE_S: Final = 1800.0  # with a SuperLink that does not answer: enough to set up a machine again
-# What Flower says when a ServerApp died instead of raising: nothing is wrong with the run itself.
-LOST: Final = ("No heartbeat received from the task", "Task failed with unknown error")
 MOST_LOSSES: Final = 5
 _ROUND: Final = re.compile(r"\bround +\d+/\d+  .*")  # as `hypergpu_fl.server.report` logs it
 
@@ -122,7 +121,7 @@ def follow_log(submission: Submission, again: Callable[[], Submission] | None, s
     losses = 0
     while True:
         status, details = _ended(submission, say)
-        if again is None or losses >= MOST_LOSSES or not any(words in details for words in LOST):
+        if again is None or losses >= MOST_LOSSES or not was_lost(details):
             return submission, status, details
         losses += 1
         say(f"warning: Flower lost the ServerApp ({details.rstrip('.')}); the run is submitted again and goes on")

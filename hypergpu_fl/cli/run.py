@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import re
@@ -25,6 +24,7 @@ from hypergpu_fl.cli.bundle import app_with_task
 from hypergpu_fl.cli.connections import require_connection
 from hypergpu_fl.cli.dashboard import beside
 from hypergpu_fl.cli.deployed import NewestRound, deploy, not_sent
+from hypergpu_fl.cli.endings import check_status, died, interrupted, report_in_its_place
 from hypergpu_fl.cli.follow import Tail, worth_showing
 from hypergpu_fl.cli.live import on_screen
 from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides, unread
@@ -32,15 +32,7 @@ from hypergpu_fl.cli.place import folder_of
 from hypergpu_fl.cli.preflight import ask_chain, check_before_start
 from hypergpu_fl.cli.render import Format, FormatOption, render
 from hypergpu_fl.cli.resuming import check_unchanged, is_complete, keep, layers_of
-from hypergpu_fl.cli.submission import (
-    COMPLETED,
-    STOPPED,
-    Submission,
-    app_folder,
-    gpu_count,
-    simulation_resources,
-    submit,
-)
+from hypergpu_fl.cli.submission import app_folder, gpu_count, simulation_resources, submit
 from hypergpu_fl.cli.superlink import LocalSuperLink, require_free
 from hypergpu_fl.config import (
     Config,
@@ -52,26 +44,23 @@ from hypergpu_fl.config import (
     without_settings,
 )
 from hypergpu_fl.config.resuming import CHANGEABLE
-from hypergpu_fl.errors import Interrupted, RunFailed, UsageError
+from hypergpu_fl.errors import ServerDied, UsageError
 from hypergpu_fl.files import exclusive
 from hypergpu_fl.output import printable
 from hypergpu_fl.redaction import redact
 from hypergpu_fl.runs import (
     BOOKS_LOCK,
     COMMAND_LOCK,
-    as_argument,
     checked_name,
     open_run_folder,
     resume_command,
     run_names,
     submitted_to,
 )
-from strategies.failure import root_cause
 from strategies.prose import amount
 
 _POLL_S: Final = 30.0  # asking Flower starts a Python process, which slows training; the end of a run is seen at once
 _LOOK_S: Final = 0.5
-_RAY_IS_LATE: Final = "timed out during startup"  # of the machine that Ray calls a node
 _PREPARED_S: Final = 0.003  # a simulated node: Flower reads the app's pyproject.toml anew for each
 
 RESUME: Final = f"go on with a run from its last checkpoint; it may change {', '.join(CHANGEABLE)}, nothing else"
@@ -170,8 +159,12 @@ def run(
                         _simulate(effective, bundled, folder, port or free_port(), environ, note, draw)
             except KeyboardInterrupt as stop:
                 if not superlink:  # a deployed run's server writes it where the run's files are
-                    _report(folder, effective.training)
+                    report_in_its_place(folder, effective.training)
                 raise interrupted(folder, stop, goes_on=bool(superlink)) from None
+            except ServerDied as error:
+                if not superlink:
+                    report_in_its_place(folder, effective.training, failure=error.cause)
+                raise
     show_result(folder, chosen, format, newest=newest.line)
 
 
@@ -207,17 +200,11 @@ def _simulate(
                 if (started and not working) or time.monotonic() >= ask_at_s:
                     status, details = submission.status()
                     ask_at_s = time.monotonic() + _POLL_S
+                    if started and not working and not status.startswith("finished"):
+                        raise died(folder)  # Flower would notice a minute later
                 started = started or working
             _show(tail, say)
             check_status(submission, status, details, folder)
-
-
-def _report(folder: Path, training: Training) -> None:
-    """Tell of the rounds that a stopped simulation has finished; its processes were ended before they could."""
-    from hypergpu_fl.server.unfinished import report_unfinished
-
-    if rounds := report_unfinished(folder, training):
-        typer.echo(f"report.json and nodes.csv in {folder} tell of the finished rounds: {rounds}", err=True)
 
 
 def _while_flower_prepares(nodes: int) -> str:
@@ -230,26 +217,6 @@ def _show(tail: Tail, say: Say) -> None:
     for line in tail.lines():
         if text := worth_showing(line):
             say(text)
-
-
-def check_status(submission: Submission, status: str, details: str, folder: Path) -> None:
-    """Keep Flower's log of a run that failed, and raise its cause."""
-    if status == COMPLETED:
-        return
-    if status == STOPPED:
-        raise RunFailed(f"run {folder.name} was stopped", f"go on with `{resume_command(folder)}`")
-    log = redact(submission.log())
-    cause, remedy = root_cause(log) or (details, "")
-    kept = folder / "flower.log"
-    try:
-        kept.write_text(log, encoding="utf-8")
-    except OSError as error:  # such as a full disk, which is then probably why the run failed
-        remedy = remedy or f"{kept} could not be written either: {error.strerror}"
-    if os.strerror(errno.ENOSPC) in cause:
-        remedy = f"make room where the run's folder lies; then {_how_to_go_on(folder)}"
-    if _RAY_IS_LATE in cause:
-        remedy = f"let the machine do less meanwhile, which was too busy to start Ray; {_how_to_go_on(folder)}"
-    raise RunFailed(f"run {folder.name} ended as {status}: {cause}", remedy or f"see {kept}")
 
 
 def show_result(folder: Path, name: str, format: Format, *, newest: str = "") -> None:
@@ -292,15 +259,6 @@ def _stem(training: Training) -> str:
     model = training.model_architecture.rpartition(":")[2]
     stem = training.task.rpartition(":")[2].lower() if training.task else f"{training.dataset}-{model}"
     return re.sub(r"[^A-Za-z0-9_-]+", "-", stem)[:48].lstrip("_-") or "run"
-
-
-def interrupted(folder: Path, stop: KeyboardInterrupt, *, goes_on: bool) -> Interrupted:
-    """Error of a command that was told to stop. A deployed run ``goes_on`` unless Ctrl-C was typed, see `stoppable`."""
-    if goes_on and stop.args:
-        return Interrupted(
-            f"{stop}; run {folder.name} goes on", f"find it again with `hypergpu attach {as_argument(folder)}`"
-        )
-    return Interrupted(f"run {folder.name} was stopped", _how_to_go_on(folder))
 
 
 def _for_this_run(config: Config, root: Path, name: str, *, resume: bool, deployed: bool) -> Config:
@@ -362,13 +320,6 @@ def locked(folder: Path) -> contextlib.AbstractContextManager[None]:
     """Lock a run's folder against other commands; UsageError if another one is at work on it."""
     busy = UsageError(f"run {folder.name!r} is at work in another process", "wait for it, or give --name")
     return exclusive(folder / COMMAND_LOCK, busy)
-
-
-def _how_to_go_on(folder: Path) -> str:
-    checkpoints = folder / "checkpoints"  # of a run that was sent elsewhere, none need lie here
-    if submitted_to(folder) or (checkpoints.is_dir() and any(checkpoints.iterdir())):
-        return f"go on with `{resume_command(folder)}`"
-    return f"no round was finished; start again with `hypergpu run --name {folder.name} --replace`"
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ import psutil
 
 from hypergpu_fl import guard
 from hypergpu_fl.children import end_with
-from hypergpu_fl.errors import RunFailed, UsageError
+from hypergpu_fl.errors import RunFailed, ServerDied, UsageError
 from hypergpu_fl.files import private_folder
 from hypergpu_fl.proxies import beside_loopback
 from strategies.failure import root_cause
@@ -154,14 +154,14 @@ class LocalSuperLink:
 
         Raises
         ------
-        RunFailed
+        ServerDied
             If one has ended, with what it said last.
         """
         if self.is_alive() and any(_runs(process, "flower-superexec") for process in self._descendants()):
             return
         cause, _ = root_cause(self._said.decode("utf-8", "replace")) or ("", "")
         ended = "SuperExec" if self.is_alive() else "SuperLink"
-        raise RunFailed(": ".join(filter(None, (f"Flower's {ended} ended before the run", cause))), self._see_log())
+        raise ServerDied(": ".join(filter(None, (f"Flower's {ended} ended before the run", cause))), self._see_log())
 
     def _keep_said(self, errors: IO[bytes]) -> None:
         """Keep the end of what it and its children write to standard error: a line may be long, and a run, too."""

@@ -84,6 +84,19 @@ def test_a_run_that_fails_exits_1_with_the_cause(root: Path, tiny_app: Path, cap
     assert contents(root / "fail") == {".lock", "config.json", "flower.log", "run.log", "superlink.log"}
 
 
+def test_a_run_whose_server_dies_says_how_to_go_on(
+    root: Path, tiny_app: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As when the machine runs out of memory; Flower would notice a minute later."""
+    assert invoke(["run", "--app", str(tiny_app), "--name", "die", *SMALL]) == 1
+    assert capfd.readouterr().err == (
+        "error: run die failed: its server's process died without a word: killed, as where memory runs out, or ended "
+        "by the task's own code\n"
+        "remedy: no round was finished; start again with `hypergpu run --name die --replace`\n"
+    )
+    assert contents(root / "die") == {".lock", "config.json", "run.log", "superlink.log"}
+
+
 def test_a_stopped_run_ends_in_order_and_says_how_to_go_on(
     root: Path, tiny_app: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

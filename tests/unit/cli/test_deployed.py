@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from hypergpu_fl.cli import deployed, invoke
-from hypergpu_fl.cli.deployed import LOST, MOST_LOSSES, find, follow_log
+from hypergpu_fl.cli.deployed import MOST_LOSSES, find, follow_log
+from hypergpu_fl.cli.endings import LOST
 from hypergpu_fl.cli.submission import Submission
 from hypergpu_fl.config import load
 from hypergpu_fl.errors import RunFailed, SuperLinkSilent, UsageError

@@ -1,6 +1,7 @@
-"""Asks each node once a round and logs it; fails or lingers if the run's name says so."""
+"""Asks each node once a round and logs it; fails, dies or lingers if the run's name says so."""
 
 import json
+import os
 import time
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
@@ -27,6 +28,8 @@ def main(grid: Grid, context: Context) -> None:
         log.info("round {}: {} arrived", round, sum(not reply.has_error() for reply in grid.send_and_receive(asked)))
         if "fail" in config.system.run_name:
             raise ValueError("the tiny app was told to fail")
+        if "die" in config.system.run_name:
+            os._exit(1)
         if "linger" in config.system.run_name:
             time.sleep(600)
     (folder / "report.json").write_text(json.dumps({"rounds": config.training.rounds, "accuracy": 0.5}))

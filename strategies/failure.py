@@ -15,6 +15,8 @@ _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 _REASON: Final = re.compile(r"<class '([^']*)'>:<'(.*)'>", re.DOTALL)  # Flower's form for a ClientApp that raised
 _REMEDY: Final = "remedy: "
 _OURS: Final = ("hypergpu_fl.", "strategies.")
+_ACTOR_DIED: Final = "The actor died unexpectedly before finishing this task."  # Ray's words, with half a page below
+_DIED: Final = "the node's process died: killed, as where memory runs out, or ended by the task's own code"
 _LONGEST: Final = 100_000  # characters of an error reply that are examined
 
 RootCause = tuple[str, str]
@@ -46,6 +48,8 @@ def without_colours(text: str) -> str:
 def told(reason: str, longest: int) -> str:
     """An error reply's reason on one line: what went wrong on the node, and the remedy that the node names."""
     reason = reason[:_LONGEST].strip()
+    if _ACTOR_DIED in reason:
+        return _DIED[:longest]
     cause, remedy = root_cause(reason) or _wrapped(reason)
     return " ".join(f"{cause}; {remedy}".strip("; \n").split())[:longest]
 

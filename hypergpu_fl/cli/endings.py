@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 from typing import Final
@@ -18,12 +19,20 @@ from strategies.failure import root_cause
 
 # What Flower says when a ServerApp died instead of raising: nothing is wrong with the run itself.
 LOST: Final = ("No heartbeat received from the task", "Task failed with unknown error")
+# What an operating system says of a folder that takes no more, and what to do about it.
+_NOT_WRITTEN: Final = {
+    errno.ENOSPC: "make room where the run's folder lies",
+    errno.EDQUOT: "make room where the run's folder lies",
+    errno.EACCES: "let the run's folder be written again",
+    errno.EROFS: "let the run's folder be written again",
+}
 _RAY_IS_LATE: Final = "timed out during startup"  # of the machine that Ray calls a node
 
 
 def check_status(submission: Submission, status: str, details: str, folder: Path) -> None:
-    """Keep Flower's log of a run that failed, and raise its cause."""
+    """Raise how a run ended unless it is complete; Flower's log of one that failed is kept."""
     if status == COMPLETED:
+        _check_report(folder)
         return
     if status == STOPPED:
         raise RunFailed(f"run {folder.name} was stopped", f"go on with `{resume_command(folder)}`")
@@ -37,11 +46,27 @@ def check_status(submission: Submission, status: str, details: str, folder: Path
         remedy = remedy or f"{kept} could not be written either: {error.strerror}"
     if found is None and was_lost(details):
         raise died(folder)
-    if os.strerror(errno.ENOSPC) in cause:
-        remedy = f"make room where the run's folder lies; then {how_to_go_on(folder)}"
+    for number, first in _NOT_WRITTEN.items():
+        if os.strerror(number) in cause and (number == errno.ENOSPC or str(folder) in cause):
+            remedy = f"{first}; then {how_to_go_on(folder)}"
     if _RAY_IS_LATE in cause:
         remedy = f"let the machine do less meanwhile, which was too busy to start Ray; {how_to_go_on(folder)}"
     raise RunFailed(f"run {folder.name} ended as {status}: {cause}", remedy or f"see {kept}")
+
+
+def _check_report(folder: Path) -> None:
+    """Raise what the server has reported of a run that Flower calls completed.
+
+    Flower takes a KeyboardInterrupt for a good end, though the task's own code may raise it.
+    """
+    try:
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return  # on a deployment it is on the SuperLink's machine
+    failure = report.get("failure")
+    if report.get("status", "completed") != "completed":
+        stopped = "was stopped by its own server, as by a KeyboardInterrupt in the task's code"
+        raise RunFailed(f"run {folder.name} {f'failed: {failure}' if failure else stopped}", how_to_go_on(folder))
 
 
 def was_lost(details: str) -> bool:

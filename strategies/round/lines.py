@@ -23,12 +23,12 @@ LONGEST_LINE: Final = 40_000_000  # bytes; orders to 130,000 nodes at once, the 
 _LONG: Final = 1_000_000
 _LEAST_VALUE: Final = 20  # bytes of an object or list in a long line; it takes 3, but 70 in memory
 
-_KNOWN: Final = ConfigDict(extra="forbid")
+_EXACT: Final = ConfigDict(extra="forbid", strict=True, val_json_bytes="hex")  # strictly, true and "1" are not 1
 _EVENT: Final[TypeAdapter[Event]] = TypeAdapter(
-    Annotated[Event, Field(discriminator="kind")], config=ConfigDict(allow_inf_nan=False, **_KNOWN)
+    Annotated[Event, Field(discriminator="kind")], config=ConfigDict(allow_inf_nan=False, **_EXACT)
 )
 _COMMANDS: Final[TypeAdapter[list[Command]]] = TypeAdapter(list[Annotated[Command, Field(discriminator="kind")]])
-_RULES: Final[TypeAdapter[dict[str, Rules]]] = TypeAdapter(dict[str, Rules], config=_KNOWN)  # alone it takes none
+_RULES: Final[TypeAdapter[dict[str, Rules]]] = TypeAdapter(dict[str, Rules], config=_EXACT)  # alone it takes none
 _HASH: Final = b',"hash":"'
 _OF_RULES: Final = {"n", "rules", "hash"}
 _OF_AN_EVENT: Final = {"n", "event", "commands", "hash"}
@@ -88,11 +88,9 @@ def read_line(text: bytes, before: str) -> Line:
             raise BadLine("its n is no whole number")
         content: Rules | Event
         if "rules" in entry:
-            settings = entry["rules"]["settings"]
-            settings["session"] = bytes.fromhex(settings["session"])
-            content, commands = _RULES.validate_python({"rules": entry["rules"]})["rules"], []
+            content, commands = _RULES.validate_json(json.dumps({"rules": entry["rules"]}))["rules"], []
         else:
-            content, commands = _EVENT.validate_python(entry["event"]), entry["commands"]
+            content, commands = _EVENT.validate_json(json.dumps(entry["event"])), entry["commands"]
     except ValidationError as error:
         raise BadLine(_fault(error)[:200]) from error
     except KeyError as error:
@@ -112,7 +110,7 @@ def _fault(error: ValidationError) -> str:
     place = ".".join(map(str, first["loc"]))
     if first["type"] == "unexpected_keyword_argument":
         return f"this release knows no {place}"
-    return f"{place}: {first['msg']}"
+    return f"{place}: {first['msg']}".removeprefix(": ")
 
 
 def as_json(commands: Sequence[Command]) -> list[Any]:

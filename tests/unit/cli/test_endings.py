@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -86,3 +88,38 @@ def test_a_machine_too_busy_to_start_ray_is_told_as_such(logged: Logged, tmp_pat
     with pytest.raises(RunFailed) as caught:
         check_status(logged(f"Traceback (most recent call last):\n  File x\n{said}\n"), "finished:failed", "", tmp_path)
     assert "too busy to start Ray" in caught.value.remedy and "start again with `hypergpu run" in caught.value.remedy
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EDQUOT])
+def test_a_folder_that_takes_no_more_is_told_as_such(logged: Logged, tmp_path: Path, number: int) -> None:
+    def raised(path: Path) -> str:
+        error = OSError(number, os.strerror(number), str(path))
+        log = f"Traceback (most recent call last):\n  File x\n{type(error).__name__}: {error}\n"
+        with pytest.raises(RunFailed) as caught:
+            check_status(logged(log), "finished:failed", "", tmp_path)
+        return caught.value.remedy
+
+    assert raised(tmp_path / "blobs").endswith(
+        f"; then no round was finished; start again with `hypergpu run --name {tmp_path.name} --replace`"
+    )
+    assert raised(Path("/data/mine")) == f"see {tmp_path / 'flower.log'}"
+
+
+@pytest.mark.parametrize(
+    ("report", "said"),
+    [
+        ({"status": "stopped", "failure": None}, "stopped by its own server, as by a KeyboardInterrupt"),
+        ({"status": "failed", "failure": "no loss"}, "run a failed: no loss"),
+    ],
+)
+def test_what_flower_calls_completed_is_not_where_the_server_says_otherwise(
+    logged: Logged, tmp_path: Path, report: dict[str, str | None], said: str
+) -> None:
+    folder = tmp_path / "a"
+    folder.mkdir()
+    check_status(logged(""), "finished:completed", "", folder)
+    (folder / "report.json").write_text(json.dumps({"status": "completed"}))
+    check_status(logged(""), "finished:completed", "", folder)
+    (folder / "report.json").write_text(json.dumps(report))
+    with pytest.raises(RunFailed, match=said):
+        check_status(logged(""), "finished:completed", "", folder)

@@ -6,6 +6,8 @@ import traceback
 from collections.abc import Callable
 
 import pytest
+from ray.core.generated.common_pb2 import ActorDiedErrorContext
+from ray.exceptions import ActorDiedError
 
 from hypergpu_fl.errors import TaskError
 from hypergpu_fl.task.names import import_object
@@ -107,3 +109,16 @@ flwr.clientapp.client_app.ClientAppException: an exception'>"""
 )
 def test_an_error_reply_is_told_by_what_went_wrong_on_the_node(reason: str, line: str) -> None:
     assert told(reason, 500) == line
+
+
+def test_a_simulated_node_whose_process_died_is_told_without_rays_half_page() -> None:
+    context = ActorDiedErrorContext(
+        error_message="The actor is dead because its worker process has died. " * 9,
+        actor_id=b"0" * 16,
+        class_name="ClientAppActor",
+    )
+    error = ActorDiedError(context)
+    reason = f"{type(error)}:<'{error}'>"  # as Flower hands it on
+    assert told(reason, 500) == (
+        "the node's process died: killed, as where memory runs out, or ended by the task's own code"
+    )

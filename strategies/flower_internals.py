@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from flwr.app import Message as FlowerMessage
     from flwr.app.message.arraychunk import ArrayChunk as ArrayChunk
     from flwr.app.message.message import make_message as make_message
-    from flwr.cli.build import build_fab_from_disk as build_fab_from_disk
+    from flwr.cli.build import build_fab_from_files as build_fab_from_files
     from flwr.cli.flower_config import read_superlink_connection as read_superlink_connection
     from flwr.cli.supernode.register import try_load_public_key as try_load_public_key
     from flwr.cli.utils import flwr_cli_exc_handler as flwr_cli_exc_handler
@@ -82,7 +82,7 @@ READ_IN: Final = "1.41.0"
 IMPORTED: Final = {
     "ArrayChunk": "flwr.app.message.arraychunk",
     "make_message": "flwr.app.message.message",
-    "build_fab_from_disk": "flwr.cli.build",
+    "build_fab_from_files": "flwr.cli.build",
     "read_superlink_connection": "flwr.cli.flower_config",
     "try_load_public_key": "flwr.cli.supernode.register",
     "flwr_cli_exc_handler": "flwr.cli.utils",

@@ -35,12 +35,15 @@ MOST_FILES: Final = 2000
 SUFFIXES: Final = (".py", ".toml", ".yaml", ".yml", ".json")
 OURS: Final = ("hypergpu_fl", "strategies")
 STRAY: Final = ("example",)  # nvidia-ml-py leaves it among the installed modules; nothing imports it
+_NO_APP: Final = ("__pycache__", "node_modules")
 NOT_TAKEN: Final = ("build", "eggs", "lib", "lib64", "parts", "env", "venv", "ENV")  # Flower skips these at the root
 
 
 @contextlib.contextmanager
 def app_with_task(app: Path, training: Training) -> Iterator[Path]:
-    """Folder of the app to submit: ``app``, or a copy that holds the modules which ``training`` names.
+    """A copy of the app to submit, which holds what Flower bundles of it, and the modules which ``training`` names.
+
+    Flower is not given ``app`` itself: it looks at each file there, of which a clone's virtual environment has 50,000.
 
     Raises
     ------
@@ -48,12 +51,11 @@ def app_with_task(app: Path, training: Training) -> Iterator[Path]:
         If a module cannot be found, does not define the name, or is too large to be bundled.
     """
     found = _named_by(training)
-    if not found:
-        yield app
-        return
     with tempfile.TemporaryDirectory(prefix="hypergpu-app-") as folder:
         _unpack(app, Path(folder))
-        _take(found, Path(folder))
+        if found:
+            _take_everything(Path(folder) / "pyproject.toml")
+            _take(found, Path(folder))
         yield Path(folder)
 
 
@@ -265,18 +267,32 @@ def _module_meant(module: str, missing: Path) -> str:
 
 
 def _unpack(app: Path, folder: Path) -> None:
-    """Copy into ``folder`` what Flower would bundle of the app, and let the bundle hold all files of the copy."""
-    from strategies.flower_internals import build_fab_from_disk
+    """Copy into ``folder`` what Flower would bundle of the app."""
+    from strategies.flower_internals import build_fab_from_files
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of pathspec, as Flower calls it
         try:
-            bundle = zipfile.ZipFile(io.BytesIO(build_fab_from_disk(app)))
+            bundle = zipfile.ZipFile(io.BytesIO(build_fab_from_files(app_files(app))[0]))
         except ValueError as error:
             raise UsageError(f"{app} is no Flower app: {error}", "name another with --app") from error
     with bundle:
         bundle.extractall(folder, [name for name in bundle.namelist() if not name.startswith(".info/")])
-    _take_everything(folder / "pyproject.toml")
+
+
+def app_files(app: Path) -> dict[str, Path]:
+    """Files that may be the app's, by their paths in it: no links, no hidden folders, no virtual environments."""
+    found: dict[str, Path] = {}
+    for folder, below, names in os.walk(app):
+        here = Path(folder)
+        below[:] = [name for name in below if name[0] != "." and name not in _NO_APP and not _is_venv(here / name)]
+        files = [here / name for name in names]
+        found |= {file.relative_to(app).as_posix(): file for file in files if not file.is_symlink()}
+    return found
+
+
+def _is_venv(folder: Path) -> bool:
+    return (folder / "pyvenv.cfg").exists()
 
 
 def _take(found: dict[str, Path], folder: Path) -> None:

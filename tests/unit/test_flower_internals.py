@@ -34,7 +34,7 @@ PUBLICLY_SET = {"run_id", "node_id", "task_id", "state", "content", "ttl", "term
 USED = {
     "flwr.app.message.arraychunk.ArrayChunk": "",
     "flwr.app.message.message.make_message": "metadata, content, error",
-    "flwr.cli.build.build_fab_from_disk": "app",
+    "flwr.cli.build.build_fab_from_files": "files",
     "flwr.cli.flower_config.read_superlink_connection": "connection_name",
     "flwr.cli.supernode.register.try_load_public_key": "public_key_path",
     "flwr.cli.utils.flwr_cli_exc_handler": "custom_handler",

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from flwr.cli.build import build_fab_from_disk
 
-from hypergpu_fl.cli.bundle import app_with_task, own_modules
+from hypergpu_fl.cli.bundle import app_files, app_with_task, own_modules
 from hypergpu_fl.cli.submission import app_folder
 from hypergpu_fl.config import Training
 from hypergpu_fl.errors import TaskError
@@ -50,10 +50,23 @@ def test_a_task_travels_with_the_modules_beside_it_that_it_imports(
     assert not app.exists()
 
 
-def test_a_run_without_a_module_of_ones_own_submits_the_app_as_it_is(tmp_path: Path) -> None:
+def test_a_run_without_a_module_of_ones_own_submits_what_flower_bundles_of_the_app_itself() -> None:
+    bundle = build_fab_from_disk(app_folder())
     for training in (Training(), Training(task="hypergpu_fl.bench.scenarios:correlated_task")):
         with app_with_task(app_folder(), training) as app:
-            assert app == app_folder()
+            assert build_fab_from_disk(app) == bundle
+
+
+def test_what_lies_in_a_clone_but_is_no_part_of_the_app_is_not_searched(tmp_path: Path) -> None:
+    (tmp_path / "strategies").mkdir()
+    (tmp_path / "strategies" / "engine.py").touch()
+    assert app_files(tmp_path) == {"strategies/engine.py": tmp_path / "strategies" / "engine.py"}
+    for folder in ("my-venv/lib", ".git", "strategies/__pycache__", "contracts/node_modules/solc"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "more.py").touch()
+    (tmp_path / "my-venv" / "pyvenv.cfg").touch()
+    (tmp_path / "strategies" / "linked.py").symlink_to(tmp_path / "strategies" / "engine.py")
+    assert list(app_files(tmp_path)) == ["strategies/engine.py"]
 
 
 def test_a_model_of_ones_own_travels_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

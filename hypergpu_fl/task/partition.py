@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -97,7 +98,7 @@ def partition(labels_N: Labels, split: Split, cache: Path) -> Partition:
     file = cache / f"partition-{_key(labels_N, split)}.npz"
     if (cached := _read(file, len(labels_N), split.num_nodes)) is not None:
         return cached
-    fresh = _deal(labels_N, split, cache)
+    fresh = _deal(labels_N, split)
     _write(file, fresh)
     return fresh
 
@@ -138,10 +139,10 @@ def _write(file: Path, fresh: Partition) -> None:
         np.savez(stream, order=fresh.order_N, offsets=fresh.offsets)
 
 
-def _deal(labels_N: Labels, split: Split, cache: Path) -> Partition:
-    # flwr_datasets imports matplotlib, which writes a list of fonts to the home directory unless told where to.
-    os.environ.setdefault("MPLCONFIGDIR", str(cache / "matplotlib"))
+def _deal(labels_N: Labels, split: Split) -> Partition:
     from datasets import Dataset
+
+    _import_partitioners()
 
     rng = np.random.default_rng(split.seed)
     # The IID partitioner cuts the set into runs as it lies, so it has to be shuffled first.
@@ -205,6 +206,23 @@ def _impossible(split: Split, reason: str) -> TaskError:
     return TaskError(
         f"the {split.partitioner} partitioner cannot serve {amount(split.num_nodes, 'node')}: {reason}", remedy
     )
+
+
+def _import_partitioners() -> None:
+    """Import Flower's partitioners without the plots beside them.
+
+    Those load matplotlib and seaborn: seconds of processor, and a list of fonts in the home directory.
+    """
+    plots = "flwr_datasets.visualization"
+    if "flwr_datasets" in sys.modules:
+        return
+    sys.modules[plots] = ModuleType(plots)
+    try:
+        import flwr_datasets
+
+        del flwr_datasets.visualization  # whoever imports it after this gets the true one
+    finally:
+        del sys.modules[plots]
 
 
 def _iid(split: Split) -> list[Callable[[], Partitioner]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 from hypergpu_fl.config import System, Training
 from hypergpu_fl.task import load_task
@@ -47,6 +48,20 @@ def test_a_nodes_share_is_prepared_once_and_then_read_without_the_libraries_that
         f"assert load_task(Training(), System()).examples(0) == {examples}"
     )
     assert loaded_by(reading).isdisjoint(preparing)
+
+
+def test_dealing_out_the_data_loads_no_plots_and_leaves_them_to_whoever_wants_them(tmp_path: Path) -> None:
+    deal = (
+        f"import os; os.environ['HYPERGPU_RUNS'] = {str(tmp_path)!r}; "
+        "from hypergpu_fl.config import Training, System; from hypergpu_fl.task import load_task; "
+        "assert load_task(Training(), System()).examples(0); "
+        "assert {'flwr_datasets', 'datasets'} <= set(sys.modules); "
+        "assert {'matplotlib', 'seaborn'}.isdisjoint(sys.modules)"
+    )
+    plots = (
+        "from flwr_datasets.visualization import plot_label_distributions; assert callable(plot_label_distributions)"
+    )
+    assert "matplotlib" in loaded_by(f"{deal}; {plots}")
 
 
 def test_building_and_training_a_model_loads_neither_torchvision_nor_torchs_compiler() -> None:

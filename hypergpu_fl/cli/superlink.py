@@ -27,6 +27,7 @@ import psutil
 
 from hypergpu_fl import guard
 from hypergpu_fl.children import end_with
+from hypergpu_fl.codec.kernels import CACHES, user_caches
 from hypergpu_fl.errors import RunFailed, ServerDied, UsageError
 from hypergpu_fl.files import private_folder
 from hypergpu_fl.proxies import beside_loopback
@@ -171,7 +172,9 @@ class LocalSuperLink:
 
     def _own_environment(self, ray: str) -> dict[str, str]:
         cache = str(_made(self._root / ".cache"))
+        caches = user_caches(self._environ)
         return flower_environment(self._environ) | {
+            CACHES: str(caches or ""),  # kernels are compiled once a machine, not once for each folder of runs
             "FLWR_HOME": str(_made(self._root / ".flower")),
             "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(self.port),
             "RAY_TMPDIR": ray,

@@ -43,5 +43,6 @@ def test_a_new_project_is_checked_trained_and_exported_and_has_the_reported_loss
     with torch.no_grad():
         loss = F.cross_entropy(net(inputs[rest]), labels[rest]).item()
     report = json.loads(Path("runs/latest/report.json").read_text())
+    assert not Path("runs/.cache/hypergpu").exists(), "kernels were compiled for this folder of runs alone"
     assert loss == pytest.approx(report["loss"], rel=1e-4)
     assert report["metrics"]["accuracy"] >= 0.97

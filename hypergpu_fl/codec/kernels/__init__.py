@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
+from pathlib import Path
+from typing import Final
 
+CACHES: Final = "HYPERGPU_CACHES"  # where a process whose other caches are a run's finds the user's
 KERNELS = ("byte_kernels", "decode_kernels", "encode_kernels")
+
+
+def user_caches(environ: Mapping[str, str]) -> Path | None:
+    """The user's caches, in one folder of which compiled kernels are kept; None without a home."""
+    if caches := environ.get(CACHES) or environ.get("XDG_CACHE_HOME"):
+        return Path(caches)
+    return Path(environ["HOME"]) / ".cache" if environ.get("HOME") else None
 
 
 @cache

@@ -22,7 +22,7 @@ import numba
 from numba import types
 from numba.core.caching import UserProvidedCacheLocator
 
-from hypergpu_fl.codec.kernels import KERNELS
+from hypergpu_fl.codec.kernels import KERNELS, user_caches
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,10 +38,8 @@ F32, U8, I8, U16, U32 = (t[::1] for t in (types.float32, types.uint8, types.int8
 def cache_folder(environ: Mapping[str, str], temporary: Path) -> Path | None:
     """Folder below the user's caches or the temporary directory that is this user's alone; None if neither can be."""
     folders = [temporary / f"hypergpu-cache-{os.getuid()}"]
-    if environ.get("XDG_CACHE_HOME"):
-        folders.insert(0, Path(environ["XDG_CACHE_HOME"]) / "hypergpu")
-    elif environ.get("HOME"):
-        folders.insert(0, Path(environ["HOME"]) / ".cache" / "hypergpu")
+    if caches := user_caches(environ):
+        folders.insert(0, caches / "hypergpu")
     for folder in folders:
         with contextlib.suppress(OSError):  # a folder that cannot be made is none; the next is tried
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from psutil import Process, wait_procs
 
-from hypergpu_fl.codec.kernels import compiled
+from hypergpu_fl.codec.kernels import CACHES, compiled
 from hypergpu_fl.codec.kernels.compiled import cache_folder, digest_of
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -27,6 +27,7 @@ def test_the_users_caches_come_first(tmp_path: Path) -> None:
     folder = cache_folder({"HOME": str(caches.parent)}, tmp_path)
     assert folder == caches / "hypergpu" and folder.stat().st_mode & 0o777 == 0o700
     assert cache_folder({"HOME": "/home/other", "XDG_CACHE_HOME": str(caches)}, tmp_path) == folder
+    assert cache_folder({CACHES: str(caches), "XDG_CACHE_HOME": "/a/runs/cache"}, tmp_path) == folder
 
 
 def test_a_read_only_home_or_none_leaves_the_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

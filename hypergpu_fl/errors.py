@@ -9,6 +9,8 @@ HyperGPUError                   one line of cause, one line of remedy, an exit c
 ├── CodecError                  a blob that must not be decoded
 ├── NetworkError                a probe or a peer that does not answer
 ├── LedgerError                 the books are not in order
+│   ├── NoBooks                 nothing was written into them yet
+│   ├── BooksDamaged            a file of theirs is no database, or lacks what the others have
 │   └── VerificationError       recomputation differs; names the first round
 ├── ChainError                  the chain refused, or is not what was configured
 ├── CheckpointError             a checkpoint is missing, torn or of another model
@@ -112,6 +114,14 @@ class NetworkError(HyperGPUError):
 
 class LedgerError(HyperGPUError):
     """The books are not in order."""
+
+
+class NoBooks(LedgerError):
+    """A run has opened no books yet."""
+
+
+class BooksDamaged(LedgerError):
+    """A file of the books is no database any more, or lacks what the files beside it have."""
 
 
 class VerificationError(LedgerError):

@@ -12,7 +12,7 @@ import typer
 
 from hypergpu_fl.cli.submission import COMPLETED, STOPPED, Submission
 from hypergpu_fl.config import Training
-from hypergpu_fl.errors import Interrupted, RunFailed, ServerDied
+from hypergpu_fl.errors import HyperGPUError, Interrupted, RunFailed, ServerDied
 from hypergpu_fl.redaction import redact
 from hypergpu_fl.runs import as_argument, resume_command, submitted_to
 from strategies.failure import root_cause
@@ -104,5 +104,10 @@ def report_in_its_place(folder: Path, training: Training, *, failure: str | None
     """Tell of the rounds that a simulation has finished whose processes ended before they could."""
     from hypergpu_fl.server.unfinished import report_unfinished
 
-    if rounds := report_unfinished(folder, training, failure=failure):
+    try:
+        rounds = report_unfinished(folder, training, failure=failure)
+    except (HyperGPUError, OSError) as another:  # the caller's error, how the run ended, is the one to be shown
+        typer.echo(f"no report tells of the finished rounds: {another}", err=True)
+        return
+    if rounds:
         typer.echo(f"report.json and nodes.csv in {folder} tell of the finished rounds: {rounds}", err=True)

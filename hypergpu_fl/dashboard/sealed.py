@@ -11,6 +11,7 @@ from hypergpu_fl.chain.presets import preset_of
 from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.ledger.books import Books, read_session
 from hypergpu_fl.ledger.bundle import round_record
+from hypergpu_fl.ledger.database import with_refusals
 
 
 def sealed_round(folder: Path, round: int) -> dict[str, Any]:
@@ -19,10 +20,10 @@ def sealed_round(folder: Path, round: int) -> dict[str, Any]:
     Raises
     ------
     LedgerError
-        If the run has not sealed it.
+        If the run has not sealed it, or its database cannot be read.
     """
     path = folder / "run.db"
-    engine = create_engine(f"sqlite:///file:{path.resolve()}?mode=ro&uri=true")
+    engine = with_refusals(create_engine(f"sqlite:///file:{path.resolve()}?mode=ro&uri=true"), path)
     try:
         with engine.connect() as connection:
             session = read_session(connection) if path.is_file() else None

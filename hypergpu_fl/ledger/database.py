@@ -27,7 +27,7 @@ from sqlalchemy import (
     event,
 )
 
-from hypergpu_fl.errors import LedgerError
+from hypergpu_fl.errors import BooksDamaged, LedgerError
 
 
 class Uint256(TypeDecorator[int]):
@@ -140,8 +140,7 @@ def connect(location: Path | str) -> Engine:
     """Engine on a SQLite file, or on any database by URL.
 
     SQLite runs in WAL mode, so that the dashboard can read while a round is written, and with full synchronisation, so
-    that a sealed round survives a power cut. If another program locks the file for longer than `LOCKED_LIMIT_S`, a
-    ``LedgerError`` names it.
+    that a sealed round survives a power cut. What cannot be read or written is named by `refusal`.
     """
     if isinstance(location, str) and "://" in location:
         return create_engine(location)
@@ -153,8 +152,14 @@ def connect(location: Path | str) -> Engine:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute("PRAGMA foreign_keys=ON")
-        except sqlite3.OperationalError as error:  # SQLAlchemy does not pass errors in this event to the one below
+        except sqlite3.DatabaseError as error:  # SQLAlchemy does not pass errors in this event to the one below
             raise refusal(error, location) or error from None
+
+    return with_refusals(engine, location)
+
+
+def with_refusals(engine: Engine, location: Path | str) -> Engine:
+    """The engine, whose errors are named by `refusal`."""
 
     @event.listens_for(engine, "handle_error")
     def _name(context: ExceptionContext) -> None:
@@ -174,6 +179,11 @@ def refusal(error: BaseException, location: Path | str) -> LedgerError | None:
         )
     if "disk is full" in text:
         return LedgerError(f"no space is left on the disk of {location}", "make room, and do it again")
+    if "malformed" in text or "not a database" in text:
+        return BooksDamaged(
+            f"{location} cannot be read: {text}",
+            "bring it back from a copy; a ledger.json beside it holds what was sealed, see `hypergpu ledger verify`",
+        )
     if "database is locked" not in text:
         return None
     return LedgerError(

@@ -27,6 +27,8 @@ def heads_of(rounds: Iterable[RoundRecord]) -> Heads:
 def heads_in(database: Path, bundle: Path) -> Heads | None:
     """Read the heads that a run's books seal: from its database, which may be in use, else from its exported bundle.
 
+    A database that seals no round does not speak against the bundle: it may have been emptied.
+
     Returns
     -------
     Heads, optional
@@ -44,7 +46,7 @@ def heads_in(database: Path, bundle: Path) -> Heads | None:
         try:
             with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)) as connection:
                 known = connection.execute("SELECT name FROM sqlite_master WHERE name = 'rounds'").fetchone()
-                return dict(connection.execute(query)) if known else {}
+                heads = dict(connection.execute(query)) if known else {}
         except sqlite3.Error as error:
             from hypergpu_fl.ledger.database import refusal  # loads SQLAlchemy, which is needed for nothing else here
 
@@ -52,6 +54,8 @@ def heads_in(database: Path, bundle: Path) -> Heads | None:
                 raise named from error
             remedy = "close what else uses it, or take it from its source again"
             raise LedgerError(f"{database} cannot be read: {error}", remedy) from error
+        if heads or not bundle.is_file():
+            return heads
     return heads_of(read_bundle(bundle).rounds) if bundle.is_file() else None
 
 

@@ -13,7 +13,7 @@ from loguru import logger
 
 from hypergpu_fl.config import Config, Scalar, to_run_config, unflatten
 from hypergpu_fl.config.resuming import BEGUN, kept_settings, refused_changes, stretches_with, task_file_at_the_end
-from hypergpu_fl.errors import CheckpointError, ConfigError
+from hypergpu_fl.errors import BooksDamaged, CheckpointError, ConfigError
 from hypergpu_fl.files import write_whole
 from hypergpu_fl.server.best import Aim, best_round
 from hypergpu_fl.server.checkpoint import Best, Checkpoint, load, save, state_of
@@ -97,6 +97,22 @@ def check_unchanged(folder: Path, settings: dict[str, Scalar]) -> None:
     state = state_of(folder / FOLDER)
     if state is not None and (faults := refused_changes(state["settings"], settings)):
         raise ConfigError(faults)
+
+
+def check_books(folder: Path, sealed: int) -> None:
+    """Refuse books of so many rounds if the checkpoint has more than the one that may not be sealed yet.
+
+    Raises
+    ------
+    BooksDamaged
+        With both numbers.
+    """
+    saved = len((state_of(folder / FOLDER) or {"history": ()})["history"])
+    if saved > sealed + 1:
+        raise BooksDamaged(
+            f"{folder / DATABASE} has {sealed} rounds, the checkpoint beside it {saved}",
+            f"bring {DATABASE} back from a copy; the checkpoint can still be exported",
+        )
 
 
 def check_same_task(folder: Path, identity: Mapping[str, str]) -> None:

@@ -44,7 +44,14 @@ from hypergpu_fl.server.node_rounds import Row, as_csv
 from hypergpu_fl.server.nothing_counted import failure_of
 from hypergpu_fl.server.pipeline import Pipeline
 from hypergpu_fl.server.report import Report, write_json
-from hypergpu_fl.server.resumption import Checkpointing, check_same_task, check_unchanged, keep_settings, resume
+from hypergpu_fl.server.resumption import (
+    Checkpointing,
+    check_books,
+    check_same_task,
+    check_unchanged,
+    keep_settings,
+    resume,
+)
 from hypergpu_fl.server.round_tables import RoundTables
 from hypergpu_fl.server.simulated_compute import SimulatedCompute, flops_per_sample, simulated_links
 from hypergpu_fl.server.unfinished import report_ended_by
@@ -149,6 +156,8 @@ def run(
     with ExitStack() as exits:
         exits.callback(books.dispose)
         exits.callback(settlement.close)
+        if config.system.resume:
+            check_books(folder, settlement.last_round)
         if config.system.resume and settlement.last_round == 0:
             raise LedgerError(
                 f"run {folder.name} has no finished round to go on from",

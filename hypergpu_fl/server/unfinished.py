@@ -12,13 +12,13 @@ from loguru import logger
 from sqlalchemy.exc import SQLAlchemyError
 
 from hypergpu_fl.config import Training, from_run_config
-from hypergpu_fl.errors import HyperGPUError, LedgerError, first_line
+from hypergpu_fl.errors import HyperGPUError, NoBooks, first_line
 from hypergpu_fl.files import write_whole
 from hypergpu_fl.ledger import database
 from hypergpu_fl.server.checkpoint import state_of
 from hypergpu_fl.server.node_rounds import as_csv
 from hypergpu_fl.server.report import Report, write_json
-from hypergpu_fl.server.resumption import FOLDER
+from hypergpu_fl.server.resumption import FOLDER, check_books
 from hypergpu_fl.server.round_tables import RoundTables
 from hypergpu_fl.settlement import load_books
 from strategies.weighting import Accounts
@@ -38,11 +38,17 @@ def report_unfinished(folder: Path, asked: Training, *, failure: str | None = No
     The status is "stopped", or "failed" with a ``failure``. A round that was not sealed is left out: a resumed run
     trains it again. Nothing is written before the first round. A report that tells of every round already gets the
     status alone, unless it is of a run that completed all that was ``asked``.
+
+    Raises
+    ------
+    LedgerError
+        If the books cannot be read, or lack rounds.
     """
     ended: dict[str, Any] = {"status": "failed" if failure else "stopped", "failure": failure}
     state, sealed = state_of(folder / FOLDER), {}
-    with contextlib.suppress(LedgerError):  # nothing is sealed yet
+    with contextlib.suppress(NoBooks):
         sealed = {record.round: record.root for record in load_books(folder).rounds}
+    check_books(folder, len(sealed))
     history = [entry for entry in state["history"] if entry["round"] in sealed] if state else []
     report = _report(folder)
     if state is None or len(history) <= report.get("rounds", 0):

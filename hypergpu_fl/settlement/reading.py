@@ -10,7 +10,7 @@ from sqlalchemy.exc import DatabaseError
 
 from hypergpu_fl.chain.embedded import CHAIN_ID
 from hypergpu_fl.chain.outbox import EntryState, Outbox, OutboxEntry
-from hypergpu_fl.errors import LedgerError
+from hypergpu_fl.errors import BooksDamaged, NoBooks
 from hypergpu_fl.ledger import database
 from hypergpu_fl.ledger.books import Books, read_session
 from hypergpu_fl.ledger.bundle import (
@@ -61,7 +61,7 @@ def books_as_bundle(engine: Engine, record: SessionRecord, outbox: Outbox | None
 
 
 def load_books(folder: Path) -> Bundle:
-    """Read a run's database, which may belong to a run under way; LedgerError if it has sealed nothing yet."""
+    """Read a run's database, which may belong to a run under way; see `books_and_end`."""
     return books_and_end(folder)[0]
 
 
@@ -70,8 +70,10 @@ def books_and_end(folder: Path) -> tuple[Bundle, bool]:
 
     Raises
     ------
+    NoBooks
+        If the run has opened none yet.
     LedgerError
-        If the run has sealed nothing yet.
+        If they cannot be read.
     """
     path = folder / DATABASE
     engine = database.connect(path)
@@ -81,7 +83,7 @@ def books_and_end(folder: Path) -> tuple[Bundle, bool]:
             database.metadata.create_all(engine)
             record = read_record(engine)
         if record is None:
-            raise LedgerError(f"{folder} holds no ledger", "the run keeps none, or has not opened it yet")
+            raise NoBooks(f"{folder} holds no ledger", "the run keeps none, or has not opened it yet")
         outbox = Outbox(engine, record.coordinator, record.chain_id) if record.chain_id else None
         bundle = books_as_bundle(engine, record, outbox)
         with engine.connect() as connection:
@@ -116,7 +118,7 @@ def unsettled(folder: Path) -> int:
         if record.chain_id in (0, CHAIN_ID):
             return 0
         return len(Outbox(engine, record.coordinator, record.chain_id).entries(unfinished=True))
-    except DatabaseError:  # not a database, or of another release
+    except (BooksDamaged, DatabaseError):  # not a database, or of another release
         return 0
     finally:
         engine.dispose()

@@ -155,6 +155,9 @@ def test_a_log_that_folds_but_is_not_what_the_books_seal_is_refused(
     assert (found.difference, found.broken) == (None, None)
     assert replayed(tmp_path, "forged") == 1
     assert re.search(r"round \d: the hash that it seals is no line's of the log", capsys.readouterr().err)
+    (tmp_path / "forged" / "run.db").write_bytes(b"")  # emptied, which switches no check off
+    assert replayed(tmp_path, "forged") == 1
+    assert re.search(r"round \d: the hash that it seals is no line's of the log", capsys.readouterr().err)
     (tmp_path / "forged" / "run.db").unlink()  # a folder that was sent holds the exported books alone
     assert replayed(tmp_path, "forged") == 1
     (tmp_path / "forged" / "ledger.json").unlink()

@@ -17,6 +17,7 @@ from hypergpu_fl.cli import invoke
 from hypergpu_fl.cli.resuming import is_complete
 from hypergpu_fl.config import Config, to_run_config
 from hypergpu_fl.dashboard.run_view import RunView
+from hypergpu_fl.errors import BooksDamaged
 from hypergpu_fl.node.client_app import app
 from hypergpu_fl.server.server_app import main
 from hypergpu_fl.server.unfinished import report_unfinished
@@ -168,6 +169,25 @@ def test_a_report_that_tells_of_every_finished_round_stays(tmp_path: Path) -> No
     report = serve(configured(tmp_path))
     assert report_unfinished(tmp_path / "run", configured(tmp_path).training) == ROUNDS
     assert report_of(tmp_path / "run") == report
+
+
+@pytest.mark.parametrize(("content", "cause"), [(b"", "has 0 rounds, the checkpoint beside it 2"), (b"none" * 999, "")])
+def test_damaged_books_are_not_taken_for_books_in_which_nothing_is_sealed(
+    tmp_path: Path, content: bytes, cause: str
+) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(SystemExit):
+        serve(configured(tmp_path), ending(folder, SystemExit(3), after=2))
+    (folder / "report.json").unlink()
+    for left in folder.glob("run.db*"):
+        left.write_bytes(content)
+    with pytest.raises(BooksDamaged, match=cause or "not a database") as caught:
+        report_unfinished(folder, configured(tmp_path).training)
+    assert "from a copy" in caught.value.remedy
+    log = (folder / "events.jsonl").read_bytes()
+    with pytest.raises(BooksDamaged, match=cause or "not a database"):
+        serve(configured(tmp_path, resume=True))
+    assert (folder / "events.jsonl").read_bytes() == log and not (folder / "report.json").exists()
 
 
 def test_whoever_looks_at_a_stopped_run_is_told_that_it_was_stopped(tmp_path: Path) -> None:

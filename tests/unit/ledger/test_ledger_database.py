@@ -10,7 +10,7 @@ import pytest
 from rounds import a_round
 from sqlalchemy.exc import IntegrityError
 
-from hypergpu_fl.errors import LedgerError
+from hypergpu_fl.errors import BooksDamaged, LedgerError
 from hypergpu_fl.ledger import database
 from hypergpu_fl.ledger.books import Books, open_session
 from hypergpu_fl.ledger.rewards import Pay, RewardDistribution
@@ -94,3 +94,25 @@ def test_what_sqlite_cannot_open_write_or_hold_is_told_with_its_remedy(tmp_path:
         with pytest.raises(LedgerError, match=r"run\.db cannot be opened"):
             connection.exec_driver_sql("INSERT INTO filled VALUES (1)")
     engine.dispose()
+
+
+def test_a_database_that_was_cut_anywhere_is_read_whole_or_named_as_damaged(
+    engine: database.Engine, tmp_path: Path
+) -> None:
+    sealed_rounds = history(engine, 8)
+    engine.dispose()
+    whole, named = (tmp_path / "run.db").read_bytes(), 0
+    for length in range(700, len(whole), 700):
+        file = tmp_path / f"cut-{length}.db"
+        file.write_bytes(whole[:length])
+        cut = database.connect(file)
+        try:
+            database.metadata.create_all(cut)
+            with cut.connect() as connection:
+                assert Books(SESSION).sealed_rounds(connection) == sealed_rounds
+        except BooksDamaged as error:
+            assert str(error).startswith(f"{file} cannot be read: ") and "from a copy" in error.remedy
+            named += 1
+        finally:
+            cut.dispose()
+    assert named > 10

@@ -130,7 +130,8 @@ class SeenRun:
     def finish(self, *, failure: str | None = None) -> None:
         """Write the report that ends a run."""
         status = {"run": self.folder.name, "status": "failed" if failure else "completed", "failure": failure}
-        (self.folder / "report.json").write_text(json.dumps(status | {"versions": {"python": "3.11.7"}}, indent=1))
+        told = {"rounds": self.rounds, "versions": {"python": "3.11.7"}}
+        (self.folder / "report.json").write_text(json.dumps(status | told, indent=1))
 
     def earned(self) -> dict[str, int]:
         """Name -> wei that a node has earned so far."""

@@ -83,7 +83,7 @@ def _joined(view: RunView) -> list[NodeRecord]:
     """Nodes that the log knows, of a run whose first round is not in its books yet."""
     from hypergpu_fl.network.registry import NodeRecord
 
-    view.poll()
+    view.poll(whole=True)
     return [NodeRecord(node["name"], "", 0.0) for node in view.nodes()]
 
 

@@ -74,7 +74,7 @@ def follow(folder: Path, *, once: bool, format: Format, live: bool) -> None:
                     time.sleep(LOOK_S)
         told = 0
         while True:
-            view.poll()
+            view.poll(whole=once)
             told = _tell(view, told, format)
             summary = view.summary()
             if once or summary["state"] in _OVER:

@@ -69,6 +69,8 @@ class BooksView:
         Round -> replies that did not count; nodes that left gave none.
     metrics : dict
         Round -> what the server measured of its model, by name.
+    sealed : int, optional
+        Rounds in the books; None as long as nothing could be read, as of a locked database.
     session : Session, optional
         None until one was opened.
     """
@@ -79,6 +81,7 @@ class BooksView:
     commits: dict[int, Commit] = field(default_factory=dict)
     refused: dict[int, int] = field(default_factory=dict)
     metrics: dict[int, dict[str, float]] = field(default_factory=dict)
+    sealed: int | None = None
     session: Session | None = None
     _connection: sqlite3.Connection | None = None
     _version: int = -1
@@ -99,6 +102,7 @@ class BooksView:
         try:
             inode = self.path.stat().st_ino
         except FileNotFoundError:
+            self.sealed = 0
             return False
         if self._inode not in (-1, inode):
             raise LogGone
@@ -119,6 +123,8 @@ class BooksView:
             ):
                 if table in tables and (table != "rounds" or "outbox" in tables):
                     read(connection)
+            rounds = "(SELECT COUNT(*) FROM rounds)" if "rounds" in tables else "0"
+            (self.sealed,) = connection.execute(f"SELECT {rounds}").fetchone()
         except sqlite3.OperationalError:
             return False
         self._version = version

@@ -36,7 +36,7 @@ class Told:
     @classmethod
     def of(cls, view: RunView) -> Told:
         """Everything that a view shows now."""
-        view.poll()
+        view.poll(whole=True)
         return cls(view.summary(), list(view.rounds), view.nodes(), view.settings(), view.versions())
 
 

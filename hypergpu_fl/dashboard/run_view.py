@@ -16,6 +16,7 @@ from typing import Any, Final
 from hypergpu_fl.dashboard.books import BooksView, Commit, Earned
 from hypergpu_fl.dashboard.fold import Closed, Happening, Round, Work, closed, fold
 from hypergpu_fl.dashboard.segments import LogGone, Segments
+from hypergpu_fl.dashboard.whole import check_whole
 from hypergpu_fl.dashboard.words import health
 from hypergpu_fl.errors import LedgerError
 from hypergpu_fl.files import is_held
@@ -63,22 +64,29 @@ class RunView:
         self._recent: deque[Round] = deque(maxlen=RECENT)
         self._open: Round | None = None
 
-    def poll(self) -> bool:
+    def poll(self, *, whole: bool = False) -> bool:
         """Read what was added; whether anything was.
+
+        A run that lacks rounds which its report tells of is refused; if ``whole``, also a log that lacks rounds in the
+        books. A copy that is brought up to date file by file, while the run goes on, lacks some for a while.
 
         Raises
         ------
         LedgerError
-            If log or database hold what no run writes. Nothing of them is shown then, rather than a part.
+            If log or database hold what no run writes, or lack rounds. Nothing of them is shown then, rather than a
+            part.
         """
         with self._lock:
             try:
-                grown = self._log.grow()
+                # The log last: a round is logged before it is booked, and booked before it is reported.
+                reported = self._reported()
                 booked = self._books.refresh()
+                grown = self._log.grow()
                 if grown:
                     self._take_rounds()
                 if booked:
                     self._take_books()
+                check_whole(self.folder, len(self.rounds), self._books.sealed, reported, books=whole)
                 return grown or booked
             except LogGone:
                 self._read_anew()
@@ -319,10 +327,8 @@ class RunView:
         if log_s and resumed_s > max(log_s, report_s or 0.0) and is_held(self.folder / COMMAND_LOCK):
             return row | {"state": "starting"}  # Flower is, and the server has not gone on yet
         if report_s is not None:
-            with (self.folder / "report.json").open("rb") as file:
-                head = file.read(_HEAD)
-            told = re.search(rb'^ "rounds": (\d+)', head, re.MULTILINE)
-            copied = deserted and told is not None and int(told[1]) >= len(self.rounds)  # in any order of the files
+            head = self._head_of_report()
+            copied = deserted and 0 < self._reported() >= len(self.rounds)  # in any order of the files
             if log_s is None or report_s >= log_s or copied:
                 failure = re.search(rb'^ "failure": (".*"),?$', head, re.MULTILINE)
                 status = re.search(rb'^ "status": "(\w+)"', head, re.MULTILINE)
@@ -333,6 +339,18 @@ class RunView:
         if deserted and not is_held(self.folder / COMMAND_LOCK):  # else it is about to be taken up again
             return row | {"state": "broken off"}
         return row | {"state": "running" if quiet_s < SILENT_S else "silent"}
+
+    def _head_of_report(self) -> bytes:
+        try:
+            with (self.folder / "report.json").open("rb") as file:
+                return file.read(_HEAD)
+        except FileNotFoundError:
+            return b""
+
+    def _reported(self) -> int:
+        """Rounds that the run's report tells of; 0 before it is written."""
+        told = re.search(rb'^ "rounds": (\d+)', self._head_of_report(), re.MULTILINE)
+        return int(told[1]) if told else 0
 
     def _eta_s(self, total: int | None) -> float | None:
         """Estimate of the wall seconds that are left, from the mean length of the rounds so far."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,3 +51,12 @@ def test_nodes_that_joined_are_shown_before_a_round_is_in_the_books(
         books.execute(delete(registry.nodes))
     run.log.sync()
     assert [(row["node"], row["status"]) for row in rows(capsys)] == [("node-0", "joining"), ("node-1", "joining")]
+
+
+def test_nodes_of_emptied_books_are_not_told_as_joining(run: SeenRun, capsys: pytest.CaptureFixture[str]) -> None:
+    run.finish()
+    run.close()
+    os.truncate(run.folder / "run.db", 0)
+    assert cli.invoke(["nodes", "demo"]) == 1
+    said = capsys.readouterr()
+    assert "demo is not whole: rounds in events.jsonl 1, run.db 0, report.json 1" in said.err and not said.out

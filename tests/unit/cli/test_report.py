@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -150,3 +151,45 @@ def test_where_no_chain_pays_no_coin_is_shown(runs: Path, capsys: pytest.Capture
     assert cli.invoke(["watch", "demo", "--once"]) == 0
     shown = capsys.readouterr().out + Path("demo-report.html").read_text()
     assert "MON" not in shown and "earned by nodes" not in shown and "refused" in shown
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda file: os.truncate(file, 40_000), lambda file: file.write_bytes(b"none" * 999)]
+)
+@pytest.mark.parametrize(
+    "command", ["nodes", "rewards", "replay", "ledger list", "ledger show", "ledger export", "report", "watch --once"]
+)
+def test_a_database_that_cannot_be_read_is_told_by_its_cause_and_remedy(
+    command: str, spoil: Callable[[Path], object], runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(runs / "runs" / "demo" / "run.db")
+    assert cli.invoke([*command.split(), "demo"]) == 1
+    cause, remedy = capsys.readouterr().err.splitlines()
+    assert cause.startswith("error: ") and "cannot be" in cause and "unexpected" not in cause
+    assert remedy.startswith("remedy: bring ") and "back from a copy" in remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "told"),
+    [
+        ("events.jsonl", lambda file: os.truncate(file, file.stat().st_size // 2), (1, 5, 5)),
+        ("events.jsonl", Path.unlink, (0, 5, 5)),
+        ("run.db", lambda file: os.truncate(file, 0), (5, 0, 5)),
+        ("run.db", Path.unlink, (5, 0, 5)),
+    ],
+)
+def test_no_report_is_made_of_a_run_whose_files_contradict_one_another(
+    name: str,
+    spoil: Callable[[Path], object],
+    told: tuple[int, int, int],
+    runs: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    spoil(runs / "runs" / "demo" / name)
+    for command in (["report", "demo"], ["compare", "demo", "other", "--out", "demo-report.html"]):
+        assert cli.invoke(command) == 1
+        said = capsys.readouterr()
+        figures = "events.jsonl {}, run.db {}, report.json {}".format(*told)
+        assert f"demo is not whole: rounds in {figures}" in said.err and not said.out
+        assert "from a copy" in said.err
+    assert not Path("demo-report.html").exists()

@@ -16,11 +16,14 @@ from pathlib import Path
 
 import pytest
 from seen_runs import NOW_S, SeenRun
+from sqlalchemy import delete
 
 from hypergpu_fl.dashboard.run_view import SILENT_S, RunView
+from hypergpu_fl.dashboard.sealed import sealed_round
 from hypergpu_fl.dashboard.segments import Segments
-from hypergpu_fl.errors import LedgerError
+from hypergpu_fl.errors import BooksDamaged, LedgerError
 from hypergpu_fl.files import exclusive
+from hypergpu_fl.ledger import database
 from hypergpu_fl.runs import BOOKS_LOCK
 from strategies.errors import Reason
 
@@ -202,6 +205,45 @@ def test_a_run_whose_files_hold_what_no_run_writes_is_refused_each_time(
         with pytest.raises(LedgerError, match="demo cannot be shown: ") as caught:
             view.poll()
     assert "back from a copy" in caught.value.remedy and view.rounds == []
+
+
+def test_however_a_log_was_cut_a_run_is_shown_with_all_its_booked_rounds_or_not_at_all(going_on: SeenRun) -> None:
+    going_on.close()
+    log = going_on.folder / "events.jsonl"
+    whole, shown = log.read_bytes(), 0
+    for length in range(0, len(whole) + 1, 97):
+        log.write_bytes(whole[:length])
+        view = RunView(going_on.folder)
+        try:
+            view.poll(whole=True)
+        except BooksDamaged:
+            assert whole[:length].rpartition(b"\n")[0].count(b'"kind":"close"') < 3
+        else:
+            assert len(view.rounds) == 3
+            shown += 1
+        view.close()
+    assert 0 < shown < len(whole) // 97
+
+
+def test_a_sealed_round_of_a_damaged_database_is_refused_by_name(going_on: SeenRun) -> None:
+    assert sealed_round(going_on.folder, 2)["round"] == 2
+    going_on.close()
+    (going_on.folder / "run.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(BooksDamaged, match=r"run\.db cannot be read: file is not a database"):
+        sealed_round(going_on.folder, 2)
+
+
+def test_a_round_that_is_logged_and_not_booked_yet_is_shown(going_on: SeenRun) -> None:
+    with going_on.engine.connect() as books, books.begin():
+        for table in (database.contributions, database.refusals, database.rewards):
+            round = table.c.sealed_round if table is database.contributions else table.c.round
+            books.execute(delete(table).where(round == 3))
+        books.execute(delete(database.rounds).where(database.rounds.c.round == 3))
+    view = view_of(going_on)
+    assert len(view.rounds) == 3
+    going_on.finish()
+    with pytest.raises(BooksDamaged, match=r"events.jsonl 3, run.db 2, report.json 3"):
+        view.poll()
 
 
 @pytest.mark.parametrize("text", ["5", "[]", '{"training": 5}', '{"training": [1]}', '{"training": null}'])

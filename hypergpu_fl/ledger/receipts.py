@@ -30,7 +30,7 @@ def read_receipts(place: Path) -> list[ContributionProof]:
     """
     files = sorted(place.glob("*.json")) if place.is_dir() else [place]
     if not files:
-        raise LedgerError(f"{place} holds no receipts", "give a node's folder receipts/<session>, or one file of it")
+        raise LedgerError(f"{place} holds no receipts", "give a node's folder receipts/<address>/<session>, or a file")
     receipts = []
     for file in files:
         text = read_file(file)
@@ -77,7 +77,7 @@ def keep_receipts(text: str, *, node: str, folder: Path) -> list[VerificationErr
 
 
 def keep_receipt(text: str | bytes, *, node: str, folder: Path) -> Path:
-    """Check a receipt that the server sent and write it to ``folder/<session>/<round>.json``.
+    """Check a receipt that the server sent and write it to ``folder/<node>/<session>/<round>.json``.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def keep_receipt(text: str | bytes, *, node: str, folder: Path) -> Path:
     node : str
         EIP-55 address of the node that keeps the receipt.
     folder : Path
-        The node's folder of receipts; created if needed.
+        Folder of receipts, which several nodes of one machine may share; created if needed.
 
     Returns
     -------
@@ -108,7 +108,7 @@ def keep_receipt(text: str | bytes, *, node: str, folder: Path) -> Path:
     verify_proof(receipt)
     if receipt.value[3] != node:
         raise VerificationError(f"the receipt is for {receipt.value[3]}, this node is {node}", remedy)
-    path = folder / receipt.value[0].hex()[:16] / f"{receipt.value[1]}.json"
+    path = folder / node / receipt.value[0].hex()[:16] / f"{receipt.value[1]}.json"
     content = receipt.model_dump_json(indent=1) + "\n"
     if not path.exists():
         private_folder(path.parent)

@@ -239,18 +239,23 @@ def test_a_run_whose_newest_model_and_the_one_before_are_torn_is_refused_with_a_
     assert len(load_books(folder).rounds) == 3
 
 
-def test_nodes_keep_receipts_of_what_was_sealed_and_final(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shared", [False, True], ids=["a folder a node", "the simulated nodes' one folder"])
+def test_nodes_keep_receipts_of_all_that_was_sealed_and_final(tmp_path: Path, shared: bool) -> None:
     train(tmp_path / "run")  # at its end all rounds are final
+    sealed = {
+        (entry.node, entry.round) for record in load_books(tmp_path / "run").rounds for entry in record.contributions
+    }
     config = configured(tmp_path / "run", rounds=6)
-    run(
-        config, InProcessGrid(app, NODES, to_run_config(config), state_dir=tmp_path / "run" / "nodes"), tmp_path / "run"
-    )
-    receipts = [
-        ContributionProof.model_validate_json(f.read_text()) for f in (tmp_path / "run").glob("nodes/*/receipts/*/*")
-    ]
-    assert receipts
+    grid = InProcessGrid(app, NODES, to_run_config(config), state_dir=tmp_path / "run" / "nodes")
+    if shared:
+        for context in grid._contexts.values():
+            del context.node_config["state-dir"]
+    run(config, grid, tmp_path / "run")
+    kept = (tmp_path / "run").glob(".nodes/receipts/*/*/*" if shared else "nodes/*/receipts/*/*/*")
+    receipts = [ContributionProof.model_validate_json(file.read_text()) for file in kept]
     for receipt in receipts:
         verify_proof(receipt)
+    assert len(sealed) == 3 * NODES and sealed <= {(receipt.value[3], receipt.value[1]) for receipt in receipts}
 
 
 def test_a_run_ends_with_the_round_that_reaches_the_target_accuracy(tmp_path: Path) -> None:

@@ -14,16 +14,16 @@ from hypergpu_fl.cli import invoke
 from hypergpu_fl.config import Blockchain, Secrets
 from hypergpu_fl.errors import VerificationError
 from hypergpu_fl.ledger.fields import _without_repeats
-from hypergpu_fl.ledger.receipts import MOST_RECEIPTS, keep_receipt, keep_receipts
+from hypergpu_fl.ledger.receipts import MOST_RECEIPTS, keep_receipt, keep_receipts, read_receipts
 from hypergpu_fl.settlement import Settlement
 from hypergpu_fl.settlement.run_key import KEY_FILE
 
 
-def sealed_receipt(folder: Path, *, nodes: int = 3) -> str:
+def sealed_receipt(folder: Path, *, nodes: int = 3, of: int = 1) -> str:
     off = Blockchain(enabled=False)
     settlement = Settlement.open(folder, off, Secrets(), salt=b"\5" * 32, rounds=1, simulated_keys=True)
     settlement.seal(a_round(settlement.session, 1, nodes=nodes))
-    (found,) = settlement.receipts(node_key(1).address)
+    (found,) = settlement.receipts(node_key(of).address)
     assert settlement.receipts(node_key(9).address) == []
     settlement.close()
     return json.dumps(found)
@@ -37,6 +37,20 @@ def receipt(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_a_receipt_is_kept_as_it_came(receipt: str, tmp_path: Path) -> None:
     kept = keep_receipt(receipt, node=node_key(1).address, folder=tmp_path)
     assert kept.name == "1.json" and json.loads(kept.read_text()) == json.loads(receipt)
+
+
+def test_nodes_that_share_a_folder_each_keep_their_own_receipt_of_a_round(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    first = sealed_receipt(tmp_path / "run")
+    (tmp_path / "again").mkdir()
+    shutil.copy(tmp_path / "run" / KEY_FILE, tmp_path / "again")  # the same key makes the same session
+    second = sealed_receipt(tmp_path / "again", of=2)
+    kept = [keep_receipt(first, node=node_key(1).address, folder=tmp_path / "kept")]
+    kept += [keep_receipt(second, node=node_key(2).address, folder=tmp_path / "kept")]
+    found = [receipt for file in kept for receipt in read_receipts(file.parent)]
+    assert [(receipt.value[0], receipt.value[3]) for receipt in found] == [
+        (found[0].value[0], node_key(node).address) for node in (1, 2)
+    ]
 
 
 def test_another_nodes_receipt_is_refused(receipt: str, tmp_path: Path) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import typer
 
@@ -15,7 +16,12 @@ from hypergpu_fl.cli.render import Format, FormatOption, render
 from strategies.prose import amount
 
 if TYPE_CHECKING:
-    from hypergpu_fl.ledger.bundle import ContributionRecord
+    from hypergpu_fl.ledger.bundle import ContributionRecord, RoundRecord
+
+NOTHING_PRICED: Final = (
+    "nothing was priced: without a chain (blockchain.enabled = false) blockchain.scoring = auto measures nothing; "
+    "name a scoring, such as aumann_shapley, to see what each node of the next run brings"
+)
 
 app = typer.Typer(add_completion=False, help="What each node of a run earned.")
 
@@ -39,10 +45,12 @@ def rewards(
     bundle = books_of(run, runs)
     names = names_in(run, runs)
     earned = distribution(bundle)
-    sealed = [entry for record in bundle.rounds for entry in record.contributions]
     of_node: dict[str, list[ContributionRecord]] = {}
-    for entry in sealed:
-        of_node.setdefault(entry.node, []).append(entry)
+    unpriced: Counter[str] = Counter()
+    for record in bundle.rounds:
+        for entry in record.contributions:
+            of_node.setdefault(entry.node, []).append(entry)
+            unpriced[entry.node] += not is_priced(record)
     session = bundle.session
     chain = HttpChain(rpc_urls(rpc), chain_id=session.chain_id) if rpc else None
     contract = LedgerContract(chain, session.contract) if chain else None
@@ -57,7 +65,7 @@ def rewards(
             "earned_wei": str(wei) if format is Format.JSON else wei,
             "share": wei / earned.owed if earned.owed else 0.0,
             "near_duplicates": sum(bool(entry.duplicate_of) for entry in of_node[node]),
-            "why": in_words(of_node[node], names, base_pay=session.base_pay),
+            "why": in_words(of_node[node], names, base_pay=session.base_pay, unpriced=unpriced[node]),
         }
         if contract is not None:
             rounds = contract.paid_rounds(session.id, node, shared)
@@ -66,7 +74,11 @@ def rewards(
             row["paid_wei"] = str(paid) if format is Format.JSON else paid
         rows.append(row)
     render(rows, format)
-    if format is Format.DEFAULT:
+    if format is not Format.DEFAULT:
+        return
+    if of_node and not any(is_priced(record) for record in bundle.rounds):
+        typer.echo(NOTHING_PRICED)
+    else:
         whole = session.budget * len(bundle.rounds)
         typer.echo(
             f"{whole - earned.unspent} of {whole} wei earned; {earned.unspent} "
@@ -79,11 +91,24 @@ def rewards(
         typer.echo("scores are the coordinator's word; signatures rule out forged contributions, not unfair scores")
 
 
-def in_words(entries: Sequence[ContributionRecord], names: dict[str, str], *, base_pay: int) -> str:
-    """Why a node earned what it did, from its contributions."""
+def is_priced(record: RoundRecord) -> bool:
+    """Whether a round's contributions were priced; books may hold scores without saying how these came about."""
+    return record.pricing is not None or any(entry.score for entry in record.contributions)
+
+
+def in_words(entries: Sequence[ContributionRecord], names: dict[str, str], *, base_pay: int, unpriced: int) -> str:
+    """Why a node earned what it did, from its contributions, of which ``unpriced`` are of rounds that were not priced.
+
+    ``base_pay`` is in ten-thousandths of the budget.
+    """
     good = sum(entry.score > 0 for entry in entries)
     harm = sum(entry.score < 0 for entry in entries)
-    found = {"brought something": good, "changed nothing": len(entries) - good - harm, "took something away": harm}
+    found = {
+        "brought something": good,
+        "changed nothing": len(entries) - good - harm - unpriced,
+        "took something away": harm,
+        "not priced": unpriced,
+    }
     said = [
         f"{amount(len(entries), 'contribution')} counted: " + ", ".join(f"{n} {what}" for what, n in found.items() if n)
     ]

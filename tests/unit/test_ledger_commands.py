@@ -10,13 +10,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from npm_tools import contracts, quick_anvil
 from pydantic import SecretStr
-from rounds import a_round, node_key
+from rounds import a_pricing, a_round, node_key
 from rpc import ask, funded_signer
 
 from hypergpu_fl.chain.anvil import FUNDED_SECRET, Anvil
@@ -149,6 +150,29 @@ def test_why_a_node_earned_what_it_did_leaves_no_contribution_out_and_no_end_to_
         assert int(counted) == sum(map(int, parts)) == row["rounds"]
     assert invoke(["rewards", "demo"]) == 0
     assert "when the run ends" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("priced", [0, 1, 2], ids=["nothing priced", "one of two rounds priced", "both rounds priced"])
+def test_what_was_not_priced_is_not_said_to_have_changed_nothing(
+    priced: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "free").mkdir()
+    off = Blockchain(enabled=False)
+    settlement = Settlement.open(tmp_path / "free", off, Secrets(), salt=b"\5" * 32, rounds=2, simulated_keys=True)
+    for round in (1, 2):
+        sealed = a_round(settlement.session, round, pricing=a_pricing(3) if round <= priced else None)
+        nothing = [replace(credited, score=0) for credited in sealed.contributions]
+        settlement.seal(replace(sealed, contributions=nothing))
+    settlement.export_bundle()
+    settlement.close()
+    parts = ([f"{priced} changed nothing"] if priced else []) + ([f"{2 - priced} not priced"] if priced < 2 else [])
+    bundle = str(tmp_path / "free" / "ledger.json")
+    for row in answer(capsys, "rewards", bundle):
+        assert row["why"] == f"2 contributions counted: {', '.join(parts)}"
+    assert invoke(["rewards", bundle]) == 0
+    said = capsys.readouterr().out
+    assert ("blockchain.scoring" in said and "blockchain.enabled" in said) == (not priced)
+    assert ("wei earned" in said) == bool(priced)
 
 
 def test_an_embedded_runs_rewards_cannot_be_claimed(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,9 +20,9 @@ from urllib.parse import urlsplit
 
 import typer
 
-from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides
+from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides, root_of
 from hypergpu_fl.cli.render import Format, FormatOption, render
-from hypergpu_fl.config import Config, environment, load, read_secrets, runs_root
+from hypergpu_fl.config import Config, environment, load, read_secrets
 from hypergpu_fl.errors import ChainError, HyperGPUError
 from strategies.prose import amount
 
@@ -71,7 +71,7 @@ def doctor(
     environ = environment(os.environ)
     read_secrets()
     effective = load(config, overrides(settings), environ).config
-    root = runs.resolve() if runs else runs_root(effective.system, environ)
+    root = root_of(runs, effective.system)
     findings = examine(effective, root, superlink=superlink, ntp=ntp, task=bool(config or settings))
     render([{"check": f.check, "status": f.status, "found": f.found, "remedy": f.remedy} for f in findings], format)
     if any(finding.status == MISSING for finding in findings):

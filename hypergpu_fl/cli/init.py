@@ -9,6 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
+from hypergpu_fl.cli.options import presentable
 from hypergpu_fl.errors import UsageError
 
 FILES: Final = ("task.py", "config.toml", "README.md", "test_task.py")
@@ -46,10 +47,11 @@ def write_project(folder: Path) -> None:
     Raises
     ------
     UsageError
-        If something is there already, or the folder cannot be written.
+        If something is there already, or the folder cannot be written, or nothing could be run in it.
     """
     template = resources.files("hypergpu_fl.cli") / "template"
     try:
+        presentable(folder.resolve())  # a run's configuration holds the path of its folder
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UsageError(f"{folder} exists and is not an empty folder", "name another; nothing was written")
         folder.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ import click
 import typer
 
 from hypergpu_fl.config import System, environment, runs_root
+from hypergpu_fl.config.values import one_line
 from hypergpu_fl.errors import UsageError
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="JSON or TOML file")]
@@ -44,9 +45,31 @@ def unread(config: Path | None) -> str:
     return here and f"warning: {here} lies here but is not read; --config {here} reads it"
 
 
-def root_of(runs: Path | None) -> Path:
-    """Root of the runs: ``--runs``, else ``HYPERGPU_RUNS``, else ``./runs``."""
-    return runs_root(System(runs_dir=str(runs) if runs else ""), environment(os.environ))
+def root_of(runs: Path | None, system: System | None = None) -> Path:
+    """Root of the runs: ``--runs``, else what ``system`` says, else ``HYPERGPU_RUNS``, else ``./runs``.
+
+    Raises
+    ------
+    UsageError
+        If its path is none that `presentable` accepts.
+    """
+    root = runs.expanduser().resolve() if runs else runs_root(system or System(), environment(os.environ))
+    return presentable(root)
+
+
+def presentable(path: Path) -> Path:
+    """Return ``path`` if a run-config, a message and a terminal can carry it.
+
+    Raises
+    ------
+    UsageError
+        If it holds a control character or is not UTF-8, as the name of the folder in which one types may.
+    """
+    try:
+        one_line(str(path))
+    except ValueError as error:
+        raise UsageError(f"the path {str(path)!r} {error}", "rename that folder, or name another one") from None
+    return path
 
 
 def debugging() -> bool:

@@ -27,7 +27,7 @@ from hypergpu_fl.cli.deployed import NewestRound, deploy, not_sent
 from hypergpu_fl.cli.endings import check_status, died, interrupted, report_in_its_place
 from hypergpu_fl.cli.follow import Tail, worth_showing
 from hypergpu_fl.cli.live import on_screen
-from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides, unread
+from hypergpu_fl.cli.options import ConfigFile, Overrides, Runs, overrides, presentable, root_of, unread
 from hypergpu_fl.cli.place import folder_of
 from hypergpu_fl.cli.preflight import ask_chain, check_before_start
 from hypergpu_fl.cli.render import Format, FormatOption, render
@@ -103,7 +103,7 @@ def run(
         )
     loaded = load(layers_of(resumed, config) if resumed else config, given, environ)
     effective = loaded.config
-    root = resumed.parent if resumed else (runs or runs_root(effective.system, environ)).expanduser().resolve()
+    root = presentable(resumed.parent) if resumed else root_of(runs, effective.system)
     chosen = resumed.name if resumed else name or effective.system.run_name
     if chosen:
         checked_name(chosen)

@@ -65,6 +65,36 @@ def test_a_faulty_file_is_refused_by_every_command_that_reads_one(
     assert not (tmp_path / "runs").exists()
 
 
+# Flower's run-config, a message and a terminal cannot carry such a path.
+@pytest.mark.parametrize("name", ["r\nns", "a\tb", "\x1b[2J", "non\udcffutf"], ids=ascii)
+@pytest.mark.parametrize("way", ["--runs", "HYPERGPU_RUNS", "the folder of the call"])
+@pytest.mark.parametrize(
+    "command",
+    ["run --config {}/good.json", "doctor", "attach x", "ledger list", "report x"],
+    ids=lambda words: words[:6],
+)
+def test_a_runs_folder_of_a_name_that_cannot_be_told_is_refused(
+    hypergpu: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, way: str, name: str
+) -> None:
+    words, odd = command.format(tmp_path).split(), tmp_path / name
+    if way == "--runs":
+        words += ["--runs", str(odd)]
+    elif way == "HYPERGPU_RUNS":
+        monkeypatch.setenv(way, str(odd))
+    else:
+        odd.mkdir()
+        monkeypatch.chdir(odd)
+    assert_one_fault(hypergpu(*words), repr(name)[1:-1], "rename that folder, or name another one")
+    assert not odd.exists() or not any(odd.iterdir())
+
+
+def test_a_run_in_a_folder_of_a_name_that_cannot_be_told_is_not_resumed(hypergpu: Command, tmp_path: Path) -> None:
+    run = tmp_path / "r\nns" / "demo"
+    run.mkdir(parents=True)
+    (run / "config.json").write_text("{}")
+    assert_one_fault(hypergpu("run", "--resume", str(run)), "r\\nns", "rename that folder")
+
+
 def test_a_data_root_without_the_set_is_refused_before_anything_starts(hypergpu: Command, tmp_path: Path) -> None:
     assert_one_fault(hypergpu("run", "--config", "root.json"), "nowhere", "train/<class>")
     assert not list(tmp_path.glob("runs/*/run.log"))

@@ -55,6 +55,19 @@ def test_what_is_there_already_is_left_alone(hypergpu: Command, tmp_path: Path, 
     assert [file.read_text() for file in files] == ["mine"]
 
 
+@pytest.mark.parametrize("name", ["x\ny", "non\udcffutf"], ids=ascii)
+def test_a_project_is_not_begun_where_it_could_not_run(
+    hypergpu: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    code, out, err = hypergpu("init", str(tmp_path / name))
+    assert (code, out) == (2, "") and repr(name)[1:-1] in err and "remedy: rename that folder" in err
+    assert not (tmp_path / name).exists()
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    assert hypergpu("init", "inside")[0] == 2
+    assert not any((tmp_path / name).iterdir())
+
+
 def test_an_empty_folder_is_taken(hypergpu: Command, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert hypergpu("init", str(tmp_path / "empty"))[0] == 0

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Final
 
-CACHES: Final = "HYPERGPU_CACHES"  # where a process whose other caches are a run's finds the user's
+CACHES: Final = "_HYPERGPU_CACHES"  # no setting: where processes whose other caches are a run's find the user's
 KERNELS = ("byte_kernels", "decode_kernels", "encode_kernels")
 
 

@@ -26,6 +26,7 @@ from strategies.event_log import FILE, EventLog, Mark
 from strategies.model.global_model import GOOD
 from strategies.model.layout import Layout
 from strategies.outcome import RoundOutcome
+from strategies.prose import amount
 
 FOLDER: Final = "checkpoints"
 
@@ -110,7 +111,7 @@ def check_books(folder: Path, sealed: int) -> None:
     saved = len((state_of(folder / FOLDER) or {"history": ()})["history"])
     if saved > sealed + 1:
         raise BooksDamaged(
-            f"{folder / DATABASE} has {sealed} rounds, the checkpoint beside it {saved}",
+            f"{folder / DATABASE} has {amount(sealed, 'round')}, the checkpoint beside it {saved}",
             f"bring {DATABASE} back from a copy; the checkpoint can still be exported",
         )
 

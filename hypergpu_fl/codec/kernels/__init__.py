@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Final
 
-CACHES: Final = "_HYPERGPU_CACHES"  # no setting: where processes whose other caches are a run's find the user's
+CACHES: Final = "USERS_XDG_CACHE_HOME"  # no setting: what XDG_CACHE_HOME was before a run set its own
 KERNELS = ("byte_kernels", "decode_kernels", "encode_kernels")
 
 

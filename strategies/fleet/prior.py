@@ -37,7 +37,7 @@ class Spread:
         """
         if not logs.size:
             return self
-        known = np.append(logs, [self.mean] * DOUBT)
+        known = np.concatenate((logs, np.full(DOUBT, self.mean)))
         middle = median(known)
         reach = WIDEST * max(self.deviation, MAD * median(np.abs(known - middle)))
         logs = np.clip(logs, middle - reach, middle + reach)

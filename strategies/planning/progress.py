@@ -72,12 +72,14 @@ def plan(
         byte_s = up_s + down_s
     step_s: Floats = np.maximum(fleet.sample_s * workload.batch_size, 1e-9)
     level = np.full(len(fleet), len(levels) - 1, dtype=np.int64)
-    steps = workload.base_steps
+    steps, alike = workload.base_steps, 0
     # The steps that balance the transfers depend on the levels, and the levels on the steps.
     for _ in range(1 if workload.fixed else 2):
         if not workload.fixed:
             transfer_s = fixed_s + sent_bytes[level] * byte_s
-            alike = balanced_steps(transfer_s[counted], step_s[counted], within=workload.within)
+            before, alike = alike, balanced_steps(transfer_s[counted], step_s[counted], within=workload.within)
+            if alike == before:
+                break  # and so are the levels
             steps = np.full(len(fleet), alike, dtype=np.int64)
         rest_s = fixed_s + step_s * steps
         level = best_levels(levels, sent_bytes, byte_s, rest_s, message_s, deadline_s or math.inf)

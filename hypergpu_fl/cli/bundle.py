@@ -292,7 +292,7 @@ def app_files(app: Path) -> dict[str, Path]:
 
 
 def _is_venv(folder: Path) -> bool:
-    return (folder / "pyvenv.cfg").exists()
+    return os.path.exists(folder / "pyvenv.cfg")  # false, not an error, in a folder that is closed to this user
 
 
 def _take(found: dict[str, Path], folder: Path) -> None:
